@@ -1,0 +1,3 @@
+//! model!: a gpt-oss model compiled into Rust at build time
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,242 @@
+//! What a model computes: one op graph, read by the CPU executor, the fusion pass, the cost model, the weight
+//! packer and the reports. It holds no numbers of its own: shapes come from the [`ModelSpec`](crate::ModelSpec).
+
+/// Element types of weights and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// OCP microscaling FP4: E2M1 codes in blocks of 32 along the last axis, one E8M0 scale a block.
+    Mxfp4,
+    /// Unsigned 32-bit integers (token and expert ids).
+    U32,
+}
+
+impl DType {
+    /// Bytes that `elements` values take, block scales included.
+    #[must_use]
+    pub const fn bytes(self, elements: usize) -> usize {
+        match self {
+            DType::F32 | DType::U32 => 4 * elements,
+            DType::Bf16 => 2 * elements,
+            DType::Mxfp4 => elements / 2 + elements / 32,
+        }
+    }
+}
+
+/// A weight tensor by its role. Layer weights exist once a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Weight {
+    /// Token embedding, `[vocab, hidden]`.
+    Embedding,
+    /// RMS-norm scale before attention, `[hidden]`.
+    AttnNorm,
+    /// Fused projection, rows q then k then v, `[qkv_width, hidden]`.
+    Qkv,
+    /// Bias of [`Weight::Qkv`], `[qkv_width]`.
+    QkvBias,
+    /// One attention-sink logit a query head, `[q_heads]`.
+    Sinks,
+    /// Attention output projection, `[hidden, q_width]`.
+    AttnOut,
+    /// Bias of [`Weight::AttnOut`], `[hidden]`.
+    AttnOutBias,
+    /// RMS-norm scale before the experts, `[hidden]`.
+    MoeNorm,
+    /// Router, `[experts, hidden]`.
+    Router,
+    /// Bias of [`Weight::Router`], `[experts]`.
+    RouterBias,
+    /// Experts' first matrices, rows alternating gate, up: `[experts, 2 * inter, hidden]`.
+    GateUp,
+    /// Bias of [`Weight::GateUp`], alternating as its rows do, `[experts, 2 * inter]`.
+    GateUpBias,
+    /// Experts' second matrices, `[experts, hidden, inter]`.
+    Down,
+    /// Bias of [`Weight::Down`], `[experts, hidden]`.
+    DownBias,
+    /// RMS-norm scale before the unembedding, `[hidden]`.
+    FinalNorm,
+    /// Unembedding, `[vocab, hidden]`.
+    Unembedding,
+}
+
+impl Weight {
+    /// Every weight, in checkpoint order.
+    pub const ALL: [Weight; 16] = [
+        Weight::Embedding,
+        Weight::AttnNorm,
+        Weight::Qkv,
+        Weight::QkvBias,
+        Weight::Sinks,
+        Weight::AttnOut,
+        Weight::AttnOutBias,
+        Weight::MoeNorm,
+        Weight::Router,
+        Weight::RouterBias,
+        Weight::GateUp,
+        Weight::GateUpBias,
+        Weight::Down,
+        Weight::DownBias,
+        Weight::FinalNorm,
+        Weight::Unembedding,
+    ];
+
+    /// Whether the weight exists once a layer, not once a model.
+    #[must_use]
+    pub const fn per_layer(self) -> bool {
+        !matches!(self, Weight::Embedding | Weight::FinalNorm | Weight::Unembedding)
+    }
+}
+
+/// A weight's shape and stored type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightInfo {
+    /// Which weight.
+    pub weight: Weight,
+    /// Stored element type.
+    pub dtype: DType,
+    /// Shape, outermost first; the last axis is the one a product sums over.
+    pub shape: &'static [usize],
+}
+
+impl WeightInfo {
+    /// Number of elements.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes in the checkpoint, block scales included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes(self.elements())
+    }
+}
+
+/// An intermediate result, by name. Every value has one row a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Value {
+    /// Token ids.
+    Tokens,
+    /// The residual stream, updated in place by [`Op::AddTo`].
+    Residual,
+    /// Normed input of attention.
+    AttnInput,
+    /// Queries, keys and values side by side; rotated in place by [`Op::Rope`].
+    Qkv,
+    /// Attention output, all query heads side by side.
+    AttnHeads,
+    /// Attention's share of the residual.
+    AttnDelta,
+    /// Normed input of router and experts.
+    MoeInput,
+    /// One logit an expert.
+    RouterLogits,
+    /// Chosen experts, best first.
+    ExpertIds,
+    /// Softmax over the chosen experts' logits.
+    ExpertWeights,
+    /// The chosen experts' first product, alternating gate, up.
+    GateUpOut,
+    /// The chosen experts' hidden activations.
+    ExpertHidden,
+    /// The chosen experts' outputs.
+    ExpertOut,
+    /// The experts' share of the residual.
+    MoeDelta,
+    /// Normed input of the unembedding.
+    HeadInput,
+    /// One logit a vocabulary row.
+    Logits,
+}
+
+/// A value's shape for one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueInfo {
+    /// Which value.
+    pub value: Value,
+    /// Element type in the reference executor.
+    pub dtype: DType,
+    /// Shape of one token's row.
+    pub shape: &'static [usize],
+}
+
+/// One operation. Operands are named by the [`Node`] that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `out = weight[tokens]`.
+    Embed,
+    /// `out = x * rsqrt(mean(x^2) + eps) * weight`, in fp32.
+    RmsNorm,
+    /// `out = weight x + bias` (bias where the node has a second weight).
+    Linear,
+    /// Rotates the query and key part of a fused q/k/v row by its position, in place.
+    Rope,
+    /// Appends the key and value part of a fused q/k/v row to the cache.
+    CacheWrite,
+    /// Softmax attention of the query part over the cache, with one sink logit a query head (the weight).
+    Attention,
+    /// `out += x` (the residual connection).
+    AddTo,
+    /// The `top_k` largest logits (lowest index first among equals) and the softmax over just these.
+    TopK,
+    /// `out[slot] = weight[expert[slot]] x + bias[expert[slot]]`, with one input row a token or one a slot.
+    ExpertLinear,
+    /// `g = min(gate, limit)`, `u = clamp(up, -limit, limit)`, `out = g * sigmoid(alpha * g) * (u + 1)`.
+    SwiGlu,
+    /// `out = sum over slots of weight[slot] * x[slot]`, in slot order.
+    Combine,
+}
+
+/// An operation with its operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What is computed.
+    pub op: Op,
+    /// Values read.
+    pub inputs: &'static [Value],
+    /// Weights read: matrix first, then bias.
+    pub weights: &'static [Weight],
+    /// Values written (or updated in place).
+    pub outputs: &'static [Value],
+}
+
+/// A whole model: `start` once, `layer` once a layer, `head` once for the rows whose logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Graph {
+    /// From token ids to the residual stream.
+    pub start: &'static [Node],
+    /// One layer.
+    pub layer: &'static [Node],
+    /// From the residual stream to logits.
+    pub head: &'static [Node],
+    /// Every weight's shape.
+    pub weights: &'static [WeightInfo],
+    /// Every value's shape.
+    pub values: &'static [ValueInfo],
+}
+
+impl Graph {
+    /// Shape and type of a weight.
+    ///
+    /// # Panics
+    /// When the graph does not list the weight: a generator bug, found by its tests.
+    #[must_use]
+    pub fn weight(&self, weight: Weight) -> &'static WeightInfo {
+        let found = self.weights.iter().find(|info| info.weight == weight);
+        found.unwrap_or_else(|| panic!("the graph lists no weight {weight:?}"))
+    }
+
+    /// Elements of one token's row of a value.
+    ///
+    /// # Panics
+    /// When the graph does not list the value: a generator bug, found by its tests.
+    #[must_use]
+    pub fn row_elements(&self, value: Value) -> usize {
+        let found = self.values.iter().find(|info| info.value == value);
+        found.unwrap_or_else(|| panic!("the graph lists no value {value:?}")).shape.iter().product()
+    }
+}

@@ -1,0 +1,163 @@
+//! Which kernels run a model: sources, launch geometry and the schedule of a step.
+
+use std::marker::PhantomData;
+
+use crate::params;
+use crate::{Graph, ModelSpec, Node, Weight, WeightLayout};
+
+/// The instruction set that a unit needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// Ampere and later (`mma.sync` on bf16, `cp.async`); compiled for the architecture of the device at hand.
+    Portable,
+    /// Hopper's own instructions (`wgmma`, bulk copies): `sm_90a` only.
+    Sm90a,
+}
+
+/// One CUDA translation unit: a kernel with its constants, as a person would read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Unit and file name without extension; also the entry point's name.
+    pub name: &'static str,
+    /// CUDA C++ text; includes only files of [`Model::headers`].
+    pub source: &'static str,
+    /// What it needs.
+    pub arch: Arch,
+    /// Registers a thread may use at most (the gate that CI holds it to).
+    pub max_registers: u32,
+}
+
+/// One axis of a launch grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// Always this many.
+    Fixed(u32),
+    /// One a token of the step.
+    Tokens,
+    /// One for each started tile of this many tokens.
+    TokenTiles(u32),
+    /// Chosen at launch (key splits of attention; expert tiles).
+    AtLaunch,
+}
+
+/// A launch grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// `gridDim.x`.
+    pub x: Axis,
+    /// `gridDim.y`.
+    pub y: Axis,
+    /// `gridDim.z`.
+    pub z: Axis,
+}
+
+/// What can be said of any kernel without its parameter type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// Entry point; the unit has the same name.
+    pub name: &'static str,
+    /// Launch grid.
+    pub grid: Grid,
+    /// Threads a block.
+    pub threads: u32,
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+    /// Whether the kernel waits by programmatic dependent launch (`griddepcontrol.wait`) before it reads values.
+    pub dependent_launch: bool,
+}
+
+/// A kernel that takes exactly the parameters `P`: launching it with others does not compile.
+#[derive(Debug)]
+pub struct Kernel<P: params::Params> {
+    /// Name and geometry.
+    pub info: KernelInfo,
+    params: PhantomData<fn(&P)>,
+}
+
+impl<P: params::Params> Clone for Kernel<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: params::Params> Copy for Kernel<P> {}
+
+impl<P: params::Params> Kernel<P> {
+    /// A kernel of this name and geometry.
+    #[must_use]
+    pub const fn new(info: KernelInfo) -> Self {
+        Kernel { info, params: PhantomData }
+    }
+}
+
+/// A fused group of graph nodes that one or a few kernels compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// The operations fused, in order: `rmsnorm_qkv_rope`.
+    pub name: &'static str,
+    /// The graph's nodes, in order.
+    pub nodes: &'static [Node],
+}
+
+/// The kernels of a step of at most [`Schedule::max_tokens`] tokens, phase by phase.
+/// Pairs are indexed by layer kind: sliding first, then full.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// Most tokens of a step that this schedule runs.
+    pub max_tokens: usize,
+    /// Residual rows from the embedding.
+    pub embed: Kernel<params::Embed>,
+    /// Norm as a kernel of its own, where the next product does not fuse it.
+    pub rmsnorm: Option<Kernel<params::RmsNorm>>,
+    /// Phase A.
+    pub qkv: [Kernel<params::Qkv>; 2],
+    /// Phase B.
+    pub attention: [Kernel<params::Attention>; 2],
+    /// Phase C.
+    pub attn_out: Kernel<params::AttnOut>,
+    /// Phase D.
+    pub router: Kernel<params::Router>,
+    /// Sorts a large step's (token, expert) pairs by expert; small steps list them in each block.
+    pub group: Option<Kernel<params::Group>>,
+    /// Phase E.
+    pub expert_up: Kernel<params::ExpertUp>,
+    /// Phase F.
+    pub expert_down: Kernel<params::ExpertDown>,
+    /// Sums a large step's expert outputs into the residual; small steps do it in phase F.
+    pub combine: Option<Kernel<params::Combine>>,
+    /// Norm and unembedding of the rows whose logits are wanted.
+    pub unembed: Kernel<params::Unembed>,
+    /// Draws each sequence's next token.
+    pub sample: Kernel<params::Sample>,
+}
+
+/// A model, ready for a runtime: what `model!` expands to.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// Dimensions.
+    pub spec: ModelSpec,
+    /// The op graph.
+    pub graph: Graph,
+    /// The fusion of the graph's layer and head.
+    pub phases: &'static [Phase],
+    /// Device layout of every weight.
+    pub layouts: &'static [(Weight, WeightLayout)],
+    /// Schedules by ascending `max_tokens`; the last takes any number of tokens.
+    pub schedules: &'static [Schedule],
+    /// CUDA sources.
+    pub units: &'static [Unit],
+    /// The device library: (path, text) of every header that a unit may include.
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
+impl Model {
+    /// The schedule for a step of `tokens` tokens.
+    ///
+    /// # Panics
+    /// When the model has no schedule: a generator bug, found by its tests.
+    #[must_use]
+    pub fn schedule(&self, tokens: usize) -> &'static Schedule {
+        let fits = self.schedules.iter().find(|schedule| tokens <= schedule.max_tokens);
+        fits.expect("a model's last schedule takes any number of tokens")
+    }
+}

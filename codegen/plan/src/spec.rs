@@ -1,0 +1,168 @@
+//! What a gpt-oss model is: the numbers of its `config.json`, checked and named.
+
+/// `alpha` of the clamped SwiGLU, `gate * sigmoid(alpha * gate) * (up + 1)`; in no config file
+/// (openai/gpt-oss, `torch/model.py`).
+pub const SWIGLU_ALPHA: f32 = 1.702;
+
+/// How far back a layer's attention sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LayerKind {
+    /// Position `p` sees keys `j` with `p - window < j <= p`.
+    Sliding,
+    /// Position `p` sees every key `j <= p`.
+    Full,
+}
+
+/// YaRN-scaled rotary embedding (Peng et al. 2023, arXiv:2309.00071), half-split pairs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the geometric frequency series.
+    pub theta: f64,
+    /// Context extension factor; 1 means plain rotary embedding.
+    pub factor: f64,
+    /// Rotations within the original context above which a frequency is kept.
+    pub beta_fast: f64,
+    /// Rotations within the original context below which a frequency is divided by `factor`.
+    pub beta_slow: f64,
+    /// Positions the base model was trained on.
+    pub original_context: usize,
+    /// Whether the correction range is rounded to whole dimensions (gpt-oss: no).
+    pub truncate: bool,
+}
+
+impl Rope {
+    /// Factor on `cos` and `sin` of both queries and keys (YaRN's attention factor), at every length.
+    #[must_use]
+    pub fn concentration(&self) -> f32 {
+        if self.factor > 1.0 { (0.1 * self.factor.ln() + 1.0) as f32 } else { 1.0 }
+    }
+
+    /// Radians a position, for each of the `head_dim / 2` pairs.
+    #[must_use]
+    pub fn inv_freq(&self, head_dim: usize) -> Vec<f32> {
+        let (half, dim) = (head_dim / 2, head_dim as f64);
+        let plain = |i: usize| self.theta.powf(2.0 * i as f64 / dim);
+        if self.factor <= 1.0 {
+            return (0..half).map(|i| (1.0 / plain(i)) as f32).collect();
+        }
+        let correction = |rotations: f64| {
+            let wavelength = self.original_context as f64 / (rotations * 2.0 * std::f64::consts::PI);
+            dim * wavelength.ln() / (2.0 * self.theta.ln())
+        };
+        let (mut low, mut high) = (correction(self.beta_fast), correction(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        let frequency = |i: usize| {
+            let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            ((1.0 - ramp) / plain(i) + ramp / (self.factor * plain(i))) as f32
+        };
+        (0..half).map(frequency).collect()
+    }
+}
+
+/// One gpt-oss-shaped model: only shapes that the kernels support exist as a value of this type when it comes
+/// from `ossmith_codegen::spec::parse`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Name used in file names, kernel provenance and reports, such as `gpt-oss-20b`.
+    pub name: &'static str,
+    /// Width of the residual stream; a multiple of 32.
+    pub hidden: usize,
+    /// Inner width of one expert; a multiple of 32.
+    pub inter: usize,
+    /// Width of one attention head: 32, 64 or 128.
+    pub head_dim: usize,
+    /// Query heads; a multiple of `kv_heads`.
+    pub q_heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Experts in each layer.
+    pub experts: usize,
+    /// Experts chosen for each token.
+    pub top_k: usize,
+    /// Rows of the embedding and of the unembedding.
+    pub vocab: usize,
+    /// Keys that a sliding layer sees, the current position included.
+    pub window: usize,
+    /// Most positions a sequence may have.
+    pub context: usize,
+    /// The kind of each layer, in order; its length is the number of layers.
+    pub layers: &'static [LayerKind],
+    /// Added to the mean square inside the root of every RMS norm.
+    pub rms_eps: f32,
+    /// Bound of the clamped SwiGLU.
+    pub swiglu_limit: f32,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// Token ids that end a turn (config and generation config together), ascending.
+    pub stop_tokens: &'static [u32],
+}
+
+impl ModelSpec {
+    /// Width of all query heads together.
+    #[must_use]
+    pub const fn q_width(&self) -> usize {
+        self.q_heads * self.head_dim
+    }
+
+    /// Width of all key heads together (values are as wide).
+    #[must_use]
+    pub const fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Rows of the fused query/key/value projection.
+    #[must_use]
+    pub const fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    /// Query heads that share one key/value head.
+    #[must_use]
+    pub const fn group(&self) -> usize {
+        self.q_heads / self.kv_heads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GPT_OSS: Rope = Rope {
+        theta: 150_000.0,
+        factor: 32.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_context: 4096,
+        truncate: false,
+    };
+
+    #[test]
+    fn yarn_matches_the_published_bits() {
+        // Bits that openai/gpt-oss and transformers agree on.
+        let inv = GPT_OSS.inv_freq(64);
+        for (i, bits) in [
+            (0, 0x3f80_0000_u32),
+            (1, 0x3f30_6535),
+            (9, 0x3d01_ddd5),
+            (17, 0x3907_99b9),
+            (31, 0x34a2_52d3),
+        ] {
+            let ulp = inv[i].to_bits().abs_diff(bits);
+            assert!(ulp <= 1, "inv_freq[{i}] is {ulp} units in the last place away");
+        }
+        assert!((f64::from(GPT_OSS.concentration()) - 1.346_573_590_279_972_7).abs() < 1e-7);
+    }
+
+    #[test]
+    fn a_factor_of_one_is_plain_rotary() {
+        let plain = Rope { factor: 1.0, ..GPT_OSS };
+        assert_eq!(plain.concentration(), 1.0);
+        assert_eq!(plain.inv_freq(64)[1], (1.0 / 150_000_f64.powf(2.0 / 64.0)) as f32);
+    }
+}

@@ -1,0 +1,3 @@
+//! Scalar maths that the CPU executor and the generated kernels share
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The kernel compiler: from config.json to CUDA text
+
+#![forbid(unsafe_code)]

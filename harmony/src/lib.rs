@@ -1,0 +1,3 @@
+//! The harmony format: render, parse, stream
+
+#![forbid(unsafe_code)]

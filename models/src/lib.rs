@@ -1,0 +1,3 @@
+//! gpt-oss-20b, gpt-oss-120b and nano, compiled at build time
+
+#![forbid(unsafe_code)]

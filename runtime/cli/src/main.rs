@@ -1,0 +1,2 @@
+//! The ossmith command.
+fn main() {}

@@ -1,0 +1,5 @@
+//! Prompts in, tokens out.
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {}
