@@ -49,7 +49,9 @@ impl WeightLayout {
         match self {
             WeightLayout::RowMajor => 0,
             WeightLayout::Bf16Tiles(_) => matrices * tiles * TILE_ROWS * TILE_K * 2,
-            WeightLayout::Mxfp4Tiles(_) => matrices * tiles * (TILE_ROWS * TILE_K / 2 + TILE_ROWS * 2),
+            WeightLayout::Mxfp4Tiles(_) => {
+                matrices * tiles * (TILE_ROWS * TILE_K / 2 + TILE_ROWS * 2)
+            }
         }
     }
 }

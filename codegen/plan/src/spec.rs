@@ -46,7 +46,8 @@ impl Rope {
             return (0..half).map(|i| (1.0 / plain(i)) as f32).collect();
         }
         let correction = |rotations: f64| {
-            let wavelength = self.original_context as f64 / (rotations * 2.0 * std::f64::consts::PI);
+            let wavelength =
+                self.original_context as f64 / (rotations * 2.0 * std::f64::consts::PI);
             dim * wavelength.ln() / (2.0 * self.theta.ln())
         };
         let (mut low, mut high) = (correction(self.beta_fast), correction(self.beta_slow));

@@ -1,0 +1,1 @@
+//! `config.json` → [`ossmith_plan::ModelSpec`].
