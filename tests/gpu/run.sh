@@ -1,0 +1,47 @@
+#!/bin/sh
+# Everything that needs a GPU, on a machine that has one: sh run.sh [step...]
+# Packed by `cargo xtask gpu-bundle`; needs the NVIDIA driver, NVRTC 12.8 or later, and python3 with numpy.
+# Steps: doctor check fixtures sanitizer bench. Results land in out/; the exit code counts the steps that failed.
+cd "$(dirname "$0")" || exit 1
+mkdir -p out
+export OSSMITH_CACHE="${OSSMITH_CACHE:-$PWD/out/cache}"
+ossmith=./ossmith
+
+# NVRTC: as told, else from Python's CUDA packages, else from an installed toolkit (which the dynamic linker finds).
+if [ -z "$OSSMITH_NVRTC" ]; then
+  found=$(find / -xdev -name 'libnvrtc.so.1[3-9]' 2>/dev/null | head -n 1)
+  [ -n "$found" ] && OSSMITH_NVRTC=$(dirname "$found") && export OSSMITH_NVRTC
+fi
+echo "NVRTC: ${OSSMITH_NVRTC:-wherever the dynamic linker finds it}"
+
+doctor() { $ossmith doctor; }
+
+# Every kernel of both models against the CPU executor.
+check() { $ossmith check --model gpt-oss-20b && $ossmith check --model gpt-oss-120b; }
+
+# Whole models against stored references, in bf16 bounds: one shot, in chunks, a token at a time, and greedy runs.
+fixtures() { python3 gpu/fixtures.py --ossmith "$ossmith" --fixtures fixtures --backend cuda --out out; }
+
+# Memory errors and races.
+sanitizer() {
+  python3 gpu/fixtures.py --fixtures fixtures --out out --only tiny --prepare &&
+    for tool in memcheck racecheck; do
+      compute-sanitizer --tool "$tool" --error-exitcode 9 "$ossmith" logits --backend cuda \
+        --model fixtures/tiny --tokens out/tiny.tokens.json --out "out/sanitizer.$tool.safetensors" || return 1
+    done
+}
+
+bench() {
+  for model in gpt-oss-20b gpt-oss-120b; do
+    $ossmith bench decode --model "synthetic:$model" --batch 1 --json "out/decode-$model.json" || return 1
+  done
+}
+
+failed=0
+for step in ${*:-doctor check fixtures sanitizer bench}; do
+  echo "== $step"
+  start=$(date +%s)
+  if $step; then verdict=ok; else verdict=FAILED failed=$((failed + 1)); fi
+  echo "== $step: $verdict, $(($(date +%s) - start)) s"
+done
+exit $failed

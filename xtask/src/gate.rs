@@ -1,0 +1,97 @@
+//! The one gate: what CI runs and what a contributor runs before a change is sent.
+//! Tests come last, so that the output ends with cargo's own summaries.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::shell::{Result, cargo, run};
+use crate::{nvrtc, python};
+
+/// Whether kernels are compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nvrtc {
+    /// With the compiler that `OSSMITH_NVRTC` names, else with the one fetched from PyPI.
+    Fetch,
+    /// Not at all; said in the output.
+    LeaveOut,
+}
+
+/// Runs every check. All steps run, also after one has failed; the error names those that did.
+pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
+    let mut gate = Gate::default();
+    gate.step("format", || run(&mut cargo(&["fmt", "--all", "--check"])));
+    let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    gate.step("lints", || run(&mut cargo(&lints)));
+    let docs = ["doc", "--workspace", "--no-deps", "--lib", "--quiet"];
+    gate.step("documentation", || run(cargo(&docs).env("RUSTDOCFLAGS", "-D warnings")));
+
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    match compiler {
+        Nvrtc::Fetch => gate.step("NVRTC", || provide_nvrtc(&mut tests)),
+        Nvrtc::LeaveOut => {
+            tests.env_remove("OSSMITH_NVRTC");
+            gate.unchecked.push("compiling the generated kernels: --without-nvrtc".to_owned());
+        }
+    }
+    println!("\n== numpy, for fixtures with fresh seeds");
+    if let Err(why) = python::fetch_numpy() {
+        gate.unchecked.push(format!("fixtures with fresh seeds and shapes: {why}"));
+    }
+    gate.unchecked.push(gpu_note());
+    println!("\n== not checked by this run");
+    for line in &gate.unchecked {
+        println!("- {line}");
+    }
+    gate.step("tests, golden files included", || run(&mut tests));
+    gate.verdict()
+}
+
+fn provide_nvrtc(tests: &mut Command) -> Result<()> {
+    let folder = match std::env::var_os("OSSMITH_NVRTC") {
+        Some(given) => given,
+        None => nvrtc::fetch()?.into(),
+    };
+    println!("OSSMITH_NVRTC={}", Path::new(&folder).display());
+    tests.env("OSSMITH_NVRTC", folder);
+    Ok(())
+}
+
+fn gpu_note() -> String {
+    let note = if Path::new("/dev/nvidiactl").exists() {
+        "the kernels on this machine's GPU: `cargo run --release -- check` does that"
+    } else {
+        "anything on a GPU: there is none here; `cargo xtask gpu-bundle` packs those checks for a machine with one"
+    };
+    note.to_owned()
+}
+
+/// What has happened so far.
+#[derive(Default)]
+struct Gate {
+    failed: Vec<&'static str>,
+    unchecked: Vec<String>,
+}
+
+impl Gate {
+    fn step(&mut self, title: &'static str, check: impl FnOnce() -> Result<()>) {
+        println!("\n== {title}");
+        let start = Instant::now();
+        let outcome = check();
+        let seconds = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(()) => println!("== {title}: ok, {seconds:.0} s"),
+            Err(why) => {
+                println!("{why}\n== {title}: FAILED, {seconds:.0} s");
+                self.failed.push(title);
+            }
+        }
+    }
+
+    fn verdict(self) -> Result<()> {
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        Err(format!("failed: {}", self.failed.join("; ")))
+    }
+}

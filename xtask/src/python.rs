@@ -1,0 +1,41 @@
+//! A Python for the tests' reference implementation (numpy) and for PyPI: a virtual environment in `target/py`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::shell::{Result, capture, target};
+
+/// A Python that has pip: the environment in `target/py`, made now if need be, else the system's own.
+pub(crate) fn with_pip() -> Result<PathBuf> {
+    let ours = target("py").join("bin/python3");
+    let system = PathBuf::from("python3");
+    let has_pip =
+        |python: &PathBuf| capture(Command::new(python).args(["-m", "pip", "--version"])).is_ok();
+    if has_pip(&ours) {
+        return Ok(ours);
+    }
+    let made = capture(Command::new(&system).args(["-m", "venv", "--clear"]).arg(target("py")));
+    if made.is_ok() && has_pip(&ours) {
+        return Ok(ours);
+    }
+    if has_pip(&system) {
+        return Ok(system);
+    }
+    Err("no python3 with pip or venv was found: install Python 3 (on Debian: apt-get install \
+         python3-venv) and run this again"
+        .to_owned())
+}
+
+/// Makes numpy importable by the Python that the tests use (see `ossmith_tests::reference`).
+pub(crate) fn fetch_numpy() -> Result<()> {
+    let imports =
+        |python: &PathBuf| capture(Command::new(python).args(["-c", "import numpy"])).is_ok();
+    if imports(&target("py").join("bin/python3")) || imports(&PathBuf::from("python3")) {
+        return Ok(());
+    }
+    let python = with_pip()?;
+    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"];
+    capture(Command::new(&python).args(words).arg("numpy>=2,<3"))
+        .map_err(|why| format!("cannot install numpy from PyPI (is there a network?): {why}"))?;
+    Ok(())
+}
