@@ -1,3 +1,76 @@
-//! Scalar maths that the CPU executor and the generated kernels share
+//! Scalar functions that the CPU executor, the weight packer and the generated kernels share: one source each,
+//! marked `#[device_fn]`, so that the Rust text is the oracle of the CUDA text beside it.
+//!
+//! [`DEVICE`] is the CUDA side, in an order in which every definition stands before its users; the generator joins
+//! it into one header, `scalar.cuh`. Nothing here knows tensors, files or devices; the layouts that the `tile_*`
+//! maps describe are documented at `ossmith_plan::WeightLayout`.
 
 #![forbid(unsafe_code)]
+
+mod activation;
+mod bf16;
+mod mxfp4;
+mod random;
+mod rope;
+mod tiles;
+
+pub use activation::{SIGMOID_CUDA, SWIGLU_CUDA, sigmoid, swiglu};
+pub use bf16::{BF16_TO_F32_CUDA, F32_TO_BF16_CUDA, bf16_to_f32, f32_to_bf16};
+pub use mxfp4::{
+    MXFP4_CODE_CUDA, MXFP4_CODES_CUDA, MXFP4_LANES_CUDA, MXFP4_PAIRS_CUDA, MXFP4_VALUE_CUDA,
+    MXFP4_WORD_CUDA, mxfp4_code, mxfp4_codes, mxfp4_lanes, mxfp4_pairs, mxfp4_value, mxfp4_word,
+};
+pub use random::{GUMBEL_CUDA, HASH_CUDA, MIX_CUDA, gumbel, hash, mix};
+pub use rope::{
+    COS_SIN_CUDA, HALF_PI, HALF_PI_CUDA, ROPE_ANGLE_CUDA, ROTATE_CUDA, cos_sin, rope_angle, rotate,
+};
+pub use tiles::{
+    CHECKPOINT_ROW_GATE_UP_CUDA, CHECKPOINT_ROW_ROPE_CUDA, TILE_K_CUDA, TILE_ROW_CUDA,
+    checkpoint_row_gate_up, checkpoint_row_rope, tile_k, tile_row,
+};
+
+/// What the other texts need: fixed-width names and arrays as values.
+const PRELUDE: &str = "\
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+// A small array that functions can return; it lives in registers.
+template <class T, int N>
+struct Array {
+  T v[N];
+};
+";
+
+/// The CUDA text of everything in this crate, in dependency order.
+pub const DEVICE: &[&str] = &[
+    PRELUDE,
+    SIGMOID_CUDA,
+    SWIGLU_CUDA,
+    ROPE_ANGLE_CUDA,
+    HALF_PI_CUDA,
+    COS_SIN_CUDA,
+    ROTATE_CUDA,
+    BF16_TO_F32_CUDA,
+    F32_TO_BF16_CUDA,
+    MXFP4_VALUE_CUDA,
+    MXFP4_LANES_CUDA,
+    MXFP4_WORD_CUDA,
+    MXFP4_PAIRS_CUDA,
+    MXFP4_CODE_CUDA,
+    MXFP4_CODES_CUDA,
+    TILE_K_CUDA,
+    TILE_ROW_CUDA,
+    CHECKPOINT_ROW_ROPE_CUDA,
+    CHECKPOINT_ROW_GATE_UP_CUDA,
+    MIX_CUDA,
+    HASH_CUDA,
+    GUMBEL_CUDA,
+];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_device_text_is_as_committed() {
+        insta::assert_snapshot!("scalar.cuh", super::DEVICE.join("\n"));
+    }
+}
