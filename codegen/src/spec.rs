@@ -1,1 +1,0 @@
-//! `config.json` → [`ossmith_plan::ModelSpec`].

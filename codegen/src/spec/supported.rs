@@ -1,0 +1,85 @@
+//! What the kernels can run: the limits of every dimension, each with its reason.
+
+use super::SpecError;
+use super::fields::Fields;
+use super::layouts::Raw;
+
+/// Bounds the tables that are made per layer; the largest published model has 36.
+pub(super) const MAX_LAYERS: usize = 1024;
+/// Positions above 2^24 are not exact in the 32-bit floats that rotary angles are computed in.
+pub(super) const MAX_CONTEXT: usize = 1 << 24;
+/// One MXFP4 block; weight tiles are padded to it and no further in the checkpoint.
+const BLOCK: usize = 32;
+const HEAD_DIMS: [usize; 3] = [32, 64, 128];
+/// The CUDA attention lays the query heads of one key/value head along the 8 columns of a tensor-core product.
+const MAX_GROUP: usize = 8;
+/// The router keeps the chosen experts of a token in registers.
+const MAX_TOP_K: usize = 8;
+/// Elements of one weight tensor: kernels index them with 32 bits.
+const MAX_ELEMENTS: u128 = u32::MAX as u128;
+
+pub(super) fn check(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
+    let names = raw.names;
+    for (name, width) in [("hidden_size", raw.hidden), ("intermediate_size", raw.inter)] {
+        if !width.is_multiple_of(BLOCK) {
+            return Err(config.unsupported(name, "a multiple of 32, the MXFP4 block"));
+        }
+    }
+    if !HEAD_DIMS.contains(&raw.head_dim) {
+        return Err(config.unsupported("head_dim", "32, 64 or 128"));
+    }
+    check_heads(config, raw)?;
+    if raw.top_k > raw.experts || raw.top_k > MAX_TOP_K {
+        let supported = format!("1 to {}, and at most {MAX_TOP_K}", raw.experts);
+        // Hugging Face's second spelling may be the only one there.
+        let name = if config.has(names.top_k) { names.top_k } else { "experts_per_token" };
+        return Err(config.unsupported(name, &supported));
+    }
+    if raw.context > MAX_CONTEXT {
+        return Err(config.unsupported(names.context, &format!("at most {MAX_CONTEXT} positions")));
+    }
+    if raw.window > MAX_CONTEXT {
+        let supported = format!("1 to {MAX_CONTEXT} positions");
+        return Err(config.unsupported("sliding_window", &supported));
+    }
+    check_sizes(raw)
+}
+
+fn check_heads(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
+    if !raw.q_heads.is_multiple_of(raw.kv_heads) {
+        let supported = format!("a multiple of `num_key_value_heads`, which is {}", raw.kv_heads);
+        return Err(config.unsupported("num_attention_heads", &supported));
+    }
+    if raw.q_heads / raw.kv_heads > MAX_GROUP {
+        let supported = format!(
+            "at most {MAX_GROUP} query heads for each of the {} key/value heads (a limit of the CUDA attention)",
+            raw.kv_heads
+        );
+        return Err(config.unsupported("num_attention_heads", &supported));
+    }
+    Ok(())
+}
+
+/// Products are taken in 128 bits, where three 32-bit factors cannot overflow.
+fn check_sizes(raw: &Raw) -> Result<(), SpecError> {
+    let wide = |value: usize| value as u128;
+    let (hidden, inter) = (wide(raw.hidden), wide(raw.inter));
+    let heads = wide(raw.q_heads) + 2 * wide(raw.kv_heads);
+    let sizes = [
+        ("vocab_size x hidden_size", wide(raw.vocab) * hidden),
+        (
+            "(num_attention_heads + 2 num_key_value_heads) x head_dim x hidden_size",
+            heads * wide(raw.head_dim) * hidden,
+        ),
+        ("experts x 2 x intermediate_size x hidden_size", wide(raw.experts) * 2 * inter * hidden),
+    ];
+    match sizes.iter().find(|(_, elements)| *elements > MAX_ELEMENTS) {
+        None => Ok(()),
+        Some((fields, elements)) => Err(SpecError::Unsupported {
+            file: super::CONFIG,
+            field: (*fields).to_owned(),
+            found: elements.to_string(),
+            supported: format!("at most {MAX_ELEMENTS} elements in one tensor"),
+        }),
+    }
+}
