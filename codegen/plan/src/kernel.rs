@@ -36,8 +36,12 @@ pub enum Axis {
     Tokens,
     /// One for each started tile of this many tokens.
     TokenTiles(u32),
-    /// Chosen at launch (key splits of attention; expert tiles).
-    AtLaunch,
+    /// The most tiles of this many slots that experts can start.
+    ExpertTiles(u32),
+    /// One for each part that a kernel's keys are split into at most.
+    KeySplits,
+    /// This many a multiprocessor.
+    PerSm(u32),
 }
 
 /// A launch grid.
@@ -100,18 +104,17 @@ pub struct Phase {
 }
 
 /// The kernels of a step of at most [`Schedule::max_tokens`] tokens, phase by phase.
-/// Pairs are indexed by layer kind: sliding first, then full.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     /// Most tokens of a step that this schedule runs.
     pub max_tokens: usize,
     /// Residual rows from the embedding.
     pub embed: Kernel<params::Embed>,
-    /// Norm as a kernel of its own, where the next product does not fuse it.
-    pub rmsnorm: Option<Kernel<params::RmsNorm>>,
+    /// The norm as a kernel of its own: before the unembedding, and before every product that does not fuse it.
+    pub rmsnorm: Kernel<params::RmsNorm>,
     /// Phase A.
-    pub qkv: [Kernel<params::Qkv>; 2],
-    /// Phase B.
+    pub qkv: Kernel<params::Qkv>,
+    /// Phase B, by layer kind: sliding first, then full.
     pub attention: [Kernel<params::Attention>; 2],
     /// Phase C.
     pub attn_out: Kernel<params::AttnOut>,
@@ -125,10 +128,19 @@ pub struct Schedule {
     pub expert_down: Kernel<params::ExpertDown>,
     /// Sums a large step's expert outputs into the residual; small steps do it in phase F.
     pub combine: Option<Kernel<params::Combine>>,
-    /// Norm and unembedding of the rows whose logits are wanted.
+    /// Unembedding of the normed rows whose logits are wanted.
     pub unembed: Kernel<params::Unembed>,
     /// Draws each sequence's next token.
     pub sample: Kernel<params::Sample>,
+}
+
+/// Kernels that make synthetic weights in device memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    /// bf16 tiles and rows.
+    pub bf16: Kernel<params::FillBf16>,
+    /// MXFP4 tiles.
+    pub mxfp4: Kernel<params::FillMxfp4>,
 }
 
 /// A model, ready for a runtime: what `model!` expands to.
@@ -144,6 +156,8 @@ pub struct Model {
     pub layouts: &'static [(Weight, WeightLayout)],
     /// Schedules by ascending `max_tokens`; the last takes any number of tokens.
     pub schedules: &'static [Schedule],
+    /// Fills packed weights with seeded random values in place.
+    pub fill: Fill,
     /// CUDA sources.
     pub units: &'static [Unit],
     /// The device library: (path, text) of every header that a unit may include.

@@ -15,6 +15,6 @@ pub mod params;
 mod spec;
 
 pub use graph::{DType, Graph, Node, Op, Value, ValueInfo, Weight, WeightInfo};
-pub use kernel::{Arch, Axis, Grid, Kernel, KernelInfo, Model, Phase, Schedule, Unit};
+pub use kernel::{Arch, Axis, Fill, Grid, Kernel, KernelInfo, Model, Phase, Schedule, Unit};
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
 pub use spec::{LayerKind, ModelSpec, Rope, SWIGLU_ALPHA};

@@ -12,13 +12,16 @@ pub trait Params: Copy + 'static {
     const CUDA: &'static str;
 }
 
+/// Declares parameter structs: `field: kind = "type in CUDA"`, where a kind is `ptr`, `u32` or `f32`.
 macro_rules! params {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident : $kind:tt = $cuda:literal),* $(,)? })*) => {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident : $kind:tt = $cuda:literal),* $(,)? })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
             #[derive(Clone, Copy, Debug, Default, PartialEq)]
-            pub struct $name { $($(#[$field_doc])* pub $field: params!(@rust $kind)),* }
+            pub struct $name {
+                $(#[doc = concat!("`", $cuda, "` on the device.")] pub $field: params!(@rust $kind)),*
+            }
 
             impl Params for $name {
                 const NAME: &'static str = stringify!($name);
@@ -40,6 +43,7 @@ macro_rules! params {
     };
     (@rust ptr) => { Ptr };
     (@rust u32) => { u32 };
+    (@rust i32) => { i32 };
     (@rust f32) => { f32 };
 }
 
@@ -57,28 +61,167 @@ pub struct Twin {
 }
 
 params! {
-    /// Embedding rows into the residual.
-    Embed { tokens: ptr = "const u32*" }
-    /// A norm.
-    RmsNorm { tokens: ptr = "const u32*" }
-    /// A.
-    Qkv { tokens: ptr = "const u32*" }
-    /// B.
-    Attention { tokens: ptr = "const u32*" }
-    /// C.
-    AttnOut { tokens: ptr = "const u32*" }
-    /// D.
-    Router { tokens: ptr = "const u32*" }
-    /// Group.
-    Group { tokens: ptr = "const u32*" }
-    /// E.
-    ExpertUp { tokens: ptr = "const u32*" }
-    /// F.
-    ExpertDown { tokens: ptr = "const u32*" }
-    /// Sum.
-    Combine { tokens: ptr = "const u32*" }
-    /// Head.
-    Unembed { tokens: ptr = "const u32*" }
-    /// Sample.
-    Sample { tokens: ptr = "const u32*" }
+    /// Embedding rows of the step's tokens into the residual. A token of `u32::MAX` is the one the slot last drew.
+    Embed {
+        tokens: ptr = "const u32*",
+        slots: ptr = "const u32*",
+        sampled: ptr = "const u32*",
+        embedding: ptr = "const bf16*",
+        residual: ptr = "float*",
+    }
+    /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows.
+    RmsNorm {
+        residual: ptr = "const float*",
+        rows: ptr = "const u32*",
+        scale: ptr = "const bf16*",
+        normed: ptr = "bf16*",
+    }
+    /// Phase A. Small steps norm `residual` themselves, large ones read `normed`.
+    Qkv {
+        residual: ptr = "const float*",
+        norm_scale: ptr = "const bf16*",
+        normed: ptr = "const bf16*",
+        weight: ptr = "const u8*",
+        bias: ptr = "const bf16*",
+        queries: ptr = "bf16*",
+        keys: ptr = "bf16*",
+        values: ptr = "bf16*",
+        page_table: ptr = "const u32*",
+        positions: ptr = "const u32*",
+        slots: ptr = "const u32*",
+        table_stride: u32 = "u32",
+        tokens: u32 = "u32",
+    }
+    /// Phase B. `parts` has room for `[token][kv head][split]`; `tickets` are zero between launches.
+    Attention {
+        queries: ptr = "const bf16*",
+        keys: ptr = "bf16*",
+        values: ptr = "bf16*",
+        page_table: ptr = "const u32*",
+        positions: ptr = "const u32*",
+        slots: ptr = "const u32*",
+        sinks: ptr = "const bf16*",
+        heads: ptr = "bf16*",
+        parts: ptr = "void*",
+        tickets: ptr = "u32*",
+        table_stride: u32 = "u32",
+        tokens: u32 = "u32",
+    }
+    /// Phase C.
+    AttnOut {
+        heads: ptr = "const bf16*",
+        weight: ptr = "const u8*",
+        bias: ptr = "const bf16*",
+        residual: ptr = "float*",
+        tokens: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// Phase D. Small steps norm `residual` and keep `normed`, large ones read `normed`.
+    Router {
+        residual: ptr = "const float*",
+        norm_scale: ptr = "const bf16*",
+        normed: ptr = "bf16*",
+        weight: ptr = "const u8*",
+        bias: ptr = "const bf16*",
+        logits: ptr = "float*",
+        tokens: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// A large step's slots (token * top_k + choice) sorted by expert, and the tiles of them that blocks take.
+    Group {
+        logits: ptr = "const float*",
+        slot_experts: ptr = "u32*",
+        slot_weights: ptr = "float*",
+        sorted: ptr = "u32*",
+        tiles: ptr = "ExpertTile*",
+        tile_count: ptr = "u32*",
+        tokens: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// Phase E. Small steps choose from `logits`, large ones follow `tiles`.
+    ExpertUp {
+        normed: ptr = "const bf16*",
+        logits: ptr = "const float*",
+        sorted: ptr = "const u32*",
+        tiles: ptr = "const ExpertTile*",
+        tile_count: ptr = "const u32*",
+        weight: ptr = "const u8*",
+        bias: ptr = "const bf16*",
+        hidden: ptr = "bf16*",
+        weight_scale: f32 = "float",
+        tokens: u32 = "u32",
+    }
+    /// Phase F. Small steps add to `residual`, large ones write `slot_out`.
+    ExpertDown {
+        hidden: ptr = "const bf16*",
+        logits: ptr = "const float*",
+        sorted: ptr = "const u32*",
+        tiles: ptr = "const ExpertTile*",
+        tile_count: ptr = "const u32*",
+        weight: ptr = "const u8*",
+        bias: ptr = "const bf16*",
+        residual: ptr = "float*",
+        slot_out: ptr = "float*",
+        weight_scale: f32 = "float",
+        tokens: u32 = "u32",
+    }
+    /// The weighted sum of a large step's expert outputs.
+    Combine {
+        slot_out: ptr = "const float*",
+        slot_weights: ptr = "const float*",
+        residual: ptr = "float*",
+    }
+    /// The unembedding of `rows` normed rows.
+    Unembed {
+        normed: ptr = "const bf16*",
+        weight: ptr = "const u8*",
+        logits: ptr = "float*",
+        rows: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// One row's sampling settings; `position` is the one that the drawn token will have.
+    SampleRow {
+        temperature: f32 = "float",
+        top_k: u32 = "u32",
+        top_p: f32 = "float",
+        min_p: f32 = "float",
+        seed_low: u32 = "u32",
+        seed_high: u32 = "u32",
+        position: u32 = "u32",
+        slot: u32 = "u32",
+    }
+    /// A draw for each row: `drawn` by row for the host, `sampled` by slot for the next step.
+    Sample {
+        logits: ptr = "const float*",
+        rows: ptr = "const SampleRow*",
+        drawn: ptr = "u32*",
+        sampled: ptr = "u32*",
+    }
+    /// Seeded random bf16 weights, made where they will lie. `order` is 0 natural, 1 rotary pairs, 2 gate/up pairs,
+    /// 3 row-major instead of tiles.
+    FillBf16 {
+        out: ptr = "bf16*",
+        key0: u32 = "u32",
+        key1: u32 = "u32",
+        offset: i32 = "i32",
+        spread: i32 = "i32",
+        scale: f32 = "float",
+        rows: u32 = "u32",
+        k: u32 = "u32",
+        order: u32 = "u32",
+        head_dim: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// Seeded random MXFP4 tiles; natural row order, or gate/up pairs if `order` is 2.
+    FillMxfp4 {
+        out: ptr = "u8*",
+        code_key0: u32 = "u32",
+        code_key1: u32 = "u32",
+        scale_key0: u32 = "u32",
+        scale_key1: u32 = "u32",
+        scale_base: u32 = "u32",
+        rows: u32 = "u32",
+        k: u32 = "u32",
+        order: u32 = "u32",
+    }
 }

@@ -1,0 +1,95 @@
+// heads = softmax(q k^T / sqrt(head_dim), sink) v, over the keys that each token sees.
+//
+// A block attends one token and one key/value head with its group of query heads, over one of gridDim.y splits of
+// the pages; a warp takes every kWarps-th page. Short sequences use fewer splits: the rest leave at once. The last
+// block of a head to finish joins the parts, in split order, so the result does not depend on timing.
+#include "attn/merge.cuh"
+#include "ptx/launch.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+using HeadPart = Part<spec::kHeadDim>;
+using HeadAttended = Attended<spec::kHeadDim>;
+
+struct Shared {
+  HeadPart parts[kWarps];
+  u32 is_last;
+};
+static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+// The pages that a token at `position` sees, and how many blocks share them.
+struct Span {
+  u32 first_key, first_page, pages, splits;
+
+  __device__ __forceinline__ explicit Span(u32 position) {
+    first_key = spec::kWindow != 0 && position >= spec::kWindow ? position - spec::kWindow + 1 : 0;
+    first_page = first_key / kPageTokens;
+    pages = position / kPageTokens - first_page + 1;
+    splits = min(gridDim.y, ceil_div(pages, kWarps));
+  }
+};
+
+__device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span,
+                                             u32 position) {
+  const u32 kv_head = blockIdx.x, token = blockIdx.z;
+  const u32 g = lane_id() / 4, c = lane_id() % 4;
+  const u32 head = kv_head * spec::kGroup + min(g, spec::kGroup - 1);
+  u32 query[2 * HeadAttended::kSteps];
+  RowPair<2 * HeadAttended::kSteps>::load_row(
+      query, p.queries + (token * spec::kQHeads + head) * spec::kHeadDim + c * HeadAttended::kQuarter);
+
+  const Cache cache{p.keys, p.values, p.page_table, p.table_stride};
+  const u32 slot = p.slots[token];
+  for (u32 i = blockIdx.y * kWarps + warp_id(); i < span.pages; i += span.splits * kWarps) {
+    const u32 page_start = (span.first_page + i) * kPageTokens;
+    const u64 page_head = static_cast<u64>(cache.page(slot, page_start)) * spec::kKvHeads + kv_head;
+    const u64 offset = page_head * kPageTokens * spec::kHeadDim;
+    attended.attend_page(cache.keys + offset, cache.values + offset, query,
+                         static_cast<i32>(span.first_key) - static_cast<i32>(page_start),
+                         static_cast<i32>(position - page_start), spec::kScoreScale * kLog2e);
+  }
+  attended.finish();
+}
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const __grid_constant__ Attention p) {
+  extern __shared__ __align__(16) u8 storage[];
+  Shared& shared = *reinterpret_cast<Shared*>(storage);
+  wait_for_inputs();
+  start_next_kernel();
+  const u32 kv_head = blockIdx.x, split = blockIdx.y, token = blockIdx.z;
+  const u32 position = p.positions[token];
+  const Span span(position);
+  if (split >= span.splits) return;
+
+  HeadAttended attended;
+  attend_share(attended, p, span, position);
+  put_part(shared.parts[warp_id()], attended);
+  __syncthreads();
+
+  const u32 token_head = token * spec::kKvHeads + kv_head;
+  const HeadPart* parts = shared.parts;
+  u32 part_count = kWarps;
+  if (span.splits > 1) {
+    HeadPart* mine = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
+    for (u32 i = threadIdx.x; i < spec::kGroup * spec::kHeadDim; i += spec::kThreads) {
+      const u32 head = i / spec::kHeadDim, dim = i % spec::kHeadDim;
+      const Joined joined = join(shared.parts, kWarps, head, dim);
+      mine[split].out[head][dim] = joined.out;
+      if (dim == 0) mine[split].largest[head] = joined.largest, mine[split].denominator[head] = joined.denominator;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      shared.is_last = arrive(&p.tickets[token_head]) == span.splits - 1;
+      if (shared.is_last) p.tickets[token_head] = 0;
+    }
+    __syncthreads();
+    if (!shared.is_last) return;
+    parts = mine;
+    part_count = span.splits;
+  }
+  for (u32 i = threadIdx.x; i < spec::kGroup * spec::kHeadDim; i += spec::kThreads) {
+    const u32 head = kv_head * spec::kGroup + i / spec::kHeadDim, dim = i % spec::kHeadDim;
+    const Joined joined = join(parts, part_count, i / spec::kHeadDim, dim);
+    p.heads[(token * spec::kQHeads + head) * spec::kHeadDim + dim] =
+        to_bf16(with_sink(joined, bf16_to_float(p.sinks[head])));
+  }
+}

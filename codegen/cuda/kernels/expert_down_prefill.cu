@@ -1,0 +1,42 @@
+// out[slot] = down[expert of slot](hidden[slot]) + bias, in fp32, grouped by expert.
+#include "moe/group.cuh"
+#include "ptx/launch.cuh"
+#include "tile/gemm.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+using Product = TileProduct<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStages>;
+
+struct Shared {
+  Product::Ring ring;
+  u32 slots[spec::kTileTokens];
+};
+static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ ExpertDown p) {
+  extern __shared__ __align__(16) u8 storage[];
+  Shared& shared = *reinterpret_cast<Shared*>(storage);
+  wait_for_inputs();
+  start_next_kernel();
+  if (blockIdx.y >= *p.tile_count) return;
+  const ExpertTile tile = p.tiles[blockIdx.y];
+  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
+  __syncthreads();
+
+  const u32 strip = blockIdx.x * kWarps + warp_id();
+  const u64 strip_of_expert = static_cast<u64>(tile.expert) * spec::kRowTiles + strip;
+  const u8* weights =
+      strip < spec::kRowTiles ? p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(Product::kKTiles) : nullptr;
+  Product product;
+  product.run(shared.ring, weights, tile.count,
+              [&](u32 n) { return p.hidden + static_cast<u64>(shared.slots[n]) * spec::kInter; });
+  if (!weights) return;
+
+  const u32 first_row = strip * kTileRows;
+  const bf16* bias = p.bias + static_cast<u64>(tile.expert) * spec::kHidden + first_row;
+  product.for_each_row_pair(tile.count, [&](u32 g, u32 column, float low, float high) {
+    float* out = p.slot_out + static_cast<u64>(shared.slots[column]) * spec::kHidden + first_row;
+    out[g] = low * p.weight_scale + bf16_to_float(bias[g]);
+    out[g + 8] = high * p.weight_scale + bf16_to_float(bias[g + 8]);
+  });
+}

@@ -1,0 +1,45 @@
+// hidden[slot] = swiglu(gate_up[expert of slot](normed[token]) + bias), in bf16, grouped by expert.
+//
+// A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows.
+#include "epilogue/swiglu.cuh"
+#include "moe/group.cuh"
+#include "ptx/launch.cuh"
+#include "tile/gemm.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+using Product = TileProduct<Mxfp4Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
+
+struct Shared {
+  Product::Ring ring;
+  u32 slots[spec::kTileTokens];
+};
+static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ ExpertUp p) {
+  extern __shared__ __align__(16) u8 storage[];
+  Shared& shared = *reinterpret_cast<Shared*>(storage);
+  wait_for_inputs();
+  start_next_kernel();
+  if (blockIdx.y >= *p.tile_count) return;
+  const ExpertTile tile = p.tiles[blockIdx.y];
+  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
+  __syncthreads();
+
+  const u32 strip = blockIdx.x * kWarps + warp_id();
+  const u64 strip_of_expert = static_cast<u64>(tile.expert) * spec::kRowTiles + strip;
+  const u8* weights =
+      strip < spec::kRowTiles ? p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(Product::kKTiles) : nullptr;
+  Product product;
+  product.run(shared.ring, weights, tile.count, [&](u32 n) {
+    return p.normed + static_cast<u64>(shared.slots[n] / spec::kTopK) * spec::kHidden;
+  });
+  if (!weights) return;
+
+  product.for_each_row_pair(tile.count, [&](u32 g, u32 column, float gate, float up) {
+    const u32 pair = strip * 8 + g;
+    p.hidden[static_cast<u64>(shared.slots[column]) * spec::kInter + pair] = to_bf16(biased_swiglu(
+        gate, up, p.bias + (static_cast<u64>(tile.expert) * spec::kInter + pair) * 2, p.weight_scale,
+        spec::kSwigluLimit, spec::kSwigluAlpha));
+  });
+}

@@ -1,0 +1,31 @@
+// logits[row] = unembedding(normed[row]), in fp32.
+#include "ptx/launch.cuh"
+#include "tile/gemm.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+using Product = TileProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
+static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ Unembed p) {
+  extern __shared__ __align__(16) u8 storage[];
+  Product::Ring& ring = *reinterpret_cast<Product::Ring*>(storage);
+  wait_for_inputs();
+  start_next_kernel();
+  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
+  const u32 columns = min(spec::kTileTokens, p.rows - first);
+  const u8* weights = strip < spec::kRowTiles
+                          ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
+                          : nullptr;
+  const bf16* x = p.normed + static_cast<u64>(first) * spec::kHidden;
+  Product product;
+  product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });
+  if (!weights) return;
+
+  product.for_each_row_pair(columns, [&](u32 g, u32 column, float low, float high) {
+    float* logits = p.logits + static_cast<u64>(first + column) * spec::kVocab;
+    const u32 row = strip * kTileRows + g;
+    if (row < spec::kVocab) logits[row] = low;
+    if (row + 8 < spec::kVocab) logits[row + 8] = high;
+  });
+}

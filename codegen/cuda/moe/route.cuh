@@ -1,0 +1,118 @@
+// The router's choice: the top_k largest logits (lowest index first among equals) and the softmax over just these.
+#pragma once
+#include "ptx/math.cuh"
+
+// One warp chooses for one token; every lane gets the same answer.
+template <u32 kExperts, u32 kTopK>
+struct Choice {
+  u32 ids[kTopK];
+  float weights[kTopK];
+
+  __device__ __forceinline__ void choose(const float* logits) {
+    constexpr u32 kEach = ceil_div(kExperts, kWarpSize);
+    float mine[kEach];
+#pragma unroll
+    for (u32 i = 0; i < kEach; ++i) {
+      const u32 expert = i * kWarpSize + lane_id();
+      mine[i] = expert < kExperts ? logits[expert] : kMinusInfinity;
+    }
+#pragma unroll
+    for (u32 k = 0; k < kTopK; ++k) {
+      float best = kMinusInfinity;
+      u32 best_id = kExperts;
+#pragma unroll
+      for (u32 i = 0; i < kEach; ++i) {
+        if (mine[i] > best) best = mine[i], best_id = i * kWarpSize + lane_id();
+      }
+#pragma unroll
+      for (u32 step = 16; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(~0u, best, step);
+        const u32 other_id = __shfl_xor_sync(~0u, best_id, step);
+        if (other > best || (other == best && other_id < best_id)) best = other, best_id = other_id;
+      }
+      ids[k] = min(best_id, kExperts - 1);  // logits that are not numbers must not lead out of the weights
+      weights[k] = best;
+#pragma unroll
+      for (u32 i = 0; i < kEach; ++i) {
+        if (i * kWarpSize + lane_id() == best_id) mine[i] = kMinusInfinity;
+      }
+    }
+    softmax();
+  }
+
+ private:
+  __device__ __forceinline__ void softmax() {
+    const float largest = weights[0];
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 k = 0; k < kTopK; ++k) sum += weights[k] = exp2_fast((weights[k] - largest) * kLog2e);
+#pragma unroll
+    for (u32 k = 0; k < kTopK; ++k) weights[k] /= sum;
+  }
+};
+
+// The distinct experts of a few tokens, by ascending id, made by every block for itself: cheaper than a barrier.
+template <u32 kExperts, u32 kTopK, u32 kTokens>
+struct SharedRoute {
+  static constexpr u32 kMaxDistinct = kTokens * kTopK < kExperts ? kTokens * kTopK : kExperts;
+  static constexpr u8 kNotChosen = 0xff;
+
+  u32 ids[kTokens][kTopK];
+  float weights[kTokens][kTopK];
+  u32 distinct;
+  u32 experts[kMaxDistinct];
+  u8 rank[kMaxDistinct][kTokens];  // which of the token's choices this expert is
+
+  // `logits` is [tokens][experts]. All threads take part; ends with a barrier.
+  template <u32 kWarps>
+  __device__ __forceinline__ void build(const float* logits, u32 tokens) {
+    for (u32 t = warp_id(); t < tokens; t += kWarps) {
+      Choice<kExperts, kTopK> choice;
+      choice.choose(logits + t * kExperts);
+#pragma unroll
+      for (u32 k = 0; k < kTopK; ++k) {
+        if (lane_id() == k) ids[t][k] = choice.ids[k], weights[t][k] = choice.weights[k];
+      }
+    }
+    __syncthreads();
+    if (warp_id() == 0) list(tokens);
+    __syncthreads();
+  }
+
+  // The token's weight for the expert at this place in the list; 0 if it did not choose it.
+  __device__ __forceinline__ float weight(u32 place, u32 token, u32 tokens) const {
+    if (token >= tokens) return 0.0f;
+    const u8 k = rank[place][token];
+    return k == kNotChosen ? 0.0f : weights[token][k];
+  }
+
+ private:
+  __device__ __forceinline__ void list(u32 tokens) {
+    u32 count = 0;
+    for (u32 base = 0; base < kExperts; base += kWarpSize) {
+      const u32 expert = base + lane_id();
+      u32 choosers = 0;
+      for (u32 t = 0; t < tokens; ++t) {
+#pragma unroll
+        for (u32 k = 0; k < kTopK; ++k) {
+          if (ids[t][k] == expert) choosers |= 1u << t;
+        }
+      }
+      const u32 chosen = __ballot_sync(~0u, choosers != 0);
+      if (choosers != 0) {
+        const u32 place = count + __popc(chosen & ((1u << lane_id()) - 1));
+        experts[place] = expert;
+        for (u32 t = 0; t < tokens; ++t) {
+          u8 k_of_token = kNotChosen;
+#pragma unroll
+          for (u32 k = 0; k < kTopK; ++k) {
+            if (ids[t][k] == expert) k_of_token = static_cast<u8>(k);
+          }
+          rank[place][t] = k_of_token;
+        }
+      }
+      count += __popc(chosen);
+    }
+    if (lane_id() == 0) distinct = count;
+  }
+};

@@ -1,0 +1,34 @@
+// MXFP4 (OCP Microscaling Formats 1.0): E2M1 codes with one E8M0 scale for 32 of them, decoded into the
+// A fragments of mma.m16n8k16.
+//
+// A bf16 lane with E2M1's sign at bit 15 and its three magnitude bits at bits 8..6 is the value times 2^-126, the
+// code for 0.5 included (a subnormal). One multiplication restores it exactly and applies the block scale: the
+// packer stores the byte e + 126 for the scale 2^(e - 127), which is the exponent field of 2^126 * 2^(e - 127).
+#pragma once
+#include "ptx/math.cuh"
+#include "ptx/mma.cuh"
+
+namespace mxfp4 {
+
+constexpr u32 kLanes = 0x81C081C0u;
+
+// The factors of a lane's two rows (g in the low byte, g + 8 in the next), each in both bf16 lanes.
+struct Factors {
+  u32 row_g, row_g8;
+};
+
+__device__ __forceinline__ Factors factors(u32 scale_bytes) {
+  return {__byte_perm(scale_bytes, 0, 0x4040) << 7, __byte_perm(scale_bytes, 0, 0x4141) << 7};
+}
+
+// A lane's eight codes of one k16 step: three pairs by one shift and mask each, the fourth from the bits between.
+__device__ __forceinline__ FragmentA decode(u32 word, Factors f) {
+  const u32 pair0 = word & kLanes;
+  const u32 pair1 = (word << 3) & kLanes;
+  const u32 pair2 = (word << 6) & kLanes;
+  const u32 pair3 = ((word << 1) & 0x80008000u) | ((word >> 3) & 0x01800180u) | ((word >> 7) & 0x00400040u);
+  return {{mul_bf16x2(pair0, f.row_g), mul_bf16x2(pair1, f.row_g8), mul_bf16x2(pair2, f.row_g),
+           mul_bf16x2(pair3, f.row_g8)}};
+}
+
+}  // namespace mxfp4

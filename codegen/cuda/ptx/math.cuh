@@ -1,0 +1,53 @@
+// Number formats and fast functions.
+#pragma once
+#include "ptx/types.cuh"
+
+__device__ __forceinline__ float bf16_to_float(bf16 v) { return __uint_as_float(static_cast<u32>(v) << 16); }
+__device__ __forceinline__ float bf16_low(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float bf16_high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// Rounds to nearest even; `low` goes to the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+__device__ __forceinline__ bf16 to_bf16(float v) {
+  bf16 r;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
+  return r;
+}
+
+// bf16 lanes multiplied exactly as written: subnormals are kept. sm_80 has no such multiply, but the same fma.
+__device__ __forceinline__ u32 mul_bf16x2(u32 a, u32 b) {
+  u32 product;
+#if __CUDA_ARCH__ >= 900
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+#else
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+#endif
+  return product;
+}
+
+// 2^x, about 2 units in the last place; 2^-infinity is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kMinusInfinity = -__builtin_huge_valf();
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (u32 step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
+  return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (u32 step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, step));
+  return v;
+}

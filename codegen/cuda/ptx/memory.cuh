@@ -1,0 +1,47 @@
+// Loads, stores and copies: one instruction a function.
+#pragma once
+#include "ptx/types.cuh"
+
+// Weights are read once a step: keep them out of L1 and fetch whole 256-byte sectors into L2.
+__device__ __forceinline__ uint4 load_stream(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
+__device__ __forceinline__ u32 load_stream_u16(const void* address) {
+  u16 v;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(address));
+  return v;
+}
+
+__device__ __forceinline__ uint4 load_shared(const void* shared) {
+  return *static_cast<const uint4*>(shared);
+}
+
+__device__ __forceinline__ u32 shared_address(const void* shared) {
+  return static_cast<u32>(__cvta_generic_to_shared(shared));
+}
+
+// 16 bytes from global to shared memory; zeros instead when `valid` is false (nothing is read then).
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <u32 kPending>
+__device__ __forceinline__ void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Adds one and returns the old value; orders this thread's earlier writes before it and later reads after it.
+__device__ __forceinline__ u32 arrive(u32* ticket) {
+  u32 old;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(old) : "l"(ticket) : "memory");
+  return old;
+}

@@ -1,0 +1,47 @@
+// Thresholds of top-k and top-p without sorting: a radix select over order-preserving keys, in exact integers, so
+// the answer does not depend on the order in which threads count.
+#pragma once
+#include "ptx/math.cuh"
+
+// Larger floats have larger keys; all numbers, infinities included, are ordered.
+__device__ __forceinline__ u32 order_key(float v) {
+  const u32 bits = __float_as_uint(v);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+constexpr u32 kRadixBits = 8;
+constexpr u32 kBins = 1u << kRadixBits;
+
+struct SharedSelect {
+  u64 bins[kBins];
+  u64 remaining;
+  u32 prefix;
+};
+
+// The largest key such that the weights of all keys at or above it sum to at least `wanted` (at least 1);
+// 0 if all of them together do not. `weight_of(i)` is an integer and `key_of(i)` the key of element i.
+template <u32 kThreads, class Key, class Weight>
+__device__ __forceinline__ u32 threshold_key(SharedSelect& shared, u32 count, u64 wanted, Key key_of,
+                                             Weight weight_of) {
+  if (threadIdx.x == 0) shared.prefix = 0, shared.remaining = wanted;
+  for (u32 shift = 32; shift > 0;) {
+    const u32 above = shift;
+    shift -= kRadixBits;
+    for (u32 bin = threadIdx.x; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
+    __syncthreads();
+    const u32 prefix = shared.prefix;
+    for (u32 i = threadIdx.x; i < count; i += kThreads) {
+      const u32 key = key_of(i);
+      const bool in_prefix = above == 32 || key >> above == prefix >> above;
+      if (in_prefix) atomicAdd(&shared.bins[key >> shift & (kBins - 1)], weight_of(i));
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      u32 bin = kBins - 1;
+      while (bin > 0 && shared.bins[bin] < shared.remaining) shared.remaining -= shared.bins[bin--];
+      shared.prefix = prefix | bin << shift;
+    }
+    __syncthreads();
+  }
+  return shared.prefix;
+}

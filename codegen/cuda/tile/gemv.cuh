@@ -1,0 +1,78 @@
+// Products for a few tokens: a block owns one row tile, its warps split the sum over k, and each holds its whole
+// share of the weights in registers, so that the loads can be issued before the activations exist.
+#pragma once
+#include "ptx/math.cuh"
+#include "tile/weights.cuh"
+
+// Activation rows in shared memory; 16 bytes of padding keep the eight columns in different banks.
+template <u32 kTokens, u32 kKTiles>
+struct SharedRows {
+  static constexpr u32 kStride = kKTiles * kTileK + 8;
+  alignas(16) bf16 rows[kTokens][kStride];
+
+  // This lane's 16 elements of a k tile; where there are fewer rows than columns, columns repeat rows.
+  __device__ __forceinline__ const bf16* column(u32 k_tile) const {
+    const u32 lane = lane_id();
+    return &rows[lane / 4 % kTokens][k_tile * kTileK + lane % 4 * 16];
+  }
+};
+
+// Partial sums of the warps: [warp][row][token].
+template <u32 kWarps>
+struct SharedSums {
+  alignas(8) float partial[kWarps][kTileRows][8];
+
+  __device__ __forceinline__ void put(const Sums& sums) {
+    const u32 g = lane_id() / 4, column = lane_id() % 4 * 2;
+    float(*mine)[8] = partial[warp_id()];
+    *reinterpret_cast<float2*>(&mine[g][column]) = make_float2(sums.s[0], sums.s[1]);
+    *reinterpret_cast<float2*>(&mine[g + 8][column]) = make_float2(sums.s[2], sums.s[3]);
+  }
+
+  __device__ __forceinline__ float total(u32 row, u32 token) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 w = 0; w < kWarps; ++w) sum += partial[w][row][token];
+    return sum;
+  }
+};
+
+// The part of one strip that this warp multiplies.
+template <class Tile, u32 kKTiles, u32 kWarps>
+struct StripShare {
+  static constexpr u32 kShare = ceil_div(kKTiles, kWarps);
+  Tile tiles[kShare];
+
+  __device__ __forceinline__ static u32 k_tile(u32 i) { return warp_id() * kShare + i; }
+  __device__ __forceinline__ static bool exists(u32 i) {
+    return kKTiles % kWarps == 0 || k_tile(i) < kKTiles;
+  }
+
+  __device__ __forceinline__ void load(const u8* strip) {
+#pragma unroll
+    for (u32 i = 0; i < kShare; ++i)
+      if (exists(i)) tiles[i].load(strip, k_tile(i), kKTiles);
+  }
+
+  template <u32 kTokens>
+  __device__ __forceinline__ Sums multiply(const SharedRows<kTokens, kKTiles>& x) const {
+    Sums sums{};
+#pragma unroll
+    for (u32 i = 0; i < kShare; ++i) {
+      if (!exists(i)) continue;
+      ActivationTile columns;
+      columns.load(x.column(k_tile(i)));
+      multiply_tile(sums, tiles[i], columns);
+    }
+    return sums;
+  }
+};
+
+// Calls `epilogue(g, token, sum of row g, sum of row g + 8)` for every row pair of the tile and every token.
+template <u32 kWarps, class Epilogue>
+__device__ __forceinline__ void for_each_row_pair(const SharedSums<kWarps>& sums, u32 tokens, Epilogue epilogue) {
+  for (u32 i = threadIdx.x; i < 8 * tokens; i += kWarps * kWarpSize) {
+    const u32 g = i % 8, token = i / 8;
+    epilogue(g, token, sums.total(g, token), sums.total(g + 8, token));
+  }
+}

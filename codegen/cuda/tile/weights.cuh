@@ -1,0 +1,75 @@
+// Packed weights: a tile is 16 rows by 64 summed elements in the order in which a warp holds it.
+//
+// Lane 4g + c holds rows g and g + 8 and the 16 consecutive elements 16c .. 16c + 16 of the 64, as four k16 steps;
+// the matching activations are the 16 consecutive elements 16c .. 16c + 16 of column g (`ActivationTile`).
+// A strip is one row tile's k tiles in order.
+#pragma once
+#include "mxfp4/decode.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/mma.cuh"
+
+constexpr u32 kTileRows = 16;
+constexpr u32 kTileK = 64;
+constexpr u32 kTileSteps = 4;
+
+// bf16: [k tile][k16 step][lane][a0 a1 a2 a3].
+struct Bf16Tile {
+  uint4 steps[kTileSteps];
+
+  static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kTileRows * kTileK * 2; }
+
+  __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 /*k_tiles*/) {
+#pragma unroll
+    for (u32 j = 0; j < kTileSteps; ++j)
+      steps[j] = load_stream(strip + ((k_tile * kTileSteps + j) * kWarpSize + lane_id()) * 16);
+  }
+
+  __device__ __forceinline__ FragmentA fragment(u32 j) const {
+    return {{steps[j].x, steps[j].y, steps[j].z, steps[j].w}};
+  }
+};
+
+// MXFP4: [k tile][lane][a word a step] of codes, then [k tile][g][block][row g, row g + 8] of scale bytes.
+struct Mxfp4Tile {
+  uint4 codes;
+  u32 scales;
+
+  static constexpr u32 kCodeBytes = kTileRows * kTileK / 2;
+  static constexpr u32 kScaleBytes = kTileRows * 2;
+  static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * (kCodeBytes + kScaleBytes); }
+
+  __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 k_tiles) {
+    const u32 lane = lane_id();
+    codes = load_stream(strip + k_tile * kCodeBytes + lane * 16);
+    scales = load_stream_u16(strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane / 2 * 2);
+  }
+
+  __device__ __forceinline__ FragmentA fragment(u32 j) const {
+    const u32 word = j == 0 ? codes.x : j == 1 ? codes.y : j == 2 ? codes.z : codes.w;
+    return mxfp4::decode(word, mxfp4::factors(scales));
+  }
+};
+
+// Column g's activations for one k tile: b0, b1 of step j are words 2j and 2j + 1.
+struct ActivationTile {
+  u32 words[2 * kTileSteps];
+
+  // `column` is the address of element 64 * k_tile + 16c of a bf16 row, in shared or global memory.
+  __device__ __forceinline__ void load(const bf16* column) {
+    const uint4 low = *reinterpret_cast<const uint4*>(column);
+    const uint4 high = *reinterpret_cast<const uint4*>(column + 8);
+    words[0] = low.x, words[1] = low.y, words[2] = low.z, words[3] = low.w;
+    words[4] = high.x, words[5] = high.y, words[6] = high.z, words[7] = high.w;
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (u32& word : words) word = 0;
+  }
+};
+
+template <class Tile>
+__device__ __forceinline__ void multiply_tile(Sums& sums, const Tile& weights, const ActivationTile& x) {
+#pragma unroll
+  for (u32 j = 0; j < kTileSteps; ++j) mma(sums, weights.fragment(j), x.words[2 * j], x.words[2 * j + 1]);
+}
