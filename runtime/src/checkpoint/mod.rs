@@ -1,59 +1,89 @@
 //! Weights as they are stored: validated views into memory-mapped safetensors files, or seeded random tensors.
-//! What comes out is in checkpoint order and type; packing for a device is `backend::cuda::pack`'s.
+//! What comes out is in checkpoint order and type; packing for a device is the backend's.
+//!
+//! [`folder`] decides which files a checkpoint consists of, [`safetensors_file`] reads one file's header,
+//! [`names`] knows what each layout calls a weight, [`stored`] holds names, types and shapes against the model.
+
+mod folder;
+mod names;
+mod safetensors_file;
+mod stored;
+pub mod synthetic;
+mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
 use ossmith_plan::{Model, Weight};
 
-use crate::Result;
-
-/// One stored tensor, borrowed from a memory map or from generated memory.
-#[derive(Clone, Debug)]
-pub enum Tensor<'a> {
-    /// bf16 rows; a fused tensor that the checkpoint stores in pieces (q, k, v) has several parts, in row order.
-    Bf16 {
-        /// Little-endian bf16, whole rows.
-        parts: Vec<&'a [u8]>,
-    },
-    /// MXFP4: for each matrix row and block of 32 along k, 16 bytes of codes (low nibble first) and one E8M0 scale.
-    Mxfp4 {
-        /// `[matrices, rows, k / 32, 16]`.
-        blocks: &'a [u8],
-        /// `[matrices, rows, k / 32]`.
-        scales: &'a [u8],
-    },
-}
+use crate::{Error, Result};
+use stored::Stored;
+use synthetic::Synthetic;
+pub use tensor::Tensor;
 
 /// A model's weights.
 #[derive(Debug)]
-pub struct Checkpoint {}
+pub struct Checkpoint {
+    layers: usize,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Files(Stored),
+    Random(Synthetic),
+}
 
 impl Checkpoint {
     /// Opens a folder in Hugging Face or OpenAI layout and checks every tensor's presence, type and shape against `model`.
     ///
+    /// The folder itself is read, never one below it: OpenAI's files inside a Hugging Face download are opened
+    /// by naming their `original` folder. Tensors that the model does not use are left alone.
+    /// The files must not be changed while the checkpoint lives.
+    ///
     /// # Errors
-    /// [`crate::Error::Checkpoint`] naming the file, the tensor and what was expected.
-    pub fn open(_folder: &Path, _model: &'static Model) -> Result<Checkpoint> {
-        todo!()
+    /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found;
+    /// [`Error::File`] for a file that cannot be read.
+    pub fn open(folder: &Path, model: &'static Model) -> Result<Checkpoint> {
+        let source = Source::Files(Stored::open(folder, model)?);
+        Ok(Checkpoint { layers: model.spec.layers.len(), source })
     }
 
-    /// Seeded random weights of the model's shapes, made when first asked for (see `ossmith_scalar::synthetic`).
+    /// Seeded random weights of the model's shapes, each made when first asked for (see [`synthetic`]).
     #[must_use]
-    pub fn synthetic(_model: &'static Model, _seed: u64) -> Checkpoint {
-        todo!()
+    pub fn synthetic(model: &'static Model, seed: u64) -> Checkpoint {
+        let source = Source::Random(Synthetic::new(model, seed));
+        Checkpoint { layers: model.spec.layers.len(), source }
     }
 
     /// The seed, if the weights are synthetic: a device then makes them in its own memory.
     #[must_use]
     pub fn synthetic_seed(&self) -> Option<u64> {
-        todo!()
+        match &self.source {
+            Source::Files(_) => None,
+            Source::Random(synthetic) => Some(synthetic.seed()),
+        }
     }
 
     /// A tensor; `layer` is ignored for weights that exist once a model.
     ///
     /// # Errors
-    /// [`crate::Error::Internal`] for a layer that the model does not have.
-    pub fn tensor(&self, _weight: Weight, _layer: usize) -> Result<Tensor<'_>> {
-        todo!()
+    /// [`Error::Internal`] for a layer that the model does not have.
+    pub fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>> {
+        let layer = if weight.per_layer() { layer } else { 0 };
+        if layer >= self.layers {
+            let problem = format!("{weight:?} of layer {layer} asked of {} layers", self.layers);
+            return Err(Error::Internal(problem));
+        }
+        Ok(match &self.source {
+            Source::Files(stored) => stored.tensor(weight, layer),
+            Source::Random(synthetic) => synthetic.tensor(weight, layer),
+        })
     }
+}
+
+/// One place for each weight of each layer, in [`Weight::ALL`] order; weights that exist once use layer 0's.
+fn slot(weight: Weight, layer: usize, layers: usize) -> usize {
+    weight as usize * layers + layer
 }

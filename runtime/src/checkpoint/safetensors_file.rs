@@ -1,0 +1,170 @@
+//! One safetensors file: mapped, its header read, and every claim of the header held against the file.
+//!
+//! The format's types come from the `safetensors` crate. Its whole-file reader is not used: it keeps the last
+//! of two tensors of one name, and its refusals name neither the tensor nor the numbers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::TensorInfo;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use crate::{Error, Result};
+
+/// Bytes of the little-endian header length that a file starts with.
+const LENGTH_BYTES: usize = 8;
+/// The format's own bound on the header.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// A mapped file and where its tensors lie.
+#[derive(Debug)]
+pub(super) struct TensorFile {
+    pub(super) path: PathBuf,
+    map: Mmap,
+    pub(super) tensors: BTreeMap<String, TensorInfo>,
+    data_start: usize,
+}
+
+impl TensorFile {
+    pub(super) fn open(path: &Path) -> Result<TensorFile> {
+        let map = map(path)?;
+        let problem = |problem| Error::Checkpoint { path: path.to_owned(), problem };
+        let (data_start, tensors) = read_header(&map).map_err(problem)?;
+        Ok(TensorFile { path: path.to_owned(), map, tensors, data_start })
+    }
+
+    /// Where a tensor of this file lies in it.
+    pub(super) fn range(&self, info: &TensorInfo) -> Range<usize> {
+        let (start, end) = info.data_offsets;
+        self.data_start + start..self.data_start + end
+    }
+
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.map[range]
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path) -> Result<Mmap> {
+    let failed = |action| move |source| Error::File { action, path: path.to_owned(), source };
+    // Asked before opening: opening a pipe would wait for its writer.
+    if !path.metadata().map_err(failed("read"))?.is_file() {
+        let problem = "not a regular file; expected a safetensors file".to_owned();
+        return Err(Error::Checkpoint { path: path.to_owned(), problem });
+    }
+    let file = File::open(path).map_err(failed("open"))?;
+    // SAFETY: the map is private and read-only, and every access is bounds-checked against the length it was
+    // made with. Another process that truncates or rewrites the file while it is mapped breaks this, as with
+    // every memory-mapped file; `Checkpoint::open` states that as its condition.
+    unsafe { Mmap::map(&file) }.map_err(failed("map"))
+}
+
+/// The header of a whole file: where the data section starts, and every tensor, with offsets into that section.
+/// The error is a problem to report behind the file's name.
+pub(super) fn read_header(
+    file: &[u8],
+) -> std::result::Result<(usize, BTreeMap<String, TensorInfo>), String> {
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(format!(
+            "truncated: {} bytes, expected at least the {LENGTH_BYTES} of a safetensors header length",
+            file.len()
+        ));
+    };
+    let claimed = u64::from_le_bytes(*length);
+    let header = usize::try_from(claimed).ok().filter(|_| claimed <= MAX_HEADER_BYTES);
+    let Some((header, data)) = header.and_then(|header| rest.split_at_checked(header)) else {
+        return Err(format!(
+            "claims a header of {claimed} bytes, but {} follow: truncated, or not a safetensors file",
+            rest.len()
+        ));
+    };
+    let Header(tensors) = serde_json::from_slice(header)
+        .map_err(|error| format!("its safetensors header cannot be read: {error}"))?;
+    check_offsets(&tensors, data.len())?;
+    Ok((LENGTH_BYTES + header.len(), tensors))
+}
+
+/// Tensors must lie one behind the other and fill the data section, each as long as its shape says.
+fn check_offsets(
+    tensors: &BTreeMap<String, TensorInfo>,
+    data_bytes: usize,
+) -> std::result::Result<(), String> {
+    let mut in_order: Vec<_> = tensors.iter().collect();
+    in_order.sort_by_key(|(_, info)| info.data_offsets);
+    let mut filled = 0;
+    let mut previous = "the start of the data";
+    for (name, info) in in_order {
+        let (start, end) = info.data_offsets;
+        let named = format!("tensor {name}: claims bytes {start}..{end} of the data");
+        if end > data_bytes {
+            return Err(format!("{named}, but the file holds {data_bytes}: truncated or damaged"));
+        }
+        let expected = stored_bytes(info);
+        if expected.is_none() || end.checked_sub(start) != expected {
+            let expected =
+                expected.map_or("more bytes than can be".to_owned(), |bytes| bytes.to_string());
+            return Err(format!("{named}, but {:?} {:?} takes {expected}", info.dtype, info.shape));
+        }
+        if start != filled {
+            let relation = if start < filled { "overlaps" } else { "leaves a gap behind" };
+            return Err(format!("{named}, which {relation} {previous} (expected start: {filled})"));
+        }
+        filled = end;
+        previous = name;
+    }
+    if filled != data_bytes {
+        return Err(format!(
+            "holds {data_bytes} bytes of data, but its tensors end at {filled}: damaged, or not one file"
+        ));
+    }
+    Ok(())
+}
+
+/// Bytes that a tensor's shape and type take, unless that overflows or is not a whole number.
+fn stored_bytes(info: &TensorInfo) -> Option<usize> {
+    let elements =
+        info.shape.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis))?;
+    let bits = elements.checked_mul(info.dtype.bitsize())?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+/// The header's tensors, refusing two of one name.
+struct Header(BTreeMap<String, TensorInfo>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+        let mut tensors = BTreeMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let value: serde_json::Value = map.next_value()?;
+            let info = TensorInfo::deserialize(value)
+                .map_err(|error| A::Error::custom(format!("tensor {name}: {error}")))?;
+            if tensors.insert(name.clone(), info).is_some() {
+                return Err(A::Error::custom(format!("tensor {name}: stored twice")));
+            }
+        }
+        Ok(Header(tensors))
+    }
+}

@@ -1,0 +1,164 @@
+//! A checkpoint on disk: every weight of a model found, its stored type and shape as the model needs them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use ossmith_plan::{Model, Weight};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+
+use super::folder::{self, Files};
+use super::names::{Layout, Wanted, wanted};
+use super::safetensors_file::TensorFile;
+use super::{Tensor, slot};
+use crate::{Error, Result};
+
+/// Mapped files, and the pieces of every weight in them.
+#[derive(Debug)]
+pub(super) struct Stored {
+    files: Vec<TensorFile>,
+    /// By [`slot`]; empty where a weight that exists once has no such layer.
+    weights: Vec<Vec<Piece>>,
+    layers: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Piece {
+    file: usize,
+    range: Range<usize>,
+}
+
+impl Stored {
+    pub(super) fn open(folder: &Path, model: &'static Model) -> Result<Stored> {
+        let Files { paths, promised } = folder::find(folder)?;
+        let files: Vec<TensorFile> =
+            paths.iter().map(|path| TensorFile::open(path)).collect::<Result<_>>()?;
+        let mut unused = merge(&files)?;
+        check_promises(&files, &promised)?;
+        let layout = layout(folder, &unused)?;
+
+        let layers = model.spec.layers.len();
+        let mut weights = vec![Vec::new(); Weight::ALL.len() * layers];
+        for weight in Weight::ALL {
+            for layer in 0..if weight.per_layer() { layers } else { 1 } {
+                let pieces = wanted(layout, model, weight, layer);
+                weights[slot(weight, layer, layers)] = pieces
+                    .iter()
+                    .map(|piece| take(folder, &files, &mut unused, piece))
+                    .collect::<Result<_>>()?;
+            }
+        }
+        check_unused(&files, &unused, layout, layers)?;
+        Ok(Stored { files, weights, layers })
+    }
+
+    /// `layer` must be 0 for a weight that exists once.
+    pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
+        let pieces = &self.weights[slot(weight, layer, self.layers)];
+        let bytes = |piece: &Piece| self.files[piece.file].bytes(piece.range.clone());
+        match weight {
+            Weight::GateUp | Weight::Down => {
+                Tensor::Mxfp4 { blocks: bytes(&pieces[0]), scales: bytes(&pieces[1]) }
+            }
+            _ => Tensor::Bf16 { parts: pieces.iter().map(bytes).collect() },
+        }
+    }
+}
+
+/// Tensors not yet taken by a weight: name to file and header entry.
+type Unused<'a> = BTreeMap<&'a str, (usize, &'a TensorInfo)>;
+
+fn refused(path: &Path, problem: String) -> Error {
+    Error::Checkpoint { path: path.to_owned(), problem }
+}
+
+fn merge(files: &[TensorFile]) -> Result<Unused<'_>> {
+    let mut all = Unused::new();
+    for (position, file) in files.iter().enumerate() {
+        for (name, info) in &file.tensors {
+            if let Some((other, _)) = all.insert(name, (position, info)) {
+                let other = files[other].path.display();
+                let problem = format!("tensor {name}: also in {other}; expected in one file only");
+                return Err(refused(&file.path, problem));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// An index that names a tensor's file must be right.
+fn check_promises(files: &[TensorFile], promised: &BTreeMap<String, usize>) -> Result<()> {
+    for (name, &position) in promised {
+        let file = &files[position];
+        if !file.tensors.contains_key(name) {
+            let problem = format!("tensor {name}: missing, though the index says that it is here");
+            return Err(refused(&file.path, problem));
+        }
+    }
+    Ok(())
+}
+
+fn layout(folder: &Path, tensors: &Unused<'_>) -> Result<Layout> {
+    let (ours, theirs) = (Layout::HuggingFace, Layout::OpenAi);
+    let has = |layout: Layout| tensors.contains_key(layout.marker());
+    let problem = match (has(ours), has(theirs)) {
+        (true, false) => return Ok(ours),
+        (false, true) => return Ok(theirs),
+        (true, true) => "tensors of both layouts",
+        (false, false) => "no token embedding",
+    };
+    let (ours, theirs) = (ours.marker(), theirs.marker());
+    let expected = format!("expected either {ours} (Hugging Face) or {theirs} (OpenAI)");
+    Err(refused(folder, format!("holds {problem}; {expected}")))
+}
+
+fn take(
+    folder: &Path,
+    files: &[TensorFile],
+    unused: &mut Unused<'_>,
+    wanted: &Wanted,
+) -> Result<Piece> {
+    let Wanted { name, dtype, shape } = wanted;
+    let expected = format!("expected {dtype:?} {shape:?}");
+    let Some((file, info)) = unused.remove(name.as_str()) else {
+        let path = if let [only] = files { &only.path } else { folder };
+        let dequantised = name.strip_suffix("_blocks").filter(|base| unused.contains_key(base));
+        let hint = match dequantised {
+            Some(base) => format!("; {base} is there, but de-quantised experts are not supported"),
+            None => String::new(),
+        };
+        return Err(refused(path, format!("tensor {name}: missing; {expected}{hint}")));
+    };
+    if info.dtype != *dtype || info.shape != *shape {
+        let hint = match (dtype, info.dtype) {
+            (Dtype::BF16, Dtype::F32 | Dtype::F16) => "; convert the checkpoint to bf16",
+            _ => "",
+        };
+        let found = format!("found {:?} {:?}", info.dtype, info.shape);
+        return Err(refused(
+            &files[file].path,
+            format!("tensor {name}: {expected}, {found}{hint}"),
+        ));
+    }
+    Ok(Piece { file, range: files[file].range(info) })
+}
+
+/// Unknown tensors are nobody's business, except those of a layer that the model does not have.
+fn check_unused(
+    files: &[TensorFile],
+    unused: &Unused<'_>,
+    layout: Layout,
+    layers: usize,
+) -> Result<()> {
+    for (name, (file, _)) in unused {
+        if layout.layer_of(name).is_some_and(|layer| layer >= layers) {
+            let problem = format!("tensor {name}: the model has {layers} layers, counted from 0");
+            return Err(refused(&files[*file].path, problem));
+        }
+    }
+    if let Some(first) = unused.keys().next() {
+        tracing::debug!(count = unused.len(), first, "tensors that the model does not use");
+    }
+    Ok(())
+}

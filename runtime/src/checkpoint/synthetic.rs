@@ -1,0 +1,198 @@
+//! Seeded random weights: every stored element is a pure function of (seed, weight, layer, element index), so
+//! that host threads and device kernels make the same bytes in any order, each in its own memory.
+//!
+//! The functions of this file's first half are the definition. They use 32-bit integer arithmetic, exact
+//! integer-to-float conversion and one float product, which no compiler may contract into something else:
+//! a device kernel that follows them gives the same bits. The values resemble a trained model's only in scale
+//! (unit-variance activations, clear and diverse routing); no model was trained.
+//!
+//! Streams: a bf16 tensor is one stream, an MXFP4 tensor two (codes and scales). Index counts elements of the
+//! whole tensor (`[matrices, rows, k]` flattened; for scales, blocks of 32 of it); q, k and v are one tensor.
+
+use std::sync::OnceLock;
+
+use ossmith_plan::{DType, Model, Weight, WeightInfo};
+use rayon::prelude::*;
+
+use super::{Tensor, slot};
+
+/// The two key words of a stream of random words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Keys the first round.
+    pub key0: u32,
+    /// Keys the second round.
+    pub key1: u32,
+}
+
+/// What a stream fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// bf16 elements, or MXFP4 codes.
+    Elements,
+    /// MXFP4 block scales.
+    Scales,
+}
+
+/// Mixes 32 bits so that each output bit depends on all input bits (the finaliser of MurmurHash3, Appleby, public domain).
+#[must_use]
+pub const fn mix(word: u32) -> u32 {
+    let word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
+    let word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
+    word ^ (word >> 16)
+}
+
+/// Random word `index` (`high * 2^32 + low`) of a stream: two keyed rounds.
+#[must_use]
+pub const fn hash(stream: Stream, low: u32, high: u32) -> u32 {
+    let first = mix(low ^ stream.key0);
+    mix(first.wrapping_add(stream.key1).wrapping_add(high.wrapping_mul(0x9e37_79b9)))
+}
+
+/// The stream of one tensor.
+#[must_use]
+pub const fn stream(seed: u64, weight: Weight, layer: usize, part: Part) -> Stream {
+    let tensor = 2 * weight as u32 + part as u32;
+    let key0 = mix(mix(mix(seed as u32) ^ (seed >> 32) as u32) ^ (tensor << 16 | layer as u32));
+    Stream { key0, key1: mix(key0 ^ 0x9e37_79b9) }
+}
+
+/// Values of a bf16 tensor: `(offset + spread * draw) * scale`, with `draw` uniform in `-2^15..2^15`.
+/// `offset + spread * draw` stays below 2^24 in magnitude, so that only the product and bf16 round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Uniform {
+    /// Centre, in units of `scale`.
+    pub offset: i32,
+    /// Step, in units of `scale`.
+    pub spread: i32,
+    /// Unit.
+    pub scale: f32,
+}
+
+impl Uniform {
+    /// Centred on 0. A uniform draw of half width `w` has root mean square `w / sqrt(3)`.
+    fn with_rms(rms: f64) -> Uniform {
+        Uniform { offset: 0, spread: 1, scale: (rms * 3_f64.sqrt() / 32768.0) as f32 }
+    }
+}
+
+/// bf16 element `index` from its random word, which holds two: the even element's bits are the low half.
+#[must_use]
+pub const fn bf16_of_word(uniform: Uniform, word: u32, odd: bool) -> u16 {
+    let draw = if odd { word as i32 >> 16 } else { word as i16 as i32 };
+    let value = (uniform.offset + uniform.spread * draw) as f32 * uniform.scale;
+    // To nearest, ties to even; the values are finite and far from overflow.
+    let bits = value.to_bits();
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// E8M0 byte of a block: one of `base`, `base + 1`, `base + 2`. A random word serves four blocks, lowest byte first.
+#[must_use]
+pub const fn scale_of_word(base: u32, word: u32, block: u32) -> u8 {
+    let byte = word >> (8 * (block % 4)) & 0xff;
+    (base + (3 * byte >> 8)) as u8
+}
+
+/// How a bf16 weight is distributed.
+#[must_use]
+pub fn uniform(weight: Weight, k: usize) -> Uniform {
+    let rms = |factor: f64| Uniform::with_rms(factor / (k as f64).sqrt());
+    match weight {
+        Weight::Embedding => Uniform::with_rms(1.0),
+        // 1 ± 0.25.
+        Weight::AttnNorm | Weight::MoeNorm | Weight::FinalNorm => {
+            Uniform { offset: 1 << 17, spread: 1, scale: 1.0 / 131_072.0 }
+        }
+        // -1 to 2.
+        Weight::Sinks => Uniform { offset: 1 << 15, spread: 3, scale: 1.0 / 65_536.0 },
+        Weight::Qkv | Weight::AttnOut | Weight::GateUp | Weight::Down => rms(1.0),
+        Weight::Router | Weight::Unembedding => rms(2.0),
+        Weight::QkvBias
+        | Weight::AttnOutBias
+        | Weight::RouterBias
+        | Weight::GateUpBias
+        | Weight::DownBias => Uniform::with_rms(0.05),
+    }
+}
+
+/// Lowest E8M0 scale of an MXFP4 tensor, for a dequantised root mean square of about `1 / sqrt(k)`.
+///
+/// Uniform E2M1 codes have 2.926, scales of 1, 2 and 4 in equal shares sqrt(7).
+#[must_use]
+pub fn scale_base(k: usize) -> u32 {
+    let exponent = -(2.926 * 7_f64.sqrt() * (k as f64).sqrt()).log2();
+    (127.0 + exponent.round()).clamp(0.0, 252.0) as u32
+}
+
+/// A model's random weights on the host, each tensor made once, when first asked for.
+#[derive(Debug)]
+pub(super) struct Synthetic {
+    model: &'static Model,
+    seed: u64,
+    made: Vec<OnceLock<Made>>,
+}
+
+#[derive(Debug)]
+enum Made {
+    Bf16(Vec<u8>),
+    Mxfp4 { blocks: Vec<u8>, scales: Vec<u8> },
+}
+
+impl Synthetic {
+    pub(super) fn new(model: &'static Model, seed: u64) -> Synthetic {
+        let slots = Weight::ALL.len() * model.spec.layers.len();
+        Synthetic { model, seed, made: (0..slots).map(|_| OnceLock::new()).collect() }
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
+        let cell = &self.made[slot(weight, layer, self.model.spec.layers.len())];
+        match cell.get_or_init(|| make(self.model.graph.weight(weight), self.seed, layer)) {
+            Made::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
+            Made::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
+        }
+    }
+}
+
+fn make(info: &WeightInfo, seed: u64, layer: usize) -> Made {
+    let (elements, k) = (info.elements(), info.shape.last().copied().unwrap_or(1));
+    let stream = |part| stream(seed, info.weight, layer, part);
+    if info.dtype == DType::Mxfp4 {
+        let (codes, base) = (stream(Part::Elements), scale_base(k));
+        let scales = stream(Part::Scales);
+        return Made::Mxfp4 {
+            blocks: fill(elements / 2, |word| hash(codes, word, 0).to_le_bytes()),
+            scales: fill(elements / 32, |word| {
+                let random = hash(scales, word, 0);
+                [0, 1, 2, 3].map(|block| scale_of_word(base, random, block))
+            }),
+        };
+    }
+    let (stream, uniform) = (stream(Part::Elements), uniform(info.weight, k));
+    Made::Bf16(fill(elements * 2, |word| {
+        let random = hash(stream, word, 0);
+        let pair = [false, true].map(|odd| bf16_of_word(uniform, random, odd));
+        (u32::from(pair[1]) << 16 | u32::from(pair[0])).to_le_bytes()
+    }))
+}
+
+/// `length` bytes from a function of the index of each four. Tensors have fewer than 2^32 words, as
+/// `ossmith_codegen::spec::parse` bounds their elements.
+fn fill(length: usize, word: impl Fn(u32) -> [u8; 4] + Sync) -> Vec<u8> {
+    const CHUNK: usize = 1 << 16;
+    let mut bytes = vec![0; length];
+    bytes.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, bytes)| {
+        let first = (chunk * (CHUNK / 4)) as u32;
+        let (words, rest) = bytes.as_chunks_mut();
+        let mut index = first;
+        for slot in words {
+            *slot = word(index);
+            index += 1;
+        }
+        rest.copy_from_slice(&word(index)[..rest.len()]);
+    });
+    bytes
+}

@@ -1,0 +1,111 @@
+//! One weight as it is stored, and how to read rows and matrices of it.
+
+/// One stored tensor, borrowed from a memory map or from generated memory. Bytes have no alignment beyond 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tensor<'a> {
+    /// bf16 rows; a fused tensor that the checkpoint stores in pieces (q, k, v) has several parts, in row order.
+    Bf16 {
+        /// Little-endian bf16, whole rows.
+        parts: Vec<&'a [u8]>,
+    },
+    /// MXFP4: for each matrix row and block of 32 along k, 16 bytes of codes (low nibble first) and one E8M0 scale.
+    Mxfp4 {
+        /// `[matrices, rows, k / 32, 16]`.
+        blocks: &'a [u8],
+        /// `[matrices, rows, k / 32]`.
+        scales: &'a [u8],
+    },
+}
+
+impl<'a> Tensor<'a> {
+    /// Little-endian bf16 of row `row` of `[rows, k]`, wherever its part lies.
+    ///
+    /// # Panics
+    /// When there is no such row, as a slice does, and for an MXFP4 tensor.
+    #[must_use]
+    pub fn row(&self, row: usize, k: usize) -> &'a [u8] {
+        let Tensor::Bf16 { parts } = self else {
+            panic!("row {row} asked of an MXFP4 tensor, which has matrices");
+        };
+        let row_bytes = 2 * k;
+        let mut start = row * row_bytes;
+        for part in parts {
+            if start < part.len() {
+                return &part[start..start + row_bytes];
+            }
+            start -= part.len();
+        }
+        panic!("row {row} asked of a tensor of {} rows", self.bytes() / row_bytes)
+    }
+
+    /// Every element, parts joined, widened to `f32`: meant for biases, norm scales and sinks.
+    ///
+    /// # Panics
+    /// For an MXFP4 tensor.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        let Tensor::Bf16 { parts } = self else {
+            panic!("32-bit floats asked of an MXFP4 tensor");
+        };
+        let widen = |pair: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+        parts.iter().flat_map(|part| part.as_chunks().0).map(widen).collect()
+    }
+
+    /// Blocks `[rows, k / 32, 16]` and scales `[rows, k / 32]` of one of `matrices` matrices (an expert's).
+    ///
+    /// # Panics
+    /// When there is no such matrix, as a slice does, and for a bf16 tensor.
+    #[must_use]
+    pub fn matrix(&self, matrix: usize, matrices: usize) -> (&'a [u8], &'a [u8]) {
+        let Tensor::Mxfp4 { blocks, scales } = *self else {
+            panic!("matrix {matrix} asked of a bf16 tensor, which has rows");
+        };
+        let slice = |bytes: &'a [u8]| {
+            let each = bytes.len() / matrices;
+            &bytes[matrix * each..(matrix + 1) * each]
+        };
+        (slice(blocks), slice(scales))
+    }
+
+    /// Bytes stored, scales included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Tensor::Bf16 { parts } => parts.iter().map(|part| part.len()).sum(),
+            Tensor::Mxfp4 { blocks, scales } => blocks.len() + scales.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_floats_cross_parts() {
+        let bytes: Vec<u8> = (0..24).collect();
+        let tensor = Tensor::Bf16 { parts: vec![&bytes[..8], &bytes[8..12], &bytes[12..]] };
+        for row in 0..6 {
+            assert_eq!(tensor.row(row, 2), &bytes[4 * row..4 * row + 4]);
+        }
+        assert_eq!(tensor.bytes(), 24);
+        let one = 0x3f80_u16.to_le_bytes();
+        let halves = [0xbf00_u16.to_le_bytes(), 0x4000_u16.to_le_bytes()].concat();
+        let vector = Tensor::Bf16 { parts: vec![&one, &halves] };
+        assert_eq!(vector.to_f32(), [1.0, -0.5, 2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "row 3 asked of a tensor of 3 rows")]
+    fn a_row_past_the_end_is_the_callers_bug() {
+        let _ = Tensor::Bf16 { parts: vec![&[0; 4], &[0; 2]] }.row(3, 1);
+    }
+
+    #[test]
+    fn matrices_are_equal_shares() {
+        let (blocks, scales) = ((0..64).collect::<Vec<u8>>(), [1, 2, 3, 4]);
+        let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
+        assert_eq!(tensor.matrix(0, 2), (&blocks[..32], &scales[..2]));
+        assert_eq!(tensor.matrix(1, 2), (&blocks[32..], &scales[2..]));
+    }
+}
