@@ -1,0 +1,121 @@
+//! The key/value cache in f32. Full layers hold pages that the caller hands out; sliding layers hold a ring for
+//! each sequence slot, long enough for the window and a whole step.
+//!
+//! Both are made of *tiles* of 16 consecutive positions, `position / 16` after `position / 16`. For each key/value
+//! head a tile holds its keys transposed, `[head_dim, 16]`, so that one query meets sixteen keys at a time, then its
+//! values, `[16, head_dim]`.
+
+use ossmith_plan::{LayerKind, Model};
+
+use super::batch::Member;
+use crate::backend::{Limits, PAGE_TOKENS};
+use crate::{Error, Result};
+
+/// Positions of one tile.
+pub(super) const TILE: usize = 16;
+
+/// Keys and values of every layer.
+#[derive(Debug)]
+pub struct Cache {
+    head_dim: usize,
+    kv_heads: usize,
+    ring_tiles: usize,
+    kinds: &'static [LayerKind],
+    layers: Vec<Vec<f32>>,
+}
+
+impl Cache {
+    /// An empty cache; memory is taken as positions are first written.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the size, if that much memory cannot be addressed.
+    pub fn new(model: &'static Model, limits: &Limits) -> Result<Cache> {
+        let spec = &model.spec;
+        // One tile more than window and step need, because neither starts at a tile's edge.
+        let reach = spec.window.saturating_add(limits.max_step_tokens).min(spec.context);
+        let ring_tiles = reach.div_ceil(TILE) + 1;
+        let tile_floats = 2 * spec.kv_width() * TILE;
+        let tiles = |kind: &LayerKind| match kind {
+            LayerKind::Sliding => limits.max_sequences.saturating_mul(ring_tiles),
+            LayerKind::Full => limits.pages.saturating_mul(PAGE_TOKENS / TILE),
+        };
+        let layer = |kind: &LayerKind| zeros(tiles(kind).saturating_mul(tile_floats));
+        Ok(Cache {
+            head_dim: spec.head_dim,
+            kv_heads: spec.kv_heads,
+            ring_tiles,
+            kinds: spec.layers,
+            layers: spec.layers.iter().map(layer).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Stores one position's rotated keys and values, each `[kv_heads, head_dim]`.
+    pub(super) fn write(
+        &mut self,
+        layer: usize,
+        member: &Member,
+        position: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let (head_dim, lane) = (self.head_dim, position % TILE);
+        for head in 0..self.kv_heads {
+            let at = self.tile(layer, member, position / TILE, head);
+            let from = head * head_dim..(head + 1) * head_dim;
+            let tile = &mut self.layers[layer][at..at + 2 * head_dim * TILE];
+            let (tile_keys, tile_values) = tile.split_at_mut(head_dim * TILE);
+            for (column, &key) in tile_keys.chunks_exact_mut(TILE).zip(&keys[from.clone()]) {
+                column[lane] = key;
+            }
+            tile_values[lane * head_dim..(lane + 1) * head_dim].copy_from_slice(&values[from]);
+        }
+    }
+
+    /// Where a head's keys of a tile start in [`Cache::layer`]; its values follow after `head_dim * TILE`.
+    pub(super) fn tile(&self, layer: usize, member: &Member, tile: usize, head: usize) -> usize {
+        let index = match self.kinds[layer] {
+            LayerKind::Sliding => member.slot * self.ring_tiles + tile % self.ring_tiles,
+            LayerKind::Full => {
+                let in_page = PAGE_TOKENS / TILE;
+                member.pages[tile / in_page] as usize * in_page + tile % in_page
+            }
+        };
+        (index * self.kv_heads + head) * 2 * self.head_dim * TILE
+    }
+
+    /// All tiles of a layer.
+    pub(super) fn layer(&self, layer: usize) -> &[f32] {
+        &self.layers[layer]
+    }
+
+    /// One position's rotated key and its value for one head, for checks: a position that was never written, or
+    /// that a sliding layer's ring has dropped, gives whatever lies there.
+    #[must_use]
+    pub fn read(
+        &self,
+        layer: usize,
+        member: &Member,
+        position: usize,
+        head: usize,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let at = self.tile(layer, member, position / TILE, head);
+        let tile = &self.layers[layer][at..at + 2 * self.head_dim * TILE];
+        let (keys, values) = tile.split_at(self.head_dim * TILE);
+        let lane = position % TILE;
+        let key = keys.chunks_exact(TILE).map(|column| column[lane]).collect();
+        (key, values[lane * self.head_dim..(lane + 1) * self.head_dim].to_vec())
+    }
+}
+
+/// Zeroed memory that the system provides page by page when it is written.
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    let refused = |_| {
+        let gigabytes = len as f64 * 4e-9;
+        Error::Device(format!(
+            "no memory for a key/value cache of {gigabytes:.1} GB a layer; lower max_sequences, max_step_tokens or pages"
+        ))
+    };
+    // `vec!` aborts when refused, so ask first.
+    Vec::<f32>::new().try_reserve_exact(len).map_err(refused)?;
+    Ok(vec![0.0; len])
+}

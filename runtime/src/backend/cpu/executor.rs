@@ -1,0 +1,354 @@
+//! Interprets graph nodes: one function for each [`Op`], over a buffer for each value.
+//!
+//! It runs any slice of a graph's nodes, so that a fused GPU phase can be checked against exactly the nodes that
+//! it claims to compute.
+
+use std::sync::Arc;
+
+use ossmith_plan::{Model, Node, Op, Value, Weight};
+use rayon::prelude::*;
+
+use super::batch::Batch;
+use super::cache::Cache;
+use super::isa::Isa;
+use super::product::{self, Product};
+use super::values::Values;
+use super::weights::{self, TensorSource, Weights};
+use super::{attention, scalar, simd};
+use crate::{Error, Result};
+
+/// A model with its weights and threads, ready to run nodes.
+pub struct Executor {
+    model: &'static Model,
+    weights: Arc<dyn TensorSource>,
+    isa: Isa,
+    pool: rayon::ThreadPool,
+}
+
+impl Executor {
+    /// Checks all weights' sizes and starts `threads` threads (all the machine's if `None`).
+    ///
+    /// # Errors
+    /// What the source fails with; [`Error::Internal`] if a tensor is not the model's or a width is not a multiple
+    /// of 32; [`Error::Device`] if threads cannot be started.
+    pub fn new(
+        model: &'static Model,
+        weights: Arc<dyn TensorSource>,
+        isa: Isa,
+        threads: Option<usize>,
+    ) -> Result<Executor> {
+        let spec = &model.spec;
+        for (name, width) in
+            [("hidden", spec.hidden), ("inter", spec.inter), ("head_dim", spec.head_dim)]
+        {
+            if width == 0 || !width.is_multiple_of(weights::BLOCK) {
+                return Err(Error::Internal(format!("{name} {width} is not a multiple of 32")));
+            }
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|index| format!("ossmith-cpu-{index}"))
+            .build()
+            .map_err(|error| Error::Device(format!("cannot start CPU threads: {error}")))?;
+        weights::check(model, weights.as_ref())?;
+        Ok(Executor { model, weights, isa, pool })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &'static Model {
+        self.model
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads in use.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `work` on the executor's threads; nodes run inside it start without a hand-over.
+    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
+    /// Runs `nodes` in order with the weights of `layer` (ignored by `start` and `head`). `values` has one row a
+    /// token of `batch`; `head` nodes need no batch and take any rows.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if a node reads a value that was not written or `values` and `batch` differ in rows.
+    pub fn run(
+        &self,
+        nodes: &[Node],
+        layer: usize,
+        values: &mut Values,
+        batch: &Batch,
+        cache: &mut Cache,
+    ) -> Result<()> {
+        if layer >= self.model.spec.layers.len() {
+            return Err(Error::Internal(format!("the model has no layer {layer}")));
+        }
+        self.install(|| {
+            nodes.iter().try_for_each(|node| self.node(node, layer, values, batch, cache))
+        })
+    }
+
+    fn node(
+        &self,
+        node: &Node,
+        layer: usize,
+        values: &mut Values,
+        batch: &Batch,
+        cache: &mut Cache,
+    ) -> Result<()> {
+        let on_rows = matches!(node.op, Op::Rope | Op::CacheWrite | Op::Attention);
+        if on_rows && values.rows() != batch.rows.len() {
+            return Err(Error::Internal(format!(
+                "values have {} rows, the batch {}",
+                values.rows(),
+                batch.rows.len()
+            )));
+        }
+        let weights = Weights { model: self.model, source: self.weights.as_ref(), layer };
+        match node.op {
+            Op::Embed => self.embed(node, &weights, values),
+            Op::RmsNorm => self.rms_norm(node, &weights, values),
+            Op::Linear => self.linear(node, &weights, values),
+            Op::Rope => self.rope(node, values, batch),
+            Op::CacheWrite => self.cache_write(node, layer, values, batch, cache),
+            Op::Attention => self.attention(node, &weights, values, batch, cache),
+            Op::AddTo => self.add_to(node, values),
+            Op::TopK => self.top_k(node, values),
+            Op::ExpertLinear => self.expert_linear(node, &weights, values),
+            Op::SwiGlu => self.swiglu(node, values),
+            Op::Combine => self.combine(node, values),
+        }
+    }
+
+    fn embed(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
+        let (table, output) = (matrix_of(node)?, output_of(node)?);
+        let mut out = values.take_f32(output);
+        let width = self.model.graph.row_elements(output);
+        for (&token, row) in values.u32(input_of(node)?)?.iter().zip(out.chunks_exact_mut(width)) {
+            row.copy_from_slice(&weights.vector(table, token as usize * width, width)?);
+        }
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn rms_norm(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
+        let output = output_of(node)?;
+        let width = self.model.graph.row_elements(output);
+        let scale = weights.vector(matrix_of(node)?, 0, width)?;
+        let mut out = values.take_f32(output);
+        let x = values.f32(input_of(node)?)?;
+        let eps = self.model.spec.rms_eps;
+        rows(&mut out, width, |row, out| {
+            simd::rms_norm(self.isa, &x[row * width..(row + 1) * width], &scale, eps, out);
+        });
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn linear(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
+        let output = output_of(node)?;
+        let width = self.model.graph.row_elements(output);
+        let pairs: Vec<(u32, u32)> = (0..values.rows() as u32).map(|row| (row, row)).collect();
+        let (mut products, mut column) = (Vec::new(), 0);
+        for part in weights.matrix(matrix_of(node)?)? {
+            let bias = match node.weights.get(1) {
+                Some(&bias) => weights.vector(bias, column, part.rows())?,
+                None => Vec::new(),
+            };
+            products.push(Product { weights: part, bias, column, pairs: pairs.clone() });
+            column += part.rows();
+        }
+        self.product(node, &products, width, values)
+    }
+
+    fn expert_linear(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
+        let (&[input, chosen], &[matrix, bias]) = (node.inputs, node.weights) else {
+            return Err(malformed(node));
+        };
+        let output = output_of(node)?;
+        let slots = self.model.graph.row_elements(chosen);
+        let width = self.model.graph.row_elements(output) / slots;
+        let experts = weights.experts(matrix)?;
+        let k = self.model.graph.weight(matrix).shape[2];
+        // One input row a token, or one a slot.
+        let per_slot = self.model.graph.row_elements(input) == slots * k;
+        let mut pairs = vec![Vec::new(); self.model.spec.experts];
+        for (slot, &expert) in values.u32(chosen)?.iter().enumerate() {
+            let row = if per_slot { slot } else { slot / slots };
+            let of_expert = pairs.get_mut(expert as usize).ok_or_else(|| {
+                Error::Internal(format!("expert {expert} of value {chosen:?} does not exist"))
+            })?;
+            of_expert.push((row as u32, slot as u32));
+        }
+        let mut products = Vec::new();
+        for (expert, pairs) in pairs.into_iter().enumerate().filter(|(_, p)| !p.is_empty()) {
+            let bias = weights.vector(bias, expert * width, width)?;
+            products.push(Product { weights: experts.matrix(expert)?, bias, column: 0, pairs });
+        }
+        self.product(node, &products, width, values)
+    }
+
+    fn product(
+        &self,
+        node: &Node,
+        products: &[Product<'_>],
+        width: usize,
+        values: &mut Values,
+    ) -> Result<()> {
+        let output = output_of(node)?;
+        let mut out = values.take_f32(output);
+        let mut scratch = std::mem::take(&mut values.scratch);
+        let x = values.f32(input_of(node)?)?;
+        product::run(self.isa, products, x, &mut out, width, &mut scratch);
+        values.scratch = scratch;
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn rope(&self, node: &Node, values: &mut Values, batch: &Batch) -> Result<()> {
+        let spec = &self.model.spec;
+        let output = output_of(node)?;
+        let mut out = values.take_written_f32(output)?;
+        let half = spec.head_dim / 2;
+        rows(&mut out, spec.qkv_width(), |row, out| {
+            let angles = row * half..(row + 1) * half;
+            let (cos, sin) = (&batch.cos[angles.clone()], &batch.sin[angles]);
+            for head in out[..spec.q_width() + spec.kv_width()].chunks_exact_mut(spec.head_dim) {
+                scalar::rope(head, cos, sin);
+            }
+        });
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn cache_write(
+        &self,
+        node: &Node,
+        layer: usize,
+        values: &Values,
+        batch: &Batch,
+        cache: &mut Cache,
+    ) -> Result<()> {
+        let spec = &self.model.spec;
+        let qkv = values.f32(input_of(node)?)?.chunks_exact(spec.qkv_width());
+        for (place, row) in batch.rows.iter().zip(qkv) {
+            let (keys, values) = row[spec.q_width()..].split_at(spec.kv_width());
+            cache.write(layer, &batch.members[place.member], place.position, keys, values);
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        node: &Node,
+        weights: &Weights<'_>,
+        values: &mut Values,
+        batch: &Batch,
+        cache: &Cache,
+    ) -> Result<()> {
+        let (spec, output) = (&self.model.spec, output_of(node)?);
+        let sinks = weights.vector(matrix_of(node)?, 0, spec.q_heads)?;
+        let mut out = values.take_f32(output);
+        let qkv = values.f32(input_of(node)?)?;
+        attention::run(self.isa, spec, weights.layer, batch, cache, qkv, &sinks, &mut out);
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn top_k(&self, node: &Node, values: &mut Values) -> Result<()> {
+        let &[ids_value, weights_value] = node.outputs else { return Err(malformed(node)) };
+        let (experts, slots) = (self.model.spec.experts, self.model.spec.top_k);
+        let mut ids = vec![0; values.rows() * slots];
+        let mut chosen = values.take_f32(weights_value);
+        let logits = values.f32(input_of(node)?)?.chunks_exact(experts);
+        let outputs = ids.chunks_exact_mut(slots).zip(chosen.chunks_exact_mut(slots));
+        for (logits, (ids, weights)) in logits.zip(outputs) {
+            scalar::top_k(logits, ids, weights);
+        }
+        values.put_f32(weights_value, chosen);
+        values.set_u32(ids_value, &ids)
+    }
+
+    fn swiglu(&self, node: &Node, values: &mut Values) -> Result<()> {
+        let (inter, output) = (self.model.spec.inter, output_of(node)?);
+        let mut out = values.take_f32(output);
+        let x = values.f32(input_of(node)?)?;
+        rows(&mut out, inter, |row, out| {
+            let x = &x[2 * row * inter..2 * (row + 1) * inter];
+            simd::swiglu(self.isa, x, self.model.spec.swiglu_limit, out);
+        });
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn add_to(&self, node: &Node, values: &mut Values) -> Result<()> {
+        let output = output_of(node)?;
+        let width = self.model.graph.row_elements(output);
+        let mut out = values.take_written_f32(output)?;
+        let x = values.f32(input_of(node)?)?;
+        rows(&mut out, width, |row, out| scalar::add_to(out, &x[row * width..(row + 1) * width]));
+        values.put_f32(output, out);
+        Ok(())
+    }
+
+    fn combine(&self, node: &Node, values: &mut Values) -> Result<()> {
+        let (&[input, weights], output) = (node.inputs, output_of(node)?) else {
+            return Err(malformed(node));
+        };
+        let (slots, width) = (self.model.spec.top_k, self.model.spec.hidden);
+        let mut out = values.take_f32(output);
+        let (x, weights) = (values.f32(input)?, values.f32(weights)?);
+        rows(&mut out, width, |row, out| {
+            let x = &x[row * slots * width..(row + 1) * slots * width];
+            scalar::combine(x, &weights[row * slots..(row + 1) * slots], out);
+        });
+        values.put_f32(output, out);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor")
+            .field("model", &self.model.spec.name)
+            .field("isa", &self.isa)
+            .field("threads", &self.threads())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Calls `work` with each row and its index: on all threads if there are enough rows to pay for it.
+fn rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    const SERIAL_ROWS: usize = 8;
+    if out.len() <= SERIAL_ROWS * width {
+        out.chunks_exact_mut(width).enumerate().for_each(|(row, out)| work(row, out));
+    } else {
+        out.par_chunks_exact_mut(width).enumerate().for_each(|(row, out)| work(row, out));
+    }
+}
+
+fn input_of(node: &Node) -> Result<Value> {
+    node.inputs.first().copied().ok_or_else(|| malformed(node))
+}
+
+fn output_of(node: &Node) -> Result<Value> {
+    node.outputs.first().copied().ok_or_else(|| malformed(node))
+}
+
+fn matrix_of(node: &Node) -> Result<Weight> {
+    node.weights.first().copied().ok_or_else(|| malformed(node))
+}
+
+fn malformed(node: &Node) -> Error {
+    Error::Internal(format!("graph node {node:?} lacks an operand"))
+}
