@@ -1,10 +1,17 @@
-//! The kernel compiler: `config.json` → [`spec`] → [`graph`] → fuse → schedule → plan → CUDA text.
+//! The kernel compiler: `config.json` → [`spec`] → [`graph`] → [`mod@fuse`] → [`mod@schedule`] → [`emit`] → [`assemble`].
 //! Each pass is a pure function over printable data; none knows files, GPUs or clocks.
 
 #![forbid(unsafe_code)]
 
+pub mod assemble;
+pub mod emit;
+pub mod fuse;
 pub mod graph;
+pub mod library;
+pub mod schedule;
 pub mod spec;
+#[cfg(test)]
+mod testing;
 
 use ossmith_plan::{Model, ModelSpec};
 
@@ -13,16 +20,7 @@ use ossmith_plan::{Model, ModelSpec};
 /// The result lives as long as the process, as a model built into a program does.
 #[must_use]
 pub fn compile(spec: ModelSpec) -> &'static Model {
-    let graph = graph::build(&spec);
-    Box::leak(Box::new(Model {
-        spec,
-        graph,
-        phases: &[],
-        layouts: &[],
-        schedules: &[],
-        units: &[],
-        headers: &[],
-    }))
+    Box::leak(Box::new(assemble::assemble(spec)))
 }
 
 /// Gives data the lifetime of the process, as data built into a program has.

@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ Router p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  StripShare<Bf16Tile, kKTiles, kWarps> weights;
+  StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
   weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
   wait_for_inputs();
   start_next_kernel();

@@ -38,7 +38,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
 }
 
 constexpr float kLog2e = 1.4426950408889634f;
-constexpr float kMinusInfinity = -__builtin_huge_valf();
+constexpr float kMinusInfinity = __builtin_bit_cast(float, 0xff800000u);
 
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll

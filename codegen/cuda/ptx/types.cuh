@@ -14,7 +14,7 @@ static_assert(sizeof(u64) == 8 && sizeof(void*) == 8, "parameter structs assume 
 
 constexpr u32 kWarpSize = 32;
 
-__host__ __device__ constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
+__device__ constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
 
 __device__ __forceinline__ u32 lane_id() { return threadIdx.x % kWarpSize; }
 __device__ __forceinline__ u32 warp_id() { return threadIdx.x / kWarpSize; }

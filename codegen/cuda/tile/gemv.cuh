@@ -37,32 +37,40 @@ struct SharedSums {
   }
 };
 
-// The part of one strip that this warp multiplies.
-template <class Tile, u32 kKTiles, u32 kWarps>
+// The part of one strip that this warp multiplies. The first kHeld k tiles stand in registers before `multiply`,
+// which loads each later one into the place of the one it has just used.
+template <class Tile, u32 kKTiles, u32 kWarps, u32 kHeld = ceil_div(kKTiles, kWarps)>
 struct StripShare {
   static constexpr u32 kShare = ceil_div(kKTiles, kWarps);
-  Tile tiles[kShare];
+  static_assert(kHeld <= kShare, "a warp can hold no more than its share");
+  const u8* strip;
+  Tile tiles[kHeld];
 
   __device__ __forceinline__ static u32 k_tile(u32 i) { return warp_id() * kShare + i; }
   __device__ __forceinline__ static bool exists(u32 i) {
-    return kKTiles % kWarps == 0 || k_tile(i) < kKTiles;
+    return i < kShare && (kKTiles % kWarps == 0 || k_tile(i) < kKTiles);
   }
 
-  __device__ __forceinline__ void load(const u8* strip) {
+  __device__ __forceinline__ void load_tile(u32 i) {
+    if (exists(i)) tiles[i % kHeld].load(strip, k_tile(i), kKTiles);
+  }
+
+  __device__ __forceinline__ void load(const u8* strip_address) {
+    strip = strip_address;
 #pragma unroll
-    for (u32 i = 0; i < kShare; ++i)
-      if (exists(i)) tiles[i].load(strip, k_tile(i), kKTiles);
+    for (u32 i = 0; i < kHeld; ++i) load_tile(i);
   }
 
   template <u32 kTokens>
-  __device__ __forceinline__ Sums multiply(const SharedRows<kTokens, kKTiles>& x) const {
+  __device__ __forceinline__ Sums multiply(const SharedRows<kTokens, kKTiles>& x) {
     Sums sums{};
 #pragma unroll
     for (u32 i = 0; i < kShare; ++i) {
       if (!exists(i)) continue;
       ActivationTile columns;
       columns.load(x.column(k_tile(i)));
-      multiply_tile(sums, tiles[i], columns);
+      multiply_tile(sums, tiles[i % kHeld], columns);
+      load_tile(i + kHeld);
     }
     return sums;
   }

@@ -16,7 +16,7 @@ constexpr u32 kTileSteps = 4;
 struct Bf16Tile {
   uint4 steps[kTileSteps];
 
-  static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kTileRows * kTileK * 2; }
+  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kTileRows * kTileK * 2; }
 
   __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 /*k_tiles*/) {
 #pragma unroll
@@ -36,7 +36,7 @@ struct Mxfp4Tile {
 
   static constexpr u32 kCodeBytes = kTileRows * kTileK / 2;
   static constexpr u32 kScaleBytes = kTileRows * 2;
-  static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * (kCodeBytes + kScaleBytes); }
+  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * (kCodeBytes + kScaleBytes); }
 
   __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 k_tiles) {
     const u32 lane = lane_id();

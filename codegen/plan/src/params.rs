@@ -1,5 +1,5 @@
 //! Kernel parameters: each struct is declared once and exists twice, as `#[repr(C)]` Rust and as CUDA text with
-//! `static_assert`s of its size and every offset, so host and device cannot drift apart.
+//! `static_assert`s of its size and every field's, so host and device cannot drift apart.
 
 /// A device address.
 pub type Ptr = u64;
@@ -33,12 +33,12 @@ macro_rules! params {
             }
         )*
 
-        /// Every parameter struct's name, CUDA text, size and fields with their offsets: what the twins are checked against.
+        /// Every parameter struct's name, CUDA text and sizes: what the twins are checked against.
         pub const ALL: &[Twin] = &[$(Twin {
             name: stringify!($name),
             cuda: $name::CUDA,
             bytes: size_of::<$name>(),
-            fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),*],
+            fields: &[$((stringify!($field), size_of::<params!(@rust $kind)>())),*],
         }),*];
     };
     (@rust ptr) => { Ptr };
@@ -56,7 +56,7 @@ pub struct Twin {
     pub cuda: &'static str,
     /// Size in bytes.
     pub bytes: usize,
-    /// Field names and byte offsets.
+    /// Field names and sizes in bytes, in order; with the size of the whole they determine every offset.
     pub fields: &'static [(&'static str, usize)],
 }
 

@@ -117,9 +117,14 @@ impl<'a> Fields<'a> {
     /// Refuses the value that field `name` holds.
     pub(super) fn unsupported(&self, name: &str, supported: &str) -> SpecError {
         let found = self.map.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
+        self.refuse(name, &found, supported)
+    }
+
+    /// Refuses what the caller found in `field`, which may be a part of a field.
+    pub(super) fn refuse(&self, field: &str, found: &str, supported: &str) -> SpecError {
         SpecError::Unsupported {
             file: self.file,
-            field: format!("{}{name}", self.prefix),
+            field: format!("{}{field}", self.prefix),
             found: shorten(found),
             supported: supported.to_owned(),
         }
@@ -134,10 +139,10 @@ const COUNT: &str = "a whole number from 1 to 4294967295";
 const POSITIVE: &str = "a number above 0 that a 32-bit float can hold";
 
 /// Keeps a hostile value from filling a terminal.
-fn shorten(text: String) -> String {
+fn shorten(text: &str) -> String {
     const MOST_CHARS: usize = 120;
     match text.char_indices().nth(MOST_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }

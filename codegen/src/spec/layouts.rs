@@ -55,11 +55,8 @@ const GPT_OSS_STOP_TOKENS: [u32; 3] = [199_999, 200_002, 200_012];
 
 pub(super) fn read(config: Fields<'_>) -> Result<Raw, SpecError> {
     let transformers = config.has("model_type") || config.has("architectures");
-    if !transformers && config.has(OPENAI.experts) {
-        read_openai(config)
-    } else {
-        read_hugging_face(config)
-    }
+    let openai = config.has(OPENAI.experts) || config.has("rope_scaling_factor");
+    if openai && !transformers { read_openai(config) } else { read_hugging_face(config) }
 }
 
 fn read_hugging_face(config: Fields<'_>) -> Result<Raw, SpecError> {
@@ -149,16 +146,18 @@ fn layers(config: Fields<'_>) -> Result<Vec<LayerKind>, SpecError> {
         return Ok((0..count).map(kind).collect());
     };
     if names.len() != count {
-        let supported =
-            format!("{count} entries, as `num_hidden_layers` says (found {})", names.len());
-        return Err(config.unsupported("layer_types", &supported));
+        let supported = format!("{count} entries, as `num_hidden_layers` says");
+        return Err(config.refuse("layer_types", &format!("{} entries", names.len()), &supported));
     }
-    let kind = |name: &&str| match *name {
+    let kind = |(layer, name): (usize, &&str)| match *name {
         "sliding_attention" => Ok(LayerKind::Sliding),
         "full_attention" => Ok(LayerKind::Full),
-        _ => Err(config.unsupported("layer_types", KINDS)),
+        other => {
+            let (field, found) = (format!("layer_types[{layer}]"), format!("{other:?}"));
+            Err(config.refuse(&field, &found, "\"sliding_attention\" or \"full_attention\""))
+        }
     };
-    names.iter().map(kind).collect()
+    names.iter().enumerate().map(kind).collect()
 }
 
 /// One id or several, as transformers writes `eos_token_id`.

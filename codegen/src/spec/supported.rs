@@ -42,7 +42,11 @@ pub(super) fn check(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
         let supported = format!("1 to {MAX_CONTEXT} positions");
         return Err(config.unsupported("sliding_window", &supported));
     }
-    check_sizes(raw)
+    // Larger than any activation's mean square: a slip of the sign in the exponent.
+    if raw.rms_eps >= 1.0 {
+        return Err(config.unsupported("rms_norm_eps", "a number above 0 and below 1"));
+    }
+    check_sizes(config, raw)
 }
 
 fn check_heads(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
@@ -61,7 +65,7 @@ fn check_heads(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
 }
 
 /// Products are taken in 128 bits, where three 32-bit factors cannot overflow.
-fn check_sizes(raw: &Raw) -> Result<(), SpecError> {
+fn check_sizes(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
     let wide = |value: usize| value as u128;
     let (hidden, inter) = (wide(raw.hidden), wide(raw.inter));
     let heads = wide(raw.q_heads) + 2 * wide(raw.kv_heads);
@@ -75,11 +79,9 @@ fn check_sizes(raw: &Raw) -> Result<(), SpecError> {
     ];
     match sizes.iter().find(|(_, elements)| *elements > MAX_ELEMENTS) {
         None => Ok(()),
-        Some((fields, elements)) => Err(SpecError::Unsupported {
-            file: super::CONFIG,
-            field: (*fields).to_owned(),
-            found: elements.to_string(),
-            supported: format!("at most {MAX_ELEMENTS} elements in one tensor"),
-        }),
+        Some((fields, elements)) => {
+            let supported = format!("at most {MAX_ELEMENTS} elements in one tensor");
+            Err(config.refuse(fields, &elements.to_string(), &supported))
+        }
     }
 }

@@ -1,1 +1,168 @@
+//! Configurations in, specs or refusals out: one line a case.
 
+use ossmith_plan::{LayerKind, ModelSpec, Rope};
+use serde_json::{Value, json};
+
+use super::parse;
+
+mod refusals;
+
+const YARN: Rope = Rope {
+    theta: 150_000.0,
+    factor: 32.0,
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    original_context: 4096,
+    truncate: false,
+};
+
+fn layer_types(layers: usize) -> Vec<&'static str> {
+    ["sliding_attention", "full_attention"].into_iter().cycle().take(layers).collect()
+}
+
+/// The shape of gpt-oss-20b as transformers 4 writes it.
+fn hugging_face() -> Value {
+    json!({
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": true,
+        "eos_token_id": 200_002,
+        "experts_per_token": 4,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "hidden_size": 2880,
+        "initial_context_length": 4096,
+        "intermediate_size": 2880,
+        "layer_types": layer_types(24),
+        "max_position_embeddings": 131_072,
+        "model_type": "gpt_oss",
+        "num_attention_heads": 64,
+        "num_experts_per_tok": 4,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 8,
+        "num_local_experts": 32,
+        "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "original_max_position_embeddings": 4096, "truncate": false
+        },
+        "rope_theta": 150_000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": false,
+        "vocab_size": 201_088
+    })
+}
+
+/// The same model as its authors wrote it.
+fn openai() -> Value {
+    json!({
+        "num_hidden_layers": 24, "num_experts": 32, "experts_per_token": 4, "vocab_size": 201_088,
+        "hidden_size": 2880, "intermediate_size": 2880, "swiglu_limit": 7.0, "head_dim": 64,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "sliding_window": 128,
+        "initial_context_length": 4096, "rope_theta": 150_000, "rope_scaling_factor": 32.0,
+        "rope_ntk_alpha": 1, "rope_ntk_beta": 32
+    })
+}
+
+/// Sets `path` (`/`-separated); `null` removes, for the parser does not tell the two apart.
+fn set(config: &mut Value, path: &str, value: Value) {
+    let (parent, field) = path.rsplit_once('/').unwrap_or(("", path));
+    let pointer = if parent.is_empty() { String::new() } else { format!("/{parent}") };
+    let parent = config.pointer_mut(&pointer).expect("the case names an object that is there");
+    parent[field] = value;
+}
+
+fn edited(base: fn() -> Value, edits: &[(&str, Value)]) -> String {
+    let mut config = base();
+    for (path, value) in edits {
+        set(&mut config, path, value.clone());
+    }
+    config.to_string()
+}
+
+fn accept(config: &str, generation: Option<&str>) -> ModelSpec {
+    parse("case", config, generation).unwrap_or_else(|error| panic!("{error}\n{config}"))
+}
+
+/// `transformers` 5 moves the base into the renamed scaling object.
+fn transformers_5() -> String {
+    let mut config = hugging_face();
+    let mut parameters = config["rope_scaling"].take();
+    parameters["rope_theta"] = config["rope_theta"].take();
+    config["rope_parameters"] = parameters;
+    config.to_string()
+}
+
+#[test]
+fn all_spellings_give_the_same_model() {
+    let generation = r#"{"eos_token_id": [200002, 199999, 200012], "pad_token_id": 199999}"#;
+    let expected = ModelSpec {
+        name: "case",
+        hidden: 2880,
+        inter: 2880,
+        head_dim: 64,
+        q_heads: 64,
+        kv_heads: 8,
+        experts: 32,
+        top_k: 4,
+        vocab: 201_088,
+        window: 128,
+        context: 131_072,
+        layers: &[LayerKind::Sliding, LayerKind::Full].repeat(12).leak()[..],
+        rms_eps: 1e-5,
+        swiglu_limit: 7.0,
+        rope: YARN,
+        stop_tokens: &[199_999, 200_002, 200_012],
+    };
+    assert_eq!(accept(&hugging_face().to_string(), Some(generation)), expected);
+    assert_eq!(accept(&transformers_5(), Some(generation)), expected);
+    assert_eq!(accept(&openai().to_string(), None), expected);
+    // What transformers would assume for fields that the file leaves out.
+    let left_out =
+        ["layer_types", "hidden_act", "attention_bias", "tie_word_embeddings", "swiglu_limit"];
+    let edits = left_out.map(|field| (field, Value::Null));
+    assert_eq!(accept(&edited(hugging_face, &edits), Some(generation)), expected);
+    let unknown = edited(hugging_face, &[("use_cache", json!(true)), ("new_field", json!([1]))]);
+    assert_eq!(accept(&unknown, Some(generation)), expected);
+}
+
+#[test]
+fn stop_tokens_are_the_union_of_both_files() {
+    let cases: [(Value, Option<&str>, &[u32]); 7] = [
+        (json!(7), None, &[7]),
+        (json!([7, 3, 7]), None, &[3, 7]),
+        (json!(7), Some(r#"{"eos_token_id": 5}"#), &[5, 7]),
+        (json!(7), Some(r#"{"eos_token_id": [9, 7]}"#), &[7, 9]),
+        (json!(7), Some("{}"), &[7]),
+        (Value::Null, Some(r#"{"eos_token_id": [9]}"#), &[9]),
+        (Value::Null, None, &[199_999, 200_002, 200_012]),
+    ];
+    for (eos, generation, expected) in cases {
+        let config = edited(hugging_face, &[("eos_token_id", eos)]);
+        assert_eq!(accept(&config, generation).stop_tokens, expected, "{config} {generation:?}");
+    }
+    let small = edited(openai, &[("vocab_size", json!(200_012))]);
+    assert_eq!(accept(&small, None).stop_tokens, [0_u32; 0], "200012 is not in this vocabulary");
+}
+
+#[test]
+fn rope_variants() {
+    let plain = Rope { factor: 1.0, ..YARN };
+    let cases = [
+        (vec![("rope_scaling", Value::Null)], plain),
+        (vec![("rope_scaling", json!({"rope_type": "default"}))], plain),
+        (vec![("rope_scaling/rope_type", Value::Null), ("rope_scaling/type", json!("yarn"))], YARN),
+        (vec![("rope_scaling/truncate", Value::Null)], Rope { truncate: true, ..YARN }),
+        (vec![("rope_scaling/original_max_position_embeddings", Value::Null)], YARN),
+        (vec![("initial_context_length", Value::Null)], YARN),
+        (vec![("rope_scaling/attention_factor", json!(1.346_573_6))], YARN),
+        (vec![("rope_scaling/beta_fast", json!(16))], Rope { beta_fast: 16.0, ..YARN }),
+    ];
+    for (edits, expected) in cases {
+        let spec = accept(&edited(hugging_face, &edits), None);
+        assert_eq!(spec.rope, expected, "{edits:?}");
+    }
+    let spec = accept(&edited(openai, &[("rope_ntk_alpha", json!(2))]), None);
+    assert_eq!(spec.rope, Rope { beta_slow: 2.0, ..YARN }, "alpha is the slow end");
+}

@@ -1,0 +1,110 @@
+//! The plan: phases, layouts, kernels and text put together as a [`Model`].
+
+use ossmith_plan::params::Params;
+use ossmith_plan::{
+    DType, Fill, Kernel, KernelInfo, Model, ModelSpec, RowOrder, Schedule, Weight, WeightLayout,
+};
+
+use crate::schedule::{DECODE_TOKENS, KernelPlan, schedule};
+use crate::{emit, fuse, graph, leak, library};
+
+/// Compiles a model.
+///
+/// # Panics
+/// When a schedule names a kernel that was not planned: a generator bug, found by the tests of every shipped model.
+#[must_use]
+pub fn assemble(spec: ModelSpec) -> Model {
+    let graph = graph::build(&spec);
+    let plans = schedule(&spec);
+    let named = Named { plans: &plans };
+    let mut schedules: Vec<Schedule> =
+        DECODE_TOKENS.iter().map(|&tokens| decode_schedule(&named, tokens)).collect();
+    schedules.push(prefill_schedule(&named));
+    Model {
+        spec,
+        graph,
+        phases: leak(fuse::fuse(&graph)),
+        layouts: leak(
+            graph
+                .weights
+                .iter()
+                .map(|info| (info.weight, layout(&spec, info.weight, info.dtype)))
+                .collect(),
+        ),
+        schedules: leak(schedules),
+        fill: Fill { bf16: named.kernel("fill_bf16"), mxfp4: named.kernel("fill_mxfp4") },
+        units: leak(plans.iter().map(|plan| emit::unit(&spec, plan)).collect()),
+        headers: leak(library::headers()),
+    }
+}
+
+/// How a weight lies in device memory: what tensor cores multiply is tiled, the rest is as stored.
+fn layout(spec: &ModelSpec, weight: Weight, dtype: DType) -> WeightLayout {
+    match (weight, dtype) {
+        (Weight::Qkv, _) => {
+            WeightLayout::Bf16Tiles(RowOrder::RopePairs { head_dim: spec.head_dim })
+        }
+        (Weight::AttnOut | Weight::Router | Weight::Unembedding, _) => {
+            WeightLayout::Bf16Tiles(RowOrder::Natural)
+        }
+        (Weight::GateUp, _) => WeightLayout::Mxfp4Tiles(RowOrder::GateUpPairs),
+        (_, DType::Mxfp4) => WeightLayout::Mxfp4Tiles(RowOrder::Natural),
+        _ => WeightLayout::RowMajor,
+    }
+}
+
+/// Plans by kernel name.
+struct Named<'a> {
+    plans: &'a [KernelPlan],
+}
+
+impl Named<'_> {
+    fn info(&self, name: &str) -> KernelInfo {
+        let found = self.plans.iter().find(|plan| plan.info.name == name);
+        found.unwrap_or_else(|| panic!("no kernel is named {name}")).info
+    }
+
+    /// The kernel of this name, if it takes parameters `P`.
+    fn kernel<P: Params>(&self, name: &str) -> Kernel<P> {
+        let plan = self.plans.iter().find(|plan| plan.info.name == name);
+        let takes = plan.and_then(|plan| plan.params.last()).copied();
+        assert_eq!(takes, Some(P::NAME), "kernel {name} takes other parameters");
+        Kernel::new(self.info(name))
+    }
+}
+
+fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
+    Schedule {
+        max_tokens: tokens,
+        embed: named.kernel("embed"),
+        rmsnorm: named.kernel("rmsnorm"),
+        qkv: named.kernel(&format!("rmsnorm_qkv_rope_decode{tokens}")),
+        attention: [named.kernel("attn_sliding"), named.kernel("attn_full")],
+        attn_out: named.kernel(&format!("attn_out_residual_decode{tokens}")),
+        router: named.kernel(&format!("rmsnorm_router_decode{tokens}")),
+        group: None,
+        expert_up: named.kernel(&format!("moe_up_swiglu_decode{tokens}")),
+        expert_down: named.kernel(&format!("moe_down_residual_decode{tokens}")),
+        combine: None,
+        unembed: named.kernel(&format!("unembed_decode{tokens}")),
+        sample: named.kernel("sample"),
+    }
+}
+
+fn prefill_schedule(named: &Named<'_>) -> Schedule {
+    Schedule {
+        max_tokens: usize::MAX,
+        embed: named.kernel("embed"),
+        rmsnorm: named.kernel("rmsnorm"),
+        qkv: named.kernel("qkv_rope_prefill"),
+        attention: [named.kernel("attn_sliding"), named.kernel("attn_full")],
+        attn_out: named.kernel("attn_out_residual_prefill"),
+        router: named.kernel("router_prefill"),
+        group: Some(named.kernel("moe_group")),
+        expert_up: named.kernel("moe_up_swiglu_grouped"),
+        expert_down: named.kernel("moe_down_grouped"),
+        combine: Some(named.kernel("moe_combine")),
+        unembed: named.kernel("unembed_prefill"),
+        sample: named.kernel("sample"),
+    }
+}

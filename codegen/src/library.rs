@@ -1,0 +1,70 @@
+//! The CUDA device library, embedded: hand-written headers and kernel bodies of `codegen/cuda/`.
+
+macro_rules! files {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_str!(concat!("../cuda/", $path)))),*]
+    };
+}
+
+const HEADERS: &[(&str, &str)] = files![
+    "attn/attend.cuh",
+    "attn/merge.cuh",
+    "epilogue/cache.cuh",
+    "epilogue/qkv.cuh",
+    "epilogue/swiglu.cuh",
+    "moe/group.cuh",
+    "moe/route.cuh",
+    "mxfp4/decode.cuh",
+    "ptx/launch.cuh",
+    "ptx/math.cuh",
+    "ptx/memory.cuh",
+    "ptx/mma.cuh",
+    "ptx/types.cuh",
+    "sample/select.cuh",
+    "tile/gemm.cuh",
+    "tile/gemv.cuh",
+    "tile/norm.cuh",
+    "tile/weights.cuh",
+];
+
+const KERNELS: &[(&str, &str)] = files![
+    "kernels/attention.cu",
+    "kernels/attn_out_decode.cu",
+    "kernels/attn_out_prefill.cu",
+    "kernels/combine.cu",
+    "kernels/embed.cu",
+    "kernels/expert_down_decode.cu",
+    "kernels/expert_down_prefill.cu",
+    "kernels/expert_up_decode.cu",
+    "kernels/expert_up_prefill.cu",
+    "kernels/fill_bf16.cu",
+    "kernels/fill_mxfp4.cu",
+    "kernels/group.cu",
+    "kernels/qkv_decode.cu",
+    "kernels/qkv_prefill.cu",
+    "kernels/rmsnorm.cu",
+    "kernels/router_decode.cu",
+    "kernels/router_prefill.cu",
+    "kernels/sample.cu",
+    "kernels/unembed_decode.cu",
+    "kernels/unembed_prefill.cu",
+];
+
+/// Every header that a unit may include, by its path: the library's and the one made from `ossmith-scalar`.
+#[must_use]
+pub fn headers() -> Vec<(&'static str, &'static str)> {
+    let scalar = format!(
+        "// Scalar functions in the order of their use; each is made from the Rust function of its name.\n\
+         #pragma once\n\n{}",
+        ossmith_scalar::DEVICE.join("\n")
+    );
+    let mut headers = HEADERS.to_vec();
+    headers.push(("scalar.cuh", scalar.leak()));
+    headers
+}
+
+/// A kernel's body.
+pub(crate) fn kernel(file: &str) -> &'static str {
+    let found = KERNELS.iter().find(|(path, _)| path.strip_prefix("kernels/") == Some(file));
+    found.unwrap_or_else(|| panic!("the device library has no kernel {file}")).1
+}
