@@ -7,7 +7,7 @@ use syn::{
     ReturnType, Visibility,
 };
 
-use crate::expr::Scope;
+use crate::scope::Scope;
 use crate::stmt::{Target, Writer, block};
 use crate::ty::Ty;
 
@@ -106,7 +106,7 @@ fn comments(attributes: &[Attribute]) -> String {
             && pair.path.is_ident("doc")
             && let Expr::Lit(ExprLit { lit: Lit::Str(doc), .. }) = &pair.value
         {
-            for line in doc.value().lines() {
+            for line in doc.value().split('\n') {
                 // A trailing backslash would continue the comment onto the next line.
                 let line = line.trim_end().trim_end_matches('\\');
                 text += &format!("//{line}\n");

@@ -6,7 +6,7 @@
 //! where arrays are returned, an aggregate template `Array<T, N>` with one member array.
 //!
 //! This is no compiler for Rust: it takes scalars and small arrays, `let`, assignment, `if`, `for` over a range,
-//! operators, `as`, a table of methods ([`methods`]) and calls of other device functions, and refuses the rest
+//! operators, `as`, a table of methods (`methods.rs`) and calls of other device functions, and refuses the rest
 //! at its span. What rustc checks (types, names, mutability) is not checked again.
 //!
 //! # Where the two sides may differ
@@ -16,13 +16,16 @@
 //! - `min`, `max` and `clamp` agree for numbers; the sign of a zero result and NaN operands are not specified.
 //! - Overflow, division by zero and shifts past the width panic in a checked Rust build and are bugs in either.
 //!
-//! Start reading at [`item`], then [`stmt`] and [`expr`].
+//! Start reading at `item.rs`, then `stmt.rs` and `expr.rs`.
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod expr;
 mod item;
 mod methods;
+mod operators;
+mod scope;
 mod stmt;
 #[cfg(test)]
 mod tests;

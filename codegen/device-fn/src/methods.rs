@@ -29,6 +29,7 @@ const METHODS: &[Method] = &[
     method("exp", 0, "expf", "exp", ""),
     method("exp2", 0, "exp2f", "exp2", ""),
     method("ln", 0, "logf", "log", ""),
+    method("ln_1p", 0, "log1pf", "log1p", ""),
     method("sqrt", 0, "sqrtf", "sqrt", ""),
     method("floor", 0, "floorf", "floor", ""),
     method("ceil", 0, "ceilf", "ceil", ""),
@@ -43,7 +44,7 @@ pub(crate) const WRAPPING: [(&str, &str); 3] =
     [("wrapping_add", "+"), ("wrapping_sub", "-"), ("wrapping_mul", "*")];
 
 /// What a user may write, for messages.
-pub(crate) const NAMES: &str = "min, max, clamp, abs, exp, exp2, ln, sqrt, floor, ceil, trunc, round, \
+pub(crate) const NAMES: &str = "min, max, clamp, abs, exp, exp2, ln, ln_1p, sqrt, floor, ceil, trunc, round, \
     round_ties_even, mul_add, to_bits, wrapping_add, wrapping_sub and wrapping_mul";
 
 /// Looks a method up.

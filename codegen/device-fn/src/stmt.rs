@@ -3,7 +3,8 @@
 use syn::spanned::Spanned;
 use syn::{Block, Error, Expr, ExprForLoop, ExprIf, Local, Pat, RangeLimits, Result, Stmt};
 
-use crate::expr::{Scope, assignment_operator};
+use crate::operators::assignment_operator;
+use crate::scope::Scope;
 use crate::ty::Ty;
 
 /// Lines of text at a depth of indentation.
