@@ -1,0 +1,90 @@
+//! From a model and its weights to an engine: which backend, made for which limits.
+
+use std::sync::Arc;
+
+use ossmith_plan::Model;
+
+use super::Engine;
+use crate::backend::cpu::CpuBackend;
+use crate::{Backend, Checkpoint, Device, Error, Limits, Progress, Result};
+
+/// How an engine is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Where to run.
+    pub device: Device,
+    /// What to make room for.
+    pub limits: Limits,
+    /// Threads of the CPU backend; `None` uses all the machine's.
+    pub threads: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    /// Eight sequences of 4096 tokens on the best device.
+    fn default() -> EngineOptions {
+        EngineOptions {
+            device: Device::Auto,
+            limits: Limits { max_sequences: 8, max_step_tokens: 512, pages: 512 },
+            threads: None,
+        }
+    }
+}
+
+/// Makes [`Device::Auto`] definite; if that ends on the CPU, the text says why no GPU is used.
+#[must_use]
+pub fn resolve(device: Device) -> (Device, Option<String>) {
+    match device {
+        Device::Auto => match cuda_problem() {
+            None => (Device::Cuda(0), None),
+            Some(why) => (Device::Cpu, Some(why)),
+        },
+        chosen => (chosen, None),
+    }
+}
+
+impl Engine {
+    /// Loads weights onto a device and gets it ready to run; `progress` hears how far it is.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for limits of 0, [`Error::Device`] if the device cannot run the model within them, what
+    /// the checkpoint reports.
+    pub fn load(
+        model: &'static Model,
+        checkpoint: Arc<Checkpoint>,
+        options: EngineOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Engine> {
+        let EngineOptions { limits, threads, .. } = options;
+        if limits.max_sequences == 0 || limits.max_step_tokens == 0 || limits.pages == 0 {
+            let why = format!("{limits:?} leaves no room for a request; all must be at least 1");
+            return Err(Error::Request(why));
+        }
+        let (device, fallback) = resolve(options.device);
+        if let Some(why) = fallback {
+            tracing::info!(%why, "running on the CPU");
+        }
+        let (backend, ahead): (Box<dyn Backend>, usize) = match device {
+            Device::Cuda(ordinal) => (cuda(model, checkpoint, limits, ordinal, progress)?, 1),
+            Device::Cpu | Device::Auto => {
+                (Box::new(CpuBackend::new(model, checkpoint, limits, threads)?), 0)
+            }
+        };
+        tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
+        Ok(Engine::new(&model.spec, backend, ahead))
+    }
+}
+
+/// Why CUDA cannot be used here, in one sentence; `None` if it can.
+fn cuda_problem() -> Option<String> {
+    Some("this build has no CUDA backend".to_owned())
+}
+
+fn cuda(
+    _model: &'static Model,
+    _checkpoint: Arc<Checkpoint>,
+    _limits: Limits,
+    _ordinal: usize,
+    _progress: &mut dyn FnMut(Progress),
+) -> Result<Box<dyn Backend>> {
+    Err(Error::Device("this build has no CUDA backend; use the CPU".to_owned()))
+}

@@ -1,0 +1,243 @@
+//! The engine against the scripted backend: answers, order, refusals, failures.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::testing::{SPEC, Scripted, expected};
+use super::{Engine, FinishReason, LogitsOptions, RequestId, SamplingParams};
+use crate::{Error, Limits};
+
+const LIMITS: Limits = Limits { max_sequences: 3, max_step_tokens: 10, pages: 12 };
+
+fn engine(limits: Limits, max_append: usize, ahead: usize) -> Engine {
+    Engine::new(&SPEC, Box::new(Scripted::new(limits, max_append)), ahead)
+}
+
+fn params(seed: u64, max_tokens: usize) -> SamplingParams {
+    SamplingParams { seed, max_tokens: Some(max_tokens), ..SamplingParams::default() }
+}
+
+fn prompt(length: usize, salt: usize) -> Vec<u32> {
+    (0..length).map(|at| ((at * 31 + salt * 17 + 5) % SPEC.vocab) as u32).collect()
+}
+
+/// Requests under way: what each will answer, and what came so far.
+type Live = BTreeMap<RequestId, (Vec<u32>, Vec<u32>)>;
+
+fn step(engine: &mut Engine, live: &mut Live) -> Result<(), TestCaseError> {
+    for event in engine.step().unwrap() {
+        let (want, got) = live.get_mut(&event.request).expect("an event of a live request");
+        got.push(event.token);
+        prop_assert!(want.starts_with(got), "{:?} is not the start of {:?}", got, want);
+        prop_assert_eq!(event.finish.is_some(), got.len() == want.len());
+        if event.finish.is_some() {
+            live.remove(&event.request);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    /// Whatever shares the steps, each prompt gets the tokens it gets alone, and everything is free afterwards.
+    #[test]
+    fn every_answer_equals_its_solo_run(
+        asked in prop::collection::vec((1_usize..200, 1_usize..120, any::<u8>(), any::<bool>()), 0..12),
+        max_sequences in 1_usize..5,
+        max_step_tokens in 1_usize..40,
+        max_append in 1_usize..40,
+        pages in 5_usize..16,
+        ahead in 0_usize..3,
+    ) {
+        let mut engine = engine(Limits { max_sequences, max_step_tokens, pages }, max_append, ahead);
+        let prompts: Vec<_> = asked.iter().enumerate().map(|(i, ask)| prompt(ask.0, i)).collect();
+        let settings: Vec<_> = asked
+            .iter()
+            .map(|ask| SamplingParams { ignore_eos: ask.3, ..params(ask.2.into(), ask.1) })
+            .collect();
+        let answers = engine.generate(&prompts, &settings).unwrap();
+        for ((answer, prompt), ask) in answers.iter().zip(&prompts).zip(&asked) {
+            let stops: &[u32] = if ask.3 { &[] } else { SPEC.stop_tokens };
+            let want = expected(prompt, ask.2.into(), stops, ask.1);
+            prop_assert_eq!(&answer.tokens, &want);
+            let stopped = want.last().is_some_and(|last| stops.contains(last));
+            prop_assert_eq!(answer.finish == FinishReason::Stop, stopped);
+        }
+        prop_assert!(engine.is_idle());
+        prop_assert_eq!(engine.free_pages(), pages);
+    }
+
+    /// Requests that come and go at any step neither leak nor disturb the ones that stay.
+    #[test]
+    fn cancelled_requests_leave_no_trace(
+        moves in prop::collection::vec((0_u8..4, 0_usize..150, 1_usize..60), 0..60),
+        ahead in 0_usize..3,
+    ) {
+        let mut engine = engine(LIMITS, 7, ahead);
+        let mut live = Live::new();
+        for (index, &(kind, length, most)) in moves.iter().enumerate() {
+            match kind {
+                0 => {
+                    let prompt = prompt(length, index);
+                    if let Ok(id) = engine.submit(&prompt, &params(3, most)) {
+                        live.insert(id, (expected(&prompt, 3, SPEC.stop_tokens, most), Vec::new()));
+                    }
+                }
+                1 if !live.is_empty() => {
+                    let id = *live.keys().nth(length % live.len()).expect("in range");
+                    live.remove(&id);
+                    engine.cancel(id);
+                }
+                _ => step(&mut engine, &mut live)?,
+            }
+        }
+        while !engine.is_idle() {
+            step(&mut engine, &mut live)?;
+        }
+        prop_assert!(live.is_empty(), "stuck: {:?}", live.keys());
+        prop_assert_eq!(engine.free_pages(), LIMITS.pages);
+    }
+}
+
+#[test]
+fn long_prompts_are_read_in_chunks_beside_running_answers() {
+    let backend = Scripted::new(LIMITS, 6);
+    let seen = Arc::clone(&backend.seen);
+    let mut engine = Engine::new(&SPEC, Box::new(backend), 0);
+    let prompts = [prompt(4, 0), prompt(15, 1), prompt(3, 2)];
+    engine.generate(&prompts, &[SamplingParams { ignore_eos: true, ..params(0, 3) }]).unwrap();
+    let steps = &seen.lock().unwrap().steps;
+    // A step of 10 tokens: 4 + 6 of 15, then one running beside 6 + 3, ...
+    assert_eq!(steps[..4], [vec![4, 6], vec![1, 6, 3], vec![1, 1, 3], vec![1, 1]], "{steps:?}");
+    assert!(steps.iter().all(|step| step.iter().sum::<usize>() <= LIMITS.max_step_tokens));
+}
+
+#[test]
+fn the_next_step_is_submitted_before_the_last_one_is_known() {
+    for ahead in [0, 1, 2] {
+        let backend = Scripted::new(LIMITS, 10);
+        let seen = Arc::clone(&backend.seen);
+        let mut engine = Engine::new(&SPEC, Box::new(backend), ahead);
+        let answers = engine
+            .generate(&[prompt(5, 0)], &[SamplingParams { ignore_eos: true, ..params(1, 20) }])
+            .unwrap();
+        assert_eq!(answers[0].tokens, expected(&prompt(5, 0), 1, &[], 20));
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.most_under_way, ahead + 1);
+        assert_eq!(seen.steps.len(), 20, "max_tokens is known ahead, so no step is wasted");
+    }
+}
+
+#[test]
+fn a_stream_gives_each_token_once_and_marks_the_last() {
+    let mut engine = engine(LIMITS, 10, 1);
+    let prompts = [prompt(5, 0), prompt(9, 4)];
+    let mut answers = [Vec::new(), Vec::new()];
+    let mut finished = 0;
+    for event in engine.stream(&prompts, &[params(2, 6), params(7, 4)]).unwrap() {
+        let event = event.unwrap();
+        answers[event.prompt].push(event.token);
+        finished += usize::from(event.finish.is_some());
+    }
+    assert_eq!(answers[0], expected(&prompts[0], 2, SPEC.stop_tokens, 6));
+    assert_eq!(answers[1], expected(&prompts[1], 7, SPEC.stop_tokens, 4));
+    assert_eq!(finished, 2);
+}
+
+#[test]
+fn a_dropped_stream_leaves_the_engine_free() {
+    let mut engine = engine(LIMITS, 10, 1);
+    let mut stream = engine.stream(&[prompt(5, 0), prompt(50, 1)], &[params(2, 60)]).unwrap();
+    stream.next().unwrap().unwrap();
+    drop(stream);
+    assert!(engine.is_idle());
+    assert_eq!(engine.free_pages(), LIMITS.pages);
+    let again = engine.generate(&[prompt(5, 0)], &[params(2, 60)]).unwrap();
+    assert_eq!(again[0].tokens, expected(&prompt(5, 0), 2, SPEC.stop_tokens, 60));
+}
+
+#[test]
+fn a_bad_prompt_is_named_and_nothing_runs() {
+    let backend = Scripted::new(LIMITS, 10);
+    let seen = Arc::clone(&backend.seen);
+    let mut engine = Engine::new(&SPEC, Box::new(backend), 0);
+    let error = engine.generate(&[vec![1], vec![], vec![2]], &[params(0, 4)]).unwrap_err();
+    assert_eq!(error.to_string(), "prompt 1: the prompt is empty; give at least one token");
+    let error = engine.generate(&[vec![1]], &[]).unwrap_err();
+    assert!(error.to_string().contains("0 sampling settings for 1 prompts"), "{error}");
+    assert!(engine.is_idle());
+    assert!(seen.lock().unwrap().steps.is_empty());
+}
+
+#[test]
+fn a_refused_request_does_not_disturb_the_others() {
+    let mut engine = engine(LIMITS, 10, 1);
+    let id = engine.submit(&prompt(30, 0), &params(5, 12)).unwrap();
+    let mut tokens = Vec::new();
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            assert_eq!(event.request, id);
+            tokens.push(event.token);
+        }
+        assert!(engine.submit(&[96, 97], &params(0, 1)).is_err());
+        assert!(engine.generate(&[[1]], &[params(0, 1)]).is_err() || engine.is_idle());
+    }
+    assert_eq!(tokens, expected(&prompt(30, 0), 5, SPEC.stop_tokens, 12));
+}
+
+#[test]
+fn after_a_device_failure_the_engine_is_plainly_closed() {
+    for ahead in [0, 1] {
+        let mut backend = Scripted::new(LIMITS, 10);
+        backend.fails_at = Some(3);
+        let mut engine = Engine::new(&SPEC, Box::new(backend), ahead);
+        let asked = SamplingParams { ignore_eos: true, ..params(0, 20) };
+        let prompts = [prompt(5, 0), prompt(8, 1)];
+        let got: Vec<_> = engine.stream(&prompts, std::slice::from_ref(&asked)).unwrap().collect();
+        let (last, before) = got.split_last().unwrap();
+        assert_eq!(before.len(), 5, "two prompts, three steps, one chunked: {before:?}");
+        assert!(before.iter().all(Result::is_ok));
+        assert!(matches!(last, Err(Error::Device(why)) if why.contains("fell off the bus")));
+        let error = engine.generate(&prompts, &[asked]).unwrap_err().to_string();
+        assert!(error.contains("has stopped") && error.contains("fell off the bus"), "{error}");
+        assert!(engine.is_idle());
+    }
+}
+
+#[test]
+fn logits_are_the_same_in_any_chunks() {
+    let tokens = prompt(150, 3);
+    let read = |chunk: Option<usize>| {
+        let (mut rows, mut starts) = (Vec::new(), Vec::new());
+        let options = LogitsOptions { chunk, taps: false };
+        engine(LIMITS, 8, 0)
+            .logits(&tokens, options, &mut |start, mut output| {
+                starts.push(start);
+                rows.append(&mut output.logits[0]);
+                Ok(())
+            })
+            .unwrap();
+        (rows, starts)
+    };
+    let (whole, starts) = read(None);
+    assert_eq!(whole.len(), 150 * SPEC.vocab);
+    assert_eq!(starts, (0..150).step_by(8).collect::<Vec<_>>());
+    assert_eq!(read(Some(1)).0, whole);
+    assert_eq!(read(Some(7)).0, whole);
+}
+
+#[test]
+fn logits_refuse_what_does_not_fit() {
+    let mut engine = engine(LIMITS, 8, 0);
+    let mut refuse = |tokens: &[u32], chunk| {
+        let options = LogitsOptions { chunk, taps: false };
+        engine.logits(tokens, options, &mut |_, _| Ok(())).unwrap_err().to_string()
+    };
+    assert!(refuse(&[], None).contains("empty"));
+    assert!(refuse(&[97], None).contains("ids 0 to 96"));
+    assert!(refuse(&[1], Some(0)).contains("at least 1"));
+    assert!(refuse(&prompt(20, 0), Some(9)).contains("at most 8"));
+    assert!(refuse(&prompt(12 * 64 + 1, 0), None).contains("need 13 cache pages"));
+    assert!(refuse(&prompt(1001, 0), None).contains("shorten it by 1"));
+}
