@@ -1,0 +1,76 @@
+//! The reference library's reading of a header.
+//!
+//! The header is read as text, special tokens by name, so everything here is about words. The rules are stated where they are
+//! applied; `lenient_header` has better ones.
+
+use super::reference::ParseError;
+use crate::types::Role;
+
+/// What a header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ReferenceHeader {
+    pub(super) role: Role,
+    pub(super) name: Option<String>,
+    pub(super) channel: Option<String>,
+    pub(super) recipient: Option<String>,
+    pub(super) content_type: Option<String>,
+}
+
+const CHANNEL_MARK: &str = "<|channel|>";
+const CONSTRAIN_MARK: &str = "<|constrain|>";
+
+/// Reads a whole header; `role` is the one given from outside, if any.
+pub(super) fn read(text: &str, role: Option<Role>) -> Result<ReferenceHeader, ParseError> {
+    let (channel, rest) = cut_channel(text)?;
+    let rest = rest.trim().replace(CONSTRAIN_MARK, " <|constrain|>");
+    let mut words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let (role, name) = match role {
+        Some(role) => (role, None),
+        None => author(&words)?,
+    };
+    if words.first().is_some_and(|&first| first == role.as_str() || name.as_deref() == Some(first))
+    {
+        words.remove(0);
+    }
+    let (recipient, content_type) = recipient_and_type(&mut words);
+    match words.is_empty() {
+        true => Ok(ReferenceHeader { role, name, channel, recipient, content_type }),
+        false => Err(ParseError::WordsLeftInHeader { words: words.join(" ") }),
+    }
+}
+
+/// Cuts out the first channel mark with the name after it, which ends at white space or `<`.
+pub(super) fn cut_channel(text: &str) -> Result<(Option<String>, String), ParseError> {
+    let Some(mark) = text.find(CHANNEL_MARK) else { return Ok((None, text.to_owned())) };
+    let after = &text[mark + CHANNEL_MARK.len()..];
+    let end = after.find(|c: char| c.is_whitespace() || c == '<').unwrap_or(after.len());
+    if end == 0 {
+        return Err(ParseError::EmptyChannel);
+    }
+    Ok((Some(after[..end].to_owned()), format!("{}{}", &text[..mark], &after[end..])))
+}
+
+/// The first word is the role; another word is a tool's name if something follows it.
+fn author(words: &[&str]) -> Result<(Role, Option<String>), ParseError> {
+    let Some(&first) = words.first() else { return Err(ParseError::NoRole) };
+    match Role::by_name(first) {
+        Some(role) => Ok((role, None)),
+        None if words.len() > 1 => Ok((Role::Tool, Some(first.to_owned()))),
+        None => Err(ParseError::UnknownRole { word: first.to_owned() }),
+    }
+}
+
+/// A last word `to=X` is the recipient and so is a lone word; otherwise the last word is the content type and the recipient
+/// stands before it.
+fn recipient_and_type(words: &mut Vec<&str>) -> (Option<String>, Option<String>) {
+    let Some(last) = words.pop() else { return (None, None) };
+    if let Some(recipient) = last.strip_prefix("to=") {
+        return (Some(recipient.to_owned()), None);
+    }
+    match words.pop() {
+        None => (Some(last.to_owned()), None),
+        Some(word) => {
+            (Some(word.strip_prefix("to=").unwrap_or(word).to_owned()), Some(last.to_owned()))
+        }
+    }
+}
