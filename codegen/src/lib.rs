@@ -8,6 +8,7 @@ pub mod emit;
 pub mod fuse;
 pub mod graph;
 pub mod library;
+pub mod literal;
 pub mod schedule;
 pub mod spec;
 #[cfg(test)]
