@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::batch::Batch;
 use super::cache::{Cache, TILE};
+use super::isa::Isa;
 use super::simd;
-use super::{isa::Isa, scalar};
 
 /// What one task sees: the query heads of one token that share a key/value head, and that head's keys.
 #[derive(Debug)]
@@ -89,9 +89,7 @@ pub(super) fn run(
             storage: cache.layer(layer),
             tiles: &memory.tiles,
         };
-        if !simd::attend(isa, &view, &mut memory.scores, out) {
-            scalar::attend(&view, &mut memory.scores, out);
-        }
+        simd::attend(isa, &view, &mut memory.scores, out);
     };
     out.par_chunks_mut(group_width).enumerate().for_each_init(TaskMemory::default, task);
 }

@@ -285,7 +285,7 @@ impl Executor {
         let x = values.f32(input_of(node)?)?;
         rows(&mut out, inter, |row, out| {
             let x = &x[2 * row * inter..2 * (row + 1) * inter];
-            simd::swiglu(self.isa, x, self.model.spec.swiglu_limit, out);
+            scalar::swiglu(x, self.model.spec.swiglu_limit, out);
         });
         values.put_f32(output, out);
         Ok(())

@@ -1,16 +1,33 @@
 //! Vector kernels, and the choice among them and their scalar twins.
+//!
+//! `kernels` is written once over `vector::Vector`; `avx2` and `avx512` implement that. The entry points here enable
+//! an instruction set, so that everything is inlined into code that has it.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod kernels;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use std::ops::Range;
 
 use super::attention::View;
-use super::isa::Isa;
+use super::isa::{Isa, Kind};
 use super::scalar;
 use super::weights::Rows;
 
 /// Reorders activation rows as the products of this instruction set read them.
 pub(super) fn pack(isa: Isa, x: &[f32], packed: &mut [f32]) {
     match isa.kind() {
-        _ => packed.copy_from_slice(x),
+        Kind::Scalar => packed.copy_from_slice(x),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => kernels::pack(8, x, packed),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => kernels::pack(16, x, packed),
     }
 }
 
@@ -23,32 +40,104 @@ pub(super) fn products(
     out: &mut [f32],
 ) {
     match isa.kind() {
-        _ => {
+        Kind::Scalar => {
             for (x, out) in xs.iter().zip(out.chunks_exact_mut(rows.len())) {
                 for (out, row) in out.iter_mut().zip(rows.clone()) {
                     *out = scalar::product(weights, row, x);
                 }
             }
         }
+        // SAFETY: `Isa` has this kind only where the instruction set was detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { entry::avx2::products(weights, rows, xs, out) },
+        // SAFETY: `Isa` has this kind only where the instruction set was detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { entry::avx512::products(weights, rows, xs, out) },
     }
 }
 
-/// Attention of one task, if this instruction set has a kernel for its shape.
-pub(super) fn attend(
-    _isa: Isa,
-    _view: &View<'_>,
-    _scores: &mut Vec<f32>,
-    _out: &mut [f32],
-) -> bool {
-    false
+/// Attention of one task. `scores` is working memory.
+pub(super) fn attend(isa: Isa, view: &View<'_>, scores: &mut Vec<f32>, out: &mut [f32]) {
+    match isa.kind() {
+        Kind::Scalar => scalar::attend(view, scores, out),
+        // SAFETY: `Isa` has this kind only where the instruction set was detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { entry::avx2::attend(view, scores, out) },
+        // SAFETY: `Isa` has this kind only where the instruction set was detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { entry::avx512::attend(view, scores, out) },
+    }
 }
 
 /// `out = x · rsqrt(mean(x²) + eps) · scale`.
-pub(super) fn rms_norm(_isa: Isa, x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
-    scalar::rms_norm(x, scale, eps, out);
+pub(super) fn rms_norm(isa: Isa, x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
+    match isa.kind() {
+        Kind::Scalar => scalar::rms_norm(x, scale, eps, out),
+        // SAFETY: `Isa` has this kind only where the instruction set was detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { entry::avx2::rms_norm(x, scale, eps, out) },
+        // SAFETY: `Isa` has this kind only where the instruction set was detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { entry::avx512::rms_norm(x, scale, eps, out) },
+    }
 }
 
-/// The clamped SwiGLU.
-pub(super) fn swiglu(_isa: Isa, x: &[f32], limit: f32, out: &mut [f32]) {
-    scalar::swiglu(x, limit, out);
+/// The kernels, compiled once for each instruction set.
+#[cfg(target_arch = "x86_64")]
+mod entry {
+    macro_rules! entry_points {
+        ($name:ident, $vector:ident, $features:literal) => {
+            pub(super) mod $name {
+                use std::arch::x86_64::$vector;
+                use std::ops::Range;
+
+                use super::super::super::attention::View;
+                use super::super::super::weights::Rows;
+                use super::super::kernels;
+
+                #[target_feature(enable = $features)]
+                pub(in super::super) fn products(
+                    weights: &Rows<'_>,
+                    rows: Range<usize>,
+                    xs: &[&[f32]],
+                    out: &mut [f32],
+                ) {
+                    match weights {
+                        // SAFETY: this function enables what the vector needs.
+                        Rows::Bf16(weights) => unsafe {
+                            kernels::products::<$vector, _>(weights, rows, xs, out);
+                        },
+                        // SAFETY: this function enables what the vector needs.
+                        Rows::Mxfp4(weights) => unsafe {
+                            kernels::products::<$vector, _>(weights, rows, xs, out);
+                        },
+                    }
+                }
+
+                #[target_feature(enable = $features)]
+                pub(in super::super) fn attend(
+                    view: &View<'_>,
+                    scores: &mut Vec<f32>,
+                    out: &mut [f32],
+                ) {
+                    // SAFETY: this function enables what the vector needs.
+                    unsafe { kernels::attend::<$vector>(view, scores, out) }
+                }
+
+                #[target_feature(enable = $features)]
+                pub(in super::super) fn rms_norm(
+                    x: &[f32],
+                    scale: &[f32],
+                    eps: f32,
+                    out: &mut [f32],
+                ) {
+                    // SAFETY: this function enables what the vector needs.
+                    unsafe { kernels::rms_norm::<$vector>(x, scale, eps, out) }
+                }
+            }
+        };
+    }
+
+    entry_points!(avx2, __m256, "avx2,fma");
+    entry_points!(avx512, __m512, "avx512f,avx2,fma");
 }

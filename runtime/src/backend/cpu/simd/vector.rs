@@ -1,0 +1,38 @@
+//! What the kernels need of a vector register. One implementer for each instruction set.
+
+/// A register of f32 lanes.
+///
+/// # Safety
+/// Every method may only be called on a machine that has the implementer's instruction set, from a function that
+/// enables it. Pointers must be readable (or writable) for as many elements as the method's docs say, at any alignment.
+pub(super) trait Vector: Copy {
+    /// f32 lanes in one register.
+    const LANES: usize;
+    /// Query heads that fit in the registers at once.
+    const HEADS: usize;
+
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self;
+    /// `LANES` values.
+    unsafe fn load(at: *const f32) -> Self;
+    /// `LANES` values.
+    unsafe fn store(self, at: *mut f32);
+    /// `self + b`.
+    unsafe fn add(self, b: Self) -> Self;
+    /// `self * b`.
+    unsafe fn mul(self, b: Self) -> Self;
+    /// `self * b + c`, rounded once.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// The larger; `self` where either is not a number.
+    unsafe fn max(self, b: Self) -> Self;
+    /// The smaller; `self` where either is not a number.
+    unsafe fn min(self, b: Self) -> Self;
+    /// All lanes added up, in an order of its own.
+    unsafe fn sum(self) -> f32;
+    /// The bits of each lane shifted left by 23: an exponent made of a small integer.
+    unsafe fn to_exponent(self) -> Self;
+    /// `2 * LANES` bf16 from `4 * LANES` bytes: the even elements, then the odd ones.
+    unsafe fn bf16_pair(at: *const u8) -> (Self, Self);
+    /// `2 * LANES` MXFP4 elements from `LANES` bytes of codes: the even elements, then the odd ones.
+    unsafe fn mxfp4_pair(at: *const u8, scale: f32) -> (Self, Self);
+}
