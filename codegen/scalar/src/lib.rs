@@ -12,6 +12,7 @@ mod bf16;
 mod mxfp4;
 mod random;
 mod rope;
+mod synthetic;
 mod tiles;
 
 pub use activation::{SIGMOID_CUDA, SWIGLU_CUDA, sigmoid, swiglu};
@@ -20,9 +21,16 @@ pub use mxfp4::{
     MXFP4_CODE_CUDA, MXFP4_CODES_CUDA, MXFP4_LANES_CUDA, MXFP4_PAIRS_CUDA, MXFP4_VALUE_CUDA,
     MXFP4_WORD_CUDA, mxfp4_code, mxfp4_codes, mxfp4_lanes, mxfp4_pairs, mxfp4_value, mxfp4_word,
 };
-pub use random::{GUMBEL_CUDA, HASH_CUDA, MIX_CUDA, gumbel, hash, mix};
+pub use random::{
+    GUMBEL_CUDA, GUMBEL_OF_BITS_CUDA, MIX_CUDA, NOISE_BITS_CUDA, NOISE_STREAM_CUDA, gumbel,
+    gumbel_of_bits, mix, noise_bits, noise_stream,
+};
 pub use rope::{
     COS_SIN_CUDA, HALF_PI, HALF_PI_CUDA, ROPE_ANGLE_CUDA, ROTATE_CUDA, cos_sin, rope_angle, rotate,
+};
+pub use synthetic::{
+    MIX_WORD_CUDA, RANDOM_WORD_CUDA, SYNTHETIC_BF16_CUDA, SYNTHETIC_SCALE_CUDA, mix_word,
+    random_word, synthetic_bf16, synthetic_scale,
 };
 pub use tiles::{
     CHECKPOINT_ROW_GATE_UP_CUDA, CHECKPOINT_ROW_ROPE_CUDA, TILE_K_CUDA, TILE_ROW_CUDA,
@@ -63,8 +71,14 @@ pub const DEVICE: &[&str] = &[
     CHECKPOINT_ROW_ROPE_CUDA,
     CHECKPOINT_ROW_GATE_UP_CUDA,
     MIX_CUDA,
-    HASH_CUDA,
+    NOISE_STREAM_CUDA,
+    NOISE_BITS_CUDA,
+    GUMBEL_OF_BITS_CUDA,
     GUMBEL_CUDA,
+    MIX_WORD_CUDA,
+    RANDOM_WORD_CUDA,
+    SYNTHETIC_BF16_CUDA,
+    SYNTHETIC_SCALE_CUDA,
 ];
 
 #[cfg(test)]

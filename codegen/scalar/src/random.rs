@@ -1,37 +1,51 @@
-//! Counter-based random numbers: a value depends on its coordinates only, never on the order of evaluation, so
-//! CPU, GPU and any batch agree.
+//! Sampling noise: counter-based random numbers, so that a draw depends on seed, position and token id only,
+//! never on batch, backend or the order of evaluation. Random weights are in `synthetic.rs`.
 
 use ossmith_device_fn::device_fn;
 
-/// A bijection of 64 bits in which every input bit moves about half of the output bits
-/// (SplitMix64's finaliser; Steele, Lea, Flood 2014, with Stafford's constants).
+/// A bijection of 32 bits that flips half of them for any flipped input bit (the finaliser of MurmurHash3,
+/// Appleby, public domain).
 #[device_fn]
 #[must_use]
-pub fn mix(x: u64) -> u64 {
-    let a = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let b = (a ^ (a >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    b ^ (b >> 31)
+pub const fn mix(bits: u32) -> u32 {
+    let a = (bits ^ (bits >> 16)).wrapping_mul(0x85EB_CA6B);
+    let b = (a ^ (a >> 13)).wrapping_mul(0xC2B2_AE35);
+    b ^ (b >> 16)
 }
 
-/// Random bits at `index` of stream `stream` under `seed`.
+/// The noise of one draw, from which `noise_bits` makes each token's.
 #[device_fn]
 #[must_use]
-pub fn hash(seed: u64, stream: u64, index: u64) -> u64 {
-    // Odd multipliers (from the golden ratio and the square root of 2) spread small counters over all bits.
-    let key: u64 = mix(seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    mix(key ^ index.wrapping_mul(0x6A09_E667_F3BC_C909))
+pub const fn noise_stream(seed: u64, position: u32) -> u64 {
+    let low: u32 = mix(seed as u32 ^ mix(position));
+    let high: u32 = mix((seed >> 32) as u32 ^ mix(low ^ 0x9E37_79B9));
+    ((high as u64) << 32) | low as u64
 }
 
-/// A draw from the standard Gumbel distribution for a token at a position: the token with the largest
-/// `logit / temperature + gumbel` is a draw from the softmax (Gumbel-max trick).
+/// 32 random bits for a token: two rounds, each keyed by half of the stream.
+#[device_fn]
+#[must_use]
+pub const fn noise_bits(stream: u64, token: u32) -> u32 {
+    let first: u32 = mix(token ^ stream as u32);
+    mix(first.wrapping_add((stream >> 32) as u32))
+}
+
+/// A standard Gumbel variate, `-ln(-ln(1 - v))` with `v = (bits + 0.5) / 2^32`; falls as `bits` grow.
+/// Small `v` make large variates and are exact, so the tail that decides a draw is not cut at fp32's precision
+/// near 1; the largest fp32 below 1 keeps the inner logarithm finite.
+#[device_fn]
+#[must_use]
+pub fn gumbel_of_bits(bits: u32) -> f32 {
+    let v = ((bits as f32 + 0.5) * 2.328_306_4e-10).min(0.999_999_94);
+    -(-(-v).ln_1p()).ln()
+}
+
+/// The noise of a token at a position: the token with the largest `logit / temperature + gumbel` is a draw from
+/// the softmax (the Gumbel-max trick).
 #[device_fn]
 #[must_use]
 pub fn gumbel(seed: u64, position: u32, token: u32) -> f32 {
-    let bits: u64 = hash(seed, position as u64, token as u64);
-    // In (0, 1), finest near 0, which is the tail that wins: the exponential -ln(1 - v) is about v there.
-    let v = (((bits >> 32) as f32 + 0.5) * 2.328_306_4e-10).min(0.999_999_94);
-    let exponential: f32 = if v < 0.001 { v + 0.5 * v * v } else { -(1.0 - v).ln() };
-    -exponential.ln()
+    gumbel_of_bits(noise_bits(noise_stream(seed, position), token))
 }
 
 #[cfg(test)]
@@ -39,19 +53,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hash_depends_on_each_coordinate_and_flips_half_of_the_bits() {
-        let base = hash(1, 2, 3);
-        for (what, other) in
-            [("seed", hash(0, 2, 3)), ("stream", hash(1, 3, 3)), ("index", hash(1, 2, 4))]
-        {
+    fn noise_depends_on_each_coordinate_and_flips_half_of_the_bits() {
+        let base = noise_bits(noise_stream(1, 2), 3);
+        for (what, other) in [
+            ("seed", noise_bits(noise_stream(0, 2), 3)),
+            ("seed's high half", noise_bits(noise_stream(1 << 32 | 1, 2), 3)),
+            ("position", noise_bits(noise_stream(1, 3), 3)),
+            ("token", noise_bits(noise_stream(1, 2), 2)),
+        ] {
             let flipped = (base ^ other).count_ones();
-            assert!((12..52).contains(&flipped), "{what} flips {flipped} bits");
+            assert!((5..28).contains(&flipped), "{what} flips {flipped} bits");
         }
-        let mut flips = 0;
-        for i in 0..10_000_u64 {
-            flips += (hash(7, i % 13, i) ^ hash(7, i % 13, i ^ (1 << (i % 20)))).count_ones();
-        }
-        assert!((f64::from(flips) / 10_000.0 - 32.0).abs() < 0.2, "{flips}");
+        let stream = noise_stream(7, 8);
+        let flips = |token: u32| {
+            (noise_bits(stream, token) ^ noise_bits(stream, token ^ (1 << (token % 32)))).count_ones()
+        };
+        let mean = f64::from((0..20_000).map(flips).sum::<u32>()) / 20_000.0;
+        assert!((mean - 16.0).abs() < 0.1, "{mean} bits flip");
     }
 
     #[test]
@@ -66,6 +84,6 @@ mod tests {
         // P(x > 8) = 1 - exp(-exp(-8)) = 3.354e-4: 134 of 400,000, standard deviation 12.
         let tail = draws.iter().filter(|&&x| x > 8.0).count();
         assert!((84..184).contains(&tail), "{tail} draws above 8");
-        assert!(draws.iter().all(|x| x.is_finite()));
+        assert!([0, u32::MAX].map(gumbel_of_bits).iter().all(|x| x.is_finite()));
     }
 }
