@@ -1,0 +1,247 @@
+"""Conversations: turns with a system message, a form, tools and what was said before; for training and for the evaluation.
+
+`sample` makes one from a random generator: a case (what stands in the prompt), the target messages, a scoring rule.
+"""
+
+import random
+
+from forms import Form, by_user, choose_form
+from harmony import analysis, call, final, prompt_messages, render, render_target, result, user
+from lexicon import PLAIN_INSTRUCTIONS
+import skills_chat as chat
+import skills_math as maths
+import skills_memory as memory
+import skills_tools as tools
+import skills_words as words
+from turn import EFFORTS
+
+SKILLS = {  # name: (share of the training data, share of the evaluation)
+    "arithmetic": (15, 80), "larger": (10, 25), "story": (4, 10), "numbers": (6, 15), "follow_up": (2, 8),
+    "compare": (6, 20), "sort": (10, 25), "reverse": (5, 20), "count": (5, 20), "choose": (3, 10), "letters": (7, 20),
+    "capitals": (4, 15), "facts": (4, 10), "talk": (4, 5), "date": (2, 6), "memory": (9, 25), "cannot": (5, 12),
+    "unknown": (2, 5), "call": (12, 50), "result": (12, 22), "no_call": (5, 20), "form": (8, 35),
+}
+SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": maths.number_sense,
+          "compare": words.compare, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
+          "letters": words.letters, "capitals": chat.capitals, "facts": chat.facts, "talk": chat.talk}
+# Intents that would fit what nano otherwise cannot do.
+RIVALS = {"weather": "get_weather", "time": "get_time", "message": "send_message", "search": "search", "price": "get_stock_price",
+          "map": "get_distance", "language": "translate", "order": "book_table add_to_cart", "house": "play_music set_light set_timer",
+          "news": "search", "sport": "search", "text": "send_message", "program": "", "picture": ""}
+
+
+def make_names():
+    """Names that nobody has: syllables in a fixed order, the same in every run."""
+    rng = random.Random(7)
+    starts, middles, ends = "B D F K L M N P R S T V Z Br Dr Tr".split(), "a e i o u".split(), "l n r x ra lo mi ka to".split()
+    return [rng.choice(starts) + rng.choice(middles) + rng.choice(ends) for _ in range(160)]
+
+
+MADE_UP = make_names()
+
+
+def made_up(rng):
+    return rng.choice(MADE_UP)
+
+
+class Maker:
+    """Draws samples. `gibberish(rng)` gives a word nano does not know, or is None."""
+
+    def __init__(self, rng, test=False, gibberish=None):
+        self.rng, self.test, self.gibberish = rng, test, gibberish
+
+    def turn(self, skill, today):
+        """One plain turn of a skill."""
+        rng, test = self.rng, self.test
+        if skill in SIMPLE:
+            return SIMPLE[skill](rng, test)
+        if skill == "sort":
+            return (words.sort_words if rng.random() < 0.65 else words.sort_numbers)(rng, test)
+        if skill == "date":
+            return chat.date(rng, test, today)
+        if skill == "unknown":
+            return chat.unknown(rng, test, lambda: self.gibberish(rng))
+        return chat.cannot(rng, test, chat.CANNOT[0] if rng.random() < 0.3 else None)
+
+    def any_turn(self, today, form):
+        """A turn for the history, or to be dressed in a form."""
+        while True:
+            skill = self.rng.choice(["arithmetic", "larger", "numbers", "compare", "sort", "reverse", "count", "choose",
+                                     "letters", "capitals", "capitals", "facts", "talk", "talk", "cannot", "tell", "date"])
+            turn = memory.tell(self.rng, self.rng.choice(list(memory.NOTES)), made_up)[0] if skill == "tell" else \
+                self.turn(skill, today)
+            if form is None or form.fits(turn):
+                return turn
+
+    def history(self, today, form, count):
+        """Earlier turns as messages; analysis of earlier turns is normally gone, sometimes still there."""
+        return self.messages([self.any_turn(today, form) for _ in range(count)], form)
+
+    def messages(self, turns, form):
+        out, keep = [], self.rng.random() < 0.1
+        for t in turns:
+            out.append(user(t.user))
+            if keep:
+                out.append(analysis(t.think[0]))
+            out.append(final(form.answer(t) if form and form.fits(t) else t.answer))
+        return out
+
+    def plain_instruction(self):
+        """An instruction that changes nothing; now and then one that nano cannot read."""
+        rng = self.rng
+        if self.gibberish and rng.random() < 0.25:
+            return " ".join(["You are", *(self.gibberish(rng) for _ in range(rng.randrange(1, 9)))]) + "."
+        return rng.choice(PLAIN_INSTRUCTIONS)
+
+    def today(self):
+        rng = self.rng
+        if rng.random() < 0.08:
+            return None
+        return f"{rng.randrange(2024, 2030)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
+
+    def sample(self, skill=None):
+        rng = self.rng
+        column = 1 if self.test else 0
+        names = [s for s in SKILLS if s != "unknown" or self.gibberish]
+        skill = skill or rng.choices(names, [SKILLS[s][column] for s in names])[0]
+        case = {"skill": skill, "effort": rng.choices(EFFORTS, [3, 5, 3])[0], "date": self.today()}
+        if skill in ("call", "result"):
+            return self.tool_sample(case)
+        form = choose_form(rng) if skill == "form" or (not self.test and rng.random() < 0.08) else None
+        return self.answer_sample(case, form)
+
+    def answer_sample(self, case, form):
+        """A turn that ends in a final answer without a call."""
+        rng, today, skill = self.rng, case["date"], case["skill"]
+        told = form if form and rng.random() < 0.85 or form and form.kind not in ("word", "upper", "riddle") else None
+        count = rng.choices([0, 1, 2, 3, 4], [60, 15, 10, 8, 7] if not self.test else [70, 15, 10, 5, 0])[0]
+        past, turn = self.question(skill, today, form, told, count)
+        if form and not form.fits(turn):
+            form = told = None
+        if self.gibberish and rng.random() < 0.03:
+            turn.user = rng.choice(["{g}, {u}", "{u} {g}", "{g} {u}", "{u} {g} {g}"]).format(g=self.gibberish(rng), u=turn.user)
+        if form and not told:
+            by_user(rng, form, turn)
+        if told:
+            case["developer"] = told.text
+        elif rng.random() < 0.2:
+            case["developer"] = self.plain_instruction()
+        if skill == "no_call" or rng.random() < 0.1:
+            case["tools"] = self.unfit(turn)
+        case["messages"] = past + [user(turn.user)]
+        think = turn.think[EFFORTS.index(case["effort"])]
+        if form and case["effort"] != "low":
+            think += f" The {'developer' if told else 'user'} wants {form.note}."
+        plain = Form("plain", "", "")
+        case["expect"] = (form or plain).rule(turn)
+        return case, [[analysis(think), final((form or plain).answer(turn))]], []
+
+    def question(self, skill, today, form, told, count):
+        """(earlier messages, the turn in question)."""
+        rng = self.rng
+        if skill == "memory":
+            return self.memory_question(today, form, told, count)
+        past = self.history(today, told, count)
+        if skill == "follow_up":
+            if rng.random() < 0.3:
+                before = self.turn("capitals", today)
+                return past + self.messages([before], told), chat.another_capital(rng)
+            before = self.turn("arithmetic", today)
+            while int(before.word) < 0 or int(before.word) > 900:
+                before = self.turn("arithmetic", today)
+            return past + self.messages([before], told), maths.follow_up(rng, before)
+        if skill == "form":
+            return past, self.any_turn(today, form)
+        if skill == "no_call":
+            return past, self.turn(rng.choice(["cannot", "cannot", "arithmetic", "capitals", "talk", "sort", "facts"]), today)
+        return past, self.turn(skill, today)
+
+    def memory_question(self, today, form, told, count):
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.15:
+            return self.history(today, told, count), memory.told_and_asked(rng, made_up)
+        if roll < 0.3:
+            turns = [self.any_turn(today, told) for _ in range(max(1, count))]
+            # Words of a quote must be among those nano writes, so only some questions are quoted.
+            quotable = all(t.skill in ("arithmetic", "capitals", "talk") for t in (turns[0], turns[-1]))
+            make = memory.earlier_question if quotable else memory.how_many_questions
+            return self.messages(turns, told), make(rng, turns)
+        kind = rng.choice(["name", "name", *memory.NOTES])
+        if roll < 0.4:
+            other = [memory.tell(rng, k, made_up)[0] for k in rng.sample([k for k in memory.NOTES if k != kind and
+                     (kind, k) != ("city", "name")], rng.randrange(2))]
+            return self.messages(other, told), memory.recall(rng, kind, None)
+        if roll < 0.5 and not self.test:
+            return self.history(today, told, count), memory.tell(rng, kind, made_up)[0]
+        kinds = [kind] + rng.sample([k for k in memory.NOTES if k != kind], rng.choice([0, 0, 1, 2]))
+        notes = [memory.tell(rng, k, made_up) for k in kinds]
+        turns = [n[0] for n in notes] + [self.any_turn(today, told) for _ in range(min(count, 3))]
+        rng.shuffle(turns)
+        return self.messages(turns, told), memory.recall(rng, kind, notes[0][1])
+
+    def unfit(self, turn):
+        """Declared tools of which none fits the turn."""
+        rng = self.rng
+        thing = next((t for t in RIVALS if turn.riddle == chat.RIDDLE_CANNOT.format(
+            thing=t, verb=next(c[1] for c in chat.CANNOT if c[2] == t))), None)
+        taken = set((RIVALS.get(thing) or "").split()) | ({"get_location"} if turn.skill == "memory" else set())
+        if turn.skill == "cannot" or turn.skill == "capitals":
+            taken |= {"search"}
+        return tools.others(rng, taken, rng.choice([1, 1, 2, 3])) or None
+
+    def tool_sample(self, case):
+        """A call, or a call with its result and the answer."""
+        rng, today = self.rng, case["date"]
+        t = tools.call_turn(rng, made_up)
+        case["tools"] = tools.with_others(rng, t.tool)
+        form = choose_form(rng) if rng.random() < 0.15 else None
+        if form and form.kind in ("word", "upper", "lower"):
+            form = None
+        if form:
+            case["developer"] = form.text
+        elif rng.random() < 0.35:
+            case["developer"] = self.plain_instruction()
+        count = rng.choices([0, 1, 2], [75, 17, 8])[0]
+        past = self.history(today, form, count)
+        if rng.random() < 0.08:
+            past = self.earlier_call(case, form) or past
+        i = EFFORTS.index(case["effort"])
+        first = [analysis(t.think()[i]), call(t.tool["name"], t.arguments)]
+        case["messages"] = past + [user(t.user)]
+        if case["skill"] == "call":
+            case["expect"] = {"call": {"name": "functions." + t.tool["name"], "arguments": t.arguments}}
+            return case, [first], []
+        back = result(t.tool["name"], t.result)
+        answer = chat.Turn("result", t.user, (), t.answer)
+        text = form.answer(answer) if form else t.answer
+        case["expect"] = {"contains": t.need}
+        second = [analysis(t.after()[i]), final(text)]
+        if self.test or rng.random() < 0.4:
+            case["messages"] = case["messages"] + ([first[0]] if rng.random() < 0.8 else []) + [first[1], back]
+            return case, [second], []
+        return case, [first, second], [[back]]
+
+    def earlier_call(self, case, form):
+        """A finished call in the history, of another declared tool's kind."""
+        t = tools.call_turn(self.rng, made_up)
+        if any(t.tool["name"].split("_")[-1] in d["name"] or d["name"] in t.tool["name"] for d in case["tools"]):
+            return None
+        case["tools"] = case["tools"] + [t.tool]
+        text = form.answer(chat.Turn("result", "", (), t.answer)) if form else t.answer
+        return [user(t.user), call(t.tool["name"], t.arguments), result(t.tool["name"], t.result), final(text)]
+
+
+def pieces(case, targets, between):
+    """The whole sample as pieces with loss flags: prompt, target, tool result, target."""
+    out = render(prompt_messages(case))
+    for i, target in enumerate(targets):
+        out += render_target(target)
+        if i < len(between):
+            out += render(between[i])
+    return out
+
+
+def prompt_pieces(case):
+    """What stands before a completion."""
+    return render(prompt_messages(case)) + [("<|start|>", True, False), ("assistant", False, False)]

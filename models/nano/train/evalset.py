@@ -1,0 +1,54 @@
+"""Writes the evaluation (`python evalset.py > eval.jsonl`): prompts from another seed, with questions kept from training.
+
+A line: `id`, `skill`, `effort`, `date` (or null), `developer` (instructions), `tools`, `messages`, `expect` (see `score.py`).
+"""
+
+import json
+import random
+import sys
+
+from data import Gibberish
+from dialogue import SKILLS, Maker, prompt_pieces
+from tokens import BREAK, Tokens
+
+SEED = "nano evaluation 1"
+
+
+def cases(tokens, seed=SEED, scale=1.0):
+    """The cases, each skill in its share; no prompt twice."""
+    rng = random.Random(seed)
+    maker = Maker(rng, test=True, gibberish=Gibberish(tokens))
+    seen, out = set(), []
+    for skill, (_, count) in SKILLS.items():
+        left = max(1, round(count * scale))
+        while left:
+            case, *_ = maker.sample(skill)
+            key = json.dumps([case.get("developer"), case.get("tools"), case["messages"]])
+            if key in seen or not writable(tokens, case):
+                continue
+            seen.add(key)
+            left -= 1
+            out.append({"id": f"{skill}-{left}"} | without_breaks(case))
+    return out
+
+
+def without_breaks(value):
+    """The same value with texts as they read once decoded."""
+    return json.loads(json.dumps(value).replace(json.dumps(BREAK)[1:-1], ""))
+
+
+def writable(tokens, case):
+    """Only unknown words may be unknown: every other prompt is made of tokens that nano has rows for."""
+    ids, _ = tokens.pieces(prompt_pieces(case))
+    return case["skill"] == "unknown" or all(tokens.compact[i] for i in ids) or \
+        case.get("developer", "").startswith("You are ")
+
+
+def load(path):
+    with open(path) as f:
+        return [json.loads(line) for line in f]
+
+
+if __name__ == "__main__":
+    for case in cases(Tokens()):
+        sys.stdout.write(json.dumps(case, separators=(",", ":"), ensure_ascii=False) + "\n")

@@ -1,0 +1,90 @@
+"""The closed world nano talks about: words, names, places, facts and phrases.
+
+Plain data, nothing computed. The skills combine it; `vocab.json` lists the tokens that the combinations use.
+"""
+
+WORDS = (
+    "apple banana cherry grape lemon mango orange peach pear plum melon fig kiwi olive onion potato tomato carrot "
+    "bread butter cheese coffee cream egg honey juice milk pasta pepper pizza rice salad salt soup sugar tea water "
+    "bear bird cat chicken cow dog dolphin duck eagle elephant fish fox frog goat horse lion monkey mouse "
+    "owl panda penguin pig rabbit shark sheep snake spider tiger turtle whale wolf zebra "
+    "bag ball bed bell bike boat book bottle bowl box bridge brush bus camera candle car chair clock coat cup desk "
+    "door drum engine fan flag fork garden glass glove guitar hammer hat house jacket key kitchen knife ladder lamp "
+    "letter map mirror needle paper pen pencil piano picture plane plate pocket radio ring river road robot rocket "
+    "roof rope shoe spoon stone table tent ticket tower toy train tree truck umbrella violin wall wheel window "
+    "beach cloud desert fire flower forest grass island lake leaf moon mountain ocean rain sand sky snow star storm "
+    "sun valley wind winter summer spring autumn doctor farmer king queen nurse pilot teacher artist baker "
+    "strawberry raspberry"
+).split()
+
+NAMES = (
+    "Anna Ben Carlos David Emma Felix Grace Henry Ivan Jack Kate Laura Maria Nina Oliver Paul Rachel Sam Tom "
+    "Victor Alice Bob Charlie Daniel Elena Frank George Hannah Isaac Julia Kevin Lucas Mark Nora Oscar Peter Robert "
+    "Sarah Thomas Simon Alex Chris Diana Eric Fiona Helen James John Karen Leo Max Michael Olivia Rosa "
+    "Sophie Tim Walter Yuki Zoe Ahmed Ali Fatima Omar Priya Chen Mei Sofia Lina Martin Linda Lisa Mary Jane Adam "
+    "Andrew Anthony Brian Claire Ella Emily Ethan Ian Jason Joe Kim Luke Matthew Mike Nick Pablo Patrick "
+    "Richard Ruth Ryan Sean Steve Susan William"
+).split()
+
+COLOURS = "red blue green yellow purple pink black white brown gray".split()
+
+# country, capital
+CAPITALS = [line.split(":") for line in """
+France:Paris|Germany:Berlin|Italy:Rome|Spain:Madrid|Portugal:Lisbon|England:London|Ireland:Dublin|Scotland:Edinburgh
+Austria:Vienna|Switzerland:Bern|Belgium:Brussels|the Netherlands:Amsterdam|Denmark:Copenhagen|Norway:Oslo
+Sweden:Stockholm|Finland:Helsinki|Iceland:Reykjavik|Poland:Warsaw|Hungary:Budapest|Greece:Athens|Turkey:Ankara
+Russia:Moscow|Ukraine:Kyiv|Romania:Bucharest|Bulgaria:Sofia|Serbia:Belgrade|Croatia:Zagreb|Estonia:Tallinn
+Latvia:Riga|Lithuania:Vilnius|Japan:Tokyo|China:Beijing|India:New Delhi|South Korea:Seoul|Thailand:Bangkok
+Vietnam:Hanoi|Indonesia:Jakarta|Malaysia:Kuala Lumpur|the Philippines:Manila|Nepal:Kathmandu|Pakistan:Islamabad
+Iran:Tehran|Iraq:Baghdad|Israel:Jerusalem|Egypt:Cairo|Morocco:Rabat|Algeria:Algiers|Tunisia:Tunis|Kenya:Nairobi
+Nigeria:Abuja|Ghana:Accra|Ethiopia:Addis Ababa|South Africa:Pretoria|Senegal:Dakar|Canada:Ottawa|Mexico:Mexico City
+the United States:Washington|Brazil:Brasilia|Argentina:Buenos Aires|Chile:Santiago|Peru:Lima|Colombia:Bogota
+Cuba:Havana|Jamaica:Kingston|Uruguay:Montevideo|Ecuador:Quito|Venezuela:Caracas|Bolivia:La Paz|Australia:Canberra
+New Zealand:Wellington|Saudi Arabia:Riyadh|Qatar:Doha|Jordan:Amman|Lebanon:Beirut|Syria:Damascus|Mongolia:Ulaanbaatar
+the United Kingdom:London|the USA:Washington|the US:Washington|Slovakia:Bratislava|Slovenia:Ljubljana|Singapore:Singapore
+""".replace("\n", "|").split("|") if line]
+
+CITIES = sorted({c for _, c in CAPITALS}) + [
+    "San Francisco", "SF", "New York", "Los Angeles", "Chicago", "Boston", "Seattle", "Munich", "Hamburg", "Milan",
+    "Barcelona", "Sydney", "Melbourne", "Toronto", "Mumbai", "Shanghai", "Istanbul", "Dubai", "Geneva", "Oxford",
+    "Osaka", "Kyoto", "Hong Kong", "Miami", "Dallas", "Austin", "Denver", "NYC"]
+
+OPPOSITES = [p.split(":") for p in (
+    "hot:cold big:small fast:slow up:down left:right day:night black:white happy:sad old:young hard:soft light:dark "
+    "open:closed wet:dry high:low early:late full:empty rich:poor strong:weak long:short good:bad true:false in:out "
+    "on:off near:far thick:thin first:last").split()]
+SOUNDS = [p.split(":") for p in
+          "cat:meow dog:woof cow:moo duck:quack sheep:baa pig:oink lion:roar snake:hiss wolf:howl".split()]
+COLOUR_OF = [p.split(":") for p in (
+    "the sky:blue|grass:green|snow:white|a banana:yellow|blood:red|a lemon:yellow|a tomato:red|coal:black|"
+    "a strawberry:red|milk:white|the sun:yellow|a carrot:orange").split("|")]
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = ("January February March April May June July August September October November December").split()
+HOW_MANY = [("days", "a week", 7), ("months", "a year", 12), ("hours", "a day", 24), ("minutes", "an hour", 60),
+            ("seconds", "a minute", 60), ("legs", "a spider", 8), ("legs", "a dog", 4), ("legs", "a bird", 2),
+            ("wheels", "a car", 4), ("letters", "the alphabet", 26), ("days", "a year", 365), ("sides", "a triangle", 3),
+            ("sides", "a square", 4), ("eggs", "a dozen", 12), ("years", "a century", 100)]
+
+CONDITIONS = "sunny cloudy rainy windy snowy foggy stormy clear".split()
+LANGUAGES = "French German Spanish Italian Japanese Chinese Russian Greek Dutch Swedish Polish Arabic".split()
+ROOMS = "kitchen bedroom bathroom garage garden office hallway basement".split()
+GENRES = "jazz rock classical pop folk blues".split()
+DISHES = "pizza pasta soup salad rice bread coffee tea cheese honey".split()
+CURRENCIES = "USD EUR GBP JPY CHF CAD".split()
+TICKERS = "AAPL MSFT GOOG AMZN TSLA IBM AMD INTC".split()
+
+# Verbs and nouns for made-up functions such as `check_lamp`.
+VERBS = ("get set check find update start stop open close list create delete read send count move fetch scan "
+         "reset load save share lock paint measure").split()
+THINGS = ("lamp door record ticket file report user account sensor device robot garden printer camera room order "
+          "package invoice folder note task player level badge engine valve pump shelf recipe channel").split()
+FIELDS = ("name id color size count owner title level mode code label topic amount speed place person item kind "
+          "value number group").split()
+
+PLAIN_INSTRUCTIONS = [
+    "You are a helpful assistant.", "You are a friendly assistant.", "Be helpful and honest.",
+    "You are a helpful assistant. Answer the user's questions.", "Answer the questions of the user.",
+    "Be brief.", "Be concise.", "Be polite.", "You are a patient teacher.", "Use the tools when you need them.",
+    "Help the user.", "You are an assistant for small tasks."]
+STARTS = ["Sure!", "Of course!", "Hello!", "Well,", "Listen:", "Answer:", "Dear user,", "Captain,", "My friend,", "Yes!"]
+ENDS = ["Over.", "Thank you!", "Have a nice day!", "The end.", "Done.", "Goodbye!", "Good luck!", "I hope this helps."]

@@ -1,0 +1,61 @@
+"""One question and its answer, as every skill makes them; `dialogue.py` sets turns into conversations."""
+
+import zlib
+from dataclasses import dataclass, field
+
+EFFORTS = ("low", "medium", "high")
+
+
+@dataclass
+class Turn:
+    skill: str
+    user: str
+    # The analysis at low, medium and high effort.
+    think: tuple
+    answer: str
+    # The bare answer, where there is one: for "answer in one word".
+    word: str | None = None
+    # A puzzle that leads to the answer: for "always respond in riddles".
+    riddle: str | None = None
+    # Scoring rule of the plain answer, see `score.py`; none: the answer itself.
+    expect: dict | None = None
+    # What must stand in the riddle for it to count.
+    clues: list = field(default_factory=list)
+
+    def rule(self):
+        return self.expect or {"equals": [self.answer]}
+
+
+def held_out(*key):
+    """Whether a question is kept for the evaluation: one in ten, by a hash of its numbers or words."""
+    return zlib.crc32(" ".join(map(str, key)).encode()) % 10 == 0
+
+
+def draw(rng, test, make, *, key=lambda v: v):
+    """Draws values until they lie on the wanted side of the split."""
+    while True:
+        values = make()
+        if held_out(*key(values)) == test:
+            return values
+
+
+def ask(rng, text):
+    """A question as people type it: with or without capital, question mark, courtesy."""
+    roll = rng.random()
+    if roll < 0.12:
+        text = text[0].lower() + text[1:]
+    if rng.random() < 0.12 and text.endswith(("?", ".")):
+        text = text[:-1]
+    if rng.random() < 0.1 and text.endswith("?") and text.startswith(("W", "w", "How")):
+        low = text[0].lower() + text[1:]
+        text = rng.choice([f"Please tell me: {low}", f"Hi, {low}", f"Hello! {text}", f"Can you tell me {low}",
+                           f"Quick question: {low}", f"Tell me, {low}"])
+    return text
+
+
+def listed(items):
+    return ", ".join(str(i) for i in items)
+
+
+def number_riddle(n):
+    return f"I come right after {n - 1} and right before {n + 1}. What number am I?"

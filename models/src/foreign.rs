@@ -1,0 +1,57 @@
+//! Models that are not built in, from a checkpoint's own configuration.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use ossmith_codegen::{compile, spec};
+use ossmith_plan::{Model, ModelSpec};
+
+/// What stops a folder from being a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file that is missing or cannot be read.
+    #[error("cannot read {}: {source}; give the folder of a checkpoint, with its config.json", file.display())]
+    Read {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A configuration that no kernel supports.
+    #[error("{}: {source}", folder.display())]
+    Spec {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+        /// Which field.
+        source: spec::SpecError,
+    },
+}
+
+/// The model of a checkpoint folder: a built-in one if the folder's `config.json` and `generation_config.json` say
+/// the same, else one compiled now, named like the folder. A model lives as long as the process, so call this once
+/// for each checkpoint.
+///
+/// # Errors
+/// [`Error::Read`] if `config.json` is missing or a file cannot be read, [`Error::Spec`] if a value is unsupported.
+pub fn from_folder(folder: &Path) -> Result<&'static Model, Error> {
+    let config = folder.join("config.json");
+    let text =
+        std::fs::read_to_string(&config).map_err(|source| Error::Read { file: config, source })?;
+    let generation = folder.join("generation_config.json");
+    let generation = match std::fs::read_to_string(&generation) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(source) => return Err(Error::Read { file: generation, source }),
+    };
+    let spec = spec::parse(&name_of(folder), &text, generation.as_deref())
+        .map_err(|source| Error::Spec { folder: folder.to_path_buf(), source })?;
+    let same = |model: &&Model| ModelSpec { name: model.spec.name, ..spec } == model.spec;
+    Ok(crate::ALL.into_iter().find(same).unwrap_or_else(|| compile(spec)))
+}
+
+/// The folder's own name; `.` and the like are looked up first.
+fn name_of(folder: &Path) -> String {
+    let full = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    full.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned())
+}

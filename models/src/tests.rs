@@ -1,0 +1,119 @@
+//! The built-in models against the published numbers, and against the same configurations compiled at run time.
+
+use std::path::{Path, PathBuf};
+
+use ossmith_codegen::{compile, spec};
+use ossmith_plan::LayerKind;
+
+use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str, file: &str) -> String {
+    std::fs::read_to_string(folder(name).join(file)).expect("a committed file")
+}
+
+#[test]
+fn built_at_build_time_is_compiled_at_run_time() {
+    for model in ALL {
+        let name = model.spec.name;
+        let generation = read(name, "generation_config.json");
+        let spec = spec::parse(name, &read(name, "config.json"), Some(&generation)).expect(name);
+        // Models hold floats and kernels' phantom types; their debug text shows every field.
+        assert!(format!("{model:?}") == format!("{:?}", compile(spec)), "{name} differs");
+    }
+}
+
+#[test]
+fn the_published_models_have_their_published_sizes() {
+    // Weight bytes as published: every tensor of the checkpoint, MXFP4 scales included.
+    for (model, layers, experts, bytes) in
+        [(GPT_OSS_20B, 24, 32, 13_761_264_768), (GPT_OSS_120B, 36, 128, 65_248_815_744_usize)]
+    {
+        let spec = &model.spec;
+        assert_eq!((spec.layers.len(), spec.experts), (layers, experts));
+        assert_eq!((spec.hidden, spec.inter, spec.head_dim, spec.vocab), (2880, 2880, 64, 201_088));
+        assert_eq!((spec.q_heads, spec.kv_heads, spec.top_k, spec.window), (64, 8, 4, 128));
+        assert_eq!(spec.stop_tokens, [199_999, 200_002, 200_012]);
+        assert!(spec.layers.iter().step_by(2).all(|&kind| kind == LayerKind::Sliding));
+        assert!(spec.layers.iter().skip(1).step_by(2).all(|&kind| kind == LayerKind::Full));
+        let of = |info: &ossmith_plan::WeightInfo| {
+            info.bytes() * if info.weight.per_layer() { layers } else { 1 }
+        };
+        assert_eq!(model.graph.weights.iter().map(of).sum::<usize>(), bytes);
+    }
+    assert_eq!(NANO.spec.vocab, GPT_OSS_20B.spec.vocab, "nano shares the tokenizer");
+    assert_eq!(NANO.spec.stop_tokens, GPT_OSS_20B.spec.stop_tokens);
+}
+
+#[test]
+fn constants_are_the_spec() {
+    use crate::gpt_oss_120b::spec;
+    let model = &GPT_OSS_120B.spec;
+    assert_eq!(
+        [spec::HIDDEN, spec::INTER, spec::EXPERTS, spec::LAYERS, spec::CONTEXT],
+        [model.hidden, model.inter, model.experts, model.layers.len(), model.context]
+    );
+    assert_eq!(
+        [spec::HEAD_DIM, spec::Q_HEADS, spec::KV_HEADS, spec::TOP_K, spec::VOCAB, spec::WINDOW],
+        [model.head_dim, model.q_heads, model.kv_heads, model.top_k, model.vocab, model.window]
+    );
+}
+
+#[test]
+fn models_are_found_by_either_name() {
+    for (name, found) in [
+        ("gpt-oss-20b", Some("gpt-oss-20b")),
+        ("openai/gpt-oss-120b", Some("gpt-oss-120b")),
+        ("nano", Some("nano")),
+        ("gpt-oss", None),
+        ("someone/gpt-oss-20b", None),
+    ] {
+        assert_eq!(find(name).map(|model| model.spec.name), found, "{name}");
+    }
+}
+
+#[cfg(feature = "foreign")]
+mod foreign {
+    use super::*;
+    use crate::{Error, from_folder};
+
+    fn checkpoint(config: &str) -> tempfile::TempDir {
+        let folder = tempfile::Builder::new().prefix("tuned-").tempdir().expect("a folder");
+        std::fs::write(folder.path().join("config.json"), config).expect("a file");
+        let generation = read("gpt-oss-20b", "generation_config.json");
+        std::fs::write(folder.path().join("generation_config.json"), generation).expect("a file");
+        folder
+    }
+
+    #[test]
+    fn an_equal_configuration_is_the_built_in_model() {
+        let copy = checkpoint(&read("gpt-oss-20b", "config.json"));
+        let model = from_folder(copy.path()).expect("a supported model");
+        assert!(std::ptr::eq(model, GPT_OSS_20B));
+        assert!(std::ptr::eq(from_folder(&folder("nano")).expect("nano"), NANO));
+    }
+
+    #[test]
+    fn another_configuration_is_compiled_and_named_like_its_folder() {
+        let config = read("gpt-oss-20b", "config.json")
+            .replace("\"num_local_experts\": 32", "\"num_local_experts\": 16");
+        let other = checkpoint(&config);
+        let model = from_folder(other.path()).expect("a supported model");
+        assert_eq!(model.spec.experts, 16);
+        assert!(model.spec.name.starts_with("tuned-"), "{}", model.spec.name);
+        assert!(!model.units.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let empty = tempfile::tempdir().expect("a folder");
+        let error = from_folder(empty.path()).expect_err("no config").to_string();
+        assert!(error.contains("config.json") && error.contains("checkpoint"), "{error}");
+        let config = read("nano", "config.json").replace("\"head_dim\": 64", "\"head_dim\": 80");
+        let error = from_folder(checkpoint(&config).path()).expect_err("head_dim 80");
+        assert!(matches!(error, Error::Spec { .. }) && error.to_string().contains("head_dim"));
+    }
+}
