@@ -22,8 +22,8 @@ pub use mxfp4::{
     MXFP4_WORD_CUDA, mxfp4_code, mxfp4_codes, mxfp4_lanes, mxfp4_pairs, mxfp4_value, mxfp4_word,
 };
 pub use random::{
-    GUMBEL_CUDA, GUMBEL_OF_BITS_CUDA, MIX_CUDA, NOISE_BITS_CUDA, NOISE_STREAM_CUDA, gumbel,
-    gumbel_of_bits, mix, noise_bits, noise_stream,
+    GUMBEL_CUDA, GUMBEL_OF_BITS_CUDA, NOISE_BITS_CUDA, NOISE_STREAM_CUDA, gumbel, gumbel_of_bits,
+    noise_bits, noise_stream,
 };
 pub use rope::{
     COS_SIN_CUDA, HALF_PI, HALF_PI_CUDA, ROPE_ANGLE_CUDA, ROTATE_CUDA, cos_sin, rope_angle, rotate,
@@ -70,15 +70,14 @@ pub const DEVICE: &[&str] = &[
     TILE_ROW_CUDA,
     CHECKPOINT_ROW_ROPE_CUDA,
     CHECKPOINT_ROW_GATE_UP_CUDA,
-    MIX_CUDA,
-    NOISE_STREAM_CUDA,
-    NOISE_BITS_CUDA,
-    GUMBEL_OF_BITS_CUDA,
-    GUMBEL_CUDA,
     MIX_WORD_CUDA,
     RANDOM_WORD_CUDA,
     SYNTHETIC_BF16_CUDA,
     SYNTHETIC_SCALE_CUDA,
+    NOISE_STREAM_CUDA,
+    NOISE_BITS_CUDA,
+    GUMBEL_OF_BITS_CUDA,
+    GUMBEL_CUDA,
 ];
 
 #[cfg(test)]

@@ -3,22 +3,14 @@
 
 use ossmith_device_fn::device_fn;
 
-/// A bijection of 32 bits that flips half of them for any flipped input bit (the finaliser of MurmurHash3,
-/// Appleby, public domain).
-#[device_fn]
-#[must_use]
-pub const fn mix(bits: u32) -> u32 {
-    let a = (bits ^ (bits >> 16)).wrapping_mul(0x85EB_CA6B);
-    let b = (a ^ (a >> 13)).wrapping_mul(0xC2B2_AE35);
-    b ^ (b >> 16)
-}
+use crate::synthetic::mix_word;
 
 /// The noise of one draw, from which `noise_bits` makes each token's.
 #[device_fn]
 #[must_use]
 pub const fn noise_stream(seed: u64, position: u32) -> u64 {
-    let low: u32 = mix(seed as u32 ^ mix(position));
-    let high: u32 = mix((seed >> 32) as u32 ^ mix(low ^ 0x9E37_79B9));
+    let low: u32 = mix_word(seed as u32 ^ mix_word(position));
+    let high: u32 = mix_word((seed >> 32) as u32 ^ mix_word(low ^ 0x9E37_79B9));
     ((high as u64) << 32) | low as u64
 }
 
@@ -26,8 +18,8 @@ pub const fn noise_stream(seed: u64, position: u32) -> u64 {
 #[device_fn]
 #[must_use]
 pub const fn noise_bits(stream: u64, token: u32) -> u32 {
-    let first: u32 = mix(token ^ stream as u32);
-    mix(first.wrapping_add((stream >> 32) as u32))
+    let first: u32 = mix_word(token ^ stream as u32);
+    mix_word(first.wrapping_add((stream >> 32) as u32))
 }
 
 /// A standard Gumbel variate, `-ln(-ln(1 - v))` with `v = (bits + 0.5) / 2^32`; falls as `bits` grow.
@@ -66,7 +58,8 @@ mod tests {
         }
         let stream = noise_stream(7, 8);
         let flips = |token: u32| {
-            (noise_bits(stream, token) ^ noise_bits(stream, token ^ (1 << (token % 32)))).count_ones()
+            (noise_bits(stream, token) ^ noise_bits(stream, token ^ (1 << (token % 32))))
+                .count_ones()
         };
         let mean = f64::from((0..20_000).map(flips).sum::<u32>()) / 20_000.0;
         assert!((mean - 16.0).abs() < 0.1, "{mean} bits flip");
