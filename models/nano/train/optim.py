@@ -11,7 +11,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 def orthogonal(g):
     """The nearest semi-orthogonal matrices, roughly; g [..., m, n]."""
     a, b, c = QUINTIC
-    x = g.to(torch.bfloat16)
+    x = g.to(torch.bfloat16 if g.is_cuda else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
