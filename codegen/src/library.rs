@@ -24,6 +24,7 @@ const HEADERS: &[(&str, &str)] = files![
     "tile/gemm.cuh",
     "tile/gemv.cuh",
     "tile/norm.cuh",
+    "tile/order.cuh",
     "tile/weights.cuh",
 ];
 

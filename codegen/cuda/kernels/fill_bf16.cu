@@ -1,4 +1,36 @@
 // Seeded random bf16 weights, made where and in the order in which they will lie.
 //
 // The value at a checkpoint index is the same as on the host; padding is zero.
-#include "scalar.cuh"
+#include "ptx/types.cuh"
+#include "tile/order.cuh"
+
+constexpr u32 kTileRows = 16, kTileK = 64, kTileElements = kTileRows * kTileK;
+
+// The checkpoint element that stands at `position` of the output, if any.
+struct Source {
+  u32 row, k;
+
+  __device__ __forceinline__ Source(const FillBf16& p, u32 position) {
+    if (p.order == kRowMajor) {
+      row = position / p.k, k = position % p.k;
+      return;
+    }
+    const u32 k_tiles = ceil_div(p.k, kTileK);
+    const u32 tile = position / kTileElements, in_tile = position % kTileElements;
+    const u32 step = in_tile / 256, lane = in_tile / 8 % kWarpSize, element = in_tile % 8;
+    row = checkpoint_row(tile / k_tiles * kTileRows + tile_row(lane, element / 2), p.order, p.head_dim);
+    k = tile % k_tiles * kTileK + tile_k(lane, step, element);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const __grid_constant__ FillBf16 p) {
+  const u32 tiles = ceil_div(p.rows, kTileRows) * ceil_div(p.k, kTileK);
+  const u32 elements = p.order == kRowMajor ? p.rows * p.k : tiles * kTileElements;
+  for (u32 i = blockIdx.x * spec::kThreads + threadIdx.x; i < elements; i += gridDim.x * spec::kThreads) {
+    const Source source(p, i);
+    const bool exists = source.row < p.rows && source.k < p.k;
+    p.out[i] = exists ? static_cast<bf16>(synthetic_bf16(p.key0, p.key1, source.row * p.k + source.k, p.offset,
+                                                         p.spread, p.scale))
+                      : bf16{0};
+  }
+}

@@ -10,8 +10,8 @@ use ossmith_plan::{Arch, Axis, Grid, KernelInfo, ModelSpec, SWIGLU_ALPHA};
 /// Token counts up to which the decode schedules run. Above the last one, the prefill schedule does.
 pub const DECODE_TOKENS: [usize; 2] = [1, 8];
 
-/// Registers of one multiprocessor.
-const SM_REGISTERS: u32 = 65_536;
+/// Registers of a quarter of a multiprocessor.
+const QUARTER_REGISTERS: u32 = 16_384;
 
 /// A constant in a unit's `namespace spec`.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,10 +52,12 @@ pub struct KernelPlan {
 }
 
 impl KernelPlan {
-    /// Registers that a thread can have for [`KernelPlan::blocks_per_sm`] blocks to fit.
+    /// Registers that a thread can have for [`KernelPlan::blocks_per_sm`] blocks to fit: warps go round the four
+    /// quarters of a multiprocessor, and registers come in eights.
     #[must_use]
     pub fn max_registers(&self) -> u32 {
-        (SM_REGISTERS / (self.info.threads * self.blocks_per_sm) / 8 * 8).min(255)
+        let warps_a_quarter = (self.info.threads / 32 * self.blocks_per_sm).div_ceil(4);
+        (QUARTER_REGISTERS / (32 * warps_a_quarter) / 8 * 8).min(255)
     }
 }
 
