@@ -76,6 +76,7 @@ impl Named<'_> {
 fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
     Schedule {
         max_tokens: tokens,
+        fuses_norm: true,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
         qkv: named.kernel(&format!("rmsnorm_qkv_rope_decode{tokens}")),
@@ -94,6 +95,7 @@ fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
 fn prefill_schedule(named: &Named<'_>) -> Schedule {
     Schedule {
         max_tokens: usize::MAX,
+        fuses_norm: false,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
         qkv: named.kernel("qkv_rope_prefill"),

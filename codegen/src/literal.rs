@@ -72,7 +72,7 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes }
     Schedule {
-        max_tokens, embed, rmsnorm, qkv, attention, attn_out, router, group, expert_up, expert_down, combine, unembed,
+        max_tokens, fuses_norm, embed, rmsnorm, qkv, attention, attn_out, router, group, expert_up, expert_down, combine, unembed,
         sample,
     }
     Fill { bf16, mxfp4 }

@@ -108,6 +108,8 @@ pub struct Phase {
 pub struct Schedule {
     /// Most tokens of a step that this schedule runs.
     pub max_tokens: usize,
+    /// Whether the products norm their input themselves; if not, `rmsnorm` runs before them.
+    pub fuses_norm: bool,
     /// Residual rows from the embedding.
     pub embed: Kernel<params::Embed>,
     /// The norm as a kernel of its own: before the unembedding, and before every product that does not fuse it.

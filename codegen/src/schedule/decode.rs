@@ -49,7 +49,7 @@ fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     let mut constants = u32s(&[
         ("kHidden", spec.hidden),
         ("kMaxTokens", tokens),
-        ("kHeldTiles", split.share().min(4)),
+        ("kHeldTiles", split.share().min(3)),
     ]);
     constants.push(rms_eps(spec));
     constants.extend(head_constants(spec));
