@@ -15,7 +15,7 @@ mod tests;
 
 use std::path::Path;
 
-use ossmith_plan::{Model, Weight};
+use ossmith_plan::{Graph, Model, ModelSpec, Weight};
 
 use crate::{Error, Result};
 use stored::Stored;
@@ -46,15 +46,23 @@ impl Checkpoint {
     /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found;
     /// [`Error::File`] for a file that cannot be read.
     pub fn open(folder: &Path, model: &'static Model) -> Result<Checkpoint> {
-        let source = Source::Files(Stored::open(folder, model)?);
-        Ok(Checkpoint { layers: model.spec.layers.len(), source })
+        Checkpoint::open_shapes(folder, &model.spec, &model.graph)
+    }
+
+    /// `open`, from all that it needs of a model.
+    fn open_shapes(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<Checkpoint> {
+        let source = Source::Files(Stored::open(folder, spec, graph)?);
+        Ok(Checkpoint { layers: spec.layers.len(), source })
     }
 
     /// Seeded random weights of the model's shapes, each made when first asked for (see [`synthetic`]).
     #[must_use]
     pub fn synthetic(model: &'static Model, seed: u64) -> Checkpoint {
-        let source = Source::Random(Synthetic::new(model, seed));
-        Checkpoint { layers: model.spec.layers.len(), source }
+        Checkpoint::synthetic_shapes(&model.graph, model.spec.layers.len(), seed)
+    }
+
+    fn synthetic_shapes(graph: &'static Graph, layers: usize, seed: u64) -> Checkpoint {
+        Checkpoint { layers, source: Source::Random(Synthetic::new(graph, layers, seed)) }
     }
 
     /// The seed, if the weights are synthetic: a device then makes them in its own memory.

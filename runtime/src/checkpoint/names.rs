@@ -1,6 +1,6 @@
 //! What each checkpoint layout calls a weight, and in which pieces it stores it.
 
-use ossmith_plan::{Model, Weight};
+use ossmith_plan::{Graph, ModelSpec, Weight};
 use safetensors::Dtype;
 
 /// Who wrote the checkpoint.
@@ -43,8 +43,14 @@ pub(super) struct Wanted {
 }
 
 /// The stored pieces of a weight: row parts in order for bf16, blocks and scales for MXFP4.
-pub(super) fn wanted(layout: Layout, model: &Model, weight: Weight, layer: usize) -> Vec<Wanted> {
-    let shape = model.graph.weight(weight).shape;
+pub(super) fn wanted(
+    layout: Layout,
+    spec: &ModelSpec,
+    graph: &Graph,
+    weight: Weight,
+    layer: usize,
+) -> Vec<Wanted> {
+    let shape = graph.weight(weight).shape;
     let prefix = match weight.per_layer() {
         true => format!("{}{layer}.", layout.layer_prefix()),
         false => String::new(),
@@ -57,7 +63,6 @@ pub(super) fn wanted(layout: Layout, model: &Model, weight: Weight, layer: usize
     match names {
         Names::One(name) => vec![piece(name, Dtype::BF16, shape.to_vec())],
         Names::QueryKeyValue(names) => {
-            let spec = &model.spec;
             let rows = [spec.q_width(), spec.kv_width(), spec.kv_width()];
             let part = |(name, rows): (&str, usize)| {
                 let shape = std::iter::once(rows).chain(shape[1..].iter().copied());

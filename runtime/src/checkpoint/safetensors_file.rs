@@ -89,33 +89,40 @@ pub(super) fn read_header(
     Ok((LENGTH_BYTES + header.len(), tensors))
 }
 
-/// Tensors must lie one behind the other and fill the data section, each as long as its shape says.
+/// Each tensor must lie in the file and be as long as its shape says; together they fill the data section.
 fn check_offsets(
     tensors: &BTreeMap<String, TensorInfo>,
     data_bytes: usize,
 ) -> std::result::Result<(), String> {
-    let mut in_order: Vec<_> = tensors.iter().collect();
-    in_order.sort_by_key(|(_, info)| info.data_offsets);
-    let mut filled = 0;
-    let mut previous = "the start of the data";
-    for (name, info) in in_order {
+    let claims = |name: &str, info: &TensorInfo| {
         let (start, end) = info.data_offsets;
-        let named = format!("tensor {name}: claims bytes {start}..{end} of the data");
+        format!("tensor {name}: claims bytes {start}..{end} of the data")
+    };
+    for (name, info) in tensors {
+        let (start, end) = info.data_offsets;
+        let claims = claims(name, info);
         if end > data_bytes {
-            return Err(format!("{named}, but the file holds {data_bytes}: truncated or damaged"));
+            return Err(format!("{claims}, but the file holds {data_bytes}: truncated or damaged"));
         }
         let expected = stored_bytes(info);
         if expected.is_none() || end.checked_sub(start) != expected {
-            let expected =
-                expected.map_or("more bytes than can be".to_owned(), |bytes| bytes.to_string());
-            return Err(format!("{named}, but {:?} {:?} takes {expected}", info.dtype, info.shape));
+            let bytes = expected.map_or("more than can be".to_owned(), |bytes| bytes.to_string());
+            return Err(format!("{claims}, but {:?} {:?} takes {bytes}", info.dtype, info.shape));
         }
+    }
+    let mut in_order: Vec<_> = tensors.iter().collect();
+    in_order.sort_by_key(|(_, info)| info.data_offsets);
+    let (mut filled, mut previous) = (0, "the start of the data");
+    for (name, info) in in_order {
+        let (start, end) = info.data_offsets;
         if start != filled {
             let relation = if start < filled { "overlaps" } else { "leaves a gap behind" };
-            return Err(format!("{named}, which {relation} {previous} (expected start: {filled})"));
+            let claims = claims(name, info);
+            return Err(format!(
+                "{claims}, which {relation} {previous} (expected start: {filled})"
+            ));
         }
-        filled = end;
-        previous = name;
+        (filled, previous) = (end, name);
     }
     if filled != data_bytes {
         return Err(format!(

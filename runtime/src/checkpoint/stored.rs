@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use ossmith_plan::{Model, Weight};
+use ossmith_plan::{Graph, ModelSpec, Weight};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
@@ -30,7 +30,7 @@ struct Piece {
 }
 
 impl Stored {
-    pub(super) fn open(folder: &Path, model: &'static Model) -> Result<Stored> {
+    pub(super) fn open(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<Stored> {
         let Files { paths, promised } = folder::find(folder)?;
         let files: Vec<TensorFile> =
             paths.iter().map(|path| TensorFile::open(path)).collect::<Result<_>>()?;
@@ -38,11 +38,11 @@ impl Stored {
         check_promises(&files, &promised)?;
         let layout = layout(folder, &unused)?;
 
-        let layers = model.spec.layers.len();
+        let layers = spec.layers.len();
         let mut weights = vec![Vec::new(); Weight::ALL.len() * layers];
         for weight in Weight::ALL {
             for layer in 0..if weight.per_layer() { layers } else { 1 } {
-                let pieces = wanted(layout, model, weight, layer);
+                let pieces = wanted(layout, spec, graph, weight, layer);
                 weights[slot(weight, layer, layers)] = pieces
                     .iter()
                     .map(|piece| take(folder, &files, &mut unused, piece))

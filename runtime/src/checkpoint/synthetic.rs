@@ -1,17 +1,16 @@
 //! Seeded random weights: every stored element is a pure function of (seed, weight, layer, element index), so
 //! that host threads and device kernels make the same bytes in any order, each in its own memory.
 //!
-//! The functions of this file's first half are the definition. They use 32-bit integer arithmetic, exact
-//! integer-to-float conversion and one float product, which no compiler may contract into something else:
-//! a device kernel that follows them gives the same bits. The values resemble a trained model's only in scale
-//! (unit-variance activations, clear and diverse routing); no model was trained.
+//! The values are `ossmith_scalar`'s `synthetic_*` functions of the keys and distributions given here. They
+//! resemble a trained model's only in scale (unit-variance activations, clear and diverse routing).
 //!
 //! Streams: a bf16 tensor is one stream, an MXFP4 tensor two (codes and scales). Index counts elements of the
 //! whole tensor (`[matrices, rows, k]` flattened; for scales, blocks of 32 of it); q, k and v are one tensor.
 
 use std::sync::OnceLock;
 
-use ossmith_plan::{DType, Model, Weight, WeightInfo};
+use ossmith_plan::{DType, Graph, Weight, WeightInfo};
+use ossmith_scalar::{mix_word, random_word, synthetic_bf16, synthetic_scale};
 use rayon::prelude::*;
 
 use super::{Tensor, slot};
@@ -34,27 +33,13 @@ pub enum Part {
     Scales,
 }
 
-/// Mixes 32 bits so that each output bit depends on all input bits (the finaliser of MurmurHash3, Appleby, public domain).
-#[must_use]
-pub const fn mix(word: u32) -> u32 {
-    let word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
-    let word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
-    word ^ (word >> 16)
-}
-
-/// Random word `index` (`high * 2^32 + low`) of a stream: two keyed rounds.
-#[must_use]
-pub const fn hash(stream: Stream, low: u32, high: u32) -> u32 {
-    let first = mix(low ^ stream.key0);
-    mix(first.wrapping_add(stream.key1).wrapping_add(high.wrapping_mul(0x9e37_79b9)))
-}
-
 /// The stream of one tensor.
 #[must_use]
 pub const fn stream(seed: u64, weight: Weight, layer: usize, part: Part) -> Stream {
     let tensor = 2 * weight as u32 + part as u32;
-    let key0 = mix(mix(mix(seed as u32) ^ (seed >> 32) as u32) ^ (tensor << 16 | layer as u32));
-    Stream { key0, key1: mix(key0 ^ 0x9e37_79b9) }
+    let seed = mix_word(mix_word(seed as u32) ^ (seed >> 32) as u32);
+    let key0 = mix_word(seed ^ (tensor << 16 | layer as u32));
+    Stream { key0, key1: mix_word(key0 ^ 0x9e37_79b9) }
 }
 
 /// Values of a bf16 tensor: `(offset + spread * draw) * scale`, with `draw` uniform in `-2^15..2^15`.
@@ -74,23 +59,6 @@ impl Uniform {
     fn with_rms(rms: f64) -> Uniform {
         Uniform { offset: 0, spread: 1, scale: (rms * 3_f64.sqrt() / 32768.0) as f32 }
     }
-}
-
-/// bf16 element `index` from its random word, which holds two: the even element's bits are the low half.
-#[must_use]
-pub const fn bf16_of_word(uniform: Uniform, word: u32, odd: bool) -> u16 {
-    let draw = if odd { word as i32 >> 16 } else { word as i16 as i32 };
-    let value = (uniform.offset + uniform.spread * draw) as f32 * uniform.scale;
-    // To nearest, ties to even; the values are finite and far from overflow.
-    let bits = value.to_bits();
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-}
-
-/// E8M0 byte of a block: one of `base`, `base + 1`, `base + 2`. A random word serves four blocks, lowest byte first.
-#[must_use]
-pub const fn scale_of_word(base: u32, word: u32, block: u32) -> u8 {
-    let byte = word >> (8 * (block % 4)) & 0xff;
-    (base + (3 * byte >> 8)) as u8
 }
 
 /// How a bf16 weight is distributed.
@@ -127,7 +95,8 @@ pub fn scale_base(k: usize) -> u32 {
 /// A model's random weights on the host, each tensor made once, when first asked for.
 #[derive(Debug)]
 pub(super) struct Synthetic {
-    model: &'static Model,
+    graph: &'static Graph,
+    layers: usize,
     seed: u64,
     made: Vec<OnceLock<Made>>,
 }
@@ -139,9 +108,9 @@ enum Made {
 }
 
 impl Synthetic {
-    pub(super) fn new(model: &'static Model, seed: u64) -> Synthetic {
-        let slots = Weight::ALL.len() * model.spec.layers.len();
-        Synthetic { model, seed, made: (0..slots).map(|_| OnceLock::new()).collect() }
+    pub(super) fn new(graph: &'static Graph, layers: usize, seed: u64) -> Synthetic {
+        let slots = Weight::ALL.len() * layers;
+        Synthetic { graph, layers, seed, made: (0..slots).map(|_| OnceLock::new()).collect() }
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -149,8 +118,8 @@ impl Synthetic {
     }
 
     pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
-        let cell = &self.made[slot(weight, layer, self.model.spec.layers.len())];
-        match cell.get_or_init(|| make(self.model.graph.weight(weight), self.seed, layer)) {
+        let cell = &self.made[slot(weight, layer, self.layers)];
+        match cell.get_or_init(|| make(self.graph.weight(weight), self.seed, layer)) {
             Made::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
             Made::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
         }
@@ -164,18 +133,21 @@ fn make(info: &WeightInfo, seed: u64, layer: usize) -> Made {
         let (codes, base) = (stream(Part::Elements), scale_base(k));
         let scales = stream(Part::Scales);
         return Made::Mxfp4 {
-            blocks: fill(elements / 2, |word| hash(codes, word, 0).to_le_bytes()),
+            blocks: fill(elements / 2, |word| {
+                random_word(codes.key0, codes.key1, word).to_le_bytes()
+            }),
             scales: fill(elements / 32, |word| {
-                let random = hash(scales, word, 0);
-                [0, 1, 2, 3].map(|block| scale_of_word(base, random, block))
+                let scale =
+                    |block| synthetic_scale(scales.key0, scales.key1, 4 * word + block, base);
+                [0, 1, 2, 3].map(|block| scale(block) as u8)
             }),
         };
     }
     let (stream, uniform) = (stream(Part::Elements), uniform(info.weight, k));
+    let Uniform { offset, spread, scale } = uniform;
+    let element = |index| synthetic_bf16(stream.key0, stream.key1, index, offset, spread, scale);
     Made::Bf16(fill(elements * 2, |word| {
-        let random = hash(stream, word, 0);
-        let pair = [false, true].map(|odd| bf16_of_word(uniform, random, odd));
-        (u32::from(pair[1]) << 16 | u32::from(pair[0])).to_le_bytes()
+        (element(2 * word + 1) << 16 | element(2 * word)).to_le_bytes()
     }))
 }
 
