@@ -17,7 +17,7 @@ import evalset
 from dialogue import Maker, pieces
 from export import load_small, write_hf
 from model import Nano, Sizes
-from quant import mx_pack, mx_round, round_mantissa
+from quant import mx_pack, mx_round, mx_unpack, round_mantissa
 from score import parse, right
 from tokens import HERE, VOCAB, Tokens
 
@@ -92,6 +92,7 @@ def check_codecs():
     scale = w.reshape(64, 8, 32).abs().amax(-1, keepdim=True) / 4
     assert ((mx_round(w) - w).reshape(64, 8, 32).abs() <= scale).all(), "MXFP4 error too large"
     assert torch.equal(mx_round(mx_round(w)), mx_round(w)), "MXFP4 rounding is not idempotent"
+    assert torch.equal(mx_unpack(*mx_pack(w)), mx_round(w)), "MXFP4 does not come back"
     r = round_mantissa(w)
     assert ((r - w).abs() <= w.abs() / 16).all() and torch.equal(r, r.bfloat16().float()), "mantissa rounding"
 

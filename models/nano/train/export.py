@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model import Nano, Sizes
-from quant import mx_pack, mx_round, round_embed, round_mantissa
+from quant import mx_pack, mx_round, mx_unpack, round_embed, round_mantissa
 from tokens import VOCAB, Tokens
 
 LAYER = {"attn_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight", "out": "self_attn.o_proj.weight",
@@ -21,8 +21,8 @@ LAYER = {"attn_norm": "input_layernorm.weight", "mlp_norm": "post_attention_laye
 EXPERTS = {"up": "mlp.experts.gate_up_proj", "down": "mlp.experts.down_proj"}
 
 
-def small(nano):
-    """Rounded tensors over the compact ids; the stacked names of `Nano`."""
+def rounded(nano):
+    """Rounded tensors over the compact ids, bf16; the stacked names of `Nano`."""
     out = {"embed": nano.embed, "unembed": nano.unembed, "final_norm": nano.final_norm}
     out |= {f"p.{k}": v for k, v in nano.p.items()}
     rounder = {k: round_mantissa for k in out} | {"p.up": mx_round, "p.down": mx_round, "embed": round_embed}
@@ -30,14 +30,20 @@ def small(nano):
 
 
 def save_small(nano, path):
-    save_file(small(nano), path, metadata={"sizes": json.dumps(nano.sizes.dict()), "others": str(nano.others)})
+    tensors = rounded(nano)
+    for name in ("p.up", "p.down"):
+        tensors[name + ".blocks"], tensors[name + ".scales"] = mx_pack(tensors.pop(name))
+    save_file(tensors, path, metadata={"sizes": json.dumps(nano.sizes.dict()), "others": str(nano.others)})
 
 
 def load_small(path, device="cpu"):
     """A `Nano` with the weights of a small file."""
     with safe_open(path, "pt") as f:
         meta = f.metadata()
-    state = {k: v.float() for k, v in load_file(path).items()}
+    state = load_file(path)
+    for name in ("p.up", "p.down"):
+        state[name] = mx_unpack(state.pop(name + ".blocks"), state.pop(name + ".scales"))
+    state = {k: v.float() for k, v in state.items()}
     nano = Nano(Sizes(**json.loads(meta["sizes"])), len(state["embed"]), len(state["unembed"]), int(meta["others"]))
     nano.load_state_dict(state)
     return nano.to(device)
@@ -90,7 +96,7 @@ GENERATION = {"bos_token_id": 199998, "do_sample": False, "eos_token_id": [20000
 
 def write_hf(nano, folder, ids):
     os.makedirs(folder, exist_ok=True)
-    save_file(hf_tensors(small(nano), nano.sizes, ids), os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    save_file(hf_tensors(rounded(nano), nano.sizes, ids), os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
     for name, value in (("config.json", config(nano.sizes)), ("generation_config.json", GENERATION)):
         with open(os.path.join(folder, name), "w") as f:
             json.dump(value, f, indent=2)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dialogue import prompt_pieces
 from model import SINK_KEYS, attend, moe, project, rms_norm
@@ -52,7 +53,7 @@ def batch(nano, weights, prompts, limit, stops, dtype):
     caches = [[torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"] for _ in range(s.layers)]
     pos = torch.arange(width, device=device).expand(len(prompts), -1)
     states = step(nano, weights, F.embedding(ids, weights[1]), pos, caches, cache_masks(pos, size, s.window, dtype))
-    last = states[torch.arange(len(prompts)), lengths - 1]
+    last = states[torch.arange(len(prompts), device=device), lengths - 1]
     stops = torch.tensor(stops, device=device)
     out, done = [], torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for n in range(limit):
@@ -77,6 +78,8 @@ def complete(nano, tokens, cases, limit=200, size=256, dtype=torch.bfloat16):
     texts = {}
     for at in range(0, len(order), size):
         part = order[at:at + size]
-        for i, ids in zip(part, batch(nano, weights, [prompts[i] for i in part], limit, stops, dtype), strict=True):
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            done = batch(nano, weights, [prompts[i] for i in part], limit, stops, dtype)
+        for i, ids in zip(part, done, strict=True):
             texts[i] = tokens.decode([201087 if t == 0 else tokens.ids[t] for t in ids])
     return [texts[i] for i in range(len(cases))]

@@ -8,7 +8,7 @@ import torch
 # Significant bits after the leading one that are kept of each bf16 weight (bf16 has 7): zstd then halves the file.
 MANTISSA = 3
 EMBED_MANTISSA = 2
-# Midpoints between the E2M1 values 0, .5, 1, 1.5, 2, 3, 4, 6.
+# The magnitudes of E2M1, and the midpoints between them.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 
@@ -50,6 +50,13 @@ def mx_pack(w):
     code += 8 * ((x < 0) & (code > 0)).to(torch.uint8)
     pairs = code.reshape(*code.shape[:-1], 16, 2)
     return pairs[..., 0] | (pairs[..., 1] << 4), (e.squeeze(-1) + 127).to(torch.uint8)
+
+
+def mx_unpack(blocks, scales):
+    """The f32 weights [..., K] of a stored form."""
+    code = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).long()
+    value = torch.tensor(E2M1)[code & 7] * torch.where(code > 7, -1.0, 1.0)
+    return (value * torch.exp2(scales.float() - 127)[..., None]).flatten(-2)
 
 
 class Straight(torch.autograd.Function):
