@@ -15,7 +15,10 @@ pub use encoding::{
     DecodeError, EncodeError, SpecialSet, decode, decode_bytes, decode_lossy, encode, encode_into,
     encode_with_special, token_bytes,
 };
-pub use parse::{ParseError, ReferenceParser, Strictness, parse};
+pub use parse::{
+    Collector, Event, Header, LenientOptions, ParseError, Parsed, ReferenceParser, Repair,
+    RepairKind, Stop, StreamParser, Strictness, parse, parse_lenient,
+};
 pub use protocol::{answer_line, serve_lines};
 pub use render::{
     DropAnalysis, MessageSpan, RecipientPlace, RenderError, RenderOptions, Rendered, SchemaStyle,

@@ -143,9 +143,8 @@ impl LaggingDecoder {
     pub(crate) fn finish(&mut self, out: &mut String) {
         if self.blocked {
             out.push(char::REPLACEMENT_CHARACTER);
-        } else {
-            out.push_str(&String::from_utf8_lossy(&self.held[self.given..]));
         }
+        out.push_str(&String::from_utf8_lossy(&self.held[self.given..]));
         self.clear();
         self.blocked = false;
     }

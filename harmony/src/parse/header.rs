@@ -22,7 +22,6 @@ const CONSTRAIN_MARK: &str = "<|constrain|>";
 /// Reads a whole header; `role` is the one given from outside, if any.
 pub(super) fn read(text: &str, role: Option<Role>) -> Result<ReferenceHeader, ParseError> {
     let (channel, rest) = cut_channel(text)?;
-    let rest = rest.trim().replace(CONSTRAIN_MARK, " <|constrain|>");
     let mut words: Vec<&str> = rest.split_ascii_whitespace().collect();
     let (role, name) = match role {
         Some(role) => (role, None),
@@ -39,23 +38,44 @@ pub(super) fn read(text: &str, role: Option<Role>) -> Result<ReferenceHeader, Pa
     }
 }
 
-/// Cuts out the first channel mark with the name after it, which ends at white space or `<`.
-pub(super) fn cut_channel(text: &str) -> Result<(Option<String>, String), ParseError> {
-    let Some(mark) = text.find(CHANNEL_MARK) else { return Ok((None, text.to_owned())) };
+/// Reads a header that ended early: its channel, and the words after the role as one text.
+pub(super) fn read_unfinished(
+    text: &str,
+    role: Role,
+) -> Result<(ReferenceHeader, String), ParseError> {
+    let (channel, rest) = cut_channel(text)?;
+    let mut words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    if words.first() == Some(&role.as_str()) {
+        words.remove(0);
+    }
+    Ok((
+        ReferenceHeader { role, name: None, channel, recipient: None, content_type: None },
+        words.join(" "),
+    ))
+}
+
+/// Cuts out the first channel mark with the name after it, which ends at white space or `<`; what is left is trimmed and has a
+/// space before each constrain mark.
+fn cut_channel(text: &str) -> Result<(Option<String>, String), ParseError> {
+    let spaced = |text: &str| text.trim().replace(CONSTRAIN_MARK, " <|constrain|>");
+    let Some(mark) = text.find(CHANNEL_MARK) else { return Ok((None, spaced(text))) };
     let after = &text[mark + CHANNEL_MARK.len()..];
     let end = after.find(|c: char| c.is_whitespace() || c == '<').unwrap_or(after.len());
     if end == 0 {
         return Err(ParseError::EmptyChannel);
     }
-    Ok((Some(after[..end].to_owned()), format!("{}{}", &text[..mark], &after[end..])))
+    Ok((Some(after[..end].to_owned()), spaced(&format!("{}{}", &text[..mark], &after[end..]))))
 }
 
-/// The first word is the role; another word is a tool's name if something follows it.
+/// The first word is the role; another word is a tool's name if something follows it (or if it is a recipient).
 fn author(words: &[&str]) -> Result<(Role, Option<String>), ParseError> {
     let Some(&first) = words.first() else { return Err(ParseError::NoRole) };
     match Role::by_name(first) {
+        Some(Role::Tool) => Ok((Role::Tool, Some(first.to_owned()))),
         Some(role) => Ok((role, None)),
-        None if words.len() > 1 => Ok((Role::Tool, Some(first.to_owned()))),
+        None if words.len() > 1 || first.starts_with("to=") => {
+            Ok((Role::Tool, Some(first.to_owned())))
+        }
         None => Err(ParseError::UnknownRole { word: first.to_owned() }),
     }
 }

@@ -164,22 +164,10 @@ impl ReferenceParser {
     /// A stop token before `<|message|>`: what follows the channel is the content, if the role is known.
     fn end_in_header(&mut self) -> Result<(), ParseError> {
         let State::Header { text, readable } = &self.state else { return Ok(()) };
-        let unfinished = match self.given_role {
-            Some(role) => {
-                let (channel, rest) = header::cut_channel(header_text(text, *readable)?)?;
-                let words: Vec<&str> = rest.split_ascii_whitespace().collect();
-                let header = ReferenceHeader {
-                    role,
-                    name: None,
-                    channel,
-                    recipient: None,
-                    content_type: None,
-                };
-                Some(message(header, words.join(" ")))
-            }
-            None => None,
-        };
-        self.messages.extend(unfinished);
+        if let (Some(role), false) = (self.given_role, text.is_empty()) {
+            let (header, content) = header::read_unfinished(header_text(text, *readable)?, role)?;
+            self.messages.push(message(header, content));
+        }
         self.given_role = None;
         self.state = State::Start;
         Ok(())

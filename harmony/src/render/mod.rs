@@ -6,6 +6,7 @@
 //! reference library's.
 
 mod contents;
+mod json;
 mod schema;
 mod spans;
 mod typescript;

@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Value};
 
+use super::json::compact;
+
 /// The type of a tool's parameters.
 pub(super) fn parameters_type(schema: &Value) -> String {
     type_text(schema, "")
@@ -85,8 +87,9 @@ fn property_lines(name: &str, property: &Value, indent: &str, text: &mut String)
     if let Some(title) = text_of(property, "title") {
         text.push_str(&format!("{indent}// {title}\n{indent}//\n"));
     }
-    let variants = property.get("oneOf").and_then(Value::as_array);
-    if let (None, Some(description)) = (variants, text_of(property, "description")) {
+    // A `oneOf` that is no list still hides the description and the default.
+    let union = property.get("oneOf");
+    if let (None, Some(description)) = (union, text_of(property, "description")) {
         text.push_str(&format!("{indent}// {description}\n"));
     }
     if let Some(examples) =
@@ -97,12 +100,12 @@ fn property_lines(name: &str, property: &Value, indent: &str, text: &mut String)
             text.push_str(&format!("{indent}// - \"{example}\"\n"));
         }
     }
-    match variants {
+    match union.and_then(Value::as_array) {
         Some(variants) => union_lines(name, property, variants, indent, text),
         None => {
             let typed = nullable(property, type_text(property, &format!("{indent}    ")));
             text.push_str(&format!("{indent}{name} {typed},"));
-            if let Some(default) = property.get("default") {
+            if let (None, Some(default)) = (union, property.get("default")) {
                 text.push_str(&format!(" // default: {}", default_text(default, property)));
             }
             text.push('\n');
@@ -112,8 +115,9 @@ fn property_lines(name: &str, property: &Value, indent: &str, text: &mut String)
 
 /// A property with `oneOf`: its comments, its name, a line for each variant.
 fn union_lines(name: &str, property: &Value, variants: &[Value], indent: &str, text: &mut String) {
+    let description = text_of(property, "description");
     let first = variants.first().and_then(|v| text_of(v, "description"));
-    let shown = text_of(property, "description").filter(|&d| first != Some(d));
+    let shown = description.filter(|&d| first != Some(d));
     if let Some(description) = shown {
         text.push_str(&format!("{indent}// {description}\n"));
     }
@@ -125,7 +129,7 @@ fn union_lines(name: &str, property: &Value, variants: &[Value], indent: &str, t
         let typed = nullable(variant, type_text(variant, &format!("{indent}   ")));
         text.push_str(&format!("{indent} | {typed}"));
         let repeated =
-            |description: &str| (index == 0 && shown.is_some()) || shown == Some(description);
+            |remark: &str| (index == 0 && shown.is_some()) || description == Some(remark);
         let mut remarks = Vec::new();
         remarks.extend(text_of(variant, "description").filter(|d| !repeated(d)).map(str::to_owned));
         remarks.extend(
@@ -145,7 +149,11 @@ fn free_variant(variant: &Value, indent: &str) -> String {
     let mut text = format!("{indent} | {typed}");
     let mut remarks = Vec::new();
     remarks.extend(text_of(variant, "description").map(str::to_owned));
-    remarks.extend(variant.get("default").map(|default| format!("default: {default}")));
+    let quoted = |default: &Value| match default {
+        Value::String(text) if !lists_values(variant) => format!("\"{text}\""),
+        other => compact(other),
+    };
+    remarks.extend(variant.get("default").map(|default| format!("default: {}", quoted(default))));
     if !remarks.is_empty() {
         text.push_str(&format!(" // {}", remarks.join(" ")));
     }
@@ -164,8 +172,12 @@ fn default_text(default: &Value, schema: &Value) -> String {
     match default {
         Value::String(text) if listed => text.clone(),
         Value::String(text) => format!("\"{text}\""),
-        other => other.to_string(),
+        other => compact(other),
     }
+}
+
+fn lists_values(schema: &Value) -> bool {
+    schema.get("enum").and_then(Value::as_array).is_some_and(|values| !values.is_empty())
 }
 
 fn text_of<'a>(schema: &'a Value, key: &str) -> Option<&'a str> {
