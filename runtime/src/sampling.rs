@@ -4,7 +4,7 @@
 //! its softmax probability and needs no sum. The noise is a hash of (seed, position, token id), so a draw depends on
 //! neither batch nor backend, and a device can make it without state.
 
-use std::cmp::Ordering;
+use ossmith_scalar::{gumbel_of_bits, noise_bits, noise_stream};
 
 use crate::{Error, Result};
 
@@ -66,7 +66,7 @@ pub(crate) fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> Resu
     let view = Scores { logits, largest, inverse: 1.0 / sampling.temperature };
     // A score is the logarithm of a token's probability as a share of the best one's.
     let floor = if sampling.min_p > 0.0 { sampling.min_p.ln() } else { f32::NEG_INFINITY };
-    let mut race = Race::new(stream(sampling.seed, position as u64));
+    let mut race = Race::new(noise_stream(sampling.seed, position as u32));
     let kept = kept(&view, sampling);
     match &kept {
         Some(ids) => ids.iter().for_each(|&id| race.enter(id, view.score(id), floor)),
@@ -87,18 +87,19 @@ impl Scores<'_> {
         (self.logits[id as usize] - self.largest) * self.inverse
     }
 
-    /// Best first; the lowest id among equals; what is not a number last.
-    fn order(&self, a: u32, b: u32) -> Ordering {
-        let key = |id: u32| {
-            let logit = self.logits[id as usize];
-            if logit.is_nan() { f32::NEG_INFINITY } else { logit }
-        };
-        key(b).total_cmp(&key(a)).then(a.cmp(&b))
+    /// A number that orders tokens best first, the lowest id among equals, what is not a number last; the id is
+    /// its low half.
+    fn rank(&self, id: u32) -> u64 {
+        let logit = self.logits[id as usize];
+        let bits = if logit.is_nan() { f32::NEG_INFINITY.to_bits() } else { logit.to_bits() };
+        // Flipped to grow with the logit, then inverted.
+        let grows = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+        u64::from(!grows) << 32 | u64::from(id)
     }
 
-    fn mass(&self, ids: impl Iterator<Item = u32>) -> f64 {
-        let weight = |id| f64::from(self.score(id).exp());
-        ids.map(weight).filter(|weight| !weight.is_nan()).sum()
+    fn mass(&self, ranks: &[u64]) -> f64 {
+        let weight = |&rank: &u64| f64::from(self.score(rank as u32).exp());
+        ranks.iter().map(weight).filter(|weight| !weight.is_nan()).sum()
     }
 }
 
@@ -106,41 +107,46 @@ impl Scores<'_> {
 fn kept(view: &Scores<'_>, sampling: &Sampling) -> Option<Vec<u32>> {
     let vocab = view.logits.len();
     let top_k = if sampling.top_k == 0 { vocab } else { vocab.min(sampling.top_k as usize) };
-    let all = || 0..vocab as u32;
-    if sampling.top_p >= 1.0 {
-        return (top_k < vocab).then(|| best(view, all().collect(), top_k));
+    if top_k == vocab && sampling.top_p >= 1.0 {
+        return None;
     }
-    let candidates =
-        if top_k < vocab { best(view, all().collect(), top_k) } else { all().collect() };
-    let wanted = f64::from(sampling.top_p) * view.mass(candidates.iter().copied());
-    // Sorting a whole vocabulary is slow and the set is mostly small, so look for it in ever more of the best.
-    let mut count = 256;
-    loop {
-        let mut ids = best(view, candidates.clone(), count);
-        ids.sort_unstable_by(|&a, &b| view.order(a, b));
-        let mut mass = 0.0;
-        let reached = ids.iter().position(|&id| {
-            mass += f64::from(view.score(id).exp());
-            mass >= wanted
-        });
-        if let Some(last) = reached {
-            ids.truncate(last + 1);
-            return Some(ids);
-        }
-        if count >= candidates.len() {
-            return Some(ids);
-        }
-        count *= 8;
+    let mut ranks: Vec<u64> = (0..vocab as u32).map(|id| view.rank(id)).collect();
+    if top_k < vocab {
+        ranks.select_nth_unstable(top_k);
+        ranks.truncate(top_k);
     }
+    if sampling.top_p < 1.0 {
+        let wanted = f64::from(sampling.top_p) * view.mass(&ranks);
+        let count = count_to_mass(view, &mut ranks, wanted);
+        ranks.truncate(count);
+    }
+    Some(ranks.into_iter().map(|rank| rank as u32).collect())
 }
 
-/// The `count` best of `ids`, in no order.
-fn best(view: &Scores<'_>, mut ids: Vec<u32>, count: usize) -> Vec<u32> {
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count, |&a, &b| view.order(a, b));
-        ids.truncate(count);
+/// How many of the best have `wanted` mass together; moves them to the front. Halves what is left to look at, as
+/// quickselect does, so a vocabulary is never sorted.
+fn count_to_mass(view: &Scores<'_>, ranks: &mut [u64], mut wanted: f64) -> usize {
+    let (mut start, mut end) = (0, ranks.len());
+    while end - start > 64 {
+        let half = (end - start) / 2;
+        ranks[start..end].select_nth_unstable(half);
+        let mass = view.mass(&ranks[start..start + half]);
+        if mass >= wanted {
+            end = start + half;
+        } else {
+            wanted -= mass;
+            start += half;
+        }
     }
-    ids
+    ranks[start..end].sort_unstable();
+    while start < end {
+        wanted -= view.mass(&ranks[start..=start]);
+        start += 1;
+        if wanted <= 0.0 {
+            break;
+        }
+    }
+    start
 }
 
 /// Finds the largest `score + gumbel`.
@@ -158,11 +164,11 @@ impl Race {
     }
 
     fn enter(&mut self, id: u32, score: f32, floor: f32) {
-        let bits = bits(self.stream, id);
+        let bits = noise_bits(self.stream, id);
         if bits > self.bound || score < floor {
             return;
         }
-        let sum = score + gumbel(bits);
+        let sum = score + gumbel_of_bits(bits);
         if sum > self.best || (sum == self.best && id < self.winner) || self.winner == u32::MAX {
             (self.best, self.winner) = (sum, id);
             // Scores are at most 0, so whoever beats `best` has a gumbel above it: solve `gumbel(bits) = best` for
@@ -185,37 +191,6 @@ fn largest(logits: &[f32]) -> f32 {
         }
     }
     lanes.iter().fold(rest, |a, &b| a.max(b))
-}
-
-/// The noise of one draw, from which [`bits`] makes each token's.
-#[must_use]
-pub(crate) fn stream(seed: u64, position: u64) -> u64 {
-    let low = mix(seed as u32 ^ mix(position as u32));
-    let high = mix((seed >> 32) as u32 ^ mix(low ^ 0x9e37_79b9));
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// 32 random bits for a token: two rounds of a 32-bit mixer, each keyed by half of the stream.
-#[must_use]
-pub(crate) fn bits(stream: u64, token: u32) -> u32 {
-    mix(mix(token ^ stream as u32).wrapping_add((stream >> 32) as u32))
-}
-
-/// A standard Gumbel variate, `-ln(-ln(1 - v))` with `v = (bits + 0.5) / 2^32`; falls as `bits` grow. Small `v` make
-/// large variates, and `v` is exact there, so the tail that decides a draw is not cut at f32's precision near 1.
-#[must_use]
-pub(crate) fn gumbel(bits: u32) -> f32 {
-    // The largest f32 below 1 keeps the inner logarithm finite.
-    let v = ((bits as f32 + 0.5) * 2f32.powi(-32)).min(1.0 - f32::EPSILON / 2.0);
-    -(-(-v).ln_1p()).ln()
-}
-
-/// A bijection of 32 bits that flips half of them for any flipped input bit (the finaliser of MurmurHash3).
-fn mix(bits: u32) -> u32 {
-    let mut h = bits;
-    h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
-    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
-    h ^ (h >> 16)
 }
 
 #[cfg(test)]
@@ -307,9 +282,9 @@ mod tests {
     fn the_shortcut_changes_no_draw() {
         let logits: Vec<f32> = (0..3000).map(|id| ((id * 37) % 101) as f32 * 0.08).collect();
         for position in 0..50 {
-            let stream = stream(3, position as u64);
+            let stream = noise_stream(3, position as u32);
             let slow = (0..3000)
-                .map(|id| (logits[id as usize] - 8.0 + gumbel(bits(stream, id)), id))
+                .map(|id| (logits[id as usize] - 8.0 + gumbel_of_bits(noise_bits(stream, id)), id))
                 .fold((f32::NEG_INFINITY, 0), |a, b| if b.0 > a.0 { b } else { a });
             let sampling = Sampling { seed: 3, ..SAMPLED };
             assert_eq!(draw(&logits, &sampling, position).expect("finite logits"), slow.1);
@@ -330,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_noise_is_finite_and_falls_with_the_bits() {
-        let extremes = [0, 1, 1 << 9, 1 << 31, u32::MAX - 1, u32::MAX].map(gumbel);
+        let extremes = [0, 1, 1 << 9, 1 << 31, u32::MAX - 1, u32::MAX].map(gumbel_of_bits);
         assert!(extremes.iter().all(|g| g.is_finite()) && extremes.is_sorted_by(|a, b| a >= b));
         // -ln(-ln(1 - 2^-33)): the far tail survives.
         assert!((extremes[0] - 22.873_855).abs() < 1e-4, "{}", extremes[0]);
