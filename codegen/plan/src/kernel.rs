@@ -177,3 +177,18 @@ impl Model {
         fits.expect("a model's last schedule takes any number of tokens")
     }
 }
+
+impl Schedule {
+    /// Name and geometry of every kernel, in the order of a step.
+    #[must_use]
+    pub fn infos(&self) -> Vec<KernelInfo> {
+        let mut infos = vec![self.embed.info, self.rmsnorm.info, self.qkv.info];
+        infos.extend(self.attention.map(|kernel| kernel.info));
+        infos.extend([self.attn_out.info, self.router.info]);
+        infos.extend(self.group.map(|kernel| kernel.info));
+        infos.extend([self.expert_up.info, self.expert_down.info]);
+        infos.extend(self.combine.map(|kernel| kernel.info));
+        infos.extend([self.unembed.info, self.sample.info]);
+        infos
+    }
+}

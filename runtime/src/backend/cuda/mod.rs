@@ -1,1 +1,320 @@
-//! The CUDA backend.
+//! The CUDA backend: generated kernels, compiled once, on one stream of one device.
+//!
+//! A step is one copy of the host's words ([`staging`]), the phases as launches ([`forward`]), and one copy of the
+//! drawn tokens back. Steps in which every sequence draws one token replay a CUDA graph per batch size; all others
+//! launch the same kernels one by one. Kernels are found by [`nvrtc`] and [`cubins`], weights placed by [`weights`].
+//!
+//! This is the one module that names cudarc. It knows nothing of requests or text.
+
+#![allow(unsafe_code, reason = "driver calls; each block says what it relies on")]
+
+mod cache;
+mod cubins;
+mod device;
+mod forward;
+mod kernels;
+mod memory;
+pub mod nvrtc;
+pub mod pack;
+mod sources;
+mod staging;
+mod weights;
+mod workspace;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
+use ossmith_plan::Model;
+
+pub use cubins::{CacheUse, CubinCache};
+pub use device::{DeviceInfo, probe};
+pub use kernels::Kernels;
+pub use sources::Sources;
+
+use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, validate};
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Result};
+use cache::DeviceCache;
+use forward::{Pass, StepInputs};
+use memory::{Buffer, Pinned, device_error};
+use staging::{Arrays, Staging};
+use weights::DeviceWeights;
+use workspace::Workspace;
+
+/// A model on a CUDA device.
+#[derive(Debug)]
+pub struct CudaBackend {
+    info: DeviceInfo,
+    context: Arc<CudaContext>,
+    limits: Limits,
+    arrays: Arrays,
+    /// The device's copy of a step's words.
+    words: Buffer,
+    inputs: StepInputs,
+    pass: Pass,
+    graphs: HashMap<usize, DecodeGraph>,
+    free: Vec<Staged>,
+    in_flight: VecDeque<InFlight>,
+    /// Whether a slot has drawn a token that [`Input::Sampled`](crate::backend::Input) can stand for.
+    drawn: Vec<bool>,
+}
+
+/// A captured decode step.
+struct DecodeGraph(CudaGraph);
+
+// SAFETY: a graph may be used from any thread, one at a time; the backend is borrowed exclusively whenever it is.
+unsafe impl Send for DecodeGraph {}
+
+impl std::fmt::Debug for DecodeGraph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DecodeGraph")
+    }
+}
+
+/// Host memory of one step.
+#[derive(Debug)]
+struct Staged {
+    staging: Staging,
+    drawn: Pinned,
+}
+
+/// A step that was submitted.
+#[derive(Debug)]
+struct InFlight {
+    staged: Staged,
+    done: CudaEvent,
+    sequences: usize,
+    logits: Vec<Vec<f32>>,
+    taps: Vec<LayerTaps>,
+}
+
+impl CudaBackend {
+    /// Compiles or finds the kernels, places the weights and reserves the cache on device `ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a device that cannot run the kernels or has too little memory, [`Error::Compile`] for a
+    /// kernel that NVRTC refuses, [`Error::Request`] for limits that make no sense, [`Error::Checkpoint`].
+    pub fn new(
+        model: &'static Model,
+        checkpoint: Arc<Checkpoint>,
+        limits: Limits,
+        ordinal: usize,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CudaBackend> {
+        validate::limits(&limits)?;
+        let (context, info) = device::open(ordinal)?;
+        let stream = context.new_stream().map_err(device_error("make a stream"))?;
+        let kernels = Kernels::load(&context, &info, model, progress)?;
+        let weights =
+            DeviceWeights::load(&context, &stream, &kernels, model, &checkpoint, progress)?;
+        let cache = DeviceCache::new(&context, &model.spec, &limits)?;
+        let workspace = Workspace::new(&context, &model.spec, &limits)?;
+        tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
+        let arrays = Arrays::new(&limits, cache.stride());
+        let words =
+            Buffer::zeroed(&context, arrays.device_words() * size_of::<u32>(), "a step's words")?;
+        Ok(CudaBackend {
+            inputs: arrays.inputs(&words),
+            pass: Pass { model, stream, kernels, weights, cache, workspace },
+            drawn: vec![false; limits.max_sequences],
+            graphs: HashMap::new(),
+            free: Vec::new(),
+            in_flight: VecDeque::new(),
+            info,
+            context,
+            limits,
+            arrays,
+            words,
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// The loaded kernels.
+    #[must_use]
+    pub fn kernels(&self) -> &Kernels {
+        &self.pass.kernels
+    }
+
+    fn staged(&mut self) -> Result<Staged> {
+        if let Some(staged) = self.free.pop() {
+            return Ok(staged);
+        }
+        Ok(Staged {
+            staging: Staging::new(&self.context, self.arrays)?,
+            drawn: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
+        })
+    }
+
+    /// Sends a step's words.
+    fn send(&self, staging: &Staging) -> Result<()> {
+        staging.words.copy_to(&self.pass.stream, staging.device_range(), self.words.ptr())?;
+        for (range, address) in &staging.page_updates {
+            staging.words.copy_to(&self.pass.stream, range.clone(), *address)?;
+        }
+        Ok(())
+    }
+
+    /// Replays the graph of a step that draws one token for each of `tokens` sequences; captures it the first time.
+    fn replay(&mut self, tokens: usize) -> Result<()> {
+        if !self.graphs.contains_key(&tokens) {
+            let graph = self.capture(tokens)?;
+            self.graphs.insert(tokens, graph);
+        }
+        self.graphs[&tokens].0.launch().map_err(device_error("replay a decode step"))
+    }
+
+    fn capture(&self, tokens: usize) -> Result<DecodeGraph> {
+        let stream = &self.pass.stream;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(device_error("capture a decode step"))?;
+        let launched = self.decode_step(tokens);
+        let graph = stream
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+            .map_err(device_error("make a graph of a decode step"))?;
+        launched?;
+        let missing = || Error::Internal("a captured decode step has no launches".into());
+        Ok(DecodeGraph(graph.ok_or_else(missing)?))
+    }
+
+    /// The launches of a step that draws one token for each of `tokens` sequences.
+    fn decode_step(&self, tokens: usize) -> Result<()> {
+        self.pass.body(&self.inputs, tokens)?;
+        self.pass.head(&self.inputs, 0..tokens)?;
+        self.pass.sample(&self.inputs, tokens)
+    }
+
+    /// Any other step: launches one by one, and rows back to the host where they are wanted.
+    fn eager_step(&self, staging: &Staging, taps: bool) -> Result<(Vec<Vec<f32>>, Vec<LayerTaps>)> {
+        let tapped = if taps {
+            self.tapped_body(staging.tokens)?
+        } else {
+            self.pass.body(&self.inputs, staging.tokens)?;
+            Vec::new()
+        };
+        let vocab = self.pass.model.spec.vocab;
+        let mut rows: Vec<Vec<f32>> = vec![Vec::new(); staging.wanted.len()];
+        let block = self.pass.workspace.logit_rows;
+        for first in (0..staging.head_rows).step_by(block) {
+            let range = first..staging.head_rows.min(first + block);
+            self.pass.head(&self.inputs, range.clone())?;
+            if first == 0 && !staging.sampled.is_empty() {
+                self.pass.sample(&self.inputs, staging.sampled.len())?;
+            }
+            let wanted = staging.wanted.iter().zip(&mut rows);
+            let here: Vec<_> = wanted.filter(|(row, _)| range.contains(&row.head_row)).collect();
+            if !here.is_empty() {
+                self.synchronize()?;
+            }
+            for (row, logits) in here {
+                logits.resize(vocab, 0.0);
+                let offset = (row.head_row - first) * vocab * size_of::<f32>();
+                self.pass.workspace.logits.read(offset, logits)?;
+            }
+        }
+        Ok((rows, tapped))
+    }
+
+    fn tapped_body(&self, tokens: usize) -> Result<Vec<LayerTaps>> {
+        let (spec, workspace) = (&self.pass.model.spec, &self.pass.workspace);
+        self.pass.embed(&self.inputs, tokens)?;
+        let tap = |layer| {
+            self.pass.layer(&self.inputs, layer, tokens)?;
+            self.synchronize()?;
+            let mut residual = vec![0.0; tokens * spec.hidden];
+            workspace.residual.read(0, &mut residual)?;
+            let mut router_logits = vec![0.0; tokens * spec.experts];
+            workspace.router_logits.read(0, &mut router_logits)?;
+            let router_indices = router_logits
+                .chunks(spec.experts)
+                .flat_map(|row| largest(row, spec.top_k))
+                .collect();
+            Ok(LayerTaps { residual, router_indices, router_logits })
+        };
+        (0..spec.layers.len()).map(tap).collect()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.pass.stream.synchronize().map_err(device_error("finish a step"))
+    }
+}
+
+/// The `count` largest values' indices, largest first, lowest index first among equals.
+fn largest(values: &[f32], count: usize) -> Vec<u32> {
+    let mut indices: Vec<u32> = (0..values.len() as u32).collect();
+    indices.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]).then(a.cmp(&b)));
+    indices.truncate(count);
+    indices
+}
+
+impl Backend for CudaBackend {
+    fn describe(&self) -> String {
+        format!("cuda:{} ({})", self.info.ordinal, self.info.name)
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn submit(&mut self, step: &Step<'_>) -> Result<()> {
+        validate::step(self.pass.model, &self.limits, step, |slot| self.drawn[slot])?;
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        let mut staged = self.staged()?;
+        let cache = &mut self.pass.cache;
+        staged.staging.fill(step, |slot, pages| cache.update(slot, pages));
+        self.send(&staged.staging)?;
+
+        let staging = &staged.staging;
+        let draws_one_each = staging.tokens == step.sequences.len()
+            && staging.sampled.len() == staging.tokens
+            && staging.wanted.is_empty()
+            && !step.taps;
+        let (rows, taps) = if draws_one_each {
+            self.replay(staging.tokens)?;
+            (Vec::new(), Vec::new())
+        } else {
+            self.eager_step(staging, step.taps)?
+        };
+        let mut logits = vec![Vec::new(); step.sequences.len()];
+        for (row, values) in staging.wanted.iter().zip(rows) {
+            logits[row.sequence].extend(values);
+        }
+        staged.drawn.copy_from(
+            &self.pass.stream,
+            self.pass.workspace.drawn.ptr(),
+            staging.sampled.len(),
+        )?;
+        for &index in &staged.staging.sampled {
+            self.drawn[step.sequences[index].slot] = true;
+        }
+        let done =
+            self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
+        let sequences = step.sequences.len();
+        self.in_flight.push_back(InFlight { staged, done, sequences, logits, taps });
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Output> {
+        let missing = || Error::Internal("collect was called with no step submitted".into());
+        let step = self.in_flight.pop_front().ok_or_else(missing)?;
+        step.done.synchronize().map_err(device_error("finish a step"))?;
+        let mut sampled = vec![None; step.sequences];
+        for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
+            sampled[index] = Some(token);
+        }
+        self.free.push(step.staged);
+        Ok(Output { sampled, logits: step.logits, taps: step.taps })
+    }
+}
+
+impl Drop for CudaBackend {
+    fn drop(&mut self) {
+        // Host memory must outlive the copies in flight; what they found no longer matters.
+        let _ = self.pass.stream.synchronize();
+    }
+}

@@ -1,0 +1,92 @@
+//! Which device there is, and whether it can run the kernels.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, DriverError, sys};
+
+use super::memory::device_error;
+use crate::{Error, Result};
+
+/// The oldest driver whose interface the kernels' launches need: that of CUDA 12.8.
+const OLDEST_DRIVER: i32 = 12_080;
+
+/// A CUDA device that can run the kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Ordinal.
+    pub ordinal: usize,
+    /// Marketing name.
+    pub name: String,
+    /// Compute capability.
+    pub compute: (i32, i32),
+    /// Memory in bytes.
+    pub memory_bytes: usize,
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+    /// Interface version of the driver: 13000 is CUDA 13.0.
+    pub driver: i32,
+}
+
+/// Asks a device whether it can run the kernels.
+///
+/// # Errors
+/// [`Error::Device`] with one sentence: no driver, too old a driver, no such device, or too old a device.
+pub fn probe(ordinal: usize) -> Result<DeviceInfo> {
+    open(ordinal).map(|(_, info)| info)
+}
+
+pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
+    let driver = driver_version()?;
+    if driver < OLDEST_DRIVER {
+        return Err(Error::Device(format!(
+            "the NVIDIA driver speaks CUDA {}.{}; Ossmith needs 12.8 or later: update the driver",
+            driver / 1000,
+            driver % 1000 / 10
+        )));
+    }
+    let count = CudaContext::device_count().map_err(no_device)?;
+    if ordinal >= count as usize {
+        return Err(Error::Device(format!(
+            "there is no CUDA device {ordinal}; the machine has {count}"
+        )));
+    }
+    let context = CudaContext::new(ordinal).map_err(device_error("open the device"))?;
+    // SAFETY: all work runs on one stream whose order this module keeps; no slice of cudarc's own is used.
+    unsafe { context.disable_event_tracking() };
+    let ask = |error| device_error("describe the device")(error);
+    let info = DeviceInfo {
+        ordinal,
+        name: context.name().map_err(ask)?,
+        compute: context.compute_capability().map_err(ask)?,
+        memory_bytes: context.total_mem().map_err(ask)?,
+        multiprocessors: context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(ask)? as u32,
+        driver,
+    };
+    if info.compute < (8, 0) {
+        return Err(Error::Device(format!(
+            "{} has compute capability {}.{}; the kernels need 8.0 (Ampere) or later",
+            info.name, info.compute.0, info.compute.1
+        )));
+    }
+    Ok((context, info))
+}
+
+fn driver_version() -> Result<i32> {
+    // SAFETY: loading the driver's library runs its initialisers, which have no preconditions.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::Device(
+            "there is no NVIDIA driver on this machine (libcuda was not found)".into(),
+        ));
+    }
+    let mut version = 0;
+    // SAFETY: the library is present (checked above) and the pointer is to a live integer.
+    let status = unsafe { sys::cuDriverGetVersion(&mut version) };
+    status.result().map_err(no_device)?;
+    Ok(version)
+}
+
+fn no_device(error: DriverError) -> Error {
+    Error::Device(format!("the NVIDIA driver finds no usable device: {error}"))
+}

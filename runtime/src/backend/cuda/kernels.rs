@@ -1,0 +1,186 @@
+//! Loaded kernels and how they are launched: a kernel's parameter type says which struct it takes.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
+use cudarc::nvrtc::Ptx;
+use ossmith_plan::params::Params;
+use ossmith_plan::{Axis, Kernel, KernelInfo, Model};
+
+use super::cubins::{CacheUse, CubinCache};
+use super::device::DeviceInfo;
+use super::memory::device_error;
+use super::nvrtc::{Cubin, Resources};
+use crate::backend::Progress;
+use crate::{Error, Result};
+
+/// Key splits of one head at most.
+const MAX_SPLITS: u32 = 16;
+/// Blocks a multiprocessor that splitting keys aims for.
+const SPLIT_BLOCKS_PER_SM: u32 = 2;
+
+/// What a launch grid depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Tokens, or rows of the head.
+    pub tokens: u32,
+    /// Slots: tokens times experts a token.
+    pub slots: u32,
+}
+
+/// A model's kernels, loaded on a device.
+#[derive(Debug)]
+pub struct Kernels {
+    functions: HashMap<&'static str, CudaFunction>,
+    resources: HashMap<&'static str, Resources>,
+    cache_use: CacheUse,
+    multiprocessors: u32,
+    experts: u32,
+    kv_heads: u32,
+}
+
+impl Kernels {
+    /// Compiles what the cache lacks and loads everything.
+    pub(super) fn load(
+        context: &Arc<CudaContext>,
+        device: &DeviceInfo,
+        model: &'static Model,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Kernels> {
+        let (cubins, cache_use) = CubinCache::of_user()?.units(model, device.compute, progress)?;
+        let resources = model
+            .units
+            .iter()
+            .zip(&cubins)
+            .map(|(unit, cubin)| (unit.name, cubin.resources))
+            .collect();
+        let shared = shared_bytes(model);
+        let mut functions = HashMap::new();
+        for (unit, cubin) in model.units.iter().zip(cubins) {
+            let bytes = shared.get(unit.name).copied().unwrap_or(0);
+            functions.insert(unit.name, load_function(context, unit.name, cubin, bytes)?);
+        }
+        Ok(Kernels {
+            functions,
+            resources,
+            cache_use,
+            multiprocessors: device.multiprocessors,
+            experts: model.spec.experts as u32,
+            kv_heads: model.spec.kv_heads as u32,
+        })
+    }
+
+    /// What the cubin cache had.
+    #[must_use]
+    pub fn cache_use(&self) -> CacheUse {
+        self.cache_use
+    }
+
+    /// What ptxas reported of each kernel, by name.
+    #[must_use]
+    pub fn resources(&self) -> &HashMap<&'static str, Resources> {
+        &self.resources
+    }
+
+    /// The launch grid of a kernel.
+    pub(super) fn grid(&self, info: &KernelInfo, extent: Extent) -> [u32; 3] {
+        let axis = |axis| match axis {
+            Axis::Fixed(count) => count,
+            Axis::Tokens => extent.tokens,
+            Axis::TokenTiles(tokens) => extent.tokens.div_ceil(tokens),
+            Axis::ExpertTiles(slots) => extent.slots / slots + self.experts.min(extent.slots),
+            Axis::KeySplits => self.key_splits(extent.tokens),
+            Axis::PerSm(blocks) => blocks * self.multiprocessors,
+        };
+        [info.grid.x, info.grid.y, info.grid.z].map(axis)
+    }
+
+    /// How many blocks share the keys of one head of one token at most.
+    pub(super) fn key_splits(&self, tokens: u32) -> u32 {
+        let heads = self.kv_heads * tokens.max(1);
+        (SPLIT_BLOCKS_PER_SM * self.multiprocessors).div_ceil(heads).clamp(1, MAX_SPLITS)
+    }
+
+    /// Puts a kernel on the stream.
+    pub(super) fn launch<P: Params>(
+        &self,
+        stream: &CudaStream,
+        kernel: &Kernel<P>,
+        extent: Extent,
+        params: &P,
+    ) -> Result<()> {
+        let info = &kernel.info;
+        let function = self.functions.get(info.name);
+        let function = function
+            .ok_or_else(|| Error::Internal(format!("no kernel {} is loaded", info.name)))?;
+        let [x, y, z] = self.grid(info, extent);
+        let mut attribute = dependent_launch();
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: info.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: info.shared_bytes,
+            hStream: stream.cu_stream(),
+            attrs: &mut attribute,
+            numAttrs: u32::from(info.dependent_launch),
+        };
+        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        // SAFETY: `P` is the struct that this kernel was generated for (`Kernel<P>`, and the unit asserts its layout);
+        // the driver copies it before the call returns. Its addresses are buffers that the backend owns.
+        let status = unsafe {
+            sys::cuLaunchKernelEx(
+                &config,
+                function.cu_function(),
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        status.result().map_err(device_error(info.name)).map_err(|error| match error {
+            Error::Device(text) => Error::Device(format!("launch of a kernel failed: {text}")),
+            other => other,
+        })
+    }
+}
+
+/// The launch attribute that lets a kernel start while the one before it finishes.
+fn dependent_launch() -> sys::CUlaunchAttribute {
+    // SAFETY: the attribute is plain data for which zero bytes are valid.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value.programmaticStreamSerializationAllowed = 1;
+    attribute
+}
+
+/// Dynamic shared memory by kernel name.
+fn shared_bytes(model: &Model) -> HashMap<&'static str, u32> {
+    let mut bytes = HashMap::new();
+    let mut add = |info: KernelInfo| {
+        bytes.insert(info.name, info.shared_bytes);
+    };
+    for schedule in model.schedules {
+        schedule.infos().into_iter().for_each(&mut add);
+    }
+    bytes
+}
+
+fn load_function(
+    context: &Arc<CudaContext>,
+    name: &str,
+    cubin: Cubin,
+    shared_bytes: u32,
+) -> Result<CudaFunction> {
+    const WITHOUT_ASKING: u32 = 48 << 10;
+    let load = |error| device_error("load a kernel")(error);
+    let module = context.load_module(Ptx::from_binary(cubin.image)).map_err(load)?;
+    let function = module.load_function(name).map_err(load)?;
+    if shared_bytes > WITHOUT_ASKING {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, shared_bytes as i32).map_err(load)?;
+    }
+    Ok(function)
+}

@@ -1,0 +1,163 @@
+//! Packing: checkpoint tensors into the tiled layouts of [`WeightLayout`], on all cores.
+//!
+//! The index maps are `ossmith_scalar`'s, which the device fill kernels use too.
+
+use ossmith_plan::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
+use ossmith_scalar::{checkpoint_row_gate_up, checkpoint_row_rope, mxfp4_word, tile_k, tile_row};
+use rayon::prelude::*;
+
+use crate::checkpoint::Tensor;
+use crate::{Error, Result};
+
+const LANES: usize = 32;
+const STEPS: usize = 4;
+const TILE_BYTES_BF16: usize = TILE_ROWS * TILE_K * 2;
+const TILE_CODE_BYTES: usize = TILE_ROWS * TILE_K / 2;
+const TILE_SCALE_BYTES: usize = TILE_ROWS * 2;
+/// What is added to an E8M0 byte so that it is the exponent field of the factor that decoding multiplies by.
+const SCALE_OFFSET: i32 = 126;
+/// The largest E8M0 byte whose factor has a bf16 exponent field.
+const LARGEST_SCALE: u8 = 128;
+const NOT_A_NUMBER: u8 = 255;
+
+/// A packed MXFP4 tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedMxfp4 {
+    /// Tiles.
+    pub bytes: Vec<u8>,
+    /// Power of two taken out of all weights, which kernels multiply back: 1 unless a block scale was above 2.
+    pub weight_scale: f32,
+}
+
+fn checkpoint_row(order: RowOrder, packed_row: usize) -> usize {
+    let row = packed_row as u32;
+    let source = match order {
+        RowOrder::Natural => row,
+        RowOrder::RopePairs { head_dim } => checkpoint_row_rope(row, head_dim as u32),
+        RowOrder::GateUpPairs => checkpoint_row_gate_up(row),
+    };
+    source as usize
+}
+
+/// Packs `rows` rows of `k` bf16 elements; padding is zero.
+#[must_use]
+pub fn pack_bf16(tensor: &Tensor<'_>, rows: usize, k: usize, order: RowOrder) -> Vec<u8> {
+    let k_tiles = k.div_ceil(TILE_K);
+    let layout = WeightLayout::Bf16Tiles(order);
+    let mut packed = vec![0; layout.tiled_bytes(1, rows, k)];
+    packed.par_chunks_mut(k_tiles * TILE_BYTES_BF16).enumerate().for_each(|(row_tile, strip)| {
+        let source: Vec<&[u8]> = (0..TILE_ROWS)
+            .map(|r| row_tile * TILE_ROWS + r)
+            .map(|row| if row < rows { tensor.row(checkpoint_row(order, row), k) } else { &[] })
+            .collect();
+        for (k_tile, tile) in strip.chunks_mut(TILE_BYTES_BF16).enumerate() {
+            pack_bf16_tile(tile, &source, k_tile * TILE_K);
+        }
+    });
+    packed
+}
+
+/// One tile from its 16 rows (empty slices for padding).
+fn pack_bf16_tile(tile: &mut [u8], rows: &[&[u8]], first_k: usize) {
+    for (i, pair) in tile.chunks_mut(4).enumerate() {
+        let (step, lane, register) = (i / (LANES * 4), i / 4 % LANES, i % 4);
+        let row = rows[tile_row(lane as u32, register as u32) as usize];
+        let k = first_k + tile_k(lane as u32, step as u32, 2 * register as u32) as usize;
+        if let Some(elements) = row.get(2 * k..2 * k + 4) {
+            pair.copy_from_slice(elements);
+        }
+    }
+}
+
+/// Packs `matrices` matrices of `rows` rows of `k` MXFP4 elements.
+///
+/// # Errors
+/// [`Error::Request`] for a block scale that is not a number.
+pub fn pack_mxfp4(
+    tensor: &Tensor<'_>,
+    matrices: usize,
+    rows: usize,
+    k: usize,
+    order: RowOrder,
+) -> Result<PackedMxfp4> {
+    let Tensor::Mxfp4 { scales, .. } = tensor else {
+        return Err(Error::Internal("a bf16 tensor was to be packed as MXFP4".into()));
+    };
+    let largest = scales.par_iter().copied().max().unwrap_or(0);
+    if largest == NOT_A_NUMBER {
+        return Err(Error::Request("an MXFP4 block scale is 255, which means not a number".into()));
+    }
+    let excess = i32::from(largest.saturating_sub(LARGEST_SCALE));
+    let k_tiles = k.div_ceil(TILE_K);
+    let strip_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
+    let strips = rows.div_ceil(TILE_ROWS);
+    let mut bytes = vec![0; matrices * strips * strip_bytes];
+    bytes.par_chunks_mut(strip_bytes).enumerate().for_each(|(index, strip)| {
+        let (blocks, scales) = tensor.matrix(index / strips, matrices);
+        let source: Vec<MxRow<'_>> = (0..TILE_ROWS)
+            .map(|r| index % strips * TILE_ROWS + r)
+            .map(|row| MxRow::of(blocks, scales, rows, k, row, order))
+            .collect();
+        let (codes, packed_scales) = strip.split_at_mut(k_tiles * TILE_CODE_BYTES);
+        for (k_tile, tile) in codes.chunks_mut(TILE_CODE_BYTES).enumerate() {
+            pack_code_tile(tile, &source, k_tile * TILE_K);
+        }
+        for (k_tile, tile) in packed_scales.chunks_mut(TILE_SCALE_BYTES).enumerate() {
+            pack_scale_tile(tile, &source, k_tile * TILE_K / 32, excess);
+        }
+    });
+    Ok(PackedMxfp4 { bytes, weight_scale: (excess as f32).exp2() })
+}
+
+/// One checkpoint row: its codes, two a byte, and its scales. Empty for padding.
+struct MxRow<'a> {
+    codes: &'a [u8],
+    scales: &'a [u8],
+}
+
+impl<'a> MxRow<'a> {
+    fn of(
+        blocks: &'a [u8],
+        scales: &'a [u8],
+        rows: usize,
+        k: usize,
+        row: usize,
+        order: RowOrder,
+    ) -> Self {
+        if row >= rows {
+            return MxRow { codes: &[], scales: &[] };
+        }
+        let row = checkpoint_row(order, row);
+        MxRow { codes: &blocks[row * k / 2..][..k / 2], scales: &scales[row * k / 32..][..k / 32] }
+    }
+
+    fn code(&self, k: usize) -> u32 {
+        let byte = self.codes.get(k / 2).copied().unwrap_or(0);
+        u32::from(byte >> (4 * (k % 2)) & 15)
+    }
+
+    /// The stored byte of a block: the factor's exponent field; a factor too small for bf16 decodes to zero.
+    fn scale(&self, block: usize, excess: i32) -> u8 {
+        self.scales.get(block).map_or(SCALE_OFFSET as u8, |&scale| {
+            (i32::from(scale) - excess + SCALE_OFFSET).clamp(0, 254) as u8
+        })
+    }
+}
+
+fn pack_code_tile(tile: &mut [u8], rows: &[MxRow<'_>], first_k: usize) {
+    for (i, word) in tile.chunks_mut(4).enumerate() {
+        let (lane, step) = ((i / STEPS) as u32, (i % STEPS) as u32);
+        let codes = std::array::from_fn(|element| {
+            let row = &rows[tile_row(lane, element as u32 / 2) as usize];
+            row.code(first_k + tile_k(lane, step, element as u32) as usize)
+        });
+        word.copy_from_slice(&mxfp4_word(codes).to_le_bytes());
+    }
+}
+
+fn pack_scale_tile(tile: &mut [u8], rows: &[MxRow<'_>], first_block: usize, excess: i32) {
+    for (i, byte) in tile.iter_mut().enumerate() {
+        let (g, block, upper) = (i / 4, i / 2 % 2, i % 2);
+        *byte = rows[g + 8 * upper].scale(first_block + block, excess);
+    }
+}

@@ -1,0 +1,201 @@
+//! What the host says of a step, gathered in one page-locked block and sent in one copy (and one more for each
+//! sequence whose page table changed).
+//!
+//! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[head rows]`; sampling settings
+//! `[sequences][8]`; then page-table entries.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+use ossmith_plan::params::SampleRow;
+
+use super::forward::StepInputs;
+use super::memory::{Buffer, Pinned};
+use crate::Result;
+use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
+use crate::sampling::Sampling;
+
+/// Stands for the token that the slot last drew.
+const SAMPLED: u32 = u32::MAX;
+const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u32>();
+
+/// Where each array begins, in words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrays {
+    step_tokens: usize,
+    sequences: usize,
+    stride: usize,
+}
+
+impl Arrays {
+    pub(super) fn new(limits: &Limits, stride: usize) -> Arrays {
+        Arrays { step_tokens: limits.max_step_tokens, sequences: limits.max_sequences, stride }
+    }
+
+    fn rows(&self) -> usize {
+        3 * self.step_tokens
+    }
+
+    fn sampling(&self) -> usize {
+        // Every token's row, and the sampled rows before them.
+        self.rows() + self.step_tokens + self.sequences
+    }
+
+    fn pages(&self) -> usize {
+        self.sampling() + self.sequences * SAMPLE_ROW_WORDS
+    }
+
+    /// Words of the device's copy, which has no page-table entries.
+    pub(super) fn device_words(&self) -> usize {
+        self.pages()
+    }
+
+    fn words(&self) -> usize {
+        self.pages() + self.sequences * self.stride
+    }
+
+    /// Addresses of the arrays on the device.
+    pub(super) fn inputs(&self, buffer: &Buffer) -> StepInputs {
+        let at = |words: usize| buffer.at(words * size_of::<u32>());
+        StepInputs {
+            tokens: at(0),
+            positions: at(self.step_tokens),
+            slots: at(2 * self.step_tokens),
+            rows: at(self.rows()),
+            sampling: at(self.sampling()),
+        }
+    }
+}
+
+/// A row of the head that goes back to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WantedRow {
+    /// Index of the sequence in the step.
+    pub sequence: usize,
+    /// Row of the head.
+    pub head_row: usize,
+}
+
+/// A step's words and what they mean.
+#[derive(Debug)]
+pub(super) struct Staging {
+    arrays: Arrays,
+    pub words: Pinned,
+    /// Page-table entries to send: (range of words, device address).
+    pub page_updates: Vec<(std::ops::Range<usize>, u64)>,
+    /// Tokens of the step.
+    pub tokens: usize,
+    /// Rows of the head; the sampled ones come first.
+    pub head_rows: usize,
+    /// For each sampled row, the sequence's index in the step.
+    pub sampled: Vec<usize>,
+    /// Rows whose logits are wanted, in order of sequence and token.
+    pub wanted: Vec<WantedRow>,
+}
+
+impl Staging {
+    pub(super) fn new(context: &Arc<CudaContext>, arrays: Arrays) -> Result<Staging> {
+        Ok(Staging {
+            arrays,
+            words: Pinned::zeroed(context, arrays.words())?,
+            page_updates: Vec::new(),
+            tokens: 0,
+            head_rows: 0,
+            sampled: Vec::new(),
+            wanted: Vec::new(),
+        })
+    }
+
+    /// Writes a step's words. `update` says which page-table entries of a slot the device lacks.
+    pub(super) fn fill(
+        &mut self,
+        step: &Step<'_>,
+        mut update: impl FnMut(usize, &[u32]) -> Option<(u64, usize)>,
+    ) {
+        self.page_updates.clear();
+        self.sampled.clear();
+        self.wanted.clear();
+        self.tokens = 0;
+        let mut last_rows = Vec::with_capacity(step.sequences.len());
+        let mut page_word = self.arrays.pages();
+        for sequence in step.sequences {
+            self.put_tokens(sequence);
+            last_rows.push(self.tokens as u32 - 1);
+            if let Some((address, first)) = update(sequence.slot, sequence.pages) {
+                let entries = &sequence.pages[first..];
+                self.words.words_mut()[page_word..][..entries.len()].copy_from_slice(entries);
+                self.page_updates.push((page_word..page_word + entries.len(), address));
+                page_word += entries.len();
+            }
+        }
+        self.put_head_rows(step, &last_rows);
+    }
+
+    fn put_tokens(&mut self, sequence: &Sequence<'_>) {
+        let (capacity, first) = (self.arrays.step_tokens, self.tokens);
+        let count = sequence.input.len();
+        let words = self.words.words_mut();
+        match sequence.input {
+            Input::Tokens(tokens) => words[first..first + count].copy_from_slice(tokens),
+            Input::Sampled => words[first] = SAMPLED,
+        }
+        for i in 0..count {
+            words[capacity + first + i] = (sequence.start + i) as u32;
+            words[2 * capacity + first + i] = sequence.slot as u32;
+        }
+        self.tokens += count;
+    }
+
+    /// Sampled rows first, then every other row that is wanted.
+    fn put_head_rows(&mut self, step: &Step<'_>, last_rows: &[u32]) {
+        let mut rows = Vec::new();
+        let sampling = self.arrays.sampling();
+        for (index, sequence) in step.sequences.iter().enumerate() {
+            let Some(settings) = sequence.sample else { continue };
+            let position = sequence.start + sequence.input.len();
+            let at = sampling + rows.len() * SAMPLE_ROW_WORDS;
+            let row = sample_row(&settings, position, sequence.slot);
+            self.words.words_mut()[at..][..SAMPLE_ROW_WORDS].copy_from_slice(&row);
+            rows.push(last_rows[index]);
+            self.sampled.push(index);
+        }
+        for (index, sequence) in step.sequences.iter().enumerate() {
+            let last = last_rows[index];
+            let first = match sequence.logits {
+                LogitRows::None => continue,
+                LogitRows::Last => last,
+                LogitRows::All => last + 1 - sequence.input.len() as u32,
+            };
+            for row in first..=last {
+                let known = self.sampled.iter().position(|&s| s == index).filter(|_| row == last);
+                let head_row = known.unwrap_or_else(|| {
+                    rows.push(row);
+                    rows.len() - 1
+                });
+                self.wanted.push(WantedRow { sequence: index, head_row });
+            }
+        }
+        self.head_rows = rows.len();
+        let start = self.arrays.rows();
+        self.words.words_mut()[start..start + rows.len()].copy_from_slice(&rows);
+    }
+
+    /// The words that a step needs on the device.
+    pub(super) fn device_range(&self) -> std::ops::Range<usize> {
+        0..self.arrays.device_words()
+    }
+}
+
+/// The words of a [`SampleRow`].
+fn sample_row(settings: &Sampling, position: usize, slot: usize) -> [u32; SAMPLE_ROW_WORDS] {
+    [
+        settings.temperature.to_bits(),
+        settings.top_k,
+        settings.top_p.to_bits(),
+        settings.min_p.to_bits(),
+        settings.seed as u32,
+        (settings.seed >> 32) as u32,
+        position as u32,
+        slot as u32,
+    ]
+}

@@ -1,0 +1,208 @@
+//! A model's weights in device memory, packed as its plan asks, or made there from a seed.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaStream};
+use ossmith_plan::params::{FillBf16, FillMxfp4, Ptr};
+use ossmith_plan::{DType, Model, RowOrder, Weight, WeightInfo, WeightLayout};
+
+use super::kernels::{Extent, Kernels};
+use super::memory::{Buffer, device_error};
+use super::pack::{pack_bf16, pack_mxfp4};
+use crate::backend::Progress;
+use crate::checkpoint::synthetic::{Part, scale_base, stream, uniform};
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::{Error, Result};
+
+/// One weight on the device.
+#[derive(Debug)]
+struct Placed {
+    buffer: Buffer,
+    weight_scale: f32,
+}
+
+/// Every weight of every layer.
+#[derive(Debug)]
+pub(super) struct DeviceWeights {
+    /// By weight, then layer; weights that exist once have one entry.
+    placed: Vec<Vec<Placed>>,
+}
+
+impl DeviceWeights {
+    /// Uploads a checkpoint, tensor by tensor; synthetic ones are made on the device.
+    pub(super) fn load(
+        context: &Arc<CudaContext>,
+        cuda_stream: &CudaStream,
+        kernels: &Kernels,
+        model: &'static Model,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<DeviceWeights> {
+        let layers = model.spec.layers.len();
+        let copies = |weight: Weight| if weight.per_layer() { layers } else { 1 };
+        let bytes = |weight: Weight| model.graph.weight(weight).bytes() as u64;
+        let total: u64 = Weight::ALL.iter().map(|&w| bytes(w) * copies(w) as u64).sum();
+        let mut done = 0;
+        let mut place = |weight: Weight, layer: usize| {
+            let info = model.graph.weight(weight);
+            let layout = layout_of(model, weight)?;
+            let what = format!("{weight:?} of layer {layer}");
+            let buffer = Buffer::zeroed(context, layout_bytes(info, layout), &what)?;
+            let weight_scale = match checkpoint.synthetic_seed() {
+                Some(seed) => {
+                    fill(kernels, cuda_stream, model, &buffer, info, layout, seed, layer)?;
+                    1.0
+                }
+                None => upload(&buffer, info, layout, &checkpoint.tensor(weight, layer)?)
+                    .map_err(|error| named(error, &what))?,
+            };
+            done += info.bytes() as u64;
+            progress(Progress { stage: "load weights", done, total });
+            Ok(Placed { buffer, weight_scale })
+        };
+        let mut placed = Vec::with_capacity(Weight::ALL.len());
+        for weight in Weight::ALL {
+            placed.push(
+                (0..copies(weight)).map(|layer| place(weight, layer)).collect::<Result<_>>()?,
+            );
+        }
+        cuda_stream.synchronize().map_err(device_error("make weights"))?;
+        Ok(DeviceWeights { placed })
+    }
+
+    fn place(&self, weight: Weight, layer: usize) -> &Placed {
+        &self.placed[weight as usize][if weight.per_layer() { layer } else { 0 }]
+    }
+
+    /// Device address of a weight; `layer` is ignored for weights that exist once.
+    pub(super) fn ptr(&self, weight: Weight, layer: usize) -> Ptr {
+        self.place(weight, layer).buffer.ptr()
+    }
+
+    /// The power of two that kernels multiply an MXFP4 product with.
+    pub(super) fn scale(&self, weight: Weight, layer: usize) -> f32 {
+        self.place(weight, layer).weight_scale
+    }
+}
+
+fn named(error: Error, what: &str) -> Error {
+    match error {
+        Error::Request(problem) => Error::Request(format!("{what}: {problem}")),
+        other => other,
+    }
+}
+
+fn layout_of(model: &Model, weight: Weight) -> Result<WeightLayout> {
+    let found = model.layouts.iter().find(|(listed, _)| *listed == weight);
+    let missing = || Error::Internal(format!("the plan gives {weight:?} no layout"));
+    found.map(|(_, layout)| *layout).ok_or_else(missing)
+}
+
+/// (matrices, rows, k) of a weight; a vector is one row.
+fn dimensions(info: &WeightInfo) -> (usize, usize, usize) {
+    match *info.shape {
+        [matrices, rows, k] => (matrices, rows, k),
+        [rows, k] => (1, rows, k),
+        _ => (1, 1, info.elements()),
+    }
+}
+
+fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
+    let (matrices, rows, k) = dimensions(info);
+    match layout {
+        WeightLayout::RowMajor => info.bytes(),
+        tiled => tiled.tiled_bytes(matrices, rows, k),
+    }
+}
+
+fn upload(
+    buffer: &Buffer,
+    info: &WeightInfo,
+    layout: WeightLayout,
+    tensor: &Tensor<'_>,
+) -> Result<f32> {
+    let (matrices, rows, k) = dimensions(info);
+    match (layout, tensor) {
+        (WeightLayout::RowMajor, Tensor::Bf16 { parts }) => {
+            let mut offset = 0;
+            for part in parts {
+                buffer.write(offset, part)?;
+                offset += part.len();
+            }
+            Ok(1.0)
+        }
+        (WeightLayout::Bf16Tiles(order), Tensor::Bf16 { .. }) => {
+            buffer.write(0, &pack_bf16(tensor, matrices * rows, k, order))?;
+            Ok(1.0)
+        }
+        (WeightLayout::Mxfp4Tiles(order), Tensor::Mxfp4 { .. }) => {
+            let packed = pack_mxfp4(tensor, matrices, rows, k, order)?;
+            buffer.write(0, &packed.bytes)?;
+            Ok(packed.weight_scale)
+        }
+        _ => Err(Error::Internal(format!("layout {layout:?} does not fit {:?}", info.weight))),
+    }
+}
+
+/// The number that the fill kernels know a row order by.
+fn order_number(layout: WeightLayout) -> u32 {
+    match layout {
+        WeightLayout::Bf16Tiles(order) | WeightLayout::Mxfp4Tiles(order) => match order {
+            RowOrder::Natural => 0,
+            RowOrder::RopePairs { .. } => 1,
+            RowOrder::GateUpPairs => 2,
+        },
+        WeightLayout::RowMajor => 3,
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call site; a struct would only rename the arguments"
+)]
+fn fill(
+    kernels: &Kernels,
+    cuda_stream: &CudaStream,
+    model: &Model,
+    buffer: &Buffer,
+    info: &WeightInfo,
+    layout: WeightLayout,
+    seed: u64,
+    layer: usize,
+) -> Result<()> {
+    let (matrices, rows, k) = dimensions(info);
+    let (rows, k) = ((matrices * rows) as u32, k as u32);
+    let order = order_number(layout);
+    let extent = Extent { tokens: 0, slots: 0 };
+    let elements = stream(seed, info.weight, layer, Part::Elements);
+    if info.dtype == DType::Mxfp4 {
+        let scales = stream(seed, info.weight, layer, Part::Scales);
+        let params = FillMxfp4 {
+            out: buffer.ptr(),
+            code_key0: elements.key0,
+            code_key1: elements.key1,
+            scale_key0: scales.key0,
+            scale_key1: scales.key1,
+            scale_base: scale_base(k as usize),
+            rows,
+            k,
+            order,
+        };
+        return kernels.launch(cuda_stream, &model.fill.mxfp4, extent, &params);
+    }
+    let values = uniform(info.weight, k as usize);
+    let params = FillBf16 {
+        out: buffer.ptr(),
+        key0: elements.key0,
+        key1: elements.key1,
+        offset: values.offset,
+        spread: values.spread,
+        scale: values.scale,
+        rows,
+        k,
+        order,
+        head_dim: model.spec.head_dim as u32,
+        unused: 0,
+    };
+    kernels.launch(cuda_stream, &model.fill.bf16, extent, &params)
+}

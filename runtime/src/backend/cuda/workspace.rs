@@ -1,0 +1,86 @@
+//! Values between kernels, sized for the largest step.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+use ossmith_plan::ModelSpec;
+
+use super::memory::Buffer;
+use crate::Result;
+use crate::backend::Limits;
+
+/// Bytes of one attention part besides its outputs: maxima and denominators of eight heads.
+const PART_HEADS: usize = 8;
+/// Key splits times tokens times heads stay below this many blocks more than one a head.
+const MOST_SPLIT_BLOCKS: usize = 4096;
+/// Slots that an expert tile holds at least, except the last of each expert.
+const TILE_SLOTS: usize = 64;
+/// Bytes of an expert tile's entry.
+const TILE_ENTRY_BYTES: usize = 16;
+/// Rows of logits kept at once beyond one a sequence, for callers that want every row.
+const LOGIT_ROWS: usize = 32;
+
+/// Device buffers, one a value.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    pub residual: Buffer,
+    pub normed: Buffer,
+    pub queries: Buffer,
+    pub heads: Buffer,
+    pub parts: Buffer,
+    pub tickets: Buffer,
+    pub router_logits: Buffer,
+    pub slot_experts: Buffer,
+    pub slot_weights: Buffer,
+    pub sorted: Buffer,
+    pub tiles: Buffer,
+    pub tile_count: Buffer,
+    pub hidden: Buffer,
+    pub slot_out: Buffer,
+    pub logits: Buffer,
+    /// Rows that `logits` holds.
+    pub logit_rows: usize,
+    /// Tokens drawn, by row.
+    pub drawn: Buffer,
+    /// Tokens last drawn, by slot.
+    pub sampled: Buffer,
+}
+
+impl Workspace {
+    pub(super) fn new(
+        context: &Arc<CudaContext>,
+        spec: &ModelSpec,
+        limits: &Limits,
+    ) -> Result<Workspace> {
+        let tokens = limits.max_step_tokens.max(limits.max_sequences);
+        let slots = tokens * spec.top_k;
+        let logit_rows = limits.max_sequences.max(LOGIT_ROWS);
+        let part_bytes = PART_HEADS * (2 + spec.head_dim) * 4;
+        let make =
+            |elements: usize, bytes: usize, what| Buffer::zeroed(context, elements * bytes, what);
+        Ok(Workspace {
+            residual: make(tokens * spec.hidden, 4, "the residual")?,
+            normed: make(tokens * spec.hidden, 2, "normed rows")?,
+            queries: make(tokens * spec.q_width(), 2, "queries")?,
+            heads: make(tokens * spec.q_width(), 2, "attention outputs")?,
+            parts: make(MOST_SPLIT_BLOCKS, part_bytes, "attention parts")?,
+            tickets: make(tokens * spec.kv_heads, 4, "attention tickets")?,
+            router_logits: make(tokens * spec.experts, 4, "router logits")?,
+            slot_experts: make(slots, 4, "chosen experts")?,
+            slot_weights: make(slots, 4, "expert weights")?,
+            sorted: make(slots, 4, "sorted slots")?,
+            tiles: make(
+                slots / TILE_SLOTS + spec.experts.min(slots) + 1,
+                TILE_ENTRY_BYTES,
+                "expert tiles",
+            )?,
+            tile_count: make(1, 4, "a count")?,
+            hidden: make(slots * spec.inter, 2, "expert activations")?,
+            slot_out: make(slots * spec.hidden, 4, "expert outputs")?,
+            logits: make(logit_rows * spec.vocab, 4, "logits")?,
+            logit_rows,
+            drawn: make(logit_rows, 4, "drawn tokens")?,
+            sampled: make(limits.max_sequences, 4, "sampled tokens")?,
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! What every backend checks of its limits and of a step before it starts anything.
+
+use ossmith_plan::Model;
+
+use super::{Input, Limits, PAGE_TOKENS, Sequence, Step};
+use crate::{Error, Result};
+
+/// Refuses limits with which nothing can run.
+pub(super) fn limits(limits: &Limits) -> Result<()> {
+    let named = [
+        ("max_sequences", limits.max_sequences),
+        ("max_step_tokens", limits.max_step_tokens),
+        ("pages", limits.pages),
+    ];
+    match named.iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => Err(Error::Request(format!("{name} is 0; it must be at least 1"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a step that breaks the model's bounds or the limits. `drawn` says whether a slot has a sampled token.
+pub(super) fn step(
+    model: &Model,
+    limits: &Limits,
+    step: &Step<'_>,
+    drawn: impl Fn(usize) -> bool,
+) -> Result<()> {
+    for (index, sequence) in step.sequences.iter().enumerate() {
+        check(model, limits, sequence, &drawn).map_err(Error::Request)?;
+        if step.sequences[..index].iter().any(|other| other.slot == sequence.slot) {
+            return Err(Error::Request(format!("slot {} appears twice in a step", sequence.slot)));
+        }
+    }
+    let tokens: usize = step.sequences.iter().map(|sequence| sequence.input.len()).sum();
+    if tokens == 0 {
+        return Err(Error::Request("the step has no tokens".into()));
+    }
+    if tokens > limits.max_step_tokens {
+        return Err(Error::Request(format!(
+            "the step has {tokens} tokens, more than max_step_tokens {}; split it",
+            limits.max_step_tokens
+        )));
+    }
+    Ok(())
+}
+
+fn check(
+    model: &Model,
+    limits: &Limits,
+    sequence: &Sequence<'_>,
+    drawn: impl Fn(usize) -> bool,
+) -> std::result::Result<(), String> {
+    let (slot, count) = (sequence.slot, sequence.input.len());
+    if slot >= limits.max_sequences {
+        return Err(format!("slot {slot} is not below max_sequences {}", limits.max_sequences));
+    }
+    if count == 0 {
+        return Err(format!("the sequence in slot {slot} appends no tokens"));
+    }
+    let (context, vocab) = (model.spec.context, model.spec.vocab);
+    let end = sequence.start.checked_add(count).filter(|&end| end <= context);
+    let end = end.ok_or_else(|| {
+        format!(
+            "{count} tokens at position {} pass the context of {context} tokens",
+            sequence.start
+        )
+    })?;
+    if sequence.pages.len() * PAGE_TOKENS < end {
+        return Err(format!(
+            "{} pages of {PAGE_TOKENS} tokens do not hold the {end} positions of slot {slot}",
+            sequence.pages.len()
+        ));
+    }
+    if let Some(page) = sequence.pages.iter().find(|&&page| page as usize >= limits.pages) {
+        return Err(format!("page {page} of slot {slot} is not below the {} pages", limits.pages));
+    }
+    match sequence.input {
+        Input::Sampled if !drawn(slot) => Err(format!(
+            "slot {slot} asks for its sampled token but its previous step sampled none"
+        )),
+        Input::Sampled => Ok(()),
+        Input::Tokens(tokens) => match tokens.iter().find(|&&token| token as usize >= vocab) {
+            Some(bad) => Err(format!("token id {bad} is not below the vocabulary's {vocab}")),
+            None => Ok(()),
+        },
+    }
+}
