@@ -1,1 +1,26 @@
-//! Cross-crate tests against the oracles.
+//! What the cross-crate tests share: stored references ([`fixture`]), references made on the spot ([`reference`]),
+//! the bounds that results are held to ([`bounds`]), and a driver that feeds a backend in many ways ([`drive`]).
+//! The tests themselves are in `suites/`, a folder an area.
+
+#![forbid(unsafe_code)]
+
+pub mod bounds;
+pub mod drive;
+pub mod fixture;
+pub mod reference;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The repository's root.
+#[must_use]
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Says that something was not checked and why, past the test runner's capture, so that no skip is silent.
+pub fn not_checked(what: &str, why: &str) {
+    // A closed stderr must not fail the test that only wants to say something.
+    let _ = writeln!(std::io::stderr(), "NOT CHECKED: {what}: {why}");
+}

@@ -1,0 +1,101 @@
+//! Every generated unit compiles, with no GPU, within the limits that its kernel is launched with.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ossmith::backend::cuda::{Sources, nvrtc};
+use ossmith_plan::{Arch, KernelInfo, Model, Unit};
+use ossmith_tests::not_checked;
+
+/// The architecture whose limits are gates: the one that kernels are tuned for.
+const GATED: &str = "sm_90a";
+/// Where portable units must compile too; nothing more is claimed there.
+const ELSEWHERE: [&str; 3] = ["sm_80", "sm_89", "sm_120"];
+/// Shared memory that one block can have on sm_90, in bytes (CUDA programming guide, technical specifications).
+const MOST_SHARED_BYTES: u32 = 227 * 1024;
+/// Registers of one multiprocessor, on every architecture here.
+const MOST_REGISTERS: u32 = 65_536;
+
+#[test]
+fn every_unit_compiles_within_its_limits() {
+    match nvrtc::version() {
+        Ok((major, minor)) => println!("NVRTC {major}.{minor}"),
+        // A compiler that was named and cannot be used is a failure, one that nobody has is not.
+        Err(why) if std::env::var_os("OSSMITH_NVRTC").is_some() => panic!("{why}"),
+        Err(why) => return not_checked("that generated kernels compile", &why.to_string()),
+    }
+    let mut work = Vec::new();
+    for model in ossmith_models::ALL {
+        for unit in model.units {
+            work.push((model, unit, GATED));
+            if unit.arch == Arch::Portable {
+                work.extend(ELSEWHERE.map(|target| (model, unit, target)));
+            }
+        }
+    }
+    let (next, offences) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((model, unit, target)) =
+                    work.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let found = problems(model, unit, target);
+                    offences.lock().expect("no thread panicked").extend(found);
+                }
+            });
+        }
+    });
+    let mut offences = offences.into_inner().expect("no thread panicked");
+    offences.sort();
+    println!("{} compilations", work.len());
+    assert!(offences.is_empty(), "units break their limits\n  {}", offences.join("\n  "));
+}
+
+/// What is wrong with a unit on a target, a line each.
+fn problems(model: &Model, unit: &Unit, target: &str) -> Vec<String> {
+    let name = format!("{}, {} for {target}", model.spec.name, unit.name);
+    let sources = match Sources::of(model) {
+        Ok(sources) => sources,
+        Err(why) => return vec![format!("{name}: {why}")],
+    };
+    let used = match nvrtc::compile(&sources, unit, target) {
+        Ok(cubin) => cubin.resources,
+        Err(why) => return vec![format!("{name}: {why}")],
+    };
+    if target != GATED {
+        return Vec::new();
+    }
+    let launches: Vec<KernelInfo> = launches(model).filter(|k| k.name == unit.name).collect();
+    let mut problems = Vec::new();
+    let mut expect = |good: bool, problem: String| {
+        if !good {
+            problems.push(format!("{name}: {problem}"));
+        }
+    };
+    expect(used.registers > 0, "ptxas reported no registers".into());
+    expect(
+        used.registers <= unit.max_registers,
+        format!("{} registers, at most {} are allowed", used.registers, unit.max_registers),
+    );
+    expect(used.spill_bytes == 0, format!("spills {} bytes", used.spill_bytes));
+    expect(used.stack_bytes == 0, format!("{} bytes of stack", used.stack_bytes));
+    expect(!launches.is_empty(), "no schedule launches it".into());
+    for launch in launches {
+        let shared = used.shared_bytes + launch.shared_bytes;
+        expect(shared <= MOST_SHARED_BYTES, format!("{shared} bytes of shared memory"));
+        let registers = used.registers.next_multiple_of(8) * launch.threads;
+        expect(
+            registers <= MOST_REGISTERS,
+            format!("{registers} registers for a block of {} threads", launch.threads),
+        );
+    }
+    problems
+}
+
+/// Every launch of every schedule, and the synthetic fills.
+fn launches(model: &Model) -> impl Iterator<Item = KernelInfo> {
+    let fills = [model.fill.bf16.info, model.fill.mxfp4.info];
+    model.schedules.iter().flat_map(|schedule| schedule.infos()).chain(fills)
+}

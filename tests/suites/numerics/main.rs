@@ -1,0 +1,9 @@
+//! The CPU backend and the scalar functions against references that share no code with them.
+
+#![forbid(unsafe_code)]
+
+mod batches;
+mod fixtures;
+mod fresh;
+mod model;
+mod vectors;

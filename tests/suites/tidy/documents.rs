@@ -1,0 +1,95 @@
+//! The documents keep up with the code: environment variables, links, and files that prose names.
+
+use std::collections::BTreeSet;
+
+use ossmith_tests::root;
+
+use crate::expect_none;
+use crate::sources::{self, Source};
+
+/// The one table of environment variables.
+const TABLE: &str = "docs/ENVIRONMENT.md";
+
+#[test]
+fn environment_variables_are_in_the_table() {
+    let table = std::fs::read_to_string(root().join(TABLE)).expect("the table of variables");
+    let documented = variables(&table);
+    let used: BTreeSet<String> = sources::with(&["rs", "sh", "py"])
+        .iter()
+        .flat_map(|source| variables(&source.text))
+        .collect();
+    let missing = used.difference(&documented).map(|name| format!("{name}: not in {TABLE}"));
+    let stale =
+        documented.difference(&used).map(|name| format!("{name}: in {TABLE}, used nowhere"));
+    expect_none(
+        "environment variables and their table differ",
+        &missing.chain(stale).collect::<Vec<_>>(),
+    );
+}
+
+/// Names of our environment variables in a text.
+fn variables(text: &str) -> BTreeSet<String> {
+    let prefix = ["OSSMITH", "_"].concat();
+    let found = text.match_indices(&prefix).map(|(at, _)| {
+        let name = text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_');
+        name.collect::<String>()
+    });
+    found.filter(|name| *name != prefix).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut offences = Vec::new();
+    for document in sources::with(&["md"]) {
+        for target in links(&document.text) {
+            let outside = target.contains("://") || target.starts_with('#') || target.is_empty();
+            let file = target.split('#').next().unwrap_or_default();
+            if !outside && !folder(&document).join(file).exists() {
+                offences.push(format!("{}: {target}", document.path));
+            }
+        }
+    }
+    expect_none("links to nothing", &offences);
+}
+
+fn folder(document: &Source) -> std::path::PathBuf {
+    let path = root().join(&document.path);
+    path.parent().map(std::path::Path::to_path_buf).unwrap_or_default()
+}
+
+/// Targets of `[text](target)`.
+fn links(text: &str) -> Vec<&str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect()
+}
+
+#[test]
+fn documents_that_prose_names_exist() {
+    let all = sources::with(&["md"]);
+    let known: BTreeSet<&str> =
+        all.iter().filter_map(|document| document.path.rsplit('/').next()).collect();
+    let mut offences = Vec::new();
+    for source in sources::with(&["rs", "cuh", "toml", "md", "py", "sh"]) {
+        for (number, line) in source.lines() {
+            let words = line.split(|c: char| !c.is_alphanumeric() && !"._-".contains(c));
+            let documents =
+                words.map(|w| w.trim_matches('.')).filter(|w| w.ends_with(".md") && w.len() > 3);
+            for document in documents.filter(|document| !known.contains(document)) {
+                offences.push(format!("{}:{number}: {document}", source.path));
+            }
+        }
+    }
+    expect_none("documents that are named but not there", &offences);
+}
+
+#[test]
+fn the_readme_has_its_two_commands() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    for command in ["cargo run --release -- generate \"", "cargo xtask test"] {
+        assert!(readme.contains(command), "README.md does not show `{command}`");
+    }
+    let ci = std::fs::read_to_string(root().join(".ci/run")).expect(".ci/run");
+    assert!(
+        ci.contains("cargo xtask test"),
+        ".ci/run runs something else than the README's test command"
+    );
+}

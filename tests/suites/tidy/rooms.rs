@@ -1,0 +1,112 @@
+//! Who may depend on whom, and what must stay out of a room.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::expect_none;
+
+/// For each crate, the workspace crates it may depend on, transitively spelled out. Development-only dependencies
+/// are free: a test may look anywhere.
+const MAY_KNOW: &[(&str, &[&str])] = &[
+    ("ossmith-plan", &[]),
+    ("ossmith-device-fn", &[]),
+    ("ossmith-scalar", &["ossmith-device-fn"]),
+    ("ossmith-codegen", &["ossmith-plan", "ossmith-scalar"]),
+    ("ossmith-macros", &["ossmith-codegen", "ossmith-plan"]),
+    ("ossmith-models", &["ossmith-macros", "ossmith-plan"]),
+    ("ossmith-harmony", &[]),
+    ("ossmith", &["ossmith-plan", "ossmith-scalar"]),
+    (
+        "ossmith-cli",
+        &["ossmith", "ossmith-codegen", "ossmith-harmony", "ossmith-models", "ossmith-plan"],
+    ),
+    ("xtask", &[]),
+];
+
+/// Crates that must not appear among a room's own dependencies.
+const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
+    ("ossmith", &["tokio", "syn", "quote", "clap", "axum", "ossmith-codegen", "ossmith-harmony"]),
+    ("ossmith-codegen", &["cudarc", "syn", "memmap2"]),
+    ("ossmith-macros", &["cudarc"]),
+    ("ossmith-cli", &["cudarc"]),
+];
+
+/// Rooms that take nothing from the registry.
+const ALONE: [&str; 2] = ["ossmith-plan", "xtask"];
+
+#[test]
+fn dependencies_point_one_way() {
+    let packages = packages();
+    let mut offences = Vec::new();
+    for (name, allowed) in MAY_KNOW {
+        for dependency in required(&packages, name) {
+            if dependency.starts_with("ossmith") && !allowed.contains(&dependency.as_str()) {
+                offences.push(format!("{name} depends on {dependency}"));
+            }
+        }
+    }
+    expect_none("dependencies against the direction of ARCHITECTURE.md", &offences);
+}
+
+#[test]
+fn rooms_do_not_know_what_they_must_not() {
+    let packages = packages();
+    let mut offences = Vec::new();
+    for (name, forbidden) in MUST_NOT_KNOW {
+        let found = required(&packages, name).into_iter();
+        offences.extend(
+            found
+                .filter(|found| forbidden.contains(&found.as_str()))
+                .map(|found| format!("{name} depends on {found}")),
+        );
+    }
+    for name in ALONE {
+        offences.extend(
+            required(&packages, name).iter().map(|found| format!("{name} depends on {found}")),
+        );
+    }
+    expect_none("a room knows what it must not", &offences);
+}
+
+#[test]
+fn every_dependency_is_listed_once_with_its_reason() {
+    let manifest = std::fs::read_to_string(ossmith_tests::root().join("Cargo.toml"));
+    let manifest = manifest.expect("the root's Cargo.toml");
+    let mut offences = Vec::new();
+    for (name, package) in packages() {
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let dependency = dependency["name"].as_str().unwrap_or_default();
+            let listed = manifest.lines().any(|line| {
+                line.strip_prefix(dependency).is_some_and(|rest| rest.starts_with([' ', '=']))
+            });
+            if !listed {
+                offences.push(format!("{name}: {dependency}"));
+            }
+        }
+    }
+    expect_none("dependencies that the root's [workspace.dependencies] does not list", &offences);
+}
+
+/// Every workspace member, by name.
+fn packages() -> BTreeMap<String, Value> {
+    let words = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
+    let output =
+        Command::new(env!("CARGO")).args(words).current_dir(ossmith_tests::root()).output();
+    let output = output.expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let members = metadata["packages"].as_array().expect("packages").iter();
+    members.map(|p| (p["name"].as_str().unwrap_or_default().to_owned(), p.clone())).collect()
+}
+
+/// Names of a crate's normal and build dependencies that no feature can leave out.
+fn required(packages: &BTreeMap<String, Value>, name: &str) -> Vec<String> {
+    let package = packages.get(name).unwrap_or_else(|| panic!("the workspace has no crate {name}"));
+    let dependencies = package["dependencies"].as_array().into_iter().flatten();
+    dependencies
+        .filter(|d| d["kind"] != "dev" && d["optional"] == false)
+        .filter_map(|d| d["name"].as_str().map(str::to_owned))
+        .collect()
+}
