@@ -72,8 +72,8 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes }
     Schedule {
-        max_tokens, fuses_norm, embed, rmsnorm, qkv, attention, attn_out, router, group, expert_up, expert_down, combine, unembed,
-        sample,
+        max_tokens, fuses_norm, embed, rmsnorm, qkv, attention, attn_out, router, group, expert_up, expert_down,
+        combine, unembed, sample,
     }
     Fill { bf16, mxfp4 }
     KernelInfo { name, grid, threads, shared_bytes, dependent_launch }

@@ -1,6 +1,9 @@
 //! Rotary position embedding: the angle, its cosine and sine, and the rotation of a pair.
 //! The frequencies themselves (YaRN) are `ossmith_plan::Rope::inv_freq`.
 
+// The standard library's constants have no name in CUDA.
+#![allow(clippy::approx_constant)]
+
 use ossmith_device_fn::device_fn;
 
 /// Radians of a rotary pair at a position: one fp32 product, as both published references compute it.
@@ -29,7 +32,7 @@ pub fn cos_sin(angle: f32) -> [f32; 2] {
     let s2 = r2.mul_add(s1, 8.333_333e-3);
     let s3 = r2.mul_add(s2, -0.166_666_67);
     let sin = (r2 * r).mul_add(s3, r);
-    let c1 = r2.mul_add(-2.755_731_9e-7, 2.480_158_7e-5);
+    let c1 = r2.mul_add(-2.755_732e-7, 2.480_158_7e-5);
     let c2 = r2.mul_add(c1, -1.388_888_9e-3);
     let c3 = r2.mul_add(c2, 0.041_666_668);
     let c4 = r2.mul_add(c3, -0.5);
