@@ -50,7 +50,7 @@ impl Cache {
     }
 
     /// Stores one position's rotated keys and values, each `[kv_heads, head_dim]`.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         layer: usize,
         member: &Member,

@@ -31,6 +31,8 @@ pub(super) struct DeviceCache {
     /// What the device's page table holds, so that only changes are sent.
     shadow: Vec<u32>,
     stride: usize,
+    /// Pages of one ring.
+    ring: usize,
 }
 
 impl DeviceCache {
@@ -57,7 +59,7 @@ impl DeviceCache {
         let rings: Vec<u32> =
             (0..entries).map(|i| (i / stride * ring + i % stride % ring) as u32).collect();
         tables[0].write(0, &rings)?;
-        Ok(DeviceCache { layers, tables, shadow: vec![0; entries], stride })
+        Ok(DeviceCache { layers, tables, shadow: vec![0; entries], stride, ring })
     }
 
     /// Addresses of a layer's keys, values and page table.
@@ -65,6 +67,26 @@ impl DeviceCache {
         let cache = &self.layers[layer];
         let table = &self.tables[cache.kind as usize];
         (cache.keys.ptr(), cache.values.ptr(), table.ptr())
+    }
+
+    /// A layer's keys and values.
+    pub(super) fn buffers(&self, layer: usize) -> (&Buffer, &Buffer) {
+        (&self.layers[layer].keys, &self.layers[layer].values)
+    }
+
+    /// The page of a layer that holds a position of a sequence.
+    pub(super) fn page_of(
+        &self,
+        layer: usize,
+        slot: usize,
+        pages: &[u32],
+        position: usize,
+    ) -> usize {
+        let index = position / PAGE_TOKENS;
+        match self.layers[layer].kind {
+            LayerKind::Sliding => slot * self.ring + index % self.ring,
+            LayerKind::Full => pages[index] as usize,
+        }
     }
 
     /// Entries of one slot in a page table.

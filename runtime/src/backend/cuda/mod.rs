@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "driver calls; each block says what it relies on")]
 
 mod cache;
+pub mod check;
 mod cubins;
 mod device;
 mod forward;

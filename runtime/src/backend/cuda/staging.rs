@@ -180,6 +180,11 @@ impl Staging {
         self.words.words_mut()[start..start + rows.len()].copy_from_slice(&rows);
     }
 
+    /// The step's token that each of the first `rows` head rows belongs to.
+    pub(super) fn head_row_tokens(&self, rows: usize) -> &[u32] {
+        &self.words.words()[self.arrays.rows()..][..rows]
+    }
+
     /// The words that a step needs on the device.
     pub(super) fn device_range(&self) -> std::ops::Range<usize> {
         0..self.arrays.device_words()

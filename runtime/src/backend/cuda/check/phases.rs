@@ -1,0 +1,402 @@
+//! One step, phase by phase, on the device and in the executor.
+
+use std::sync::Arc;
+
+use ossmith_plan::{LayerKind, Model, Phase, Value};
+
+use super::super::CudaBackend;
+use super::super::forward::LAYER_PHASES;
+use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
+use super::{relative_error, sampler};
+use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
+use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence, Step};
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Result};
+
+/// Sequences of a step with more than one token.
+pub(super) const SEQUENCES: usize = 2;
+
+/// Receives (kernel, part, error).
+pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
+
+/// The device and the executor over the same weights.
+pub(super) struct Bench {
+    device: CudaBackend,
+    model: &'static Model,
+    executor: Executor,
+    cache: Cache,
+    random: Random,
+}
+
+/// A plain stream of random numbers: the checks need variety, not quality.
+struct Random(u64);
+
+impl Random {
+    /// About normal, from four uniform draws.
+    fn normal(&mut self) -> f32 {
+        let sum: u64 = (0..4).map(|_| self.next() >> 40).sum();
+        (sum as f32 / (1 << 24) as f32 - 2.0) * 3f32.sqrt()
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 += 1;
+        let low = ossmith_scalar::mix_word(self.0 as u32);
+        u64::from(ossmith_scalar::mix_word(low ^ 0x9e37_79b9)) << 32 | u64::from(low)
+    }
+}
+
+/// Where the tokens of a step go: one sequence, or two of different length and position.
+struct Layout {
+    starts: [usize; SEQUENCES],
+    counts: [usize; SEQUENCES],
+    tokens: Vec<u32>,
+    pages: [Vec<u32>; SEQUENCES],
+}
+
+impl Layout {
+    fn new(model: &Model, tokens: usize, start: usize, random: &mut Random) -> Layout {
+        let first = tokens - tokens / 3;
+        let all_pages = (start + tokens).div_ceil(PAGE_TOKENS) as u32;
+        Layout {
+            starts: [start, start / 2],
+            counts: [first, tokens - first],
+            tokens: (0..tokens).map(|_| (random.next() % model.spec.vocab as u64) as u32).collect(),
+            // Interleaved, so that a page table read wrongly shows.
+            pages: [0, 1].map(|slot| (0..all_pages).map(|i| i * SEQUENCES as u32 + slot).collect()),
+        }
+    }
+
+    fn sequences(&self) -> Vec<Sequence<'_>> {
+        let mut first = 0;
+        let mut sequences = Vec::new();
+        for slot in 0..SEQUENCES {
+            let count = self.counts[slot];
+            if count > 0 {
+                sequences.push(Sequence {
+                    slot,
+                    start: self.starts[slot],
+                    input: Input::Tokens(&self.tokens[first..first + count]),
+                    pages: &self.pages[slot],
+                    sample: Some(sampler::settings(slot)),
+                    logits: LogitRows::None,
+                });
+            }
+            first += count;
+        }
+        sequences
+    }
+}
+
+impl Bench {
+    pub(super) fn new(device: CudaBackend, weights: Arc<Checkpoint>, seed: u64) -> Result<Bench> {
+        let model = device.pass.model;
+        Ok(Bench {
+            executor: Executor::new(model, weights, Isa::detect()?, None)?,
+            cache: Cache::new(model, &device.limits)?,
+            random: Random(seed),
+            model,
+            device,
+        })
+    }
+
+    /// Checks every phase of every layer, the head and the sampler for a step of `tokens` tokens.
+    pub(super) fn step(&mut self, tokens: usize, start: usize, report: Report<'_>) -> Result<()> {
+        let layout = Layout::new(self.model, tokens, start, &mut self.random);
+        for layer in 0..self.model.spec.layers.len() {
+            self.fill_history(&layout, layer)?;
+            let batch = self.stage(&layout.sequences())?;
+            self.randomise_residual(tokens)?;
+            for phase in 0..LAYER_PHASES {
+                self.phase(phase, layer, &batch, report)?;
+            }
+        }
+        self.head(&layout, report)
+    }
+
+    /// Sends a step's words and lays it out for the executor.
+    fn stage(&mut self, sequences: &[Sequence<'_>]) -> Result<Batch> {
+        let mut staged = self.device.staged()?;
+        let cache = &mut self.device.pass.cache;
+        let step = Step { sequences, taps: false };
+        staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
+        self.device.send(&staged.staging)?;
+        self.device.synchronize()?;
+        self.device.free.push(staged);
+        Batch::new(self.model, &self.device.limits, sequences, &[None; SEQUENCES])
+    }
+
+    fn randomise_residual(&mut self, tokens: usize) -> Result<()> {
+        let elements = tokens * self.model.spec.hidden;
+        let residual: Vec<f32> = (0..elements).map(|_| 2.0 * self.random.normal()).collect();
+        self.device.pass.workspace.residual.write(0, &residual)
+    }
+
+    /// Keys and values of the positions before a step, made by the device from random rows and copied to the executor.
+    fn fill_history(&mut self, layout: &Layout, layer: usize) -> Result<()> {
+        let chunk = self.device.limits.max_step_tokens;
+        for slot in (0..SEQUENCES).filter(|&slot| layout.counts[slot] > 0) {
+            let end = layout.starts[slot];
+            let sliding = self.model.spec.layers[layer] == LayerKind::Sliding;
+            let begin = if sliding { end.saturating_sub(self.model.spec.window) } else { 0 };
+            for first in (begin..end).step_by(chunk) {
+                let tokens = vec![0; chunk.min(end - first)];
+                let sequence = Sequence {
+                    slot,
+                    start: first,
+                    input: Input::Tokens(&tokens),
+                    pages: &layout.pages[slot],
+                    sample: None,
+                    logits: LogitRows::None,
+                };
+                let batch = self.stage(&[sequence])?;
+                self.randomise_residual(tokens.len())?;
+                self.launch(0, layer, tokens.len())?;
+                self.copy_cache(&batch, layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&self, phase: usize, layer: usize, tokens: usize) -> Result<()> {
+        self.device.pass.phase(phase, &self.device.inputs, layer, tokens)?;
+        self.device.synchronize()
+    }
+
+    /// Copies the keys and values that a step wrote from the device's cache to the executor's; returns them.
+    fn copy_cache(&mut self, batch: &Batch, layer: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let spec = &self.model.spec;
+        let device = &self.device.pass.cache;
+        let snapshot = LayerSnapshot::take(device, layer, spec.kv_heads, spec.head_dim)?;
+        let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
+        for row in &batch.rows {
+            let member = &batch.members[row.member];
+            let page = device.page_of(layer, member.slot, &member.pages, row.position);
+            let (keys, values) = snapshot.position(page, row.position);
+            self.cache.write(layer, member, row.position, &keys, &values);
+            all_keys.extend(keys);
+            all_values.extend(values);
+        }
+        Ok((all_keys, all_values))
+    }
+
+    fn phase(
+        &mut self,
+        phase: usize,
+        layer: usize,
+        batch: &Batch,
+        report: Report<'_>,
+    ) -> Result<()> {
+        let tokens = batch.rows.len();
+        let plan: &Phase = &self.model.phases[phase];
+        let mut values = Values::new(self.model, tokens);
+        let before = self.inputs(phase, &mut values, tokens)?;
+        self.poison_outputs(phase)?;
+        self.launch(phase, layer, tokens)?;
+        let actual = self.outputs(phase, layer, batch, &before)?;
+        self.executor.run(plan.nodes, layer, &mut values, batch, &mut self.cache)?;
+        let expected = self.expected(phase, &values, &before, tokens)?;
+        if phase == 0 {
+            // The executor wrote its own keys and values; attention is checked on the device's.
+            self.copy_cache(batch, layer)?;
+        }
+        let part = match self.model.spec.layers[layer] {
+            LayerKind::Sliding => "sliding",
+            LayerKind::Full => "full",
+        };
+        let error = relative_error(&actual, &expected)?;
+        report(self.kernel_of(phase, layer, tokens), part, error);
+        Ok(())
+    }
+
+    /// Gives the executor the device's inputs of a phase; returns the residual before it.
+    fn inputs(&self, phase: usize, values: &mut Values, tokens: usize) -> Result<Vec<f32>> {
+        let (spec, workspace) = (&self.model.spec, &self.device.pass.workspace);
+        let residual = read_f32(&workspace.residual, tokens * spec.hidden)?;
+        values.set_f32(Value::Residual, &residual)?;
+        let normed = || read_bf16(&workspace.normed, tokens * spec.hidden);
+        let logits = || read_f32(&workspace.router_logits, tokens * spec.experts);
+        match phase {
+            1 => {
+                let queries = read_bf16(&workspace.queries, tokens * spec.q_width())?;
+                let mut qkv = vec![0.0; tokens * spec.qkv_width()];
+                for (row, queries) in
+                    qkv.chunks_mut(spec.qkv_width()).zip(queries.chunks(spec.q_width()))
+                {
+                    row[..spec.q_width()].copy_from_slice(queries);
+                }
+                values.set_f32(Value::Qkv, &qkv)?;
+            }
+            2 => values.set_f32(
+                Value::AttnHeads,
+                &read_bf16(&workspace.heads, tokens * spec.q_width())?,
+            )?,
+            4 => {
+                values.set_f32(Value::MoeInput, &normed()?)?;
+                values.set_f32(Value::RouterLogits, &logits()?)?;
+            }
+            5 => {
+                let hidden = read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter)?;
+                values.set_f32(Value::ExpertHidden, &hidden)?;
+                let (ids, weights) = self.choices(&logits()?, tokens)?;
+                values.set_u32(Value::ExpertIds, &ids)?;
+                values.set_f32(Value::ExpertWeights, &weights)?;
+            }
+            _ => {}
+        }
+        Ok(residual)
+    }
+
+    /// The router's choice by the executor.
+    fn choices(&self, logits: &[f32], tokens: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+        let mut values = Values::new(self.model, tokens);
+        values.set_f32(Value::RouterLogits, logits)?;
+        let top_k = &self.model.phases[4].nodes[..1];
+        let mut unused = Cache::new(self.model, &self.device.limits)?;
+        self.executor.run(top_k, 0, &mut values, &Batch::default(), &mut unused)?;
+        Ok((values.u32(Value::ExpertIds)?.to_vec(), values.f32(Value::ExpertWeights)?.to_vec()))
+    }
+
+    fn poison_outputs(&self, phase: usize) -> Result<()> {
+        let workspace = &self.device.pass.workspace;
+        match phase {
+            0 => poison(&workspace.queries),
+            1 => poison(&workspace.heads),
+            3 => poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits)),
+            4 => poison(&workspace.hidden),
+            5 => poison(&workspace.slot_out),
+            _ => Ok(()),
+        }
+    }
+
+    fn outputs(
+        &mut self,
+        phase: usize,
+        layer: usize,
+        batch: &Batch,
+        before: &[f32],
+    ) -> Result<Vec<f32>> {
+        let spec = self.model.spec;
+        let tokens = batch.rows.len();
+        if phase == 0 {
+            let mut all = read_bf16(&self.device.pass.workspace.queries, tokens * spec.q_width())?;
+            let (keys, values) = self.copy_cache(batch, layer)?;
+            all.extend(keys);
+            all.extend(values);
+            return Ok(all);
+        }
+        let workspace = &self.device.pass.workspace;
+        match phase {
+            1 => read_bf16(&workspace.heads, tokens * spec.q_width()),
+            3 => {
+                let mut all = read_bf16(&workspace.normed, tokens * spec.hidden)?;
+                all.extend(read_f32(&workspace.router_logits, tokens * spec.experts)?);
+                Ok(all)
+            }
+            4 => read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter),
+            _ => {
+                let after = read_f32(&workspace.residual, tokens * spec.hidden)?;
+                Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())
+            }
+        }
+    }
+
+    fn expected(
+        &self,
+        phase: usize,
+        values: &Values,
+        before: &[f32],
+        tokens: usize,
+    ) -> Result<Vec<f32>> {
+        let spec = &self.model.spec;
+        match phase {
+            0 => {
+                let rows = values.f32(Value::Qkv)?.chunks(spec.qkv_width());
+                let (q, kv) = (spec.q_width(), spec.kv_width());
+                let part = |range: std::ops::Range<usize>| {
+                    rows.clone()
+                        .flat_map(move |row| row[range.clone()].to_vec())
+                        .collect::<Vec<_>>()
+                };
+                Ok([part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)].concat())
+            }
+            1 => Ok(values.f32(Value::AttnHeads)?.to_vec()),
+            3 => Ok([values.f32(Value::MoeInput)?, values.f32(Value::RouterLogits)?].concat()),
+            4 => Ok(values.f32(Value::ExpertHidden)?.to_vec()),
+            _ => {
+                debug_assert_eq!(before.len(), tokens * spec.hidden);
+                let after = values.f32(Value::Residual)?;
+                Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())
+            }
+        }
+    }
+
+    fn kernel_of(&self, phase: usize, layer: usize, tokens: usize) -> &'static str {
+        let schedule = self.model.schedule(tokens);
+        let info = match phase {
+            0 => schedule.qkv.info,
+            1 => schedule.attention[self.model.spec.layers[layer] as usize].info,
+            2 => schedule.attn_out.info,
+            3 => schedule.router.info,
+            4 => schedule.expert_up.info,
+            _ => schedule.expert_down.info,
+        };
+        info.name
+    }
+
+    /// The head over every token's row (as many as fit), and draws for the sampled rows.
+    fn head(&mut self, layout: &Layout, report: Report<'_>) -> Result<()> {
+        let spec = self.model.spec;
+        let mut sequences = layout.sequences();
+        for sequence in &mut sequences {
+            sequence.logits = LogitRows::All;
+        }
+        let mut staged = self.device.staged()?;
+        let cache = &mut self.device.pass.cache;
+        staged
+            .staging
+            .fill(&Step { sequences: &sequences, taps: false }, |slot, p| cache.update(slot, p));
+        self.device.send(&staged.staging)?;
+        let rows = staged.staging.head_rows.min(self.device.pass.workspace.logit_rows);
+        let sampled = staged.staging.sampled.len();
+        poison(&self.device.pass.workspace.logits)?;
+        self.device.pass.head(&self.device.inputs, 0..rows)?;
+        self.device.pass.sample(&self.device.inputs, sampled)?;
+        self.device.synchronize()?;
+
+        let workspace = &self.device.pass.workspace;
+        let actual = read_f32(&workspace.logits, rows * spec.vocab)?;
+        let residual = read_f32(&workspace.residual, layout.tokens.len() * spec.hidden)?;
+        let mut values = Values::new(self.model, rows);
+        let picked: Vec<f32> = staged
+            .staging
+            .head_row_tokens(rows)
+            .iter()
+            .flat_map(|&row| &residual[row as usize * spec.hidden..][..spec.hidden])
+            .copied()
+            .collect();
+        values.set_f32(Value::Residual, &picked)?;
+        let head = self
+            .model
+            .phases
+            .last()
+            .ok_or_else(|| Error::Internal("a plan without a head".into()))?;
+        self.executor.run(head.nodes, 0, &mut values, &Batch::default(), &mut self.cache)?;
+        let schedule = self.model.schedule(rows);
+        report(
+            schedule.unembed.info.name,
+            "head",
+            relative_error(&actual, values.f32(Value::Logits)?)?,
+        );
+
+        let mut drawn = vec![0_u32; sampled];
+        workspace.drawn.read(0, &mut drawn)?;
+        let positions: Vec<usize> =
+            sequences.iter().map(|sequence| sequence.start + sequence.input.len()).collect();
+        let settings: Vec<_> = sequences.iter().filter_map(|sequence| sequence.sample).collect();
+        let logits = &actual[..sampled * spec.vocab];
+        let differ = sampler::disagreement(logits, spec.vocab, &positions, &settings, &drawn)?;
+        report(schedule.sample.info.name, sampler::PART, differ);
+        self.device.free.push(staged);
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! The device's draws against the host's, on the same logits.
+
+use crate::Result;
+use crate::sampling::{Sampling, draw};
+
+/// What the sampler's lines are filed under.
+pub(super) const PART: &str = "sampler";
+
+/// Settings that use each filter alone and all together.
+pub(super) fn settings(row: usize) -> Sampling {
+    let seed = 7 + row as u64;
+    let drawn = Sampling { temperature: 0.8, seed, ..Sampling::GREEDY };
+    match row % 6 {
+        0 => Sampling::GREEDY,
+        1 => drawn,
+        2 => Sampling { top_k: 5, ..drawn },
+        3 => Sampling { top_p: 0.7, ..drawn },
+        4 => Sampling { min_p: 0.3, ..drawn },
+        _ => Sampling { temperature: 1.5, top_k: 50, top_p: 0.9, min_p: 0.02, ..drawn },
+    }
+}
+
+/// The share of rows whose draw differs from the host's.
+pub(super) fn disagreement(
+    logits: &[f32],
+    vocab: usize,
+    positions: &[usize],
+    settings: &[Sampling],
+    drawn: &[u32],
+) -> Result<f64> {
+    let rows = logits.chunks(vocab).zip(positions).zip(settings).zip(drawn);
+    let mut differ = 0;
+    for (((row, &position), sampling), &token) in rows {
+        differ += usize::from(draw(row, sampling, position)? != token);
+    }
+    Ok(differ as f64 / drawn.len().max(1) as f64)
+}
