@@ -70,7 +70,7 @@ pub(crate) fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> Resu
     let kept = kept(&view, sampling);
     match &kept {
         Some(ids) => ids.iter().for_each(|&id| race.enter(id, view.score(id), floor)),
-        None => (0..logits.len() as u32).for_each(|id| race.enter(id, view.score(id), floor)),
+        None => race.enter_all(&view, floor),
     }
     Ok(race.winner)
 }
@@ -163,9 +163,25 @@ impl Race {
         Race { stream, best: f32::NEG_INFINITY, winner: u32::MAX, bound: u32::MAX }
     }
 
+    /// Enters a whole vocabulary, most of it by a glance at the bits.
+    fn enter_all(&mut self, view: &Scores<'_>, floor: f32) {
+        const GLANCE: u32 = 64;
+        let vocab = view.logits.len() as u32;
+        for start in (0..vocab).step_by(GLANCE as usize) {
+            let ids = start..vocab.min(start + GLANCE);
+            let least = ids.clone().map(|id| noise_bits(self.stream, id)).min();
+            if least.is_some_and(|least| least <= self.bound) {
+                ids.for_each(|id| self.enter(id, view.score(id), floor));
+            }
+        }
+    }
+
     fn enter(&mut self, id: u32, score: f32, floor: f32) {
         let bits = noise_bits(self.stream, id);
-        if bits > self.bound || score < floor {
+        // A gumbel is below -ln(v), and v at least 2^-(zeros + 1): no logarithm for those far behind.
+        let most = (bits.leading_zeros() + 1) as f32 * 0.694;
+        let behind = score < floor || score + most < self.best || score.is_nan();
+        if bits > self.bound || behind {
             return;
         }
         let sum = score + gumbel_of_bits(bits);
@@ -212,6 +228,10 @@ mod tests {
         let token = |logits: &[f32]| draw(logits, &Sampling::GREEDY, 7).expect("finite logits");
         assert_eq!(token(&[1.0, 3.0, 3.0, 2.0]), 1);
         assert_eq!(token(&[f32::NAN, -2.0, f32::NEG_INFINITY]), 1);
+        for position in 0..20 {
+            let drawn = draw(&[f32::NAN, 1.0, f32::NAN], &SAMPLED, position);
+            assert_eq!(drawn.expect("one finite logit"), 1);
+        }
         let mut wide = vec![-1.0; 1000];
         wide[777] = 0.5;
         assert_eq!(token(&wide), 777);

@@ -2,6 +2,7 @@
 //! check of everything a caller can get wrong.
 
 use ossmith_plan::Model;
+use ossmith_scalar::{cos_sin, rope_angle};
 
 use crate::backend::{Input, Limits, PAGE_TOKENS, Sequence};
 use crate::{Error, Result};
@@ -102,10 +103,9 @@ impl Batch {
         let inv_freq = model.spec.rope.inv_freq(model.spec.head_dim);
         for row in &self.rows {
             for &inv in &inv_freq {
-                // The references round the angle to f32, so it is rounded here too; its sine is then exact.
-                let angle = f64::from(row.position as f32 * inv);
-                self.cos.push(angle.cos() as f32 * concentration);
-                self.sin.push(angle.sin() as f32 * concentration);
+                let [cos, sin] = cos_sin(rope_angle(row.position as u32, inv));
+                self.cos.push(cos * concentration);
+                self.sin.push(sin * concentration);
             }
         }
     }

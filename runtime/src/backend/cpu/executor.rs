@@ -13,14 +13,14 @@ use super::cache::Cache;
 use super::isa::Isa;
 use super::product::{self, Product};
 use super::values::Values;
-use super::weights::{self, TensorSource, Weights};
+use super::weights::{self, Weights};
 use super::{attention, scalar, simd};
-use crate::{Error, Result};
+use crate::{Checkpoint, Error, Result};
 
 /// A model with its weights and threads, ready to run nodes.
 pub struct Executor {
     model: &'static Model,
-    weights: Arc<dyn TensorSource>,
+    weights: Arc<Checkpoint>,
     isa: Isa,
     pool: rayon::ThreadPool,
 }
@@ -29,11 +29,11 @@ impl Executor {
     /// Checks all weights' sizes and starts `threads` threads (all the machine's if `None`).
     ///
     /// # Errors
-    /// What the source fails with; [`Error::Internal`] if a tensor is not the model's or a width is not a multiple
+    /// [`Error::Internal`] if a tensor is not the model's or a width is not a multiple
     /// of 32; [`Error::Device`] if threads cannot be started.
     pub fn new(
         model: &'static Model,
-        weights: Arc<dyn TensorSource>,
+        weights: Arc<Checkpoint>,
         isa: Isa,
         threads: Option<usize>,
     ) -> Result<Executor> {
@@ -50,7 +50,7 @@ impl Executor {
             .thread_name(|index| format!("ossmith-cpu-{index}"))
             .build()
             .map_err(|error| Error::Device(format!("cannot start CPU threads: {error}")))?;
-        weights::check(model, weights.as_ref())?;
+        weights::check(model, &weights)?;
         Ok(Executor { model, weights, isa, pool })
     }
 
@@ -114,7 +114,7 @@ impl Executor {
                 batch.rows.len()
             )));
         }
-        let weights = Weights { model: self.model, source: self.weights.as_ref(), layer };
+        let weights = Weights { model: self.model, source: &self.weights, layer };
         match node.op {
             Op::Embed => self.embed(node, &weights, values),
             Op::RmsNorm => self.rms_norm(node, &weights, values),

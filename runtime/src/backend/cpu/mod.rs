@@ -28,7 +28,6 @@ pub use cache::Cache;
 pub use executor::Executor;
 pub use isa::{Isa, OVERRIDE};
 pub use values::Values;
-pub use weights::TensorSource;
 
 use crate::backend::{Backend, LayerTaps, Limits, LogitRows, Output, Step};
 use crate::{Checkpoint, Error, Result, sampling};

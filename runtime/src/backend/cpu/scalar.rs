@@ -1,4 +1,5 @@
 //! Every op in plain f32, one formula after the other: the oracle of the vector code and of the GPU kernels.
+//! What a kernel evaluates element by element (rotation, activation) is `ossmith_scalar`'s, shared with the GPU.
 //! Formulas: openai/gpt-oss `torch/model.py`; OCP Microscaling Formats 1.0 for MXFP4.
 
 use ossmith_plan::SWIGLU_ALPHA;
@@ -64,7 +65,7 @@ pub(super) fn rms_norm(x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
 pub(super) fn rope(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (low, high) = head.split_at_mut(cos.len());
     for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        [*a, *b] = ossmith_scalar::rotate(*a, *b, *cos, *sin);
     }
 }
 
@@ -102,9 +103,7 @@ pub(super) fn top_k(logits: &[f32], ids: &mut [u32], weights: &mut [f32]) {
 /// gates and ups alternate in `x`.
 pub(super) fn swiglu(x: &[f32], limit: f32, out: &mut [f32]) {
     for (out, pair) in out.iter_mut().zip(x.chunks_exact(2)) {
-        let gate = pair[0].min(limit);
-        let up = pair[1].clamp(-limit, limit);
-        *out = gate / (1.0 + (-SWIGLU_ALPHA * gate).exp()) * (up + 1.0);
+        *out = ossmith_scalar::swiglu(pair[0], pair[1], limit, SWIGLU_ALPHA);
     }
 }
 

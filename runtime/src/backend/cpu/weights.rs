@@ -1,5 +1,5 @@
 //! Stored weights as the executor reads them: matrix rows that stay packed in memory, and vectors decoded to f32
-//! at the moment of use. Where tensors come from is [`TensorSource`]; how rows are multiplied is `product`'s.
+//! at the moment of use. Where tensors come from is [`Checkpoint`]; how rows are multiplied is `product`'s.
 
 use ossmith_plan::{DType, Model, Weight, WeightInfo};
 
@@ -8,21 +8,6 @@ use crate::{Checkpoint, Error, Result};
 
 /// Codes of one MXFP4 block, all under one scale.
 pub(super) const BLOCK: usize = 32;
-
-/// Where weights come from: a [`Checkpoint`], or tensors built by hand in a test.
-pub trait TensorSource: Send + Sync {
-    /// A tensor in checkpoint order; `layer` is ignored for weights that exist once a model.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] for a weight or layer that does not exist.
-    fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>>;
-}
-
-impl TensorSource for Checkpoint {
-    fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>> {
-        Checkpoint::tensor(self, weight, layer)
-    }
-}
 
 /// Whole bf16 rows, `[rows, k]`, little-endian, at any alignment.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +110,7 @@ pub(super) struct Weights<'a> {
     /// The model.
     pub(super) model: &'static Model,
     /// Its tensors.
-    pub(super) source: &'a dyn TensorSource,
+    pub(super) source: &'a Checkpoint,
     /// Which layer's.
     pub(super) layer: usize,
 }
@@ -204,7 +189,7 @@ impl<'a> Experts<'a> {
 
 /// Asks for every tensor once and checks its size, so that a step meets no surprises (and synthetic weights are
 /// made before the first one).
-pub(super) fn check(model: &'static Model, source: &dyn TensorSource) -> Result<()> {
+pub(super) fn check(model: &'static Model, source: &Checkpoint) -> Result<()> {
     for info in model.graph.weights {
         let layers = if info.weight.per_layer() { model.spec.layers.len() } else { 1 };
         for layer in 0..layers {

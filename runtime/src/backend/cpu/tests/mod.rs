@@ -1,0 +1,93 @@
+//! The backend against plain formulas, against itself in other batches, and against bad requests.
+//! Whole models against published numbers are tested in the workspace's `tests/`.
+
+mod kernels;
+mod refusals;
+mod steps;
+
+use std::sync::Arc;
+
+use ossmith_plan::{LayerKind, Model, ModelSpec, Rope};
+
+use super::{CpuBackend, Executor, Isa};
+use crate::backend::{Backend, Input, Limits, LogitRows, Output, Sequence, Step};
+use crate::{Checkpoint, Sampling};
+
+/// Odd on purpose: blocks that are no whole vectors' multiple, three query heads a key head, five experts, and a
+/// window that no tile's edge meets.
+const ODD: ModelSpec = ModelSpec {
+    name: "odd",
+    hidden: 96,
+    inter: 160,
+    head_dim: 32,
+    q_heads: 6,
+    kv_heads: 2,
+    experts: 5,
+    top_k: 2,
+    vocab: 331,
+    window: 20,
+    context: 4096,
+    layers: &[LayerKind::Sliding, LayerKind::Full, LayerKind::Sliding],
+    rms_eps: 1e-5,
+    swiglu_limit: 7.0,
+    rope: Rope {
+        theta: 150_000.0,
+        factor: 32.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_context: 4096,
+        truncate: false,
+    },
+    stop_tokens: &[1],
+};
+
+/// As gpt-oss groups heads: eight queries a key head of 64.
+const WIDE: ModelSpec = ModelSpec {
+    name: "wide",
+    hidden: 64,
+    inter: 32,
+    head_dim: 64,
+    q_heads: 8,
+    kv_heads: 1,
+    window: 128,
+    ..ODD
+};
+
+const LIMITS: Limits = Limits { max_sequences: 3, max_step_tokens: 200, pages: 16 };
+
+fn model(spec: ModelSpec) -> &'static Model {
+    ossmith_codegen::compile(spec)
+}
+
+fn backend(model: &'static Model, isa: Isa, limits: Limits, threads: usize) -> CpuBackend {
+    let weights = Arc::new(Checkpoint::synthetic(model, 5));
+    let executor = Executor::new(model, weights, isa, Some(threads)).expect("a good model");
+    CpuBackend::with_executor(executor, limits).expect("a small cache")
+}
+
+/// Tokens of a test sequence; `salt` makes another one.
+fn tokens(count: usize, salt: u32) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * 97 + i * i * 13 + salt * 41) % ODD.vocab as u32).collect()
+}
+
+/// A prompt's share of a step, with all logits.
+fn share<'a>(slot: usize, start: usize, tokens: &'a [u32], pages: &'a [u32]) -> Sequence<'a> {
+    let input = Input::Tokens(tokens);
+    Sequence { slot, start, input, pages, sample: None, logits: LogitRows::All }
+}
+
+fn step(backend: &mut CpuBackend, sequences: &[Sequence<'_>]) -> Output {
+    backend.run(&Step { sequences, taps: false }).expect("a good step")
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// `|a - b| / |b|` over all elements.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |x: f32, y: f32| (f64::from(x) - f64::from(y)).powi(2);
+    let difference: f64 = a.iter().zip(b).map(|(&a, &b)| square(a, b)).sum();
+    (difference / b.iter().map(|&b| square(b, 0.0)).sum::<f64>()).sqrt()
+}

@@ -1,0 +1,134 @@
+//! Whole steps: a token's numbers depend on its sequence, not on what it is computed with.
+
+use super::*;
+
+const PAGES: [&[u32]; 3] = [&[7, 2, 11, 0], &[1, 5, 9], &[3, 15]];
+
+/// Logits of a prompt read in chunks of `chunk`, in slot 1.
+fn chunked(backend: &mut CpuBackend, prompt: &[u32], chunk: usize) -> Vec<f32> {
+    let mut logits = Vec::new();
+    for (index, part) in prompt.chunks(chunk).enumerate() {
+        let shares = [share(1, index * chunk, part, PAGES[0])];
+        logits.extend(step(backend, &shares).logits.remove(0));
+    }
+    logits
+}
+
+#[test]
+fn chunks_and_steps_give_the_same_bits_as_one_shot() {
+    for spec in [ODD, WIDE] {
+        let (model, prompt) = (model(spec), tokens(150, 1));
+        for isa in Isa::available() {
+            let whole = chunked(&mut backend(model, isa, LIMITS, 2), &prompt, 150);
+            for (chunk, threads) in [(1, 1), (7, 2), (64, 1), (100, 2)] {
+                // A ring no longer than it must be.
+                let limits = Limits { max_step_tokens: chunk, ..LIMITS };
+                let parts = chunked(&mut backend(model, isa, limits, threads), &prompt, chunk);
+                assert!(bits(&parts) == bits(&whole), "{} {} {chunk}", spec.name, isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_gives_the_same_bits_as_each_sequence_alone() {
+    let model = model(ODD);
+    let prompts = [tokens(90, 1), tokens(41, 2), tokens(77, 3)];
+    for isa in Isa::available() {
+        let alone: Vec<Vec<f32>> = prompts
+            .iter()
+            .map(|prompt| chunked(&mut backend(model, isa, LIMITS, 2), prompt, 200))
+            .collect();
+        let mut backend = backend(model, isa, LIMITS, 2);
+        let mut together = vec![Vec::new(); 3];
+        // Ragged: each sequence advances by its own stride until it is through.
+        let mut read = [0; 3];
+        while (0..3).any(|i| read[i] < prompts[i].len()) {
+            let going: Vec<usize> = (0..3).filter(|&i| read[i] < prompts[i].len()).collect();
+            let parts = going.iter().map(|&i| {
+                let end = prompts[i].len().min(read[i] + [30, 1, 13][i]);
+                share(2 - i, read[i], &prompts[i][read[i]..end], PAGES[i])
+            });
+            let shares: Vec<Sequence<'_>> = parts.collect();
+            let output = step(&mut backend, &shares);
+            for ((&i, share), logits) in going.iter().zip(&shares).zip(output.logits) {
+                read[i] += share.input.len();
+                together[i].extend(logits);
+            }
+        }
+        for (together, alone) in together.iter().zip(&alone) {
+            assert!(bits(together) == bits(alone), "{}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_slot_and_its_pages_keep_nothing_of_who_had_them_before() {
+    let model = model(ODD);
+    let prompt = tokens(60, 4);
+    let mut used = backend(model, Isa::SCALAR, LIMITS, 2);
+    chunked(&mut used, &tokens(190, 9), 50);
+    let fresh = chunked(&mut backend(model, Isa::SCALAR, LIMITS, 2), &prompt, 60);
+    assert!(bits(&chunked(&mut used, &prompt, 60)) == bits(&fresh));
+}
+
+#[test]
+fn instruction_sets_agree_with_the_scalar_oracle() {
+    for spec in [ODD, WIDE] {
+        let (model, prompt) = (model(spec), tokens(150, 6));
+        let oracle = chunked(&mut backend(model, Isa::SCALAR, LIMITS, 2), &prompt, 150);
+        for isa in Isa::available() {
+            let logits = chunked(&mut backend(model, isa, LIMITS, 2), &prompt, 150);
+            // Sums of a few hundred f32 in another order differ by some 1e-7; a wrong lane by some 1e-2.
+            let apart = distance(&logits, &oracle);
+            assert!(apart < 1e-5, "{} {}: {apart:e}", spec.name, isa.name());
+        }
+    }
+}
+
+#[test]
+fn sampled_tokens_feed_the_next_step() {
+    let model = model(WIDE);
+    let prompt = tokens(20, 2);
+    let sampling = Sampling { temperature: 0.8, top_k: 50, seed: 9, ..Sampling::GREEDY };
+    let generate = |feed_back: bool| {
+        let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
+        let mut drawn: Vec<u32> = Vec::new();
+        for _ in 0..12 {
+            let input = match drawn.last() {
+                None => Input::Tokens(&prompt),
+                Some(_) if feed_back => Input::Sampled,
+                Some(token) => Input::Tokens(std::slice::from_ref(token)),
+            };
+            let start = if drawn.is_empty() { 0 } else { prompt.len() + drawn.len() - 1 };
+            let (sample, logits) = (Some(sampling), LogitRows::Last);
+            let sequence = Sequence { slot: 0, start, input, pages: PAGES[1], sample, logits };
+            let output = step(&mut backend, &[sequence]);
+            assert_eq!(output.logits[0].len(), WIDE.vocab);
+            drawn.push(output.sampled[0].expect("a draw was asked for"));
+        }
+        drawn
+    };
+    assert_eq!(generate(true), generate(false));
+}
+
+#[test]
+fn taps_show_each_layer() {
+    let model = model(ODD);
+    let prompt = tokens(9, 1);
+    let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
+    let sequences = [Sequence { logits: LogitRows::None, ..share(0, 0, &prompt, PAGES[0]) }];
+    let output = backend.run(&Step { sequences: &sequences, taps: true }).expect("a good step");
+    assert_eq!((output.logits, output.sampled), (vec![Vec::new()], vec![None]));
+    assert_eq!(output.taps.len(), ODD.layers.len());
+    for tap in &output.taps {
+        assert_eq!(tap.residual.len(), 9 * ODD.hidden);
+        for (ids, logits) in
+            tap.router_indices.chunks(ODD.top_k).zip(tap.router_logits.chunks(ODD.experts))
+        {
+            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(logits[ids[0] as usize], best);
+            assert!(ids[0] != ids[1] && logits[ids[0] as usize] >= logits[ids[1] as usize]);
+        }
+    }
+}
