@@ -4,6 +4,7 @@
 
 mod bpe;
 mod encoding;
+mod grammar;
 mod parse;
 mod protocol;
 mod render;
@@ -15,6 +16,7 @@ pub use encoding::{
     DecodeError, EncodeError, SpecialSet, decode, decode_bytes, decode_lossy, encode, encode_into,
     encode_with_special, token_bytes,
 };
+pub use grammar::{CallChoice, HeaderChoices, HeaderGrammar, HeaderState};
 pub use parse::{
     Collector, Event, Header, LenientOptions, ParseError, Parsed, ReferenceParser, Repair,
     RepairKind, Stop, StreamParser, Strictness, parse, parse_lenient,

@@ -89,6 +89,18 @@ pub(crate) fn longest_token(text: &[u8]) -> (u32, usize) {
     best
 }
 
+/// Bytes of the longest token (128 spaces).
+pub(crate) const LONGEST_TOKEN: usize = 128;
+
+/// The token that is exactly this text, if there is one.
+pub(crate) fn token_of(text: &[u8]) -> Option<u32> {
+    if text.is_empty() {
+        return None;
+    }
+    let (token, len) = longest_token(text);
+    (len == text.len()).then_some(token)
+}
+
 /// The class (see [`super::layout::class`]) of a character.
 #[inline]
 pub(crate) fn class_of(code: u32) -> u8 {
@@ -105,6 +117,7 @@ mod tests {
         for id in 0..ORDINARY_TOKENS as u32 {
             let bytes = token_bytes(id).expect("an ordinary token");
             assert_eq!(longest_token(bytes), (id, bytes.len()));
+            assert!(bytes.len() <= LONGEST_TOKEN);
         }
     }
 
