@@ -1,5 +1,5 @@
 //! The models that are built in: gpt-oss-20b, gpt-oss-120b and nano, each compiled from the `config.json` in the
-//! folder of its name by one `model!` line. With the feature `foreign`, [`from_folder`] compiles any other
+//! folder of its name by one `model!` line. With the feature `foreign`, `from_folder` compiles any other
 //! gpt-oss-shaped configuration through the same code when it is loaded.
 //!
 //! This crate holds plans, not weights: checkpoints are the runtime's business.

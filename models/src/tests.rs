@@ -112,7 +112,8 @@ mod foreign {
         let empty = tempfile::tempdir().expect("a folder");
         let error = from_folder(empty.path()).expect_err("no config").to_string();
         assert!(error.contains("config.json") && error.contains("checkpoint"), "{error}");
-        let config = read("nano", "config.json").replace("\"head_dim\": 64", "\"head_dim\": 80");
+        let config =
+            read("gpt-oss-20b", "config.json").replace("\"head_dim\": 64", "\"head_dim\": 80");
         let error = from_folder(checkpoint(&config).path()).expect_err("head_dim 80");
         assert!(matches!(error, Error::Spec { .. }) && error.to_string().contains("head_dim"));
     }

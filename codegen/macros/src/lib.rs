@@ -1,6 +1,6 @@
 //! `model!`: a gpt-oss model compiled into Rust at build time.
 //!
-//! A thin shell: it finds and reads the files, `ossmith_codegen` does the work ([`expand`] puts the two together).
+//! A thin shell: it finds and reads the files, `ossmith_codegen` does the work (`expand.rs` puts the two together).
 //! It knows neither NVRTC nor GPUs; the CUDA text that it embeds is compiled by the runtime.
 
 #![forbid(unsafe_code)]
