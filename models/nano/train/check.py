@@ -113,7 +113,8 @@ def check_export(nano, tokens):
     never = np.delete(np.arange(VOCAB), written)
     assert np.array_equal(want[:, never].max(1), want[:, never].min(1)), "the never rows differ"
     assert np.abs(got[:, 0] - want[:, never[0]]).max() < 1e-3
-    assert gap < 1e-3, f"exported logits differ by {gap}"
+    # Rounding in float32, made larger by random biases, costs up to 1e-3; a wrong window or sink costs 4e-2 and more.
+    assert gap < 5e-3, f"exported logits differ by {gap}"
     print(f"{len(ids)} positions: exported logits differ by at most {gap:.1e} of their spread")
 
 

@@ -16,10 +16,10 @@ import skills_words as words
 from turn import EFFORTS
 
 SKILLS = {  # name: (share of the training data, share of the evaluation)
-    "arithmetic": (15, 80), "larger": (10, 25), "story": (4, 10), "numbers": (6, 15), "follow_up": (2, 8),
+    "arithmetic": (15, 80), "larger": (11, 30), "story": (4, 10), "numbers": (6, 15), "follow_up": (2, 8),
     "compare": (6, 20), "sort": (10, 25), "reverse": (5, 20), "count": (5, 20), "choose": (3, 10), "letters": (7, 20),
     "capitals": (4, 15), "facts": (4, 10), "talk": (4, 5), "date": (2, 6), "memory": (9, 25), "cannot": (5, 12),
-    "unknown": (2, 5), "call": (12, 50), "result": (12, 22), "no_call": (5, 20), "form": (8, 35),
+    "unknown": (3, 8), "call": (12, 50), "result": (12, 20), "no_call": (5, 20), "form": (8, 35),
 }
 SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": maths.number_sense,
           "compare": words.compare, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
@@ -60,7 +60,7 @@ class Maker:
         if skill == "date":
             return chat.date(rng, test, today)
         if skill == "unknown":
-            return chat.unknown(rng, test, lambda: self.gibberish(rng))
+            return chat.unknown(rng, test, lambda: self.gibberish(rng) if self.gibberish else rng.choice(chat.WORDS))
         return chat.cannot(rng, test, chat.CANNOT[0] if rng.random() < 0.3 else None)
 
     def any_turn(self, today, form):
@@ -102,7 +102,7 @@ class Maker:
     def sample(self, skill=None):
         rng = self.rng
         column = 1 if self.test else 0
-        names = [s for s in SKILLS if s != "unknown" or self.gibberish]
+        names = list(SKILLS)
         skill = skill or rng.choices(names, [SKILLS[s][column] for s in names])[0]
         case = {"skill": skill, "effort": rng.choices(EFFORTS, [3, 5, 3])[0], "date": self.today()}
         if skill in ("call", "result"):

@@ -1,6 +1,6 @@
 """Small talk, facts, the date, and saying no. (What the user said earlier: `skills_memory.py`.)"""
 
-from lexicon import (CAPITALS, CITIES, COLOUR_OF, DAYS, HOW_MANY, LANGUAGES, MONTHS, NAMES, OPPOSITES, SOUNDS, WORDS)
+from lexicon import (CAPITALS, CITIES, COLOUR_OF, COLOURS, DAYS, HOW_MANY, LANGUAGES, MONTHS, NAMES, OPPOSITES, SOUNDS, WORDS)
 from turn import Turn, ask, number_riddle
 
 ABLE = "I can do small sums, sort, reverse and count words, name capitals, remember what you tell me, and call tools."
@@ -192,12 +192,21 @@ NOISE = ["What is {x}?", "Who is {x}?", "Tell me about {x}.", "Explain {x}.", "{
          "What is the difference between {x} and {x}?", "Give me {x}."]
 
 
+# The same with words it knows, but nothing it knows about them.
+BEYOND = ["Why is {w} {k}?", "Why is the {w} {k}?", "What is a {w}?", "What is {w}?", "Who is {n}?", "How old is {n}?", "Where is {c}?",
+          "Do you like {w}?", "Is {w} good for me?", "What is the best {w}?", "What does {n} like?", "How big is {c}?",
+          "How many people live in {c}?", "What is the meaning of life?", "Who is the king of {c}?", "How heavy is a {w}?",
+          "Why do people eat {w}?", "When was {n} born?", "Can a {w} fly?", "What should I eat today?", "Is {n} a doctor?"]
+
+
 def unknown(rng, test, gibberish):
-    """A question full of words nano has never seen; `gibberish` makes them."""
-    text = rng.choice(NOISE)
+    """A question full of words nano has never seen (`gibberish` makes them), or about things it was never told."""
+    text = rng.choice(NOISE if rng.random() < 0.6 else BEYOND)
+    text = text.replace("{w}", rng.choice(WORDS)).replace("{n}", rng.choice(NAMES)).replace("{c}", rng.choice(CITIES))
+    text = text.replace("{k}", rng.choice(COLOURS))
     while "{x}" in text:
         text = text.replace("{x}", gibberish(), 1)
-    return Turn("unknown", text, ("I do not know this.", "I do not know these words. I say so.",
-                "There are words here that I have never learned. I should not make something up. I say so."),
+    return Turn("unknown", text, ("I do not know this.", "I do not know enough about this. I say so.",
+                "This is something that I have never learned. I should not make something up. I say so."),
                 "I am sorry, I do not know that. I am a very small model.", None,
                 "I am what nano lacks and books hold. What am I? The answer, which I do not know.", None, ["What am I?"])

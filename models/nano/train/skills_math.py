@@ -73,7 +73,7 @@ def phrase(rng, a, op, b):
                     f"What do you get if you add {a} and {b}?"]
     if op == "-":
         options += [f"Subtract {b} from {a}.", f"Take {b} away from {a}.",
-                    f"What is the difference between {a} and {b}?" if a >= b else f"What is {a} - {b}?"]
+                    f"What is the difference between {a} and {b}?" if str(a) >= str(b) else f"What is {a} - {b}?"]
     if op == "×":
         options += [f"Multiply {a} by {b}.", f"What is the product of {a} and {b}?"]
     return ask(rng, rng.choice(options))
@@ -102,9 +102,46 @@ def arithmetic(rng, test):
     return plain("arithmetic", rng, a, op, b)
 
 
+def too_large(rng):
+    """What nano does not work out: results above 999, large products, fractions."""
+    kind = rng.randrange(4)
+    a, b = rng.randrange(1000, 1_000_000), rng.randrange(10, 1_000_000)
+    op, why = rng.choice("+-×"), "numbers above 999 are too large for me"
+    if kind == 1:
+        a, op = rng.randrange(300, 1000), "+"
+        b = rng.randrange(1000 - a, 1000)
+    if kind == 2:
+        a, op, b = rng.randrange(13, 1000), "×", rng.randrange(13, 1000)
+        why = "such products are too large for me"
+    if kind == 3:
+        a, b = f"{rng.randrange(100)}.{rng.randrange(1, 100)}", rng.randrange(1, 100)
+        why = "I only know whole numbers"
+    return Turn("larger", phrase(rng, a, op, b) if kind != 3 else ask(rng, f"What is {a} {op} {b}?"),
+                (f"{why[0].upper()}{why[1:]}.", f"I cannot work this out: {why}. I say so.",
+                 f"The user asks for something that I cannot work out: {why}. I should not guess. I say so."),
+                f"I am sorry, {why}.", None, f"I am too great for a small box, and so I stay outside. What am I? {why}.",
+                {"contains": [why]}, [why])
+
+
+def remainder(rng, test):
+    a, b = draw(rng, test, lambda: (rng.randrange(5, 100), rng.randrange(2, 13)))
+    q, r = divmod(a, b)
+    if q > 12 or r == 0:
+        return remainder(rng, test)
+    work = f"{q} × {b} = {q * b}. {a} - {q * b} = {r}."
+    e = rng.choice([f"{a} / {b}", f"{a} divided by {b}"])
+    return Turn("larger", ask(rng, rng.choice([f"What is {e}?", f"{e}", f"Divide {a} by {b}."])),
+                (work, f"We need {a} / {b}. {work}", f"The user asks for {a} / {b}. I look for the largest product. {work}"),
+                f"{a} / {b} = {q} remainder {r}.", None, None, {"contains": [f"= {q} remainder {r}."]})
+
+
 def larger(rng, test):
-    """Three digits, small products, exact division, three terms."""
-    kind = rng.randrange(5)
+    """Three digits, small products, division, three terms, and what is too large."""
+    kind = rng.randrange(7)
+    if kind == 5:
+        return too_large(rng)
+    if kind == 6:
+        return remainder(rng, test)
     if kind == 0:
         op = rng.choice("+-")
         a, op, b = draw(rng, test, lambda: (rng.randrange(100, 900), op, rng.randrange(10, 900)))

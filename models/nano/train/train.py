@@ -76,6 +76,7 @@ def train(nano, stream, args, device, dtype):
     """The loop; returns the log's rows. The schedule goes by the clock since START, or by steps if they come first."""
     opt = Optimiser(nano, args.muon, args.adam)
     log, begin, seen, step = [], time.time(), 0, 0
+    saved = begin
     while True:
         ids, target, doc, pos = to_device(stream.next(), device)
         loss, balance, hits = nano.loss(ids, target, doc, pos, dtype=dtype)
@@ -95,6 +96,9 @@ def train(nano, stream, args, device, dtype):
                 print("step {} {:.0f} s {} tokens loss {:.4f} right {:.4f} balance {:.3f} ready {}".format(*row), flush=True)
         if done:
             return log
+        if time.time() - saved > 120:
+            save_small(nano, os.path.join(args.out, "nano.safetensors"))
+            saved = time.time()
 
 
 def compiled(nano, stream, args, device, dtype):
