@@ -82,7 +82,7 @@ def train(nano, stream, args, device, dtype):
         loss, balance, hits = nano.loss(ids, target, doc, pos, dtype=dtype)
         (loss + 0.01 * balance).backward()
         progress = max(step / args.steps, (time.time() - START) / 60 / args.minutes)
-        warm = min(1.0, (step + 1) / 200)
+        warm = min(1.0, (step + 1) / min(200, args.steps / 10))
         opt.step(schedule(progress) * warm, warm)
         opt.zero()
         step, seen = step + 1, seen + ids.numel()
