@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bpe;
+mod convert;
 mod encoding;
 mod grammar;
 mod parse;
@@ -12,6 +13,11 @@ pub mod special;
 mod types;
 mod utf8;
 
+pub use convert::{
+    ApiContent, ApiPart, ChatMessage, ChatReply, ChatToolCall, ConvertError, MessageItem,
+    OutputItem, PromptOptions, ResponseFormat, ResponseItem, Route, TypedItem, chat_conversation,
+    chat_reply, response_items, responses_conversation,
+};
 pub use encoding::{
     DecodeError, EncodeError, SpecialSet, decode, decode_bytes, decode_lossy, encode, encode_into,
     encode_with_special, token_bytes,

@@ -53,6 +53,7 @@ pub(crate) fn pair_hash(left: u32, right: u32) -> (usize, u32) {
 }
 
 /// A slot's content.
+#[allow(dead_code)] // written by the build script only
 pub(crate) fn pair_slot(tag: u32, merged: u32) -> u32 {
     tag << ID_BITS | merged
 }

@@ -1,0 +1,167 @@
+//! Chat Completions: its history into a conversation, an answer's messages into its message.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, instructs};
+use crate::types::{Conversation, Message};
+
+/// A message of a Chat Completions request. Fields that do not matter to the prompt are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// Its text; an assistant's may be absent.
+    #[serde(default)]
+    pub content: Option<ApiContent>,
+    /// An assistant's thoughts.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    /// The older name of `reasoning`.
+    #[serde(default)]
+    pub reasoning_content: Option<String>,
+    /// An assistant's calls.
+    #[serde(default)]
+    pub tool_calls: Option<Vec<ChatToolCall>>,
+    /// The call that a tool answers.
+    #[serde(default)]
+    pub tool_call_id: Option<String>,
+}
+
+/// A call of a function.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WireCall")]
+pub struct ChatToolCall {
+    /// The call's id; empty in a reply, where the server gives it.
+    pub id: String,
+    /// The function's name.
+    pub name: String,
+    /// Its arguments, as the model wrote them.
+    pub arguments: String,
+}
+
+#[derive(Deserialize)]
+struct WireCall {
+    #[serde(default)]
+    id: String,
+    function: WireFunction,
+}
+
+#[derive(Deserialize)]
+struct WireFunction {
+    name: String,
+    #[serde(default)]
+    arguments: String,
+}
+
+impl From<WireCall> for ChatToolCall {
+    fn from(call: WireCall) -> Self {
+        Self { id: call.id, name: call.function.name, arguments: call.function.arguments }
+    }
+}
+
+/// The conversation of a Chat Completions request, with the system message and, where needed, the developer message.
+///
+/// ```
+/// use ossmith_harmony::{ChatMessage, PromptOptions, chat_conversation, decode, render_for_completion};
+/// let history: Vec<ChatMessage> = serde_json::from_value(serde_json::json!([
+///     { "role": "system", "content": "Be brief." },
+///     { "role": "user", "content": "Weather in Paris?" },
+///     { "role": "assistant", "tool_calls": [
+///         { "id": "call_1", "type": "function", "function": { "name": "weather", "arguments": "{\"city\":\"Paris\"}" } }
+///     ] },
+///     { "role": "tool", "tool_call_id": "call_1", "content": "sunny" },
+/// ]))?;
+/// let conversation = chat_conversation(&history, &PromptOptions::default())?;
+/// let prompt = decode(&render_for_completion(&conversation)?)?;
+/// assert!(prompt.ends_with(
+///     "<|start|>functions.weather to=assistant<|channel|>commentary<|message|>sunny<|end|><|start|>assistant"
+/// ));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn chat_conversation(
+    history: &[ChatMessage],
+    options: &PromptOptions,
+) -> Result<Conversation, ConvertError> {
+    let mut builder = Builder::new(options);
+    for (index, message) in history.iter().enumerate() {
+        let text = message.content.as_ref().map(|content| content.text(index)).transpose()?;
+        match message.role.as_str() {
+            role if instructs(role) => builder.instruct(text.unwrap_or_default()),
+            "user" => builder.messages.push(Message::user(text.unwrap_or_default())),
+            "assistant" => assistant(&mut builder, message, text),
+            "tool" => {
+                let id = message.tool_call_id.as_deref().unwrap_or_default();
+                builder.answer_call(index, id, text.unwrap_or_default())?;
+            }
+            role => return Err(ConvertError::UnknownRole { index, role: role.to_owned() }),
+        }
+    }
+    Ok(builder.finish(options))
+}
+
+/// Thoughts, then text, then calls: the order in which a model writes them.
+fn assistant(builder: &mut Builder, message: &ChatMessage, text: Option<String>) {
+    let thoughts = message.reasoning.as_ref().or(message.reasoning_content.as_ref());
+    if let Some(thoughts) = thoughts.filter(|t| !t.is_empty()) {
+        builder.say("analysis", thoughts.clone());
+    }
+    let calls = message.tool_calls.as_deref().unwrap_or_default();
+    match text {
+        Some(text) if !calls.is_empty() && !text.is_empty() => builder.say("commentary", text),
+        Some(text) if calls.is_empty() => builder.say("final", text),
+        _ => {}
+    }
+    for call in calls {
+        builder.call(call.id.clone(), &call.name, call.arguments.clone());
+    }
+}
+
+/// An answer in the terms of Chat Completions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ChatReply {
+    /// The answer and its preambles; absent if there is none.
+    pub content: Option<String>,
+    /// The thoughts; absent if there are none.
+    pub reasoning: Option<String>,
+    /// The calls, in order.
+    pub tool_calls: Vec<ChatToolCall>,
+}
+
+/// The reply that an answer's messages make.
+///
+/// ```
+/// use ossmith_harmony::{Message, chat_reply};
+/// let reply = chat_reply(&[
+///     Message::assistant("Hm.").on_channel("analysis"),
+///     Message::function_call("weather", "{}"),
+/// ]);
+/// assert_eq!(reply.reasoning.as_deref(), Some("Hm."));
+/// assert_eq!((reply.content, reply.tool_calls[0].name.as_str()), (None, "weather"));
+/// ```
+pub fn chat_reply(messages: &[Message]) -> ChatReply {
+    let mut reply = ChatReply::default();
+    for message in messages {
+        let text = message.text();
+        match Route::of(message.channel.as_deref(), message.recipient.as_deref()) {
+            Route::Reasoning => add_line(&mut reply.reasoning, &text),
+            Route::Preamble | Route::Answer => add_line(&mut reply.content, &text),
+            Route::Call(name) => reply.tool_calls.push(ChatToolCall {
+                id: String::new(),
+                name: name.to_owned(),
+                arguments: text,
+            }),
+        }
+    }
+    reply
+}
+
+/// Several messages on one field are joined with a line's end.
+fn add_line(field: &mut Option<String>, text: &str) {
+    match field {
+        Some(field) => {
+            field.push('\n');
+            field.push_str(text);
+        }
+        None => *field = Some(text.to_owned()),
+    }
+}

@@ -1,0 +1,248 @@
+//! Between harmony and the messages of the Chat Completions and Responses APIs.
+//!
+//! Only shapes and rules: HTTP, ids and streaming frames are the server's. `chat` and `responses` read those APIs' histories into a
+//! [`Conversation`]; [`Route`] says where each message of an answer goes, also while it is still streamed.
+
+mod chat;
+mod responses;
+
+pub use chat::{ChatMessage, ChatReply, ChatToolCall, chat_conversation, chat_reply};
+pub use responses::{
+    MessageItem, OutputItem, ResponseItem, TypedItem, response_items, responses_conversation,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::parse::Header;
+use crate::types::{
+    Content, Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent, Tool,
+};
+
+/// What a prompt has besides its history.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptOptions {
+    /// The current date, as `2026-01-31`.
+    pub date: Option<String>,
+    /// How long the model is to think; medium if absent.
+    pub effort: Option<ReasoningEffort>,
+    /// Function tools on offer.
+    pub tools: Vec<Tool>,
+    /// Instructions that come before those of the history.
+    pub instructions: Option<String>,
+    /// The format that the answer is to have.
+    pub response_format: Option<ResponseFormat>,
+}
+
+/// A format for the final answer, shown to the model after its tools.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResponseFormat {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its JSON schema.
+    pub schema: Value,
+}
+
+/// Why a history was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// A role that the API does not have.
+    #[error(
+        "message {index} has the role {role:?}: use system, developer, user, assistant or tool"
+    )]
+    UnknownRole {
+        /// Index of the message or item.
+        index: usize,
+        /// The role.
+        role: String,
+    },
+    /// A part that is no text.
+    #[error("message {index} has a content part of the type {kind:?}: only text is supported")]
+    NotText {
+        /// Index of the message or item.
+        index: usize,
+        /// The part's type.
+        kind: String,
+    },
+    /// A tool's answer to a call that the history does not have.
+    #[error("message {index} answers the call {id:?}, which no message before it makes")]
+    UnknownCall {
+        /// Index of the message or item.
+        index: usize,
+        /// The call's id.
+        id: String,
+    },
+}
+
+/// Where a message of an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// To the reader's view of the model's thoughts. Also calls of recipients that are no functions: nobody asked for them.
+    Reasoning,
+    /// To the reader, before calls (`commentary`).
+    Preamble,
+    /// To the reader: the answer.
+    Answer,
+    /// A call of this function.
+    Call(&'a str),
+}
+
+impl<'a> Route<'a> {
+    /// The route of a message, by its channel and recipient.
+    ///
+    /// ```
+    /// use ossmith_harmony::{Message, Route};
+    /// assert_eq!(Route::of(Some("analysis"), None), Route::Reasoning);
+    /// assert_eq!(Route::of(Some("commentary"), Some("functions.f")), Route::Call("f"));
+    /// assert_eq!(Route::of(Some("commentary"), Some("python")), Route::Reasoning);
+    /// ```
+    pub fn of(channel: Option<&str>, recipient: Option<&'a str>) -> Self {
+        match (recipient, channel) {
+            (Some(recipient), _) => {
+                recipient.strip_prefix("functions.").map_or(Self::Reasoning, Self::Call)
+            }
+            (None, Some("analysis")) => Self::Reasoning,
+            (None, Some("commentary")) => Self::Preamble,
+            (None, _) => Self::Answer,
+        }
+    }
+}
+
+impl Header {
+    /// Where the message with this header goes.
+    pub fn route(&self) -> Route<'_> {
+        Route::of(self.channel.as_deref(), self.recipient.as_deref())
+    }
+}
+
+/// Content as both APIs write it: a string or a list of typed parts.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "content is neither a string nor a list of parts with a type")]
+pub enum ApiContent {
+    /// A text.
+    Text(String),
+    /// Parts; only those with a text can be used.
+    Parts(Vec<ApiPart>),
+}
+
+/// A part of a content.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ApiPart {
+    /// `text`, `input_text`, `output_text`, `reasoning_text`, `summary_text` or `refusal`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    #[serde(default, alias = "refusal")]
+    pub text: Option<String>,
+}
+
+impl ApiContent {
+    /// The whole text.
+    fn text(&self, index: usize) -> Result<String, ConvertError> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::Parts(parts) => parts
+                .iter()
+                .map(|part| match (part.kind.as_str(), &part.text) {
+                    (
+                        "text" | "input_text" | "output_text" | "reasoning_text" | "summary_text"
+                        | "refusal",
+                        Some(text),
+                    ) => Ok(text.as_str()),
+                    (kind, _) => Err(ConvertError::NotText { index, kind: kind.to_owned() }),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Collects a history into a conversation.
+struct Builder {
+    /// Instructions at the head of the history, which join the first developer message.
+    instructions: Vec<String>,
+    messages: Vec<Message>,
+    /// Calls so far: id and full name of the tool.
+    calls: Vec<(String, String)>,
+}
+
+impl Builder {
+    fn new(options: &PromptOptions) -> Self {
+        Self {
+            instructions: options.instructions.iter().cloned().collect(),
+            messages: Vec::new(),
+            calls: Vec::new(),
+        }
+    }
+
+    /// A system or developer message of the API: at the head it joins the instructions, later it is a message of its own.
+    fn instruct(&mut self, text: String) {
+        if self.messages.is_empty() {
+            self.instructions.push(text);
+        } else {
+            self.messages.push(Message::developer(DeveloperContent::new(text)));
+        }
+    }
+
+    fn say(&mut self, channel: &str, text: String) {
+        self.messages.push(Message::assistant(text).on_channel(channel));
+    }
+
+    fn call(&mut self, id: String, function: &str, arguments: String) {
+        let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
+        self.messages.push(Message::function_call(function, arguments));
+        self.calls.push((id, format!("functions.{function}")));
+    }
+
+    fn answer_call(&mut self, index: usize, id: &str, output: String) -> Result<(), ConvertError> {
+        // The same id may come again in a later round: the latest call is meant.
+        let call = self.calls.iter().rev().find(|(call, _)| call == id);
+        let (_, tool) =
+            call.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
+        self.messages.push(Message::tool_result(tool.clone(), output));
+        Ok(())
+    }
+
+    fn finish(self, options: &PromptOptions) -> Conversation {
+        let system = SystemContent {
+            conversation_start_date: options.date.clone(),
+            reasoning_effort: Some(options.effort.unwrap_or_default()),
+            ..SystemContent::gpt_oss()
+        };
+        let mut messages = vec![Message::system(system)];
+        let instructions = (!self.instructions.is_empty()).then(|| self.instructions.join("\n\n"));
+        if instructions.is_some() || !options.tools.is_empty() || options.response_format.is_some()
+        {
+            let content = DeveloperContent { instructions, tools: None }
+                .with_functions(options.tools.iter().cloned());
+            let is_empty = content == DeveloperContent::default();
+            let mut developer = Message::developer(content);
+            if let Some(format) = &options.response_format {
+                let gap = if is_empty { "" } else { "\n\n" };
+                developer.content.push(Content::Text { text: format!("{gap}{}", format.text()) });
+            }
+            messages.push(developer);
+        }
+        messages.extend(self.messages);
+        Conversation { messages }
+    }
+}
+
+impl ResponseFormat {
+    /// The block of a developer message.
+    fn text(&self) -> String {
+        let comment: String = self
+            .description
+            .iter()
+            .flat_map(|text| text.lines())
+            .map(|line| format!("// {line}\n"))
+            .collect();
+        format!("# Response Formats\n\n## {}\n\n{comment}{}", self.name, self.schema)
+    }
+}
+
+/// The role of a message that only instructs.
+fn instructs(role: &str) -> bool {
+    matches!(Role::by_name(role), Some(Role::System | Role::Developer))
+}
