@@ -75,10 +75,30 @@ impl Engine {
 }
 
 /// Why CUDA cannot be used here, in one sentence; `None` if it can.
+#[cfg(feature = "cuda")]
+fn cuda_problem() -> Option<String> {
+    crate::backend::cuda::probe(0).err().map(|error| error.to_string())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(
+    model: &'static Model,
+    checkpoint: Arc<Checkpoint>,
+    limits: Limits,
+    ordinal: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Box<dyn Backend>> {
+    let backend =
+        crate::backend::cuda::CudaBackend::new(model, checkpoint, limits, ordinal, progress)?;
+    Ok(Box::new(backend))
+}
+
+#[cfg(not(feature = "cuda"))]
 fn cuda_problem() -> Option<String> {
     Some("this build has no CUDA backend".to_owned())
 }
 
+#[cfg(not(feature = "cuda"))]
 fn cuda(
     _model: &'static Model,
     _checkpoint: Arc<Checkpoint>,
@@ -86,5 +106,5 @@ fn cuda(
     _ordinal: usize,
     _progress: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Backend>> {
-    Err(Error::Device("this build has no CUDA backend; use the CPU".to_owned()))
+    Err(Error::Device("this build has no CUDA backend; build with feature cuda".to_owned()))
 }

@@ -81,6 +81,15 @@ impl SamplingParams {
         Ok(stops)
     }
 
+    /// Whether an engine with these limits would take the prompt: the check of [`crate::Engine::submit`], with no
+    /// engine.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with what is wrong and what to do.
+    pub fn check(&self, prompt: &[u32], spec: &ModelSpec, limits: &Limits) -> Result<()> {
+        self.request(prompt, spec, limits).map(drop)
+    }
+
     /// Turns a prompt with these settings into a request that is sure to fit.
     pub(super) fn request(
         &self,

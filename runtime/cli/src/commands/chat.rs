@@ -1,0 +1,104 @@
+//! `ossmith chat`: a conversation, line by line.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use anyhow::Context;
+use ossmith::Engine;
+use ossmith_harmony::Message;
+
+use crate::load::DeviceArgs;
+use crate::model::{Chosen, ModelArgs};
+use crate::prompt::PromptArgs;
+use crate::sampling::SamplingArgs;
+use crate::{interrupt, speak};
+
+/// Talk with a model.
+///
+/// Each line is a message. /reset starts afresh, /exit or the end of input leaves; Ctrl-C ends an answer. Answers
+/// go to standard output, the model's thoughts to standard error.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    #[command(flatten)]
+    words: PromptArgs,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    /// Tokens of the whole conversation, answers included, to make room for.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    context: usize,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let chosen = self.model.choose()?;
+        chosen.warn_if_random();
+        let limits = speak::limits(self.context, &chosen.model.spec);
+        let mut engine = self.device.load(&chosen, limits)?;
+        let mut messages = self.words.opening();
+        let ask = std::io::stdin().is_terminal();
+        let mut line = String::new();
+        loop {
+            if ask {
+                write!(std::io::stderr(), "> ")?;
+            }
+            line.clear();
+            if std::io::stdin().lock().read_line(&mut line).context("cannot read standard input")?
+                == 0
+            {
+                return Ok(());
+            }
+            match line.trim() {
+                "" => {}
+                "/exit" => return Ok(()),
+                "/reset" => messages = self.words.opening(),
+                text => {
+                    let before = messages.len();
+                    messages.push(Message::user(text));
+                    if let Err(error) = self.answer(&chosen, &mut engine, &mut messages) {
+                        // A turn that cannot be served is taken back; the conversation goes on without it.
+                        messages.truncate(before);
+                        refuse(error)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        chosen: &Chosen,
+        engine: &mut Engine,
+        messages: &mut Vec<Message>,
+    ) -> anyhow::Result<()> {
+        let prompt = self.words.tokens(messages, chosen.is_random())?;
+        let mut params = self.sampling.params(chosen.is_random());
+        // An answer may be long, but not longer than what is left of the conversation's room.
+        let room = engine.limits().pages * ossmith::backend::PAGE_TOKENS;
+        let left = room.saturating_sub(prompt.len()).max(1);
+        params.max_tokens = params.max_tokens.map(|most| most.min(left));
+        let spoken = speak::speak(engine, &prompt, &params, true)?;
+        messages.extend(spoken.messages);
+        interrupt::clear();
+        Ok(())
+    }
+}
+
+/// Prints what can be put right by saying something else; anything worse ends the chat.
+fn refuse(error: anyhow::Error) -> anyhow::Result<()> {
+    match error.downcast_ref::<ossmith::Error>() {
+        Some(ossmith::Error::Request(why)) => {
+            eprintln!(
+                "error: {why}\nhint: /reset starts the conversation afresh; --context makes more room"
+            );
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}

@@ -1,0 +1,145 @@
+//! `ossmith logits`: every token's logits of a prompt, into a file.
+
+use std::path::PathBuf;
+
+use ossmith::backend::{Output, PAGE_TOKENS};
+use ossmith::engine::LogitsOptions;
+use ossmith::{Engine, Limits};
+
+use crate::failure::fail;
+use crate::load::DeviceArgs;
+use crate::model::ModelArgs;
+use crate::tensors::{Element, Layout, TensorFile};
+use crate::tokens;
+
+/// Largest step if none is asked for: bounds the memory of activations and logits.
+const MAX_CHUNK: usize = 512;
+
+/// Write the logits of every token of a prompt to a file.
+///
+/// The output is a safetensors file with `logits`, f32 [tokens, vocab]. With --tensors it also has `resid.L`
+/// (f32 [tokens, hidden], the residual stream after layer L) and `router_indices.L` (i32 [tokens, top_k], the
+/// chosen experts, best first).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// A file with a JSON array of token ids: [1, 2, 3].
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+
+    /// The file to write.
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+
+    /// Read the prompt in chunks of N tokens [default: as many as a step takes, at most 512].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: Option<u32>,
+
+    /// Read the prompt one token at a time, as decoding does.
+    #[arg(long, conflicts_with = "chunk")]
+    step: bool,
+
+    /// Inner values to write as well.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    tensors: Vec<Inner>,
+}
+
+/// Inner values of every layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Inner {
+    /// Residual rows, `resid.L`.
+    Resid,
+    /// Chosen experts, `router_indices.L`.
+    Router,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let tokens = tokens::from_file(&self.tokens)?;
+        let folder = self.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let folder = folder.display();
+            return Err(fail(
+                format!("there is no folder {folder}"),
+                format!("make it: mkdir -p {folder}"),
+            ));
+        }
+        let chosen = self.model.choose()?;
+        let mut engine = self.device.load(&chosen, self.limits(tokens.len()))?;
+        let mut file = TensorFile::create(&self.out, self.layouts(&engine, tokens.len()))?;
+        self.fill(&mut engine, &tokens, &mut file)?;
+        file.finish()?;
+        eprintln!("{} tokens on {}: {}", tokens.len(), engine.describe(), self.out.display());
+        Ok(())
+    }
+
+    fn asked_chunk(&self) -> Option<usize> {
+        if self.step { Some(1) } else { self.chunk.map(|chunk| chunk as usize) }
+    }
+
+    fn limits(&self, tokens: usize) -> Limits {
+        let chunk = self.asked_chunk().unwrap_or(MAX_CHUNK).min(tokens.max(1));
+        Limits {
+            max_sequences: 1,
+            max_step_tokens: chunk,
+            pages: tokens.div_ceil(PAGE_TOKENS).max(1),
+        }
+    }
+
+    fn layouts(&self, engine: &Engine, rows: usize) -> Vec<Layout> {
+        let spec = engine.spec();
+        let layout = |name: String, element, width| Layout { name, element, rows, width };
+        let mut layouts = vec![layout("logits".to_owned(), Element::F32, spec.vocab)];
+        for layer in 0..spec.layers.len() {
+            if self.tensors.contains(&Inner::Resid) {
+                layouts.push(layout(format!("resid.{layer}"), Element::F32, spec.hidden));
+            }
+            if self.tensors.contains(&Inner::Router) {
+                layouts.push(layout(format!("router_indices.{layer}"), Element::I32, spec.top_k));
+            }
+        }
+        layouts
+    }
+
+    fn fill(
+        &self,
+        engine: &mut Engine,
+        tokens: &[u32],
+        file: &mut TensorFile,
+    ) -> anyhow::Result<()> {
+        let options = LogitsOptions { chunk: self.asked_chunk(), taps: !self.tensors.is_empty() };
+        // The engine's errors and the file's differ in type, so the file's are kept here.
+        let mut written = Ok(());
+        engine.logits(tokens, options, &mut |start, output| {
+            if written.is_ok() {
+                written = self.write(file, start, &output);
+            }
+            Ok(())
+        })?;
+        written
+    }
+
+    fn write(&self, file: &mut TensorFile, start: usize, output: &Output) -> anyhow::Result<()> {
+        let floats =
+            |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        for rows in &output.logits {
+            file.write("logits", start, &floats(rows))?;
+        }
+        for (layer, taps) in output.taps.iter().enumerate() {
+            if self.tensors.contains(&Inner::Resid) {
+                file.write(&format!("resid.{layer}"), start, &floats(&taps.residual))?;
+            }
+            if self.tensors.contains(&Inner::Router) {
+                let ids: Vec<u8> =
+                    taps.router_indices.iter().flat_map(|id| id.to_le_bytes()).collect();
+                file.write(&format!("router_indices.{layer}"), start, &ids)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,29 @@
+//! The commands, one a file: each has an `Args` with its help and a `run`.
+
+mod chat;
+mod doctor;
+mod generate;
+mod harmony;
+mod logits;
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Generate(generate::Args),
+    Chat(chat::Args),
+    Logits(logits::Args),
+    Harmony(harmony::Args),
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Generate(args) => args.run(),
+            Command::Chat(args) => args.run(),
+            Command::Logits(args) => args.run(),
+            Command::Harmony(args) => args.run(),
+            Command::Doctor(args) => args.run(),
+        }
+    }
+}

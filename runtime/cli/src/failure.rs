@@ -1,0 +1,71 @@
+//! How errors reach the user: one sentence, then what to do next.
+
+use std::fmt;
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+/// An error with advice that is printed on a line of its own.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    sentence: String,
+    hint: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What went wrong, and what to do about it.
+pub(crate) fn fail(sentence: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Failure { sentence: sentence.into(), hint: hint.into() }.into()
+}
+
+/// Prints an error and gives the exit code. A reader that went away (`ossmith … | head`) is no error.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
+    let mut stderr = std::io::stderr().lock();
+    // Nothing is left to try when standard error is closed too.
+    let _ = writeln!(stderr, "error: {}", sentence(error));
+    if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+        let _ = writeln!(stderr, "hint: {}", failure.hint);
+    }
+    ExitCode::FAILURE
+}
+
+/// The error with its causes, leaving out causes that it has already told.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let io = || std::io::Error::other("disk on fire");
+        let told = ossmith::Error::File { action: "read", path: "x".into(), source: io() };
+        assert_eq!(sentence(&told.into()), "cannot read x: disk on fire");
+        let wrapped = Err::<(), _>(io()).context("cannot write y").unwrap_err();
+        assert_eq!(sentence(&wrapped), "cannot write y: disk on fire");
+    }
+}

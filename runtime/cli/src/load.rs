@@ -1,0 +1,74 @@
+//! From `--backend` and friends to an engine, with progress bars and a word on where it runs.
+
+use std::str::FromStr;
+
+use ossmith::engine::{EngineOptions, resolve};
+use ossmith::{Device, Engine, Limits};
+
+use crate::model::Chosen;
+use crate::progress::Bars;
+
+/// Where to run.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DeviceArgs {
+    /// Where to run: auto takes a CUDA device if one is usable, else the CPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
+    pub(crate) backend: DeviceName,
+
+    /// Threads of the CPU backend [default: all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// A device as the command line spells it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceName(pub(crate) Device);
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceName, String> {
+        let device = match text {
+            "auto" => Some(Device::Auto),
+            "cpu" => Some(Device::Cpu),
+            "cuda" => Some(Device::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda),
+        };
+        device.map(DeviceName).ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
+    }
+}
+
+impl DeviceArgs {
+    /// Loads the model for these limits, and says on standard error if `auto` ended on the CPU.
+    pub(crate) fn load(&self, chosen: &Chosen, limits: Limits) -> anyhow::Result<Engine> {
+        let (device, fallback) = resolve(self.backend.0);
+        let mut bars = Bars::new();
+        let threads = self.threads.map(usize::from);
+        let options = EngineOptions { device, limits, threads };
+        let engine = Engine::load(chosen.model, chosen.checkpoint.clone(), options, &mut |at| {
+            bars.show(at);
+        })?;
+        bars.finish();
+        if let Some(why) = fallback {
+            eprintln!("running on {}: {why}", engine.describe());
+        }
+        Ok(engine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_spelled_as_the_help_says() {
+        let parse = |text: &str| text.parse::<DeviceName>().map(|name| name.0);
+        assert_eq!(parse("auto"), Ok(Device::Auto));
+        assert_eq!(parse("cpu"), Ok(Device::Cpu));
+        assert_eq!(parse("cuda"), Ok(Device::Cuda(0)));
+        assert_eq!(parse("cuda:3"), Ok(Device::Cuda(3)));
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda3"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

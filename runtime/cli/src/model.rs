@@ -1,0 +1,105 @@
+//! What `--model` may say, and the model and weights that it means.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ossmith::Checkpoint;
+use ossmith_plan::Model;
+
+use crate::failure::fail;
+use crate::hub;
+
+/// Which model to run.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// A built-in name, a checkpoint folder, or random weights.
+    ///
+    /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b): their weights are
+    /// looked for in the local Hugging Face cache. A folder holds config.json and safetensors files in Hugging Face
+    /// or OpenAI layout. `synthetic:NAME` and `synthetic:FOLDER` make seeded random weights of that shape.
+    #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…")]
+    pub(crate) model: String,
+
+    /// Seed of random weights.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) weights_seed: u64,
+}
+
+/// A model with its weights, not loaded onto a device yet.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) model: &'static Model,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+}
+
+impl Chosen {
+    /// Whether answers mean nothing.
+    pub(crate) fn is_random(&self) -> bool {
+        self.checkpoint.synthetic_seed().is_some()
+    }
+
+    /// Says so on standard error.
+    pub(crate) fn warn_if_random(&self) {
+        if self.is_random() {
+            let name = self.model.spec.name;
+            eprintln!(
+                "{name} has random weights here, so its answers are random tokens, not sense"
+            );
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Finds the model and opens its weights.
+    pub(crate) fn choose(&self) -> anyhow::Result<Chosen> {
+        let (model, checkpoint) = self.open()?;
+        Ok(Chosen { model, checkpoint: Arc::new(checkpoint) })
+    }
+
+    fn open(&self) -> anyhow::Result<(&'static Model, Checkpoint)> {
+        if let Some(shape) = self.model.strip_prefix("synthetic:") {
+            let model = match ossmith_models::find(shape) {
+                Some(model) => model,
+                None => foreign(shape)?,
+            };
+            return Ok((model, Checkpoint::synthetic(model, self.weights_seed)));
+        }
+        match ossmith_models::find(&self.model) {
+            // nano is to bring its own weights; until it has been trained, only its shape exists.
+            Some(model) if model.spec.name == "nano" => {
+                Ok((model, Checkpoint::synthetic(model, self.weights_seed)))
+            }
+            Some(model) => Ok((model, Checkpoint::open(&hub::snapshot(model.spec.name)?, model)?)),
+            None => {
+                let model = foreign(&self.model)?;
+                Ok((model, Checkpoint::open(Path::new(&self.model), model)?))
+            }
+        }
+    }
+}
+
+/// Names of the models that are built in.
+pub(crate) fn names() -> Vec<&'static str> {
+    ossmith_models::ALL.iter().map(|model| model.spec.name).collect()
+}
+
+/// The model that a folder's config.json describes.
+fn foreign(folder: &str) -> anyhow::Result<&'static Model> {
+    let path = Path::new(folder);
+    if !path.exists() {
+        return Err(fail(
+            format!("there is no model `{folder}`, neither built in nor as a folder"),
+            format!(
+                "built-in models are {}; or give a folder with config.json and safetensors files",
+                names().join(", ")
+            ),
+        ));
+    }
+    if !path.join("config.json").is_file() {
+        return Err(fail(
+            format!("`{folder}` has no config.json"),
+            "give the folder that holds config.json and the safetensors files",
+        ));
+    }
+    Ok(ossmith_models::from_folder(path)?)
+}

@@ -1,0 +1,60 @@
+//! Sampling flags, shared by the commands that generate.
+
+use std::hash::{BuildHasher, RandomState};
+
+use ossmith::engine::SamplingParams;
+
+/// How tokens are drawn, and when to end.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0 always takes the most likely token.
+    #[arg(long, short, default_value_t = 1.0, value_name = "X")]
+    pub(crate) temperature: f32,
+
+    /// Keep only the K most likely tokens; 0 keeps all.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub(crate) top_k: u32,
+
+    /// Keep the smallest set of most likely tokens with this much probability.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub(crate) top_p: f32,
+
+    /// Drop tokens less likely than this share of the most likely one.
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    pub(crate) min_p: f32,
+
+    /// Seed of the draws, for the same answer again [default: a new one each time].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// Most tokens to generate [default: 4096, or 64 with random weights].
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+
+    /// Also end at these token ids.
+    #[arg(long, value_delimiter = ',', value_name = "ID,…")]
+    pub(crate) stop_token_ids: Vec<u32>,
+
+    /// Go on past the model's own stop tokens.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// The engine's settings; a seed that was not given is drawn here, so that it can be reported.
+    pub(crate) fn params(&self, random_weights: bool) -> SamplingParams {
+        let most = if random_weights { 64 } else { 4096 };
+        SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            // 32 bits: every JSON reader can hold them.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0_u8) >> 32),
+            max_tokens: Some(self.max_tokens.unwrap_or(most)),
+            stop_token_ids: self.stop_token_ids.clone(),
+            ignore_eos: self.ignore_eos,
+        }
+    }
+}
