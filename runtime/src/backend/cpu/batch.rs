@@ -1,11 +1,10 @@
-//! A step's tokens as rows: which sequence and position each is, and its rotary angles. Building one is also the
-//! check of everything a caller can get wrong.
+//! A step's tokens as rows: which sequence and position each is, and its rotary angles.
 
 use ossmith_plan::Model;
 use ossmith_scalar::{cos_sin, rope_angle};
 
-use crate::backend::{Input, Limits, PAGE_TOKENS, Sequence};
-use crate::{Error, Result};
+use crate::Result;
+use crate::backend::{Input, Limits, Sequence, Step, validate};
 
 /// A sequence's place in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,58 +43,30 @@ impl Batch {
     /// Lays out `sequences`; `sampled` holds each slot's last drawn token.
     ///
     /// # Errors
-    /// [`Error::Request`] naming what breaks the model's bounds or `limits`.
+    /// [`crate::Error::Request`] naming what breaks the model's bounds or `limits`.
     pub fn new(
         model: &'static Model,
         limits: &Limits,
         sequences: &[Sequence<'_>],
         sampled: &[Option<u32>],
     ) -> Result<Batch> {
+        let drawn = |slot: usize| sampled.get(slot).copied().flatten();
+        let step = Step { sequences, taps: false };
+        validate::step(model, limits, &step, |slot| drawn(slot).is_some())?;
         let mut batch = Batch::default();
-        for (index, sequence) in sequences.iter().enumerate() {
-            check(model, limits, sequence)?;
-            if sequences[..index].iter().any(|other| other.slot == sequence.slot) {
-                return Err(request(format!("slot {} appears twice in a step", sequence.slot)));
+        for sequence in sequences {
+            sequence.sample.map_or(Ok(()), |sampling| sampling.check())?;
+            match sequence.input {
+                Input::Tokens(tokens) => batch.tokens.extend_from_slice(tokens),
+                Input::Sampled => batch.tokens.extend(drawn(sequence.slot)),
             }
-            batch.append(sequence, sampled)?;
-        }
-        let tokens = batch.tokens.len();
-        if tokens == 0 {
-            return Err(request("the step has no tokens".into()));
-        }
-        if tokens > limits.max_step_tokens {
-            return Err(request(format!(
-                "the step has {tokens} tokens, more than max_step_tokens {}; split it",
-                limits.max_step_tokens
-            )));
-        }
-        let vocab = model.spec.vocab;
-        if let Some(bad) = batch.tokens.iter().find(|&&token| token as usize >= vocab) {
-            return Err(request(format!("token id {bad} is not below the vocabulary's {vocab}")));
+            let member = batch.members.len();
+            let positions = sequence.start..sequence.start + sequence.input.len();
+            batch.rows.extend(positions.map(|position| Row { member, position }));
+            batch.members.push(Member { slot: sequence.slot, pages: sequence.pages.to_vec() });
         }
         batch.rotate(model);
         Ok(batch)
-    }
-
-    fn append(&mut self, sequence: &Sequence<'_>, sampled: &[Option<u32>]) -> Result<()> {
-        match sequence.input {
-            Input::Tokens(tokens) => self.tokens.extend_from_slice(tokens),
-            Input::Sampled => {
-                let token = sampled.get(sequence.slot).copied().flatten();
-                let missing = || {
-                    request(format!(
-                        "slot {} asks for its sampled token but its previous step sampled none",
-                        sequence.slot
-                    ))
-                };
-                self.tokens.push(token.ok_or_else(missing)?);
-            }
-        }
-        let member = self.members.len();
-        let positions = sequence.start..sequence.start + sequence.input.len();
-        self.rows.extend(positions.map(|position| Row { member, position }));
-        self.members.push(Member { slot: sequence.slot, pages: sequence.pages.to_vec() });
-        Ok(())
     }
 
     fn rotate(&mut self, model: &'static Model) {
@@ -109,34 +80,4 @@ impl Batch {
             }
         }
     }
-}
-
-fn check(model: &'static Model, limits: &Limits, sequence: &Sequence<'_>) -> Result<()> {
-    let (slot, len) = (sequence.slot, sequence.input.len());
-    if slot >= limits.max_sequences {
-        let most = limits.max_sequences;
-        return Err(request(format!("slot {slot} is not below max_sequences {most}")));
-    }
-    if len == 0 {
-        return Err(request(format!("the sequence in slot {slot} appends no tokens")));
-    }
-    let context = model.spec.context;
-    let end = sequence.start.checked_add(len).filter(|&end| end <= context).ok_or_else(|| {
-        let start = sequence.start;
-        request(format!("{len} tokens at position {start} pass the context of {context} tokens"))
-    })?;
-    if sequence.pages.len() * PAGE_TOKENS < end {
-        return Err(request(format!(
-            "{} pages of {PAGE_TOKENS} tokens do not hold the {end} positions of slot {slot}",
-            sequence.pages.len()
-        )));
-    }
-    if let Some(page) = sequence.pages.iter().find(|&&page| page as usize >= limits.pages) {
-        return Err(request(format!("page {page} of slot {slot} is not below {}", limits.pages)));
-    }
-    Ok(())
-}
-
-fn request(problem: String) -> Error {
-    Error::Request(problem)
 }

@@ -29,7 +29,7 @@ pub use executor::Executor;
 pub use isa::{Isa, OVERRIDE};
 pub use values::Values;
 
-use crate::backend::{Backend, LayerTaps, Limits, LogitRows, Output, Step};
+use crate::backend::{Backend, LayerTaps, Limits, LogitRows, Output, Step, validate};
 use crate::{Checkpoint, Error, Result, sampling};
 
 /// Rows that go through the unembedding together: bounds the memory of logits.
@@ -66,8 +66,9 @@ impl CpuBackend {
     /// A backend over an executor of one's own making.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no memory for the cache.
+    /// [`Error::Request`] for a limit of 0; [`Error::Device`] if there is no memory for the cache.
     pub fn with_executor(executor: Executor, limits: Limits) -> Result<CpuBackend> {
+        validate::limits(&limits)?;
         let model = executor.model();
         Ok(CpuBackend {
             limits,

@@ -289,6 +289,7 @@ unsafe fn weigh_values<V: Vector, const H: usize>(
     out: &mut [f32],
 ) {
     let (width, first) = (view.head_dim, view.keys.start / TILE * TILE);
+    assert!(scores.len() >= H * padded && padded == view.tiles.len() * TILE);
     let mut sums = [[V::splat(0.0); 2]; H];
     for (index, &at) in view.tiles.iter().enumerate() {
         let values = view.storage[at + width * TILE..at + 2 * width * TILE].as_ptr();
@@ -296,10 +297,10 @@ unsafe fn weigh_values<V: Vector, const H: usize>(
         for position in positions.start.max(view.keys.start)..positions.end.min(view.keys.end) {
             let value = values.add((position - positions.start) * width + dims);
             let (low, high) = (V::load(value), V::load(value.add(V::LANES)));
-            for h in 0..H {
+            for (h, sums) in sums.iter_mut().enumerate() {
                 let weight = V::splat(*scores.get_unchecked(h * padded + position - first));
-                sums[h][0] = low.fma(weight, sums[h][0]);
-                sums[h][1] = high.fma(weight, sums[h][1]);
+                sums[0] = low.fma(weight, sums[0]);
+                sums[1] = high.fma(weight, sums[1]);
             }
         }
     }

@@ -20,7 +20,7 @@ fn bad_steps_are_refused_and_leave_the_backend_working() {
         ("pass the context", vec![share(0, usize::MAX, &ids, &[1])]),
         ("0 pages of 64 tokens do not hold the 3 positions", vec![share(0, 0, &ids, &[])]),
         ("1 pages of 64 tokens do not hold the 65 positions", vec![share(0, 62, &ids, &[1])]),
-        ("page 16 of slot 0 is not below 16", vec![share(0, 0, &ids, &[16])]),
+        ("page 16 of slot 0 is not below", vec![share(0, 0, &ids, &[16])]),
         ("slot 0 asks for its sampled token", vec![sampled]),
         ("top_p is 2", vec![Sequence { sample: silly, ..good }]),
     ];
@@ -50,6 +50,9 @@ fn an_instruction_set_that_is_not_there_is_refused() {
 fn a_cache_that_cannot_be_is_refused() {
     let model = model(ODD);
     let weights = Arc::new(Checkpoint::synthetic(model, 5));
+    let none = Limits { max_sequences: 0, ..LIMITS };
+    let error = CpuBackend::new(model, weights.clone(), none, Some(1)).expect_err("no slot");
+    assert!(error.to_string().contains("max_sequences is 0"), "{error}");
     let limits = Limits { pages: usize::MAX / 2, ..LIMITS };
     let error = CpuBackend::new(model, weights, limits, Some(1)).expect_err("too large");
     assert!(error.to_string().contains("lower max_sequences"), "{error}");
