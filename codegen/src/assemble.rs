@@ -2,7 +2,7 @@
 
 use ossmith_plan::params::Params;
 use ossmith_plan::{
-    DType, Fill, Kernel, KernelInfo, Model, ModelSpec, RowOrder, Schedule, Weight, WeightLayout,
+    DType, Kernel, KernelInfo, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
 };
 
 use crate::schedule::{DECODE_TOKENS, KernelPlan, schedule};
@@ -32,7 +32,11 @@ pub fn assemble(spec: ModelSpec) -> Model {
                 .collect(),
         ),
         schedules: leak(schedules),
-        fill: Fill { bf16: named.kernel("fill_bf16"), mxfp4: named.kernel("fill_mxfp4") },
+        tools: Tools {
+            fill_bf16: named.kernel("fill_bf16"),
+            fill_mxfp4: named.kernel("fill_mxfp4"),
+            flat_read: named.kernel("flat_read"),
+        },
         units: leak(plans.iter().map(|plan| emit::unit(&spec, plan)).collect()),
         headers: leak(library::headers()),
     }

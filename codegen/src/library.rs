@@ -40,6 +40,7 @@ const KERNELS: &[(&str, &str)] = files![
     "kernels/expert_up_prefill.cu",
     "kernels/fill_bf16.cu",
     "kernels/fill_mxfp4.cu",
+    "kernels/flat_read.cu",
     "kernels/group.cu",
     "kernels/qkv_decode.cu",
     "kernels/qkv_prefill.cu",

@@ -60,7 +60,7 @@ macro_rules! names {
 }
 
 structs! {
-    Model { spec, graph, phases, layouts, schedules, fill, units, headers }
+    Model { spec, graph, phases, layouts, schedules, tools, units, headers }
     ModelSpec {
         name, hidden, inter, head_dim, q_heads, kv_heads, experts, top_k, vocab, window, context, layers, rms_eps,
         swiglu_limit, rope, stop_tokens,
@@ -75,7 +75,7 @@ structs! {
         max_tokens, fuses_norm, embed, rmsnorm, qkv, attention, attn_out, router, group, expert_up, expert_down,
         combine, unembed, sample,
     }
-    Fill { bf16, mxfp4 }
+    Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, shared_bytes, dependent_launch }
     Grid { x, y, z }
     Unit { name, source, arch, max_registers }

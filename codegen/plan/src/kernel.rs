@@ -136,13 +136,15 @@ pub struct Schedule {
     pub sample: Kernel<params::Sample>,
 }
 
-/// Kernels that make synthetic weights in device memory.
+/// Kernels that are no part of a step.
 #[derive(Clone, Copy, Debug)]
-pub struct Fill {
-    /// bf16 tiles and rows.
-    pub bf16: Kernel<params::FillBf16>,
-    /// MXFP4 tiles.
-    pub mxfp4: Kernel<params::FillMxfp4>,
+pub struct Tools {
+    /// Makes synthetic bf16 tiles and rows where they will lie.
+    pub fill_bf16: Kernel<params::FillBf16>,
+    /// Makes synthetic MXFP4 tiles where they will lie.
+    pub fill_mxfp4: Kernel<params::FillMxfp4>,
+    /// Reads memory and does nothing with it: the roofline that steps are measured against.
+    pub flat_read: Kernel<params::FlatRead>,
 }
 
 /// A model, ready for a runtime: what `model!` expands to.
@@ -158,8 +160,8 @@ pub struct Model {
     pub layouts: &'static [(Weight, WeightLayout)],
     /// Schedules by ascending `max_tokens`; the last takes any number of tokens.
     pub schedules: &'static [Schedule],
-    /// Fills packed weights with seeded random values in place.
-    pub fill: Fill,
+    /// Kernels that are no part of a step.
+    pub tools: Tools,
     /// CUDA sources.
     pub units: &'static [Unit],
     /// The device library: (path, text) of every header that a unit may include.

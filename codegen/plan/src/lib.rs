@@ -8,13 +8,15 @@
 
 #![forbid(unsafe_code)]
 
+mod cost;
 mod graph;
 mod kernel;
 mod layout;
 pub mod params;
 mod spec;
 
+pub use cost::StepShape;
 pub use graph::{DType, Graph, Node, Op, Value, ValueInfo, Weight, WeightInfo};
-pub use kernel::{Arch, Axis, Fill, Grid, Kernel, KernelInfo, Model, Phase, Schedule, Unit};
+pub use kernel::{Arch, Axis, Grid, Kernel, KernelInfo, Model, Phase, Schedule, Tools, Unit};
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
 pub use spec::{LayerKind, ModelSpec, Rope, SWIGLU_ALPHA};

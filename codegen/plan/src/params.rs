@@ -12,7 +12,7 @@ pub trait Params: Copy + 'static {
     const CUDA: &'static str;
 }
 
-/// Declares parameter structs: `field: kind = "type in CUDA"`, where a kind is `ptr`, `u32` or `f32`.
+/// Declares parameter structs: `field: kind = "type in CUDA"`, where a kind is `ptr` (any 64 bits), `u32`, `i32` or `f32`.
 macro_rules! params {
     ($($(#[$doc:meta])* $name:ident { $($field:ident : $kind:tt = $cuda:literal),* $(,)? })*) => {
         $(
@@ -223,5 +223,11 @@ params! {
         rows: u32 = "u32",
         k: u32 = "u32",
         order: u32 = "u32",
+    }
+    /// Reads `units` 16-byte units; `out` keeps the reads from being optimised away.
+    FlatRead {
+        data: ptr = "const uint4*",
+        units: ptr = "u64",
+        out: ptr = "u32*",
     }
 }

@@ -115,8 +115,9 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     plans.extend([attention(spec, "attn_sliding", spec.window), attention(spec, "attn_full", 0)]);
     plans.extend(prefill::kernels(spec));
     plans.push(sample(spec));
-    plans.push(fill("fill_bf16", "fill_bf16.cu", &["FillBf16"]));
-    plans.push(fill("fill_mxfp4", "fill_mxfp4.cu", &["FillMxfp4"]));
+    plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));
+    plans.push(tool("fill_mxfp4", "fill_mxfp4.cu", &["FillMxfp4"], 256, 8));
+    plans.push(tool("flat_read", "flat_read.cu", &["FlatRead"], 512, 2));
     plans
 }
 
@@ -205,16 +206,22 @@ fn sample(spec: &ModelSpec) -> KernelPlan {
     .plan()
 }
 
-/// Fills are launched once, at load time, one after another.
-fn fill(name: &str, body: &'static str, params: &'static [&'static str]) -> KernelPlan {
+/// Tools run by themselves, one after another.
+fn tool(
+    name: &str,
+    body: &'static str,
+    params: &'static [&'static str],
+    threads: usize,
+    blocks_per_sm: usize,
+) -> KernelPlan {
     let mut plan = Draft {
         name: name.into(),
         body,
         params,
-        grid: [Axis::PerSm(8), ONE, ONE],
-        threads: 256,
+        grid: [Axis::PerSm(blocks_per_sm as u32), ONE, ONE],
+        threads,
         shared_bytes: 0,
-        blocks_per_sm: 1,
+        blocks_per_sm,
         constants: Vec::new(),
     }
     .plan();

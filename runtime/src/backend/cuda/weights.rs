@@ -188,7 +188,7 @@ fn fill(
             k,
             order,
         };
-        return kernels.launch(cuda_stream, &model.fill.mxfp4, extent, &params);
+        return kernels.launch(cuda_stream, &model.tools.fill_mxfp4, extent, &params);
     }
     let values = uniform(info.weight, k as usize);
     let params = FillBf16 {
@@ -204,5 +204,5 @@ fn fill(
         head_dim: model.spec.head_dim as u32,
         unused: 0,
     };
-    kernels.launch(cuda_stream, &model.fill.bf16, extent, &params)
+    kernels.launch(cuda_stream, &model.tools.fill_bf16, extent, &params)
 }
