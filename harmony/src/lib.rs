@@ -1,4 +1,57 @@
 //! The harmony format of OpenAI's gpt-oss models: tokenize, render, parse, stream.
+//!
+//! A harmony conversation is a list of messages, each with a header (role, channel, recipient, content type) and a content, written
+//! as tokens of the vocabulary `o200k_harmony`. This crate turns conversations into tokens and tokens into messages. It knows no
+//! model, no file, no network and no thread: the vocabulary is embedded in a form that needs no loading.
+//!
+//! ```
+//! use ossmith_harmony::{
+//!     Conversation, DeveloperContent, Event, LenientOptions, Message, Role, StreamParser, SystemContent, encode,
+//!     render_for_completion, special,
+//! };
+//! let conversation = Conversation::new([
+//!     Message::system(SystemContent::gpt_oss()),
+//!     Message::developer(DeveloperContent::new("Answer in riddles.")),
+//!     Message::user("What is 2 + 2?"),
+//! ]);
+//! let prompt = render_for_completion(&conversation)?; // ends with <|start|>assistant
+//! # assert!(prompt.len() > 60);
+//!
+//! // What a model might sample, one token after the other:
+//! let mut sampled = vec![special::CHANNEL];
+//! sampled.extend(encode("final"));
+//! sampled.push(special::MESSAGE);
+//! sampled.extend(encode("What two pairs of wings carry."));
+//! sampled.push(special::RETURN);
+//!
+//! let mut parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
+//! let mut answer = String::new();
+//! for token in sampled {
+//!     parser.push(token, |event| {
+//!         if let Event::Text(delta) = event {
+//!             answer.push_str(delta);
+//!         }
+//!     });
+//! }
+//! assert_eq!(answer, "What two pairs of wings carry.");
+//! # Ok::<(), ossmith_harmony::RenderError>(())
+//! ```
+//!
+//! Where to look:
+//!
+//! | task | start at |
+//! | --- | --- |
+//! | text and tokens | [`encode`], [`decode`], [`encode_with_special`], [`TextDecoder`], [`special`] |
+//! | build a conversation | [`Conversation`], [`Message`], [`SystemContent`], [`DeveloperContent`], [`Tool`] |
+//! | render | [`render_for_completion`], [`render()`], [`render_for_training`], [`RenderOptions`] |
+//! | which message a token comes from | [`render_spans`], [`Rendered`] |
+//! | read what a model writes | [`StreamParser`], [`parse_lenient`], [`RepairKind`] |
+//! | read it as the reference library does | [`ReferenceParser`], [`parse()`] |
+//! | constrain headers while sampling | [`HeaderGrammar`] |
+//! | Chat Completions and Responses | [`chat_conversation`], [`responses_conversation`], [`Route`] |
+//! | the command `ossmith harmony` | [`serve_lines`] |
+//!
+//! Defaults equal the reference library (`openai-harmony` 0.0.8) token for token; everything that differs is an option.
 
 #![forbid(unsafe_code)]
 
@@ -39,3 +92,8 @@ pub use types::{
     SystemContent, Tool, ToolNamespace,
 };
 pub use utf8::TextDecoder;
+
+/// The README's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
