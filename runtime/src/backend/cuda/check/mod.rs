@@ -116,7 +116,7 @@ impl Lines {
         let line = self.0.entry((kernel.to_owned(), part)).or_insert_with(fresh);
         line.shapes += 1;
         // A NaN is worse than any number.
-        if !(error <= line.worst) {
+        if error.is_nan() || error > line.worst {
             (line.worst, line.at) =
                 (if error.is_nan() { f64::INFINITY } else { error }, shape.to_owned());
         }
