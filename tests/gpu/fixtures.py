@@ -34,12 +34,11 @@ def verdict(expected, actual, profile, bounds):
     return good, f"rel_l2 {res['rel_l2']:.2e}  KL {res['kl_mean']:.1e}  top-1 {res['top1']:.3f}  ({profile})"
 
 
-def greedy(a, folder, expected):
+def greedy(a, folder, expected, tokens):
     """The stored continuation, through the engine."""
     want = expected["greedy_tokens"].tolist()
-    ids = ",".join(str(t) for t in expected["input_ids"].tolist())
-    words = [a.ossmith, "generate", "--model", folder, "--backend", a.backend, "--prompt-ids", ids, "--temperature", "0",
-             "--max-tokens", str(len(want)), "--ignore-stop", "--json"]
+    words = [a.ossmith, "generate", "--model", folder, "--backend", a.backend, "--prompt-ids", tokens, "--temperature", "0",
+             "--max-tokens", str(len(want)), "--ignore-eos", "--json"]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         return False, (done.stderr or done.stdout).strip().splitlines()[-1:]
@@ -82,7 +81,7 @@ def main():
                 expected, load_safetensors(out), a.profile or profile, bounds)
             failed += not good
             print(f"{'ok  ' if good else 'FAIL'} {name:14} {way:10} {text}", flush=True)
-        good, text = greedy(a, folder, expected)
+        good, text = greedy(a, folder, expected, stem + ".tokens.json")
         failed += not good
         print(f"{'ok  ' if good else 'FAIL'} {name:14} greedy     {text}", flush=True)
     print(f"{failed} failed" if failed else "all within bounds")

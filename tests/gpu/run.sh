@@ -33,7 +33,8 @@ sanitizer() {
 
 bench() {
   for model in gpt-oss-20b gpt-oss-120b; do
-    $ossmith bench decode --model "synthetic:$model" --batch 1 --json "out/decode-$model.json" || return 1
+    $ossmith bench decode --model "synthetic:$model" --batch 1 --json >"out/decode-$model.json" || return 1
+    cat "out/decode-$model.json"
   done
 }
 
