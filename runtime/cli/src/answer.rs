@@ -9,7 +9,7 @@ use ossmith_harmony::{
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// Messages with headers; the first few belong to the prompt.
-    Harmony { parser: StreamParser, collector: Collector, of_prompt: usize },
+    Harmony { parser: Box<StreamParser>, collector: Collector, of_prompt: usize },
     /// Text without any structure.
     Plain { decoder: TextDecoder, text: String },
 }
@@ -21,7 +21,7 @@ impl Answer {
         let Some(start) = prompt.iter().rposition(|&token| token == special::START) else {
             return Answer::Plain { decoder: TextDecoder::default(), text: String::new() };
         };
-        let mut parser = StreamParser::new(None, LenientOptions::default());
+        let mut parser = Box::new(StreamParser::new(None, LenientOptions::default()));
         let (mut collector, mut of_prompt) = (Collector::default(), 0);
         parser.push_all(&prompt[start..], |event| {
             of_prompt += usize::from(matches!(event, Event::MessageEnd(_)));
@@ -70,6 +70,7 @@ impl Answer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use ossmith_harmony::{SpecialSet, encode_with_special};
 

@@ -65,7 +65,7 @@ mod tests {
         let io = || std::io::Error::other("disk on fire");
         let told = ossmith::Error::File { action: "read", path: "x".into(), source: io() };
         assert_eq!(sentence(&told.into()), "cannot read x: disk on fire");
-        let wrapped = Err::<(), _>(io()).context("cannot write y").unwrap_err();
+        let wrapped = Err::<(), _>(io()).context("cannot write y").expect_err("an error");
         assert_eq!(sentence(&wrapped), "cannot write y: disk on fire");
     }
 }

@@ -1,6 +1,6 @@
 //! Ctrl-C: asks the command to end after the token at hand; a second one, or one while no tokens come, ends at once.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -16,8 +16,11 @@ pub(crate) fn install() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         let again = ASKED.swap(true, Ordering::SeqCst);
         if again || !WATCHED.load(Ordering::SeqCst) {
-            // Plain text and a visible cursor, whatever was being drawn.
-            let _ = std::io::stderr().write_all(b"\x1b[0m\x1b[?25h\n");
+            let mut stderr = std::io::stderr();
+            if stderr.is_terminal() {
+                // Plain text and a visible cursor, whatever was being drawn.
+                let _ = stderr.write_all(b"\x1b[0m\x1b[?25h\n");
+            }
             std::process::exit(EXIT_CODE.into());
         }
     })

@@ -111,6 +111,7 @@ fn header(layouts: &[Layout]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use safetensors::{Dtype, SafeTensors};
 

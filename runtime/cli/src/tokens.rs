@@ -38,6 +38,7 @@ fn parse(text: &str, place: &str) -> anyhow::Result<Vec<u32>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

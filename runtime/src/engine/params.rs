@@ -157,6 +157,7 @@ fn check_ids(what: &str, ids: &[u32], vocab: usize) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::super::testing;
     use super::*;

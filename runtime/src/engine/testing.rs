@@ -2,6 +2,8 @@
 //! cache then holds for the sequence, read back through its pages, so one page or slot given to the wrong request
 //! changes the answer. It also refuses any step that breaks the contract of [`Backend`].
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 

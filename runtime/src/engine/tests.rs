@@ -1,5 +1,7 @@
 //! The engine against the scripted backend: answers, order, refusals, failures.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

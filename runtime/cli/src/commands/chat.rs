@@ -18,6 +18,10 @@ use crate::{interrupt, speak};
 /// go to standard output, the model's thoughts to standard error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Tokens of the whole conversation, answers included, to make room for.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    context: usize,
+
     #[command(flatten)]
     model: ModelArgs,
 
@@ -29,10 +33,6 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     sampling: SamplingArgs,
-
-    /// Tokens of the whole conversation, answers included, to make room for.
-    #[arg(long, default_value_t = 8192, value_name = "N")]
-    context: usize,
 }
 
 impl Args {

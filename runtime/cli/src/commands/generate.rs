@@ -41,6 +41,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE|JSON", conflicts_with = "prompt")]
     prompt_ids: Option<String>,
 
+    /// Print one JSON object when done, and nothing before.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     model: ModelArgs,
 
@@ -52,10 +56,6 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     sampling: SamplingArgs,
-
-    /// Print one JSON object when done, and nothing before.
-    #[arg(long)]
-    json: bool,
 }
 
 impl Args {

@@ -37,7 +37,9 @@ fn every_answer_equals_its_solo_run_on_the_cpu() {
     let alone: Vec<_> = prompts
         .iter()
         .zip(&settings)
-        .map(|(prompt, params)| solo.generate(&[prompt], &[params.clone()]).unwrap().remove(0))
+        .map(|(prompt, params)| {
+            solo.generate(&[prompt], std::slice::from_ref(params)).unwrap().remove(0)
+        })
         .collect();
     for (max_sequences, max_step_tokens, pages) in [(9, 512, 64), (4, 48, 9), (3, 10, 6), (2, 1, 4)]
     {

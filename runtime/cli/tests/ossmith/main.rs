@@ -1,5 +1,7 @@
 //! The command and the engine under it, on tiny models with seeded random weights.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod batching;
 mod commands;
 mod common;
