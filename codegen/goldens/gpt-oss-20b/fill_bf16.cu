@@ -4,7 +4,7 @@
 //
 // The value at a checkpoint index is the same as on the host; padding is zero.
 //
-// Launch: 8 per multiprocessor x 1 x 1 blocks of 256 threads, 0 bytes of shared memory, at most 255 registers.
+// Launch: 8 per multiprocessor x 1 x 1 blocks of 256 threads, 0 bytes of shared memory, at most 32 registers.
 
 #include "ptx/types.cuh"
 

@@ -5,7 +5,7 @@
 // The code and the scale at a checkpoint index are the same as on the host; padding is zero. `rows` counts the
 // rows of all matrices together, which tile evenly.
 //
-// Launch: 8 per multiprocessor x 1 x 1 blocks of 256 threads, 0 bytes of shared memory, at most 255 registers.
+// Launch: 8 per multiprocessor x 1 x 1 blocks of 256 threads, 0 bytes of shared memory, at most 32 registers.
 
 #include "ptx/types.cuh"
 

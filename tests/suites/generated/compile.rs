@@ -93,8 +93,9 @@ fn problems(model: &Model, unit: &Unit, target: &str) -> Vec<String> {
     problems
 }
 
-/// Every launch of every schedule, and the synthetic fills.
+/// Every launch of every schedule, and of the tools beside them.
 fn launches(model: &Model) -> impl Iterator<Item = KernelInfo> {
-    let fills = [model.fill.bf16.info, model.fill.mxfp4.info];
-    model.schedules.iter().flat_map(|schedule| schedule.infos()).chain(fills)
+    let tools =
+        [model.tools.fill_bf16.info, model.tools.fill_mxfp4.info, model.tools.flat_read.info];
+    model.schedules.iter().flat_map(|schedule| schedule.infos()).chain(tools)
 }

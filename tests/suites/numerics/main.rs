@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod batches;
+mod engine;
 mod fixtures;
 mod fresh;
 mod model;

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use ossmith::backend::cpu::{Batch, Cache, Executor, Isa, TensorSource, Values};
+use ossmith::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use ossmith::backend::{Input, LogitRows, PAGE_TOKENS, Sequence};
-use ossmith::checkpoint::Tensor;
-use ossmith::{Error, Limits, Result};
+use ossmith::{Checkpoint, Limits};
 use ossmith_plan::{DType, Model, Node, Op, SWIGLU_ALPHA, Value, Weight};
 use ossmith_tests::fixture::Tables;
 use ossmith_tests::root;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 /// Bound on an absolute error, relative to the largest expected value: a few roundings of float32.
 const CLOSE: f32 = 2e-6;
@@ -27,26 +28,10 @@ fn expect_close(what: &str, expected: &[f32], actual: &[f32]) {
     }
 }
 
-/// A one-layer-of-each-kind model whose dimensions are `dims` over small defaults, with made weights.
+/// A model with one layer of each kind, whose dimensions are `dims` over small defaults, with made weights.
 struct Bench {
     model: &'static Model,
-    weights: Arc<Made>,
-}
-
-/// Weights of zeros, but for those that a test sets.
-struct Made {
-    tensors: Vec<(Weight, Vec<u8>, Vec<u8>)>,
-}
-
-impl TensorSource for Made {
-    fn tensor(&self, weight: Weight, _layer: usize) -> Result<Tensor<'_>> {
-        let found = self.tensors.iter().find(|(name, ..)| *name == weight);
-        let (_, data, scales) = found.ok_or_else(|| Error::Internal(format!("no {weight:?}")))?;
-        Ok(match scales.is_empty() {
-            true => Tensor::Bf16 { parts: vec![data] },
-            false => Tensor::Mxfp4 { blocks: data, scales },
-        })
-    }
+    weights: Arc<Checkpoint>,
 }
 
 impl Bench {
@@ -66,14 +51,7 @@ impl Bench {
         }
         let spec = ossmith_codegen::spec::parse("bench", &config.to_string(), None);
         let model = ossmith_codegen::compile(spec.unwrap_or_else(|why| panic!("{why}")));
-        let zeros = model.graph.weights.iter().map(|info| match info.dtype {
-            DType::Mxfp4 => {
-                (info.weight, vec![0; info.elements() / 2], vec![127; info.elements() / 32])
-            }
-            _ => (info.weight, vec![0; info.bytes()], Vec::new()),
-        });
-        let tensors = set.iter().cloned().chain(zeros).collect();
-        Bench { model, weights: Arc::new(Made { tensors }) }
+        Bench { model, weights: Arc::new(checkpoint(model, set)) }
     }
 
     /// Runs nodes of a layer on each instruction set: `inputs` are set, `output` is returned.
@@ -105,6 +83,63 @@ impl Bench {
             check(isa.name(), values.f32(output).expect("an output"), &values);
         }
     }
+}
+
+/// A checkpoint in OpenAI's layout: zeros, but for the weights in `set`, as (weight, data, block scales).
+fn checkpoint(model: &'static Model, set: &[(Weight, Vec<u8>, Vec<u8>)]) -> Checkpoint {
+    let mut tensors = Vec::new();
+    for info in model.graph.weights {
+        let given = set.iter().find(|(weight, ..)| *weight == info.weight);
+        let layers = if info.weight.per_layer() { model.spec.layers.len() } else { 1 };
+        for layer in 0..layers {
+            let name = name(info.weight, layer);
+            if info.dtype == DType::Mxfp4 {
+                let mut shape = info.shape.to_vec();
+                shape[2] /= 32;
+                let scales =
+                    given.map_or(vec![127; info.elements() / 32], |(.., scales)| scales.clone());
+                tensors.push((format!("{name}.scales"), Dtype::U8, shape.clone(), scales));
+                shape.push(16);
+                let blocks =
+                    given.map_or(vec![0; info.elements() / 2], |(_, blocks, _)| blocks.clone());
+                tensors.push((format!("{name}.blocks"), Dtype::U8, shape, blocks));
+            } else {
+                let data = given.map_or(vec![0; info.bytes()], |(_, data, _)| data.clone());
+                tensors.push((name, Dtype::BF16, info.shape.to_vec(), data));
+            }
+        }
+    }
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name, TensorView::new(*dtype, shape.clone(), data).expect("data of its shape"))
+    });
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &file).expect("a written checkpoint");
+    // The map outlives the folder's name.
+    Checkpoint::open(folder.path(), model).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// What OpenAI's layout calls a weight.
+fn name(weight: Weight, layer: usize) -> String {
+    let name = match weight {
+        Weight::Embedding => return "embedding.weight".into(),
+        Weight::FinalNorm => return "norm.scale".into(),
+        Weight::Unembedding => return "unembedding.weight".into(),
+        Weight::AttnNorm => "attn.norm.scale",
+        Weight::Qkv => "attn.qkv.weight",
+        Weight::QkvBias => "attn.qkv.bias",
+        Weight::Sinks => "attn.sinks",
+        Weight::AttnOut => "attn.out.weight",
+        Weight::AttnOutBias => "attn.out.bias",
+        Weight::MoeNorm => "mlp.norm.scale",
+        Weight::Router => "mlp.gate.weight",
+        Weight::RouterBias => "mlp.gate.bias",
+        Weight::GateUp => "mlp.mlp1_weight",
+        Weight::GateUpBias => "mlp.mlp1_bias",
+        Weight::Down => "mlp.mlp2_weight",
+        Weight::DownBias => "mlp.mlp2_bias",
+    };
+    format!("block.{layer}.{name}")
 }
 
 /// An input of nodes.
