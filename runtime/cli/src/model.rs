@@ -56,12 +56,15 @@ impl ModelArgs {
         Ok(Chosen { model, checkpoint: Arc::new(checkpoint) })
     }
 
+    /// The model alone, for commands that need no weights.
+    pub(crate) fn shape(&self) -> anyhow::Result<&'static Model> {
+        let name = self.model.strip_prefix("synthetic:").unwrap_or(&self.model);
+        ossmith_models::find(name).map_or_else(|| foreign(name), Ok)
+    }
+
     fn open(&self) -> anyhow::Result<(&'static Model, Checkpoint)> {
-        if let Some(shape) = self.model.strip_prefix("synthetic:") {
-            let model = match ossmith_models::find(shape) {
-                Some(model) => model,
-                None => foreign(shape)?,
-            };
+        if self.model.starts_with("synthetic:") {
+            let model = self.shape()?;
             return Ok((model, Checkpoint::synthetic(model, self.weights_seed)));
         }
         match ossmith_models::find(&self.model) {

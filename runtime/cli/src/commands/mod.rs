@@ -1,10 +1,14 @@
 //! The commands, one a file: each has an `Args` with its help and a `run`.
 
+mod bench;
 mod chat;
+mod check;
 mod doctor;
 mod generate;
 mod harmony;
+mod kernels;
 mod logits;
+mod table;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -13,6 +17,9 @@ pub(crate) enum Command {
     Chat(chat::Args),
     Logits(logits::Args),
     Harmony(harmony::Args),
+    Kernels(kernels::Args),
+    Check(check::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
 }
 
@@ -23,6 +30,9 @@ impl Command {
             Command::Chat(args) => args.run(),
             Command::Logits(args) => args.run(),
             Command::Harmony(args) => args.run(),
+            Command::Kernels(args) => args.run(),
+            Command::Check(args) => args.run(),
+            Command::Bench(args) => args.run(),
             Command::Doctor(args) => args.run(),
         }
     }

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code, reason = "driver calls; each block says what it relies on")]
 
+pub mod bench;
 mod cache;
 pub mod check;
 mod cubins;
@@ -164,23 +165,10 @@ impl CudaBackend {
     /// Replays the graph of a step that draws one token for each of `tokens` sequences; captures it the first time.
     fn replay(&mut self, tokens: usize) -> Result<()> {
         if !self.graphs.contains_key(&tokens) {
-            let graph = self.capture(tokens)?;
-            self.graphs.insert(tokens, graph);
+            let graph = self.graph_of(|| self.decode_step(tokens))?;
+            self.graphs.insert(tokens, DecodeGraph(graph));
         }
         self.graphs[&tokens].0.launch().map_err(device_error("replay a decode step"))
-    }
-
-    fn capture(&self, tokens: usize) -> Result<DecodeGraph> {
-        let stream = &self.pass.stream;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).map_err(device_error("capture a decode step"))?;
-        let launched = self.decode_step(tokens);
-        let graph = stream
-            .end_capture(sys::CUgraphInstantiate_flags(0))
-            .map_err(device_error("make a graph of a decode step"))?;
-        launched?;
-        let missing = || Error::Internal("a captured decode step has no launches".into());
-        Ok(DecodeGraph(graph.ok_or_else(missing)?))
     }
 
     /// The launches of a step that draws one token for each of `tokens` sequences.
@@ -238,6 +226,19 @@ impl CudaBackend {
             Ok(LayerTaps { residual, router_indices, router_logits })
         };
         (0..spec.layers.len()).map(tap).collect()
+    }
+
+    /// Captures launches as a graph.
+    fn graph_of(&self, launches: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        let stream = &self.pass.stream;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(device_error("begin a graph"))?;
+        let launched = launches();
+        let graph = stream
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+            .map_err(device_error("make a graph of launches"))?;
+        launched?;
+        graph.ok_or_else(|| Error::Internal("a captured graph has no launches".into()))
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -83,6 +83,26 @@ pub fn compile(sources: &Sources, unit: &Unit, target: &str) -> Result<Cubin> {
     Ok(Cubin { image: program.cubin(unit)?, resources: parse_resources(&log) })
 }
 
+/// One unit's PTX for a target such as `sm_90a`.
+///
+/// # Errors
+/// As [`compile`].
+pub fn ptx(sources: &Sources, unit: &Unit, target: &str) -> Result<String> {
+    load()?;
+    let program = Program::new(sources, unit)?;
+    // ptxas does not run for a virtual architecture, so its options are left out.
+    let virtual_target = target.replace("sm_", "compute_");
+    let mut options = options(&virtual_target);
+    options.retain(|option| !option.starts_with("--ptxas-options"));
+    if program.compile(&options).is_err() {
+        return Err(Error::Compile { unit: unit.name.to_owned(), log: program.log() });
+    }
+    // SAFETY: the program is live and compiled.
+    let text = unsafe { result::get_ptx(program.0) }
+        .map_err(|error| internal(unit, "read the PTX of", &error))?;
+    Ok(text.iter().map(|&c| c as u8 as char).take_while(|&c| c != '\0').collect())
+}
+
 /// An NVRTC program, destroyed when dropped.
 struct Program(sys::nvrtcProgram);
 

@@ -144,6 +144,9 @@ fn upload(
     }
 }
 
+/// What the fill kernels know untiled memory by.
+pub(super) const ROW_MAJOR: u32 = 3;
+
 /// The number that the fill kernels know a row order by.
 fn order_number(layout: WeightLayout) -> u32 {
     match layout {
@@ -152,7 +155,7 @@ fn order_number(layout: WeightLayout) -> u32 {
             RowOrder::RopePairs { .. } => 1,
             RowOrder::GateUpPairs => 2,
         },
-        WeightLayout::RowMajor => 3,
+        WeightLayout::RowMajor => ROW_MAJOR,
     }
 }
 

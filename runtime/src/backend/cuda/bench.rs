@@ -1,0 +1,257 @@
+//! Timings of decode steps on the device, with the roofline measured beside them.
+
+use std::time::Instant;
+
+use ossmith_plan::params::{FillBf16, FlatRead};
+use ossmith_plan::{Model, StepShape};
+
+use super::forward::LAYER_PHASES;
+use super::kernels::Extent;
+use super::memory::{Buffer, device_error};
+use super::{CudaBackend, weights};
+use crate::backend::{Backend, Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
+use crate::{Error, Result, Sampling};
+
+/// Median and range of repeated timings, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Median.
+    pub median_ms: f64,
+    /// Fastest.
+    pub min_ms: f64,
+    /// Slowest.
+    pub max_ms: f64,
+}
+
+impl Spread {
+    fn of(mut times: Vec<f64>) -> Spread {
+        times.sort_by(f64::total_cmp);
+        let at = |i: usize| times.get(i).copied().unwrap_or(f64::NAN);
+        Spread { median_ms: at(times.len() / 2), min_ms: at(0), max_ms: at(times.len() - 1) }
+    }
+}
+
+/// One phase, run over all layers with nothing else between.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhaseTime {
+    /// Phase name.
+    pub name: &'static str,
+    /// Bytes it must read in a whole step.
+    pub bytes: f64,
+    /// Time for all layers.
+    pub alone: Spread,
+}
+
+/// A decode step of one batch size and context.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeTimes {
+    /// Its shape, with the routing that was seen.
+    pub shape: StepShape,
+    /// Bytes that it must read.
+    pub bytes: f64,
+    /// Time from step to step, the host's share included.
+    pub step: Spread,
+    /// Time to read as many bytes front to back.
+    pub roofline: Spread,
+    /// Its phases.
+    pub phases: Vec<PhaseTime>,
+}
+
+/// Steps timed together.
+const STEPS: usize = 32;
+/// Timings whose median is taken.
+const REPEATS: usize = 9;
+
+impl CudaBackend {
+    /// Times decode steps of `batch` sequences that each see about `context` keys. The cache holds random keys and
+    /// values, tokens are drawn at temperature 1, so routing is as diverse as the weights make it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the limits do not hold the batch; device errors.
+    pub fn time_decode(&mut self, batch: usize, context: usize) -> Result<DecodeTimes> {
+        let last = context + STEPS * (REPEATS + 2);
+        let pages = last.div_ceil(PAGE_TOKENS);
+        if batch > self.limits.max_sequences || batch * pages > self.limits.pages {
+            return Err(Error::Request(format!(
+                "{batch} sequences of {last} tokens need {batch} slots and {} pages; there are {} and {}",
+                batch * pages,
+                self.limits.max_sequences,
+                self.limits.pages
+            )));
+        }
+        self.fill_cache()?;
+        let tables: Vec<Vec<u32>> =
+            (0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect();
+        let distinct_experts = self.start(&tables, context)?;
+        let mut next = context + 1;
+        self.steps(&tables, &mut next)?;
+        let mut times = Vec::new();
+        for _ in 0..REPEATS {
+            let begin = Instant::now();
+            self.steps(&tables, &mut next)?;
+            times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
+        }
+        let shape = StepShape { tokens: batch, keys: context, distinct_experts };
+        let bytes = self.pass.model.step_bytes(&shape);
+        Ok(DecodeTimes {
+            shape,
+            bytes,
+            step: Spread::of(times),
+            roofline: self.time_flat_read(bytes)?,
+            phases: self.time_phases(&shape)?,
+        })
+    }
+
+    /// Feeds one different token to each sequence; returns the distinct experts of a layer, on average.
+    fn start(&mut self, tables: &[Vec<u32>], position: usize) -> Result<f64> {
+        let vocab = self.pass.model.spec.vocab;
+        let tokens: Vec<[u32; 1]> =
+            (0..tables.len()).map(|s| [(s * 7919 % vocab) as u32]).collect();
+        let sequences: Vec<Sequence<'_>> = tables
+            .iter()
+            .zip(&tokens)
+            .enumerate()
+            .map(|(slot, (pages, token))| drawing(slot, position, Input::Tokens(token), pages))
+            .collect();
+        let output = self.run(&Step { sequences: &sequences, taps: true })?;
+        Ok(distinct(&output, self.pass.model.spec.experts))
+    }
+
+    fn steps(&mut self, tables: &[Vec<u32>], next: &mut usize) -> Result<()> {
+        for i in 0..STEPS {
+            let sequences: Vec<Sequence<'_>> = tables
+                .iter()
+                .enumerate()
+                .map(|(slot, pages)| drawing(slot, *next, Input::Sampled, pages))
+                .collect();
+            self.submit(&Step { sequences: &sequences, taps: false })?;
+            *next += 1;
+            if i > 0 {
+                self.collect()?;
+            }
+        }
+        self.collect().map(drop)
+    }
+
+    fn fill_cache(&self) -> Result<()> {
+        for layer in 0..self.pass.model.spec.layers.len() {
+            let (keys, values) = self.pass.cache.buffers(layer);
+            self.fill_random(keys, layer as u32)?;
+            self.fill_random(values, !(layer as u32))?;
+        }
+        Ok(())
+    }
+
+    /// Fills a buffer with random bf16 numbers between -1 and 1.
+    fn fill_random(&self, buffer: &Buffer, key: u32) -> Result<()> {
+        let columns = 1 << 10;
+        let params = FillBf16 {
+            out: buffer.ptr(),
+            key0: key,
+            key1: 1,
+            offset: 0,
+            spread: 1,
+            scale: 1.0 / 32_768.0,
+            rows: (buffer.bytes() / 2 / columns) as u32,
+            k: columns as u32,
+            order: weights::ROW_MAJOR,
+            head_dim: 0,
+            unused: 0,
+        };
+        let extent = Extent { tokens: 0, slots: 0 };
+        self.pass.kernels.launch(
+            &self.pass.stream,
+            &self.pass.model.tools.fill_bf16,
+            extent,
+            &params,
+        )
+    }
+
+    /// Times reading `bytes` bytes front to back.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn time_flat_read(&self, bytes: f64) -> Result<Spread> {
+        let buffer = Buffer::zeroed(&self.context, bytes as usize / 4096 * 4096, "the flat read")?;
+        self.fill_random(&buffer, 7)?;
+        let out = Buffer::zeroed(&self.context, 16, "the flat read's result")?;
+        let params =
+            FlatRead { data: buffer.ptr(), units: buffer.bytes() as u64 / 16, out: out.ptr() };
+        let extent = Extent { tokens: 0, slots: 0 };
+        let kernel = &self.pass.model.tools.flat_read;
+        self.time_graph(|| {
+            (0..4).try_for_each(|_| {
+                self.pass.kernels.launch(&self.pass.stream, kernel, extent, &params)
+            })
+        })
+        .map(|spread| spread.divided_by(4.0))
+    }
+
+    fn time_phases(&self, shape: &StepShape) -> Result<Vec<PhaseTime>> {
+        let model: &'static Model = self.pass.model;
+        let (layers, tokens) = (model.spec.layers.len(), shape.tokens);
+        let mut times = Vec::new();
+        for (index, phase) in model.phases.iter().enumerate() {
+            let alone = self.time_graph(|| {
+                if index < LAYER_PHASES {
+                    return (0..layers)
+                        .try_for_each(|layer| self.pass.phase(index, &self.inputs, layer, tokens));
+                }
+                self.pass.head(&self.inputs, 0..tokens)
+            })?;
+            times.push(PhaseTime {
+                name: phase.name,
+                bytes: model.phase_bytes(phase, shape),
+                alone,
+            });
+        }
+        let alone = self.time_graph(|| self.pass.sample(&self.inputs, tokens))?;
+        times.push(PhaseTime {
+            name: "sample",
+            bytes: (4 * model.spec.vocab * tokens) as f64,
+            alone,
+        });
+        Ok(times)
+    }
+
+    /// Captures launches and times replays.
+    fn time_graph(&self, launches: impl Fn() -> Result<()>) -> Result<Spread> {
+        let graph = self.graph_of(launches)?;
+        let mut times = Vec::new();
+        for _ in 0..REPEATS {
+            let begin = Instant::now();
+            graph.launch().map_err(device_error("replay a timing graph"))?;
+            self.synchronize()?;
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        // The first replay uploads the graph.
+        times.remove(0);
+        Ok(Spread::of(times))
+    }
+}
+
+impl Spread {
+    fn divided_by(self, count: f64) -> Spread {
+        Spread {
+            median_ms: self.median_ms / count,
+            min_ms: self.min_ms / count,
+            max_ms: self.max_ms / count,
+        }
+    }
+}
+
+fn drawing<'a>(slot: usize, start: usize, input: Input<'a>, pages: &'a [u32]) -> Sequence<'a> {
+    let sample = Sampling { temperature: 1.0, seed: slot as u64, ..Sampling::GREEDY };
+    Sequence { slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
+}
+
+/// Distinct experts of a layer, averaged over layers.
+fn distinct(output: &Output, experts: usize) -> f64 {
+    let count = |indices: &[u32]| {
+        let mut seen = vec![false; experts];
+        indices.iter().for_each(|&expert| seen[expert as usize] = true);
+        seen.into_iter().filter(|&seen| seen).count() as f64
+    };
+    let layers = output.taps.len().max(1) as f64;
+    output.taps.iter().map(|taps| count(&taps.router_indices)).sum::<f64>() / layers
+}
