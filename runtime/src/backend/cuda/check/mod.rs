@@ -5,6 +5,7 @@
 mod device_values;
 mod phases;
 mod sampler;
+mod step_layout;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -93,9 +94,9 @@ fn with_one_layer_of_each_kind(model: &'static Model) -> &'static Model {
 fn limits(spec: &ModelSpec) -> Limits {
     let positions = (STARTS[STARTS.len() - 1] + TOKENS[TOKENS.len() - 1]).min(spec.context);
     Limits {
-        max_sequences: phases::SEQUENCES,
+        max_sequences: step_layout::SEQUENCES,
         max_step_tokens: 512,
-        pages: phases::SEQUENCES * positions.div_ceil(PAGE_TOKENS),
+        pages: step_layout::SEQUENCES * positions.div_ceil(PAGE_TOKENS),
     }
 }
 

@@ -7,14 +7,12 @@ use ossmith_plan::{LayerKind, Model, Phase, Value};
 use super::super::CudaBackend;
 use super::super::forward::LAYER_PHASES;
 use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
+use super::step_layout::{Layout, Random, SEQUENCES};
 use super::{relative_error, sampler};
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
-use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence, Step};
+use crate::backend::{Input, LogitRows, Sequence, Step};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
-
-/// Sequences of a step with more than one token.
-pub(super) const SEQUENCES: usize = 2;
 
 /// Receives (kernel, part, error).
 pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
@@ -26,65 +24,6 @@ pub(super) struct Bench {
     executor: Executor,
     cache: Cache,
     random: Random,
-}
-
-/// A plain stream of random numbers: the checks need variety, not quality.
-struct Random(u64);
-
-impl Random {
-    /// About normal, from four uniform draws.
-    fn normal(&mut self) -> f32 {
-        let sum: u64 = (0..4).map(|_| self.next() >> 40).sum();
-        (sum as f32 / (1 << 24) as f32 - 2.0) * 3f32.sqrt()
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 += 1;
-        let low = ossmith_scalar::mix_word(self.0 as u32);
-        u64::from(ossmith_scalar::mix_word(low ^ 0x9e37_79b9)) << 32 | u64::from(low)
-    }
-}
-
-/// Where the tokens of a step go: one sequence, or two of different length and position.
-struct Layout {
-    starts: [usize; SEQUENCES],
-    counts: [usize; SEQUENCES],
-    tokens: Vec<u32>,
-    pages: [Vec<u32>; SEQUENCES],
-}
-
-impl Layout {
-    fn new(model: &Model, tokens: usize, start: usize, random: &mut Random) -> Layout {
-        let first = tokens - tokens / 3;
-        let all_pages = (start + tokens).div_ceil(PAGE_TOKENS) as u32;
-        Layout {
-            starts: [start, start / 2],
-            counts: [first, tokens - first],
-            tokens: (0..tokens).map(|_| (random.next() % model.spec.vocab as u64) as u32).collect(),
-            // Interleaved, so that a page table read wrongly shows.
-            pages: [0, 1].map(|slot| (0..all_pages).map(|i| i * SEQUENCES as u32 + slot).collect()),
-        }
-    }
-
-    fn sequences(&self) -> Vec<Sequence<'_>> {
-        let mut first = 0;
-        let mut sequences = Vec::new();
-        for slot in 0..SEQUENCES {
-            let count = self.counts[slot];
-            if count > 0 {
-                sequences.push(Sequence {
-                    slot,
-                    start: self.starts[slot],
-                    input: Input::Tokens(&self.tokens[first..first + count]),
-                    pages: &self.pages[slot],
-                    sample: Some(sampler::settings(slot)),
-                    logits: LogitRows::None,
-                });
-            }
-            first += count;
-        }
-        sequences
-    }
 }
 
 impl Bench {

@@ -1,0 +1,68 @@
+//! The steps that are checked: random tokens for one sequence, or for two of different length and position.
+
+use ossmith_plan::Model;
+
+use super::sampler;
+use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence};
+
+/// Sequences of a step with more than one token.
+pub(super) const SEQUENCES: usize = 2;
+
+/// A plain stream of random numbers: the checks need variety, not quality.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    /// About normal, from four uniform draws.
+    pub(super) fn normal(&mut self) -> f32 {
+        let sum: u64 = (0..4).map(|_| self.next() >> 40).sum();
+        (sum as f32 / (1 << 24) as f32 - 2.0) * 3f32.sqrt()
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 += 1;
+        let low = ossmith_scalar::mix_word(self.0 as u32);
+        u64::from(ossmith_scalar::mix_word(low ^ 0x9e37_79b9)) << 32 | u64::from(low)
+    }
+}
+
+/// Where the tokens of a step go: one sequence, or two of different length and position.
+pub(super) struct Layout {
+    pub starts: [usize; SEQUENCES],
+    pub counts: [usize; SEQUENCES],
+    pub tokens: Vec<u32>,
+    pub pages: [Vec<u32>; SEQUENCES],
+}
+
+impl Layout {
+    pub(super) fn new(model: &Model, tokens: usize, start: usize, random: &mut Random) -> Layout {
+        let first = tokens - tokens / 3;
+        let all_pages = (start + tokens).div_ceil(PAGE_TOKENS) as u32;
+        Layout {
+            starts: [start, start / 2],
+            counts: [first, tokens - first],
+            tokens: (0..tokens).map(|_| (random.next() % model.spec.vocab as u64) as u32).collect(),
+            // Interleaved, so that a page table read wrongly shows.
+            pages: [0, 1].map(|slot| (0..all_pages).map(|i| i * SEQUENCES as u32 + slot).collect()),
+        }
+    }
+
+    pub(super) fn sequences(&self) -> Vec<Sequence<'_>> {
+        let mut first = 0;
+        let mut sequences = Vec::new();
+        for slot in 0..SEQUENCES {
+            let count = self.counts[slot];
+            if count > 0 {
+                sequences.push(Sequence {
+                    slot,
+                    start: self.starts[slot],
+                    input: Input::Tokens(&self.tokens[first..first + count]),
+                    pages: &self.pages[slot],
+                    sample: Some(sampler::settings(slot)),
+                    logits: LogitRows::None,
+                });
+            }
+            first += count;
+        }
+        sequences
+    }
+}
