@@ -1,17 +1,56 @@
 //! Inputs and the libraries compared against, shared by the benches.
 
+#[cfg(feature = "reference")]
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use cpu_time::ThreadTime;
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+
+/// Measures the time that the thread was on a processor, so that figures from a busy machine mean something.
+pub struct CpuTime;
+
+impl Measurement for CpuTime {
+    type Intermediate = ThreadTime;
+    type Value = Duration;
+
+    fn start(&self) -> ThreadTime {
+        ThreadTime::now()
+    }
+
+    fn end(&self, start: ThreadTime) -> Duration {
+        start.elapsed()
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
 
 /// The 20-message conversation with tools that rendering is measured on.
 pub const CONVERSATION: &str = include_str!("../conversation.json");
 
 /// The messages' JSON, in the official form.
 pub fn conversation_json() -> String {
-    let file: serde_json::Value = serde_json::from_str(CONVERSATION).expect("the committed file is JSON");
+    let file: serde_json::Value =
+        serde_json::from_str(CONVERSATION).expect("the committed file is JSON");
     file["conversation"].to_string()
 }
 
 /// The reference library. It downloads its vocabulary unless `TIKTOKEN_ENCODINGS_BASE` names a folder with `o200k_base.tiktoken`.
+#[cfg(feature = "reference")]
 pub fn reference() -> &'static openai_harmony::HarmonyEncoding {
     static REFERENCE: OnceLock<openai_harmony::HarmonyEncoding> = OnceLock::new();
     REFERENCE.get_or_init(|| {
