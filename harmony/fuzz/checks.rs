@@ -21,7 +21,7 @@ fn token(bytes: &[u8]) -> u32 {
 }
 
 /// Any token stream, in any chunking: no panic, the same messages; the reference parser agrees with itself.
-pub fn tokens(data: &[u8]) {
+pub(crate) fn tokens(data: &[u8]) {
     let Some((&flags, rest)) = data.split_first() else { return };
     let tokens: Vec<u32> = rest.chunks(3).map(token).collect();
     let role = (flags & 1 == 1).then_some(Role::Assistant);
@@ -56,12 +56,12 @@ pub fn tokens(data: &[u8]) {
 }
 
 /// Any line for the command: an answer with an id.
-pub fn lines(data: &[u8]) {
+pub(crate) fn lines(data: &[u8]) {
     assert!(answer_line(data).get("id").is_some());
 }
 
 /// Any text: the tokens give it back, and special tokens come only from names that are allowed.
-pub fn text(data: &[u8]) {
+pub(crate) fn text(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let tokens = encode(&text);
     assert!(!tokens.iter().any(|&token| special::is_special(token)));

@@ -6,10 +6,13 @@ mod checks;
 use std::fs;
 use std::path::Path;
 
+/// A target's name and check.
+type Target = (&'static str, fn(&[u8]));
+
 #[test]
 fn the_corpus_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let targets: [(&str, fn(&[u8])); 3] =
+    let targets: [Target; 3] =
         [("tokens", checks::tokens), ("lines", checks::lines), ("text", checks::text)];
     for (target, check) in targets {
         let folder = corpus.join(target);
