@@ -20,6 +20,7 @@ const HEADERS: &[(&str, &str)] = files![
     "ptx/memory.cuh",
     "ptx/mma.cuh",
     "ptx/types.cuh",
+    "sample/candidate.cuh",
     "sample/select.cuh",
     "tile/gemm.cuh",
     "tile/gemv.cuh",

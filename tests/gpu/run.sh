@@ -26,8 +26,11 @@ fixtures() { python3 gpu/fixtures.py --ossmith "$ossmith" --fixtures fixtures --
 sanitizer() {
   python3 gpu/fixtures.py --fixtures fixtures --out out --only tiny --prepare &&
     for tool in memcheck racecheck; do
-      compute-sanitizer --tool "$tool" --error-exitcode 9 "$ossmith" logits --backend cuda \
-        --model fixtures/tiny --tokens out/tiny.tokens.json --out "out/sanitizer.$tool.safetensors" || return 1
+      # The whole prompt at once runs the prefill kernels, a token at a time the decode kernels.
+      for feed in "" --step; do
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$ossmith" logits --backend cuda $feed \
+          --model fixtures/tiny --tokens out/tiny.tokens.json --out "out/sanitizer.$tool.safetensors" || return 1
+      done
     done
 }
 

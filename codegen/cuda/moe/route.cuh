@@ -10,31 +10,29 @@ struct Choice {
 
   __device__ __forceinline__ void choose(const float* logits) {
     constexpr u32 kEach = ceil_div(kExperts, kWarpSize);
-    float mine[kEach];
+    constexpr u32 kTaken = 0;  // below every float's key
+    u32 keys[kEach];
 #pragma unroll
     for (u32 i = 0; i < kEach; ++i) {
       const u32 expert = i * kWarpSize + lane_id();
-      mine[i] = expert < kExperts ? logits[expert] : kMinusInfinity;
+      keys[i] = expert < kExperts ? order_key(logits[expert]) : kTaken;
     }
 #pragma unroll
     for (u32 k = 0; k < kTopK; ++k) {
-      float best = kMinusInfinity;
-      u32 best_id = kExperts;
+      u32 mine = kTaken;
+#pragma unroll
+      for (u32 i = 0; i < kEach; ++i) mine = max(mine, keys[i]);
+      const u32 best = __reduce_max_sync(~0u, mine);
+      u32 lowest = kExperts - 1;
+#pragma unroll
+      for (u32 i = kEach; i > 0; --i) {
+        if (keys[i - 1] == best) lowest = min(kExperts - 1, (i - 1) * kWarpSize + lane_id());
+      }
+      ids[k] = __reduce_min_sync(~0u, lowest);
+      weights[k] = float_of_key(best);
 #pragma unroll
       for (u32 i = 0; i < kEach; ++i) {
-        if (mine[i] > best) best = mine[i], best_id = i * kWarpSize + lane_id();
-      }
-#pragma unroll
-      for (u32 step = 16; step > 0; step /= 2) {
-        const float other = __shfl_xor_sync(~0u, best, step);
-        const u32 other_id = __shfl_xor_sync(~0u, best_id, step);
-        if (other > best || (other == best && other_id < best_id)) best = other, best_id = other_id;
-      }
-      ids[k] = min(best_id, kExperts - 1);  // logits that are not numbers must not lead out of the weights
-      weights[k] = best;
-#pragma unroll
-      for (u32 i = 0; i < kEach; ++i) {
-        if (i * kWarpSize + lane_id() == best_id) mine[i] = kMinusInfinity;
+        if (i * kWarpSize + lane_id() == ids[k]) keys[i] = kTaken;
       }
     }
     softmax();

@@ -14,8 +14,7 @@ struct Sums {
 };
 
 __device__ __forceinline__ void mma(Sums& sums, const FragmentA& a, u32 b0, u32 b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(sums.s[0]), "+f"(sums.s[1]), "+f"(sums.s[2]), "+f"(sums.s[3])
       : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "r"(b0), "r"(b1));
@@ -24,6 +23,6 @@ __device__ __forceinline__ void mma(Sums& sums, const FragmentA& a, u32 b0, u32 
 // Transposes an 8x8 matrix of 16-bit elements held by a warp, two consecutive elements of row g in lane 4g + c.
 __device__ __forceinline__ u32 transpose_8x8(u32 v) {
   u32 t;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(v));
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(v));
   return t;
 }

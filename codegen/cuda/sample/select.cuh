@@ -3,12 +3,6 @@
 #pragma once
 #include "ptx/math.cuh"
 
-// Larger floats have larger keys; all numbers, infinities included, are ordered.
-__device__ __forceinline__ u32 order_key(float v) {
-  const u32 bits = __float_as_uint(v);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 constexpr u32 kRadixBits = 8;
 constexpr u32 kBins = 1u << kRadixBits;
 

@@ -190,10 +190,13 @@ params! {
         position: u32 = "u32",
         slot: u32 = "u32",
     }
-    /// A draw for each row: `drawn` by row for the host, `sampled` by slot for the next step.
+    /// A draw for each row: `drawn` by row for the host, `sampled` by slot for the next step. `candidates` has room
+    /// for `[row][split]`; `tickets` are zero between launches.
     Sample {
         logits: ptr = "const float*",
         rows: ptr = "const SampleRow*",
+        candidates: ptr = "void*",
+        tickets: ptr = "u32*",
         drawn: ptr = "u32*",
         sampled: ptr = "u32*",
     }

@@ -113,34 +113,33 @@ fn router(spec: &ModelSpec, tokens: usize) -> KernelPlan {
 }
 
 /// Experts whose strips are in flight together: as many as one token chooses, if they fit in registers.
-fn expert_batch(spec: &ModelSpec, split: &Split) -> usize {
+fn experts_in_flight(spec: &ModelSpec, split: &Split) -> usize {
     spec.top_k.min((20 / split.share()).max(1))
 }
 
 fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
+    const BLOCKS_PER_SM: usize = 2;
     let split = Split::of(spec.hidden);
-    let batch = expert_batch(spec, &split);
-    let row_tiles = 2 * spec.inter / TILE_ROWS;
     let mut constants = u32s(&[
         ("kHidden", spec.hidden),
         ("kInter", spec.inter),
         ("kExperts", spec.experts),
         ("kTopK", spec.top_k),
-        ("kRowTiles", row_tiles),
+        ("kRowTiles", 2 * spec.inter / TILE_ROWS),
         ("kMaxTokens", tokens),
-        ("kExpertBatch", batch),
+        ("kDepth", 2),
     ]);
     constants.extend(swiglu_constants(spec));
     Draft {
         name: format!("moe_up_swiglu_decode{tokens}"),
         body: "expert_up_decode.cu",
         params: &["ExpertUp"],
-        grid: [Axis::Fixed(row_tiles as u32), ONE, ONE],
+        grid: [Axis::PerSm(BLOCKS_PER_SM as u32), ONE, ONE],
         threads: split.threads(),
         shared_bytes: footprint::rows(tokens, split.k_tiles)
-            + batch * footprint::sums(split.warps)
+            + 2 * footprint::sums(split.warps)
             + footprint::route(spec.experts, spec.top_k, tokens),
-        blocks_per_sm: 1,
+        blocks_per_sm: BLOCKS_PER_SM,
         constants,
     }
     .plan()
@@ -165,7 +164,7 @@ fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
             ("kTopK", spec.top_k),
             ("kRowTiles", row_tiles),
             ("kMaxTokens", tokens),
-            ("kExpertBatch", expert_batch(spec, &split)),
+            ("kDepth", experts_in_flight(spec, &split)),
         ]),
     }
     .plan()

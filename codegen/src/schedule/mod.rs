@@ -105,6 +105,9 @@ fn u32s(constants: &[(&'static str, usize)]) -> Vec<Constant> {
 
 const ONE: Axis = Axis::Fixed(1);
 
+/// Blocks that share a row of logits.
+const SAMPLE_SPLITS: u32 = 32;
+
 /// Every kernel of a model, in the order of a step.
 #[must_use]
 pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
@@ -192,12 +195,12 @@ fn attention(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
 }
 
 fn sample(spec: &ModelSpec) -> KernelPlan {
-    const THREADS: usize = 1024;
+    const THREADS: usize = 512;
     Draft {
         name: "sample".into(),
         body: "sample.cu",
         params: &["SampleRow", "Sample"],
-        grid: [Axis::Tokens, ONE, ONE],
+        grid: [Axis::Fixed(SAMPLE_SPLITS), Axis::Tokens, ONE],
         threads: THREADS,
         shared_bytes: footprint::sample(THREADS / 32),
         blocks_per_sm: 1,

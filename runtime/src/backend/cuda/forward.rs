@@ -262,6 +262,8 @@ impl Pass {
         let params = params::Sample {
             logits: self.workspace.logits.ptr(),
             rows: inputs.sampling,
+            candidates: self.workspace.candidates.ptr(),
+            tickets: self.workspace.sample_tickets.ptr(),
             drawn: self.workspace.drawn.ptr(),
             sampled: self.workspace.sampled.ptr(),
         };

@@ -17,6 +17,8 @@ const MOST_SPLIT_BLOCKS: usize = 4096;
 const TILE_SLOTS: usize = 64;
 /// Bytes of an expert tile's entry.
 const TILE_ENTRY_BYTES: usize = 16;
+/// Blocks that share a row of logits at most.
+const MOST_SAMPLE_SPLITS: usize = 64;
 /// Rows of logits kept at once beyond one a sequence, for callers that want every row.
 const LOGIT_ROWS: usize = 32;
 
@@ -40,6 +42,9 @@ pub(super) struct Workspace {
     pub logits: Buffer,
     /// Rows that `logits` holds.
     pub logit_rows: usize,
+    /// Best tokens of parts of the vocabulary, by row.
+    pub candidates: Buffer,
+    pub sample_tickets: Buffer,
     /// Tokens drawn, by row.
     pub drawn: Buffer,
     /// Tokens last drawn, by slot.
@@ -79,6 +84,8 @@ impl Workspace {
             slot_out: make(slots * spec.hidden, 4, "expert outputs")?,
             logits: make(logit_rows * spec.vocab, 4, "logits")?,
             logit_rows,
+            candidates: make(logit_rows * MOST_SAMPLE_SPLITS, 8, "candidate tokens")?,
+            sample_tickets: make(logit_rows, 4, "sampling tickets")?,
             drawn: make(logit_rows, 4, "drawn tokens")?,
             sampled: make(limits.max_sequences, 4, "sampled tokens")?,
         })

@@ -57,7 +57,7 @@ impl Layout {
                     start: self.starts[slot],
                     input: Input::Tokens(&self.tokens[first..first + count]),
                     pages: &self.pages[slot],
-                    sample: Some(sampler::settings(slot)),
+                    sample: Some(sampler::settings(slot + self.tokens.len() + self.starts[0])),
                     logits: LogitRows::None,
                 });
             }

@@ -1,0 +1,37 @@
+// The best token of a slice of the vocabulary.
+#pragma once
+#include "ptx/math.cuh"
+#include "ptx/memory.cuh"
+
+struct Candidate {
+  float score;
+  u32 token;
+
+  // The lowest id wins among equals.
+  __device__ __forceinline__ void keep_better(Candidate other) {
+    if (other.score > score || (other.score == score && other.token < token)) *this = other;
+  }
+};
+
+// Tokens first .. end.
+struct Slice {
+  u32 first, end;
+};
+
+// The best token by `score_of(token)`; all threads of the block take part and get it.
+template <u32 kWarps, class Score>
+__device__ __forceinline__ Candidate block_best(Candidate (&shared)[kWarps], Slice slice, Score score_of) {
+  constexpr u32 kThreads = kWarps * kWarpSize;
+  Candidate best{kMinusInfinity, ~0u};
+#pragma unroll 8
+  for (u32 token = slice.first + threadIdx.x; token < slice.end; token += kThreads)
+    best.keep_better({score_of(token), token});
+#pragma unroll
+  for (u32 step = 16; step > 0; step /= 2)
+    best.keep_better({__shfl_xor_sync(~0u, best.score, step), __shfl_xor_sync(~0u, best.token, step)});
+  __syncthreads();
+  if (lane_id() == 0) shared[warp_id()] = best;
+  __syncthreads();
+  for (u32 w = 0; w < kWarps; ++w) best.keep_better(shared[w]);
+  return best;
+}
