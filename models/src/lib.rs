@@ -2,12 +2,15 @@
 //! folder of its name by one `model!` line. With the feature `foreign`, `from_folder` compiles any other
 //! gpt-oss-shaped configuration through the same code when it is loaded.
 //!
-//! This crate holds plans, not weights: checkpoints are the runtime's business.
+//! This crate holds plans; checkpoints are the runtime's business. The one exception is nano's trained weights, which
+//! the feature `nano-weights` embeds as a compressed file.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "foreign")]
 mod foreign;
+#[cfg(feature = "nano-weights")]
+mod nano_weights;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +18,8 @@ use ossmith_plan::Model;
 
 #[cfg(feature = "foreign")]
 pub use foreign::{Error, from_folder};
+#[cfg(feature = "nano-weights")]
+pub use nano_weights::{NANO_EVAL, nano_checkpoint};
 
 /// openai/gpt-oss-20b: 24 layers, 32 experts.
 pub mod gpt_oss_20b {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use ossmith::Checkpoint;
 use ossmith_plan::Model;
 
@@ -14,8 +15,8 @@ use crate::hub;
 pub(crate) struct ModelArgs {
     /// A built-in name, a checkpoint folder, or random weights.
     ///
-    /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b): their weights are
-    /// looked for in the local Hugging Face cache. A folder holds config.json and safetensors files in Hugging Face
+    /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b): nano brings its
+    /// weights, the others' are looked for in the local Hugging Face cache. A folder holds config.json and safetensors files in Hugging Face
     /// or OpenAI layout. `synthetic:NAME` and `synthetic:FOLDER` make seeded random weights of that shape.
     #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…")]
     pub(crate) model: String,
@@ -68,10 +69,7 @@ impl ModelArgs {
             return Ok((model, Checkpoint::synthetic(model, self.weights_seed)));
         }
         match ossmith_models::find(&self.model) {
-            // nano is to bring its own weights; until it has been trained, only its shape exists.
-            Some(model) if model.spec.name == "nano" => {
-                Ok((model, Checkpoint::synthetic(model, self.weights_seed)))
-            }
+            Some(model) if model.spec.name == "nano" => Ok((model, embedded_nano(model)?)),
             Some(model) => Ok((model, Checkpoint::open(&hub::snapshot(model.spec.name)?, model)?)),
             None => {
                 let model = foreign(&self.model)?;
@@ -79,6 +77,12 @@ impl ModelArgs {
             }
         }
     }
+}
+
+/// The weights that nano brings.
+fn embedded_nano(model: &'static Model) -> anyhow::Result<Checkpoint> {
+    let file = ossmith_models::nano_checkpoint().context("cannot unpack nano's weights")?;
+    Ok(Checkpoint::from_bytes("nano's embedded weights", file, model)?)
 }
 
 /// Names of the models that are built in.

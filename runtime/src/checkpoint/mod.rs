@@ -1,4 +1,5 @@
-//! Weights as they are stored: validated views into memory-mapped safetensors files, or seeded random tensors.
+//! Weights as they are stored: validated views into safetensors files, memory-mapped or in memory, or seeded random
+//! tensors.
 //! What comes out is in checkpoint order and type; packing for a device is the backend's.
 //!
 //! [`folder`] decides which files a checkpoint consists of, [`safetensors_file`] reads one file's header,
@@ -53,6 +54,24 @@ impl Checkpoint {
     fn open_shapes(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<Checkpoint> {
         let source = Source::Files(Stored::open(folder, spec, graph)?);
         Ok(Checkpoint { layers: spec.layers.len(), source })
+    }
+
+    /// The same checks for one safetensors file that is not on disk; `name` stands for its path in errors.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], as [`Checkpoint::open`].
+    pub fn from_bytes(name: &str, bytes: Vec<u8>, model: &'static Model) -> Result<Checkpoint> {
+        Checkpoint::from_bytes_shapes(name, bytes, &model.spec, &model.graph)
+    }
+
+    fn from_bytes_shapes(
+        name: &str,
+        bytes: Vec<u8>,
+        spec: &ModelSpec,
+        graph: &Graph,
+    ) -> Result<Checkpoint> {
+        let stored = Stored::from_bytes(Path::new(name), bytes, spec, graph)?;
+        Ok(Checkpoint { layers: spec.layers.len(), source: Source::Files(stored) })
     }
 
     /// Seeded random weights of the model's shapes, each made when first asked for (see [`synthetic`]).

@@ -1,4 +1,4 @@
-//! One safetensors file: mapped, its header read, and every claim of the header held against the file.
+//! One safetensors file, mapped or in memory: its header read, and every claim of the header held against the file.
 //!
 //! The format's types come from the `safetensors` crate. Its whole-file reader is not used: it keeps the last
 //! of two tensors of one name, and its refusals name neither the tensor nor the numbers.
@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -21,21 +21,47 @@ const LENGTH_BYTES: usize = 8;
 /// The format's own bound on the header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// A mapped file and where its tensors lie.
+/// A file's content.
+#[derive(Debug)]
+enum Content {
+    Mapped(Mmap),
+    InMemory(Vec<u8>),
+}
+
+impl Deref for Content {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Content::Mapped(map) => map,
+            Content::InMemory(bytes) => bytes,
+        }
+    }
+}
+
+/// A file and where its tensors lie.
 #[derive(Debug)]
 pub(super) struct TensorFile {
     pub(super) path: PathBuf,
-    map: Mmap,
+    content: Content,
     pub(super) tensors: BTreeMap<String, TensorInfo>,
     data_start: usize,
 }
 
 impl TensorFile {
     pub(super) fn open(path: &Path) -> Result<TensorFile> {
-        let map = map(path)?;
+        TensorFile::with_content(path, Content::Mapped(map(path)?))
+    }
+
+    /// A file that is not on disk; `name` stands for its path in errors.
+    pub(super) fn from_bytes(name: &Path, bytes: Vec<u8>) -> Result<TensorFile> {
+        TensorFile::with_content(name, Content::InMemory(bytes))
+    }
+
+    fn with_content(path: &Path, content: Content) -> Result<TensorFile> {
         let problem = |problem| Error::Checkpoint { path: path.to_owned(), problem };
-        let (data_start, tensors) = read_header(&map).map_err(problem)?;
-        Ok(TensorFile { path: path.to_owned(), map, tensors, data_start })
+        let (data_start, tensors) = read_header(&content).map_err(problem)?;
+        Ok(TensorFile { path: path.to_owned(), content, tensors, data_start })
     }
 
     /// Where a tensor of this file lies in it.
@@ -45,7 +71,7 @@ impl TensorFile {
     }
 
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
-        &self.map[range]
+        &self.content[range]
     }
 }
 

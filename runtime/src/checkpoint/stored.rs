@@ -1,4 +1,4 @@
-//! A checkpoint on disk: every weight of a model found, its stored type and shape as the model needs them.
+//! A checkpoint's files: every weight of a model found, its stored type and shape as the model needs them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use super::safetensors_file::TensorFile;
 use super::{Tensor, slot};
 use crate::{Error, Result};
 
-/// Mapped files, and the pieces of every weight in them.
+/// Files, and the pieces of every weight in them.
 #[derive(Debug)]
 pub(super) struct Stored {
     files: Vec<TensorFile>,
@@ -34,10 +34,28 @@ impl Stored {
         let Files { paths, promised } = folder::find(folder)?;
         let files: Vec<TensorFile> =
             paths.iter().map(|path| TensorFile::open(path)).collect::<Result<_>>()?;
-        let mut unused = merge(&files)?;
         check_promises(&files, &promised)?;
-        let layout = layout(folder, &unused)?;
+        Stored::of_files(folder, files, spec, graph)
+    }
 
+    /// One file that is not on disk, named in errors.
+    pub(super) fn from_bytes(
+        name: &Path,
+        bytes: Vec<u8>,
+        spec: &ModelSpec,
+        graph: &Graph,
+    ) -> Result<Stored> {
+        Stored::of_files(name, vec![TensorFile::from_bytes(name, bytes)?], spec, graph)
+    }
+
+    fn of_files(
+        folder: &Path,
+        files: Vec<TensorFile>,
+        spec: &ModelSpec,
+        graph: &Graph,
+    ) -> Result<Stored> {
+        let mut unused = merge(&files)?;
+        let layout = layout(folder, &unused)?;
         let layers = spec.layers.len();
         let mut weights = vec![Vec::new(); Weight::ALL.len() * layers];
         for weight in Weight::ALL {

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod check;
 mod doctor;
+mod eval;
 mod generate;
 mod harmony;
 mod kernels;
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Kernels(kernels::Args),
     Check(check::Args),
     Bench(bench::Args),
+    Eval(eval::Args),
     Doctor(doctor::Args),
 }
 
@@ -33,6 +35,7 @@ impl Command {
             Command::Kernels(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Eval(args) => args.run(),
             Command::Doctor(args) => args.run(),
         }
     }

@@ -1,7 +1,8 @@
-//! The command and the engine under it, on tiny models with seeded random weights.
+//! The command and the engine under it, on tiny models with seeded random weights and on nano.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod batching;
 mod commands;
 mod common;
+mod nano;

@@ -3,7 +3,7 @@
 use ossmith_plan::Weight;
 use serde_json::{Map, json};
 
-use super::shapes::{GRAPH, LAYERS};
+use super::shapes::{GRAPH, LAYERS, SPEC};
 use super::*;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -26,6 +26,19 @@ fn open_files(files: &[(&str, Vec<u8>)]) -> Checkpoint {
     }
     // A map outlives its file's name.
     open(folder.path()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn a_file_in_memory_is_read_as_one_on_disk() {
+    let bytes = file(&hugging_face());
+    let checkpoint = Checkpoint::from_bytes_shapes("embedded", bytes.clone(), &SPEC, &GRAPH)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let expected = all_tensors(&open_files(&[("model.safetensors", bytes.clone())]));
+    assert_eq!(all_tensors(&checkpoint), expected);
+    let cut = bytes[..bytes.len() - 1].to_vec();
+    let error = Checkpoint::from_bytes_shapes("embedded", cut, &SPEC, &GRAPH).expect_err("cut");
+    let message = error.to_string();
+    assert!(message.starts_with("embedded: ") && message.contains("truncated"), "{message}");
 }
 
 /// `shards` files named as the published ones are: counted from 0, "of" one less than there are.
