@@ -20,7 +20,7 @@ constexpr u32 kExperts = 128;
 constexpr u32 kTopK = 4;
 constexpr u32 kRowTiles = 180;
 constexpr u32 kMaxTokens = 1;
-constexpr u32 kExpertBatch = 4;
+constexpr u32 kDepth = 4;
 }  // namespace spec
 
 struct ExpertTile;
@@ -49,6 +49,7 @@ static_assert(sizeof(ExpertDown) == 80 && sizeof(ExpertDown::hidden) == 8 && siz
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kKTiles = ceil_div(spec::kInter, kTileK);
+constexpr u32 kDepth = spec::kDepth;  // experts whose weights are on their way
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 using Weights = StripShare<Mxfp4Tile, kKTiles, kWarps>;
 
@@ -99,24 +100,26 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   // The router's logits are two kernels old and complete: the kernel between waited for them before it let this
   // one start. So the experts' weights can be on their way before that kernel's hidden rows are.
   shared.route.build<kWarps>(p.logits, p.tokens);
-  Weights weights[spec::kExpertBatch];
+  Weights weights[kDepth];
+  const auto load = [&](u32 d, u32 place) {
+    if (place < shared.route.distinct) weights[d].load(strip(p, shared.route.experts[place]));
+  };
+#pragma unroll
+  for (u32 d = 0; d < kDepth; ++d) load(d, d);
+  wait_for_inputs();
+  start_next_kernel();
+
   Sums total{};
   const u32 first_token = lane_id() % 4 * 2;
-  for (u32 first = 0; first < shared.route.distinct; first += spec::kExpertBatch) {
-    const u32 count = min(spec::kExpertBatch, shared.route.distinct - first);
+  for (u32 first = 0; first < shared.route.distinct; first += kDepth) {
 #pragma unroll
-    for (u32 i = 0; i < spec::kExpertBatch; ++i)
-      if (i < count) weights[i].load(strip(p, shared.route.experts[first + i]));
-    if (first == 0) {
-      wait_for_inputs();
-      start_next_kernel();
-    }
-#pragma unroll
-    for (u32 i = 0; i < spec::kExpertBatch; ++i) {
-      if (i >= count) break;
-      const Sums sums = multiply(weights[i], column(p, shared.route, first + i));
-      const float weight0 = shared.route.weight(first + i, first_token, p.tokens);
-      const float weight1 = shared.route.weight(first + i, first_token + 1, p.tokens);
+    for (u32 d = 0; d < kDepth; ++d) {
+      const u32 place = first + d;
+      if (place >= shared.route.distinct) break;
+      const Sums sums = multiply(weights[d], column(p, shared.route, place));
+      load(d, place + kDepth);
+      const float weight0 = shared.route.weight(place, first_token, p.tokens);
+      const float weight1 = shared.route.weight(place, first_token + 1, p.tokens);
       total.s[0] += weight0 * sums.s[0], total.s[1] += weight1 * sums.s[1];
       total.s[2] += weight0 * sums.s[2], total.s[3] += weight1 * sums.s[3];
     }

@@ -3,15 +3,18 @@
 // Draws the next token of each row: greedy at temperature 0, else the largest logit / temperature + Gumbel noise
 // among the tokens that top-k, top-p and min-p keep (the Gumbel-max trick: exactly a draw from their softmax).
 //
-// One block a row. The noise depends on seed, position and token alone, so a draw does not depend on the batch.
+// Rows without filters are split among gridDim.x blocks, the last of which to finish compares their candidates;
+// filters need the whole row, which one block takes. The noise depends on seed, position and token alone, so a draw
+// depends on neither batch nor timing.
 //
-// Launch: tokens x 1 x 1 blocks of 1024 threads, 2328 bytes of shared memory, at most 64 registers.
+// Launch: 32 x tokens x 1 blocks of 512 threads, 2200 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
-constexpr u32 kThreads = 1024;
-constexpr u32 kSharedBytes = 2328;
+constexpr u32 kThreads = 512;
+constexpr u32 kBlocksPerSm = 1;
+constexpr u32 kSharedBytes = 2200;
 constexpr u32 kVocab = 201088;
 }  // namespace spec
 
@@ -33,28 +36,23 @@ static_assert(sizeof(SampleRow) == 32 && sizeof(SampleRow::temperature) == 4 && 
 struct Sample {
   const float* logits;
   const SampleRow* rows;
+  void* candidates;
+  u32* tickets;
   u32* drawn;
   u32* sampled;
 };
-static_assert(sizeof(Sample) == 32 && sizeof(Sample::logits) == 8 && sizeof(Sample::rows) == 8 &&
-              sizeof(Sample::drawn) == 8 && sizeof(Sample::sampled) == 8,
+static_assert(sizeof(Sample) == 48 && sizeof(Sample::logits) == 8 && sizeof(Sample::rows) == 8 &&
+              sizeof(Sample::candidates) == 8 && sizeof(Sample::tickets) == 8 && sizeof(Sample::drawn) == 8 &&
+              sizeof(Sample::sampled) == 8,
               "the host lays Sample out differently");
 
 #include "ptx/launch.cuh"
+#include "sample/candidate.cuh"
 #include "sample/select.cuh"
 #include "scalar.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr float kFixedPoint = 1099511627776.0f;  // 2^40: probabilities as integers, summed without rounding
-
-struct Candidate {
-  float score;
-  u32 token;
-
-  __device__ __forceinline__ void keep_better(Candidate other) {
-    if (other.score > score || (other.score == score && other.token < token)) *this = other;
-  }
-};
 
 struct Shared {
   Candidate best[kWarps];
@@ -62,23 +60,6 @@ struct Shared {
   u64 mass;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
-
-// The best token by `score_of(token)` over the block, lowest id first among equals. All threads get it.
-template <class Score>
-__device__ __forceinline__ Candidate block_best(Candidate (&shared)[kWarps], Score score_of) {
-  Candidate best{kMinusInfinity, spec::kVocab};
-  for (u32 token = threadIdx.x; token < spec::kVocab; token += spec::kThreads)
-    best.keep_better({score_of(token), token});
-#pragma unroll
-  for (u32 step = 16; step > 0; step /= 2)
-    best.keep_better({__shfl_xor_sync(~0u, best.score, step), __shfl_xor_sync(~0u, best.token, step)});
-  __syncthreads();
-  if (lane_id() == 0) shared[warp_id()] = best;
-  __syncthreads();
-  for (u32 w = 0; w < kWarps; ++w) best.keep_better(shared[w]);
-  best.token = min(best.token, spec::kVocab - 1);  // logits that are not numbers must not lead out of the vocabulary
-  return best;
-}
 
 // The smallest logit that the filters keep.
 __device__ __forceinline__ u32 kept_key(Shared& shared, const float* logits, const SampleRow& row, float largest) {
@@ -105,25 +86,52 @@ __device__ __forceinline__ u32 kept_key(Shared& shared, const float* logits, con
   return kept;
 }
 
-extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) sample(const __grid_constant__ Sample p) {
+// A draw by this block alone.
+__device__ __forceinline__ Candidate draw_filtered(Shared& shared, const float* logits, const SampleRow& row,
+                                                   u64 seed) {
+  const Slice all{0, spec::kVocab};
+  const Candidate largest = block_best<kWarps>(shared.best, all, [&](u32 token) { return logits[token]; });
+  const u32 kept = kept_key(shared, logits, row, largest.score);
+  return block_best<kWarps>(shared.best, all, [&](u32 token) {
+    if (order_key(logits[token]) < kept) return kMinusInfinity;
+    return logits[token] / row.temperature + gumbel(seed, row.position, token);
+  });
+}
+
+// The best of this block's slice.
+__device__ __forceinline__ Candidate draw_slice(Shared& shared, const float* logits, const SampleRow& row, u64 seed) {
+  const u32 width = ceil_div(spec::kVocab, gridDim.x), first = min(blockIdx.x * width, spec::kVocab);
+  const Slice slice{first, min(first + width, spec::kVocab)};
+  if (row.temperature == 0.0f) return block_best<kWarps>(shared.best, slice, [&](u32 token) { return logits[token]; });
+  const float inverse = 1.0f / row.temperature;
+  return block_best<kWarps>(shared.best, slice, [&](u32 token) {
+    return logits[token] * inverse + gumbel(seed, row.position, token);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    sample(const __grid_constant__ Sample p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
+  const SampleRow row = p.rows[blockIdx.y];
   wait_for_inputs();
   start_next_kernel();
-  const SampleRow row = p.rows[blockIdx.x];
-  const float* logits = p.logits + static_cast<u64>(blockIdx.x) * spec::kVocab;
+  const float* logits = p.logits + static_cast<u64>(blockIdx.y) * spec::kVocab;
+  const u64 seed = static_cast<u64>(row.seed_high) << 32 | row.seed_low;
+  const bool filtered = row.temperature > 0.0f && (row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f);
+  if (filtered && blockIdx.x > 0) return;
 
-  Candidate drawn = block_best(shared.best, [&](u32 token) { return logits[token]; });
-  if (row.temperature > 0.0f) {
-    const u32 kept = kept_key(shared, logits, row, drawn.score);
-    const u64 seed = static_cast<u64>(row.seed_high) << 32 | row.seed_low;
-    drawn = block_best(shared.best, [&](u32 token) {
-      if (order_key(logits[token]) < kept) return kMinusInfinity;
-      return logits[token] / row.temperature + gumbel(seed, row.position, token);
-    });
+  Candidate drawn = filtered ? draw_filtered(shared, logits, row, seed) : draw_slice(shared, logits, row, seed);
+  if (threadIdx.x != 0) return;
+  if (!filtered) {
+    Candidate* candidates = static_cast<Candidate*>(p.candidates) + blockIdx.y * gridDim.x;
+    candidates[blockIdx.x] = drawn;
+    if (arrive(&p.tickets[blockIdx.y]) != gridDim.x - 1) return;
+    p.tickets[blockIdx.y] = 0;
+    for (u32 i = 0; i < gridDim.x; ++i) drawn.keep_better(candidates[i]);
   }
-  if (threadIdx.x == 0) {
-    p.drawn[blockIdx.x] = drawn.token;
-    p.sampled[row.slot] = drawn.token;
-  }
+  // Logits that are not numbers must not lead out of the vocabulary.
+  drawn.token = min(drawn.token, spec::kVocab - 1);
+  p.drawn[blockIdx.y] = drawn.token;
+  p.sampled[row.slot] = drawn.token;
 }

@@ -92,11 +92,12 @@ __device__ __forceinline__ void attend_share(HeadAttended& attended, const Atten
 extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_full(const __grid_constant__ Attention p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  wait_for_inputs();
-  start_next_kernel();
+  // Positions, slots and page tables are constant for the whole step, so they need not be waited for.
   const u32 kv_head = blockIdx.x, split = blockIdx.y, token = blockIdx.z;
   const u32 position = p.positions[token];
   const Span span(position);
+  wait_for_inputs();
+  start_next_kernel();
   if (split >= span.splits) return;
 
   HeadAttended attended;

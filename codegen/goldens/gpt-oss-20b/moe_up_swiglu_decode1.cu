@@ -2,24 +2,25 @@
 //
 // hidden[slot] = swiglu(gate_up[expert of slot](normed[token]) + bias), in bf16.
 //
-// A block owns one strip (8 gates and their 8 ups) of every expert that the step's tokens chose, several experts
-// at a time, so that an expert's weights are read once however many tokens chose it.
+// The work is a list of units: a strip (8 gates and their 8 ups) of one expert that the step's tokens chose, so an
+// expert's weights are read once however many tokens chose it. Blocks go round the list with kDepth units of
+// weights on their way; while a few threads finish a unit, the others multiply the next.
 //
-// Launch: 360 x 1 x 1 blocks of 288 threads, 24272 bytes of shared memory, at most 168 registers.
+// Launch: 2 per multiprocessor x 1 x 1 blocks of 288 threads, 15056 bytes of shared memory, at most 96 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 288;
-constexpr u32 kBlocksPerSm = 1;
-constexpr u32 kSharedBytes = 24272;
+constexpr u32 kBlocksPerSm = 2;
+constexpr u32 kSharedBytes = 15056;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kExperts = 32;
 constexpr u32 kTopK = 4;
 constexpr u32 kRowTiles = 360;
 constexpr u32 kMaxTokens = 1;
-constexpr u32 kExpertBatch = 4;
+constexpr u32 kDepth = 2;
 constexpr float kSwigluLimit = 7.0f;
 constexpr float kSwigluAlpha = 1.702f;
 }  // namespace spec
@@ -51,31 +52,39 @@ static_assert(sizeof(ExpertUp) == 72 && sizeof(ExpertUp::normed) == 8 && sizeof(
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
+constexpr u32 kDepth = spec::kDepth;
+static_assert(kDepth % 2 == 0, "units alternate between two sets of partial sums");
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 
 struct Shared {
   SharedRows<spec::kMaxTokens, kKTiles> x;
-  SharedSums<kWarps> sums[spec::kExpertBatch];
+  SharedSums<kWarps> sums[2];
   Route route;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-__device__ __forceinline__ const u8* strip(const ExpertUp& p, u32 expert) {
-  return p.weight + (static_cast<u64>(expert) * spec::kRowTiles + blockIdx.x) * Mxfp4Tile::strip_bytes(kKTiles);
-}
+struct Unit {
+  u32 place, strip;
 
-__device__ __forceinline__ void store(const ExpertUp& p, const Route& route, const SharedSums<kWarps>& sums,
-                                      u32 place) {
-  const u32 expert = route.experts[place], first_pair = blockIdx.x * 8;
-  for_each_row_pair(sums, p.tokens, [&](u32 g, u32 token, float gate, float up) {
-    const u8 k = route.rank[place][token];
-    if (k == Route::kNotChosen) return;
-    const u32 pair = first_pair + g;
-    p.hidden[(token * spec::kTopK + k) * spec::kInter + pair] = to_bf16(biased_swiglu(
-        gate, up, p.bias + (static_cast<u64>(expert) * spec::kInter + pair) * 2, p.weight_scale, spec::kSwigluLimit,
-        spec::kSwigluAlpha));
-  });
-}
+  __device__ __forceinline__ explicit Unit(u32 index)
+      : place(index / spec::kRowTiles), strip(index % spec::kRowTiles) {}
+
+  __device__ __forceinline__ const u8* weights(const ExpertUp& p, const Route& route) const {
+    const u64 strip_of_expert = static_cast<u64>(route.experts[place]) * spec::kRowTiles + strip;
+    return p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(kKTiles);
+  }
+
+  __device__ __forceinline__ void store(const ExpertUp& p, const Route& route, const SharedSums<kWarps>& sums) const {
+    for_each_row_pair(sums, p.tokens, [&](u32 g, u32 token, float gate, float up) {
+      const u8 k = route.rank[place][token];
+      if (k == Route::kNotChosen) return;
+      const u32 pair = strip * 8 + g;
+      const bf16* bias = p.bias + (static_cast<u64>(route.experts[place]) * spec::kInter + pair) * 2;
+      p.hidden[(token * spec::kTopK + k) * spec::kInter + pair] =
+          to_bf16(biased_swiglu(gate, up, bias, p.weight_scale, spec::kSwigluLimit, spec::kSwigluAlpha));
+    });
+  }
+};
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_up_swiglu_decode1(const __grid_constant__ ExpertUp p) {
@@ -85,19 +94,25 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   start_next_kernel();
   shared.route.build<kWarps>(p.logits, p.tokens);
 
-  StripShare<Mxfp4Tile, kKTiles, kWarps> weights[spec::kExpertBatch];
-  for (u32 first = 0; first < shared.route.distinct; first += spec::kExpertBatch) {
-    const u32 count = min(spec::kExpertBatch, shared.route.distinct - first);
+  const u32 units = shared.route.distinct * spec::kRowTiles;
+  StripShare<Mxfp4Tile, kKTiles, kWarps> weights[kDepth];
+  const auto load = [&](u32 d, u32 unit) {
+    if (unit < units) weights[d].load(Unit(unit).weights(p, shared.route));
+  };
 #pragma unroll
-    for (u32 i = 0; i < spec::kExpertBatch; ++i)
-      if (i < count) weights[i].load(strip(p, shared.route.experts[first + i]));
-    if (first == 0)
-      copy_rows<spec::kHidden, kKTiles * kTileK, kWarps>(shared.x.rows[0], shared.x.kStride, p.normed, p.tokens);
+  for (u32 d = 0; d < kDepth; ++d) load(d, blockIdx.x + d * gridDim.x);
+  copy_rows<spec::kHidden, kKTiles * kTileK, kWarps>(shared.x.rows[0], shared.x.kStride, p.normed, p.tokens);
+
+  for (u32 first = blockIdx.x; first < units; first += kDepth * gridDim.x) {
 #pragma unroll
-    for (u32 i = 0; i < spec::kExpertBatch; ++i)
-      if (i < count) shared.sums[i].put(weights[i].multiply(shared.x));
-    __syncthreads();
-    for (u32 i = 0; i < count; ++i) store(p, shared.route, shared.sums[i], first + i);
-    __syncthreads();
+    for (u32 d = 0; d < kDepth; ++d) {
+      const u32 unit = first + d * gridDim.x;
+      if (unit >= units) break;
+      SharedSums<kWarps>& sums = shared.sums[d % 2];
+      sums.put(weights[d].multiply(shared.x));
+      load(d, unit + kDepth * gridDim.x);
+      __syncthreads();
+      Unit(unit).store(p, shared.route, sums);
+    }
   }
 }
