@@ -161,3 +161,147 @@ fn pack_scale_tile(tile: &mut [u8], rows: &[MxRow<'_>], first_block: usize, exce
         *byte = rows[g + 8 * upper].scale(first_block + block, excess);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ossmith_scalar::{mix_word, mxfp4_codes, mxfp4_pairs, mxfp4_value};
+
+    use super::*;
+
+    const ORDERS: [RowOrder; 4] = [
+        RowOrder::Natural,
+        RowOrder::RopePairs { head_dim: 32 },
+        RowOrder::RopePairs { head_dim: 64 },
+        RowOrder::GateUpPairs,
+    ];
+
+    fn random_bytes(count: usize, key: u32) -> Vec<u8> {
+        (0..count as u32).map(|i| (mix_word(i ^ key) >> 9) as u8).collect()
+    }
+
+    /// (row tile, k tile, step, lane) of every word of a lane, in packed order.
+    fn words(row_tiles: usize, k_tiles: usize) -> impl Iterator<Item = (usize, usize, u32, u32)> {
+        (0..row_tiles).flat_map(move |r| {
+            (0..k_tiles).flat_map(move |k| (0..128).map(move |i| (r, k, i % 4, i / 4)))
+        })
+    }
+
+    #[test]
+    fn bf16_tiles_hold_every_element_where_the_layout_says() {
+        // Whole tiles, a half k tile, and rows that do not fill a tile.
+        for (rows, k) in [(64, 128), (128, 96), (64, 32), (200, 64)] {
+            for order in ORDERS {
+                if order != RowOrder::Natural && rows % 64 != 0 {
+                    continue;
+                }
+                let bytes = random_bytes(rows * k * 2, 1);
+                let tensor = Tensor::Bf16 { parts: vec![&bytes[..rows * k], &bytes[rows * k..]] };
+                let packed = pack_bf16(&tensor, rows, k, order);
+                let (row_tiles, k_tiles) = (rows.div_ceil(TILE_ROWS), k.div_ceil(TILE_K));
+                assert_eq!(packed.len(), row_tiles * k_tiles * TILE_BYTES_BF16);
+                let mut seen = 0;
+                for (row_tile, k_tile, step, lane) in words(row_tiles, k_tiles) {
+                    let tile = (row_tile * k_tiles + k_tile) * 4 + step as usize;
+                    for element in 0..8 {
+                        let at = ((tile * 32 + lane as usize) * 8 + element as usize) * 2;
+                        let row = row_tile * TILE_ROWS + tile_row(lane, element / 2) as usize;
+                        let column = k_tile * TILE_K + tile_k(lane, step, element) as usize;
+                        let stored = &packed[at..at + 2];
+                        if row < rows && column < k {
+                            let source = (checkpoint_row(order, row) * k + column) * 2;
+                            assert_eq!(
+                                stored,
+                                &bytes[source..source + 2],
+                                "{order:?} {row} {column}"
+                            );
+                            seen += 1;
+                        } else {
+                            assert_eq!(stored, [0, 0], "padding at {row} {column}");
+                        }
+                    }
+                }
+                assert_eq!(seen, rows * k);
+            }
+        }
+    }
+
+    /// A tensor with all codes and the given scales.
+    fn mxfp4(elements: usize, scale: impl Fn(u32) -> u8) -> (Vec<u8>, Vec<u8>) {
+        (random_bytes(elements / 2, 2), (0..elements as u32 / 32).map(scale).collect())
+    }
+
+    #[test]
+    fn mxfp4_tiles_decode_to_the_checkpoints_values() {
+        let (matrices, rows) = (3, 64);
+        for (k, base) in [(128, 110), (96, 1), (32, 126)] {
+            for order in [RowOrder::Natural, RowOrder::GateUpPairs] {
+                let (blocks, scales) =
+                    mxfp4(matrices * rows * k, |i| base + (mix_word(i) % 3) as u8);
+                let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
+                let packed = pack_mxfp4(&tensor, matrices, rows, k, order).expect("good scales");
+                assert_eq!(packed.weight_scale, 1.0);
+                check_values(&packed, &blocks, &scales, [matrices, rows, k], order);
+            }
+        }
+    }
+
+    /// Decodes packed words as the kernels do and compares every value with the checkpoint's.
+    fn check_values(
+        packed: &PackedMxfp4,
+        blocks: &[u8],
+        scales: &[u8],
+        [matrices, rows, k]: [usize; 3],
+        order: RowOrder,
+    ) {
+        let (row_tiles, k_tiles) = (rows / TILE_ROWS, k.div_ceil(TILE_K));
+        let strip_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
+        for matrix in 0..matrices {
+            for (row_tile, k_tile, step, lane) in words(row_tiles, k_tiles) {
+                let strip =
+                    &packed.bytes[(matrix * row_tiles + row_tile) * strip_bytes..][..strip_bytes];
+                let at = k_tile * TILE_CODE_BYTES + lane as usize * 16 + step as usize * 4;
+                let word = u32::from_le_bytes(strip[at..at + 4].try_into().expect("four bytes"));
+                let factors = &strip[k_tiles * TILE_CODE_BYTES + k_tile * TILE_SCALE_BYTES..]
+                    [lane as usize / 2 * 2..];
+                let (codes, pairs) = (mxfp4_codes(word), mxfp4_pairs(word));
+                for element in 0..8_usize {
+                    let row = row_tile * TILE_ROWS + tile_row(lane, element as u32 / 2) as usize;
+                    let column = k_tile * TILE_K + tile_k(lane, step, element as u32) as usize;
+                    if column >= k {
+                        assert_eq!(codes[element], 0, "padding");
+                        continue;
+                    }
+                    let source = (matrix * rows + checkpoint_row(order, row)) * k + column;
+                    let code = u32::from(blocks[source / 2] >> (4 * (source % 2)) & 15);
+                    let exact = mxfp4_value(code, u32::from(scales[source / 32]));
+                    let lane_bits = pairs[element / 2] >> (16 * (element % 2)) & 0xffff;
+                    let factor = f32::from_bits(u32::from(factors[element / 2 % 2]) << 23);
+                    let decoded = f32::from_bits(lane_bits << 16) * factor * packed.weight_scale;
+                    assert_eq!(
+                        decoded.to_bits(),
+                        exact.to_bits(),
+                        "{order:?} row {row} k {column}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_above_two_are_shifted_and_undone() {
+        let (blocks, scales) = mxfp4(16 * 64, |i| 120 + (i % 16) as u8);
+        let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
+        let packed = pack_mxfp4(&tensor, 1, 16, 64, RowOrder::Natural).expect("good scales");
+        assert_eq!(packed.weight_scale, 128.0);
+        check_values(&packed, &blocks, &scales, [1, 16, 64], RowOrder::Natural);
+    }
+
+    #[test]
+    fn a_scale_that_is_no_number_is_refused() {
+        let (blocks, mut scales) = mxfp4(16 * 64, |_| 120);
+        scales[7] = 255;
+        let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
+        let error = pack_mxfp4(&tensor, 1, 16, 64, RowOrder::Natural).expect_err("a bad scale");
+        assert!(error.to_string().contains("255"), "{error}");
+    }
+}
