@@ -13,8 +13,7 @@ fn json(args: &[&str]) -> Value {
 
 #[test]
 fn a_sum_is_worked_out_and_right() {
-    for (question, answer) in
-        [("What is 17 + 25?", "17 + 25 = 42."), ("93 - 48", "93 - 48 = 45.")]
+    for (question, answer) in [("What is 17 + 25?", "17 + 25 = 42."), ("93 - 48", "93 - 48 = 45.")]
     {
         let said = json(&["generate", question, "-t", "0", "--date", "2026-01-31"]);
         assert_eq!(said["texts"]["final"], answer, "{said}");
