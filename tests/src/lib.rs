@@ -1,4 +1,4 @@
-//! What the cross-crate tests share: stored references ([`fixture`]), references made on the spot ([`reference`]),
+//! What the cross-crate tests share: stored references ([`fixture`]), references made on the spot ([`mod@reference`]),
 //! the bounds that results are held to ([`bounds`]), and a driver that feeds a backend in many ways ([`drive`]).
 //! The tests themselves are in `suites/`, a folder an area.
 

@@ -12,35 +12,41 @@ struct QkvOut {
   const bf16* bias;      // [q, k, v rows]
 };
 
-// Stores dims `dim` and `dim + kHeadDim / 2` of fused head `head` (queries first, then keys, then values).
+// Where dims `dim` and `dim + kHeadDim / 2` of fused head `head` (queries first, then keys, then values) of a token
+// go, and what is done to them on the way: all of it constant for the step.
 template <u32 kHeadDim, u32 kQHeads, u32 kKvHeads>
-__device__ __forceinline__ void store_qkv_pair(const QkvOut& out, u32 head, u32 dim, u32 token, float low, float high,
-                                               float inv_freq, float concentration) {
-  constexpr u32 kHalf = kHeadDim / 2;
-  low += bf16_to_float(out.bias[head * kHeadDim + dim]);
-  high += bf16_to_float(out.bias[head * kHeadDim + dim + kHalf]);
-  const u32 position = out.positions[token];
-  if (head < kQHeads + kKvHeads) {
+struct QkvPair {
+  static constexpr u32 kHalf = kHeadDim / 2;
+  bf16* low_out;
+  u32 high_offset;
+  float bias_low, bias_high, cos, sin;
+
+  QkvPair() = default;
+
+  __device__ __forceinline__ QkvPair(const QkvOut& out, u32 head, u32 dim, u32 token, float inv_freq,
+                                     float concentration) {
+    bias_low = bf16_to_float(out.bias[head * kHeadDim + dim]);
+    bias_high = bf16_to_float(out.bias[head * kHeadDim + dim + kHalf]);
+    const u32 position = out.positions[token];
     const auto turn = cos_sin(rope_angle(position, inv_freq));
-    const auto turned = rotate(low, high, turn.v[0] * concentration, turn.v[1] * concentration);
-    low = turned.v[0], high = turned.v[1];
+    const bool is_value = head >= kQHeads + kKvHeads;
+    cos = is_value ? 1.0f : turn.v[0] * concentration;
+    sin = is_value ? 0.0f : turn.v[1] * concentration;
+    high_offset = is_value ? kHalf * kPageTokens : kHalf;
+    if (head < kQHeads) {
+      low_out = out.queries + (token * kQHeads + head) * kHeadDim + dim;
+      return;
+    }
+    const u64 page = out.cache.page(out.slots[token], position);
+    const u64 page_head = page * kKvHeads + (head - kQHeads) % kKvHeads;
+    const u32 in_page = position % kPageTokens;
+    low_out = is_value ? out.cache.values + (page_head * kHeadDim + dim) * kPageTokens + in_page
+                       : out.cache.keys + (page_head * kPageTokens + in_page) * kHeadDim + dim;
   }
-  if (head < kQHeads) {
-    bf16* query = out.queries + (token * kQHeads + head) * kHeadDim + dim;
-    query[0] = to_bf16(low);
-    query[kHalf] = to_bf16(high);
-    return;
+
+  __device__ __forceinline__ void store(float low, float high) const {
+    const auto turned = rotate(low + bias_low, high + bias_high, cos, sin);
+    low_out[0] = to_bf16(turned.v[0]);
+    low_out[high_offset] = to_bf16(turned.v[1]);
   }
-  const u32 kv_head = (head - kQHeads) % kKvHeads;
-  const u64 page_head = static_cast<u64>(out.cache.page(out.slots[token], position)) * kKvHeads + kv_head;
-  const u32 in_page = position % kPageTokens;
-  if (head < kQHeads + kKvHeads) {
-    bf16* key = out.cache.keys + (page_head * kPageTokens + in_page) * kHeadDim + dim;
-    key[0] = to_bf16(low);
-    key[kHalf] = to_bf16(high);
-  } else {
-    bf16* value = out.cache.values + (page_head * kHeadDim + dim) * kPageTokens + in_page;
-    value[0] = to_bf16(low);
-    value[kHalf * kPageTokens] = to_bf16(high);
-  }
-}
+};

@@ -76,11 +76,36 @@ struct StripShare {
   }
 };
 
-// Calls `epilogue(g, token, sum of row g, sum of row g + 8)` for every row pair of the tile and every token.
-template <u32 kWarps, class Epilogue>
-__device__ __forceinline__ void for_each_row_pair(const SharedSums<kWarps>& sums, u32 tokens, Epilogue epilogue) {
-  for (u32 i = threadIdx.x; i < 8 * tokens; i += kWarps * kWarpSize) {
-    const u32 g = i % 8, token = i / 8;
-    epilogue(g, token, sums.total(g, token), sums.total(g + 8, token));
+// The row pairs (g, g + 8) of a tile, for every token, dealt out to the block's threads. What an epilogue needs of
+// weights and positions is constant for the step: it is fetched for a thread's pairs before the inputs are waited for.
+template <u32 kWarps, u32 kTokens>
+struct RowPairs {
+  static constexpr u32 kThreads = kWarps * kWarpSize;
+  static constexpr u32 kEach = ceil_div(8 * kTokens, kThreads);
+
+  // Calls `visit(j, g, token)` for this thread's pairs; j counts them.
+  template <class Visit>
+  __device__ __forceinline__ static void visit(u32 tokens, Visit visit) {
+#pragma unroll
+    for (u32 j = 0; j < kEach; ++j) {
+      const u32 i = threadIdx.x + j * kThreads;
+      if (i < 8 * tokens) visit(j, i % 8, i / 8);
+    }
   }
+
+  // Calls `epilogue(j, g, token, sum of row g, sum of row g + 8)`.
+  template <class Epilogue>
+  __device__ __forceinline__ static void finish(const SharedSums<kWarps>& sums, u32 tokens, Epilogue epilogue) {
+    visit(tokens, [&](u32 j, u32 g, u32 token) {
+      epilogue(j, g, token, sums.total(g, token), sums.total(g + 8, token));
+    });
+  }
+};
+
+struct FloatPair {
+  float low, high;
+};
+
+__device__ __forceinline__ FloatPair bias_pair(const bf16* bias, u32 row) {
+  return {bf16_to_float(bias[row]), bf16_to_float(bias[row + 8])};
 }

@@ -6,9 +6,12 @@ use super::super::parse;
 use super::{edited, hugging_face, openai};
 
 /// Every edit of a good configuration, with what the refusal must say: field, value, what is supported.
+/// Fields that are set, and what the error must name: field, value found, what is supported.
+type Refusal<'a> = (&'a [(&'a str, Value)], [&'a str; 3]);
+
 #[test]
 fn bad_values_are_refused_by_name() {
-    let hf: &[(&[(&str, Value)], [&str; 3])] = &[
+    let hf: &[Refusal<'_>] = &[
         (&[("model_type", json!("llama"))], ["`model_type`", "\"llama\"", "gpt_oss"]),
         (&[("model_type", Value::Null)], ["`model_type`", "missing", "gpt_oss"]),
         (
@@ -142,7 +145,7 @@ fn bad_values_are_refused_by_name() {
         (&[("eos_token_id", json!("end"))], ["`eos_token_id`", "\"end\"", "token id"]),
         (&[("eos_token_id", json!([1, -1]))], ["`eos_token_id`", "[1,-1]", "token id"]),
     ];
-    let oa: &[(&[(&str, Value)], [&str; 3])] = &[
+    let oa: &[Refusal<'_>] = &[
         (&[("num_experts", Value::Null)], ["`num_experts`", "missing", "whole number"]),
         (&[("experts_per_token", json!(33))], ["`experts_per_token`", "33", "1 to 32"]),
         (&[("rope_ntk_alpha", json!(40))], ["`rope_ntk_beta`", "32", "40"]),
