@@ -50,6 +50,7 @@ static_assert(sizeof(ExpertDown) == 80 && sizeof(ExpertDown::hidden) == 8 && siz
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kKTiles = ceil_div(spec::kInter, kTileK);
 constexpr u32 kDepth = spec::kDepth;  // experts whose weights are on their way
+using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 using Weights = StripShare<Mxfp4Tile, kKTiles, kWarps>;
 
@@ -85,11 +86,15 @@ __device__ __forceinline__ Sums multiply(const Weights& weights, const bf16* x) 
   return sums;
 }
 
-__device__ __forceinline__ float weighted_bias(const ExpertDown& p, const Route& route, u32 token, u32 row) {
-  float sum = 0.0f;
-  for (u32 place = 0; place < route.distinct; ++place)
-    sum += route.weight(place, token, p.tokens) *
-           bf16_to_float(p.bias[static_cast<u64>(route.experts[place]) * spec::kHidden + row]);
+// The weighted sum of the chosen experts' biases for rows `row` and `row + 8` of a token.
+__device__ __forceinline__ FloatPair weighted_bias(const ExpertDown& p, const Route& route, u32 token, u32 row) {
+  FloatPair sum{};
+#pragma unroll 4
+  for (u32 place = 0; place < route.distinct; ++place) {
+    const float weight = route.weight(place, token, p.tokens);
+    const FloatPair bias = bias_pair(p.bias + static_cast<u64>(route.experts[place]) * spec::kHidden, row);
+    sum.low += weight * bias.low, sum.high += weight * bias.high;
+  }
   return sum;
 }
 
@@ -106,9 +111,18 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   };
 #pragma unroll
   for (u32 d = 0; d < kDepth; ++d) load(d, d);
+  const u32 first_row = blockIdx.x * kTileRows;
+  FloatPair bias[Pairs::kEach], before[Pairs::kEach];
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
+    bias[j] = weighted_bias(p, shared.route, token, first_row + g);
+  });
   wait_for_inputs();
   start_next_kernel();
 
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
+    const float* residual = p.residual + token * spec::kHidden + first_row;
+    before[j] = {residual[g], residual[g + 8]};
+  });
   Sums total{};
   const u32 first_token = lane_id() % 4 * 2;
   for (u32 first = 0; first < shared.route.distinct; first += kDepth) {
@@ -127,10 +141,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   shared.sums.put(total);
   __syncthreads();
 
-  const u32 first_row = blockIdx.x * kTileRows;
-  for_each_row_pair(shared.sums, p.tokens, [&](u32 g, u32 token, float low, float high) {
+  Pairs::finish(shared.sums, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
     float* residual = p.residual + token * spec::kHidden + first_row;
-    residual[g] += low * p.weight_scale + weighted_bias(p, shared.route, token, first_row + g);
-    residual[g + 8] += high * p.weight_scale + weighted_bias(p, shared.route, token, first_row + g + 8);
+    residual[g] = before[j].low + low * p.weight_scale + bias[j].low;
+    residual[g + 8] = before[j].high + high * p.weight_scale + bias[j].high;
   });
 }

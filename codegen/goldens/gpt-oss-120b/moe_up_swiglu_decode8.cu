@@ -54,6 +54,7 @@ constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
 constexpr u32 kDepth = spec::kDepth;
 static_assert(kDepth % 2 == 0, "units alternate between two sets of partial sums");
+using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 
 struct Shared {
@@ -74,14 +75,19 @@ struct Unit {
     return p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(kKTiles);
   }
 
-  __device__ __forceinline__ void store(const ExpertUp& p, const Route& route, const SharedSums<kWarps>& sums) const {
-    for_each_row_pair(sums, p.tokens, [&](u32 g, u32 token, float gate, float up) {
+  // The gate's and the up's bias of this thread's pairs, packed.
+  __device__ __forceinline__ void load_bias(u32 (&bias)[Pairs::kEach], const ExpertUp& p, const Route& route) const {
+    const u32* pairs = reinterpret_cast<const u32*>(p.bias) + static_cast<u64>(route.experts[place]) * spec::kInter;
+    Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) { bias[j] = pairs[strip * 8 + g]; });
+  }
+
+  __device__ __forceinline__ void store(const ExpertUp& p, const Route& route, const SharedSums<kWarps>& sums,
+                                        const u32 (&bias)[Pairs::kEach]) const {
+    Pairs::finish(sums, p.tokens, [&](u32 j, u32 g, u32 token, float gate, float up) {
       const u8 k = route.rank[place][token];
       if (k == Route::kNotChosen) return;
-      const u32 pair = strip * 8 + g;
-      const bf16* bias = p.bias + (static_cast<u64>(route.experts[place]) * spec::kInter + pair) * 2;
-      p.hidden[(token * spec::kTopK + k) * spec::kInter + pair] =
-          to_bf16(biased_swiglu(gate, up, bias, p.weight_scale, spec::kSwigluLimit, spec::kSwigluAlpha));
+      p.hidden[(token * spec::kTopK + k) * spec::kInter + strip * 8 + g] =
+          to_bf16(biased_swiglu(gate, up, bias[j], p.weight_scale, spec::kSwigluLimit, spec::kSwigluAlpha));
     });
   }
 };
@@ -96,8 +102,11 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
 
   const u32 units = shared.route.distinct * spec::kRowTiles;
   StripShare<Mxfp4Tile, kKTiles, kWarps> weights[kDepth];
+  u32 bias[kDepth][Pairs::kEach];
   const auto load = [&](u32 d, u32 unit) {
-    if (unit < units) weights[d].load(Unit(unit).weights(p, shared.route));
+    if (unit >= units) return;
+    weights[d].load(Unit(unit).weights(p, shared.route));
+    Unit(unit).load_bias(bias[d], p, shared.route);
   };
 #pragma unroll
   for (u32 d = 0; d < kDepth; ++d) load(d, blockIdx.x + d * gridDim.x);
@@ -110,9 +119,12 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
       if (unit >= units) break;
       SharedSums<kWarps>& sums = shared.sums[d % 2];
       sums.put(weights[d].multiply(shared.x));
+      u32 bias_of_unit[Pairs::kEach];
+#pragma unroll
+      for (u32 j = 0; j < Pairs::kEach; ++j) bias_of_unit[j] = bias[d][j];
       load(d, unit + kDepth * gridDim.x);
       __syncthreads();
-      Unit(unit).store(p, shared.route, sums);
+      Unit(unit).store(p, shared.route, sums, bias_of_unit);
     }
   }
 }

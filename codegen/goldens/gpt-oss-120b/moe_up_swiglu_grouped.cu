@@ -76,10 +76,10 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   });
   if (!weights) return;
 
+  const u32* bias = reinterpret_cast<const u32*>(p.bias) + static_cast<u64>(tile.expert) * spec::kInter;
   product.for_each_row_pair(tile.count, [&](u32 g, u32 column, float gate, float up) {
     const u32 pair = strip * 8 + g;
-    p.hidden[static_cast<u64>(shared.slots[column]) * spec::kInter + pair] = to_bf16(biased_swiglu(
-        gate, up, p.bias + (static_cast<u64>(tile.expert) * spec::kInter + pair) * 2, p.weight_scale,
-        spec::kSwigluLimit, spec::kSwigluAlpha));
+    p.hidden[static_cast<u64>(shared.slots[column]) * spec::kInter + pair] =
+        to_bf16(biased_swiglu(gate, up, bias[pair], p.weight_scale, spec::kSwigluLimit, spec::kSwigluAlpha));
   });
 }

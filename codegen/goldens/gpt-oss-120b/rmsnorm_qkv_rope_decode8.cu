@@ -60,6 +60,9 @@ static_assert(sizeof(Qkv) == 96 && sizeof(Qkv::residual) == 8 && sizeof(Qkv::nor
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
 
+using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
+using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
+
 struct Shared {
   SharedRows<spec::kMaxTokens, kKTiles> x;
   SharedSums<kWarps> sums;
@@ -73,6 +76,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
   weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
+  constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
+  const u32 head = blockIdx.x / kTilesPerHead, first_dim = blockIdx.x % kTilesPerHead * 8;
+  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
+  Pair pairs[Pairs::kEach];
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
+    pairs[j] = Pair(out, head, first_dim + g, token, spec::kInvFreq[first_dim + g], spec::kConcentration);
+  });
   wait_for_inputs();
   start_next_kernel();
 
@@ -80,12 +90,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
                                                 spec::kRmsEps, p.tokens, shared.norm);
   shared.sums.put(weights.multiply(shared.x));
   __syncthreads();
-
-  constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
-  const u32 head = blockIdx.x / kTilesPerHead, first_dim = blockIdx.x % kTilesPerHead * 8;
-  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
-  for_each_row_pair(shared.sums, p.tokens, [&](u32 g, u32 token, float low, float high) {
-    store_qkv_pair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>(out, head, first_dim + g, token, low, high,
-                                                                  spec::kInvFreq[first_dim + g], spec::kConcentration);
-  });
+  Pairs::finish(shared.sums, p.tokens,
+                [&](u32 j, u32 /*g*/, u32 /*token*/, float low, float high) { pairs[j].store(low, high); });
 }

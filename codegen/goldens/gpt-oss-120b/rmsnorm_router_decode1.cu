@@ -41,6 +41,8 @@ static_assert(sizeof(Router) == 56 && sizeof(Router::residual) == 8 && sizeof(Ro
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
 
+using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
+
 struct Shared {
   SharedRows<spec::kMaxTokens, kKTiles> x;
   SharedSums<kWarps> sums;
@@ -54,6 +56,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
   weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
+  const u32 first_row = blockIdx.x * kTileRows;
+  FloatPair bias[Pairs::kEach];
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) {
+    const u32 row = first_row + g;
+    bias[j] = {row < spec::kExperts ? bf16_to_float(p.bias[row]) : 0.0f,
+               row + 8 < spec::kExperts ? bf16_to_float(p.bias[row + 8]) : 0.0f};
+  });
   wait_for_inputs();
   start_next_kernel();
 
@@ -68,11 +77,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   shared.sums.put(weights.multiply(shared.x));
   __syncthreads();
 
-  const u32 first_row = blockIdx.x * kTileRows;
-  for_each_row_pair(shared.sums, p.tokens, [&](u32 g, u32 token, float low, float high) {
-    float* logits = p.logits + token * spec::kExperts;
-    if (first_row + g < spec::kExperts) logits[first_row + g] = low + bf16_to_float(p.bias[first_row + g]);
-    if (first_row + g + 8 < spec::kExperts)
-      logits[first_row + g + 8] = high + bf16_to_float(p.bias[first_row + g + 8]);
+  Pairs::finish(shared.sums, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
+    float* logits = p.logits + token * spec::kExperts + first_row;
+    if (first_row + g < spec::kExperts) logits[g] = low + bias[j].low;
+    if (first_row + g + 8 < spec::kExperts) logits[g + 8] = high + bias[j].high;
   });
 }

@@ -57,6 +57,7 @@ static_assert(sizeof(Qkv) == 96 && sizeof(Qkv::residual) == 8 && sizeof(Qkv::nor
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Product = TileProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
+using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
@@ -79,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u32 head = strip / kTilesPerHead, first_dim = strip % kTilesPerHead * 8;
   const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
   product.for_each_row_pair(columns, [&](u32 g, u32 column, float low, float high) {
-    store_qkv_pair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>(out, head, first_dim + g, first + column, low, high,
-                                                                  spec::kInvFreq[first_dim + g], spec::kConcentration);
+    const Pair pair(out, head, first_dim + g, first + column, spec::kInvFreq[first_dim + g], spec::kConcentration);
+    pair.store(low, high);
   });
 }
