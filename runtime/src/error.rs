@@ -30,6 +30,12 @@ pub enum Error {
     /// A request that cannot be served as it stands.
     #[error("{0}")]
     Request(String),
+    /// A request that could be served later: the queue is full.
+    #[error("{0}")]
+    Busy(String),
+    /// The engine runs no more: it was shut down, or a step failed.
+    #[error("{0}")]
+    Closed(String),
     /// The device cannot run the model.
     #[error("{0}")]
     Device(String),

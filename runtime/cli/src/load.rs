@@ -44,7 +44,7 @@ impl DeviceArgs {
         let (device, fallback) = resolve(self.backend.0);
         let mut bars = Bars::new();
         let threads = self.threads.map(usize::from);
-        let options = EngineOptions { device, limits, threads };
+        let options = EngineOptions { device, limits, threads, ..EngineOptions::default() };
         let engine = Engine::load(chosen.model, chosen.checkpoint.clone(), options, &mut |at| {
             bars.show(at);
         })?;

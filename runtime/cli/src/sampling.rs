@@ -55,6 +55,7 @@ impl SamplingArgs {
             max_tokens: Some(self.max_tokens.unwrap_or(most)),
             stop_token_ids: self.stop_token_ids.clone(),
             ignore_eos: self.ignore_eos,
+            ..SamplingParams::default()
         }
     }
 }

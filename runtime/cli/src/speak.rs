@@ -56,10 +56,11 @@ pub(crate) fn speak(
     let (mut first, mut tokens, mut finish) = (None, Vec::new(), "interrupted");
     let (mut answer, mut printer) = (Answer::after(prompt), Printer::new(show));
     for event in engine.stream(&[prompt], std::slice::from_ref(params))? {
-        let event = event?;
+        let (_, event) = event?;
         first.get_or_insert_with(|| start.elapsed());
-        tokens.push(event.token);
-        answer.push(event.token, |event| printer.hear(event));
+        let Some(token) = event.token else { continue };
+        tokens.push(token);
+        answer.push(token, |event| printer.hear(event));
         printer.check()?;
         if let Some(reason) = event.finish {
             finish = reason.name();

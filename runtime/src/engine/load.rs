@@ -17,6 +17,27 @@ pub struct EngineOptions {
     pub limits: Limits,
     /// Threads of the CPU backend; `None` uses all the machine's.
     pub threads: Option<usize>,
+    /// How requests share it.
+    pub policy: Policy,
+}
+
+/// How requests share an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Samples that may wait at once before [`crate::Error::Busy`].
+    pub max_waiting: usize,
+    /// Events of one request that may wait for its reader before the request is held.
+    pub event_capacity: usize,
+    /// Keep full pages of prompts and answers for requests that begin alike.
+    pub prefix_cache: bool,
+    /// Tokens that are guessed ahead from the request's own text and verified in one step; 0 turns it off.
+    pub draft_tokens: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { max_waiting: 4096, event_capacity: 256, prefix_cache: true, draft_tokens: 0 }
+    }
 }
 
 impl Default for EngineOptions {
@@ -26,6 +47,7 @@ impl Default for EngineOptions {
             device: Device::Auto,
             limits: Limits { max_sequences: 8, max_step_tokens: 512, pages: 512 },
             threads: None,
+            policy: Policy::default(),
         }
     }
 }
@@ -54,7 +76,7 @@ impl Engine {
         options: EngineOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine> {
-        let EngineOptions { limits, threads, .. } = options;
+        let EngineOptions { limits, threads, policy, .. } = options;
         if limits.max_sequences == 0 || limits.max_step_tokens == 0 || limits.pages == 0 {
             let why = format!("{limits:?} leaves no room for a request; all must be at least 1");
             return Err(Error::Request(why));
@@ -70,7 +92,7 @@ impl Engine {
             }
         };
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
-        Ok(Engine::new(&model.spec, backend, ahead))
+        Ok(Engine::new(&model.spec, backend, ahead).with_policy(policy))
     }
 }
 

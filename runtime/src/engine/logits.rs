@@ -1,6 +1,6 @@
 //! Logits of a whole prompt, for checks and for scoring: no sampling, no queue, chunk by chunk.
 
-use super::{Engine, params};
+use super::{Engine, accept};
 use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ impl Engine {
         if !self.is_idle() {
             return refuse("the engine has requests under way; wait until it is idle".to_owned());
         }
-        params::check_prompt(prompt, self.spec)?;
+        accept::prompt(prompt, self.spec)?;
         let (tokens, context) = (prompt.len(), self.spec.context);
         if tokens > context {
             return refuse(format!(

@@ -6,8 +6,13 @@
 //! [`Engine::cancel`] itself. [`scheduler`] holds the policy, [`params`] the checks, [`logits`] the path without
 //! sampling. The engine knows no text and no clock.
 
+mod accept;
+mod events;
+mod handle;
 mod load;
 mod logits;
+mod mask;
+pub mod metrics;
 mod pages;
 mod params;
 mod request;
@@ -17,19 +22,30 @@ mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod text;
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use ossmith_plan::ModelSpec;
 
-pub use load::{EngineOptions, resolve};
+pub use events::Events;
+pub use handle::EngineHandle;
+pub use load::{EngineOptions, Policy, resolve};
 pub use logits::LogitsOptions;
+pub use mask::{Allowed, MaskSource, TokenMask};
+pub use metrics::Metrics;
 pub use params::SamplingParams;
-pub use request::{Completion, FinishReason, RequestId, TokenEvent};
-pub use stream::{Event, Stream};
+pub use request::{
+    Completion, FinishReason, PromptInfo, Request, RequestId, TokenEvent, TokenLogprobs,
+};
+pub use stream::Stream;
+pub use text::{TextStream, Vocabulary};
 
 use crate::backend::Step;
 use crate::{Backend, Error, Limits, Result};
+use accept::Accepted;
 use scheduler::{Plan, Scheduler};
 
 /// A model on a backend, with its queue.
@@ -43,6 +59,8 @@ pub struct Engine {
     /// How many steps to submit beyond the one that is waited for.
     ahead: usize,
     next_id: u64,
+    policy: Policy,
+    metrics: Metrics,
     /// Why no step can run any more.
     failure: Option<String>,
 }
@@ -57,7 +75,56 @@ impl Engine {
         let limits = backend.limits();
         let scheduler = Scheduler::new(&limits, backend.max_append());
         let under_way = VecDeque::new();
-        Engine { spec, backend, limits, scheduler, under_way, ahead, next_id: 0, failure: None }
+        let (policy, metrics) = (Policy::default(), Metrics::new(limits.pages));
+        let (next_id, failure) = (0, None);
+        Engine {
+            spec,
+            backend,
+            limits,
+            scheduler,
+            under_way,
+            ahead,
+            next_id,
+            policy,
+            metrics,
+            failure,
+        }
+    }
+
+    /// Replaces the policy; call it before the first request.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Engine {
+        Engine { policy, ..self }
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What the engine has done and is doing.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Why no step can run any more, if none can.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Whether [`Engine::step`] would do anything now.
+    #[must_use]
+    pub fn can_step(&self) -> bool {
+        !self.is_idle()
+    }
+
+    /// The next moment at which a request ends by itself.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        None
     }
 
     /// The model's dimensions.
@@ -95,14 +162,29 @@ impl Engine {
     /// # Errors
     /// [`Error::Request`] if the prompt is empty, names a token that does not exist or can never fit, or a
     /// setting is out of range; [`Error::Device`] if the engine has stopped.
-    pub fn submit(&mut self, prompt: &[u32], params: &SamplingParams) -> Result<RequestId> {
+    pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check_alive()?;
-        let request = params.request(prompt, self.spec, &self.limits)?;
         let id = RequestId(self.next_id);
+        let accepted = accept::accept(id, request, self.spec, &self.limits)?;
         self.next_id += 1;
-        self.scheduler.push(id, request);
+        self.enqueue(accepted);
         Ok(id)
     }
+
+    /// Queues a request that was checked.
+    fn enqueue(&mut self, request: Accepted) {
+        self.metrics.requests += 1;
+        self.scheduler.push(request.id, request);
+    }
+
+    /// Plans no further token of a request until it is resumed: its reader is slow.
+    pub fn hold(&mut self, _request: RequestId) {}
+
+    /// Goes on with a request that was held.
+    pub fn resume(&mut self, _request: RequestId) {}
+
+    /// Forgets all cached prefixes that no request holds.
+    pub fn reset_prefix_cache(&mut self) {}
 
     /// Forgets a request: no event of it comes any more, and its place is free within a step.
     pub fn cancel(&mut self, request: RequestId) {
@@ -166,4 +248,10 @@ impl std::fmt::Debug for Engine {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

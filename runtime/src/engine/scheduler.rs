@@ -7,8 +7,9 @@
 
 use std::collections::VecDeque;
 
+use super::accept::Accepted;
 use super::pages::{PageAllocator, Pages};
-use super::request::{FinishReason, Request, RequestId, TokenEvent};
+use super::request::{FinishReason, RequestId, TokenEvent};
 use crate::backend::{Input, LogitRows, Output, Sequence};
 use crate::{Error, Limits, Result};
 
@@ -33,7 +34,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 struct Running {
     id: RequestId,
-    request: Request,
+    request: Accepted,
     pages: Pages,
     /// Positions planned so far.
     planned: usize,
@@ -48,7 +49,7 @@ struct Running {
 }
 
 impl Running {
-    fn new(id: RequestId, request: Request, pages: Pages) -> Running {
+    fn new(id: RequestId, request: Accepted, pages: Pages) -> Running {
         Running { id, request, pages, planned: 0, draws: 0, drawn: 0, under_way: 0, over: false }
     }
 
@@ -72,7 +73,7 @@ impl Running {
 /// Requests, slots and pages.
 #[derive(Debug)]
 pub(super) struct Scheduler {
-    waiting: VecDeque<(RequestId, Request)>,
+    waiting: VecDeque<(RequestId, Accepted)>,
     /// By slot.
     slots: Vec<Option<Running>>,
     /// Slots in use, longest running first.
@@ -96,7 +97,7 @@ impl Scheduler {
     }
 
     /// Queues a request that was checked against the limits.
-    pub(super) fn push(&mut self, id: RequestId, request: Request) {
+    pub(super) fn push(&mut self, id: RequestId, request: Accepted) {
         self.waiting.push_back((id, request));
     }
 
@@ -141,7 +142,7 @@ impl Scheduler {
     fn admit(&mut self) {
         while let Some(slot) = self.slots.iter().position(Option::is_none)
             && let Some((_, request)) = self.waiting.front()
-            && let Some(pages) = self.pages.take(request.positions())
+            && let Some(pages) = self.pages.take(request.prompt.len() + request.max_tokens - 1)
             && let Some((id, request)) = self.waiting.pop_front()
         {
             self.slots[slot] = Some(Running::new(id, request, pages));
@@ -163,7 +164,7 @@ impl Scheduler {
                     .get(entry.start..end)
                     .map_or(Input::Sampled, Input::Tokens),
                 pages: running.pages.holding(end),
-                sample: entry.draw.then_some(running.request.sampling),
+                sample: entry.draw.then(|| running.request.params.sampling(0)),
                 logits: LogitRows::None,
             })
         };
@@ -184,7 +185,15 @@ impl Scheduler {
                     Error::Internal(format!("the backend drew no token for slot {}", entry.slot))
                 })?;
                 let finish = running.record(token);
-                events.push(TokenEvent { request: running.id, token, finish });
+                events.push(TokenEvent {
+                    request: running.id,
+                    sample: 0,
+                    token: Some(token),
+                    text: String::new(),
+                    logprobs: None,
+                    prompt: (running.drawn == 1).then(Box::default),
+                    finish,
+                });
             }
             self.release_if_over(entry.slot);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::testing::{SPEC, Scripted, expected};
-use super::{Engine, FinishReason, LogitsOptions, RequestId, SamplingParams};
+use super::{Engine, FinishReason, LogitsOptions, Request, RequestId, SamplingParams};
 use crate::{Error, Limits};
 
 const LIMITS: Limits = Limits { max_sequences: 3, max_step_tokens: 10, pages: 12 };
@@ -31,7 +31,7 @@ type Live = BTreeMap<RequestId, (Vec<u32>, Vec<u32>)>;
 fn step(engine: &mut Engine, live: &mut Live) -> Result<(), TestCaseError> {
     for event in engine.step().unwrap() {
         let (want, got) = live.get_mut(&event.request).expect("an event of a live request");
-        got.push(event.token);
+        got.extend(event.token);
         prop_assert!(want.starts_with(got), "{:?} is not the start of {:?}", got, want);
         prop_assert_eq!(event.finish.is_some(), got.len() == want.len());
         if event.finish.is_some() {
@@ -82,7 +82,7 @@ proptest! {
             match kind {
                 0 => {
                     let prompt = prompt(length, index);
-                    if let Ok(id) = engine.submit(&prompt, &params(3, most)) {
+                    if let Ok(id) = engine.submit(Request::new(&prompt[..], params(3, most))) {
                         live.insert(id, (expected(&prompt, 3, SPEC.stop_tokens, most), Vec::new()));
                     }
                 }
@@ -138,8 +138,8 @@ fn a_stream_gives_each_token_once_and_marks_the_last() {
     let mut answers = [Vec::new(), Vec::new()];
     let mut finished = 0;
     for event in engine.stream(&prompts, &[params(2, 6), params(7, 4)]).unwrap() {
-        let event = event.unwrap();
-        answers[event.prompt].push(event.token);
+        let (prompt, event) = event.unwrap();
+        answers[prompt].extend(event.token);
         finished += usize::from(event.finish.is_some());
     }
     assert_eq!(answers[0], expected(&prompts[0], 2, SPEC.stop_tokens, 6));
@@ -175,14 +175,14 @@ fn a_bad_prompt_is_named_and_nothing_runs() {
 #[test]
 fn a_refused_request_does_not_disturb_the_others() {
     let mut engine = engine(LIMITS, 10, 1);
-    let id = engine.submit(&prompt(30, 0), &params(5, 12)).unwrap();
+    let id = engine.submit(Request::new(prompt(30, 0), params(5, 12))).unwrap();
     let mut tokens = Vec::new();
     while !engine.is_idle() {
         for event in engine.step().unwrap() {
             assert_eq!(event.request, id);
-            tokens.push(event.token);
+            tokens.extend(event.token);
         }
-        assert!(engine.submit(&[96, 97], &params(0, 1)).is_err());
+        assert!(engine.submit(Request::new([96, 97], params(0, 1))).is_err());
         assert!(engine.generate(&[[1]], &[params(0, 1)]).is_err() || engine.is_idle());
     }
     assert_eq!(tokens, expected(&prompt(30, 0), 5, SPEC.stop_tokens, 12));

@@ -13,7 +13,7 @@ fn check(name: &str, limits: Limits) {
     let fixture = Fixture::committed(name);
     let model = compile(&fixture.folder);
     let weights = Arc::new(Checkpoint::open(&fixture.folder, model).expect("a whole checkpoint"));
-    let options = EngineOptions { device: Device::Cpu, limits, threads: None };
+    let options = EngineOptions { device: Device::Cpu, limits, ..EngineOptions::default() };
     let mut engine = Engine::load(model, weights, options, &mut |_| ()).expect("an engine");
     let greedy = fixture.expected.ids("greedy_tokens");
     let params = |max_tokens| SamplingParams {

@@ -123,8 +123,8 @@ fn answer(engine: &mut Engine, prompts: &[Vec<u32>]) -> anyhow::Result<Vec<Strin
     let (mut bars, mut done, total) = (Bars::new(), 0, prompts.len() as u64);
     let mut answers = vec![Vec::new(); prompts.len()];
     for event in engine.stream(prompts, &[params])? {
-        let event = event?;
-        answers[event.prompt].push(event.token);
+        let (prompt, event) = event?;
+        answers[prompt].extend(event.token);
         if event.finish.is_some() {
             done += 1;
             bars.show(Progress { stage: "answer", done, total });

@@ -8,7 +8,8 @@ use ossmith::{Checkpoint, Device, Engine, Limits};
 use ossmith_plan::Model;
 
 fn engine(model: &'static Model, limits: Limits) -> Engine {
-    let options = EngineOptions { device: Device::Cpu, limits, threads: Some(2) };
+    let options =
+        EngineOptions { device: Device::Cpu, limits, threads: Some(2), ..EngineOptions::default() };
     let checkpoint = Arc::new(Checkpoint::synthetic(model, 7));
     Engine::load(model, checkpoint, options, &mut |_| {}).unwrap()
 }
@@ -56,7 +57,12 @@ fn limits_without_room_are_refused() {
     let model = ossmith_models::from_folder(folder.path("").as_ref()).unwrap();
     for (max_sequences, max_step_tokens, pages) in [(0, 1, 1), (1, 0, 1), (1, 1, 0)] {
         let limits = Limits { max_sequences, max_step_tokens, pages };
-        let options = EngineOptions { device: Device::Cpu, limits, threads: Some(1) };
+        let options = EngineOptions {
+            device: Device::Cpu,
+            limits,
+            threads: Some(1),
+            ..EngineOptions::default()
+        };
         let checkpoint = Arc::new(Checkpoint::synthetic(model, 0));
         let error = Engine::load(model, checkpoint, options, &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("at least 1"), "{error}");

@@ -1,0 +1,158 @@
+//! What the engine counts, as a plain snapshot: whoever exports it (a server, a benchmark) decides how.
+
+/// Bounds of times to the first token and of whole requests, in seconds.
+pub const TIME_BOUNDS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+/// Bounds of times between tokens and of steps, in seconds.
+pub const STEP_BOUNDS: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4,
+    0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
+];
+/// Bounds of numbers of tokens.
+pub const TOKEN_BOUNDS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
+
+/// How many values fell between bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Upper bounds, inclusive, ascending.
+    pub bounds: &'static [f64],
+    /// One count a bound, not cumulative, and one for what is above all of them.
+    pub counts: Vec<u64>,
+    /// Sum of all values.
+    pub sum: f64,
+    /// Number of values.
+    pub count: u64,
+}
+
+impl Histogram {
+    /// No values yet.
+    #[must_use]
+    pub fn new(bounds: &'static [f64]) -> Histogram {
+        Histogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0, count: 0 }
+    }
+
+    /// Counts a value.
+    pub fn add(&mut self, value: f64) {
+        self.counts[self.bounds.partition_point(|&bound| bound < value)] += 1;
+        self.sum += value;
+        self.count += 1;
+    }
+}
+
+/// What an engine has done and is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Samples that wait for their first step, or for pages after they gave theirs up.
+    pub waiting: usize,
+    /// Samples in steps.
+    pub running: usize,
+    /// Samples that wait for a slow reader.
+    pub held: usize,
+    /// Pages of the cache.
+    pub pages_total: usize,
+    /// Pages that running requests hold.
+    pub pages_used: usize,
+    /// Pages that hold prefixes and that no request holds.
+    pub pages_cached: usize,
+    /// Requests accepted.
+    pub requests: u64,
+    /// Samples that ended, by reason: stop, length, abort, error.
+    pub finished: [u64; 4],
+    /// Tokens of prompts whose samples began.
+    pub prompt_tokens: u64,
+    /// Of these, tokens that a cached prefix spared.
+    pub cached_tokens: u64,
+    /// Tokens for which a prefix was looked up.
+    pub prefix_queries: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Times a sample gave its pages up for another.
+    pub preemptions: u64,
+    /// Steps that carried drafts.
+    pub drafts: u64,
+    /// Tokens guessed ahead.
+    pub draft_tokens: u64,
+    /// Of these, tokens that turned out right.
+    pub accepted_tokens: u64,
+    /// The same by place in the draft.
+    pub accepted_by_place: Vec<u64>,
+    /// Steps run.
+    pub steps: u64,
+    /// Tokens of a step.
+    pub step_tokens: Histogram,
+    /// From one step's results to the next step's, in seconds.
+    pub step_seconds: Histogram,
+    /// Time the host spent on a step outside the backend, in seconds.
+    pub host_seconds: Histogram,
+    /// From arrival to the first token.
+    pub first_token_seconds: Histogram,
+    /// Between tokens of a sample.
+    pub inter_token_seconds: Histogram,
+    /// From arrival to the first step.
+    pub queue_seconds: Histogram,
+    /// From the first step to the first token.
+    pub prefill_seconds: Histogram,
+    /// From the first token to the last.
+    pub decode_seconds: Histogram,
+    /// From arrival to the end.
+    pub request_seconds: Histogram,
+    /// Prompt tokens of a request.
+    pub request_prompt_tokens: Histogram,
+    /// Generated tokens of a sample.
+    pub request_generated_tokens: Histogram,
+}
+
+impl Metrics {
+    /// Nothing done yet.
+    #[must_use]
+    pub fn new(pages_total: usize) -> Metrics {
+        let times = || Histogram::new(TIME_BOUNDS);
+        let (steps, tokens) = (|| Histogram::new(STEP_BOUNDS), || Histogram::new(TOKEN_BOUNDS));
+        Metrics {
+            waiting: 0,
+            running: 0,
+            held: 0,
+            pages_total,
+            pages_used: 0,
+            pages_cached: 0,
+            requests: 0,
+            finished: [0; 4],
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            prefix_queries: 0,
+            generated_tokens: 0,
+            preemptions: 0,
+            drafts: 0,
+            draft_tokens: 0,
+            accepted_tokens: 0,
+            accepted_by_place: Vec::new(),
+            steps: 0,
+            step_tokens: tokens(),
+            step_seconds: steps(),
+            host_seconds: steps(),
+            first_token_seconds: times(),
+            inter_token_seconds: steps(),
+            queue_seconds: times(),
+            prefill_seconds: times(),
+            decode_seconds: times(),
+            request_seconds: times(),
+            request_prompt_tokens: tokens(),
+            request_generated_tokens: tokens(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_up_to_their_bound() {
+        let mut histogram = Histogram::new(&[1.0, 2.0]);
+        [0.0, 1.0, 1.5, 2.0, 2.5, 9.0].into_iter().for_each(|value| histogram.add(value));
+        assert_eq!((histogram.counts, histogram.sum, histogram.count), (vec![2, 2, 2], 16.0, 6));
+    }
+}

@@ -1,0 +1,210 @@
+//! Tokens to text as they come: whole characters only, and nothing of a stop string. What a token spells is the
+//! embedder's knowledge ([`Vocabulary`]); the engine knows bytes.
+
+use std::sync::Arc;
+
+/// What tokens spell.
+pub trait Vocabulary: Send + Sync {
+    /// The bytes of a token, which may be part of a character; `None` for a token that is no text. Such a token
+    /// also parts what is before it from what is after it: no stop string spans it.
+    fn bytes(&self, token: u32) -> Option<&[u8]>;
+}
+
+impl<F: for<'t> Fn(u32) -> Option<&'static [u8]> + Send + Sync> Vocabulary for F {
+    fn bytes(&self, token: u32) -> Option<&[u8]> {
+        self(token)
+    }
+}
+
+/// Text of one sample on its way out.
+#[derive(Clone, Debug, Default)]
+pub struct TextStream {
+    stops: Arc<[String]>,
+    include_stop: bool,
+    /// The start of a character.
+    bytes: Vec<u8>,
+    /// Text that may be the start of a stop string.
+    held: String,
+}
+
+impl TextStream {
+    /// A stream that ends at the first of `stops`, none of them empty; `include_stop` leaves that one in the text.
+    #[must_use]
+    pub fn new(stops: Arc<[String]>, include_stop: bool) -> TextStream {
+        TextStream { stops, include_stop, bytes: Vec::new(), held: String::new() }
+    }
+
+    /// Takes a token's bytes, appends to `out` the text that became certain, and says which stop string was found.
+    /// Bytes that are no UTF-8 become U+FFFD, as [`String::from_utf8_lossy`] has it. After a find the stream is over.
+    ///
+    /// With `stopping` false a whole stop string is passed on like any text.
+    pub fn push(
+        &mut self,
+        bytes: Option<&[u8]>,
+        stopping: bool,
+        out: &mut String,
+    ) -> Option<usize> {
+        let Some(bytes) = bytes else {
+            self.finish(out);
+            return None;
+        };
+        self.decode(bytes);
+        if stopping && let Some((at, stop)) = self.find() {
+            let end = at + if self.include_stop { self.stops[stop].len() } else { 0 };
+            out.push_str(&self.held[..end]);
+            self.held.clear();
+            self.bytes.clear();
+            return Some(stop);
+        }
+        let certain = self.held.len() - self.undecided();
+        out.push_str(&self.held[..certain]);
+        self.held.drain(..certain);
+        None
+    }
+
+    /// Appends what was held back: the sample ends here.
+    pub fn finish(&mut self, out: &mut String) {
+        out.push_str(&self.held);
+        self.held.clear();
+        if !self.bytes.is_empty() {
+            self.bytes.clear();
+            out.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+
+    /// Moves whole characters from the bytes to the held text.
+    fn decode(&mut self, new: &[u8]) {
+        self.bytes.extend_from_slice(new);
+        let mut done = 0;
+        loop {
+            match std::str::from_utf8(&self.bytes[done..]) {
+                Ok(text) => {
+                    self.held.push_str(text);
+                    self.bytes.clear();
+                    return;
+                }
+                Err(error) => {
+                    let valid = done + error.valid_up_to();
+                    self.held.push_str(&String::from_utf8_lossy(&self.bytes[done..valid]));
+                    let Some(bad) = error.error_len() else {
+                        self.bytes.drain(..valid);
+                        return;
+                    };
+                    self.held.push(char::REPLACEMENT_CHARACTER);
+                    done = valid + bad;
+                }
+            }
+        }
+    }
+
+    /// The stop string that begins first in the held text, and where.
+    fn find(&self) -> Option<(usize, usize)> {
+        let found = self.stops.iter().enumerate();
+        found.filter_map(|(index, stop)| Some((self.held.find(stop.as_str())?, index))).min()
+    }
+
+    /// Length of the held text's longest end that a stop string begins with.
+    fn undecided(&self) -> usize {
+        let longest = |stop: &String| {
+            let most = self.held.len().min(stop.len() - 1);
+            (1..=most).rev().find(|&len| {
+                let from = self.held.len() - len;
+                self.held.as_bytes()[from..] == stop.as_bytes()[..len]
+                    && self.held.is_char_boundary(from)
+            })
+        };
+        self.stops.iter().filter_map(longest).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The text of pieces, and the stop that ended it.
+    fn read(stops: &[&str], include: bool, pieces: &[&[u8]]) -> (String, Option<usize>) {
+        let stops: Arc<[String]> = stops.iter().map(|&stop| stop.to_owned()).collect();
+        let (mut stream, mut text) = (TextStream::new(stops, include), String::new());
+        for piece in pieces {
+            if let Some(stop) = stream.push(Some(piece), true, &mut text) {
+                return (text, Some(stop));
+            }
+        }
+        stream.finish(&mut text);
+        (text, None)
+    }
+
+    #[test]
+    fn stop_strings_are_found_across_pieces() {
+        for (stops, pieces, want, found) in [
+            (&["END"][..], &["a E", "N", "D b"][..], "a ", Some(0)),
+            (&["END"], &["a E", "N", "d b"], "a ENd b", None),
+            (&["aab"], &["aaa", "ab"], "aa", Some(0)),
+            (&["xyz", "yz"], &["wx", "yz"], "w", Some(0)),
+            (&["z", "yz"], &["wx", "yz"], "wx", Some(1)),
+            (&["\n\n"], &["one\n", "two\n", "\nthree"], "one\ntwo", Some(0)),
+            (&["é"], &["caf", "é!"], "caf", Some(0)),
+            (&["END"], &["the EN"], "the EN", None),
+        ] {
+            let bytes: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes()).collect();
+            assert_eq!(read(stops, false, &bytes), (want.to_owned(), found), "{pieces:?}");
+        }
+        assert_eq!(read(&["END"], true, &[b"a E", b"ND b"]), ("a END".to_owned(), Some(0)));
+    }
+
+    #[test]
+    fn characters_come_whole_and_damage_is_marked() {
+        let (mut stream, mut text) = (TextStream::default(), String::new());
+        let lengths: Vec<usize> = "🧑🏽‍🚀é"
+            .bytes()
+            .map(|byte| {
+                stream.push(Some(&[byte]), true, &mut text);
+                text.chars().count()
+            })
+            .collect();
+        assert_eq!(text, "🧑🏽‍🚀é");
+        assert_eq!(lengths, [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5]);
+        let cut: &[&[u8]] = &[b"a\xf0\x9f", b"b\xff\xe2\x82"];
+        assert_eq!(read(&[], false, cut).0, String::from_utf8_lossy(b"a\xf0\x9fb\xff\xe2\x82"));
+    }
+
+    #[test]
+    fn a_token_without_text_parts_what_is_around_it() {
+        let mut stream = TextStream::new(["ab".to_owned()].into(), false);
+        let mut text = String::new();
+        for bytes in [Some(&b"xa"[..]), None, Some(b"b")] {
+            assert_eq!(stream.push(bytes, true, &mut text), None);
+        }
+        assert_eq!(text, "xab");
+    }
+
+    proptest! {
+        /// However text is cut into pieces, it ends where a plain search says.
+        #[test]
+        fn pieces_do_not_matter(
+            text in "[abé🙂]{0,40}",
+            stops in prop::collection::vec("[abé🙂]{1,4}", 0..3),
+            cuts in prop::collection::vec(0_usize..60, 0..12),
+        ) {
+            let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> =
+                cuts.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
+            let (got, found) = read(&stops, false, &pieces);
+            // The first stop to be complete ends the text, so look at every beginning of it in turn.
+            let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
+            let first = ends.clone().find_map(|end| {
+                stops.iter().filter_map(|stop| text[..end].find(stop)).min()
+            });
+            match first {
+                None => prop_assert_eq!((got.as_str(), found), (text.as_str(), None)),
+                // A piece may complete several stops at once; the one that begins first counts.
+                Some(at) => prop_assert!(found.is_some() && got.len() <= at && text.starts_with(&got)),
+            }
+        }
+    }
+}
