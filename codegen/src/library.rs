@@ -11,6 +11,7 @@ const HEADERS: &[(&str, &str)] = files![
     "attn/merge.cuh",
     "epilogue/cache.cuh",
     "epilogue/qkv.cuh",
+    "epilogue/residual.cuh",
     "epilogue/swiglu.cuh",
     "moe/group.cuh",
     "moe/route.cuh",

@@ -7,6 +7,7 @@
 #pragma once
 #include "epilogue/cache.cuh"
 #include "ptx/math.cuh"
+#include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
 constexpr u32 kColumnHeads = 8;
@@ -56,26 +57,40 @@ struct Attended {
   __device__ __forceinline__ void attend_page(const bf16* keys, const bf16* values, const u32 (&query)[2 * kSteps],
                                               i32 first, i32 last, float scale_log2e) {
     const u32 g = lane_id() / 4, c = lane_id() % 4;
+    // Loads are issued before the first is used, so that a page costs one memory latency; two where registers end.
+    constexpr bool kAllAtOnce = kHeadDim <= 64;
+    RowPair<2 * kSteps> k[kKeySteps];
+    RowPair<2 * kKeySteps> v[kSteps];
+#pragma unroll
+    for (u32 i = 0; i < kKeySteps; ++i) {
+      const bf16* row = keys + key_of_row(i) * kHeadDim + c * kQuarter;
+      k[i].load(row, row + 2 * kHeadDim);
+    }
+    const auto load_values = [&] {
+#pragma unroll
+      for (u32 d = 0; d < kSteps; ++d) {
+        const bf16* row = values + (d * 16 + g) * kPageTokens + c * 16;
+        v[d].load(row, row + 8 * kPageTokens);
+      }
+    };
+    if (kAllAtOnce) load_values();
+    issue_loads();
     Sums scores[kKeySteps] = {};
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
-      RowPair<2 * kSteps> k;
-      const bf16* row = keys + key_of_row(i) * kHeadDim + c * kQuarter;
-      k.load(row, row + 2 * kHeadDim);
 #pragma unroll
-      for (u32 j = 0; j < kSteps; ++j) mma(scores[i], k.fragment(j), query[2 * j], query[2 * j + 1]);
+      for (u32 j = 0; j < kSteps; ++j) mma(scores[i], k[i].fragment(j), query[2 * j], query[2 * j + 1]);
     }
+    if (!kAllAtOnce) load_values();
+    issue_loads();
     mask_and_scale(scores, first, last, scale_log2e);
     grow(scores);
     u32 low[kKeySteps], high[kKeySteps];
     exponentiate(scores, low, high);
 #pragma unroll
     for (u32 d = 0; d < kSteps; ++d) {
-      RowPair<2 * kKeySteps> v;
-      const bf16* row = values + (d * 16 + g) * kPageTokens + c * 16;
-      v.load(row, row + 8 * kPageTokens);
 #pragma unroll
-      for (u32 i = 0; i < kKeySteps; ++i) mma(out[d], v.fragment(i), low[i], high[i]);
+      for (u32 i = 0; i < kKeySteps; ++i) mma(out[d], v[d].fragment(i), low[i], high[i]);
     }
   }
 

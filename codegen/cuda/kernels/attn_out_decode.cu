@@ -1,18 +1,16 @@
-// residual += attn_out(heads) + bias
-//
-// A block owns 16 rows of the projection for all tokens of the step.
+// residual += attn_out(heads) + bias, with what the next norm needs of it (tile/norm.cuh).
+#include "epilogue/residual.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
-#include "tile/norm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kKTiles = ceil_div(spec::kQWidth, kTileK);
-
+constexpr u32 kStrips = spec::kHidden / kTileRows;
+using Slice = Share<spec::kQWidth, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedRows<spec::kMaxTokens, kKTiles> x;
-  SharedSums<kWarps> sums;
+  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedSums<kWarps, spec::kMaxTokens> sums;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
@@ -20,24 +18,26 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ AttnOut p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
-  weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
+  auto weights = stream<Bf16Tile, Slice>(
+      shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
+  const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares, p.next_scale};
   const u32 first_row = blockIdx.x * kTileRows;
-  FloatPair bias[Pairs::kEach], before[Pairs::kEach];
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) { bias[j] = bias_pair(p.bias, first_row + g); });
+  FloatPair start[Pairs::kEach], scale[Pairs::kEach];  // start: the residual before, and the bias
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) {
+    start[j] = bf16_pair(p.bias, first_row + g);
+    scale[j] = bf16_pair(p.next_scale, first_row + g);
+  });
   wait_for_inputs();
   start_next_kernel();
 
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    const float* residual = p.residual + token * spec::kHidden + first_row;
-    before[j] = {residual[g], residual[g + 8]};
-  });
-  copy_rows<spec::kQWidth, kKTiles * kTileK, kWarps>(shared.x.rows[0], shared.x.kStride, p.heads, p.tokens);
-  shared.sums.put(weights.multiply(shared.x));
+  ActivationTile x[Slice::kTiles];
+  load_activations<Slice, spec::kQWidth>(x, column_row(p.heads, spec::kQWidth, p.tokens));
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) { out.add_before(start[j], first_row + g, token); });
+  Sums sums{};
+  weights.multiply(sums, x);
+  shared.sums.put(0, sums);
   __syncthreads();
-  Pairs::finish(shared.sums, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
-    float* residual = p.residual + token * spec::kHidden + first_row;
-    residual[g] = before[j].low + low + bias[j].low;
-    residual[g + 8] = before[j].high + high + bias[j].high;
+  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
+    out.store(first_row + g, token, scale[j], start[j].low + low, start[j].high + high);
   });
 }

@@ -1,61 +1,61 @@
-// residual[token] += sum over the token's experts of weight * (down[expert](hidden[slot]) + bias)
+// residual[token] += sum over the token's experts of weight * (down[expert](hidden[slot]) + bias), with what the next
+// norm needs of it (tile/norm.cuh).
 //
-// A block owns 16 rows for every chosen expert and all tokens, and adds the experts in ascending order of id, so
-// the sum needs no atomics and does not depend on timing. A column is a token; tokens that did not choose the
-// expert at hand have weight 0 there.
+// A block owns 16 rows for every chosen expert and all tokens, and adds the experts in the order of the route's
+// list, so the sum needs no atomics and does not depend on timing. A column is a token, which has weight 0 where it
+// did not choose the expert at hand; of a single token, a column is a choice, so its hidden rows are loaded once.
+#include "epilogue/residual.cuh"
 #include "moe/route.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kKTiles = ceil_div(spec::kInter, kTileK);
-constexpr u32 kDepth = spec::kDepth;  // experts whose weights are on their way
+constexpr u32 kStrips = spec::kHidden / kTileRows;
+constexpr bool kColumnsAreChoices = spec::kMaxTokens == 1 && spec::kTopK <= 8;
+using Slice = Share<spec::kInter, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
-using Weights = StripShare<Mxfp4Tile, kKTiles, kWarps>;
 
 struct Shared {
-  SharedSums<kWarps> sums;
+  SharedTiles<Mxfp4Tile, kWarps, spec::kRing> ring;
+  SharedSums<kWarps, spec::kMaxTokens> sums;
   Route route;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-__device__ __forceinline__ const u8* strip(const ExpertDown& p, u32 expert) {
-  return p.weight + (static_cast<u64>(expert) * spec::kRowTiles + blockIdx.x) * Mxfp4Tile::strip_bytes(kKTiles);
+// The hidden row of this lane's column for the expert at `place`; null if the token did not choose it.
+__device__ __forceinline__ const bf16* hidden_row(const ExpertDown& p, const Route& route, u32 place) {
+  const u32 column = lane_id() / 4;
+  if (kColumnsAreChoices) return column < spec::kTopK ? p.hidden + column * spec::kInter : nullptr;
+  if (column >= p.tokens || route.rank[place][column] == Route::kNotChosen) return nullptr;
+  return p.hidden + static_cast<u64>(column * spec::kTopK + route.rank[place][column]) * spec::kInter;
 }
 
-// Activations of column g for the expert at `place`: the hidden row of the token's slot, or null.
-__device__ __forceinline__ const bf16* column(const ExpertDown& p, const Route& route, u32 place) {
-  const u32 token = lane_id() / 4;
-  if (token >= p.tokens || route.rank[place][token] == Route::kNotChosen) return nullptr;
-  const u32 slot = token * spec::kTopK + route.rank[place][token];
-  return p.hidden + static_cast<u64>(slot) * spec::kInter + lane_id() % 4 * 16;
-}
-
-__device__ __forceinline__ Sums multiply(const Weights& weights, const bf16* x) {
-  Sums sums{};
-#pragma unroll
-  for (u32 i = 0; i < Weights::kShare; ++i) {
-    if (!Weights::exists(i)) continue;
-    const u32 k = Weights::k_tile(i) * kTileK;
-    ActivationTile columns;
-    columns.clear();
-    if (x && k + lane_id() % 4 * 16 < spec::kInter) columns.load(x + k);
-    multiply_tile(sums, weights.tiles[i], columns);
-  }
-  return sums;
+__device__ __forceinline__ float column_weight(const Route& route, u32 place, u32 column, u32 tokens) {
+  if (!kColumnsAreChoices) return route.weight(place, column, tokens);
+  return column == route.rank[place][0] ? route.weights[0][column] : 0.0f;
 }
 
 // The weighted sum of the chosen experts' biases for rows `row` and `row + 8` of a token.
 __device__ __forceinline__ FloatPair weighted_bias(const ExpertDown& p, const Route& route, u32 token, u32 row) {
   FloatPair sum{};
-#pragma unroll 4
+#pragma unroll 2
   for (u32 place = 0; place < route.distinct; ++place) {
     const float weight = route.weight(place, token, p.tokens);
-    const FloatPair bias = bias_pair(p.bias + static_cast<u64>(route.experts[place]) * spec::kHidden, row);
+    const FloatPair bias = bf16_pair(p.bias + static_cast<u64>(route.experts[place]) * spec::kHidden, row);
     sum.low += weight * bias.low, sum.high += weight * bias.high;
   }
   return sum;
+}
+
+// Adds a single token's columns together, into column 0.
+__device__ __forceinline__ void join_columns(Sums& sums) {
+#pragma unroll
+  for (u32 row = 0; row < 4; row += 2) {
+    float sum = sums.s[row] + sums.s[row + 1];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sums.s[row] = sum + __shfl_xor_sync(~0u, sum, 2);
+  }
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
@@ -64,46 +64,40 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   // The router's logits are two kernels old and complete: the kernel between waited for them before it let this
   // one start. So the experts' weights can be on their way before that kernel's hidden rows are.
-  shared.route.build<kWarps>(p.logits, p.tokens);
-  Weights weights[kDepth];
-  const auto load = [&](u32 d, u32 place) {
-    if (place < shared.route.distinct) weights[d].load(strip(p, shared.route.experts[place]));
-  };
-#pragma unroll
-  for (u32 d = 0; d < kDepth; ++d) load(d, d);
+  shared.route.template build<kWarps>(p.logits, p.tokens);
+  auto weights = stream<Mxfp4Tile, Slice>(shared.ring, shared.route.distinct * kStrips, [&](u32 strip) {
+    const u64 expert = shared.route.experts[strip / kStrips];
+    return p.weight + (expert * kStrips + strip % kStrips) * Mxfp4Tile::strip_bytes(Slice::kKTiles);
+  });
+  const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares, p.next_scale};
   const u32 first_row = blockIdx.x * kTileRows;
-  FloatPair bias[Pairs::kEach], before[Pairs::kEach];
+  FloatPair start[Pairs::kEach], scale[Pairs::kEach];  // start: the residual before, and the bias
   Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    bias[j] = weighted_bias(p, shared.route, token, first_row + g);
+    start[j] = weighted_bias(p, shared.route, token, first_row + g);
+    scale[j] = bf16_pair(p.next_scale, first_row + g);
   });
   wait_for_inputs();
   start_next_kernel();
 
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    const float* residual = p.residual + token * spec::kHidden + first_row;
-    before[j] = {residual[g], residual[g + 8]};
-  });
+  ActivationTile x[Slice::kTiles];
+  if (kColumnsAreChoices) load_activations<Slice, spec::kInter>(x, hidden_row(p, shared.route, 0));
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) { out.add_before(start[j], first_row + g, token); });
   Sums total{};
-  const u32 first_token = lane_id() % 4 * 2;
-  for (u32 first = 0; first < shared.route.distinct; first += kDepth) {
-#pragma unroll
-    for (u32 d = 0; d < kDepth; ++d) {
-      const u32 place = first + d;
-      if (place >= shared.route.distinct) break;
-      const Sums sums = multiply(weights[d], column(p, shared.route, place));
-      load(d, place + kDepth);
-      const float weight0 = shared.route.weight(place, first_token, p.tokens);
-      const float weight1 = shared.route.weight(place, first_token + 1, p.tokens);
-      total.s[0] += weight0 * sums.s[0], total.s[1] += weight1 * sums.s[1];
-      total.s[2] += weight0 * sums.s[2], total.s[3] += weight1 * sums.s[3];
-    }
+  const u32 column = lane_id() % 4 * 2;
+  for (u32 place = 0; place < shared.route.distinct; ++place) {
+    if (!kColumnsAreChoices) load_activations<Slice, spec::kInter>(x, hidden_row(p, shared.route, place));
+    Sums sums{};
+    weights.multiply(sums, x);
+    const float weight0 = column_weight(shared.route, place, column, p.tokens);
+    const float weight1 = column_weight(shared.route, place, column + 1, p.tokens);
+    total.s[0] += weight0 * sums.s[0], total.s[1] += weight1 * sums.s[1];
+    total.s[2] += weight0 * sums.s[2], total.s[3] += weight1 * sums.s[3];
   }
-  shared.sums.put(total);
+  if (kColumnsAreChoices) join_columns(total);
+  shared.sums.put(0, total);
   __syncthreads();
-
-  Pairs::finish(shared.sums, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
-    float* residual = p.residual + token * spec::kHidden + first_row;
-    residual[g] = before[j].low + low * p.weight_scale + bias[j].low;
-    residual[g + 8] = before[j].high + high * p.weight_scale + bias[j].high;
+  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
+    out.store(first_row + g, token, scale[j], start[j].low + low * p.weight_scale,
+              start[j].high + high * p.weight_scale);
   });
 }

@@ -1,4 +1,4 @@
-// hidden[slot] = swiglu(gate_up[expert of slot](normed[token]) + bias), in bf16, grouped by expert.
+// hidden[slot] = swiglu(gate_up[expert of slot](input[token]) + bias), in bf16, grouped by expert.
 //
 // A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows.
 #include "epilogue/swiglu.cuh"
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
       strip < spec::kRowTiles ? p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(Product::kKTiles) : nullptr;
   Product product;
   product.run(shared.ring, weights, tile.count, [&](u32 n) {
-    return p.normed + static_cast<u64>(shared.slots[n] / spec::kTopK) * spec::kHidden;
+    return p.input + static_cast<u64>(shared.slots[n] / spec::kTopK) * spec::kHidden;
   });
   if (!weights) return;
 

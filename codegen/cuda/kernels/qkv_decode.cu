@@ -1,45 +1,57 @@
 // q, k, v = rope(qkv(rmsnorm(residual)) + bias); keys and values go to the cache.
 //
-// A block owns 16 rows: 8 rotary pairs of one head. Its warps hold the whole strip in registers before the
-// residual is read, so the weights stream while the previous kernel is still writing.
+// A strip is 8 rotary pairs of one head. `input` holds scaled rows: their products are divided by the rms at the end.
 #include "epilogue/qkv.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
 #include "tile/norm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
-
+constexpr u32 kStrips = (spec::kQHeads + 2 * spec::kKvHeads) * spec::kHeadDim / kTileRows;
+using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
 
 struct Shared {
-  SharedRows<spec::kMaxTokens, kKTiles> x;
-  SharedSums<kWarps> sums;
-  SharedNorm<kWarps, spec::kMaxTokens> norm;
+  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedSums<kWarps, spec::kMaxTokens> sums;
+  SharedInverse<spec::kMaxTokens> inverse;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+__device__ __forceinline__ void prepare(Pair (&pairs)[Pairs::kEach], const Qkv& p, u32 strip) {
+  constexpr u32 kStripsPerHead = spec::kHeadDim / kTileRows;
+  const u32 head = strip / kStripsPerHead, first_dim = strip % kStripsPerHead * 8;
+  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
+    pairs[j] = Pair(out, head, first_dim + g, token, spec::kInvFreq[first_dim + g], spec::kConcentration);
+  });
+}
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ Qkv p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
-  weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
-  constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
-  const u32 head = blockIdx.x / kTilesPerHead, first_dim = blockIdx.x % kTilesPerHead * 8;
-  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
+  auto weights = stream<Bf16Tile, Slice>(
+      shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
   Pair pairs[Pairs::kEach];
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    pairs[j] = Pair(out, head, first_dim + g, token, spec::kInvFreq[first_dim + g], spec::kConcentration);
-  });
+  prepare(pairs, p, blockIdx.x);
   wait_for_inputs();
   start_next_kernel();
 
-  rmsnorm_rows<spec::kHidden, kKTiles * kTileK>(shared.x.rows[0], shared.x.kStride, p.residual, p.norm_scale,
-                                                spec::kRmsEps, p.tokens, shared.norm);
-  shared.sums.put(weights.multiply(shared.x));
-  __syncthreads();
-  Pairs::finish(shared.sums, p.tokens,
-                [&](u32 j, u32 /*g*/, u32 /*token*/, float low, float high) { pairs[j].store(low, high); });
+  ActivationTile x[Slice::kTiles];
+  load_activations<Slice, spec::kHidden>(x, column_row(p.input, spec::kHidden, p.tokens));
+  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, nullptr, p.tokens, spec::kRmsEps);
+  u32 turn = 0;
+  for (u32 strip = blockIdx.x; strip < kStrips; strip += gridDim.x, turn ^= 1) {
+    Sums sums{};
+    weights.multiply(sums, x);
+    shared.sums.put(turn, sums);
+    __syncthreads();
+    Pairs::finish(shared.sums, turn, p.tokens, [&](u32 j, u32 /*g*/, u32 token, float low, float high) {
+      const float inverse = shared.inverse.of_token[token];
+      pairs[j].store(low * inverse, high * inverse);
+    });
+    if (strip + gridDim.x < kStrips) prepare(pairs, p, strip + gridDim.x);
+  }
 }

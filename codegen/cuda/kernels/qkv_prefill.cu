@@ -1,4 +1,4 @@
-// q, k, v = rope(qkv(normed) + bias); keys and values go to the cache.
+// q, k, v = rope(qkv(input) + bias); keys and values go to the cache.
 //
 // A block computes kWarps strips of 8 rotary pairs for up to kTileTokens tokens.
 #include "epilogue/qkv.cuh"
@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u8* weights = strip < spec::kRowTiles
                           ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
                           : nullptr;
-  const bf16* x = p.normed + static_cast<u64>(first) * spec::kHidden;
+  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
   product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });
   if (!weights) return;

@@ -1,19 +1,19 @@
-// normed = rmsnorm(residual); logits = router(normed) + bias
+// logits = router(rmsnorm(residual)) + bias
 //
-// A block owns 16 experts; the first one also keeps the normed rows for the experts.
+// A block owns 16 experts. `input` holds scaled rows: their products are divided by the rms at the end.
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
 #include "tile/norm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
-
+constexpr u32 kStrips = ceil_div(spec::kExperts, kTileRows);
+using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedRows<spec::kMaxTokens, kKTiles> x;
-  SharedSums<kWarps> sums;
-  SharedNorm<kWarps, spec::kMaxTokens> norm;
+  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedSums<kWarps, spec::kMaxTokens> sums;
+  SharedInverse<spec::kMaxTokens> inverse;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
@@ -21,8 +21,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ Router p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
-  weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
+  auto weights = stream<Bf16Tile, Slice>(
+      shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
   const u32 first_row = blockIdx.x * kTileRows;
   FloatPair bias[Pairs::kEach];
   Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) {
@@ -33,20 +33,17 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   wait_for_inputs();
   start_next_kernel();
 
-  rmsnorm_rows<spec::kHidden, kKTiles * kTileK>(shared.x.rows[0], shared.x.kStride, p.residual, p.norm_scale,
-                                                spec::kRmsEps, p.tokens, shared.norm);
-  if (blockIdx.x == 0) {
-    for (u32 t = 0; t < p.tokens; ++t)
-      for (u32 i = threadIdx.x; i < spec::kHidden / 8; i += spec::kThreads)
-        reinterpret_cast<uint4*>(p.normed + t * spec::kHidden)[i] =
-            reinterpret_cast<const uint4*>(shared.x.rows[t])[i];
-  }
-  shared.sums.put(weights.multiply(shared.x));
+  ActivationTile x[Slice::kTiles];
+  load_activations<Slice, spec::kHidden>(x, column_row(p.input, spec::kHidden, p.tokens));
+  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, nullptr, p.tokens, spec::kRmsEps);
+  Sums sums{};
+  weights.multiply(sums, x);
+  shared.sums.put(0, sums);
   __syncthreads();
-
-  Pairs::finish(shared.sums, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
+  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
+    const float inverse = shared.inverse.of_token[token];
     float* logits = p.logits + token * spec::kExperts + first_row;
-    if (first_row + g < spec::kExperts) logits[g] = low + bias[j].low;
-    if (first_row + g + 8 < spec::kExperts) logits[g + 8] = high + bias[j].high;
+    if (first_row + g < spec::kExperts) logits[g] = low * inverse + bias[j].low;
+    if (first_row + g + 8 < spec::kExperts) logits[g + 8] = high * inverse + bias[j].high;
   });
 }

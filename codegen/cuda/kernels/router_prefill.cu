@@ -1,4 +1,4 @@
-// logits = router(normed) + bias
+// logits = router(input) + bias
 #include "ptx/launch.cuh"
 #include "tile/gemm.cuh"
 
@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u8* weights = strip < spec::kRowTiles
                           ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
                           : nullptr;
-  const bf16* x = p.normed + static_cast<u64>(first) * spec::kHidden;
+  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
   product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });
   if (!weights) return;

@@ -1,4 +1,4 @@
-// logits[row] = unembedding(normed[row]), in fp32.
+// logits[row] = unembedding(input[row]), in fp32.
 #include "ptx/launch.cuh"
 #include "tile/gemm.cuh"
 
@@ -13,11 +13,11 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   wait_for_inputs();
   start_next_kernel();
   const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
-  const u32 columns = min(spec::kTileTokens, p.rows - first);
+  const u32 columns = min(spec::kTileTokens, p.count - first);
   const u8* weights = strip < spec::kRowTiles
                           ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
                           : nullptr;
-  const bf16* x = p.normed + static_cast<u64>(first) * spec::kHidden;
+  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
   product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });
   if (!weights) return;

@@ -49,7 +49,8 @@ struct Choice {
   }
 };
 
-// The distinct experts of a few tokens, by ascending id, made by every block for itself: cheaper than a barrier.
+// The distinct experts of a few tokens, by ascending id (of a single token: in its own order), made by every block
+// for itself: cheaper than a barrier.
 template <u32 kExperts, u32 kTopK, u32 kTokens>
 struct SharedRoute {
   static constexpr u32 kMaxDistinct = kTokens * kTopK < kExperts ? kTokens * kTopK : kExperts;
@@ -72,7 +73,7 @@ struct SharedRoute {
         if (lane_id() == k) ids[t][k] = choice.ids[k], weights[t][k] = choice.weights[k];
       }
     }
-    __syncthreads();
+    if (kTokens > 1) __syncthreads();
     if (warp_id() == 0) list(tokens);
     __syncthreads();
   }
@@ -86,6 +87,12 @@ struct SharedRoute {
 
  private:
   __device__ __forceinline__ void list(u32 tokens) {
+    if (kTokens == 1) {
+      const u32 k = lane_id();
+      if (k < kTopK) experts[k] = ids[0][k], rank[k][0] = static_cast<u8>(k);
+      if (k == 0) distinct = kTopK;
+      return;
+    }
     u32 count = 0;
     for (u32 base = 0; base < kExperts; base += kWarpSize) {
       const u32 expert = base + lane_id();

@@ -17,6 +17,10 @@ __device__ __forceinline__ u32 load_stream_u16(const void* address) {
   return v;
 }
 
+// Loads above stay above: without it the compiler moves them down to their uses, to save registers, and each use
+// then waits for memory anew.
+__device__ __forceinline__ void issue_loads() { __syncwarp(); }
+
 __device__ __forceinline__ uint4 load_shared(const void* shared) {
   return *static_cast<const uint4*>(shared);
 }
@@ -30,6 +34,17 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(valid ? 16 : 0)
                : "memory");
+}
+
+// 16 bytes of weights from global to shared memory, like `load_stream`.
+__device__ __forceinline__ void copy_stream(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+               : "memory");
+}
+
+// Fetches a 128-byte line into L2, where every kernel's writes meet: safe before the inputs are complete.
+__device__ __forceinline__ void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

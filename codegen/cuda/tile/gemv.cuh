@@ -1,83 +1,129 @@
-// Products for a few tokens: a block owns one row tile, its warps split the sum over k, and each holds its whole
-// share of the weights in registers, so that the loads can be issued before the activations exist.
+// Products for a few tokens, as a stream of strips.
+//
+// A block's warps split the sum over k: a warp owns the same k tiles of every strip. So its activations stand in
+// registers for the whole kernel, and its weights arrive through a ring in shared memory that no other warp touches,
+// which starts to fill before the activations exist. Only the partial sums cross warps: one barrier a strip.
 #pragma once
 #include "ptx/math.cuh"
 #include "tile/weights.cuh"
 
-// Activation rows in shared memory; 16 bytes of padding keep the eight columns in different banks.
-template <u32 kTokens, u32 kKTiles>
-struct SharedRows {
-  static constexpr u32 kStride = kKTiles * kTileK + 8;
-  alignas(16) bf16 rows[kTokens][kStride];
+// The k tiles of a warp.
+template <u32 kK, u32 kWarps>
+struct Share {
+  static constexpr u32 kKTiles = ceil_div(kK, kTileK);
+  static constexpr u32 kTiles = ceil_div(kKTiles, kWarps);
 
-  // This lane's 16 elements of a k tile; where there are fewer rows than columns, columns repeat rows.
-  __device__ __forceinline__ const bf16* column(u32 k_tile) const {
-    const u32 lane = lane_id();
-    return &rows[lane / 4 % kTokens][k_tile * kTileK + lane % 4 * 16];
+  __device__ __forceinline__ static u32 k_tile(u32 i) { return warp_id() * kTiles + i; }
+  __device__ __forceinline__ static bool exists(u32 i) { return kKTiles % kWarps == 0 || k_tile(i) < kKTiles; }
+  __device__ __forceinline__ static u32 count() {
+    if (kKTiles % kWarps == 0) return kTiles;
+    const u32 first = k_tile(0);
+    return first < kKTiles ? min(kTiles, kKTiles - first) : 0;
   }
 };
 
-// Partial sums of the warps: [warp][row][token].
-template <u32 kWarps>
-struct SharedSums {
-  alignas(8) float partial[kWarps][kTileRows][8];
+template <class Tile, u32 kWarps, u32 kDepth>
+struct SharedTiles {
+  alignas(16) u8 tiles[kWarps][kDepth][Tile::kBytes];
+};
 
-  __device__ __forceinline__ void put(const Sums& sums) {
-    const u32 g = lane_id() / 4, column = lane_id() % 4 * 2;
-    float(*mine)[8] = partial[warp_id()];
-    *reinterpret_cast<float2*>(&mine[g][column]) = make_float2(sums.s[0], sums.s[1]);
-    *reinterpret_cast<float2*>(&mine[g + 8][column]) = make_float2(sums.s[2], sums.s[3]);
+// This warp's tiles of the strips `blockIdx.x`, `blockIdx.x + gridDim.x`, ... below a count, kDepth of them on their
+// way. `address_of(strip)` is where a strip's weights lie.
+template <class Tile, class Share, u32 kDepth, class AddressOf>
+class WeightStream {
+ public:
+  template <u32 kWarps>
+  __device__ __forceinline__ WeightStream(SharedTiles<Tile, kWarps, kDepth>& ring, u32 strips, AddressOf address_of)
+      : ring_(ring.tiles[warp_id()][0]), strips_(strips), address_of_(address_of) {
+    if (Share::count() == 0) strips_ = 0;
+    if (strip_ < strips_) address_ = address_of_(strip_);
+#pragma unroll
+    for (u32 i = 0; i < kDepth; ++i) fetch();
   }
 
-  __device__ __forceinline__ float total(u32 row, u32 token) const {
+  // sums += the next strip's tiles x activations.
+  __device__ __forceinline__ void multiply(Sums& sums, const ActivationTile (&x)[Share::kTiles]) {
+#pragma unroll
+    for (u32 i = 0; i < Share::kTiles; ++i) {
+      if (!Share::exists(i)) continue;
+      copy_wait<kDepth - 1>();
+      Tile tile;
+      tile.take(ring_ + used_ * Tile::kBytes);
+      multiply_tile(sums, tile, x[i]);
+      used_ = used_ + 1 == kDepth ? 0 : used_ + 1;
+      fetch();
+    }
+  }
+
+ private:
+  // Each fetch is a group of copies, also when nothing is left to fetch, so that groups count tiles.
+  __device__ __forceinline__ void fetch() {
+    if (strip_ < strips_) {
+      Tile::fetch(ring_ + fetched_ * Tile::kBytes, address_, Share::k_tile(tile_), Share::kKTiles);
+      fetched_ = fetched_ + 1 == kDepth ? 0 : fetched_ + 1;
+      if (++tile_ == Share::count()) {
+        tile_ = 0;
+        strip_ += gridDim.x;
+        if (strip_ < strips_) address_ = address_of_(strip_);
+      }
+    }
+    copy_commit();
+  }
+
+  u8* ring_;
+  u32 strips_;
+  AddressOf address_of_;
+  const u8* address_ = nullptr;
+  u32 strip_ = blockIdx.x, tile_ = 0;  // the next to fetch
+  u32 fetched_ = 0, used_ = 0;         // places in the ring
+};
+
+template <class Tile, class Share, u32 kWarps, u32 kDepth, class AddressOf>
+__device__ __forceinline__ auto stream(SharedTiles<Tile, kWarps, kDepth>& ring, u32 strips, AddressOf address_of) {
+  return WeightStream<Tile, Share, kDepth, AddressOf>(ring, strips, address_of);
+}
+
+// Loads this warp's activations: column g of every k tile from the row at `row`; zeros if it is null.
+template <class Share, u32 kK>
+__device__ __forceinline__ void load_activations(ActivationTile (&x)[Share::kTiles], const bf16* row) {
+  static_assert(kK % 16 == 0, "a lane loads 16 elements at a time");
+  const u32 quarter = lane_id() % 4 * 16;
+#pragma unroll
+  for (u32 i = 0; i < Share::kTiles; ++i) {
+    const u32 k = Share::k_tile(i) * kTileK + quarter;
+    x[i].clear();
+    if (row && k < kK) x[i].load(row + k);
+  }
+  issue_loads();
+}
+
+// Partial sums of the warps: [warp][row][token], twice, because the next strip starts while one is finished.
+template <u32 kWarps, u32 kTokens>
+struct SharedSums {
+  static constexpr u32 kColumns = kTokens == 1 ? 1 : 8;
+  alignas(8) float partial[2][kWarps][kTileRows][kColumns];
+
+  __device__ __forceinline__ void put(u32 turn, const Sums& sums) {
+    const u32 g = lane_id() / 4, c = lane_id() % 4;
+    float(*mine)[kColumns] = partial[turn][warp_id()];
+    if (kColumns == 1) {
+      if (c == 0) mine[g][0] = sums.s[0], mine[g + 8][0] = sums.s[2];
+    } else {
+      *reinterpret_cast<float2*>(&mine[g][2 * c]) = make_float2(sums.s[0], sums.s[1]);
+      *reinterpret_cast<float2*>(&mine[g + 8][2 * c]) = make_float2(sums.s[2], sums.s[3]);
+    }
+  }
+
+  __device__ __forceinline__ float total(u32 turn, u32 row, u32 token) const {
     float sum = 0.0f;
 #pragma unroll
-    for (u32 w = 0; w < kWarps; ++w) sum += partial[w][row][token];
+    for (u32 w = 0; w < kWarps; ++w) sum += partial[turn][w][row][token];
     return sum;
   }
 };
 
-// The part of one strip that this warp multiplies. The first kHeld k tiles stand in registers before `multiply`,
-// which loads each later one into the place of the one it has just used.
-template <class Tile, u32 kKTiles, u32 kWarps, u32 kHeld = ceil_div(kKTiles, kWarps)>
-struct StripShare {
-  static constexpr u32 kShare = ceil_div(kKTiles, kWarps);
-  static_assert(kHeld <= kShare, "a warp can hold no more than its share");
-  const u8* strip;
-  Tile tiles[kHeld];
-
-  __device__ __forceinline__ static u32 k_tile(u32 i) { return warp_id() * kShare + i; }
-  __device__ __forceinline__ static bool exists(u32 i) {
-    return i < kShare && (kKTiles % kWarps == 0 || k_tile(i) < kKTiles);
-  }
-
-  __device__ __forceinline__ void load_tile(u32 i) {
-    if (exists(i)) tiles[i % kHeld].load(strip, k_tile(i), kKTiles);
-  }
-
-  __device__ __forceinline__ void load(const u8* strip_address) {
-    strip = strip_address;
-#pragma unroll
-    for (u32 i = 0; i < kHeld; ++i) load_tile(i);
-  }
-
-  template <u32 kTokens>
-  __device__ __forceinline__ Sums multiply(const SharedRows<kTokens, kKTiles>& x) {
-    Sums sums{};
-#pragma unroll
-    for (u32 i = 0; i < kShare; ++i) {
-      if (!exists(i)) continue;
-      ActivationTile columns;
-      columns.load(x.column(k_tile(i)));
-      multiply_tile(sums, tiles[i % kHeld], columns);
-      load_tile(i + kHeld);
-    }
-    return sums;
-  }
-};
-
-// The row pairs (g, g + 8) of a tile, for every token, dealt out to the block's threads. What an epilogue needs of
-// weights and positions is constant for the step: it is fetched for a thread's pairs before the inputs are waited for.
+// The row pairs (g, g + 8) of a strip, for every token, dealt out to the block's threads: eight neighbouring lanes
+// have the pairs of one token.
 template <u32 kWarps, u32 kTokens>
 struct RowPairs {
   static constexpr u32 kThreads = kWarps * kWarpSize;
@@ -95,17 +141,23 @@ struct RowPairs {
 
   // Calls `epilogue(j, g, token, sum of row g, sum of row g + 8)`.
   template <class Epilogue>
-  __device__ __forceinline__ static void finish(const SharedSums<kWarps>& sums, u32 tokens, Epilogue epilogue) {
+  __device__ __forceinline__ static void finish(const SharedSums<kWarps, kTokens>& sums, u32 turn, u32 tokens,
+                                                Epilogue epilogue) {
     visit(tokens, [&](u32 j, u32 g, u32 token) {
-      epilogue(j, g, token, sums.total(g, token), sums.total(g + 8, token));
+      epilogue(j, g, token, sums.total(turn, g, token), sums.total(turn, g + 8, token));
     });
   }
 };
+
+// The activation row of this lane's column; columns beyond the step's tokens repeat the last one.
+__device__ __forceinline__ const bf16* column_row(const bf16* rows, u32 width, u32 tokens) {
+  return rows + static_cast<u64>(min(lane_id() / 4, tokens - 1)) * width;
+}
 
 struct FloatPair {
   float low, high;
 };
 
-__device__ __forceinline__ FloatPair bias_pair(const bf16* bias, u32 row) {
-  return {bf16_to_float(bias[row]), bf16_to_float(bias[row + 8])};
+__device__ __forceinline__ FloatPair bf16_pair(const bf16* values, u32 row) {
+  return {bf16_to_float(values[row]), bf16_to_float(values[row + 8])};
 }

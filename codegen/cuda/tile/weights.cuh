@@ -16,12 +16,26 @@ constexpr u32 kTileSteps = 4;
 struct Bf16Tile {
   uint4 steps[kTileSteps];
 
-  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kTileRows * kTileK * 2; }
+  static constexpr u32 kBytes = kTileRows * kTileK * 2;
+  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kBytes; }
 
   __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 /*k_tiles*/) {
 #pragma unroll
     for (u32 j = 0; j < kTileSteps; ++j)
       steps[j] = load_stream(strip + ((k_tile * kTileSteps + j) * kWarpSize + lane_id()) * 16);
+  }
+
+  // To this warp's place in a ring, where a lane finds its own 16 bytes again.
+  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 /*k_tiles*/) {
+    const u32 lane = lane_id() * 16;
+#pragma unroll
+    for (u32 j = 0; j < kTileSteps; ++j)
+      copy_stream(place + j * kWarpSize * 16 + lane, strip + (k_tile * kTileSteps + j) * kWarpSize * 16 + lane);
+  }
+
+  __device__ __forceinline__ void take(const u8* place) {
+#pragma unroll
+    for (u32 j = 0; j < kTileSteps; ++j) steps[j] = load_shared(place + (j * kWarpSize + lane_id()) * 16);
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 j) const {
@@ -36,12 +50,28 @@ struct Mxfp4Tile {
 
   static constexpr u32 kCodeBytes = kTileRows * kTileK / 2;
   static constexpr u32 kScaleBytes = kTileRows * 2;
-  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * (kCodeBytes + kScaleBytes); }
+  static constexpr u32 kBytes = kCodeBytes + kScaleBytes;
+  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kBytes; }
 
   __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 k_tiles) {
     const u32 lane = lane_id();
     codes = load_stream(strip + k_tile * kCodeBytes + lane * 16);
     scales = load_stream_u16(strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane / 2 * 2);
+  }
+
+  // To this warp's place in a ring: a lane's own codes, and the tile's scales, which lanes 0 and 1 copy for all.
+  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 k_tiles) {
+    const u32 lane = lane_id();
+    copy_stream(place + lane * 16, strip + k_tile * kCodeBytes + lane * 16);
+    __syncwarp();  // the scales that stood here were read
+    if (lane < kScaleBytes / 16)
+      copy_stream(place + kCodeBytes + lane * 16, strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane * 16);
+  }
+
+  __device__ __forceinline__ void take(const u8* place) {
+    __syncwarp();  // lanes 0 and 1 waited for the scales
+    codes = load_shared(place + lane_id() * 16);
+    scales = *reinterpret_cast<const u16*>(place + kCodeBytes + lane_id() / 2 * 2);
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 j) const {

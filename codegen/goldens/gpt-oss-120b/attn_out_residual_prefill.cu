@@ -24,11 +24,15 @@ struct AttnOut {
   const u8* weight;
   const bf16* bias;
   float* residual;
+  const bf16* next_scale;
+  bf16* scaled;
+  float* squares;
   u32 tokens;
   u32 unused;
 };
-static_assert(sizeof(AttnOut) == 40 && sizeof(AttnOut::heads) == 8 && sizeof(AttnOut::weight) == 8 &&
-              sizeof(AttnOut::bias) == 8 && sizeof(AttnOut::residual) == 8 && sizeof(AttnOut::tokens) == 4 &&
+static_assert(sizeof(AttnOut) == 64 && sizeof(AttnOut::heads) == 8 && sizeof(AttnOut::weight) == 8 &&
+              sizeof(AttnOut::bias) == 8 && sizeof(AttnOut::residual) == 8 && sizeof(AttnOut::next_scale) == 8 &&
+              sizeof(AttnOut::scaled) == 8 && sizeof(AttnOut::squares) == 8 && sizeof(AttnOut::tokens) == 4 &&
               sizeof(AttnOut::unused) == 4,
               "the host lays AttnOut out differently");
 

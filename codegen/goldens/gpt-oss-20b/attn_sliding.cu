@@ -67,7 +67,26 @@ struct Span {
   }
 };
 
-__device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span,
+// Where this block's head lies in the page that holds `page_start`.
+__device__ __forceinline__ u64 page_offset(const Attention& p, u32 slot, u32 page_start) {
+  const Cache cache{p.keys, p.values, p.page_table, p.table_stride};
+  const u64 page_head = static_cast<u64>(cache.page(slot, page_start)) * spec::kKvHeads + blockIdx.x;
+  return page_head * kPageTokens * spec::kHeadDim;
+}
+
+// Brings this warp's first page into L2 while the step's own keys and values are still being written.
+__device__ __forceinline__ void prefetch_share(const Attention& p, const Span& span, u32 slot) {
+  const u32 i = blockIdx.y * kWarps + warp_id();
+  if (i >= span.pages) return;
+  const u64 offset = page_offset(p, slot, (span.first_page + i) * kPageTokens);
+  constexpr u32 kLine = 64;  // elements of 128 bytes
+  for (u32 line = lane_id(); line < spec::kHeadDim; line += kWarpSize) {
+    prefetch_line(p.keys + offset + line * kLine);
+    prefetch_line(p.values + offset + line * kLine);
+  }
+}
+
+__device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span, u32 slot,
                                              u32 position) {
   const u32 kv_head = blockIdx.x, token = blockIdx.z;
   const u32 g = lane_id() / 4, c = lane_id() % 4;
@@ -76,13 +95,10 @@ __device__ __forceinline__ void attend_share(HeadAttended& attended, const Atten
   RowPair<2 * HeadAttended::kSteps>::load_row(
       query, p.queries + (token * spec::kQHeads + head) * spec::kHeadDim + c * HeadAttended::kQuarter);
 
-  const Cache cache{p.keys, p.values, p.page_table, p.table_stride};
-  const u32 slot = p.slots[token];
   for (u32 i = blockIdx.y * kWarps + warp_id(); i < span.pages; i += span.splits * kWarps) {
     const u32 page_start = (span.first_page + i) * kPageTokens;
-    const u64 page_head = static_cast<u64>(cache.page(slot, page_start)) * spec::kKvHeads + kv_head;
-    const u64 offset = page_head * kPageTokens * spec::kHeadDim;
-    attended.attend_page(cache.keys + offset, cache.values + offset, query,
+    const u64 offset = page_offset(p, slot, page_start);
+    attended.attend_page(p.keys + offset, p.values + offset, query,
                          static_cast<i32>(span.first_key) - static_cast<i32>(page_start),
                          static_cast<i32>(position - page_start), spec::kScoreScale * kLog2e);
   }
@@ -94,14 +110,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_sliding(const 
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   // Positions, slots and page tables are constant for the whole step, so they need not be waited for.
   const u32 kv_head = blockIdx.x, split = blockIdx.y, token = blockIdx.z;
-  const u32 position = p.positions[token];
+  const u32 position = p.positions[token], slot = p.slots[token];
   const Span span(position);
+  const bool has_share = split < span.splits;
+  if (has_share) prefetch_share(p, span, slot);
   wait_for_inputs();
   start_next_kernel();
-  if (split >= span.splits) return;
+  if (!has_share) return;
 
   HeadAttended attended;
-  attend_share(attended, p, span, position);
+  attend_share(attended, p, span, slot, position);
   put_part(shared.parts[warp_id()], attended);
   __syncthreads();
 

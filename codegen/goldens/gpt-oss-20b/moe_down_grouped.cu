@@ -27,13 +27,17 @@ struct ExpertDown {
   const u8* weight;
   const bf16* bias;
   float* residual;
+  const bf16* next_scale;
+  bf16* scaled;
+  float* squares;
   float* slot_out;
   float weight_scale;
   u32 tokens;
 };
-static_assert(sizeof(ExpertDown) == 80 && sizeof(ExpertDown::hidden) == 8 && sizeof(ExpertDown::logits) == 8 &&
+static_assert(sizeof(ExpertDown) == 104 && sizeof(ExpertDown::hidden) == 8 && sizeof(ExpertDown::logits) == 8 &&
               sizeof(ExpertDown::sorted) == 8 && sizeof(ExpertDown::tiles) == 8 && sizeof(ExpertDown::tile_count) == 8 &&
               sizeof(ExpertDown::weight) == 8 && sizeof(ExpertDown::bias) == 8 && sizeof(ExpertDown::residual) == 8 &&
+              sizeof(ExpertDown::next_scale) == 8 && sizeof(ExpertDown::scaled) == 8 && sizeof(ExpertDown::squares) == 8 &&
               sizeof(ExpertDown::slot_out) == 8 && sizeof(ExpertDown::weight_scale) == 4 && sizeof(ExpertDown::tokens) == 4,
               "the host lays ExpertDown out differently");
 

@@ -26,11 +26,11 @@ static_assert(sizeof(RmsNorm) == 32 && sizeof(RmsNorm::residual) == 8 && sizeof(
 #include "tile/norm.cuh"
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads) rmsnorm(const __grid_constant__ RmsNorm p) {
-  __shared__ SharedNorm<spec::kThreads / kWarpSize, 1> shared;
+  constexpr u32 kWarps = spec::kThreads / kWarpSize;
+  __shared__ float squares_of_warp[kWarps];
   wait_for_inputs();
   start_next_kernel();
   const u64 row = p.rows ? p.rows[blockIdx.x] : blockIdx.x;
-  rmsnorm_rows<spec::kHidden, spec::kHidden, spec::kThreads / kWarpSize, 1>(
-      p.normed + static_cast<u64>(blockIdx.x) * spec::kHidden, spec::kHidden, p.residual + row * spec::kHidden,
-      p.scale, spec::kRmsEps, 1, shared);
+  rmsnorm_row<spec::kHidden, kWarps>(p.normed + static_cast<u64>(blockIdx.x) * spec::kHidden,
+                                     p.residual + row * spec::kHidden, p.scale, spec::kRmsEps, squares_of_warp);
 }

@@ -2,20 +2,17 @@
 //
 // q, k, v = rope(qkv(rmsnorm(residual)) + bias); keys and values go to the cache.
 //
-// A block owns 16 rows: 8 rotary pairs of one head. Its warps hold the whole strip in registers before the
-// residual is read, so the weights stream while the previous kernel is still writing.
+// A strip is 8 rotary pairs of one head. `input` holds scaled rows: their products are divided by the rms at the end.
 //
-// Launch: 320 x 1 x 1 blocks of 288 threads, 10432 bytes of shared memory, at most 96 registers.
+// Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 63376 bytes of shared memory, at most 64 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
-constexpr u32 kThreads = 288;
+constexpr u32 kThreads = 480;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 10432;
+constexpr u32 kSharedBytes = 63376;
 constexpr u32 kHidden = 2880;
-constexpr u32 kMaxTokens = 1;
-constexpr u32 kHeldTiles = 3;
 constexpr float kRmsEps = 1e-5f;
 constexpr u32 kHeadDim = 64;
 constexpr u32 kQHeads = 64;
@@ -28,12 +25,13 @@ __constant__ float kInvFreq[32] = {
     3.830881e-5f, 2.6396468e-5f, 1.8188337e-5f, 1.253257e-5f, 8.635496e-6f, 5.9502395e-6f,
     4.0999785e-6f, 2.8250668e-6f, 1.9465963e-6f, 1.3412911e-6f, 9.2420896e-7f, 6.368209e-7f,
     4.3879783e-7f, 3.0235114e-7f};
+constexpr u32 kMaxTokens = 1;
+constexpr u32 kRing = 2;
 }  // namespace spec
 
 struct Qkv {
-  const float* residual;
-  const bf16* norm_scale;
-  const bf16* normed;
+  const bf16* input;
+  const float* squares;
   const u8* weight;
   const bf16* bias;
   bf16* queries;
@@ -45,11 +43,11 @@ struct Qkv {
   u32 table_stride;
   u32 tokens;
 };
-static_assert(sizeof(Qkv) == 96 && sizeof(Qkv::residual) == 8 && sizeof(Qkv::norm_scale) == 8 &&
-              sizeof(Qkv::normed) == 8 && sizeof(Qkv::weight) == 8 && sizeof(Qkv::bias) == 8 &&
-              sizeof(Qkv::queries) == 8 && sizeof(Qkv::keys) == 8 && sizeof(Qkv::values) == 8 &&
-              sizeof(Qkv::page_table) == 8 && sizeof(Qkv::positions) == 8 && sizeof(Qkv::slots) == 8 &&
-              sizeof(Qkv::table_stride) == 4 && sizeof(Qkv::tokens) == 4,
+static_assert(sizeof(Qkv) == 88 && sizeof(Qkv::input) == 8 && sizeof(Qkv::squares) == 8 &&
+              sizeof(Qkv::weight) == 8 && sizeof(Qkv::bias) == 8 && sizeof(Qkv::queries) == 8 &&
+              sizeof(Qkv::keys) == 8 && sizeof(Qkv::values) == 8 && sizeof(Qkv::page_table) == 8 &&
+              sizeof(Qkv::positions) == 8 && sizeof(Qkv::slots) == 8 && sizeof(Qkv::table_stride) == 4 &&
+              sizeof(Qkv::tokens) == 4,
               "the host lays Qkv out differently");
 
 #include "epilogue/qkv.cuh"
@@ -58,38 +56,51 @@ static_assert(sizeof(Qkv) == 96 && sizeof(Qkv::residual) == 8 && sizeof(Qkv::nor
 #include "tile/norm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kKTiles = ceil_div(spec::kHidden, kTileK);
-
+constexpr u32 kStrips = (spec::kQHeads + 2 * spec::kKvHeads) * spec::kHeadDim / kTileRows;
+using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
 
 struct Shared {
-  SharedRows<spec::kMaxTokens, kKTiles> x;
-  SharedSums<kWarps> sums;
-  SharedNorm<kWarps, spec::kMaxTokens> norm;
+  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedSums<kWarps, spec::kMaxTokens> sums;
+  SharedInverse<spec::kMaxTokens> inverse;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+__device__ __forceinline__ void prepare(Pair (&pairs)[Pairs::kEach], const Qkv& p, u32 strip) {
+  constexpr u32 kStripsPerHead = spec::kHeadDim / kTileRows;
+  const u32 head = strip / kStripsPerHead, first_dim = strip % kStripsPerHead * 8;
+  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
+  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
+    pairs[j] = Pair(out, head, first_dim + g, token, spec::kInvFreq[first_dim + g], spec::kConcentration);
+  });
+}
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     rmsnorm_qkv_rope_decode1(const __grid_constant__ Qkv p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  StripShare<Bf16Tile, kKTiles, kWarps, spec::kHeldTiles> weights;
-  weights.load(p.weight + static_cast<u64>(blockIdx.x) * Bf16Tile::strip_bytes(kKTiles));
-  constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
-  const u32 head = blockIdx.x / kTilesPerHead, first_dim = blockIdx.x % kTilesPerHead * 8;
-  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
+  auto weights = stream<Bf16Tile, Slice>(
+      shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
   Pair pairs[Pairs::kEach];
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    pairs[j] = Pair(out, head, first_dim + g, token, spec::kInvFreq[first_dim + g], spec::kConcentration);
-  });
+  prepare(pairs, p, blockIdx.x);
   wait_for_inputs();
   start_next_kernel();
 
-  rmsnorm_rows<spec::kHidden, kKTiles * kTileK>(shared.x.rows[0], shared.x.kStride, p.residual, p.norm_scale,
-                                                spec::kRmsEps, p.tokens, shared.norm);
-  shared.sums.put(weights.multiply(shared.x));
-  __syncthreads();
-  Pairs::finish(shared.sums, p.tokens,
-                [&](u32 j, u32 /*g*/, u32 /*token*/, float low, float high) { pairs[j].store(low, high); });
+  ActivationTile x[Slice::kTiles];
+  load_activations<Slice, spec::kHidden>(x, column_row(p.input, spec::kHidden, p.tokens));
+  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, nullptr, p.tokens, spec::kRmsEps);
+  u32 turn = 0;
+  for (u32 strip = blockIdx.x; strip < kStrips; strip += gridDim.x, turn ^= 1) {
+    Sums sums{};
+    weights.multiply(sums, x);
+    shared.sums.put(turn, sums);
+    __syncthreads();
+    Pairs::finish(shared.sums, turn, p.tokens, [&](u32 j, u32 /*g*/, u32 token, float low, float high) {
+      const float inverse = shared.inverse.of_token[token];
+      pairs[j].store(low * inverse, high * inverse);
+    });
+    if (strip + gridDim.x < kStrips) prepare(pairs, p, strip + gridDim.x);
+  }
 }

@@ -62,12 +62,18 @@ pub struct Twin {
 
 params! {
     /// Embedding rows of the step's tokens into the residual. A token of `u32::MAX` is the one the slot last drew.
+    ///
+    /// Here and below, whatever writes the residual in a small step also writes what the next norm needs: `scaled`,
+    /// the rows times `next_scale`, and `squares`, a sum for every 16 elements, `[token][hidden / 16]`.
     Embed {
         tokens: ptr = "const u32*",
         slots: ptr = "const u32*",
         sampled: ptr = "const u32*",
         embedding: ptr = "const bf16*",
         residual: ptr = "float*",
+        next_scale: ptr = "const bf16*",
+        scaled: ptr = "bf16*",
+        squares: ptr = "float*",
     }
     /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows.
     RmsNorm {
@@ -76,11 +82,10 @@ params! {
         scale: ptr = "const bf16*",
         normed: ptr = "bf16*",
     }
-    /// Phase A. Small steps norm `residual` themselves, large ones read `normed`.
+    /// Phase A. `input` holds scaled rows in small steps, normed rows in large ones.
     Qkv {
-        residual: ptr = "const float*",
-        norm_scale: ptr = "const bf16*",
-        normed: ptr = "const bf16*",
+        input: ptr = "const bf16*",
+        squares: ptr = "const float*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         queries: ptr = "bf16*",
@@ -107,20 +112,22 @@ params! {
         table_stride: u32 = "u32",
         tokens: u32 = "u32",
     }
-    /// Phase C.
+    /// Phase C. Only small steps write `scaled` and `squares`.
     AttnOut {
         heads: ptr = "const bf16*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         residual: ptr = "float*",
+        next_scale: ptr = "const bf16*",
+        scaled: ptr = "bf16*",
+        squares: ptr = "float*",
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase D. Small steps norm `residual` and keep `normed`, large ones read `normed`.
+    /// Phase D. `input` as in phase A.
     Router {
-        residual: ptr = "const float*",
-        norm_scale: ptr = "const bf16*",
-        normed: ptr = "bf16*",
+        input: ptr = "const bf16*",
+        squares: ptr = "const float*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         logits: ptr = "float*",
@@ -138,9 +145,10 @@ params! {
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase E. Small steps choose from `logits`, large ones follow `tiles`.
+    /// Phase E. `input` as in phase A. Small steps choose from `logits`, large ones follow `tiles`.
     ExpertUp {
-        normed: ptr = "const bf16*",
+        input: ptr = "const bf16*",
+        squares: ptr = "const float*",
         logits: ptr = "const float*",
         sorted: ptr = "const u32*",
         tiles: ptr = "const ExpertTile*",
@@ -161,6 +169,9 @@ params! {
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         residual: ptr = "float*",
+        next_scale: ptr = "const bf16*",
+        scaled: ptr = "bf16*",
+        squares: ptr = "float*",
         slot_out: ptr = "float*",
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
@@ -171,12 +182,15 @@ params! {
         slot_weights: ptr = "const float*",
         residual: ptr = "float*",
     }
-    /// The unembedding of `rows` normed rows.
+    /// The unembedding of `count` rows of `input`: of those that `rows` picks, or all in order. `input` holds normed
+    /// rows, or scaled ones if there are `squares`.
     Unembed {
-        normed: ptr = "const bf16*",
+        input: ptr = "const bf16*",
+        squares: ptr = "const float*",
+        rows: ptr = "const u32*",
         weight: ptr = "const u8*",
         logits: ptr = "float*",
-        rows: u32 = "u32",
+        count: u32 = "u32",
         unused: u32 = "u32",
     }
     /// One row's sampling settings; `position` is the one that the drawn token will have.

@@ -1,8 +1,10 @@
-//! Kernels for a few tokens: a block owns 16 rows, its warps split the sum, weights are held in registers.
+//! Kernels for a few tokens: a block's warps split the sum over k and stream strips of 16 rows through rings in
+//! shared memory, with the first tiles on their way before the kernel's inputs exist.
 
 use ossmith_plan::{Axis, ModelSpec, TILE_K, TILE_ROWS};
 
-use super::{Constant, Draft, KernelPlan, ONE, footprint, head_constants, swiglu_constants, u32s};
+use super::footprint::{self, TileFormat};
+use super::{Constant, Draft, KernelPlan, ONE, head_constants, swiglu_constants, u32s};
 
 /// The kernels of a step of at most `tokens` tokens, phase by phase.
 pub(super) fn kernels(spec: &ModelSpec, tokens: usize) -> [KernelPlan; 6] {
@@ -16,178 +18,184 @@ pub(super) fn kernels(spec: &ModelSpec, tokens: usize) -> [KernelPlan; 6] {
     ]
 }
 
-/// How the sum over k is split among a block's warps.
-struct Split {
-    k_tiles: usize,
-    warps: usize,
+/// Blocks of a product that share a multiprocessor. Two of about sixteen warps fill it: the next kernel's blocks
+/// come as these leave, so that its first tiles are on their way while the last sums are joined.
+const BLOCKS_PER_SM: usize = 2;
+
+/// The most warps of a block.
+const MOST_WARPS: usize = 16;
+
+/// Warps that share `k_tiles` evenly, if there are enough such; else as many as there can be.
+fn warps(k: usize) -> usize {
+    let k_tiles = k.div_ceil(TILE_K);
+    let most = k_tiles.min(MOST_WARPS);
+    (most.div_ceil(2)..=most).rev().find(|&warps| k_tiles.is_multiple_of(warps)).unwrap_or(most)
 }
 
-impl Split {
-    /// The most warps, up to ten, that share the k tiles evenly; eight uneven ones where only few would.
-    fn of(k: usize) -> Split {
-        let k_tiles = k.div_ceil(TILE_K);
-        let even = (1..=10).rev().find(|&warps| k_tiles.is_multiple_of(warps)).unwrap_or(1);
-        let warps = if even < 4 && k_tiles > 10 { 8 } else { even };
-        Split { k_tiles, warps }
-    }
+/// A streaming product: what its kernels have in common.
+struct Product {
+    /// Length of the sum.
+    k: usize,
+    format: TileFormat,
+    /// Tiles of a warp that are on their way.
+    ring: usize,
+    grid: Axis,
+    /// Shared memory besides ring and sums.
+    other_bytes: usize,
+}
 
-    fn share(&self) -> usize {
-        self.k_tiles.div_ceil(self.warps)
-    }
-
-    fn threads(&self) -> usize {
-        self.warps * 32
+impl Product {
+    fn plan(
+        self,
+        name: String,
+        body: &'static str,
+        params: &'static [&'static str],
+        tokens: usize,
+        mut constants: Vec<Constant>,
+    ) -> KernelPlan {
+        let warps = warps(self.k);
+        constants.extend(u32s(&[("kMaxTokens", tokens), ("kRing", self.ring)]));
+        Draft {
+            name,
+            body,
+            params,
+            grid: [self.grid, ONE, ONE],
+            threads: warps * 32,
+            shared_bytes: footprint::tile_ring(self.format, warps, self.ring)
+                + footprint::sums(warps, tokens)
+                + self.other_bytes,
+            blocks_per_sm: BLOCKS_PER_SM,
+            constants,
+        }
+        .plan()
     }
 }
 
-fn rms_eps(spec: &ModelSpec) -> Constant {
-    Constant::F32("kRmsEps", spec.rms_eps)
-}
+/// A grid of as many blocks as run at once.
+const RESIDENT: Axis = Axis::PerSm(BLOCKS_PER_SM as u32);
 
 fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let split = Split::of(spec.hidden);
-    let mut constants = u32s(&[
-        ("kHidden", spec.hidden),
-        ("kMaxTokens", tokens),
-        ("kHeldTiles", split.share().min(3)),
-    ]);
-    constants.push(rms_eps(spec));
+    let mut constants = u32s(&[("kHidden", spec.hidden)]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     constants.extend(head_constants(spec));
-    Draft {
-        name: format!("rmsnorm_qkv_rope_decode{tokens}"),
-        body: "qkv_decode.cu",
-        params: &["Qkv"],
-        grid: [Axis::Fixed((spec.qkv_width() / TILE_ROWS) as u32), ONE, ONE],
-        threads: split.threads(),
-        shared_bytes: footprint::rows(tokens, split.k_tiles)
-            + footprint::sums(split.warps)
-            + footprint::norm(split.warps, tokens),
-        blocks_per_sm: 2,
-        constants,
+    Product {
+        k: spec.hidden,
+        format: TileFormat::Bf16,
+        ring: 2,
+        grid: RESIDENT,
+        other_bytes: footprint::inverse(tokens),
     }
-    .plan()
+    .plan(
+        format!("rmsnorm_qkv_rope_decode{tokens}"),
+        "qkv_decode.cu",
+        &["Qkv"],
+        tokens,
+        constants,
+    )
 }
 
 fn attn_out(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let split = Split::of(spec.q_width());
-    Draft {
-        name: format!("attn_out_residual_decode{tokens}"),
-        body: "attn_out_decode.cu",
-        params: &["AttnOut"],
-        grid: [Axis::Fixed((spec.hidden / TILE_ROWS) as u32), ONE, ONE],
-        threads: split.threads(),
-        shared_bytes: footprint::rows(tokens, split.k_tiles) + footprint::sums(split.warps),
-        blocks_per_sm: 2,
-        constants: u32s(&[
-            ("kHidden", spec.hidden),
-            ("kQWidth", spec.q_width()),
-            ("kMaxTokens", tokens),
-            ("kHeldTiles", split.share().min(4)),
-        ]),
+    let constants = u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]);
+    Product {
+        k: spec.q_width(),
+        format: TileFormat::Bf16,
+        ring: 2,
+        grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
+        other_bytes: 0,
     }
-    .plan()
+    .plan(
+        format!("attn_out_residual_decode{tokens}"),
+        "attn_out_decode.cu",
+        &["AttnOut"],
+        tokens,
+        constants,
+    )
 }
 
 fn router(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let split = Split::of(spec.hidden);
-    let mut constants = u32s(&[
-        ("kHidden", spec.hidden),
-        ("kExperts", spec.experts),
-        ("kMaxTokens", tokens),
-        ("kHeldTiles", split.share().min(5)),
-    ]);
-    constants.push(rms_eps(spec));
-    Draft {
-        name: format!("rmsnorm_router_decode{tokens}"),
-        body: "router_decode.cu",
-        params: &["Router"],
-        grid: [Axis::Fixed(spec.experts.div_ceil(TILE_ROWS) as u32), ONE, ONE],
-        threads: split.threads(),
-        shared_bytes: footprint::rows(tokens, split.k_tiles)
-            + footprint::sums(split.warps)
-            + footprint::norm(split.warps, tokens),
-        blocks_per_sm: 1,
-        constants,
+    let mut constants = u32s(&[("kHidden", spec.hidden), ("kExperts", spec.experts)]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
+    Product {
+        k: spec.hidden,
+        format: TileFormat::Bf16,
+        // All of a warp's tiles: the router is small, and what matters is when it starts.
+        ring: spec.hidden.div_ceil(TILE_K).div_ceil(warps(spec.hidden)),
+        grid: Axis::Fixed(spec.experts.div_ceil(TILE_ROWS) as u32),
+        other_bytes: footprint::inverse(tokens),
     }
-    .plan()
-}
-
-/// Experts whose strips are in flight together: as many as one token chooses, if they fit in registers.
-fn experts_in_flight(spec: &ModelSpec, split: &Split) -> usize {
-    spec.top_k.min((20 / split.share()).max(1))
+    .plan(
+        format!("rmsnorm_router_decode{tokens}"),
+        "router_decode.cu",
+        &["Router"],
+        tokens,
+        constants,
+    )
 }
 
 fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    const BLOCKS_PER_SM: usize = 2;
-    let split = Split::of(spec.hidden);
     let mut constants = u32s(&[
         ("kHidden", spec.hidden),
         ("kInter", spec.inter),
         ("kExperts", spec.experts),
         ("kTopK", spec.top_k),
-        ("kRowTiles", 2 * spec.inter / TILE_ROWS),
-        ("kMaxTokens", tokens),
-        ("kDepth", 2),
     ]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     constants.extend(swiglu_constants(spec));
-    Draft {
-        name: format!("moe_up_swiglu_decode{tokens}"),
-        body: "expert_up_decode.cu",
-        params: &["ExpertUp"],
-        grid: [Axis::PerSm(BLOCKS_PER_SM as u32), ONE, ONE],
-        threads: split.threads(),
-        shared_bytes: footprint::rows(tokens, split.k_tiles)
-            + 2 * footprint::sums(split.warps)
+    Product {
+        k: spec.hidden,
+        format: TileFormat::Mxfp4,
+        ring: 8,
+        grid: RESIDENT,
+        other_bytes: footprint::inverse(tokens)
             + footprint::route(spec.experts, spec.top_k, tokens),
-        blocks_per_sm: BLOCKS_PER_SM,
-        constants,
     }
-    .plan()
+    .plan(
+        format!("moe_up_swiglu_decode{tokens}"),
+        "expert_up_decode.cu",
+        &["ExpertUp"],
+        tokens,
+        constants,
+    )
 }
 
 fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let split = Split::of(spec.inter);
-    let row_tiles = spec.hidden / TILE_ROWS;
-    Draft {
-        name: format!("moe_down_residual_decode{tokens}"),
-        body: "expert_down_decode.cu",
-        params: &["ExpertDown"],
-        grid: [Axis::Fixed(row_tiles as u32), ONE, ONE],
-        threads: split.threads(),
-        shared_bytes: footprint::sums(split.warps)
-            + footprint::route(spec.experts, spec.top_k, tokens),
-        blocks_per_sm: 1,
-        constants: u32s(&[
-            ("kHidden", spec.hidden),
-            ("kInter", spec.inter),
-            ("kExperts", spec.experts),
-            ("kTopK", spec.top_k),
-            ("kRowTiles", row_tiles),
-            ("kMaxTokens", tokens),
-            ("kDepth", experts_in_flight(spec, &split)),
-        ]),
+    let constants = u32s(&[
+        ("kHidden", spec.hidden),
+        ("kInter", spec.inter),
+        ("kExperts", spec.experts),
+        ("kTopK", spec.top_k),
+    ]);
+    Product {
+        k: spec.inter,
+        format: TileFormat::Mxfp4,
+        ring: 10,
+        grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
+        other_bytes: footprint::route(spec.experts, spec.top_k, tokens),
     }
-    .plan()
+    .plan(
+        format!("moe_down_residual_decode{tokens}"),
+        "expert_down_decode.cu",
+        &["ExpertDown"],
+        tokens,
+        constants,
+    )
 }
 
 fn unembed(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    const WARPS: usize = 8;
-    const BLOCKS_PER_SM: usize = 2;
-    Draft {
-        name: format!("unembed_decode{tokens}"),
-        body: "unembed_decode.cu",
-        params: &["Unembed"],
-        grid: [Axis::PerSm(BLOCKS_PER_SM as u32), ONE, ONE],
-        threads: WARPS * 32,
-        shared_bytes: footprint::rows(tokens, spec.hidden.div_ceil(TILE_K)),
-        blocks_per_sm: BLOCKS_PER_SM,
-        constants: u32s(&[
-            ("kHidden", spec.hidden),
-            ("kVocab", spec.vocab),
-            ("kRowTiles", spec.vocab.div_ceil(TILE_ROWS)),
-            ("kMaxTokens", tokens),
-            ("kDepth", 3),
-        ]),
+    let mut constants = u32s(&[("kHidden", spec.hidden), ("kVocab", spec.vocab)]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
+    Product {
+        k: spec.hidden,
+        format: TileFormat::Bf16,
+        ring: 2,
+        grid: RESIDENT,
+        other_bytes: footprint::inverse(tokens),
     }
-    .plan()
+    .plan(
+        format!("unembed_decode{tokens}"),
+        "unembed_decode.cu",
+        &["Unembed"],
+        tokens,
+        constants,
+    )
 }

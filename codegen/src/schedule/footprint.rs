@@ -6,19 +6,32 @@ fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(16)
 }
 
-/// `SharedRows` of `tile/gemv.cuh`: padded bf16 rows.
-pub(super) fn rows(tokens: usize, k_tiles: usize) -> usize {
-    aligned(tokens * (k_tiles * TILE_K + 8) * 2)
+/// How a tile of 16 rows by 64 elements is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TileFormat {
+    Bf16,
+    Mxfp4,
 }
 
-/// `SharedSums` of `tile/gemv.cuh`: each warp's partial tile.
-pub(super) fn sums(warps: usize) -> usize {
-    warps * TILE_ROWS * 8 * 4
+/// `SharedTiles` of `tile/gemv.cuh`: `depth` tiles a warp.
+pub(super) fn tile_ring(format: TileFormat, warps: usize, depth: usize) -> usize {
+    let elements = TILE_ROWS * TILE_K;
+    let tile = match format {
+        TileFormat::Bf16 => elements * 2,
+        TileFormat::Mxfp4 => elements / 2 + elements / 32,
+    };
+    warps * depth * tile
 }
 
-/// `SharedNorm` of `tile/norm.cuh`: each warp's partial squares.
-pub(super) fn norm(warps: usize, tokens: usize) -> usize {
-    aligned(tokens * warps * 4)
+/// `SharedSums` of `tile/gemv.cuh`: each warp's partial tile, twice.
+pub(super) fn sums(warps: usize, tokens: usize) -> usize {
+    let columns = if tokens == 1 { 1 } else { 8 };
+    2 * warps * TILE_ROWS * columns * 4
+}
+
+/// `SharedInverse` of `tile/norm.cuh`.
+pub(super) fn inverse(tokens: usize) -> usize {
+    aligned(tokens * 4)
 }
 
 /// `SharedRoute` of `moe/route.cuh`.

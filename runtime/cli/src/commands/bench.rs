@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use ossmith::backend::cuda::CudaBackend;
-use ossmith::backend::cuda::bench::{DecodeTimes, Spread};
+use ossmith::backend::cuda::bench::{DecodeTimes, PhaseTime, Spread};
 use ossmith::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step};
 use ossmith::{Limits, Sampling};
 use serde_json::{Value, json};
@@ -117,7 +117,14 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
                 .iter()
                 .map(|phase| {
                     let gb_per_s = phase.bytes / phase.alone.median_ms / 1e6;
-                    json!({ "name": phase.name, "bytes": phase.bytes, "alone": spread(&phase.alone), "gb_per_s": gb_per_s })
+                    json!({
+                        "name": phase.name,
+                        "bytes": phase.bytes,
+                        "alone": spread(&phase.alone),
+                        "gb_per_s": gb_per_s,
+                        "in_chain_ms": phase.in_chain_ms,
+                        "roofline_share": phase_share(times, phase),
+                    })
                 })
                 .collect();
             json!({
@@ -146,6 +153,12 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
     })
 }
 
+/// A phase's share of the roofline in the chain: the time its bytes would take at the flat read's rate over the time
+/// that the step spends on it.
+fn phase_share(times: &DecodeTimes, phase: &PhaseTime) -> f64 {
+    times.roofline.median_ms * phase.bytes / times.bytes / phase.in_chain_ms
+}
+
 fn decode_lines(times: &DecodeTimes) -> Vec<String> {
     let step = times.step.median_ms;
     let mut lines = vec![format!(
@@ -167,11 +180,16 @@ fn decode_lines(times: &DecodeTimes) -> Vec<String> {
                 phase.name.to_owned(),
                 format!("{:.2}", phase.bytes / 1e6),
                 format!("{:.1}", phase.alone.median_ms * 1e3),
-                format!("{:.0}", phase.bytes / phase.alone.median_ms / 1e6),
+                format!("{:.1}", phase.in_chain_ms * 1e3),
+                format!("{:.0}", 100.0 * phase_share(times, phase)),
             ]
         })
         .collect();
-    lines.extend(table::lines(&["phase alone", "MB", "µs", "GB/s"], &rows, &[1, 2, 3]));
+    lines.extend(table::lines(
+        &["phase", "MB", "alone, µs", "in the chain, µs", "% of roofline"],
+        &rows,
+        &[1, 2, 3, 4],
+    ));
     lines
 }
 

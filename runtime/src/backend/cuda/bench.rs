@@ -31,15 +31,17 @@ impl Spread {
     }
 }
 
-/// One phase, run over all layers with nothing else between.
+/// One phase over all layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhaseTime {
     /// Phase name.
     pub name: &'static str,
     /// Bytes it must read in a whole step.
     pub bytes: f64,
-    /// Time for all layers.
+    /// Time with nothing else between.
     pub alone: Spread,
+    /// Time in the chain: by how much a step without it is shorter, in milliseconds.
+    pub in_chain_ms: f64,
 }
 
 /// A decode step of one batch size and context.
@@ -57,6 +59,9 @@ pub struct DecodeTimes {
     pub phases: Vec<PhaseTime>,
 }
 
+/// Places of the head and of sampling after a layer's phases.
+const HEAD: usize = LAYER_PHASES;
+const SAMPLE: usize = LAYER_PHASES + 1;
 /// Steps timed together.
 const STEPS: usize = 32;
 /// Timings whose median is taken.
@@ -190,28 +195,38 @@ impl CudaBackend {
     fn time_phases(&self, shape: &StepShape) -> Result<Vec<PhaseTime>> {
         let model: &'static Model = self.pass.model;
         let (layers, tokens) = (model.spec.layers.len(), shape.tokens);
-        let mut times = Vec::new();
-        for (index, phase) in model.phases.iter().enumerate() {
-            let alone = self.time_graph(|| {
-                if index < LAYER_PHASES {
-                    return (0..layers)
-                        .try_for_each(|layer| self.pass.phase(index, &self.inputs, layer, tokens));
-                }
-                self.pass.head(&self.inputs, 0..tokens)
-            })?;
-            times.push(PhaseTime {
-                name: phase.name,
-                bytes: model.phase_bytes(phase, shape),
-                alone,
-            });
+        let whole = self.time_graph(|| self.step_without(tokens, None))?.median_ms;
+        let names = model.phases.iter().map(|phase| (phase.name, model.phase_bytes(phase, shape)));
+        let sample = ("sample", (size_of::<f32>() * model.spec.vocab * tokens) as f64);
+        names
+            .chain([sample])
+            .enumerate()
+            .map(|(index, (name, bytes))| {
+                let alone = self.time_graph(|| match index {
+                    HEAD => self.pass.head(&self.inputs, tokens, 0..tokens),
+                    SAMPLE => self.pass.sample(&self.inputs, tokens),
+                    _ => (0..layers)
+                        .try_for_each(|layer| self.pass.phase(index, &self.inputs, layer, tokens)),
+                })?;
+                let without = self.time_graph(|| self.step_without(tokens, Some(index)))?;
+                Ok(PhaseTime { name, bytes, alone, in_chain_ms: whole - without.median_ms })
+            })
+            .collect()
+    }
+
+    /// The launches of a decode step but for one phase: [`HEAD`], [`SAMPLE`] or one of a layer.
+    fn step_without(&self, tokens: usize, skipped: Option<usize>) -> Result<()> {
+        let kept = |index: usize| skipped != Some(index);
+        self.pass.embed(&self.inputs, tokens)?;
+        for layer in 0..self.pass.model.spec.layers.len() {
+            for phase in (0..LAYER_PHASES).filter(|&phase| kept(phase)) {
+                self.pass.phase(phase, &self.inputs, layer, tokens)?;
+            }
         }
-        let alone = self.time_graph(|| self.pass.sample(&self.inputs, tokens))?;
-        times.push(PhaseTime {
-            name: "sample",
-            bytes: (4 * model.spec.vocab * tokens) as f64,
-            alone,
-        });
-        Ok(times)
+        if kept(HEAD) {
+            self.pass.head(&self.inputs, tokens, 0..tokens)?;
+        }
+        if kept(SAMPLE) { self.pass.sample(&self.inputs, tokens) } else { Ok(()) }
     }
 
     /// Captures launches and times replays.

@@ -53,6 +53,9 @@ impl Pass {
             sampled: self.workspace.sampled.ptr(),
             embedding: self.weights.ptr(Weight::Embedding, 0),
             residual: self.workspace.residual.ptr(),
+            next_scale: self.attn_norm(0),
+            scaled: self.workspace.scaled.ptr(),
+            squares: self.workspace.squares.ptr(),
         };
         self.kernels.launch(
             &self.stream,
@@ -90,6 +93,15 @@ impl Pass {
         Extent { tokens: tokens as u32, slots: (tokens * self.model.spec.top_k) as u32 }
     }
 
+    /// The scale of the norm before a layer, or before the head after the last one.
+    fn attn_norm(&self, layer: usize) -> Ptr {
+        if layer < self.model.spec.layers.len() {
+            self.weights.ptr(Weight::AttnNorm, layer)
+        } else {
+            self.weights.ptr(Weight::FinalNorm, 0)
+        }
+    }
+
     fn norm(&self, schedule: &Schedule, scale: Ptr, rows: Ptr, count: usize) -> Result<()> {
         let params = params::RmsNorm {
             residual: self.workspace.residual.ptr(),
@@ -100,6 +112,16 @@ impl Pass {
         self.kernels.launch(&self.stream, &schedule.rmsnorm, self.extent(count), &params)
     }
 
+    /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
+    /// left, or rows normed already, which have none.
+    fn product_input(&self, schedule: &Schedule) -> (Ptr, Ptr) {
+        if schedule.fuses_norm {
+            (self.workspace.scaled.ptr(), self.workspace.squares.ptr())
+        } else {
+            (self.workspace.normed.ptr(), 0)
+        }
+    }
+
     fn qkv(
         &self,
         schedule: &Schedule,
@@ -107,15 +129,14 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
-        let norm_scale = self.weights.ptr(Weight::AttnNorm, layer);
         if !schedule.fuses_norm {
-            self.norm(schedule, norm_scale, 0, tokens)?;
+            self.norm(schedule, self.attn_norm(layer), 0, tokens)?;
         }
+        let (input, squares) = self.product_input(schedule);
         let (keys, values, page_table) = self.cache.layer(layer);
         let params = params::Qkv {
-            residual: self.workspace.residual.ptr(),
-            norm_scale,
-            normed: self.workspace.normed.ptr(),
+            input,
+            squares,
             weight: self.weights.ptr(Weight::Qkv, layer),
             bias: self.weights.ptr(Weight::QkvBias, layer),
             queries: self.workspace.queries.ptr(),
@@ -162,6 +183,9 @@ impl Pass {
             weight: self.weights.ptr(Weight::AttnOut, layer),
             bias: self.weights.ptr(Weight::AttnOutBias, layer),
             residual: self.workspace.residual.ptr(),
+            next_scale: self.weights.ptr(Weight::MoeNorm, layer),
+            scaled: self.workspace.scaled.ptr(),
+            squares: self.workspace.squares.ptr(),
             tokens: tokens as u32,
             unused: 0,
         };
@@ -169,14 +193,13 @@ impl Pass {
     }
 
     fn router(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
-        let norm_scale = self.weights.ptr(Weight::MoeNorm, layer);
         if !schedule.fuses_norm {
-            self.norm(schedule, norm_scale, 0, tokens)?;
+            self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
         }
+        let (input, squares) = self.product_input(schedule);
         let params = params::Router {
-            residual: self.workspace.residual.ptr(),
-            norm_scale,
-            normed: self.workspace.normed.ptr(),
+            input,
+            squares,
             weight: self.weights.ptr(Weight::Router, layer),
             bias: self.weights.ptr(Weight::RouterBias, layer),
             logits: self.workspace.router_logits.ptr(),
@@ -201,8 +224,10 @@ impl Pass {
             };
             self.kernels.launch(&self.stream, group, self.extent(tokens), &params)?;
         }
+        let (input, squares) = self.product_input(schedule);
         let params = params::ExpertUp {
-            normed: workspace.normed.ptr(),
+            input,
+            squares,
             logits: workspace.router_logits.ptr(),
             sorted: workspace.sorted.ptr(),
             tiles: workspace.tiles.ptr(),
@@ -227,6 +252,9 @@ impl Pass {
             weight: self.weights.ptr(Weight::Down, layer),
             bias: self.weights.ptr(Weight::DownBias, layer),
             residual: workspace.residual.ptr(),
+            next_scale: self.attn_norm(layer + 1),
+            scaled: workspace.scaled.ptr(),
+            squares: workspace.squares.ptr(),
             slot_out: workspace.slot_out.ptr(),
             weight_scale: self.weights.scale(Weight::Down, layer),
             tokens: tokens as u32,
@@ -241,17 +269,29 @@ impl Pass {
         self.kernels.launch(&self.stream, combine, self.extent(tokens), &params)
     }
 
-    /// Logits of the head's rows `range`, into rows `0..range.len()` of the logits.
-    pub(super) fn head(&self, inputs: &StepInputs, range: Range<usize>) -> Result<()> {
+    /// Logits of the head's rows `range` of a step of `tokens` tokens, into rows `0..range.len()` of the logits.
+    pub(super) fn head(
+        &self,
+        inputs: &StepInputs,
+        tokens: usize,
+        range: Range<usize>,
+    ) -> Result<()> {
         let (workspace, count) = (&self.workspace, range.len());
         let schedule = self.model.schedule(count);
-        let rows = inputs.rows + (range.start * size_of::<u32>()) as Ptr;
-        self.norm(schedule, self.weights.ptr(Weight::FinalNorm, 0), rows, count)?;
+        let picked = inputs.rows + (range.start * size_of::<u32>()) as Ptr;
+        let (mut input, mut squares) = self.product_input(self.model.schedule(tokens));
+        let mut rows = picked;
+        if squares == 0 || !schedule.fuses_norm {
+            self.norm(schedule, self.attn_norm(self.model.spec.layers.len()), picked, count)?;
+            (input, squares, rows) = (workspace.normed.ptr(), 0, 0);
+        }
         let params = params::Unembed {
-            normed: workspace.normed.ptr(),
+            input,
+            squares,
+            rows,
             weight: self.weights.ptr(Weight::Unembedding, 0),
             logits: workspace.logits.ptr(),
-            rows: count as u32,
+            count: count as u32,
             unused: 0,
         };
         self.kernels.launch(&self.stream, &schedule.unembed, self.extent(count), &params)

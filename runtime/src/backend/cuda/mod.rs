@@ -174,7 +174,7 @@ impl CudaBackend {
     /// The launches of a step that draws one token for each of `tokens` sequences.
     fn decode_step(&self, tokens: usize) -> Result<()> {
         self.pass.body(&self.inputs, tokens)?;
-        self.pass.head(&self.inputs, 0..tokens)?;
+        self.pass.head(&self.inputs, tokens, 0..tokens)?;
         self.pass.sample(&self.inputs, tokens)
     }
 
@@ -191,7 +191,7 @@ impl CudaBackend {
         let block = self.pass.workspace.logit_rows;
         for first in (0..staging.head_rows).step_by(block) {
             let range = first..staging.head_rows.min(first + block);
-            self.pass.head(&self.inputs, range.clone())?;
+            self.pass.head(&self.inputs, staging.tokens, range.clone())?;
             if first == 0 && !staging.sampled.is_empty() {
                 self.pass.sample(&self.inputs, staging.sampled.len())?;
             }

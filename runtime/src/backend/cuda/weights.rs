@@ -79,6 +79,14 @@ impl DeviceWeights {
         self.place(weight, layer).buffer.ptr()
     }
 
+    /// A vector of bf16 numbers, read back.
+    pub(super) fn vector(&self, weight: Weight, layer: usize) -> Result<Vec<f32>> {
+        let buffer = &self.place(weight, layer).buffer;
+        let mut bits = vec![0_u16; buffer.bytes() / 2];
+        buffer.read(0, &mut bits)?;
+        Ok(bits.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect())
+    }
+
     /// The power of two that kernels multiply an MXFP4 product with.
     pub(super) fn scale(&self, weight: Weight, layer: usize) -> f32 {
         self.place(weight, layer).weight_scale

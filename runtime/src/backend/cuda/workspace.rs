@@ -17,6 +17,8 @@ const MOST_SPLIT_BLOCKS: usize = 4096;
 const TILE_SLOTS: usize = 64;
 /// Bytes of an expert tile's entry.
 const TILE_ENTRY_BYTES: usize = 16;
+/// Elements of a row behind one sum of squares (`kSquaresWidth` of `tile/norm.cuh`).
+pub(super) const SQUARES_WIDTH: usize = 16;
 /// Blocks that share a row of logits at most.
 const MOST_SAMPLE_SPLITS: usize = 64;
 /// Rows of logits kept at once beyond one a sequence, for callers that want every row.
@@ -27,6 +29,9 @@ const LOGIT_ROWS: usize = 32;
 pub(super) struct Workspace {
     pub residual: Buffer,
     pub normed: Buffer,
+    /// Rows times the next norm's scale, and their squares: small steps' way to the next norm.
+    pub scaled: Buffer,
+    pub squares: Buffer,
     pub queries: Buffer,
     pub heads: Buffer,
     pub parts: Buffer,
@@ -66,6 +71,8 @@ impl Workspace {
         Ok(Workspace {
             residual: make(tokens * spec.hidden, 4, "the residual")?,
             normed: make(tokens * spec.hidden, 2, "normed rows")?,
+            scaled: make(tokens * spec.hidden, 2, "scaled rows")?,
+            squares: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
             queries: make(tokens * spec.q_width(), 2, "queries")?,
             heads: make(tokens * spec.q_width(), 2, "attention outputs")?,
             parts: make(MOST_SPLIT_BLOCKS, part_bytes, "attention parts")?,

@@ -7,6 +7,7 @@ use ossmith_plan::{LayerKind, Model, Phase, Value};
 use super::super::CudaBackend;
 use super::super::forward::LAYER_PHASES;
 use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
+use super::next_norm::{self, NextNorm};
 use super::step_layout::{Layout, Random, SEQUENCES};
 use super::{relative_error, sampler};
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
@@ -44,7 +45,7 @@ impl Bench {
         for layer in 0..self.model.spec.layers.len() {
             self.fill_history(&layout, layer)?;
             let batch = self.stage(&layout.sequences())?;
-            self.randomise_residual(tokens)?;
+            self.randomise_residual(tokens, layer)?;
             for phase in 0..LAYER_PHASES {
                 self.phase(phase, layer, &batch, report)?;
             }
@@ -64,10 +65,12 @@ impl Bench {
         Batch::new(self.model, &self.device.limits, sequences, &[None; SEQUENCES])
     }
 
-    fn randomise_residual(&mut self, tokens: usize) -> Result<()> {
+    /// A random residual, as the writer before this layer would leave it.
+    fn randomise_residual(&mut self, tokens: usize, layer: usize) -> Result<()> {
         let elements = tokens * self.model.spec.hidden;
         let residual: Vec<f32> = (0..elements).map(|_| 2.0 * self.random.normal()).collect();
-        self.device.pass.workspace.residual.write(0, &residual)
+        self.device.pass.workspace.residual.write(0, &residual)?;
+        next_norm::write(&self.device.pass, &residual, layer)
     }
 
     /// Keys and values of the positions before a step, made by the device from random rows and copied to the executor.
@@ -88,7 +91,7 @@ impl Bench {
                     logits: LogitRows::None,
                 };
                 let batch = self.stage(&[sequence])?;
-                self.randomise_residual(tokens.len())?;
+                self.randomise_residual(tokens.len(), layer)?;
                 self.launch(0, layer, tokens.len())?;
                 self.copy_cache(&batch, layer)?;
             }
@@ -129,7 +132,7 @@ impl Bench {
         let plan: &Phase = &self.model.phases[phase];
         let mut values = Values::new(self.model, tokens);
         let before = self.inputs(phase, &mut values, tokens)?;
-        self.poison_outputs(phase)?;
+        self.poison_outputs(phase, tokens)?;
         self.launch(phase, layer, tokens)?;
         let actual = self.outputs(phase, layer, batch, &before)?;
         self.executor.run(plan.nodes, layer, &mut values, batch, &mut self.cache)?;
@@ -142,9 +145,20 @@ impl Bench {
             LayerKind::Sliding => "sliding",
             LayerKind::Full => "full",
         };
-        let error = relative_error(&actual, &expected)?;
+        let mut error = relative_error(&actual, &expected)?;
+        if self.fuses_norm(tokens) {
+            error = error.max(match phase {
+                2 => next_norm::error(&self.device.pass, tokens, layer, NextNorm::Experts)?,
+                5 => next_norm::error(&self.device.pass, tokens, layer + 1, NextNorm::Attention)?,
+                _ => 0.0,
+            });
+        }
         report(self.kernel_of(phase, layer, tokens), part, error);
         Ok(())
+    }
+
+    fn fuses_norm(&self, tokens: usize) -> bool {
+        self.model.schedule(tokens).fuses_norm
     }
 
     /// Gives the executor the device's inputs of a phase; returns the residual before it.
@@ -152,7 +166,10 @@ impl Bench {
         let (spec, workspace) = (&self.model.spec, &self.device.pass.workspace);
         let residual = read_f32(&workspace.residual, tokens * spec.hidden)?;
         values.set_f32(Value::Residual, &residual)?;
-        let normed = || read_bf16(&workspace.normed, tokens * spec.hidden);
+        let normed = || match self.fuses_norm(tokens) {
+            true => next_norm::normed(&self.device.pass, tokens),
+            false => read_bf16(&workspace.normed, tokens * spec.hidden),
+        };
         let logits = || read_f32(&workspace.router_logits, tokens * spec.experts);
         match phase {
             1 => {
@@ -195,8 +212,11 @@ impl Bench {
         Ok((values.u32(Value::ExpertIds)?.to_vec(), values.f32(Value::ExpertWeights)?.to_vec()))
     }
 
-    fn poison_outputs(&self, phase: usize) -> Result<()> {
+    fn poison_outputs(&self, phase: usize, tokens: usize) -> Result<()> {
         let workspace = &self.device.pass.workspace;
+        if matches!(phase, 2 | 5) && self.fuses_norm(tokens) {
+            poison(&workspace.scaled).and_then(|()| poison(&workspace.squares))?;
+        }
         match phase {
             0 => poison(&workspace.queries),
             1 => poison(&workspace.heads),
@@ -227,7 +247,10 @@ impl Bench {
         match phase {
             1 => read_bf16(&workspace.heads, tokens * spec.q_width()),
             3 => {
-                let mut all = read_bf16(&workspace.normed, tokens * spec.hidden)?;
+                let mut all = match self.fuses_norm(tokens) {
+                    true => Vec::new(),
+                    false => read_bf16(&workspace.normed, tokens * spec.hidden)?,
+                };
                 all.extend(read_f32(&workspace.router_logits, tokens * spec.experts)?);
                 Ok(all)
             }
@@ -259,6 +282,7 @@ impl Bench {
                 Ok([part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)].concat())
             }
             1 => Ok(values.f32(Value::AttnHeads)?.to_vec()),
+            3 if self.fuses_norm(tokens) => Ok(values.f32(Value::RouterLogits)?.to_vec()),
             3 => Ok([values.f32(Value::MoeInput)?, values.f32(Value::RouterLogits)?].concat()),
             4 => Ok(values.f32(Value::ExpertHidden)?.to_vec()),
             _ => {
@@ -298,7 +322,7 @@ impl Bench {
         let rows = staged.staging.head_rows.min(self.device.pass.workspace.logit_rows);
         let sampled = staged.staging.sampled.len();
         poison(&self.device.pass.workspace.logits)?;
-        self.device.pass.head(&self.device.inputs, 0..rows)?;
+        self.device.pass.head(&self.device.inputs, layout.tokens.len(), 0..rows)?;
         self.device.pass.sample(&self.device.inputs, sampled)?;
         self.device.synchronize()?;
 

@@ -1,0 +1,77 @@
+//! What small steps hand from the writer of the residual to the next norm: scaled rows and sums of squares, made and
+//! checked on the host.
+
+use half::bf16;
+use ossmith_plan::{ModelSpec, Weight};
+
+use super::super::forward::Pass;
+use super::super::workspace::SQUARES_WIDTH;
+use super::device_values::{read_bf16, read_f32};
+use super::relative_error;
+use crate::Result;
+
+/// Which norm of a layer comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NextNorm {
+    /// The one before attention; after the last layer, the one before the head.
+    Attention,
+    /// The one before the experts.
+    Experts,
+}
+
+/// Rows times a norm's scale, rounded to bf16.
+fn scaled(residual: &[f32], scale: &[f32]) -> Vec<u16> {
+    let rows = residual.chunks(scale.len());
+    rows.flat_map(|row| row.iter().zip(scale).map(|(x, s)| bf16::from_f32(x * s).to_bits()))
+        .collect()
+}
+
+fn squares(residual: &[f32]) -> Vec<f32> {
+    residual.chunks(SQUARES_WIDTH).map(|part| part.iter().map(|x| x * x).sum()).collect()
+}
+
+/// `layer` may be the one after the last.
+fn scale_of(pass: &Pass, layer: usize, next: NextNorm) -> Result<Vec<f32>> {
+    let after_all = layer == pass.model.spec.layers.len();
+    let weight = match next {
+        NextNorm::Attention if after_all => Weight::FinalNorm,
+        NextNorm::Attention => Weight::AttnNorm,
+        NextNorm::Experts => Weight::MoeNorm,
+    };
+    pass.weights.vector(weight, layer)
+}
+
+/// Writes what the norm of `layer` needs of a residual.
+pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
+    let scale = scale_of(pass, layer, NextNorm::Attention)?;
+    pass.workspace.scaled.write(0, &scaled(residual, &scale))?;
+    pass.workspace.squares.write(0, &squares(residual))
+}
+
+/// Relative error of what a kernel handed on, against the residual that it wrote.
+pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) -> Result<f64> {
+    let hidden = pass.model.spec.hidden;
+    let residual = read_f32(&pass.workspace.residual, tokens * hidden)?;
+    let expected: Vec<f32> = scaled(&residual, &scale_of(pass, layer, next)?)
+        .into_iter()
+        .map(|bits| bf16::from_bits(bits).to_f32())
+        .collect();
+    let rows = relative_error(&read_bf16(&pass.workspace.scaled, tokens * hidden)?, &expected)?;
+    let sums = read_f32(&pass.workspace.squares, tokens * hidden / SQUARES_WIDTH)?;
+    Ok(rows.max(relative_error(&sums, &squares(&residual))?))
+}
+
+/// Normed rows as the products of a small step see them: scaled rows over the rms.
+pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
+    let spec: &ModelSpec = &pass.model.spec;
+    let rows = read_bf16(&pass.workspace.scaled, tokens * spec.hidden)?;
+    let squares = read_f32(&pass.workspace.squares, tokens * spec.hidden / SQUARES_WIDTH)?;
+    let inverse = squares
+        .chunks(spec.hidden / SQUARES_WIDTH)
+        .map(|parts| 1.0 / (parts.iter().sum::<f32>() / spec.hidden as f32 + spec.rms_eps).sqrt());
+    Ok(rows
+        .chunks(spec.hidden)
+        .zip(inverse)
+        .flat_map(|(row, inverse)| row.iter().map(move |x| x * inverse))
+        .collect())
+}
