@@ -78,6 +78,8 @@ pub(super) struct Scripted {
     tails: Vec<Vec<u32>>,
     /// What goes wrong, and in which step (counted from 0).
     pub(super) fault: Option<(Fault, usize)>,
+    /// How many of the last tokens decide the next one; few make text that repeats itself.
+    pub(super) memory: usize,
     pub(super) seen: Arc<Mutex<Seen>>,
 }
 
@@ -92,6 +94,7 @@ impl Scripted {
             results: VecDeque::new(),
             tails: Vec::new(),
             fault: None,
+            memory: usize::MAX,
             seen: Arc::default(),
         }
     }
@@ -160,7 +163,7 @@ impl Scripted {
                     sequence.slot
                 )));
             }
-            hashes.push(hash(&self.rings[sequence.slot]));
+            hashes.push(hash(&self.rings[sequence.slot], self.memory));
         }
         Ok(hashes)
     }
@@ -248,11 +251,14 @@ impl Backend for Scripted {
     }
 }
 
-/// FNV-1a over token ids.
-pub(super) fn hash(tokens: &[u32]) -> u64 {
-    tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17)
-    })
+/// FNV-1a over the last token ids.
+fn hash(tokens: &[u32], memory: usize) -> u64 {
+    tokens[tokens.len().saturating_sub(memory)..].iter().fold(
+        0xcbf2_9ce4_8422_2325,
+        |hash, &token| {
+            (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17)
+        },
+    )
 }
 
 fn draw(hash: u64, sampling: &Sampling, position: usize) -> u32 {
@@ -260,12 +266,17 @@ fn draw(hash: u64, sampling: &Sampling, position: usize) -> u32 {
 }
 
 /// Logits from -4 to 4.
-pub(super) fn logits(hash: u64) -> impl Iterator<Item = f32> {
+fn logits(hash: u64) -> impl Iterator<Item = f32> {
     (0..SPEC.vocab as u64).map(move |id| {
         let mixed =
             (hash ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         (mixed >> 40) as f32 / (1 << 21) as f32 - 4.0
     })
+}
+
+/// The row of logits that follows tokens.
+pub(super) fn logits_after(tokens: &[u32]) -> Vec<f32> {
+    logits(hash(tokens, usize::MAX)).collect()
 }
 
 /// The answer to a prompt, worked out with no engine: tokens up to a stop or `max_tokens`. `adjust` changes each row
@@ -274,12 +285,13 @@ pub(super) fn expected_with(
     prompt: &[u32],
     params: &SamplingParams,
     sample: usize,
+    memory: usize,
     adjust: &mut dyn FnMut(&[u32], &mut [f32]),
 ) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     let sampling = params.sampling(sample);
     while tokens.len() < prompt.len() + params.max_tokens.unwrap_or(usize::MAX) {
-        let mut row: Vec<f32> = logits(hash(&tokens)).collect();
+        let mut row: Vec<f32> = logits(hash(&tokens, memory)).collect();
         adjust(&tokens[prompt.len()..], &mut row);
         let token = sampling::draw(&row, &sampling, tokens.len()).unwrap();
         tokens.push(token);
@@ -293,5 +305,5 @@ pub(super) fn expected_with(
 
 /// The same with no adjustment.
 pub(super) fn expected(prompt: &[u32], params: &SamplingParams) -> Vec<u32> {
-    expected_with(prompt, params, 0, &mut |_, _| {})
+    expected_with(prompt, params, 0, usize::MAX, &mut |_, _| {})
 }

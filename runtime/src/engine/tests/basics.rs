@@ -1,33 +1,13 @@
-//! The engine against the scripted backend: answers, order, refusals, failures.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+//! Answers, order, refusals, failures.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::testing::{Fault, SPEC, Scripted, expected};
-use super::{Engine, FinishReason, LogitsOptions, Policy, Request, RequestId, SamplingParams};
-use crate::Limits;
-
-const LIMITS: Limits = Limits { max_sequences: 3, max_step_tokens: 10, pages: 12 };
-
-fn engine(limits: Limits, max_append: usize, ahead: usize) -> Engine {
-    over(Scripted::new(limits, max_append), ahead)
-}
-
-fn over(backend: Scripted, ahead: usize) -> Engine {
-    Engine::new(&SPEC, Box::new(backend), ahead, Policy::default()).unwrap()
-}
-
-fn params(seed: u64, max_tokens: usize) -> SamplingParams {
-    SamplingParams { seed, max_tokens: Some(max_tokens), ..SamplingParams::default() }
-}
-
-fn prompt(length: usize, salt: usize) -> Vec<u32> {
-    (0..length).map(|at| ((at * 31 + salt * 17 + 5) % SPEC.vocab) as u32).collect()
-}
+use super::super::testing::{Fault, SPEC, Scripted, expected};
+use super::super::{FinishReason, LogitsOptions, Request, RequestId, SamplingParams};
+use super::*;
 
 /// Requests under way: what each will answer, and what came so far.
 type Live = BTreeMap<RequestId, (Vec<u32>, Vec<u32>)>;
