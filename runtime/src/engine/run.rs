@@ -59,11 +59,11 @@ impl Engine {
             self.save(&saves)?;
         }
         let mut ran = Ran::default();
-        if self.under_way.len() > self.ahead || nothing_new {
-            if let Some(plan) = self.under_way.pop_front() {
-                let output = guarded(|| self.backend.collect()).map_err(Failed::stop)?;
-                ran.done = Some(Done { plan, output });
-            }
+        if (self.under_way.len() > self.ahead || nothing_new)
+            && let Some(plan) = self.under_way.pop_front()
+        {
+            let output = guarded(|| self.backend.collect()).map_err(Failed::stop)?;
+            ran.done = Some(Done { plan, output });
         }
         ran.backend = begin.elapsed();
         Ok(ran)
