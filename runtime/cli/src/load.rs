@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use ossmith::engine::{EngineOptions, resolve};
+use ossmith::engine::{EngineOptions, Policy, resolve};
 use ossmith::{Device, Engine, Limits};
 
 use crate::model::Chosen;
@@ -41,10 +41,20 @@ impl FromStr for DeviceName {
 impl DeviceArgs {
     /// Loads the model for these limits, and says on standard error if `auto` ended on the CPU.
     pub(crate) fn load(&self, chosen: &Chosen, limits: Limits) -> anyhow::Result<Engine> {
+        self.load_with(chosen, limits, Policy::default())
+    }
+
+    /// The same with a policy.
+    pub(crate) fn load_with(
+        &self,
+        chosen: &Chosen,
+        limits: Limits,
+        policy: Policy,
+    ) -> anyhow::Result<Engine> {
         let (device, fallback) = resolve(self.backend.0);
         let mut bars = Bars::new();
         let threads = self.threads.map(usize::from);
-        let options = EngineOptions { device, limits, threads, ..EngineOptions::default() };
+        let options = EngineOptions { device, limits, threads, policy };
         let engine = Engine::load(chosen.model, chosen.checkpoint.clone(), options, &mut |at| {
             bars.show(at);
         })?;

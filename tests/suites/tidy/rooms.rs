@@ -18,9 +18,17 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("ossmith-models", &["ossmith-macros", "ossmith-plan"]),
     ("ossmith-harmony", &[]),
     ("ossmith", &["ossmith-plan", "ossmith-scalar"]),
+    ("ossmith-server", &["ossmith", "ossmith-harmony"]),
     (
         "ossmith-cli",
-        &["ossmith", "ossmith-codegen", "ossmith-harmony", "ossmith-models", "ossmith-plan"],
+        &[
+            "ossmith",
+            "ossmith-codegen",
+            "ossmith-harmony",
+            "ossmith-models",
+            "ossmith-plan",
+            "ossmith-server",
+        ],
     ),
     ("xtask", &[]),
 ];
@@ -30,7 +38,8 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("ossmith", &["tokio", "syn", "quote", "clap", "axum", "ossmith-codegen", "ossmith-harmony"]),
     ("ossmith-codegen", &["cudarc", "syn", "memmap2"]),
     ("ossmith-macros", &["cudarc"]),
-    ("ossmith-cli", &["cudarc"]),
+    ("ossmith-server", &["cudarc", "clap", "reqwest"]),
+    ("ossmith-cli", &["cudarc", "axum"]),
 ];
 
 /// Rooms that take nothing from the registry.

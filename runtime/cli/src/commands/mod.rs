@@ -9,6 +9,7 @@ mod generate;
 mod harmony;
 mod kernels;
 mod logits;
+mod serve;
 mod table;
 
 /// What to do.
@@ -22,10 +23,16 @@ pub(crate) enum Command {
     Check(check::Args),
     Bench(bench::Args),
     Eval(eval::Args),
+    Serve(Box<serve::Args>),
     Doctor(doctor::Args),
 }
 
 impl Command {
+    /// What is logged unless the environment says: a server tells of each request.
+    pub(crate) fn log_level(&self) -> &'static str {
+        if matches!(self, Command::Serve(_)) { "info" } else { "warn" }
+    }
+
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Generate(args) => args.run(),
@@ -36,6 +43,7 @@ impl Command {
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Eval(args) => args.run(),
+            Command::Serve(args) => args.run(),
             Command::Doctor(args) => args.run(),
         }
     }

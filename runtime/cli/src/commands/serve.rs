@@ -1,0 +1,295 @@
+//! `ossmith serve`: flags to an engine and a server's configuration. What the server does is `ossmith-server`'s business.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ossmith::backend::PAGE_TOKENS;
+use ossmith::engine::{EngineHandle, Policy, resolve};
+use ossmith::{Device, Limits};
+use ossmith_plan::ModelSpec;
+use ossmith_server::{Config, Live, StoreLimits};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::fail;
+use crate::interrupt;
+use crate::load::DeviceArgs;
+use crate::model::ModelArgs;
+use crate::today;
+
+/// Tokens of prompt and answer together on the CPU, unless the flag says.
+const CPU_CONTEXT: usize = 32 << 10;
+
+/// Serve a model to OpenAI's SDKs, curl and load generators.
+///
+/// Chat Completions, Completions and Responses under /v1, a chat page at /, metrics at /metrics, the whole list at
+/// /openapi.json. Ctrl-C or SIGTERM stops it: what is under way is finished first, for as long as --shutdown-timeout says.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The model, as --model takes it.
+    #[arg(value_name = "MODEL")]
+    positional: Option<String>,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// Address to listen on; 0.0.0.0 is every one of this machine.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    host: String,
+
+    /// Port to listen on; 0 takes a free one and prints it.
+    #[arg(long, short, default_value_t = 8000, value_name = "N")]
+    port: u16,
+
+    /// Name under which the model is served, and answers; several may be given [default: the model's own].
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    served_model_name: Vec<String>,
+
+    /// Key that clients must send; several may be given [default: OSSMITH_API_KEY, if set; else none is asked for].
+    #[arg(long, value_name = "KEY", num_args = 1..)]
+    api_key: Vec<String>,
+
+    /// File with such keys, one a line.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
+}
+
+/// What to make room for.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Tokens of prompt and answer together [default: the model's context, on the CPU at most 32768].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    max_model_len: Option<u32>,
+
+    /// Requests that run at once; others wait.
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    max_num_seqs: u16,
+
+    /// Tokens of one step.
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_num_batched_tokens: u32,
+
+    /// Tokens that the cache holds in all [default: twice --max-model-len].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..))]
+    kv_cache_tokens: Option<u32>,
+
+    /// Requests that may wait; more are told to come back (429).
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    max_queue: usize,
+
+    /// Seconds that a request may take; 0 is any time.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    request_timeout: u64,
+
+    /// Bytes of a request body.
+    #[arg(long, default_value_t = 16 << 20, value_name = "N")]
+    max_body_bytes: usize,
+
+    /// Responses that are kept for previous_response_id.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    store_entries: usize,
+
+    /// Bytes of them.
+    #[arg(long, default_value_t = 256 << 20, value_name = "N")]
+    store_bytes: usize,
+
+    /// Seconds for which they are kept.
+    #[arg(long, default_value_t = 24 * 3600, value_name = "SECONDS")]
+    store_seconds: u64,
+}
+
+/// How it talks.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "HTTP")]
+struct HttpArgs {
+    /// Origins that pages in a browser may call from.
+    #[arg(long, default_value = "*", value_name = "ORIGIN", num_args = 1..)]
+    allowed_origins: Vec<String>,
+
+    /// The date in the system message [default: SYSTEM_START_DATE, else today].
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    date: Option<String>,
+
+    /// Seconds to wait for requests under way when stopping.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    shutdown_timeout: u64,
+
+    /// Tokens a chunk of a stream.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    stream_interval: u16,
+
+    /// Send thoughts under the older name reasoning_content too.
+    #[arg(long)]
+    reasoning_content: bool,
+
+    /// Log prompts and answers.
+    #[arg(long)]
+    log_prompts: bool,
+
+    /// Also answer /start_profile, /stop_profile and /reset_prefix_cache, which load generators call.
+    #[arg(long)]
+    development: bool,
+}
+
+impl Args {
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        if let Some(name) = self.positional.take() {
+            self.model.model = name;
+        }
+        let keys = self.keys()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the server's threads")?;
+        // A taken port shows now, not after the weights are loaded.
+        runtime.block_on(self.listen())?;
+        let begun = Instant::now();
+        let chosen = self.model.choose()?;
+        chosen.warn_if_random();
+        let opened = begun.elapsed().as_secs_f64();
+        let spec = &chosen.model.spec;
+        let limits = self.engine_limits(spec);
+        let policy = Policy { max_waiting: self.limits.max_queue, ..Policy::default() };
+        let engine = self.device.load_with(&chosen, limits, policy)?;
+        let loaded = begun.elapsed().as_secs_f64() - opened;
+        let backend = engine.describe();
+        let handle = EngineHandle::start(engine)?;
+        let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
+        let config = self.config(spec, keys, startup);
+        let name = config.name().to_owned();
+        runtime.block_on(async {
+            let listener = self.listen().await?;
+            let address = listener.local_addr().context("the socket has no address")?;
+            announce(&name, &backend, address)?;
+            let stop = stop_signal()?;
+            let source = Arc::new(Live::new(handle));
+            ossmith_server::serve(listener, config, source, stop).await.context("the server failed")
+        })?;
+        // Being asked to stop is how a server ends well.
+        interrupt::clear();
+        Ok(())
+    }
+
+    async fn listen(&self) -> anyhow::Result<TcpListener> {
+        let address = (self.host.as_str(), self.port);
+        TcpListener::bind(address).await.map_err(|why| {
+            fail(
+                format!("cannot listen on {}:{}: {why}", self.host, self.port),
+                "choose another --port (0 takes a free one) or --host",
+            )
+        })
+    }
+
+    fn keys(&self) -> anyhow::Result<Vec<String>> {
+        let mut keys = self.api_key.clone();
+        if let Some(file) = &self.api_key_file {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the keys in {}", file.display()))?;
+            keys.extend(
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned),
+            );
+            if keys.is_empty() {
+                // A server that was to be guarded must not start open.
+                return Err(fail(
+                    format!("{} has no keys", file.display()),
+                    "write one key a line",
+                ));
+            }
+        }
+        if keys.is_empty() {
+            keys.extend(std::env::var("OSSMITH_API_KEY").ok().filter(|key| !key.is_empty()));
+        }
+        Ok(keys)
+    }
+
+    fn context(&self, spec: &ModelSpec) -> usize {
+        let on_cpu = resolve(self.device.backend.0).0 == Device::Cpu;
+        let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
+        self.limits.max_model_len.map_or(default, |most| spec.context.min(most as usize))
+    }
+
+    fn engine_limits(&self, spec: &ModelSpec) -> Limits {
+        let context = self.context(spec);
+        let tokens = self.limits.kv_cache_tokens.map_or(2 * context, |tokens| tokens as usize);
+        Limits {
+            max_sequences: self.limits.max_num_seqs.into(),
+            max_step_tokens: self.limits.max_num_batched_tokens as usize,
+            pages: tokens.div_ceil(PAGE_TOKENS),
+        }
+    }
+
+    fn config(&self, spec: &ModelSpec, keys: Vec<String>, startup: Vec<(String, f64)>) -> Config {
+        let (limits, http) = (&self.limits, &self.http);
+        let pages = self.engine_limits(spec).pages;
+        let context = self.context(spec).min(pages * PAGE_TOKENS);
+        let published = ["gpt-oss-20b", "gpt-oss-120b"].contains(&spec.name);
+        let own = if published { format!("openai/{}", spec.name) } else { spec.name.to_owned() };
+        let (names, aliases) = if self.served_model_name.is_empty() {
+            (vec![own.clone()], vec![spec.name.to_owned(), self.model.model.clone()])
+        } else {
+            (self.served_model_name.clone(), Vec::new())
+        };
+        let seconds = |seconds: u64| Duration::from_secs(seconds);
+        let date = http.date.clone().or_else(|| std::env::var("SYSTEM_START_DATE").ok());
+        Config {
+            names,
+            aliases,
+            root: own,
+            keys,
+            origins: http.allowed_origins.clone(),
+            body_bytes: limits.max_body_bytes,
+            timeout: (limits.request_timeout > 0).then(|| seconds(limits.request_timeout)),
+            drain: seconds(http.shutdown_timeout),
+            date: date.filter(|date| !date.is_empty()),
+            today: today::date,
+            log_prompts: http.log_prompts,
+            reasoning_content: http.reasoning_content,
+            stream_interval: http.stream_interval.into(),
+            development: http.development,
+            store: StoreLimits {
+                entries: limits.store_entries,
+                bytes: limits.store_bytes,
+                lifetime: seconds(limits.store_seconds),
+            },
+            startup,
+            ..Config::new(spec.name, context, spec.vocab)
+        }
+    }
+}
+
+/// One line on standard output, for people and for programs that wait for it.
+fn announce(name: &str, backend: &str, address: SocketAddr) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "serving {name} on http://{address} ({backend})")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Ready when the server is asked to stop. A second Ctrl-C ends it at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let watch = interrupt::Watch::start();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        drop(watch);
+    })
+}

@@ -1,0 +1,214 @@
+//! A raw completion told whole, or in chunks: one a token, even where its text is empty.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::text::Choice;
+use super::{Request, Telling};
+use crate::engine::{Logprobs, Update};
+use crate::error::{ApiError, Result, json_body};
+use crate::generation::Generation;
+use crate::logprobs::prompt_entries;
+use crate::sse::{self, Writer};
+use crate::usage::Usage;
+
+/// Tells one request's answer.
+pub(super) struct Teller {
+    request: Request,
+    choices: Vec<Choice>,
+    /// Tokens of each choice since its last chunk.
+    waiting: Vec<usize>,
+    cached: usize,
+    /// Of each prompt, if asked for.
+    prompt_logprobs: Vec<Value>,
+    failed: Option<ApiError>,
+}
+
+impl Teller {
+    pub(super) fn new(request: Request) -> Teller {
+        let count = request.prompts.len() * request.n;
+        let choices = (0..count).map(|_| Choice::new(&request.telling)).collect();
+        let prompt_logprobs = vec![Value::Null; request.prompts.len()];
+        // At once with the first token, then after as many as were asked for.
+        let waiting = vec![request.telling.interval; count];
+        Teller { request, choices, waiting, cached: 0, prompt_logprobs, failed: None }
+    }
+
+    pub(super) fn streams(&self) -> bool {
+        self.request.stream
+    }
+
+    fn telling(&self) -> &Telling {
+        &self.request.telling
+    }
+
+    fn usage(&self) -> Usage {
+        let discarded = |choice: &Choice| if self.telling().discard { 0 } else { choice.tokens };
+        Usage {
+            prompt: self.request.prompts.iter().map(Vec::len).sum(),
+            cached: self.cached,
+            completion: self.choices.iter().map(discarded).sum(),
+            reasoning: 0,
+        }
+    }
+
+    /// Takes an update; says whether the choice has something to report, and whether it ends.
+    fn take(&mut self, index: usize, update: Update) -> (bool, bool) {
+        let telling = &self.request.telling;
+        match update {
+            Update::Prompt { cached, logprobs } => {
+                if index.is_multiple_of(self.request.n) {
+                    self.cached += cached;
+                }
+                self.prompt(index, &logprobs);
+                (false, false)
+            }
+            Update::Token { id, logprobs, finish } => {
+                // Where the source says nothing about the prompt, it is still given back.
+                if telling.echo && self.choices[index].tokens == 0 && !self.choices[index].echoed {
+                    self.prompt(index, &[]);
+                }
+                let telling = &self.request.telling;
+                let ends = self.choices[index].token(id, logprobs.as_ref(), finish, telling);
+                self.waiting[index] += 1;
+                (ends || self.waiting[index] >= telling.interval, ends)
+            }
+            Update::Failed(error) => {
+                self.failed = Some(error);
+                (false, true)
+            }
+        }
+    }
+
+    fn prompt(&mut self, index: usize, logprobs: &[Option<Logprobs>]) {
+        let number = index / self.request.n;
+        let prompt = &self.request.prompts[number];
+        if self.request.telling.prompt_logprobs && !logprobs.is_empty() {
+            self.prompt_logprobs[number] = prompt_entries(prompt, logprobs);
+        }
+        if self.request.telling.echo {
+            self.choices[index].echo(prompt, logprobs, &self.request.telling);
+        }
+    }
+
+    /// What a choice has to report, as the API has it.
+    fn part(&mut self, index: usize, whole: bool) -> Value {
+        let telling = &self.request.telling;
+        let choice = &mut self.choices[index];
+        self.waiting[index] = 0;
+        let (reason, stop) = match &choice.ending {
+            Some((reason, stop)) => (Value::from(*reason), stop.clone()),
+            None => (Value::Null, Value::Null),
+        };
+        let mut part = json!({
+            "index": index,
+            "text": std::mem::take(&mut choice.text),
+            "logprobs": telling.logprobs.map(|_| choice.logprobs.take()),
+            "finish_reason": reason,
+            "stop_reason": stop,
+        });
+        if telling.token_ids {
+            part["token_ids"] = json!(std::mem::take(&mut choice.ids));
+            if whole || !choice.told {
+                part["prompt_token_ids"] = json!(self.request.prompts[index / self.request.n]);
+            }
+        }
+        if whole && telling.prompt_logprobs {
+            part["prompt_logprobs"] = self.prompt_logprobs[index / self.request.n].clone();
+        }
+        choice.told = true;
+        part
+    }
+
+    fn body(&self, choices: Vec<Value>) -> Value {
+        let telling = self.telling();
+        json!({
+            "id": telling.id,
+            "object": "text_completion",
+            "created": telling.created,
+            "model": telling.model,
+            "system_fingerprint": null,
+            "choices": choices,
+        })
+    }
+}
+
+/// Waits for all generations.
+pub(super) async fn whole(
+    mut teller: Teller,
+    mut generation: Generation,
+    timeout: Option<Duration>,
+) -> Result<Response> {
+    let work = async {
+        while let Some((index, update)) = generation.next().await {
+            if teller.take(index, update).1 {
+                generation.stop(index);
+            }
+            if teller.failed.is_some() {
+                break;
+            }
+        }
+    };
+    match timeout {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .map_err(|_| ApiError::timed_out(limit.as_secs()))?,
+    }
+    if let Some(error) = teller.failed {
+        return Err(error);
+    }
+    let parts: Vec<Value> =
+        (0..teller.choices.len()).map(|index| teller.part(index, true)).collect();
+    if teller.telling().log {
+        let answer = Value::from(parts.clone());
+        tracing::info!(id = teller.telling().id, %answer, "answer");
+    }
+    let mut body = teller.body(parts);
+    body["usage"] = teller.usage().json();
+    Ok(json_body(&body).into_response())
+}
+
+impl Writer for Teller {
+    fn begin(&mut self, _: &mut Vec<u8>) {}
+
+    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> bool {
+        let (reports, ends) = self.take(index, update);
+        if let Some(error) = self.failed.clone() {
+            self.fail(error, out);
+            return true;
+        }
+        if reports {
+            let part = self.part(index, false);
+            let mut body = self.body(vec![part]);
+            if self.telling().continuous_usage {
+                body["usage"] = self.usage().json();
+            }
+            sse::data(out, &body);
+        }
+        ends
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) {
+        if self.failed.is_some() {
+            return;
+        }
+        if self.telling().include_usage {
+            let mut body = self.body(Vec::new());
+            body["usage"] = self.usage().json();
+            sse::data(out, &body);
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
+        if !self.choices.is_empty() {
+            sse::data(out, &error.body());
+            out.extend_from_slice(b"data: [DONE]\n\n");
+            self.choices.clear();
+        }
+        self.failed = Some(error);
+    }
+}

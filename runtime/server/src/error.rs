@@ -1,0 +1,156 @@
+//! Errors as OpenAI's SDKs expect them: a status and `{"error": {message, type, param, code}}`, all four keys always there.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// The server's result.
+pub(crate) type Result<T> = std::result::Result<T, ApiError>;
+
+/// A refusal or failure, as the client will read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// A word for programs.
+    pub code: Option<&'static str>,
+    /// Seconds after which to try again.
+    pub retry_after: Option<u32>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
+        ApiError { status, message: message.into(), param: None, code: None, retry_after: None }
+    }
+
+    /// 400: the request itself is at fault.
+    pub fn bad(param: impl Into<String>, message: impl Into<String>) -> ApiError {
+        let param = Some(param.into()).filter(|param: &String| !param.is_empty());
+        ApiError { param, ..ApiError::new(StatusCode::BAD_REQUEST, message) }
+    }
+
+    /// 400 for something that exists elsewhere but not here.
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> ApiError {
+        ApiError { code: Some("unsupported_value"), ..ApiError::bad(param, message) }
+    }
+
+    /// 400: prompt and answer do not fit.
+    pub fn too_long(param: &str, message: impl Into<String>) -> ApiError {
+        ApiError { code: Some("context_length_exceeded"), ..ApiError::bad(param, message) }
+    }
+
+    /// 401.
+    pub fn no_key(message: impl Into<String>) -> ApiError {
+        ApiError {
+            code: Some("invalid_api_key"),
+            ..ApiError::new(StatusCode::UNAUTHORIZED, message)
+        }
+    }
+
+    /// 404 with a code.
+    pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> ApiError {
+        ApiError { code, ..ApiError::new(StatusCode::NOT_FOUND, message) }
+    }
+
+    /// 404: a model of this name is not served.
+    pub fn no_model(name: &str, served: &[String]) -> ApiError {
+        let known = served.join(", ");
+        ApiError {
+            param: Some("model".to_owned()),
+            ..ApiError::not_found(
+                Some("model_not_found"),
+                format!("The model `{name}` does not exist here; this server has: {known}"),
+            )
+        }
+    }
+
+    /// 405.
+    pub fn method(method: &str, path: &str) -> ApiError {
+        ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("{method} is not allowed on {path}; see /openapi.json for what is"),
+        )
+    }
+
+    /// 408: the request took longer than the server allows.
+    pub fn timed_out(seconds: u64) -> ApiError {
+        ApiError {
+            code: Some("request_timeout"),
+            ..ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the request was not done after {seconds} s, which is this server's limit"),
+            )
+        }
+    }
+
+    /// 413: the body is over the limit.
+    pub fn too_large(limit_bytes: usize) -> ApiError {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request body is over {limit_bytes} bytes, which is this server's limit"),
+        )
+    }
+
+    /// 429: the queue is full.
+    pub fn overloaded(message: impl Into<String>) -> ApiError {
+        ApiError {
+            code: Some("queue_full"),
+            retry_after: Some(1),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
+        }
+    }
+
+    /// 503: the server is stopping, or its engine has stopped.
+    pub fn unavailable(message: impl Into<String>) -> ApiError {
+        ApiError {
+            code: Some("unavailable"),
+            retry_after: Some(5),
+            ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+        }
+    }
+
+    /// 500: the engine failed under a good request.
+    pub fn internal(message: impl Into<String>) -> ApiError {
+        ApiError {
+            code: Some("server_error"),
+            ..ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        }
+    }
+
+    /// The body.
+    pub fn body(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            429 => "rate_limit_error",
+            status if status >= 500 => "server_error",
+            _ => "invalid_request_error",
+        };
+        json!({"error": {
+            "message": self.message, "type": kind, "param": self.param, "code": self.code,
+        }})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, json_body(&self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // The log line of the request says why it failed.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// A JSON body with its header.
+pub(crate) fn json_body(value: &Value) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string())
+}

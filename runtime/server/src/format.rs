@@ -1,0 +1,140 @@
+//! The form that a final answer is to have: `response_format`, `text.format`, and vLLM's `structured_outputs`.
+
+use ossmith_harmony::ResponseFormat;
+use serde_json::Value;
+
+use crate::error::{ApiError, Result};
+use crate::fields::Fields;
+use crate::guide::grammar::{Compiled, Constraint};
+
+/// A form, and what the model is told about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Format {
+    constraint: Option<Constraint>,
+    /// Shown in the prompt.
+    pub(crate) shown: Option<ResponseFormat>,
+    /// The field that asked for it.
+    param: String,
+}
+
+impl Format {
+    /// From a Chat Completions request.
+    pub(crate) fn of_chat(fields: &Fields<'_>) -> Result<Format> {
+        fields.refuse(&[
+            ("guided_json", "; use `structured_outputs`"),
+            ("guided_regex", "; use `structured_outputs`"),
+            ("guided_choice", "; use `structured_outputs`"),
+            ("guided_grammar", "; use `structured_outputs`"),
+        ])?;
+        let format = match fields.object("response_format")? {
+            None => Format::default(),
+            Some(format) => match format.required_string("type")? {
+                "json_schema" => {
+                    let Some(nested) = format.object("json_schema")? else {
+                        return Err(format.wrong("json_schema", "is missing"));
+                    };
+                    Format::schema(&nested)?
+                }
+                word => Format::word(&format, word)?,
+            },
+        };
+        format.or_structured(fields)
+    }
+
+    /// From a Responses request.
+    pub(crate) fn of_responses(fields: &Fields<'_>) -> Result<Format> {
+        let text = fields.object("text")?;
+        let format = match text.as_ref().map(|text| text.object("format")).transpose()?.flatten() {
+            None => Format::default(),
+            Some(format) => match format.required_string("type")? {
+                "json_schema" => Format::schema(&format)?,
+                word => Format::word(&format, word)?,
+            },
+        };
+        format.or_structured(fields)
+    }
+
+    fn word(fields: &Fields<'_>, word: &str) -> Result<Format> {
+        let constraint = match word {
+            "text" => None,
+            "json_object" => Some(Constraint::any_object()),
+            other => {
+                let name = fields.name("type");
+                let why = format!(
+                    "`{name}` is `{other}`, which is not supported; use text, json_object or json_schema"
+                );
+                return Err(ApiError::unsupported(name, why));
+            }
+        };
+        Ok(Format { constraint, shown: None, param: fields.name("type") })
+    }
+
+    fn schema(fields: &Fields<'_>) -> Result<Format> {
+        let schema = match fields.get("schema") {
+            Some(schema @ Value::Object(_)) => schema.clone(),
+            Some(_) => return Err(fields.wrong("schema", "is not a JSON schema object")),
+            None => return Err(fields.wrong("schema", "is missing")),
+        };
+        let shown = ResponseFormat {
+            name: fields.string("name")?.unwrap_or("answer").to_owned(),
+            description: fields.string("description")?.map(str::to_owned),
+            schema: schema.clone(),
+        };
+        Ok(Format {
+            constraint: Some(Constraint::Schema { schema, lenient: false }),
+            shown: Some(shown),
+            param: fields.name("schema"),
+        })
+    }
+
+    fn or_structured(self, fields: &Fields<'_>) -> Result<Format> {
+        match structured(fields)? {
+            None => Ok(self),
+            Some(_) if self.constraint.is_some() => Err(fields.wrong(
+                "structured_outputs",
+                "and a response format cannot both be given; choose one",
+            )),
+            Some(constraint) => Ok(Format {
+                constraint: Some(constraint),
+                shown: None,
+                param: "structured_outputs".to_owned(),
+            }),
+        }
+    }
+
+    /// Makes it ready, or says why it cannot be enforced.
+    pub(crate) fn compile(&self) -> Result<Option<Compiled>> {
+        let Some(constraint) = &self.constraint else { return Ok(None) };
+        constraint.compile().map(Some).map_err(|why| {
+            ApiError::bad(self.param.clone(), format!("`{}` cannot be enforced: {why}", self.param))
+        })
+    }
+}
+
+/// vLLM's `structured_outputs: {json | regex | choice | grammar}`.
+pub(crate) fn structured(fields: &Fields<'_>) -> Result<Option<Constraint>> {
+    let Some(outputs) = fields.object("structured_outputs")? else { return Ok(None) };
+    outputs.refuse(&[("structural_tag", ""), ("json_object", "; give `json` a schema")])?;
+    let mut all = Vec::new();
+    match outputs.get("json") {
+        None => {}
+        // vLLM takes a schema as text too.
+        Some(Value::String(text)) => {
+            let schema = serde_json::from_str(text)
+                .map_err(|why| outputs.wrong("json", format!("is no JSON schema: {why}")))?;
+            all.push(Constraint::Schema { schema, lenient: false });
+        }
+        Some(schema) => all.push(Constraint::Schema { schema: schema.clone(), lenient: false }),
+    }
+    all.extend(outputs.string("regex")?.map(|regex| Constraint::Regex(regex.to_owned())));
+    all.extend(outputs.string("grammar")?.map(|text| Constraint::Grammar(text.to_owned())));
+    let choices: Option<Vec<String>> = outputs.read("choice")?;
+    if choices.as_ref().is_some_and(Vec::is_empty) {
+        return Err(outputs.wrong("choice", "is empty"));
+    }
+    all.extend(choices.map(Constraint::Choice));
+    if all.len() > 1 {
+        return Err(fields.wrong("structured_outputs", "has several forms; choose one"));
+    }
+    Ok(all.pop())
+}

@@ -1,0 +1,127 @@
+//! What one message's text must match: a JSON schema, any JSON object, a regex, a choice or a grammar, checked and made
+//! ready when the request comes, so that what cannot be enforced is refused and never let through.
+
+use std::fmt;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use super::vocabulary;
+
+/// A constraint on a text.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Constraint {
+    /// JSON that is valid against a schema; `lenient` passes over keywords that cannot be enforced.
+    Schema { schema: Value, lenient: bool },
+    /// A regular expression for the whole text.
+    Regex(String),
+    /// A grammar in llguidance's form of Lark.
+    Grammar(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+}
+
+/// Bytes of a schema or grammar that are compiled at most.
+const MOST_BYTES: usize = 256 << 10;
+
+/// White space that JSON may have between its parts: enough for any indentation, too little to go on for ever.
+const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
+
+/// A constraint that is ready to be followed; a clone starts where the original is.
+pub(crate) struct Compiled(Matcher);
+
+impl Clone for Compiled {
+    fn clone(&self) -> Compiled {
+        Compiled(self.0.deep_clone())
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Compiled")
+    }
+}
+
+impl Constraint {
+    /// Any JSON object.
+    pub(crate) fn any_object() -> Constraint {
+        Constraint::Schema { schema: json!({"type": "object"}), lenient: false }
+    }
+
+    /// Makes it ready, or says why it cannot be enforced.
+    pub(crate) fn compile(&self) -> Result<Compiled, String> {
+        let size = match self {
+            Constraint::Schema { schema, .. } => schema.to_string().len(),
+            Constraint::Regex(text) | Constraint::Grammar(text) => text.len(),
+            Constraint::Choice(choices) => choices.iter().map(String::len).sum(),
+        };
+        if size > MOST_BYTES {
+            return Err(format!("it has {size} bytes; at most {MOST_BYTES} are taken"));
+        }
+        let factory = vocabulary::factory()?;
+        let grammar = match self {
+            Constraint::Schema { schema, lenient } => from_schema(schema, *lenient)?,
+            Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            Constraint::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
+            Constraint::Choice(choices) => {
+                let texts: Vec<String> =
+                    choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
+                TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
+            }
+        };
+        start(factory, grammar)
+    }
+}
+
+fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String> {
+    let mut schema = match schema {
+        Value::Object(map) => map.clone(),
+        // `true` allows anything, `false` nothing.
+        Value::Bool(true) => serde_json::Map::new(),
+        _ => return Err("a schema is an object".to_owned()),
+    };
+    let options =
+        json!({"whitespace_pattern": WHITE_SPACE, "whitespace_flexible": true, "lenient": lenient});
+    schema.insert("x-guidance".to_owned(), options);
+    Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
+}
+
+fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Compiled, String> {
+    let parser = factory.create_parser(grammar).map_err(|why| first_line(&why.to_string()))?;
+    let mut matcher = Matcher::new(Ok(parser));
+    // A grammar that nothing matches shows at its first mask.
+    matcher.compute_mask_or_eos().map_err(|why| first_line(&why.to_string()))?;
+    Ok(Compiled(matcher))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
+}
+
+impl Compiled {
+    /// Writes which tokens may come; `end` may where the text may end.
+    pub(crate) fn mask(&mut self, end: u32, mask: &mut [u32]) {
+        match self.0.compute_mask_or_eos() {
+            Ok(allowed) => {
+                let words = allowed.as_slice();
+                let count = mask.len().min(words.len());
+                mask[..count].copy_from_slice(&words[..count]);
+                mask[count..].fill(0);
+                let eos = ossmith_harmony::special::RETURN;
+                if super::bits::get(mask, eos) {
+                    super::bits::clear(mask, eos);
+                    super::bits::set(mask, end);
+                }
+            }
+            // A limit of llguidance was reached in the middle of a text: it may only end here.
+            Err(_) => super::bits::only(mask, end),
+        }
+    }
+
+    /// Takes the token that was drawn.
+    pub(crate) fn accept(&mut self, token: u32) {
+        // A token that does not fit puts the matcher into its error state, which `mask` answers.
+        let _ = self.0.consume_token(token);
+    }
+}

@@ -1,0 +1,255 @@
+//! What a model may write next, so that a turn is what was asked for: thoughts within a budget, calls of offered functions
+//! with valid arguments, a final answer of a given form. Headers follow harmony's [`HeaderGrammar`]; texts follow a
+//! [`grammar::Compiled`]; where nothing was asked for, nothing is masked. Masking starts with the message that it is for:
+//! a schema binds the final channel only, never the thoughts before it.
+
+pub(crate) mod bits;
+pub(crate) mod grammar;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ossmith_harmony::{
+    CallChoice, Event, HeaderChoices, HeaderGrammar, HeaderState, LenientOptions, Role, Route,
+    StreamParser, encode, special,
+};
+
+use grammar::Compiled;
+
+/// A function that may be called.
+#[derive(Clone, Debug)]
+pub(crate) struct CallRule {
+    pub(crate) name: String,
+    /// The form of its arguments; none leaves them free.
+    pub(crate) arguments: Option<Compiled>,
+}
+
+/// What a turn may be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    /// Most tokens of thoughts; none leaves them free.
+    pub(crate) thinking: Option<usize>,
+    /// Functions on offer.
+    pub(crate) calls: Vec<CallRule>,
+    /// The turn has to end with a call.
+    pub(crate) must_call: bool,
+    /// The form of the final answer.
+    pub(crate) answer: Option<Compiled>,
+}
+
+/// The headers that may be written, by what is still allowed.
+#[derive(Debug)]
+struct Headers {
+    /// With thoughts and preambles.
+    open: HeaderGrammar,
+    /// Without: the budget is used up.
+    closing: HeaderGrammar,
+}
+
+/// Follows one turn and says what may come next.
+#[derive(Clone, Debug)]
+pub struct Guide {
+    rules: Arc<Rules>,
+    headers: Arc<Headers>,
+    parser: StreamParser,
+    state: State,
+    /// Tokens left for thoughts.
+    budget: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Header {
+        closing: bool,
+        at: HeaderState,
+    },
+    /// Thoughts, or a preamble.
+    Thoughts,
+    /// A text without a form, and the token that ends it.
+    Free {
+        end: u32,
+    },
+    /// A text with one.
+    Formed {
+        text: Box<Compiled>,
+        end: u32,
+    },
+    /// Tokens that have to come, then a header.
+    Forced(VecDeque<u32>),
+    /// Nothing is asked for any more: the turn is over, or went where no rule is.
+    Over,
+}
+
+impl Guide {
+    /// A guide for what comes after `<|start|>assistant` and these tokens, which are part of the prompt.
+    pub(crate) fn new(rules: Arc<Rules>, begun: &[u32]) -> Guide {
+        let headers = Arc::new(headers(&rules));
+        let closing = rules.thinking == Some(0);
+        let at = if closing { headers.closing.start() } else { headers.open.start() };
+        let budget = rules.thinking;
+        let parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
+        let state = State::Header { closing, at };
+        let mut guide = Guide { rules, headers, parser, state, budget };
+        begun.iter().for_each(|&token| guide.accept(token));
+        guide
+    }
+
+    /// A guide for a text that is no turn at all: it has this form from its first token to its end.
+    pub(crate) fn of_text(text: Compiled) -> Guide {
+        let mut guide = Guide::new(Arc::default(), &[]);
+        guide.state = State::Formed { text: Box::new(text), end: special::END_OF_TEXT };
+        guide
+    }
+
+    /// Writes the tokens that may come next into a mask (bit `id % 32` of word `id / 32`); false, with the mask left
+    /// alone, if all may.
+    pub fn mask(&mut self, mask: &mut [u32]) -> bool {
+        match &mut self.state {
+            State::Over => return false,
+            State::Header { closing, at } => {
+                let grammar = if *closing { &self.headers.closing } else { &self.headers.open };
+                grammar.fill_mask(*at, mask);
+            }
+            State::Thoughts => match self.budget {
+                None => return false,
+                Some(0) => bits::only(mask, special::END),
+                Some(_) => bits::text_and(mask, special::END),
+            },
+            State::Free { end } => bits::text_and(mask, *end),
+            State::Formed { text, end } => text.mask(*end, mask),
+            State::Forced(tokens) => match tokens.front() {
+                Some(&token) => bits::only(mask, token),
+                None => return false,
+            },
+        }
+        true
+    }
+
+    /// Takes the token that was drawn.
+    pub fn accept(&mut self, token: u32) {
+        let mut route = None;
+        let mut ended = false;
+        self.parser.push(token, |event| match event {
+            Event::MessageStart(header) => route = Some(opened(&header.route())),
+            Event::MessageEnd(_) => ended = true,
+            _ => {}
+        });
+        match &mut self.state {
+            State::Over => {}
+            State::Header { closing, at } => {
+                let grammar = if *closing { &self.headers.closing } else { &self.headers.open };
+                match (grammar.next(*at, token), route) {
+                    (_, Some(route)) => self.state = self.body(route),
+                    (Some(next), None) => *at = next,
+                    (None, None) => self.state = State::Over,
+                }
+            }
+            State::Thoughts => {
+                self.budget = self.budget.map(|left| left.saturating_sub(1));
+                if token == special::END {
+                    self.state = State::Forced(next_message());
+                } else if ended {
+                    self.state = State::Over;
+                }
+            }
+            State::Formed { text, end } if token != *end => text.accept(token),
+            State::Free { .. } if !ended => {}
+            State::Formed { .. } | State::Free { .. } => self.state = State::Over,
+            State::Forced(tokens) => {
+                if tokens.pop_front() != Some(token) {
+                    self.state = State::Over;
+                } else if tokens.is_empty() {
+                    self.state = self.header();
+                }
+            }
+        }
+    }
+
+    /// A further message begins.
+    fn header(&self) -> State {
+        let closing = self.budget == Some(0);
+        let grammar = if closing { &self.headers.closing } else { &self.headers.open };
+        State::Header { closing, at: grammar.start() }
+    }
+
+    fn body(&self, opened: Opened) -> State {
+        match opened {
+            Opened::Thoughts => State::Thoughts,
+            Opened::Answer => match &self.rules.answer {
+                Some(text) => State::Formed { text: Box::new(text.clone()), end: special::RETURN },
+                None => State::Free { end: special::RETURN },
+            },
+            Opened::Call(name) => {
+                let rule = self.rules.calls.iter().find(|rule| rule.name == name);
+                match rule.and_then(|rule| rule.arguments.clone()) {
+                    Some(text) => State::Formed { text: Box::new(text), end: special::CALL },
+                    None => State::Free { end: special::CALL },
+                }
+            }
+        }
+    }
+}
+
+/// A message that has begun.
+enum Opened {
+    Thoughts,
+    Answer,
+    Call(String),
+}
+
+fn opened(route: &Route<'_>) -> Opened {
+    match route {
+        Route::Reasoning | Route::Preamble => Opened::Thoughts,
+        Route::Answer => Opened::Answer,
+        Route::Call(name) => Opened::Call((*name).to_owned()),
+    }
+}
+
+/// `<|start|>assistant`
+fn next_message() -> VecDeque<u32> {
+    std::iter::once(special::START).chain(encode(Role::Assistant.as_str())).collect()
+}
+
+fn headers(rules: &Rules) -> Headers {
+    let call = |rule: &CallRule| CallChoice {
+        recipient: format!("functions.{}", rule.name),
+        channel: "commentary".to_owned(),
+        formats: vec!["json".to_owned()],
+    };
+    let calls: Vec<CallChoice> = rules.calls.iter().map(call).collect();
+    let mut last = Vec::new();
+    if !rules.must_call {
+        last.push("final".to_owned());
+    }
+    let mut open = vec!["analysis".to_owned()];
+    if !rules.calls.is_empty() {
+        open.push("commentary".to_owned());
+    }
+    open.extend(last.clone());
+    Headers {
+        open: HeaderGrammar::new(&HeaderChoices { channels: open, calls: calls.clone() }),
+        closing: HeaderGrammar::new(&HeaderChoices { channels: last, calls }),
+    }
+}
+
+/// Tokens with which a turn begins on this channel.
+pub(crate) fn begin_channel(channel: &str) -> Vec<u32> {
+    let mut tokens = vec![special::CHANNEL];
+    tokens.extend(encode(channel));
+    tokens.push(special::MESSAGE);
+    tokens
+}
+
+/// Tokens with which a turn begins as a call of this function.
+pub(crate) fn begin_call(name: &str) -> Vec<u32> {
+    let mut tokens = encode(&format!(" to=functions.{name}"));
+    tokens.extend([special::CHANNEL]);
+    tokens.extend(encode("commentary "));
+    tokens.push(special::CONSTRAIN);
+    tokens.extend(encode("json"));
+    tokens.push(special::MESSAGE);
+    tokens
+}

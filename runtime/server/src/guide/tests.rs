@@ -1,0 +1,133 @@
+//! Guides driven by a blind writer that draws any allowed token: what comes out is always what was asked for.
+
+use std::sync::Arc;
+
+use ossmith_harmony::{Message, Role, parse_lenient, special};
+use serde_json::{Value, json};
+
+use super::grammar::Constraint;
+use super::*;
+
+const WORDS: usize = vocabulary::VOCABULARY.div_ceil(32);
+
+/// Draws allowed tokens until the turn ends or `most` are written. It favours what ends things, so that texts end.
+fn write(rules: Rules, begun: &[u32], seed: u64, most: usize) -> Vec<u32> {
+    let mut guide = Guide::new(Arc::new(rules), begun);
+    let (mut mask, mut tokens, mut random) = (vec![0; WORDS], begun.to_vec(), seed);
+    for _ in 0..most {
+        assert!(guide.mask(&mut mask), "everything is allowed after {tokens:?}");
+        let allowed: Vec<u32> =
+            (0..vocabulary::VOCABULARY as u32).filter(|&id| bits::get(&mask, id)).collect();
+        assert!(!allowed.is_empty(), "nothing is allowed after {tokens:?}");
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let pick = |from: &[u32]| from[(random >> 33) as usize % from.len()];
+        let closing: Vec<u32> = allowed
+            .iter()
+            .copied()
+            .filter(|&id| {
+                special::is_special(id)
+                    || ossmith_harmony::token_bytes(id)
+                        .is_some_and(|b| matches!(b, b"\"" | b"}" | b"]" | b":" | b","))
+            })
+            .collect();
+        let token =
+            if !closing.is_empty() && random >> 62 != 0 { pick(&closing) } else { pick(&allowed) };
+        tokens.push(token);
+        guide.accept(token);
+        if token == special::RETURN || token == special::CALL {
+            return tokens;
+        }
+    }
+    tokens
+}
+
+fn messages(tokens: &[u32]) -> Vec<Message> {
+    let parsed = parse_lenient(tokens, Some(Role::Assistant));
+    assert!(parsed.repairs.is_empty(), "{:?}", parsed.repairs);
+    parsed.messages
+}
+
+fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city", "days"],
+        "additionalProperties": false
+    })
+}
+
+fn formed() -> Compiled {
+    Constraint::Schema { schema: schema(), lenient: false }.compile().expect("a good schema")
+}
+
+fn check(text: &str) {
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|why| panic!("{text}: {why}"));
+    assert!(value["city"] == "Paris" || value["city"] == "Rome", "{text}");
+    assert!((1..10).contains(&value["days"].as_i64().unwrap_or(0)), "{text}");
+}
+
+#[test]
+fn a_blind_writer_calls_as_asked() {
+    for seed in 0..6 {
+        let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
+        let rules = Rules { thinking: Some(8), calls: vec![call], must_call: true, answer: None };
+        let tokens = write(rules, &[], seed, 400);
+        assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");
+        let messages = messages(&tokens);
+        let last = messages.last().expect("a message");
+        assert_eq!(last.recipient.as_deref(), Some("functions.trip"), "seed {seed}");
+        check(&last.text());
+    }
+}
+
+#[test]
+fn a_blind_writer_answers_in_form() {
+    for seed in 0..6 {
+        let rules = Rules { thinking: Some(5), answer: Some(formed()), ..Rules::default() };
+        let tokens = write(rules, &begin_channel("analysis"), seed, 400);
+        assert_eq!(tokens.last(), Some(&special::RETURN), "seed {seed}");
+        let messages = messages(&tokens);
+        assert_eq!(messages[0].channel.as_deref(), Some("analysis"));
+        let last = messages.last().expect("a message");
+        assert_eq!(last.channel.as_deref(), Some("final"), "seed {seed}");
+        check(&last.text());
+    }
+}
+
+#[test]
+fn without_a_budget_thoughts_are_free_and_headers_are_not() {
+    let call = CallRule { name: "f".to_owned(), arguments: None };
+    let rules = Rules { calls: vec![call], ..Rules::default() };
+    let mut guide = Guide::new(Arc::new(rules), &begin_channel("analysis"));
+    let mut mask = vec![0; WORDS];
+    assert!(!guide.mask(&mut mask), "thoughts are free");
+    guide.accept(special::END);
+    for token in next_message() {
+        assert!(guide.mask(&mut mask) && bits::get(&mask, token));
+        guide.accept(token);
+    }
+    assert!(guide.mask(&mut mask) && bits::get(&mask, special::CHANNEL));
+    assert!(!bits::get(&mask, special::RETURN));
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused() {
+    for (constraint, want) in [
+        (Constraint::Schema { schema: json!({"type": "nonsense"}), lenient: false }, "nonsense"),
+        (Constraint::Schema { schema: json!({"$ref": "#/nowhere"}), lenient: false }, "nowhere"),
+        (Constraint::Schema { schema: json!([1]), lenient: false }, "object"),
+        (
+            Constraint::Schema {
+                schema: json!({"type": "array", "uniqueItems": true}),
+                lenient: false,
+            },
+            "uniqueItems",
+        ),
+        (Constraint::Regex("(".to_owned()), ""),
+        (Constraint::Grammar("start: nowhere".to_owned()), "nowhere"),
+    ] {
+        let why = constraint.compile().map(drop).expect_err("a refusal");
+        assert!(why.contains(want), "{constraint:?}: {why}");
+    }
+}

@@ -1,0 +1,53 @@
+//! Ossmith's HTTP server: what OpenAI's SDKs, load generators and boards made for vLLM expect, over the engine.
+//!
+//! [`router`] is the whole surface over any [`Source`] of tokens, [`serve`] runs it on a socket, [`Live`] is the real engine
+//! behind it, [`stub`] a scripted one. What a request says is read by `chat`, `completions` and `responses`; they share
+//! `sampling`, `tools`, `format` and `plan`, which make prompt tokens and rules. What a model wrote is read by `turn`; `guide`
+//! keeps it within the rules while it writes. Not here: tokenizing and the harmony format (`ossmith-harmony`), batching and
+//! sampling (`ossmith`), flags (the command).
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod app;
+mod chat;
+mod completions;
+mod config;
+mod engine;
+mod error;
+mod fields;
+mod format;
+mod generation;
+mod guide;
+mod histogram;
+mod live;
+mod logprobs;
+mod metrics;
+mod plan;
+mod responses;
+mod routes;
+mod sampling;
+mod sse;
+mod stops;
+pub mod stub;
+mod tools;
+mod turn;
+mod usage;
+
+pub use app::{router, serve};
+pub use config::{Config, StoreLimits};
+pub use engine::{
+    Answer, Ask, Candidate, Counts, EngineStats, Finish, Logprobs, Sampling, Source, Update,
+};
+pub use error::ApiError;
+pub use guide::Guide;
+pub use live::Live;
+
+/// Runs what takes a while (parsing, tokenizing, compiling a schema) where it holds up no other request.
+pub(crate) async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> error::Result<T> + Send + 'static,
+) -> error::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    // Only a bug panics; the request that met it is refused, and no other is touched.
+    done.unwrap_or_else(|_| Err(ApiError::bad("", "the request cannot be read by this server")))
+}

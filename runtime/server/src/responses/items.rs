@@ -1,0 +1,81 @@
+//! Input items: which there are, what each is called, and how references are looked up.
+
+use ossmith_harmony::ResponseItem;
+use serde_json::{Value, json};
+
+use super::store::Store;
+use crate::access::fresh_id;
+use crate::error::{ApiError, Result};
+
+/// Types that can be part of a prompt.
+const KNOWN: [&str; 5] =
+    ["message", "reasoning", "function_call", "function_call_output", "item_reference"];
+
+/// The request's own input as a list of items with ids; references are replaced by what they name.
+pub(super) fn normal(input: &Value, store: &Store) -> Result<Vec<Value>> {
+    let list = match input {
+        Value::String(text) => {
+            let content = json!([{"type": "input_text", "text": text}]);
+            return Ok(vec![with_id(
+                json!({"type": "message", "role": "user", "content": content}),
+            )]);
+        }
+        Value::Array(list) => list,
+        _ => return Err(ApiError::bad("input", "`input` is not a string or a list of items")),
+    };
+    list.iter().enumerate().map(|(index, item)| one(index, item, store)).collect()
+}
+
+fn one(index: usize, item: &Value, store: &Store) -> Result<Value> {
+    let name = format!("input[{index}]");
+    let Value::Object(map) = item else {
+        return Err(ApiError::bad(name.clone(), format!("`{name}` is not an object")));
+    };
+    let kind = map.get("type").and_then(Value::as_str).unwrap_or("message");
+    if !KNOWN.contains(&kind) {
+        let why = format!(
+            "`{name}` has the type `{kind}`, which is not supported; use {}",
+            KNOWN.join(", ")
+        );
+        return Err(ApiError::unsupported(format!("{name}.type"), why));
+    }
+    if kind == "item_reference" {
+        let id = map.get("id").and_then(Value::as_str).unwrap_or_default();
+        return store.item(id).ok_or_else(|| ApiError {
+            param: Some(name),
+            ..ApiError::not_found(None, format!("there is no stored item `{id}`"))
+        });
+    }
+    let mut item = item.clone();
+    item["type"] = kind.into();
+    Ok(with_id(item))
+}
+
+fn with_id(mut item: Value) -> Value {
+    if item["id"].as_str().is_none_or(str::is_empty) {
+        let prefix = match item["type"].as_str() {
+            Some("reasoning") => "rs",
+            Some("function_call") => "fc",
+            Some("function_call_output") => "fco",
+            _ => "msg",
+        };
+        item["id"] = format!("{prefix}_{}", fresh_id()).into();
+    }
+    item
+}
+
+/// Items as harmony reads them.
+pub(super) fn parsed(items: &[Value]) -> Result<Vec<ResponseItem>> {
+    let item = |(index, item): (usize, &Value)| {
+        // Without arguments is with none.
+        let mut item = item.clone();
+        if item["type"] == "function_call" && item["arguments"].is_null() {
+            item["arguments"] = "".into();
+        }
+        <ResponseItem as serde::Deserialize>::deserialize(&item).map_err(|why| {
+            let name = format!("input[{index}]");
+            ApiError::bad(name.clone(), format!("`{name}`: {why}"))
+        })
+    };
+    items.iter().enumerate().map(item).collect()
+}

@@ -1,0 +1,166 @@
+//! A response in the background: it goes on without a connection, keeps its events for whoever wants to follow, and can be
+//! cancelled.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+
+use super::object::Status;
+use super::store::Store;
+use super::teller::{Teller, write_event};
+use crate::generation::Generation;
+use crate::sse;
+
+#[derive(Debug)]
+struct State {
+    response: Value,
+    events: Vec<Value>,
+    context: Option<Vec<Value>>,
+    over: bool,
+}
+
+/// One such response.
+#[derive(Debug)]
+pub(crate) struct Job {
+    state: Mutex<State>,
+    /// Events so far; closed over.
+    news: watch::Sender<usize>,
+    stop: Notify,
+}
+
+impl Job {
+    /// Starts it and puts it into the store.
+    pub(super) fn start(mut teller: Teller, generation: Generation, store: &Store) -> Arc<Job> {
+        let (news, _) = watch::channel(0);
+        let state = State {
+            response: teller.queued(),
+            events: teller.events(),
+            context: None,
+            over: false,
+        };
+        let job = Arc::new(Job { state: Mutex::new(state), news, stop: Notify::new() });
+        store.put_job(&teller.request.id, Arc::clone(&job), teller.request.input.clone());
+        tokio::spawn(Arc::clone(&job).run(teller, generation));
+        job
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(self: Arc<Job>, mut teller: Teller, mut generation: Generation) {
+        loop {
+            let update = tokio::select! {
+                biased;
+                () = self.stop.notified() => {
+                    teller.end(Status::Cancelled);
+                    break;
+                }
+                update = generation.next() => update,
+            };
+            let Some((_, update)) = update else { break };
+            if teller.take(update) {
+                generation.stop(0);
+            }
+            self.tell(&mut teller, None);
+        }
+        drop(generation);
+        let response = teller.conclude();
+        self.tell(&mut teller, Some(response));
+    }
+
+    fn tell(&self, teller: &mut Teller, ended: Option<Value>) {
+        let count = {
+            let mut state = self.lock();
+            state.events.extend(teller.events());
+            match ended {
+                // Who cancelled it was told so already.
+                Some(_) if state.over => {}
+                Some(response) => {
+                    state.response = response;
+                    state.over = true;
+                }
+                None if !state.over => state.response = teller.response(),
+                None => {}
+            }
+            if state.over {
+                state.context = Some(teller.context());
+            }
+            state.events.len() + usize::from(state.over)
+        };
+        self.news.send_replace(count);
+    }
+
+    pub(super) fn response(&self) -> Value {
+        self.lock().response.clone()
+    }
+
+    pub(super) fn context(&self) -> Option<Vec<Value>> {
+        self.lock().context.clone()
+    }
+
+    /// Stops it; the cancelled response, or none if it had ended.
+    pub(super) fn cancel(&self) -> Option<Value> {
+        let response = {
+            let mut state = self.lock();
+            if state.over {
+                return None;
+            }
+            state.over = true;
+            state.response["status"] = "cancelled".into();
+            state.response.clone()
+        };
+        self.stop.notify_one();
+        Some(response)
+    }
+
+    /// Events from this one on, and whether they are all.
+    fn events_from(&self, from: usize) -> (Vec<Value>, bool) {
+        let state = self.lock();
+        let over = state.over && state.context.is_some();
+        (state.events.get(from..).unwrap_or_default().to_vec(), over)
+    }
+}
+
+/// A stream of a job's events, from this number on.
+pub(super) fn follow(job: Arc<Job>, from: usize) -> Response {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(16);
+    tokio::spawn(async move {
+        let (mut news, mut next) = (job.news.subscribe(), from);
+        loop {
+            let (events, over) = job.events_from(next);
+            next += events.len();
+            let mut out = Vec::new();
+            events.iter().for_each(|event| write_event(event, &mut out));
+            if !out.is_empty() && sender.send(out.into()).await.is_err() {
+                return;
+            }
+            if over {
+                return;
+            }
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+        }
+    });
+    sse::raw(Body::from_stream(Frames(receiver)))
+}
+
+struct Frames(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl futures_core::Stream for Frames {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|frame| frame.map(Ok))
+    }
+}

@@ -1,0 +1,132 @@
+//! The response object and the items of its output.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::ApiError;
+use crate::usage::Usage;
+
+/// How far a response is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Status {
+    Queued,
+    InProgress,
+    Completed,
+    /// Cut by the limit of tokens.
+    Incomplete,
+    Cancelled,
+    Failed(ApiError),
+}
+
+impl Status {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Status::Queued => "queued",
+            Status::InProgress => "in_progress",
+            Status::Completed => "completed",
+            Status::Incomplete => "incomplete",
+            Status::Cancelled => "cancelled",
+            Status::Failed(_) => "failed",
+        }
+    }
+
+    /// The type of the event with which a stream ends.
+    pub(super) fn event(&self) -> &'static str {
+        match self {
+            Status::Incomplete => "response.incomplete",
+            Status::Failed(_) | Status::Cancelled => "response.failed",
+            _ => "response.completed",
+        }
+    }
+}
+
+/// The whole object.
+pub(super) fn response(
+    id: &str,
+    asked: &Map<String, Value>,
+    status: &Status,
+    output: &[Value],
+    usage: Option<Usage>,
+) -> Value {
+    let mut map = asked.clone();
+    map.insert("id".to_owned(), id.into());
+    map.insert("status".to_owned(), status.name().into());
+    map.insert("output".to_owned(), output.to_vec().into());
+    map.insert("usage".to_owned(), usage.map_or(Value::Null, |usage| usage_json(&usage)));
+    match status {
+        Status::Completed => {
+            map.insert("completed_at".to_owned(), crate::app::now().into());
+        }
+        Status::Incomplete => {
+            map.insert("incomplete_details".to_owned(), json!({"reason": "max_output_tokens"}));
+        }
+        Status::Failed(error) => {
+            let error = json!({"code": "server_error", "message": error.message});
+            map.insert("error".to_owned(), error);
+        }
+        _ => {}
+    }
+    Value::Object(map)
+}
+
+fn usage_json(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.prompt + usage.completion,
+    })
+}
+
+/// An item of the output while it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) id: String,
+    pub(super) kind: ItemKind,
+    pub(super) text: String,
+    pub(super) logprobs: Vec<Value>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum ItemKind {
+    Reasoning,
+    Message { phase: &'static str },
+    Call { call_id: String, name: String },
+}
+
+impl Item {
+    /// The item as it is; `whole` has its content, otherwise there is none yet.
+    pub(super) fn json(&self, status: &str, whole: bool) -> Value {
+        let content = if whole { vec![self.part()] } else { Vec::new() };
+        match &self.kind {
+            ItemKind::Reasoning => json!({
+                "id": self.id, "type": "reasoning", "summary": [], "content": content,
+                "encrypted_content": null, "status": status,
+            }),
+            ItemKind::Message { phase } => json!({
+                "id": self.id, "type": "message", "role": "assistant", "status": status,
+                "content": content, "phase": phase,
+            }),
+            ItemKind::Call { call_id, name } => json!({
+                "id": self.id, "type": "function_call", "call_id": call_id, "name": name,
+                "arguments": if whole { self.text.as_str() } else { "" }, "status": status,
+            }),
+        }
+    }
+
+    /// Its only content part.
+    pub(super) fn part(&self) -> Value {
+        match self.kind {
+            ItemKind::Reasoning => json!({"type": "reasoning_text", "text": self.text}),
+            _ => json!({
+                "type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs,
+            }),
+        }
+    }
+
+    /// The same, still empty.
+    pub(super) fn empty_part(&self) -> Value {
+        let bare = Item { text: String::new(), logprobs: Vec::new(), ..self.clone() };
+        bare.part()
+    }
+}

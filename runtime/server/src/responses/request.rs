@@ -1,0 +1,188 @@
+//! What a request to create a response says.
+
+use ossmith_harmony::responses_conversation;
+use serde_json::{Map, Value, json};
+
+use super::items;
+use crate::app::{App, now};
+use crate::error::{ApiError, Result};
+use crate::fields::Fields;
+use crate::format::Format;
+use crate::plan::{Planned, Thinking, Wishes};
+use crate::sampling::{Bounds, Common};
+use crate::tools::Tools;
+
+/// A request that was understood.
+pub(crate) struct Request {
+    /// `resp_…`
+    pub(super) id: String,
+    pub(super) planned: Planned,
+    pub(super) stream: bool,
+    pub(super) background: bool,
+    pub(super) store: bool,
+    /// The response's fields that say what was asked.
+    pub(super) asked: Map<String, Value>,
+    /// This request's input.
+    pub(super) input: Vec<Value>,
+    /// Everything before the answer.
+    pub(super) context: Vec<Value>,
+    pub(super) logprobs: bool,
+    pub(super) tokens_as_ids: bool,
+    pub(super) reasoning: bool,
+}
+
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("prompt", "; there are no stored prompts here"),
+    ("conversation", "; use `previous_response_id`"),
+    ("n", ""),
+    ("prompt_logprobs", " for responses"),
+];
+
+pub(super) fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
+    let fields = Fields::new(body);
+    let config = &app.config;
+    app.check_model(fields.string("model")?)?;
+    fields.refuse(UNSUPPORTED)?;
+    let stream = fields.bool("stream", false)?;
+    let background = fields.bool("background", false)?;
+    let store = fields.bool("store", true)?;
+    if background && !store {
+        return Err(fields.wrong("background", "needs `store: true`"));
+    }
+    fields.object("stream_options")?;
+    let bounds = Bounds { vocab: config.vocab, interval: 1 };
+    let mut common = Common::read(&fields, bounds)?;
+    common.limit(&fields, fields.count("max_output_tokens", 1)?)?;
+    let include: Vec<String> = fields.read("include")?.unwrap_or_default();
+    let top = fields.integer("top_logprobs", 0..=20)?.unwrap_or(0) as u32;
+    let logprobs = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
+    common.sampling.logprobs = logprobs.then_some(top);
+
+    let thinking = match fields.object("reasoning")? {
+        Some(reasoning) => Thinking::read(&reasoning, "effort")?,
+        None => Thinking::read(&fields, "reasoning_effort")?,
+    };
+    let wishes = Wishes {
+        config,
+        tools: Tools::read(&fields)?,
+        format: Format::of_responses(&fields)?,
+        thinking: thinking.unwrap_or_default(),
+        common: &common,
+        param: "input",
+    };
+    let value = fields.get("input").ok_or_else(|| fields.wrong("input", "is missing"))?;
+    let input = items::normal(value, &app.store)?;
+    let mut context = previous(app, &fields)?;
+    context.extend(input.iter().cloned());
+    if context.is_empty() {
+        return Err(fields.wrong("input", "is empty; give at least one item"));
+    }
+    let instructions = instructions(&fields)?;
+    let options = wishes.prompt_options(instructions);
+    let conversation = responses_conversation(&items::parsed(&context)?, &options)
+        .map_err(|why| ApiError::bad("input", why.to_string()))?;
+    let planned = wishes.plan(&conversation)?;
+    Ok(Request {
+        id: format!("resp_{id}"),
+        planned,
+        stream,
+        background,
+        store,
+        asked: asked(app, &fields, store, background)?,
+        input,
+        context,
+        logprobs,
+        tokens_as_ids: common.tokens_as_ids,
+        reasoning: fields.bool("include_reasoning", true)?,
+    })
+}
+
+/// What was said before, by `previous_response_id`.
+fn previous(app: &App, fields: &Fields<'_>) -> Result<Vec<Value>> {
+    let Some(id) = fields.string("previous_response_id")? else { return Ok(Vec::new()) };
+    let Some(entry) = app.store.get(id) else {
+        return Err(ApiError {
+            param: Some("previous_response_id".to_owned()),
+            ..ApiError::not_found(
+                Some("previous_response_not_found"),
+                format!("Previous response with id '{id}' not found."),
+            )
+        });
+    };
+    entry.context().ok_or_else(|| {
+        fields.wrong("previous_response_id", "names a response that has not ended yet")
+    })
+}
+
+/// Instructions may be a text or, as some clients send them, a list of messages.
+fn instructions(fields: &Fields<'_>) -> Result<Option<String>> {
+    fields.string("instructions").map(|text| text.map(str::to_owned))
+}
+
+/// The fields of the response that repeat the request.
+fn asked(
+    app: &App,
+    fields: &Fields<'_>,
+    store: bool,
+    background: bool,
+) -> Result<Map<String, Value>> {
+    let given = |name: &str, default: Value| fields.get(name).cloned().unwrap_or(default);
+    let metadata = given("metadata", json!({}));
+    if !metadata.is_object() {
+        return Err(fields.wrong("metadata", "is not an object"));
+    }
+    let truncation = fields.string("truncation")?.unwrap_or("disabled");
+    let reasoning = fields.object("reasoning")?;
+    let of_reasoning = |name: &str| {
+        reasoning.as_ref().and_then(|fields| fields.get(name)).cloned().unwrap_or(Value::Null)
+    };
+    let effort = match of_reasoning("effort") {
+        Value::Null => "medium".into(),
+        effort => effort,
+    };
+    let format = fields.object("text")?.and_then(|text| text.get("format").cloned());
+    let value = json!({
+        "object": "response",
+        "created_at": now(),
+        "completed_at": null,
+        "background": background,
+        "error": null,
+        "incomplete_details": null,
+        "instructions": given("instructions", Value::Null),
+        "max_output_tokens": given("max_output_tokens", Value::Null),
+        "max_tool_calls": given("max_tool_calls", Value::Null),
+        "metadata": metadata,
+        "model": fields.string("model")?.unwrap_or(app.config.name()),
+        "parallel_tool_calls": given("parallel_tool_calls", true.into()),
+        "previous_response_id": given("previous_response_id", Value::Null),
+        "prompt_cache_key": given("prompt_cache_key", Value::Null),
+        "reasoning": {"effort": effort, "summary": of_reasoning("summary")},
+        "safety_identifier": given("safety_identifier", Value::Null),
+        "service_tier": "default",
+        "store": store,
+        "temperature": given("temperature", json!(1.0)),
+        "text": {"format": format.unwrap_or_else(|| json!({"type": "text"}))},
+        "tool_choice": given("tool_choice", "auto".into()),
+        "tools": tools(fields),
+        "top_logprobs": given("top_logprobs", 0.into()),
+        "top_p": given("top_p", json!(1.0)),
+        "truncation": truncation,
+        "user": given("user", Value::Null),
+    });
+    match value {
+        Value::Object(map) => Ok(map),
+        _ => Ok(Map::new()),
+    }
+}
+
+/// The tools with the fields that SDKs require.
+fn tools(fields: &Fields<'_>) -> Value {
+    let mut tools = fields.get("tools").cloned().unwrap_or_else(|| json!([]));
+    for tool in tools.as_array_mut().into_iter().flatten() {
+        if let Value::Object(tool) = tool {
+            tool.entry("parameters").or_insert(Value::Null);
+            tool.entry("strict").or_insert(Value::Bool(false));
+        }
+    }
+    tools
+}

@@ -1,0 +1,37 @@
+//! `/v1/models`: the one model, under each of its names.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::error::{ApiError, Result, json_body};
+
+pub(crate) async fn list(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let models: Vec<Value> = app.config.names.iter().map(|name| card(&app, name)).collect();
+    json_body(&json!({"object": "list", "data": models}))
+}
+
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse> {
+    if !app.config.serves(&name) {
+        return Err(ApiError::no_model(&name, &app.config.names));
+    }
+    Ok(json_body(&card(&app, &name)))
+}
+
+fn card(app: &App, name: &str) -> Value {
+    json!({
+        "id": name,
+        "object": "model",
+        "created": app.created,
+        "owned_by": "ossmith",
+        "root": app.config.root,
+        "parent": null,
+        "max_model_len": app.config.context,
+    })
+}

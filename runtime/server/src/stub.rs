@@ -1,0 +1,134 @@
+//! A source that replays given tokens instead of running a model: for tests of everything around the engine, and for
+//! measuring the HTTP path alone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::engine::{Answer, Ask, EngineStats, Finish, Source, Update};
+use crate::error::ApiError;
+
+/// What one generation yields.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// The tokens; what comes after `max_tokens` of them is cut off.
+    pub tokens: Vec<u32>,
+    /// Time before each token; none hands all of them over at once.
+    pub pause: Option<Duration>,
+    /// Fails after the tokens.
+    pub failure: Option<ApiError>,
+}
+
+type Writer = dyn Fn(&Ask) -> Script + Send + Sync;
+
+/// The source.
+pub struct Stub {
+    writer: Box<Writer>,
+    most: usize,
+    running: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Stub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stub").field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
+impl Stub {
+    /// Yields what `writer` says, for at most `most` generations at a time.
+    pub fn new(most: usize, writer: impl Fn(&Ask) -> Script + Send + Sync + 'static) -> Stub {
+        Stub { writer: Box::new(writer), most, running: Arc::default() }
+    }
+
+    /// Generations under way.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts a generation for as long as it lives.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Source for Stub {
+    fn submit(&self, ask: Ask) -> Result<Box<dyn Answer>, ApiError> {
+        let running = self.running.fetch_add(1, Ordering::SeqCst);
+        let place = Place(Arc::clone(&self.running));
+        if running >= self.most {
+            return Err(ApiError::overloaded(format!("{running} requests wait already")));
+        }
+        let script = (self.writer)(&ask);
+        let updates = updates(&ask, script.tokens, script.failure);
+        Ok(match script.pause {
+            None => Box::new(Ready { updates, _place: place }),
+            Some(pause) => Box::new(paced(updates, pause, place)),
+        })
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats { running: self.running(), ..EngineStats::default() }
+    }
+
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
+    fn stop(&self) {}
+}
+
+fn updates(ask: &Ask, tokens: Vec<u32>, failure: Option<ApiError>) -> VecDeque<Update> {
+    let most = ask.sampling.max_tokens.unwrap_or(usize::MAX);
+    let (count, cut) = (tokens.len().min(most), tokens.len() >= most);
+    let mut updates = VecDeque::from([Update::Prompt { cached: 0, logprobs: Vec::new() }]);
+    for (index, id) in tokens.into_iter().take(count).enumerate() {
+        let last = index + 1 == count && failure.is_none();
+        let stops = ossmith_harmony::special::stop_tokens_for_assistant_actions().contains(&id);
+        let finish = match (last, stops, cut) {
+            (false, ..) => None,
+            (true, false, true) => Some(Finish::Length),
+            (true, ..) => Some(Finish::Stop),
+        };
+        updates.push_back(Update::Token { id, logprobs: None, finish });
+    }
+    updates.extend(failure.map(Update::Failed));
+    updates
+}
+
+struct Ready {
+    updates: VecDeque<Update>,
+    _place: Place,
+}
+
+impl Answer for Ready {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Option<Update>> {
+        Poll::Ready(self.updates.pop_front())
+    }
+}
+
+/// Updates that come one by one, from a task of their own.
+fn paced(updates: VecDeque<Update>, pause: Duration, place: Place) -> mpsc::Receiver<Update> {
+    let (sender, receiver) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let _place = place;
+        for update in updates {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = sender.closed() => return,
+            }
+            if sender.send(update).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,207 @@
+//! Function tools and `tool_choice`, in the forms of Chat Completions (nested) and of Responses (flat).
+
+use ossmith_harmony::Tool;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, kind};
+use crate::guide::grammar::{Compiled, Constraint};
+
+/// A function that the client offers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) parameters: Option<Value>,
+    pub(crate) strict: bool,
+    /// Where its parameters stand in the request.
+    pub(crate) param: String,
+}
+
+/// Whether functions may or must be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Choice {
+    None,
+    #[default]
+    Auto,
+    Required,
+}
+
+/// The functions that may be called in this turn, and whether one must.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tools {
+    pub(crate) functions: Vec<Function>,
+    pub(crate) choice: Choice,
+}
+
+const LONGEST_NAME: usize = 128;
+
+impl Tools {
+    /// Reads `tools`, `tool_choice` and `parallel_tool_calls`.
+    pub(crate) fn read(fields: &Fields<'_>) -> Result<Tools> {
+        let functions: Vec<Function> =
+            fields.objects("tools")?.iter().map(function).collect::<Result<_>>()?;
+        for (index, function) in functions.iter().enumerate() {
+            if functions[..index].iter().any(|other| other.name == function.name) {
+                return Err(
+                    fields.wrong("tools", format!("has two tools named `{}`", function.name))
+                );
+            }
+        }
+        fields.bool("parallel_tool_calls", true)?;
+        let mut tools = Tools { functions, choice: Choice::Auto };
+        tools.choose(fields)?;
+        // A client that forbids calls does not want the model to think of them.
+        if tools.choice == Choice::None {
+            tools.functions.clear();
+        }
+        Ok(tools)
+    }
+
+    fn choose(&mut self, fields: &Fields<'_>) -> Result<()> {
+        let word = |fields: &Fields<'_>, field: &str, word: &str| match word {
+            "none" => Ok(Choice::None),
+            "auto" => Ok(Choice::Auto),
+            "required" | "any" => Ok(Choice::Required),
+            other => Err(fields
+                .wrong(field, format!("is `{other}`; use none, auto, required or a function"))),
+        };
+        match fields.get("tool_choice") {
+            None => {}
+            Some(Value::String(text)) => self.choice = word(fields, "tool_choice", text)?,
+            Some(Value::Object(_)) => {
+                let Some(choice) = fields.object("tool_choice")? else { return Ok(()) };
+                match choice.required_string("type")? {
+                    "function" => {
+                        let name = named(&choice)?;
+                        self.keep(fields, &[name])?;
+                        self.choice = Choice::Required;
+                    }
+                    "allowed_tools" => {
+                        let nested = choice.object("allowed_tools")?;
+                        let list = nested.as_ref().unwrap_or(&choice);
+                        let mode = list.string("mode")?.unwrap_or("auto");
+                        self.choice = word(list, "mode", mode)?;
+                        let names: Vec<&str> =
+                            list.objects("tools")?.iter().map(named).collect::<Result<_>>()?;
+                        self.keep(fields, &names)?;
+                    }
+                    other => {
+                        let why = format!(
+                            "has the type `{other}`, which is not supported; use function or allowed_tools"
+                        );
+                        return Err(ApiError::unsupported(
+                            "tool_choice",
+                            format!("`tool_choice` {why}"),
+                        ));
+                    }
+                }
+            }
+            Some(other) => {
+                let why = format!("is {}, not a word or an object", kind(other));
+                return Err(fields.wrong("tool_choice", why));
+            }
+        }
+        if self.choice == Choice::Required && self.functions.is_empty() {
+            return Err(fields.wrong("tool_choice", "asks for a call, but there are no `tools`"));
+        }
+        Ok(())
+    }
+
+    /// Leaves only these functions on offer.
+    fn keep(&mut self, fields: &Fields<'_>, names: &[&str]) -> Result<()> {
+        if let Some(unknown) =
+            names.iter().find(|name| !self.functions.iter().any(|f| f.name == **name))
+        {
+            let why = format!("names `{unknown}`, which is not one of `tools`");
+            return Err(fields.wrong("tool_choice", why));
+        }
+        self.functions.retain(|function| names.contains(&function.name.as_str()));
+        Ok(())
+    }
+
+    /// As harmony shows them to the model.
+    pub(crate) fn declarations(&self) -> Vec<Tool> {
+        let tool = |function: &Function| Tool {
+            name: function.name.clone(),
+            description: function.description.clone().unwrap_or_default(),
+            parameters: function.parameters.clone().filter(|parameters| {
+                parameters.get("properties").is_some() || parameters.get("type").is_some()
+            }),
+        };
+        self.functions.iter().map(tool).collect()
+    }
+}
+
+fn function(fields: &Fields<'_>) -> Result<Function> {
+    let kind = fields.required_string("type")?;
+    if kind != "function" {
+        let name = fields.name("type");
+        return Err(ApiError::unsupported(
+            name,
+            format!(
+                "tools of the type `{kind}` are not supported by this server; only `function` is"
+            ),
+        ));
+    }
+    // Chat Completions nests what Responses writes flat.
+    let nested = fields.object("function")?;
+    let of = nested.as_ref().unwrap_or(fields);
+    let name = of.required_string("name")?;
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fine) {
+        let why =
+            format!("is `{name}`; names have 1 to {LONGEST_NAME} letters, digits, `_`, `-` or `.`");
+        return Err(of.wrong("name", why));
+    }
+    let parameters = match of.get("parameters") {
+        None => None,
+        Some(value) if value.is_object() => Some(value.clone()),
+        Some(_) => return Err(of.wrong("parameters", "is not a JSON schema object")),
+    };
+    Ok(Function {
+        name: name.to_owned(),
+        description: of.string("description")?.map(str::to_owned),
+        parameters,
+        strict: of.bool("strict", false)?,
+        param: of.name("parameters"),
+    })
+}
+
+/// The name in `{function: {name}}` or `{name}`.
+fn named<'a>(fields: &Fields<'a>) -> Result<&'a str> {
+    match fields.object("function")? {
+        Some(nested) => nested.required_string("name"),
+        None => fields.required_string("name"),
+    }
+}
+
+impl Function {
+    /// The form of its arguments. Unless they must be enforced, keywords that cannot be are passed over.
+    pub(crate) fn arguments(&self, enforce: bool) -> Result<Compiled> {
+        let lenient = !(enforce || self.strict);
+        let constraint = Constraint::Schema { schema: self.schema(), lenient };
+        constraint.compile().map_err(|why| {
+            ApiError::bad(
+                self.param.clone(),
+                format!("the parameters of `{}` cannot be enforced: {why}", self.name),
+            )
+        })
+    }
+
+    /// Arguments are an object, with no more than what is declared.
+    fn schema(&self) -> Value {
+        let Some(Value::Object(map)) = &self.parameters else {
+            return json!({"type": "object", "properties": {}, "additionalProperties": false});
+        };
+        let mut schema = map.clone();
+        let composed = ["$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| map.contains_key(*key));
+        if !composed {
+            schema.entry("type").or_insert_with(|| json!("object"));
+            if map.contains_key("properties") && !map.contains_key("patternProperties") {
+                schema.entry("additionalProperties").or_insert_with(|| json!(false));
+            }
+        }
+        Value::Object(schema)
+    }
+}
