@@ -143,6 +143,27 @@ pub trait Backend: Send {
         self.limits().max_step_tokens
     }
 
+    /// Makes room for this many *tails*, numbered from 0: copies of what the sliding layers hold of one window of a
+    /// sequence, from which another sequence with the same beginning can go on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if there is no room.
+    fn reserve_tails(&mut self, count: usize) -> Result<()>;
+
+    /// Copies the window before position `end` (a multiple of [`PAGE_TOKENS`]) of a slot's sliding layers to a tail, as
+    /// of all steps submitted so far. The last of them that appended to the slot may reach beyond `end`, but must have
+    /// begun before it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for a tail or slot that does not exist; device errors.
+    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()>;
+
+    /// Copies a tail that was saved for position `end` to a slot, for the steps submitted from now on.
+    ///
+    /// # Errors
+    /// As for [`Backend::save_tail`].
+    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()>;
+
     /// Starts a step.
     ///
     /// # Errors

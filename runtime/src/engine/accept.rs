@@ -18,7 +18,6 @@ const MAX_SAMPLES: usize = 128;
 const MAX_TOP: u32 = 100;
 
 /// A request that was checked: its tokens exist, it fits alone, and at least one token may be generated.
-#[allow(dead_code, reason = "what the scheduler does not read yet is refused below")]
 pub(super) struct Accepted {
     pub(super) id: RequestId,
     pub(super) prompt: Arc<[u32]>,
@@ -58,7 +57,6 @@ pub(super) fn accept(
             "stop strings need to know what tokens spell; give the request a vocabulary, or use stop_token_ids",
         );
     }
-    unsupported(&params, deadline.is_some() || text.is_some() || mask.is_some() || priority != 0)?;
     let stops = stops(&params, spec)?;
     let max_tokens = room(&params, tokens.len(), spec, limits)?;
     Ok(Accepted {
@@ -77,25 +75,9 @@ pub(super) fn accept(
     })
 }
 
-/// Refuses what is not built yet, so that nothing is ignored in silence.
-fn unsupported(params: &SamplingParams, request: bool) -> Result<()> {
-    let plain = SamplingParams {
-        temperature: params.temperature,
-        top_k: params.top_k,
-        top_p: params.top_p,
-        min_p: params.min_p,
-        seed: params.seed,
-        max_tokens: params.max_tokens,
-        stop_token_ids: params.stop_token_ids.clone(),
-        ignore_eos: params.ignore_eos,
-        ..SamplingParams::default()
-    };
-    if request || *params != plain {
-        return refuse(
-            "penalties, logit_bias, logprobs, n, min_tokens, stop strings, text, masks, priorities and deadlines are not built yet; leave them out",
-        );
-    }
-    Ok(())
+/// The queue is full.
+pub(super) fn busy(waiting: usize, most: usize) -> Error {
+    Error::Busy(format!("{waiting} samples wait already, and at most {most} may; try again later"))
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T> {

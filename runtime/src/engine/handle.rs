@@ -15,10 +15,11 @@ use std::time::Instant;
 use ossmith_plan::ModelSpec;
 
 use super::Engine;
-use super::accept::{Accepted, accept};
+use super::accept::{Accepted, accept, busy};
 use super::events::{Events, Sink, queue};
 use super::metrics::Metrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
+use super::run::said;
 use crate::{Error, Limits, Result};
 
 /// What the thread is told.
@@ -101,10 +102,7 @@ impl EngineHandle {
             + self.shared.arriving.fetch_add(samples, Ordering::Relaxed);
         if waiting + samples > self.shared.max_waiting {
             self.shared.arriving.fetch_sub(samples, Ordering::Relaxed);
-            return Err(Error::Busy(format!(
-                "{waiting} samples wait already, and at most {} may; try again later",
-                self.shared.max_waiting
-            )));
+            return Err(busy(waiting, self.shared.max_waiting));
         }
         let (sink, events) = queue(id, samples, self.shared.event_capacity, self.commands.clone());
         if self.commands.send(Command::Submit(Box::new(accepted), sink)).is_err() {
@@ -188,7 +186,7 @@ impl Worker {
                 Ok(None) => {}
                 Ok(Some(end)) => break end,
                 Err(panic) => {
-                    break End::Failure(format!("the engine panicked: {}", super::said(&*panic)));
+                    break End::Failure(format!("the engine panicked: {}", said(&*panic)));
                 }
             }
         };

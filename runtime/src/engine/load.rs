@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ossmith_plan::Model;
+use ossmith_plan::{LayerKind, Model, ModelSpec};
 
 use super::Engine;
 use crate::backend::cpu::CpuBackend;
@@ -32,6 +32,19 @@ pub struct Policy {
     pub prefix_cache: bool,
     /// Tokens that are guessed ahead from the request's own text and verified in one step; 0 turns it off.
     pub draft_tokens: usize,
+}
+
+/// Pages for each tail that the backend keeps, besides one a sequence.
+const PAGES_PER_TAIL: usize = 8;
+
+impl Policy {
+    /// Tails of cached prefixes to make room for; `None` if the model's sliding layers need none.
+    #[must_use]
+    pub fn tails(&self, spec: &ModelSpec, limits: &Limits) -> Option<usize> {
+        let slides = spec.layers.contains(&LayerKind::Sliding);
+        let count = limits.pages.div_ceil(PAGES_PER_TAIL) + limits.max_sequences;
+        slides.then_some(if self.prefix_cache { count } else { 0 })
+    }
 }
 
 impl Default for Policy {
@@ -92,7 +105,7 @@ impl Engine {
             }
         };
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
-        Ok(Engine::new(&model.spec, backend, ahead).with_policy(policy))
+        Engine::new(&model.spec, backend, ahead, policy)
     }
 }
 

@@ -28,6 +28,8 @@ impl Engine {
     ) -> Result<()> {
         self.check_alive()?;
         let chunk = self.check_logits(prompt, options)?;
+        // Pages are used from the first on, whatever they held.
+        self.reset_prefix_cache();
         let pages: Vec<u32> = (0..self.limits.pages as u32).collect();
         for start in (0..prompt.len()).step_by(chunk) {
             let end = prompt.len().min(start + chunk);
@@ -40,7 +42,9 @@ impl Engine {
                 logits: LogitRows::All,
             };
             let step = Step { sequences: &[sequence], taps: options.taps };
-            let output = self.backend.run(&step).inspect_err(|error| self.stop(error))?;
+            let output = self.backend.run(&step).inspect_err(|error| {
+                self.failure = Some(error.to_string().into());
+            })?;
             each(start, output)?;
         }
         Ok(())

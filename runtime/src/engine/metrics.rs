@@ -145,6 +145,17 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Counts a draft of so many guesses, of which the first `right` held.
+    pub(super) fn count_draft(&mut self, guesses: usize, right: usize) {
+        self.drafts += 1;
+        self.draft_tokens += guesses as u64;
+        self.accepted_tokens += right as u64;
+        self.accepted_by_place.resize(self.accepted_by_place.len().max(guesses), 0);
+        self.accepted_by_place[..right].iter_mut().for_each(|count| *count += 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,11 +2,15 @@
 //!
 //! [`Engine::step`] is the whole loop: *schedule* decides which tokens run next, *run* submits them and waits for
 //! the oldest step under way, *postprocess* turns its result into events. [`Engine::generate`] and
-//! [`Engine::stream`] drive it for the caller; a server drives [`Engine::submit`], [`Engine::step`] and
-//! [`Engine::cancel`] itself. [`scheduler`] holds the policy, [`params`] the checks, [`logits`] the path without
-//! sampling. The engine knows no text and no clock.
+//! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
+//!
+//! [`scheduler`] holds who waits and who runs, [`schedule`] the policy of a step, [`results`] what its output means,
+//! [`pages`] and [`tails`] the cache and its prefixes, [`draw`] what the engine draws itself, [`text`] tokens to text.
+//! The engine knows no tokenizer and no HTTP.
 
 mod accept;
+mod draft;
+mod draw;
 mod events;
 mod handle;
 mod load;
@@ -15,17 +19,23 @@ mod mask;
 pub mod metrics;
 mod pages;
 mod params;
+mod plan;
 mod request;
+mod results;
+mod run;
+mod sample;
+mod schedule;
 mod scheduler;
 mod stream;
+mod tails;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::any::Any;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ossmith_plan::ModelSpec;
@@ -43,26 +53,27 @@ pub use request::{
 pub use stream::Stream;
 pub use text::{TextStream, Vocabulary};
 
-use crate::backend::Step;
 use crate::{Backend, Error, Limits, Result};
 use accept::Accepted;
-use scheduler::{Plan, Scheduler};
+use plan::Plan;
+use scheduler::Scheduler;
 
 /// A model on a backend, with its queue.
 pub struct Engine {
     spec: &'static ModelSpec,
     backend: Box<dyn Backend>,
     limits: Limits,
+    policy: Policy,
     scheduler: Scheduler,
     /// Steps submitted and not yet collected, oldest first.
     under_way: VecDeque<Plan>,
     /// How many steps to submit beyond the one that is waited for.
     ahead: usize,
     next_id: u64,
-    policy: Policy,
-    metrics: Metrics,
+    /// When the last results came.
+    last_results: Option<Instant>,
     /// Why no step can run any more.
-    failure: Option<String>,
+    failure: Option<Arc<str>>,
 }
 
 impl Engine {
@@ -70,61 +81,33 @@ impl Engine {
     ///
     /// With `ahead` of 1 the next step is submitted before the last one's tokens are known, which keeps a device
     /// busy; a backend that works inside `submit` wants 0.
-    #[must_use]
-    pub fn new(spec: &'static ModelSpec, backend: Box<dyn Backend>, ahead: usize) -> Engine {
+    ///
+    /// # Errors
+    /// What the backend reports if it has no room for the tails of cached prefixes.
+    pub fn new(
+        spec: &'static ModelSpec,
+        mut backend: Box<dyn Backend>,
+        ahead: usize,
+        policy: Policy,
+    ) -> Result<Engine> {
         let limits = backend.limits();
-        let scheduler = Scheduler::new(&limits, backend.max_append());
-        let under_way = VecDeque::new();
-        let (policy, metrics) = (Policy::default(), Metrics::new(limits.pages));
-        let (next_id, failure) = (0, None);
-        Engine {
+        let tails = policy.tails(spec, &limits);
+        if let Some(count) = tails.filter(|&count| count > 0) {
+            backend.reserve_tails(count)?;
+        }
+        let most = backend.max_append();
+        Ok(Engine {
+            scheduler: Scheduler::new(&limits, most, spec.vocab, &policy, tails),
+            under_way: VecDeque::new(),
+            next_id: 0,
+            last_results: None,
+            failure: None,
             spec,
             backend,
             limits,
-            scheduler,
-            under_way,
-            ahead,
-            next_id,
             policy,
-            metrics,
-            failure,
-        }
-    }
-
-    /// Replaces the policy; call it before the first request.
-    #[must_use]
-    pub fn with_policy(self, policy: Policy) -> Engine {
-        Engine { policy, ..self }
-    }
-
-    /// The policy in force.
-    #[must_use]
-    pub fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
-    /// What the engine has done and is doing.
-    #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// Why no step can run any more, if none can.
-    #[must_use]
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
-    }
-
-    /// Whether [`Engine::step`] would do anything now.
-    #[must_use]
-    pub fn can_step(&self) -> bool {
-        !self.is_idle()
-    }
-
-    /// The next moment at which a request ends by itself.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        None
+            ahead,
+        })
     }
 
     /// The model's dimensions.
@@ -139,10 +122,28 @@ impl Engine {
         self.limits
     }
 
+    /// How requests share the engine.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// The backend in one line.
     #[must_use]
     pub fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    /// What the engine has done and is doing.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.scheduler.metrics
+    }
+
+    /// Why no step can run any more, if none can.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// Whether no request waits or runs.
@@ -151,21 +152,37 @@ impl Engine {
         self.scheduler.idle() && self.under_way.is_empty()
     }
 
-    /// Pages of the cache that no request holds.
+    /// Whether [`Engine::step`] would do anything now: some request is neither finished nor held.
     #[must_use]
-    pub fn free_pages(&self) -> usize {
-        self.scheduler.free_pages()
+    pub fn can_step(&self) -> bool {
+        !self.under_way.is_empty() || !self.scheduler.all_held()
     }
 
-    /// Queues a prompt. A refusal leaves every other request as it was.
+    /// The next moment at which a request ends by itself.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.scheduler.next_deadline()
+    }
+
+    /// Pages of the cache that no request holds; some of them may hold prefixes for later ones.
+    #[must_use]
+    pub fn free_pages(&self) -> usize {
+        self.scheduler.pages.available()
+    }
+
+    /// Queues a request. A refusal leaves every other request as it was.
     ///
     /// # Errors
     /// [`Error::Request`] if the prompt is empty, names a token that does not exist or can never fit, or a
-    /// setting is out of range; [`Error::Device`] if the engine has stopped.
+    /// setting is out of range; [`Error::Busy`] if the queue is full; [`Error::Closed`] if the engine has stopped.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check_alive()?;
         let id = RequestId(self.next_id);
         let accepted = accept::accept(id, request, self.spec, &self.limits)?;
+        let waiting = self.scheduler.waiting.len();
+        if waiting + accepted.params.n > self.policy.max_waiting {
+            return Err(accept::busy(waiting, self.policy.max_waiting));
+        }
         self.next_id += 1;
         self.enqueue(accepted);
         Ok(id)
@@ -173,70 +190,58 @@ impl Engine {
 
     /// Queues a request that was checked.
     fn enqueue(&mut self, request: Accepted) {
-        self.metrics.requests += 1;
-        self.scheduler.push(request.id, request);
+        self.scheduler.push(request);
     }
 
-    /// Plans no further token of a request until it is resumed: its reader is slow.
-    pub fn hold(&mut self, _request: RequestId) {}
-
-    /// Goes on with a request that was held.
-    pub fn resume(&mut self, _request: RequestId) {}
-
-    /// Forgets all cached prefixes that no request holds.
-    pub fn reset_prefix_cache(&mut self) {}
-
-    /// Forgets a request: no event of it comes any more, and its place is free within a step.
+    /// Forgets a request: no event of it comes any more, and what it held is free for the next step. Unknown and
+    /// finished requests are ignored.
     pub fn cancel(&mut self, request: RequestId) {
         self.scheduler.cancel(request);
+    }
+
+    /// Plans no further token of a request until it is resumed: its reader is slow. Tokens under way still come.
+    pub fn hold(&mut self, request: RequestId) {
+        self.scheduler.set_held(request, true);
+    }
+
+    /// Goes on with a request that was held.
+    pub fn resume(&mut self, request: RequestId) {
+        self.scheduler.set_held(request, false);
+    }
+
+    /// Forgets all cached prefixes that no request holds.
+    pub fn reset_prefix_cache(&mut self) {
+        self.scheduler.pages.reset();
     }
 
     /// Moves on by one step, and returns the tokens that became known; often none while prompts are read or the
     /// first steps are under way. Call it until [`Engine::is_idle`].
     ///
+    /// What the backend cannot do ends requests with [`FinishReason::Failed`]: only those of the step if it was
+    /// refused before anything ran, else all of them, and the engine has stopped.
+    ///
     /// # Errors
-    /// What the backend reports. The engine then has stopped: its requests are gone and all later calls fail.
+    /// [`Error::Closed`] if the engine has stopped before.
     pub fn step(&mut self) -> Result<Vec<TokenEvent>> {
         self.check_alive()?;
-        let plan = self.scheduler.schedule();
-        let done = self.run(plan).and_then(|done| match done {
-            Some((plan, output)) => self.scheduler.postprocess(&plan, &output),
-            None => Ok(Vec::new()),
-        });
-        done.inspect_err(|error| self.stop(error))
-    }
-
-    /// Submits a plan, if it holds any work, and collects the oldest step once enough of them are under way.
-    fn run(&mut self, plan: Plan) -> Result<Option<(Plan, crate::backend::Output)>> {
-        let nothing_new = plan.entries.is_empty();
-        if !nothing_new {
-            let sequences = self.scheduler.sequences(&plan);
-            self.backend.submit(&Step { sequences: &sequences, taps: false })?;
-            self.under_way.push_back(plan);
+        let begin = Instant::now();
+        let mut events = self.scheduler.expire(begin);
+        let plan = self.scheduler.schedule(begin);
+        match self.run(plan) {
+            Ok(done) => events.extend(self.postprocess(done, begin)),
+            Err(failed) => events.extend(self.fail(failed)),
         }
-        if self.under_way.len() <= self.ahead && !nothing_new {
-            return Ok(None);
-        }
-        match self.under_way.pop_front() {
-            Some(oldest) => Ok(Some((oldest, self.backend.collect()?))),
-            None => Ok(None),
-        }
+        self.scheduler.gauge();
+        Ok(events)
     }
 
     fn check_alive(&self) -> Result<()> {
         match &self.failure {
             None => Ok(()),
-            Some(why) => Err(Error::Device(format!(
+            Some(why) => Err(Error::Closed(format!(
                 "the engine has stopped after an earlier failure ({why}); load it again"
             ))),
         }
-    }
-
-    fn stop(&mut self, why: &Error) {
-        tracing::error!(%why, "the engine stops");
-        self.failure = Some(why.to_string());
-        self.under_way.clear();
-        self.scheduler = Scheduler::new(&self.limits, self.backend.max_append());
     }
 }
 
@@ -248,10 +253,4 @@ impl std::fmt::Debug for Engine {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
-}
-
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

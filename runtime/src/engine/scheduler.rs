@@ -1,230 +1,238 @@
-//! Which tokens go into the next step, and what a step's result means for its requests.
-//! It knows no backend: [`Scheduler::schedule`] gives a [`Plan`] and [`Scheduler::postprocess`] takes that plan's
-//! output back. Several plans may be under way at once; they come back in order.
+//! Requests, slots and pages: who waits, who runs, and what becomes of each. It knows no backend: `schedule` gives a
+//! [`Plan`], `submitted` hears that the backend took it, and `postprocess` takes its output back. Several plans may be
+//! under way at once; they come back in order, and a backend runs them in order, so a page or a slot that one plan is
+//! the last to use may be given to a later plan at once.
 //!
-//! A request waits in order of arrival until a slot and pages for its whole life are free, so a running request
-//! never has to give way. Running requests come first in a step, one token each; prompts share what is left.
+//! [`super::schedule`] holds the policy of a step, [`super::results`] what its output means.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
 
+use super::Policy;
 use super::accept::Accepted;
-use super::pages::{PageAllocator, Pages};
+use super::metrics::Metrics;
+use super::pages::{PageCache, Parent};
+use super::plan::{Plan, TailCopy};
 use super::request::{FinishReason, RequestId, TokenEvent};
-use crate::backend::{Input, LogitRows, Output, Sequence};
-use crate::{Error, Limits, Result};
+use super::sample::{Key, Sample};
+use crate::Limits;
+use crate::backend::PAGE_TOKENS;
 
-/// One step's work. Entries name slots: a slot keeps its request until no plan names it any more.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) entries: Vec<Entry>,
-}
+/// Ends of pages at which a prompt's tail is kept: every so many pages, and every so many for longer.
+const TAIL_PAGES: usize = 2;
+const ANCHOR_PAGES: usize = 16;
 
-/// One sequence's share of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) slot: usize,
-    /// Position of the first token.
-    pub(super) start: usize,
-    pub(super) tokens: usize,
-    /// Whether a token is drawn after the last one.
-    pub(super) draw: bool,
-}
-
-/// A request that has a slot.
-#[derive(Debug)]
-struct Running {
-    id: RequestId,
-    request: Accepted,
-    pages: Pages,
-    /// Positions planned so far.
-    planned: usize,
-    /// Draws planned so far.
-    draws: usize,
-    /// Draws that came back.
-    drawn: usize,
-    /// Plans under way that name the slot.
-    under_way: usize,
-    /// Finished or cancelled: what still comes back is dropped.
-    over: bool,
-}
-
-impl Running {
-    fn new(id: RequestId, request: Accepted, pages: Pages) -> Running {
-        Running { id, request, pages, planned: 0, draws: 0, drawn: 0, under_way: 0, over: false }
-    }
-
-    fn reading(&self) -> bool {
-        self.planned < self.request.prompt.len()
-    }
-
-    /// Takes note of one token and says whether it is the last.
-    fn record(&mut self, token: u32) -> Option<FinishReason> {
-        self.drawn += 1;
-        let finish = if self.request.stops.binary_search(&token).is_ok() {
-            Some(FinishReason::Stop)
-        } else {
-            (self.drawn == self.request.max_tokens).then_some(FinishReason::Length)
-        };
-        self.over = finish.is_some();
-        finish
-    }
-}
-
-/// Requests, slots and pages.
+/// All samples and what they hold.
 #[derive(Debug)]
 pub(super) struct Scheduler {
-    waiting: VecDeque<(RequestId, Accepted)>,
-    /// By slot.
-    slots: Vec<Option<Running>>,
-    /// Slots in use, longest running first.
-    order: Vec<usize>,
-    pages: PageAllocator,
-    step_tokens: usize,
-    max_append: usize,
+    pub(super) samples: BTreeMap<Key, Sample>,
+    pub(super) waiting: BTreeSet<Key>,
+    pub(super) running: BTreeSet<Key>,
+    /// Samples of each request.
+    requests: HashMap<RequestId, Vec<Key>>,
+    deadlines: BTreeSet<(Instant, RequestId)>,
+    pub(super) free_slots: Vec<usize>,
+    pub(super) pages: PageCache,
+    pub(super) step_tokens: usize,
+    pub(super) max_append: usize,
+    pub(super) draft_tokens: usize,
+    pub(super) vocab: usize,
+    pub(super) metrics: Metrics,
 }
 
 impl Scheduler {
-    /// For a backend with these limits; `max_append` bounds one sequence's share of a step.
-    pub(super) fn new(limits: &Limits, max_append: usize) -> Scheduler {
+    /// For a backend with these limits; `max_append` bounds one sequence's share of a step, `tails` is what
+    /// [`PageCache::new`] takes.
+    pub(super) fn new(
+        limits: &Limits,
+        max_append: usize,
+        vocab: usize,
+        policy: &Policy,
+        tails: Option<usize>,
+    ) -> Scheduler {
         Scheduler {
-            waiting: VecDeque::new(),
-            slots: (0..limits.max_sequences).map(|_| None).collect(),
-            order: Vec::new(),
-            pages: PageAllocator::new(limits.pages),
+            samples: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            running: BTreeSet::new(),
+            requests: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            free_slots: (0..limits.max_sequences).rev().collect(),
+            pages: PageCache::new(limits.pages, policy.prefix_cache, tails),
             step_tokens: limits.max_step_tokens,
             max_append,
+            draft_tokens: policy.draft_tokens,
+            vocab,
+            metrics: Metrics::new(limits.pages),
         }
     }
 
     /// Queues a request that was checked against the limits.
-    pub(super) fn push(&mut self, id: RequestId, request: Accepted) {
-        self.waiting.push_back((id, request));
+    pub(super) fn push(&mut self, request: Accepted) {
+        self.metrics.requests += 1;
+        self.metrics.request_prompt_tokens.add(request.prompt.len() as f64);
+        if let Some(deadline) = request.deadline {
+            self.deadlines.insert((deadline, request.id));
+        }
+        let request = Arc::new(request);
+        let mut keys = Vec::with_capacity(request.params.n);
+        for index in 0..request.params.n {
+            let sample = Sample::new(&request, index, self.vocab);
+            keys.push(sample.key);
+            self.waiting.insert(sample.key);
+            self.samples.insert(sample.key, sample);
+        }
+        self.requests.insert(request.id, keys);
     }
 
     /// Whether nothing waits or runs.
     pub(super) fn idle(&self) -> bool {
-        self.waiting.is_empty() && self.order.is_empty()
+        self.samples.is_empty()
+    }
+
+    /// Whether every sample waits for its reader.
+    pub(super) fn all_held(&self) -> bool {
+        self.samples.values().all(|sample| sample.held)
     }
 
     /// Forgets a request; no event of it comes any more. Unknown and finished ones are ignored.
     pub(super) fn cancel(&mut self, id: RequestId) {
-        self.waiting.retain(|(waiting, _)| *waiting != id);
-        let of_id = |slot: &&usize| self.slots[**slot].as_ref().is_some_and(|run| run.id == id);
-        if let Some(slot) = self.order.iter().find(of_id).copied() {
-            if let Some(running) = self.slots[slot].as_mut() {
-                running.over = true;
-            }
-            self.release_if_over(slot);
+        for key in self.requests.get(&id).cloned().unwrap_or_default() {
+            self.remove(key, &FinishReason::Cancelled);
         }
     }
 
-    /// What runs next: nothing if all running requests wait for results.
-    pub(super) fn schedule(&mut self) -> Plan {
-        self.admit();
-        let mut plan = Plan::default();
-        let mut budget = self.step_tokens;
-        for reading in [false, true] {
-            for &slot in &self.order {
-                let Some(running) = self.slots[slot].as_mut() else { continue };
-                if budget > 0 && running.reading() == reading {
-                    let room = budget.min(self.max_append);
-                    if let Some(entry) = next_entry(slot, running, room) {
-                        budget -= entry.tokens;
-                        plan.entries.push(entry);
-                    }
+    /// Holds a request, or goes on with it.
+    pub(super) fn set_held(&mut self, id: RequestId, held: bool) {
+        for key in self.requests.get(&id).into_iter().flatten() {
+            if let Some(sample) = self.samples.get_mut(key) {
+                sample.held = held;
+            }
+        }
+    }
+
+    /// The next moment at which a request ends by itself.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// Ends the requests whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<TokenEvent> {
+        let mut events = Vec::new();
+        while let Some(&(deadline, id)) = self.deadlines.first().filter(|(end, _)| *end <= now) {
+            self.deadlines.remove(&(deadline, id));
+            for key in self.requests.get(&id).cloned().unwrap_or_default() {
+                events.extend(self.end(key, FinishReason::Deadline));
+            }
+        }
+        events
+    }
+
+    /// Ends every sample: no step can run any more.
+    pub(super) fn fail_all(&mut self, why: &Arc<str>) -> Vec<TokenEvent> {
+        let keys: Vec<Key> = self.samples.keys().copied().collect();
+        let failed = |key| self.end(key, FinishReason::Failed(why.clone()));
+        keys.into_iter().filter_map(failed).collect()
+    }
+
+    /// Ends one sample without a token.
+    pub(super) fn end(&mut self, key: Key, why: FinishReason) -> Option<TokenEvent> {
+        let event = self.samples.get_mut(&key)?.end(why.clone());
+        self.remove(key, &why);
+        Some(event)
+    }
+
+    /// Frees what a sample holds and forgets it.
+    pub(super) fn remove(&mut self, key: Key, why: &FinishReason) {
+        self.give_up(key);
+        self.waiting.remove(&key);
+        let Some(sample) = self.samples.remove(&key) else { return };
+        sample.count_end(why, Instant::now(), &mut self.metrics);
+        let id = sample.request.id;
+        if let Some(keys) = self.requests.get_mut(&id) {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                self.requests.remove(&id);
+                if let Some(deadline) = sample.request.deadline {
+                    self.deadlines.remove(&(deadline, id));
                 }
             }
         }
-        plan
     }
 
-    /// Gives slots and pages to waiting requests, strictly in order so that none is passed over for ever.
-    fn admit(&mut self) {
-        while let Some(slot) = self.slots.iter().position(Option::is_none)
-            && let Some((_, request)) = self.waiting.front()
-            && let Some(pages) = self.pages.take(request.prompt.len() + request.max_tokens - 1)
-            && let Some((id, request)) = self.waiting.pop_front()
-        {
-            self.slots[slot] = Some(Running::new(id, request, pages));
-            self.order.push(slot);
+    /// Takes a sample's slot and pages; nothing of it is planned any more.
+    pub(super) fn give_up(&mut self, key: Key) {
+        let Some(sample) = self.samples.get_mut(&key) else { return };
+        for (index, page) in sample.pages.drain(..).enumerate().rev() {
+            if index < sample.nodes { self.pages.release(page) } else { self.pages.give(page) }
+        }
+        (sample.nodes, sample.planned, sample.parted, sample.rolling) = (0, 0, 0, None);
+        sample.epoch += 1;
+        if let Some(slot) = sample.slot.take() {
+            self.free_slots.push(slot);
+            self.running.remove(&key);
         }
     }
 
-    /// The plan as the backend wants it.
-    pub(super) fn sequences(&self, plan: &Plan) -> Vec<Sequence<'_>> {
-        let sequence = |entry: &Entry| {
-            let running = self.slots[entry.slot].as_ref()?;
-            let end = entry.start + entry.tokens;
-            Some(Sequence {
-                slot: entry.slot,
-                start: entry.start,
-                input: running
-                    .request
-                    .prompt
-                    .get(entry.start..end)
-                    .map_or(Input::Sampled, Input::Tokens),
-                pages: running.pages.holding(end),
-                sample: entry.draw.then(|| running.request.params.sampling(0)),
-                logits: LogitRows::None,
-            })
-        };
-        plan.entries.iter().filter_map(sequence).collect()
+    /// Sends a running sample back to wait; it will compute again what its pages held, as far as no prefix spares it.
+    pub(super) fn preempt(&mut self, key: Key) {
+        self.give_up(key);
+        self.waiting.insert(key);
+        self.metrics.preemptions += 1;
     }
 
-    /// Hands a plan's output to its requests, in plan order; those that end free their slot and pages.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if a token is missing from the output.
-    pub(super) fn postprocess(&mut self, plan: &Plan, output: &Output) -> Result<Vec<TokenEvent>> {
-        let mut events = Vec::new();
-        for (index, entry) in plan.entries.iter().enumerate() {
-            let Some(running) = self.slots[entry.slot].as_mut() else { continue };
-            running.under_way -= 1;
-            if entry.draw && !running.over {
-                let token = output.sampled.get(index).copied().flatten().ok_or_else(|| {
-                    Error::Internal(format!("the backend drew no token for slot {}", entry.slot))
-                })?;
-                let finish = running.record(token);
-                events.push(TokenEvent {
-                    request: running.id,
-                    sample: 0,
-                    token: Some(token),
-                    text: String::new(),
-                    logprobs: None,
-                    prompt: (running.drawn == 1).then(Box::default),
-                    finish,
-                });
+    /// Notes that the backend took a plan: full pages with known tokens become nodes. Gives the tails to save.
+    pub(super) fn submitted(&mut self, plan: &Plan) -> Vec<TailCopy> {
+        let mut saves = Vec::new();
+        for entry in &plan.entries {
+            self.publish(entry.key, &mut saves);
+        }
+        saves
+    }
+
+    /// Makes nodes of a sample's full pages whose tokens are known and planned.
+    pub(super) fn publish(&mut self, key: Key, saves: &mut Vec<TailCopy>) {
+        let Scheduler { samples, pages, .. } = self;
+        let Some(sample) = samples.get_mut(&key).filter(|_| pages.keeps()) else { return };
+        let Some(slot) = sample.slot else { return };
+        let full = sample.planned.min(sample.tokens.len()) / PAGE_TOKENS;
+        while sample.nodes < full {
+            let at = sample.nodes;
+            let parent = match at.checked_sub(1) {
+                None => Parent::Root(sample.request.salt),
+                Some(before) => Parent::Page(sample.pages[before]),
+            };
+            let tokens = &sample.tokens[at * PAGE_TOKENS..(at + 1) * PAGE_TOKENS];
+            let page = pages.publish(parent, tokens, sample.pages[at]);
+            sample.pages[at] = page;
+            sample.nodes += 1;
+            if let Some(tail) = keep_tail(sample, pages, page) {
+                saves.push(TailCopy { tail, slot, end: sample.nodes * PAGE_TOKENS });
             }
-            self.release_if_over(entry.slot);
-        }
-        Ok(events)
-    }
-
-    fn release_if_over(&mut self, slot: usize) {
-        let done = self.slots[slot].take_if(|running| running.over && running.under_way == 0);
-        if let Some(running) = done {
-            self.order.retain(|&other| other != slot);
-            self.pages.give(running.pages);
         }
     }
 
-    /// Pages that no request holds.
-    pub(super) fn free_pages(&self) -> usize {
-        self.pages.free()
+    /// Brings the gauges up to date.
+    pub(super) fn gauge(&mut self) {
+        let metrics = &mut self.metrics;
+        (metrics.waiting, metrics.running) = (self.waiting.len(), self.running.len());
+        metrics.pages_cached = self.pages.cached();
+        metrics.pages_used = metrics.pages_total - self.pages.available();
     }
 }
 
-/// The next tokens of a running request, at most `room`; `None` if all that can be planned is.
-fn next_entry(slot: usize, running: &mut Running, room: usize) -> Option<Entry> {
-    if running.over || running.draws == running.request.max_tokens {
-        return None;
+/// The tail to save at the end of a sample's last node, if it is worth one.
+fn keep_tail(sample: &mut Sample, pages: &mut PageCache, page: u32) -> Option<usize> {
+    let (end, prompt) = (sample.nodes, sample.request.prompt.len());
+    if end > prompt / PAGE_TOKENS {
+        // While decoding only the latest end is wanted, by whoever goes on with the conversation.
+        if let Some(old) = sample.rolling.replace(page) {
+            pages.drop_passing_tail(old);
+        }
+        return pages.keep_tail(page, false);
     }
-    let unread = running.request.prompt.len().saturating_sub(running.planned);
-    let tokens = unread.clamp(1, room.max(1));
-    let draw = tokens >= unread;
-    let entry = Entry { slot, start: running.planned, tokens, draw };
-    running.planned += tokens;
-    running.draws += usize::from(draw);
-    running.under_way += 1;
-    Some(entry)
+    let last = end == prompt / PAGE_TOKENS || end == (prompt - 1) / PAGE_TOKENS;
+    let anchor = last || end == sample.parted || end.is_multiple_of(ANCHOR_PAGES);
+    let kept = anchor || end.is_multiple_of(TAIL_PAGES);
+    if kept { pages.keep_tail(page, anchor) } else { None }
 }

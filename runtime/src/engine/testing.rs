@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use ossmith_plan::{LayerKind, ModelSpec, Rope};
 
+use super::SamplingParams;
 use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
-use crate::{Backend, Error, Limits, Result, Sampling};
+use crate::{Backend, Error, Limits, Result, Sampling, sampling};
 
 /// Dimensions that matter to the engine: vocabulary, context and stop tokens.
 pub(super) static SPEC: ModelSpec = ModelSpec {
@@ -48,6 +49,21 @@ pub(super) struct Seen {
     pub(super) most_under_way: usize,
 }
 
+/// What a backend may do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// `submit` refuses the step before it starts.
+    Refuses,
+    /// `submit` panics.
+    PanicsAtSubmit,
+    /// `collect` reports a device error.
+    FailsAtCollect,
+    /// `collect` panics.
+    PanicsAtCollect,
+    /// `collect` returns fewer tokens than were drawn.
+    LosesTokens,
+}
+
 #[derive(Debug)]
 pub(super) struct Scripted {
     limits: Limits,
@@ -58,8 +74,12 @@ pub(super) struct Scripted {
     rings: Vec<Vec<u32>>,
     sampled: Vec<Option<u32>>,
     results: VecDeque<Output>,
-    /// The step (counted from 0) whose `collect` fails.
-    pub(super) fails_at: Option<usize>,
+    /// What each tail holds: every token of the sequence before its end.
+    tails: Vec<Vec<u32>>,
+    /// What goes wrong, and in which step (counted from 0).
+    pub(super) fault: Option<(Fault, usize)>,
+    /// How many of the last tokens decide the next one; few make text that repeats itself.
+    pub(super) memory: usize,
     pub(super) seen: Arc<Mutex<Seen>>,
 }
 
@@ -72,7 +92,9 @@ impl Scripted {
             rings: vec![Vec::new(); limits.max_sequences],
             sampled: vec![None; limits.max_sequences],
             results: VecDeque::new(),
-            fails_at: None,
+            tails: Vec::new(),
+            fault: None,
+            memory: usize::MAX,
             seen: Arc::default(),
         }
     }
@@ -82,17 +104,14 @@ impl Scripted {
         if total == 0 || total > self.limits.max_step_tokens {
             return Err(format!("{total} tokens in a step"));
         }
-        let mut slots: Vec<usize> = step.sequences.iter().map(|sequence| sequence.slot).collect();
-        let mut pages: Vec<u32> = step.sequences.iter().flat_map(|s| s.pages.to_vec()).collect();
-        let (slots_given, pages_given) = (slots.len(), pages.len());
-        slots.sort_unstable();
-        slots.dedup();
-        pages.sort_unstable();
-        pages.dedup();
-        if slots.len() != slots_given || pages.len() != pages_given {
-            return Err("a slot or page is named twice".to_owned());
-        }
-        for sequence in step.sequences {
+        for (index, sequence) in step.sequences.iter().enumerate() {
+            let written = &sequence.pages[sequence.start / PAGE_TOKENS..];
+            for other in step.sequences.iter().enumerate().filter(|(at, _)| *at != index) {
+                let shared = written.iter().any(|page| other.1.pages.contains(page));
+                if other.1.slot == sequence.slot || shared {
+                    return Err("a slot, or a page that is written, is named twice".to_owned());
+                }
+            }
             let (start, tokens) = (sequence.start, sequence.input.len());
             if tokens == 0 || tokens > self.max_append {
                 return Err(format!("{tokens} tokens for one sequence"));
@@ -105,11 +124,21 @@ impl Scripted {
                 ));
             }
             let ring = self.rings.get(sequence.slot).ok_or("no such slot")?;
-            if start > 0 && ring.len() != start {
+            // Behind the end are guesses that turned out wrong.
+            if ring.len() < start {
                 return Err(format!("starts at {start}, the slot holds {}", ring.len()));
             }
         }
         Ok(())
+    }
+
+    fn fault_at(&self, step: usize) -> Option<Fault> {
+        self.fault.filter(|&(_, at)| at == step).map(|(fault, _)| fault)
+    }
+
+    /// How far behind the newest position a tail may end.
+    fn reach(&self) -> usize {
+        self.max_append.min(self.limits.max_step_tokens).max(3)
     }
 
     /// Appends a sequence's tokens and returns the hash after each.
@@ -134,7 +163,7 @@ impl Scripted {
                     sequence.slot
                 )));
             }
-            hashes.push(hash(&self.rings[sequence.slot]));
+            hashes.push(hash(&self.rings[sequence.slot], self.memory));
         }
         Ok(hashes)
     }
@@ -153,14 +182,46 @@ impl Backend for Scripted {
         self.max_append
     }
 
+    fn reserve_tails(&mut self, count: usize) -> Result<()> {
+        self.tails = vec![Vec::new(); count];
+        Ok(())
+    }
+
+    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
+        let ring = &self.rings[slot];
+        // A real ring has dropped what is further back.
+        if !end.is_multiple_of(PAGE_TOKENS) || end > ring.len() || ring.len() > end + self.reach() {
+            return Err(Error::Internal(format!("no window before {end} of {}", ring.len())));
+        }
+        self.tails[tail] = ring[..end].to_vec();
+        Ok(())
+    }
+
+    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
+        if self.tails[tail].len() != end {
+            return Err(Error::Internal(format!("tail {tail} is not of position {end}")));
+        }
+        self.rings[slot] = self.tails[tail].clone();
+        Ok(())
+    }
+
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
+        match self.fault_at(self.seen.lock().unwrap().steps.len()) {
+            Some(Fault::Refuses) => {
+                self.fault = None;
+                return Err(Error::Request("the scripted device wants no such step".to_owned()));
+            }
+            Some(Fault::PanicsAtSubmit) => panic!("the scripted device lost its temper"),
+            _ => {}
+        }
         self.check(step).map_err(Error::Request)?;
         let mut output = Output::default();
         for sequence in step.sequences {
             let hashes = self.append(sequence)?;
             let last = hashes[hashes.len() - 1];
-            let token = sequence.sample.map(|sampling| draw(last, &sampling));
-            self.sampled[sequence.slot] = token.or(self.sampled[sequence.slot]);
+            let position = sequence.start + hashes.len();
+            let token = sequence.sample.map(|sampling| draw(last, &sampling, position));
+            self.sampled[sequence.slot] = token;
             output.sampled.push(token);
             let rows = match sequence.logits {
                 LogitRows::None => &[][..],
@@ -177,38 +238,72 @@ impl Backend for Scripted {
     }
 
     fn collect(&mut self) -> Result<Output> {
-        let steps = self.seen.lock().unwrap().steps.len() - self.results.len();
-        if self.fails_at == Some(steps) {
-            return Err(Error::Device("the scripted device fell off the bus".to_owned()));
+        let step = self.seen.lock().unwrap().steps.len() - self.results.len();
+        let output = self.results.pop_front();
+        match self.fault_at(step) {
+            Some(Fault::FailsAtCollect) => {
+                Err(Error::Device("the scripted device fell off the bus".to_owned()))
+            }
+            Some(Fault::PanicsAtCollect) => panic!("the scripted device lost its temper"),
+            Some(Fault::LosesTokens) => Ok(Output::default()),
+            _ => output.ok_or_else(|| Error::Internal("nothing was submitted".to_owned())),
         }
-        self.results.pop_front().ok_or_else(|| Error::Internal("nothing was submitted".to_owned()))
     }
 }
 
-/// FNV-1a over token ids.
-fn hash(tokens: &[u32]) -> u64 {
-    tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17)
+/// FNV-1a over the last token ids.
+fn hash(tokens: &[u32], memory: usize) -> u64 {
+    tokens[tokens.len().saturating_sub(memory)..].iter().fold(
+        0xcbf2_9ce4_8422_2325,
+        |hash, &token| {
+            (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17)
+        },
+    )
+}
+
+fn draw(hash: u64, sampling: &Sampling, position: usize) -> u32 {
+    sampling::draw(&logits(hash).collect::<Vec<f32>>(), sampling, position).unwrap()
+}
+
+/// Logits from -4 to 4.
+fn logits(hash: u64) -> impl Iterator<Item = f32> {
+    (0..SPEC.vocab as u64).map(move |id| {
+        let mixed =
+            (hash ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        (mixed >> 40) as f32 / (1 << 21) as f32 - 4.0
     })
 }
 
-fn draw(hash: u64, sampling: &Sampling) -> u32 {
-    let mixed = (hash ^ sampling.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 32) % SPEC.vocab as u64) as u32
+/// The row of logits that follows tokens.
+pub(super) fn logits_after(tokens: &[u32]) -> Vec<f32> {
+    logits(hash(tokens, usize::MAX)).collect()
 }
 
-fn logits(hash: u64) -> impl Iterator<Item = f32> {
-    (0..SPEC.vocab as u64).map(move |id| (hash.rotate_left(id as u32 % 64) >> 40) as f32)
-}
-
-/// The answer to a prompt, worked out with no engine: tokens up to a stop or `max_tokens`.
-pub(super) fn expected(prompt: &[u32], seed: u64, stops: &[u32], max_tokens: usize) -> Vec<u32> {
-    let (mut tokens, sampling) = (prompt.to_vec(), Sampling { seed, ..Sampling::GREEDY });
-    while tokens.len() < prompt.len() + max_tokens {
-        tokens.push(draw(hash(&tokens), &sampling));
-        if stops.contains(&tokens[tokens.len() - 1]) {
+/// The answer to a prompt, worked out with no engine: tokens up to a stop or `max_tokens`. `adjust` changes each row
+/// of logits, given the tokens generated so far.
+pub(super) fn expected_with(
+    prompt: &[u32],
+    params: &SamplingParams,
+    sample: usize,
+    memory: usize,
+    adjust: &mut dyn FnMut(&[u32], &mut [f32]),
+) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    let sampling = params.sampling(sample);
+    while tokens.len() < prompt.len() + params.max_tokens.unwrap_or(usize::MAX) {
+        let mut row: Vec<f32> = logits(hash(&tokens, memory)).collect();
+        adjust(&tokens[prompt.len()..], &mut row);
+        let token = sampling::draw(&row, &sampling, tokens.len()).unwrap();
+        tokens.push(token);
+        let stops = params.stop_token_ids.contains(&token);
+        if stops || (!params.ignore_eos && SPEC.stop_tokens.contains(&token)) {
             break;
         }
     }
     tokens.split_off(prompt.len())
+}
+
+/// The same with no adjustment.
+pub(super) fn expected(prompt: &[u32], params: &SamplingParams) -> Vec<u32> {
+    expected_with(prompt, params, 0, usize::MAX, &mut |_, _| {})
 }

@@ -20,8 +20,12 @@ pub struct Cache {
     head_dim: usize,
     kv_heads: usize,
     ring_tiles: usize,
+    /// Tiles of the window before a tile's edge.
+    window_tiles: usize,
     kinds: &'static [LayerKind],
     layers: Vec<Vec<f32>>,
+    /// By layer, `[tails, window_tiles]` tiles; nothing for full layers.
+    tails: Vec<Vec<f32>>,
 }
 
 impl Cache {
@@ -44,9 +48,55 @@ impl Cache {
             head_dim: spec.head_dim,
             kv_heads: spec.kv_heads,
             ring_tiles,
+            window_tiles: spec.window.min(spec.context).div_ceil(TILE),
             kinds: spec.layers,
             layers: spec.layers.iter().map(layer).collect::<Result<_>>()?,
+            tails: vec![Vec::new(); spec.layers.len()],
         })
+    }
+
+    /// Makes room for `count` tails; memory is taken as they are first saved.
+    pub(crate) fn reserve_tails(&mut self, count: usize) -> Result<()> {
+        let floats = count.saturating_mul(self.window_tiles * self.tile_floats());
+        for (kind, tails) in self.kinds.iter().zip(&mut self.tails) {
+            if *kind == LayerKind::Sliding {
+                *tails = zeros(floats)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the window before `end` from a slot's rings to a tail (`save`), or back.
+    pub(crate) fn copy_tail(
+        &mut self,
+        tail: usize,
+        slot: usize,
+        end: usize,
+        save: bool,
+    ) -> Result<()> {
+        let (tile, window, ring) = (self.tile_floats(), self.window_tiles, self.ring_tiles);
+        let last = end / TILE;
+        let layers = self.layers.iter_mut().zip(&mut self.tails).zip(self.kinds);
+        for ((rings, tails), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
+            for index in last.saturating_sub(window)..last {
+                let from = (slot * ring + index % ring) * tile;
+                let to = (tail * window + index % window) * tile;
+                let missing = || Error::Internal(format!("there is no tail {tail} or slot {slot}"));
+                let in_ring = rings.get_mut(from..from + tile).ok_or_else(missing)?;
+                let in_tail = tails.get_mut(to..to + tile).ok_or_else(missing)?;
+                if save {
+                    in_tail.copy_from_slice(in_ring);
+                } else {
+                    in_ring.copy_from_slice(in_tail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Floats of one tile, keys and values of all heads.
+    fn tile_floats(&self) -> usize {
+        2 * self.kv_heads * self.head_dim * TILE
     }
 
     /// Stores one position's rotated keys and values, each `[kv_heads, head_dim]`.

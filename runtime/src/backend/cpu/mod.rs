@@ -181,6 +181,18 @@ impl Backend for CpuBackend {
         self.limits
     }
 
+    fn reserve_tails(&mut self, count: usize) -> Result<()> {
+        self.cache.reserve_tails(count)
+    }
+
+    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
+        self.cache.copy_tail(tail, slot, end, true)
+    }
+
+    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
+        self.cache.copy_tail(tail, slot, end, false)
+    }
+
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         let executor = Arc::clone(&self.executor);
         let output = executor.install(|| self.step(step))?;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaContext;
+use cudarc::driver::{CudaContext, CudaStream};
 use ossmith_plan::params::Ptr;
 use ossmith_plan::{LayerKind, ModelSpec};
 
@@ -33,6 +33,11 @@ pub(super) struct DeviceCache {
     stride: usize,
     /// Pages of one ring.
     ring: usize,
+    /// Pages that hold the window before a page's edge.
+    window: usize,
+    page_bytes: usize,
+    /// Keys and values of tails by sliding layer, `[tails][window]` pages.
+    tails: Vec<LayerCache>,
 }
 
 impl DeviceCache {
@@ -59,7 +64,57 @@ impl DeviceCache {
         let rings: Vec<u32> =
             (0..entries).map(|i| (i / stride * ring + i % stride % ring) as u32).collect();
         tables[0].write(0, &rings)?;
-        Ok(DeviceCache { layers, tables, shadow: vec![0; entries], stride, ring })
+        Ok(DeviceCache {
+            layers,
+            tables,
+            shadow: vec![0; entries],
+            stride,
+            ring,
+            window: spec.window.min(spec.context).div_ceil(PAGE_TOKENS),
+            page_bytes,
+            tails: Vec::new(),
+        })
+    }
+
+    /// Makes room for `count` tails.
+    pub(super) fn reserve_tails(&mut self, context: &Arc<CudaContext>, count: usize) -> Result<()> {
+        let bytes = count * self.window * self.page_bytes;
+        let make = || Buffer::zeroed(context, bytes, "tails of cached prefixes");
+        let sliding = self.layers.iter().filter(|layer| layer.kind == LayerKind::Sliding);
+        let tail = |layer: &LayerCache| {
+            Ok(LayerCache { kind: layer.kind, keys: make()?, values: make()? })
+        };
+        self.tails = sliding.map(tail).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Copies the window before `end` from a slot's rings to a tail (`save`), or back, in stream order.
+    pub(super) fn copy_tail(
+        &self,
+        stream: &CudaStream,
+        tail: usize,
+        slot: usize,
+        end: usize,
+        save: bool,
+    ) -> Result<()> {
+        let (last, bytes) = (end / PAGE_TOKENS, self.page_bytes);
+        let sliding = self.layers.iter().filter(|layer| layer.kind == LayerKind::Sliding);
+        for (rings, tails) in sliding.zip(&self.tails) {
+            for index in last.saturating_sub(self.window)..last {
+                let ring = (slot * self.ring + index % self.ring) * bytes;
+                let kept = (tail * self.window + index % self.window) * bytes;
+                for (of_ring, of_tail) in
+                    [(&rings.keys, &tails.keys), (&rings.values, &tails.values)]
+                {
+                    if save {
+                        of_tail.copy_from(stream, kept, of_ring, ring, bytes)?;
+                    } else {
+                        of_ring.copy_from(stream, ring, of_tail, kept, bytes)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Addresses of a layer's keys, values and page table.
@@ -106,7 +161,7 @@ impl DeviceCache {
 
     /// Bytes of keys and values.
     pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().map(|layer| layer.keys.bytes() + layer.values.bytes()).sum()
+        self.layers.iter().chain(&self.tails).map(|l| l.keys.bytes() + l.values.bytes()).sum()
     }
 }
 

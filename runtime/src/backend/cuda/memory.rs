@@ -89,6 +89,23 @@ impl Buffer {
             .map_err(device_error("copy from the device"))
     }
 
+    /// Copies bytes of another buffer to `offset` bytes into this one, in stream order.
+    pub(super) fn copy_from(
+        &self,
+        stream: &CudaStream,
+        offset: usize,
+        source: &Buffer,
+        source_offset: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        self.check(offset, bytes)?;
+        source.check(source_offset, bytes)?;
+        let (to, from) = (self.at(offset), source.at(source_offset));
+        // SAFETY: both ranges lie in live allocations, which outlive the stream's work: the backend waits for it when dropped.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }
+            .map_err(device_error("copy on the device"))
+    }
+
     fn check(&self, offset: usize, length: usize) -> Result<()> {
         let fits = offset.checked_add(length).is_some_and(|end| end <= self.bytes);
         let problem = || {

@@ -153,6 +153,11 @@ impl CudaBackend {
         })
     }
 
+    fn copy_tail(&self, tail: usize, slot: usize, end: usize, save: bool) -> Result<()> {
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        self.pass.cache.copy_tail(&self.pass.stream, tail, slot, end, save)
+    }
+
     /// Sends a step's words.
     fn send(&self, staging: &Staging) -> Result<()> {
         staging.words.copy_to(&self.pass.stream, staging.device_range(), self.words.ptr())?;
@@ -261,6 +266,18 @@ impl Backend for CudaBackend {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn reserve_tails(&mut self, count: usize) -> Result<()> {
+        self.pass.cache.reserve_tails(&self.context, count)
+    }
+
+    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
+        self.copy_tail(tail, slot, end, true)
+    }
+
+    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
+        self.copy_tail(tail, slot, end, false)
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {

@@ -1,29 +1,13 @@
-//! The engine against the scripted backend: answers, order, refusals, failures.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+//! Answers, order, refusals, failures.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::testing::{SPEC, Scripted, expected};
-use super::{Engine, FinishReason, LogitsOptions, Request, RequestId, SamplingParams};
-use crate::{Error, Limits};
-
-const LIMITS: Limits = Limits { max_sequences: 3, max_step_tokens: 10, pages: 12 };
-
-fn engine(limits: Limits, max_append: usize, ahead: usize) -> Engine {
-    Engine::new(&SPEC, Box::new(Scripted::new(limits, max_append)), ahead)
-}
-
-fn params(seed: u64, max_tokens: usize) -> SamplingParams {
-    SamplingParams { seed, max_tokens: Some(max_tokens), ..SamplingParams::default() }
-}
-
-fn prompt(length: usize, salt: usize) -> Vec<u32> {
-    (0..length).map(|at| ((at * 31 + salt * 17 + 5) % SPEC.vocab) as u32).collect()
-}
+use super::super::testing::{Fault, SPEC, Scripted, expected};
+use super::super::{FinishReason, LogitsOptions, Request, RequestId, SamplingParams};
+use super::*;
 
 /// Requests under way: what each will answer, and what came so far.
 type Live = BTreeMap<RequestId, (Vec<u32>, Vec<u32>)>;
@@ -60,10 +44,10 @@ proptest! {
             .collect();
         let answers = engine.generate(&prompts, &settings).unwrap();
         for ((answer, prompt), ask) in answers.iter().zip(&prompts).zip(&asked) {
-            let stops: &[u32] = if ask.3 { &[] } else { SPEC.stop_tokens };
-            let want = expected(prompt, ask.2.into(), stops, ask.1);
+            let asked = SamplingParams { ignore_eos: ask.3, ..params(ask.2.into(), ask.1) };
+            let want = expected(prompt, &asked);
             prop_assert_eq!(&answer.tokens, &want);
-            let stopped = want.last().is_some_and(|last| stops.contains(last));
+            let stopped = !ask.3 && want.last().is_some_and(|last| SPEC.stop_tokens.contains(last));
             prop_assert_eq!(answer.finish == FinishReason::Stop, stopped);
         }
         prop_assert!(engine.is_idle());
@@ -83,7 +67,7 @@ proptest! {
                 0 => {
                     let prompt = prompt(length, index);
                     if let Ok(id) = engine.submit(Request::new(&prompt[..], params(3, most))) {
-                        live.insert(id, (expected(&prompt, 3, SPEC.stop_tokens, most), Vec::new()));
+                        live.insert(id, (expected(&prompt, &params(3, most)), Vec::new()));
                     }
                 }
                 1 if !live.is_empty() => {
@@ -106,7 +90,7 @@ proptest! {
 fn long_prompts_are_read_in_chunks_beside_running_answers() {
     let backend = Scripted::new(LIMITS, 6);
     let seen = Arc::clone(&backend.seen);
-    let mut engine = Engine::new(&SPEC, Box::new(backend), 0);
+    let mut engine = over(backend, 0);
     let prompts = [prompt(4, 0), prompt(15, 1), prompt(3, 2)];
     engine.generate(&prompts, &[SamplingParams { ignore_eos: true, ..params(0, 3) }]).unwrap();
     let steps = &seen.lock().unwrap().steps;
@@ -120,11 +104,14 @@ fn the_next_step_is_submitted_before_the_last_one_is_known() {
     for ahead in [0, 1, 2] {
         let backend = Scripted::new(LIMITS, 10);
         let seen = Arc::clone(&backend.seen);
-        let mut engine = Engine::new(&SPEC, Box::new(backend), ahead);
+        let mut engine = over(backend, ahead);
         let answers = engine
             .generate(&[prompt(5, 0)], &[SamplingParams { ignore_eos: true, ..params(1, 20) }])
             .unwrap();
-        assert_eq!(answers[0].tokens, expected(&prompt(5, 0), 1, &[], 20));
+        assert_eq!(
+            answers[0].tokens,
+            expected(&prompt(5, 0), &SamplingParams { ignore_eos: true, ..params(1, 20) })
+        );
         let seen = seen.lock().unwrap();
         assert_eq!(seen.most_under_way, ahead + 1);
         assert_eq!(seen.steps.len(), 20, "max_tokens is known ahead, so no step is wasted");
@@ -142,8 +129,8 @@ fn a_stream_gives_each_token_once_and_marks_the_last() {
         answers[prompt].extend(event.token);
         finished += usize::from(event.finish.is_some());
     }
-    assert_eq!(answers[0], expected(&prompts[0], 2, SPEC.stop_tokens, 6));
-    assert_eq!(answers[1], expected(&prompts[1], 7, SPEC.stop_tokens, 4));
+    assert_eq!(answers[0], expected(&prompts[0], &params(2, 6)));
+    assert_eq!(answers[1], expected(&prompts[1], &params(7, 4)));
     assert_eq!(finished, 2);
 }
 
@@ -156,14 +143,14 @@ fn a_dropped_stream_leaves_the_engine_free() {
     assert!(engine.is_idle());
     assert_eq!(engine.free_pages(), LIMITS.pages);
     let again = engine.generate(&[prompt(5, 0)], &[params(2, 60)]).unwrap();
-    assert_eq!(again[0].tokens, expected(&prompt(5, 0), 2, SPEC.stop_tokens, 60));
+    assert_eq!(again[0].tokens, expected(&prompt(5, 0), &params(2, 60)));
 }
 
 #[test]
 fn a_bad_prompt_is_named_and_nothing_runs() {
     let backend = Scripted::new(LIMITS, 10);
     let seen = Arc::clone(&backend.seen);
-    let mut engine = Engine::new(&SPEC, Box::new(backend), 0);
+    let mut engine = over(backend, 0);
     let error = engine.generate(&[vec![1], vec![], vec![2]], &[params(0, 4)]).unwrap_err();
     assert_eq!(error.to_string(), "prompt 1: the prompt is empty; give at least one token");
     let error = engine.generate(&[vec![1]], &[]).unwrap_err();
@@ -185,25 +172,54 @@ fn a_refused_request_does_not_disturb_the_others() {
         assert!(engine.submit(Request::new([96, 97], params(0, 1))).is_err());
         assert!(engine.generate(&[[1]], &[params(0, 1)]).is_err() || engine.is_idle());
     }
-    assert_eq!(tokens, expected(&prompt(30, 0), 5, SPEC.stop_tokens, 12));
+    assert_eq!(tokens, expected(&prompt(30, 0), &params(5, 12)));
 }
 
 #[test]
-fn after_a_device_failure_the_engine_is_plainly_closed() {
-    for ahead in [0, 1] {
-        let mut backend = Scripted::new(LIMITS, 10);
-        backend.fails_at = Some(3);
-        let mut engine = Engine::new(&SPEC, Box::new(backend), ahead);
-        let asked = SamplingParams { ignore_eos: true, ..params(0, 20) };
-        let prompts = [prompt(5, 0), prompt(8, 1)];
-        let got: Vec<_> = engine.stream(&prompts, std::slice::from_ref(&asked)).unwrap().collect();
-        let (last, before) = got.split_last().unwrap();
-        assert_eq!(before.len(), 5, "two prompts, three steps, one chunked: {before:?}");
-        assert!(before.iter().all(Result::is_ok));
-        assert!(matches!(last, Err(Error::Device(why)) if why.contains("fell off the bus")));
-        let error = engine.generate(&prompts, &[asked]).unwrap_err().to_string();
-        assert!(error.contains("has stopped") && error.contains("fell off the bus"), "{error}");
-        assert!(engine.is_idle());
+fn whatever_a_step_does_wrong_every_request_ends() {
+    for (fault, said, goes_on) in [
+        (Fault::Refuses, "wants no such step", true),
+        (Fault::PanicsAtSubmit, "lost its temper", false),
+        (Fault::FailsAtCollect, "fell off the bus", false),
+        (Fault::PanicsAtCollect, "lost its temper", false),
+        (Fault::LosesTokens, "no token for slot", false),
+    ] {
+        for ahead in [0, 1] {
+            let mut backend = Scripted::new(LIMITS, 10);
+            backend.fault = Some((fault, 3));
+            let mut engine = over(backend, ahead);
+            let asked = SamplingParams { ignore_eos: true, ..params(0, 20) };
+            let ids: Vec<RequestId> = [5, 8, 40, 3]
+                .map(|length| {
+                    engine.submit(Request::new(prompt(length, 0), asked.clone())).unwrap()
+                })
+                .into();
+            let mut ends = BTreeMap::new();
+            while let Ok(events) = engine.step() {
+                for event in events.into_iter().filter(|event| event.finish.is_some()) {
+                    assert!(ends.insert(event.request, event.finish.unwrap()).is_none());
+                }
+                if engine.is_idle() {
+                    break;
+                }
+            }
+            assert_eq!(
+                ends.keys().copied().collect::<Vec<_>>(),
+                ids,
+                "{fault:?}: every request ends once"
+            );
+            let failed =
+                |end: &FinishReason| matches!(end, FinishReason::Failed(why) if why.contains(said));
+            let failures = ends.values().filter(|end| failed(end)).count();
+            assert!(if goes_on { failures == 3 } else { failures == 4 }, "{fault:?}: {ends:?}");
+            let again = engine.submit(Request::new(prompt(4, 0), asked.clone()));
+            assert_eq!(again.is_ok(), goes_on, "{fault:?}");
+            if !goes_on {
+                let why = engine.generate(&[prompt(4, 0)], &[asked]).unwrap_err().to_string();
+                assert!(why.contains("has stopped") && why.contains(said), "{why}");
+            }
+            assert_eq!(engine.free_pages(), LIMITS.pages);
+        }
     }
 }
 

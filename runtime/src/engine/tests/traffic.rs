@@ -1,0 +1,255 @@
+//! Random traffic: requests that come, wait, share prefixes, are held, cancelled and preempted, with any settings.
+//! Whatever happens around it, each sample gets the tokens of its solo run, and in the end nothing is held.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::super::testing::expected_with;
+use super::super::{Policy, Request, RequestId};
+use super::*;
+
+/// What a request asks: prompt length and salt, tokens, kind of settings, samples, priority.
+type Ask = (usize, usize, usize, u8, usize, i32);
+
+fn asks() -> impl Strategy<Value = Ask> {
+    (1_usize..300, 0_usize..3, 1_usize..90, 0_u8..8, 1_usize..4, -1_i32..2)
+}
+
+fn request(&(length, salt, most, kind, n, priority): &Ask) -> Request {
+    let base = SamplingParams { n, ignore_eos: kind == 7, ..params(salt as u64, most) };
+    let params = match kind {
+        0 => SamplingParams { temperature: 0.0, ..base },
+        1 => SamplingParams { repetition_penalty: 1.4, ..base },
+        2 => SamplingParams { presence_penalty: 0.7, frequency_penalty: 0.4, ..base },
+        3 => SamplingParams { logit_bias: vec![(7, 3.0), (8, f32::NEG_INFINITY)], ..base },
+        4 => SamplingParams { min_tokens: most / 2, logprobs: Some(2), ..base },
+        5 => SamplingParams { prompt_logprobs: Some(1), ..base },
+        _ => base,
+    };
+    Request { priority, ..Request::new(prompt(length, salt), params) }
+}
+
+/// The plainest form of what [`SamplingParams`] says of bias, penalties and least lengths.
+fn adjust(request: &Request, generated: &[u32], row: &mut [f32]) {
+    let params = &request.params;
+    for &(token, bias) in &params.logit_bias {
+        row[token as usize] += bias;
+    }
+    for (id, logit) in row.iter_mut().enumerate() {
+        let count = generated.iter().filter(|&&token| token as usize == id).count() as f32;
+        if count > 0.0 || request.prompt.contains(&(id as u32)) {
+            let penalty = params.repetition_penalty;
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+        if count > 0.0 {
+            *logit -= params.frequency_penalty * count + params.presence_penalty;
+        }
+        if generated.len() < params.min_tokens && SPEC.stop_tokens.contains(&(id as u32)) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// What each sample of each request will answer, and what came so far.
+#[derive(Default)]
+struct Live(BTreeMap<(RequestId, usize), (Vec<u32>, Vec<u32>)>);
+
+impl Live {
+    fn add(&mut self, id: RequestId, request: &Request, memory: usize) {
+        for sample in 0..request.params.n {
+            let mut adjust = |generated: &[u32], row: &mut [f32]| adjust(request, generated, row);
+            let want = expected_with(&request.prompt, &request.params, sample, memory, &mut adjust);
+            self.0.insert((id, sample), (want, Vec::new()));
+        }
+    }
+
+    fn step(&mut self, engine: &mut Engine) -> Result<(), TestCaseError> {
+        for event in engine.step().unwrap() {
+            let key = (event.request, event.sample);
+            let (want, got) = self.0.get_mut(&key).expect("an event of a live sample");
+            if got.is_empty() {
+                prop_assert!(event.prompt.is_some());
+            }
+            got.extend(event.token);
+            prop_assert!(want.starts_with(got), "{:?} is not the start of {:?}", got, want);
+            prop_assert_eq!(event.finish.is_some(), got.len() == want.len(), "{:?}", event);
+            if event.finish.is_some() {
+                self.0.remove(&key);
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn every_sample_gets_the_tokens_of_its_solo_run(
+        moves in prop::collection::vec((0_u8..9, asks()), 1..70),
+        max_sequences in 1_usize..6,
+        max_step_tokens in 1_usize..80,
+        pages in 8_usize..30,
+        ahead in 0_usize..2,
+        prefix_cache in any::<bool>(),
+        draft_tokens in 0_usize..4,
+        memory in prop::sample::select(vec![1, 2, usize::MAX]),
+    ) {
+        let limits = Limits { max_sequences, max_step_tokens, pages };
+        let policy = Policy { prefix_cache, draft_tokens, ..Policy::default() };
+        let mut backend = Scripted::new(limits, max_step_tokens);
+        backend.memory = memory;
+        let mut engine = with_policy(backend, ahead, policy);
+        let (mut live, mut held) = (Live::default(), Vec::new());
+        for (kind, ask) in &moves {
+            let of = |index: usize| live.0.keys().nth(index % live.0.len().max(1)).map(|key| key.0);
+            match (kind, of(ask.0)) {
+                (0..3, _) => {
+                    let request = request(ask);
+                    if let Ok(id) = engine.submit(request.clone()) {
+                        live.add(id, &request, memory);
+                    }
+                }
+                (3, Some(id)) => {
+                    live.0.retain(|key, _| key.0 != id);
+                    engine.cancel(id);
+                }
+                (4, Some(id)) => {
+                    engine.hold(id);
+                    held.push(id);
+                }
+                _ => live.step(&mut engine)?,
+            }
+        }
+        held.into_iter().for_each(|id| engine.resume(id));
+        // Every token takes a step at most, and so does each chunk of what is computed again.
+        for _ in 0..200_000 {
+            if engine.is_idle() {
+                break;
+            }
+            live.step(&mut engine)?;
+        }
+        prop_assert!(live.0.is_empty() && engine.is_idle(), "stuck: {:?}", live.0.keys());
+        prop_assert_eq!(engine.free_pages(), pages);
+        engine.reset_prefix_cache();
+        let metrics = engine.metrics();
+        prop_assert_eq!((metrics.pages_used, metrics.running, metrics.waiting), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_shared_prefix_is_computed_once() {
+    let limits = Limits { max_sequences: 4, max_step_tokens: 64, pages: 40 };
+    let backend = Scripted::new(limits, 64);
+    let seen = backend.seen.clone();
+    let mut engine = over(backend, 0);
+    let ask = |length| Request::new(prompt(length, 1), params(0, 1));
+    for (length, cached) in [(640, 0), (640, 576), (650, 640), (700, 640), (300, 256), (64, 0)] {
+        let answer = engine.complete(vec![ask(length)]).unwrap().remove(0);
+        assert_eq!(answer.prompt.cached_tokens, cached, "{length} tokens");
+    }
+    let run: usize = seen.lock().unwrap().steps.iter().flatten().sum();
+    assert_eq!(run, 640 + 64 + 10 + 60 + 44 + 64);
+    let salted = Request { cache_salt: 1, ..ask(640) };
+    assert_eq!(engine.complete(vec![salted]).unwrap()[0].prompt.cached_tokens, 0);
+    engine.reset_prefix_cache();
+    assert_eq!(engine.complete(vec![ask(640)]).unwrap()[0].prompt.cached_tokens, 0);
+}
+
+#[test]
+fn where_prompts_were_seen_to_part_they_can_be_resumed() {
+    let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 64 };
+    let mut engine = over(Scripted::new(limits, 64), 0);
+    // They part after 5 pages, where no tail is kept at first: only every second page has one.
+    let ask = |salt: usize| {
+        let tokens = [prompt(320, 1), prompt(400, salt)].concat();
+        Request::new(tokens, params(0, 1))
+    };
+    let cached: Vec<usize> = (2..5)
+        .map(|salt| engine.complete(vec![ask(salt)]).unwrap()[0].prompt.cached_tokens)
+        .collect();
+    assert_eq!(cached, [0, 256, 320]);
+}
+
+#[test]
+fn samples_share_their_prompt() {
+    let limits = Limits { max_sequences: 8, max_step_tokens: 64, pages: 40 };
+    let backend = Scripted::new(limits, 64);
+    let seen = backend.seen.clone();
+    let mut engine = over(backend, 0);
+    let asked = SamplingParams { n: 5, ignore_eos: true, ..params(3, 4) };
+    let request = Request::new(prompt(500, 0), asked.clone());
+    let answers = engine.complete(vec![request.clone()]).unwrap();
+    for (sample, answer) in answers.iter().enumerate() {
+        let want = expected_with(&request.prompt, &asked, sample, usize::MAX, &mut |_, _| {});
+        assert_eq!(answer.tokens, want, "sample {sample}");
+        assert_eq!(answer.prompt.cached_tokens, if sample == 0 { 0 } else { 448 });
+    }
+    let run: usize = seen.lock().unwrap().steps.iter().flatten().sum();
+    assert_eq!(run, 500 + 4 * 52 + 5 * 3);
+}
+
+#[test]
+fn the_youngest_gives_way_when_pages_run_out_and_nothing_changes() {
+    let limits = Limits { max_sequences: 3, max_step_tokens: 64, pages: 8 };
+    let mut engine = over(Scripted::new(limits, 64), 0);
+    let asked = SamplingParams { ignore_eos: true, ..params(1, 250) };
+    let prompts = [prompt(60, 0), prompt(60, 1), prompt(60, 2)];
+    let mut ends = Vec::new();
+    let mut answers = [Vec::new(), Vec::new(), Vec::new()];
+    for event in engine.stream(&prompts, std::slice::from_ref(&asked)).unwrap() {
+        let (index, event) = event.unwrap();
+        answers[index].extend(event.token);
+        ends.extend(event.finish.map(|_| index));
+    }
+    for (answer, prompt) in answers.iter().zip(&prompts) {
+        assert_eq!(*answer, super::super::testing::expected(prompt, &asked));
+    }
+    assert_eq!(ends[0], 0, "the first in order never gives way");
+    assert!(engine.metrics().preemptions > 0);
+}
+
+#[test]
+fn better_priority_runs_first_and_takes_the_place_of_worse() {
+    let limits = Limits { max_sequences: 1, max_step_tokens: 64, pages: 8 };
+    let mut engine = over(Scripted::new(limits, 64), 0);
+    let asked = SamplingParams { ignore_eos: true, ..params(1, 6) };
+    let submit = |engine: &mut Engine, salt: usize, priority| {
+        let request = Request::new(prompt(20, salt), asked.clone());
+        engine.submit(Request { priority, ..request }).unwrap()
+    };
+    let ids = [(0, 1), (1, 0), (2, 0)].map(|(salt, p)| submit(&mut engine, salt, p));
+    engine.step().unwrap();
+    let urgent = submit(&mut engine, 3, -1);
+    let mut order = Vec::new();
+    while !engine.is_idle() {
+        let events = engine.step().unwrap();
+        order.extend(events.iter().filter(|e| e.finish.is_some()).map(|e| e.request));
+    }
+    assert_eq!(order, [urgent, ids[1], ids[2], ids[0]]);
+    assert_eq!(engine.metrics().preemptions, 1);
+}
+
+#[test]
+fn drafts_change_no_token_and_save_steps() {
+    let run = |draft_tokens, memory, temperature| {
+        let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 40 };
+        let mut backend = Scripted::new(limits, 64);
+        backend.memory = memory;
+        let mut engine = with_policy(backend, 0, Policy { draft_tokens, ..Policy::default() });
+        let asked = SamplingParams { ignore_eos: true, temperature, ..params(4, 200) };
+        let answers = engine.generate(&[prompt(9, 0), prompt(30, 2)], &[asked]).unwrap();
+        let tokens: Vec<Vec<u32>> = answers.into_iter().map(|answer| answer.tokens).collect();
+        (tokens, engine.metrics().clone())
+    };
+    for (memory, temperature) in [(1, 0.0), (2, 0.0), (1, 0.6), (usize::MAX, 1.0)] {
+        let (plain, without) = run(0, memory, temperature);
+        let (drafted, with) = run(5, memory, temperature);
+        assert_eq!(plain, drafted, "memory {memory}, temperature {temperature}");
+        assert_eq!(with.accepted_by_place.iter().sum::<u64>(), with.accepted_tokens);
+        assert!(with.accepted_tokens <= with.draft_tokens);
+        if (memory, temperature) == (1, 0.0) {
+            assert!(with.steps * 2 < without.steps, "{} steps of {}", with.steps, without.steps);
+        }
+    }
+}
