@@ -38,6 +38,10 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     if let Err(why) = python::fetch_numpy() {
         gate.unchecked.push(format!("fixtures with fresh seeds and shapes: {why}"));
     }
+    println!("\n== packages of the server's users");
+    if let Err(why) = python::fetch_for_server() {
+        gate.unchecked.push(format!("the server with its users' packages: {why}"));
+    }
     gate.unchecked.push(gpu_note());
     println!("\n== not checked by this run");
     for line in &gate.unchecked {

@@ -26,6 +26,31 @@ pub(crate) fn with_pip() -> Result<PathBuf> {
         .to_owned())
 }
 
+/// Packages through which users will reach the server, at the versions that its tests were written with.
+const SERVER: [&str; 4] =
+    ["openai==3.54.0", "openai-agents[litellm]==0.24.0", "schemathesis>=4,<5", "playwright>=1,<2"];
+
+/// Makes them importable by the Python in `target/py`: never by the system's, which is not ours to change.
+pub(crate) fn fetch_for_server() -> Result<()> {
+    let python = with_pip()?;
+    let ours = target("py").join("bin/python3");
+    if python != ours {
+        return Err(
+            "there is no virtual environment in target/py; install Python's venv".to_owned()
+        );
+    }
+    let probe = "import agents, litellm, openai, playwright, schemathesis";
+    if capture(Command::new(&python).args(["-c", probe])).is_ok() {
+        return Ok(());
+    }
+    println!("fetching {} from PyPI into target/py (300 MB)", SERVER.join(", "));
+    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"];
+    capture(Command::new(&python).args(words).args(SERVER)).map_err(|why| {
+        format!("cannot install {} (is there a network?): {why}", SERVER.join(", "))
+    })?;
+    Ok(())
+}
+
 /// Makes numpy importable by the Python that the tests use (see `ossmith_tests::reference`).
 pub(crate) fn fetch_numpy() -> Result<()> {
     let imports =

@@ -1,6 +1,6 @@
 //! What `--model` may say, and the model and weights that it means.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,7 +8,7 @@ use ossmith::Checkpoint;
 use ossmith_plan::Model;
 
 use crate::failure::fail;
-use crate::hub;
+use crate::hub::{self, Repository};
 
 /// Which model to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,8 +16,8 @@ pub(crate) struct ModelArgs {
     /// A built-in name, a checkpoint folder, or random weights.
     ///
     /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b): nano brings its
-    /// weights, the others' are looked for in the local Hugging Face cache. A folder holds config.json and safetensors files in Hugging Face
-    /// or OpenAI layout. `synthetic:NAME` and `synthetic:FOLDER` make seeded random weights of that shape.
+    /// weights, the others' are looked for in the local Hugging Face cache and else downloaded into it, as is OWNER/MODEL. A folder
+    /// holds config.json and safetensors files in Hugging Face or OpenAI layout. `synthetic:NAME` and `synthetic:FOLDER` make seeded random weights of that shape.
     #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…")]
     pub(crate) model: String,
 
@@ -63,6 +63,16 @@ impl ModelArgs {
         ossmith_models::find(name).map_or_else(|| foreign(name), Ok)
     }
 
+    /// The folder that is named, or that a repository of the hub has been fetched into.
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let path = PathBuf::from(&self.model);
+        let repository = Repository::parse(&self.model).filter(|_| self.model.contains('/'));
+        match repository {
+            Some(repository) if !path.exists() => hub::snapshot(&repository),
+            _ => Ok(path),
+        }
+    }
+
     fn open(&self) -> anyhow::Result<(&'static Model, Checkpoint)> {
         if self.model.starts_with("synthetic:") {
             let model = self.shape()?;
@@ -70,10 +80,15 @@ impl ModelArgs {
         }
         match ossmith_models::find(&self.model) {
             Some(model) if model.spec.name == "nano" => Ok((model, embedded_nano(model)?)),
-            Some(model) => Ok((model, Checkpoint::open(&hub::snapshot(model.spec.name)?, model)?)),
+            Some(model) => {
+                let folder = Repository::parse(model.spec.name).map(|name| hub::snapshot(&name));
+                let folder = folder.unwrap_or_else(|| Err(unknown(&self.model)))?;
+                Ok((model, Checkpoint::open(&folder, model)?))
+            }
             None => {
-                let model = foreign(&self.model)?;
-                Ok((model, Checkpoint::open(Path::new(&self.model), model)?))
+                let folder = self.folder()?;
+                let model = foreign(&folder.to_string_lossy())?;
+                Ok((model, Checkpoint::open(&folder, model)?))
             }
         }
     }
@@ -90,17 +105,21 @@ pub(crate) fn names() -> Vec<&'static str> {
     ossmith_models::ALL.iter().map(|model| model.spec.name).collect()
 }
 
+fn unknown(name: &str) -> anyhow::Error {
+    fail(
+        format!("there is no model `{name}`, neither built in nor as a folder"),
+        format!(
+            "built-in models are {}; or give a folder with config.json and safetensors files, or OWNER/MODEL on the hub",
+            names().join(", ")
+        ),
+    )
+}
+
 /// The model that a folder's config.json describes.
 fn foreign(folder: &str) -> anyhow::Result<&'static Model> {
     let path = Path::new(folder);
     if !path.exists() {
-        return Err(fail(
-            format!("there is no model `{folder}`, neither built in nor as a folder"),
-            format!(
-                "built-in models are {}; or give a folder with config.json and safetensors files",
-                names().join(", ")
-            ),
-        ));
+        return Err(unknown(folder));
     }
     if !path.join("config.json").is_file() {
         return Err(fail(

@@ -121,7 +121,8 @@ impl Wishes<'_> {
             // Where only a stop token may come, it must not be held back.
             sampling.min_tokens = 0;
         }
-        let rules = (!free).then(|| Arc::new(Rules { thinking, calls, must_call, answer }));
+        let most = sampling.max_tokens;
+        let rules = (!free).then(|| Arc::new(Rules { thinking, calls, must_call, answer, most }));
         let stops = StopFilter::new(&common.stops, common.keep_stop);
         Ok(Planned { prompt, begun, offered, rules, sampling, stops, n: common.n })
     }

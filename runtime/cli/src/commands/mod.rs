@@ -9,6 +9,7 @@ mod generate;
 mod harmony;
 mod kernels;
 mod logits;
+mod pull;
 mod serve;
 mod table;
 
@@ -24,6 +25,7 @@ pub(crate) enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Serve(Box<serve::Args>),
+    Pull(pull::Args),
     Doctor(doctor::Args),
 }
 
@@ -44,6 +46,7 @@ impl Command {
             Command::Bench(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Serve(args) => args.run(),
+            Command::Pull(args) => args.run(),
             Command::Doctor(args) => args.run(),
         }
     }

@@ -153,7 +153,10 @@ fn bad_input_is_told_what_is_wrong_and_what_to_do() {
         ),
         (ask("/no/such/folder", &["Hi"]), &["/no/such/folder", "built-in models are"]),
         (ask("synthetic:gpt-oss-21b", &["Hi"]), &["no model `gpt-oss-21b`"]),
-        (ask("gpt-oss-20b", &["Hi"]), &["no weights of gpt-oss-20b", "synthetic:gpt-oss-20b"]),
+        (
+            ask("gpt-oss-20b", &["Hi"]),
+            &["no weights of openai/gpt-oss-20b", "synthetic:gpt-oss-20b"],
+        ),
         (ask(&empty.path(""), &["Hi"]), &["no config.json"]),
         (ask(&folder.path(""), &["Hi"]), &["safetensors"]),
         (ask(&model, &["--prompt-ids", "[1, 320]"]), &["320 (number 1 of 2", "ids 0 to 319"]),

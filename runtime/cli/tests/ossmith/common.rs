@@ -10,6 +10,7 @@ pub(crate) fn ossmith(args: &[&str]) -> Command {
     command
         .args(args)
         .env("HF_HOME", "/nonexistent")
+        .env("HF_HUB_OFFLINE", "1")
         .env_remove("HF_HUB_CACHE")
         .env_remove("OSSMITH_LOG");
     command

@@ -5,4 +5,6 @@
 mod batching;
 mod commands;
 mod common;
+mod hub;
 mod nano;
+mod serve;

@@ -95,7 +95,10 @@ impl Request {
             Ask {
                 prompt: self.prompts[prompt].clone(),
                 sampling: nth(&self.samplings[prompt], choice),
-                guide: self.form.clone().map(Guide::of_text),
+                guide: self
+                    .form
+                    .clone()
+                    .map(|form| Guide::of_text(form, self.samplings[prompt].max_tokens)),
                 alternative: choice,
             }
         };

@@ -8,6 +8,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::vocabulary;
+use super::watch::Watch;
 
 /// A constraint on a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,11 +30,18 @@ const MOST_BYTES: usize = 256 << 10;
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 
 /// A constraint that is ready to be followed; a clone starts where the original is.
-pub(crate) struct Compiled(Matcher);
+pub(crate) struct Compiled {
+    matcher: Matcher,
+    /// Where the text is, if it is JSON.
+    watch: Option<Watch>,
+    /// Tokens that are kept for bringing a JSON text to its end.
+    pub(super) reserve: usize,
+}
 
 impl Clone for Compiled {
     fn clone(&self) -> Compiled {
-        Compiled(self.0.deep_clone())
+        let Compiled { matcher, watch, reserve } = self;
+        Compiled { matcher: matcher.deep_clone(), watch: watch.clone(), reserve: *reserve }
     }
 }
 
@@ -70,7 +78,11 @@ impl Constraint {
                 TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
             }
         };
-        start(factory, grammar)
+        let matcher = start(factory, grammar)?;
+        let is_json = matches!(self, Constraint::Schema { .. });
+        // Every name in the schema may have to be written; a token has three bytes or more of them.
+        let reserve = if is_json { 48 + size / 3 } else { 0 };
+        Ok(Compiled { matcher, watch: is_json.then(Watch::default), reserve })
     }
 }
 
@@ -87,12 +99,12 @@ fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String>
     Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
 }
 
-fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Compiled, String> {
+fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, String> {
     let parser = factory.create_parser(grammar).map_err(|why| first_line(&why.to_string()))?;
     let mut matcher = Matcher::new(Ok(parser));
     // A grammar that nothing matches shows at its first mask.
     matcher.compute_mask_or_eos().map_err(|why| first_line(&why.to_string()))?;
-    Ok(Compiled(matcher))
+    Ok(matcher)
 }
 
 fn first_line(text: &str) -> String {
@@ -100,9 +112,9 @@ fn first_line(text: &str) -> String {
 }
 
 impl Compiled {
-    /// Writes which tokens may come; `end` may where the text may end.
-    pub(crate) fn mask(&mut self, end: u32, mask: &mut [u32]) {
-        match self.0.compute_mask_or_eos() {
+    /// Writes which tokens may come; `end` may where the text may end. With `hurry` it has to.
+    pub(crate) fn mask(&mut self, end: u32, hurry: bool, mask: &mut [u32]) {
+        match self.matcher.compute_mask_or_eos() {
             Ok(allowed) => {
                 let words = allowed.as_slice();
                 let count = mask.len().min(words.len());
@@ -117,11 +129,19 @@ impl Compiled {
             // A limit of llguidance was reached in the middle of a text: it may only end here.
             Err(_) => super::bits::only(mask, end),
         }
+        match &self.watch {
+            Some(watch) if hurry => watch.close_text(end, mask),
+            Some(watch) if watch.loops() => Watch::close_string(mask),
+            _ => {}
+        }
     }
 
     /// Takes the token that was drawn.
     pub(crate) fn accept(&mut self, token: u32) {
         // A token that does not fit puts the matcher into its error state, which `mask` answers.
-        let _ = self.0.consume_token(token);
+        let _ = self.matcher.consume_token(token);
+        if let Some(watch) = &mut self.watch {
+            watch.accept(token);
+        }
     }
 }

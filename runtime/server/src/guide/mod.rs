@@ -8,6 +8,7 @@ pub(crate) mod grammar;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod watch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub(crate) struct Rules {
     pub(crate) must_call: bool,
     /// The form of the final answer.
     pub(crate) answer: Option<Compiled>,
+    /// Most tokens of the turn; a text with a form is brought to its end before.
+    pub(crate) most: Option<usize>,
 }
 
 /// The headers that may be written, by what is still allowed.
@@ -58,6 +61,8 @@ pub struct Guide {
     state: State,
     /// Tokens left for thoughts.
     budget: Option<usize>,
+    /// Tokens of the turn so far.
+    tokens: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -92,14 +97,15 @@ impl Guide {
         let budget = rules.thinking;
         let parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
         let state = State::Header { closing, at };
-        let mut guide = Guide { rules, headers, parser, state, budget };
+        let mut guide = Guide { rules, headers, parser, state, budget, tokens: 0 };
         begun.iter().for_each(|&token| guide.accept(token));
+        guide.tokens = 0;
         guide
     }
 
     /// A guide for a text that is no turn at all: it has this form from its first token to its end.
-    pub(crate) fn of_text(text: Compiled) -> Guide {
-        let mut guide = Guide::new(Arc::default(), &[]);
+    pub(crate) fn of_text(text: Compiled, most: Option<usize>) -> Guide {
+        let mut guide = Guide::new(Arc::new(Rules { most, ..Rules::default() }), &[]);
         guide.state = State::Formed { text: Box::new(text), end: special::END_OF_TEXT };
         guide
     }
@@ -119,7 +125,11 @@ impl Guide {
                 Some(_) => bits::text_and(mask, special::END),
             },
             State::Free { end } => bits::text_and(mask, *end),
-            State::Formed { text, end } => text.mask(*end, mask),
+            State::Formed { text, end } => {
+                let left = self.rules.most.map(|most| most.saturating_sub(self.tokens));
+                let hurry = left.is_some_and(|left| left <= text.reserve);
+                text.mask(*end, hurry, mask);
+            }
             State::Forced(tokens) => match tokens.front() {
                 Some(&token) => bits::only(mask, token),
                 None => return false,
@@ -130,6 +140,7 @@ impl Guide {
 
     /// Takes the token that was drawn.
     pub fn accept(&mut self, token: u32) {
+        self.tokens += 1;
         let mut route = None;
         let mut ended = false;
         self.parser.push(token, |event| match event {

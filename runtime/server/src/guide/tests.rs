@@ -71,7 +71,8 @@ fn check(text: &str) {
 fn a_blind_writer_calls_as_asked() {
     for seed in 0..6 {
         let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
-        let rules = Rules { thinking: Some(8), calls: vec![call], must_call: true, answer: None };
+        let rules =
+            Rules { thinking: Some(8), calls: vec![call], must_call: true, ..Rules::default() };
         let tokens = write(rules, &[], seed, 400);
         assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");
         let messages = messages(&tokens);
@@ -93,6 +94,42 @@ fn a_blind_writer_answers_in_form() {
         assert_eq!(last.channel.as_deref(), Some("final"), "seed {seed}");
         check(&last.text());
     }
+}
+
+#[test]
+fn a_text_ends_before_the_tokens_do() {
+    let schema = json!({
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "string"}}, "c": {"type": "number"}},
+        "required": ["a", "b", "c"]
+    });
+    let compiled = Constraint::Schema { schema, lenient: false }.compile().expect("a good schema");
+    let mut guide = Guide::new(
+        Arc::new(Rules {
+            thinking: Some(0),
+            answer: Some(compiled),
+            most: Some(160),
+            ..Rules::default()
+        }),
+        &begin_channel("final"),
+    );
+    let (mut mask, mut text, mut count) = (vec![0; WORDS], Vec::new(), 0);
+    loop {
+        assert!(guide.mask(&mut mask) && count < 160);
+        // Writes letters for as long as it may.
+        let word = encode("word")[0];
+        let first = || (0..vocabulary::VOCABULARY as u32).find(|&id| bits::get(&mask, id));
+        let token = if bits::get(&mask, word) { word } else { first().expect("a token") };
+        guide.accept(token);
+        if token == special::RETURN {
+            break;
+        }
+        text.push(token);
+        count += 1;
+    }
+    let text = ossmith_harmony::decode(&text).expect("text");
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{text}: {why}"));
+    assert!(value["a"].is_string() && value["b"].is_array() && value["c"].is_number(), "{text}");
 }
 
 #[test]

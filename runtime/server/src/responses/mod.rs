@@ -8,8 +8,6 @@ mod object;
 mod request;
 pub(crate) mod store;
 mod teller;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

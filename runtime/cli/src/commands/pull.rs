@@ -1,0 +1,34 @@
+//! `ossmith pull`: a checkpoint from the hub into the local cache.
+
+use std::io::Write;
+
+use crate::failure::fail;
+use crate::hub::{self, Repository};
+use crate::interrupt;
+
+/// Fetch a checkpoint into the local Hugging Face cache, and print its folder.
+///
+/// Only what a model runs from is fetched: configuration and safetensors, not the copies for other programs. What was broken
+/// off goes on where it stopped. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to
+/// Hugging Face's tools.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// OWNER/MODEL; without an owner, OpenAI's.
+    #[arg(value_name = "MODEL")]
+    model: String,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let repository = Repository::parse(&self.model).ok_or_else(|| {
+            fail(
+                format!("`{}` is no model of the hub", self.model),
+                "write OWNER/MODEL, such as openai/gpt-oss-20b",
+            )
+        })?;
+        let _watch = interrupt::Watch::start();
+        let folder = hub::snapshot(&repository)?;
+        writeln!(std::io::stdout(), "{}", folder.display())?;
+        Ok(())
+    }
+}

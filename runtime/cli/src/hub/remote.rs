@@ -1,0 +1,206 @@
+//! What a repository on the hub has, and which of it is needed; `transfer` moves the bytes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use ureq::Agent;
+
+use super::{Repository, transfer};
+use crate::failure::fail;
+use crate::progress::Bars;
+
+/// The hub, and who asks.
+pub(super) struct Hub {
+    pub(super) agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+}
+
+/// A file of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RemoteFile {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    /// Name of its content: the SHA-256 for large files, git's own for small ones.
+    pub(super) blob: String,
+    pub(super) sha256: Option<String>,
+}
+
+/// Downloads what a model needs, and gives its folder.
+pub(super) fn fetch(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
+    let hub = Hub::from_environment();
+    let listing = hub.list(repository)?;
+    let commit = listing["sha"].as_str().filter(|sha| is_plain(sha));
+    let commit =
+        commit.with_context(|| format!("the hub's list of {} has no commit", repository.0))?;
+    let files = needed(&listing);
+    if !files.iter().any(|file| file.name.ends_with(".safetensors")) {
+        return Err(fail(
+            format!("{} has no safetensors files", repository.0),
+            "give a repository with a checkpoint of the gpt-oss architecture",
+        ));
+    }
+    let total: u64 = files.iter().map(|file| file.bytes).sum();
+    let folder = repository.folder(cache);
+    eprintln!("fetching {} ({:.1} GB) into {}", repository.0, total as f64 / 1e9, folder.display());
+    let snapshot = folder.join("snapshots").join(commit);
+    let mut bars = Bars::new();
+    let mut before = 0;
+    for file in &files {
+        let url = hub.url(repository, &format!("resolve/{commit}/{}", file.name));
+        let mut show = |done: u64| {
+            bars.show(ossmith::Progress { stage: "download", done: before + done, total });
+        };
+        let blob = transfer::file(&hub, &url, file, &folder.join("blobs"), &mut show)?;
+        link(&blob, &snapshot.join(&file.name))?;
+        before += file.bytes;
+    }
+    bars.finish();
+    // Last, so that a download that was broken off is never taken for a whole one.
+    write(&folder.join("refs/main"), commit)?;
+    Ok(snapshot)
+}
+
+impl Hub {
+    fn from_environment() -> Hub {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint =
+            variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let token = variable("HF_TOKEN").or_else(|| {
+            let file = super::home()?.join("token");
+            std::fs::read_to_string(file).ok().map(|token| token.trim().to_owned())
+        });
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            // A body is asked for in parts, so this bounds a stall, not a download.
+            .timeout_per_call(Some(Duration::from_secs(600)))
+            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
+            .user_agent(concat!("ossmith/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Hub { agent: config.into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
+    }
+
+    fn url(&self, repository: &Repository, rest: &str) -> String {
+        format!("{}/{}/{rest}", self.endpoint, repository.0)
+    }
+
+    /// A request with the token.
+    pub(super) fn get(&self, url: &str) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
+        let request = self.agent.get(url);
+        match &self.token {
+            Some(token) => request.header("Authorization", &format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn list(&self, repository: &Repository) -> anyhow::Result<Value> {
+        let url = format!("{}/api/models/{}/revision/main?blobs=true", self.endpoint, repository.0);
+        let mut response = self.get(&url).call().map_err(|why| unreachable(&url, &why))?;
+        check_status(response.status().as_u16(), &repository.0)?;
+        let text = response.body_mut().read_to_string().map_err(|why| unreachable(&url, &why))?;
+        serde_json::from_str(&text).with_context(|| format!("{url} is not JSON"))
+    }
+}
+
+/// What went wrong with a connection, and what to do.
+pub(super) fn unreachable(url: &str, why: &ureq::Error) -> anyhow::Error {
+    fail(
+        format!("cannot fetch {url}: {why}"),
+        "check the network and HF_ENDPOINT, and run it again: what has come is kept; or give a checkpoint's folder with --model",
+    )
+}
+
+/// Statuses that no second try changes.
+pub(super) fn check_status(status: u16, what: &str) -> anyhow::Result<()> {
+    match status {
+        200 | 206 | 416 => Ok(()),
+        401 | 403 => Err(fail(
+            format!("the hub does not give out {what} (status {status})"),
+            "accept the model's conditions on its page if it has any, and set HF_TOKEN to a token of your account",
+        )),
+        404 => Err(fail(
+            format!("the hub has no {what} (status 404)"),
+            "check the name: it is OWNER/MODEL, such as openai/gpt-oss-20b",
+        )),
+        other => {
+            Err(fail(format!("the hub answered status {other} for {what}"), "try again later"))
+        }
+    }
+}
+
+/// The files that a model runs from: configuration and weights at the top. Copies for other programs are left there.
+fn needed(listing: &Value) -> Vec<RemoteFile> {
+    let wanted = |name: &str| {
+        let json = ["config.json", "generation_config.json", "model.safetensors.index.json"]
+            .contains(&name);
+        is_plain(name) && (json || name.ends_with(".safetensors"))
+    };
+    let file = |entry: &Value| {
+        let name = entry["rfilename"].as_str().filter(|name| wanted(name))?.to_owned();
+        let sha256 = entry["lfs"]["sha256"].as_str().map(str::to_owned);
+        let blob = sha256.clone().or_else(|| entry["blobId"].as_str().map(str::to_owned))?;
+        let bytes = entry["lfs"]["size"].as_u64().or(entry["size"].as_u64())?;
+        is_plain(&blob).then_some(RemoteFile { name, bytes, blob, sha256 })
+    };
+    listing["siblings"].as_array().into_iter().flatten().filter_map(file).collect()
+}
+
+/// Whether a name from the net can be a file's name here.
+fn is_plain(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(fine)
+}
+
+/// Puts a blob into the snapshot: a relative link, as Hugging Face's tools make it.
+fn link(blob: &Path, place: &Path) -> anyhow::Result<()> {
+    let told = || format!("cannot make {}", place.display());
+    if let Some(folder) = place.parent() {
+        std::fs::create_dir_all(folder).with_context(told)?;
+    }
+    let name = blob.file_name().unwrap_or_default();
+    if place.symlink_metadata().is_ok() {
+        std::fs::remove_file(place).with_context(told)?;
+    }
+    std::os::unix::fs::symlink(Path::new("../../blobs").join(name), place).with_context(told)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let told = || format!("cannot write {}", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(told)?;
+    }
+    std::fs::write(path, text).with_context(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_needed_is_fetched() {
+        let names = [
+            "config.json",
+            "generation_config.json",
+            "model-00000-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "original/model.safetensors",
+            "metal/model.bin",
+            "tokenizer.json",
+            "README.md",
+            "../evil.safetensors",
+        ];
+        let entries: Vec<Value> = names
+            .iter()
+            .map(|name| json!({"rfilename": name, "size": 5, "blobId": "b10b"}))
+            .collect();
+        let files = needed(&json!({"siblings": entries}));
+        let found: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(found, &names[..4]);
+    }
+}

@@ -1,0 +1,153 @@
+//! One file from the hub to the disk: in parts, taken up again where it broke off, checked when it is whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use sha2::{Digest, Sha256};
+
+use super::remote::{Hub, RemoteFile, check_status, unreachable};
+use crate::failure::fail;
+use crate::interrupt;
+
+/// Bytes asked for at a time: a connection that stalls is found out within one part's time limit.
+const PART: u64 = 64 << 20;
+/// Tries without any byte until it is given up.
+const TRIES: u32 = 4;
+
+/// The file's place in `blobs`; `show` hears how many of its bytes are there.
+pub(super) fn file(
+    hub: &Hub,
+    url: &str,
+    file: &RemoteFile,
+    blobs: &Path,
+    show: &mut dyn FnMut(u64),
+) -> anyhow::Result<PathBuf> {
+    let place = blobs.join(&file.blob);
+    if place.metadata().is_ok_and(|found| found.len() == file.bytes) {
+        show(file.bytes);
+        return Ok(place);
+    }
+    std::fs::create_dir_all(blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
+    let unfinished = blobs.join(format!("{}.incomplete", file.blob));
+    let told = || format!("cannot write {}", unfinished.display());
+    let mut tries = 0;
+    loop {
+        let have = unfinished.metadata().map_or(0, |found| found.len());
+        if have >= file.bytes {
+            break;
+        }
+        show(have);
+        let outcome = part(hub, url, file, &unfinished, have, show);
+        if interrupt::asked() {
+            return Err(fail("interrupted", "run it again to go on: what has come is kept"));
+        }
+        let now = unfinished.metadata().map_or(0, |found| found.len());
+        match outcome {
+            Ok(()) if now > have || file.bytes == 0 => tries = 0,
+            Err(why) if why.downcast_ref::<std::io::Error>().is_none() => return Err(why),
+            Ok(()) | Err(_) if tries + 1 < TRIES => {
+                tries = if now > have { 0 } else { tries + 1 };
+                std::thread::sleep(Duration::from_millis(200 << (2 * tries)));
+            }
+            Ok(()) => {
+                return Err(fail(
+                    format!("{url} ends after {now} of {} bytes", file.bytes),
+                    "run it again",
+                ));
+            }
+            Err(why) => return Err(why.context(format!("{url} broke off after {now} bytes"))),
+        }
+    }
+    if file.bytes == 0 {
+        File::create(&unfinished).with_context(told)?;
+    }
+    check(&unfinished, file)?;
+    std::fs::rename(&unfinished, &place).with_context(told)?;
+    show(file.bytes);
+    Ok(place)
+}
+
+/// Appends the next part; an I/O error is worth another try.
+fn part(
+    hub: &Hub,
+    url: &str,
+    file: &RemoteFile,
+    unfinished: &Path,
+    have: u64,
+    show: &mut dyn FnMut(u64),
+) -> anyhow::Result<()> {
+    let last = file.bytes.min(have + PART).saturating_sub(1);
+    let request = hub.get(url).header("Range", format!("bytes={have}-{last}"));
+    let response = match request.call() {
+        Ok(response) => response,
+        Err(why) => {
+            let told = unreachable(url, &why);
+            return Err(anyhow::Error::from(std::io::Error::other(why)).context(told));
+        }
+    };
+    let status = response.status().as_u16();
+    if status >= 500 || status == 429 {
+        return Err(std::io::Error::other(format!("the hub answered status {status}")).into());
+    }
+    check_status(status, &file.name)?;
+    // A server that knows no ranges sends everything: what was there is dropped.
+    let begins = if status == 206 { have } else { 0 };
+    let mut out = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(status != 206)
+        .open(unfinished)
+        .with_context(|| format!("cannot write {}", unfinished.display()))?;
+    std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(begins))?;
+    let mut body = response.into_body().into_reader();
+    let (mut buffer, mut done) = (vec![0; 1 << 20], begins);
+    loop {
+        let count = body.read(&mut buffer)?;
+        if count == 0 || interrupt::asked() {
+            return Ok(());
+        }
+        if done + count as u64 > file.bytes {
+            drop(out);
+            discard(unfinished);
+            return Err(fail(
+                format!("{url} is longer than its {} bytes", file.bytes),
+                "run it again",
+            ));
+        }
+        out.write_all(&buffer[..count])?;
+        done += count as u64;
+        show(done);
+    }
+}
+
+/// Compares size and checksum; what differs is thrown away.
+fn check(path: &Path, file: &RemoteFile) -> anyhow::Result<()> {
+    let Some(wanted) = &file.sha256 else { return Ok(()) };
+    let told = || format!("cannot read {}", path.display());
+    let mut source = File::open(path).with_context(told)?;
+    let (mut sum, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let count = source.read(&mut buffer).with_context(told)?;
+        if count == 0 {
+            break;
+        }
+        sum.update(&buffer[..count]);
+    }
+    let found: String = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found.eq_ignore_ascii_case(wanted) {
+        return Ok(());
+    }
+    discard(path);
+    Err(fail(
+        format!("{} came damaged: its SHA-256 is {found}, not {wanted}", file.name),
+        "it was thrown away; run it again",
+    ))
+}
+
+fn discard(path: &Path) {
+    // If it cannot be removed, the next try meets it and says so.
+    let _ = std::fs::remove_file(path);
+}

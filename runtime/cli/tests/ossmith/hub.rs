@@ -1,0 +1,210 @@
+//! `ossmith pull` against a stand-in for the hub on this machine: what is fetched, what is taken up again, what is refused.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// SHA-256 of the weights below.
+const WEIGHTS_SHA256: &str = "136f334d647619879743ff33fde1ac6547f40e314692441f2a125e087cad47c9";
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// How the stand-in misbehaves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    /// Status for everything.
+    status: Option<u16>,
+    /// How many transfers of weights break off after half of what was asked for.
+    broken: usize,
+    /// The weights arrive changed.
+    damaged: bool,
+    /// Ranges are not known.
+    no_ranges: bool,
+}
+
+struct Hub {
+    endpoint: String,
+    cache: TempDir,
+    /// Paths asked for, with their ranges and tokens.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+fn weights() -> Vec<u8> {
+    (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+impl Hub {
+    fn start(faults: Faults) -> Hub {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        std::thread::spawn(move || {
+            let mut faults = faults;
+            for socket in listener.incoming() {
+                answer(socket.unwrap(), &mut faults, &log);
+            }
+        });
+        Hub { endpoint, cache: tempfile::tempdir().unwrap(), asked }
+    }
+
+    fn pull(&self, name: &str) -> (bool, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ossmith"));
+        let output = command
+            .args(["pull", name])
+            .env("HF_ENDPOINT", &self.endpoint)
+            .env("HF_HOME", self.cache.path())
+            .env("HF_TOKEN", "secret")
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HF_HUB_OFFLINE")
+            .env("NO_PROXY", "127.0.0.1")
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    }
+
+    fn asked(&self, part: &str) -> Vec<String> {
+        self.asked.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
+    }
+}
+
+fn answer(mut socket: TcpStream, faults: &mut Faults, log: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
+    let Some(first) = lines.next() else { return };
+    let path = first.split(' ').nth(1).unwrap().to_owned();
+    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let header = |name: &str| {
+        let line = head.iter().find(|line| line.to_ascii_lowercase().starts_with(name));
+        line.map(|line| line.split_once(':').unwrap().1.trim().to_owned()).unwrap_or_default()
+    };
+    let (range, token) = (header("range"), header("authorization"));
+    log.lock().unwrap().push(format!("{path} [{range}] [{token}]"));
+    if let Some(status) = faults.status {
+        write!(socket, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        return;
+    }
+    if path.starts_with("/api/models/owner/small/revision/main") {
+        return send(&mut socket, 200, listing().to_string().as_bytes(), None);
+    }
+    // Large files are elsewhere, as they are on the real hub.
+    if path.ends_with("/model.safetensors") && path.contains("/resolve/") {
+        write!(socket, "HTTP/1.1 302 Found\r\nLocation: /elsewhere/weights\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        return;
+    }
+    let mut content = match path.as_str() {
+        "/elsewhere/weights" => weights(),
+        other if other.ends_with("config.json") => b"{}".to_vec(),
+        other => panic!("nobody should ask for {other}"),
+    };
+    if path == "/elsewhere/weights" && faults.damaged {
+        content[7] ^= 1;
+    }
+    let bounds = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let bounds = bounds.filter(|_| !faults.no_ranges);
+    let (status, part) = match bounds {
+        Some((from, to)) => {
+            let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+            (206, content[from..content.len().min(to + 1)].to_vec())
+        }
+        None => (200, content),
+    };
+    let breaks = path == "/elsewhere/weights" && faults.broken > 0;
+    faults.broken -= usize::from(breaks);
+    send(&mut socket, status, &part, breaks.then_some(part.len() / 2));
+}
+
+/// Sends a body, or only its first bytes.
+fn send(socket: &mut TcpStream, status: u16, body: &[u8], only: Option<usize>) {
+    let length = body.len();
+    write!(socket, "HTTP/1.1 {status} OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    socket.write_all(&body[..only.unwrap_or(length)]).unwrap();
+}
+
+fn listing() -> Value {
+    json!({"sha": COMMIT, "siblings": [
+        {"rfilename": "config.json", "size": 2, "blobId": "c0ffee"},
+        {"rfilename": "generation_config.json", "size": 2, "blobId": "c0ffee02"},
+        {"rfilename": "model.safetensors", "size": 300_000, "blobId": "ab", "lfs": {"sha256": WEIGHTS_SHA256, "size": 300_000}},
+        {"rfilename": "original/model.safetensors", "size": 9, "blobId": "aa"},
+        {"rfilename": "metal/model.bin", "size": 9, "blobId": "bb"},
+        {"rfilename": "README.md", "size": 9, "blobId": "cc"},
+    ]})
+}
+
+#[test]
+fn a_model_is_fetched_once_and_whole() {
+    for faults in [
+        Faults::default(),
+        Faults { broken: 2, ..Faults::default() },
+        Faults { no_ranges: true, ..Faults::default() },
+    ] {
+        let hub = Hub::start(faults);
+        let (good, folder, stderr) = hub.pull("owner/small");
+        assert!(good, "{faults:?}: {stderr}");
+        let folder = std::path::PathBuf::from(folder);
+        assert!(
+            folder.ends_with(format!("hub/models--owner--small/snapshots/{COMMIT}")),
+            "{}",
+            folder.display()
+        );
+        assert_eq!(
+            std::fs::read(folder.join("model.safetensors")).unwrap(),
+            weights(),
+            "{faults:?}"
+        );
+        assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}");
+        assert!(hub.asked("/api/").iter().all(|line| line.contains("Bearer secret")));
+        if faults.broken > 0 {
+            let again = hub.asked("/elsewhere/weights");
+            assert!(
+                again.len() == 3 && again[1].contains("bytes=150000-"),
+                "it goes on where it stopped: {again:?}"
+            );
+        }
+        let before = hub.asked("").len();
+        assert_eq!(hub.pull("owner/small").1, folder.display().to_string());
+        assert_eq!(hub.asked("").len(), before, "nothing is asked for again");
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_said() {
+    for (faults, name, want) in [
+        (
+            Faults { status: Some(404), ..Faults::default() },
+            "owner/small",
+            &["owner/small", "404", "check the name"][..],
+        ),
+        (Faults { status: Some(401), ..Faults::default() }, "owner/small", &["401", "HF_TOKEN"]),
+        (
+            Faults { damaged: true, ..Faults::default() },
+            "owner/small",
+            &["SHA-256", WEIGHTS_SHA256, "run it again"],
+        ),
+        (Faults::default(), "not a name", &["no model of the hub"]),
+    ] {
+        let hub = Hub::start(faults);
+        let (good, stdout, stderr) = hub.pull(name);
+        assert!(!good && stdout.is_empty(), "{faults:?}");
+        for want in want {
+            assert!(stderr.contains(want), "{want} is not in {stderr}");
+        }
+        assert!(!hub.cache.path().join("hub/models--owner--small/refs/main").exists());
+    }
+    let offline = Hub::start(Faults::default());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ossmith"));
+    command.args(["pull", "owner/small"]).env("HF_ENDPOINT", &offline.endpoint);
+    command
+        .env("HF_HOME", offline.cache.path())
+        .env("HF_HUB_OFFLINE", "1")
+        .env_remove("HF_HUB_CACHE");
+    let output = command.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("HF_HUB_OFFLINE"));
+    assert!(offline.asked("").is_empty());
+}

@@ -1,0 +1,196 @@
+//! `ossmith serve` as its users meet it: started, asked over sockets and through the packages they have, stopped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// A server on a free port of this machine.
+struct Server {
+    child: Child,
+    address: String,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    fn start(extra: &[&str]) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ossmith"))
+            .args(["serve", "--backend", "cpu", "--port", "0"])
+            .args(if extra.contains(&"--max-model-len") {
+                &[][..]
+            } else {
+                &["--max-model-len", "8192"]
+            })
+            .args(extra)
+            .env_remove("OSSMITH_API_KEY")
+            .env("OSSMITH_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).unwrap_or_else(|| panic!("{line}"));
+        let address = address.split(' ').next().unwrap().to_owned();
+        Server { child, address, _stdout: stdout }
+    }
+
+    /// Status and body of one request.
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        let length = body.len();
+        write!(
+            socket,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        )
+        .unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, text) = self.ask("POST", path, "", &body.to_string());
+        (status, serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}")))
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone if the test stopped it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_answers_and_stops_when_asked() {
+    let server = Server::start(&["--served-model-name", "small", "tiny"]);
+    let ask = json!({"model": "tiny", "temperature": 0, "messages": [{"role": "user", "content": "What is 17 + 25?"}]});
+    let (status, answer) = server.post("/v1/chat/completions", &ask);
+    assert_eq!(
+        (status, &answer["choices"][0]["message"]["content"]),
+        (200, &json!("17 + 25 = 42."))
+    );
+    assert_eq!(server.ask("GET", "/health", "", ""), (200, String::new()));
+    let (_, metrics) = server.ask("GET", "/metrics", "", "");
+    let counted = format!(
+        "vllm:generation_tokens_total{{model_name=\"small\"}} {}",
+        answer["usage"]["completion_tokens"]
+    );
+    assert!(metrics.lines().any(|line| line == counted), "{counted}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn keys_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, "one\n\n two \n").unwrap();
+    let server = Server::start(&["--api-key-file", file.to_str().unwrap(), "--api-key", "three"]);
+    for (header, status) in [
+        ("", 401),
+        ("Authorization: Bearer four\r\n", 401),
+        ("Authorization: Bearer one\r\n", 200),
+        ("authorization: bearer two\r\n", 200),
+        ("Authorization: Bearer three\r\n", 200),
+    ] {
+        assert_eq!(server.ask("GET", "/v1/models", header, "").0, status, "{header}");
+        assert_eq!(server.ask("GET", "/version", header, "").0, 200);
+    }
+}
+
+/// The README's blocks on serving in this language, with a server's own address.
+fn readme_blocks(language: &str, server: &Server) -> Vec<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let section = readme.split("## Serve\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let fence = format!("```{language}\n");
+    let blocks = section.split(&fence).skip(1).map(|block| block.split("```").next().unwrap());
+    blocks.map(|block| block.replace("127.0.0.1:8000", &server.address)).collect()
+}
+
+#[test]
+fn the_readme_can_be_copied() {
+    let server = Server::start(&[]);
+    let shell = readme_blocks("sh", &server);
+    assert_eq!(shell.len(), 1);
+    let output = Command::new("sh").args(["-c", &shell[0]]).output().unwrap();
+    if output.status.code() == Some(127) {
+        writeln!(
+            std::io::stderr(),
+            "NOT CHECKED: the README's curl command: there is no curl here"
+        )
+        .unwrap();
+    } else {
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+    }
+    let Some(python) = python() else {
+        writeln!(std::io::stderr(), "NOT CHECKED: the README's Python: openai is not installed")
+            .unwrap();
+        return;
+    };
+    let blocks = readme_blocks("python", &server);
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let output = Command::new(&python).args(["-c", &block]).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{block}\n{stderr}");
+    }
+}
+
+#[test]
+fn the_packages_that_users_have_work_unchanged() {
+    let Some(python) = python() else {
+        let mut stderr = std::io::stderr();
+        let why = "openai and openai-agents are not installed; `cargo xtask test` fetches them";
+        writeln!(stderr, "NOT CHECKED: the server with OpenAI's packages: {why}").unwrap();
+        return;
+    };
+    let mut failures = Vec::new();
+    for suite in ["chat", "responses", "agents_sdk", "schema", "page"] {
+        // Made-up requests go on for as long as they may, so there they may not for long.
+        let server =
+            Server::start(if suite == "schema" { &["--max-model-len", "128"] } else { &[] });
+        let url = format!("http://{}/v1", server.address);
+        let script = root().join("tests/server/run.py");
+        let output = Command::new(&python)
+            .arg(script)
+            .args([suite, &url, "nano"])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("OPENAI_API_KEY", "none")
+            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            failures.push(format!("{said}\n{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        for skipped in said.lines().filter(|line| line.starts_with("NOT CHECKED")) {
+            writeln!(std::io::stderr(), "{skipped}").unwrap();
+        }
+        assert_eq!(server.stop(), Some(0));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// A Python with OpenAI's packages: the one that the gate makes.
+fn python() -> Option<PathBuf> {
+    let python = root().join("target/py/bin/python3");
+    let probe = Command::new(&python).args(["-c", "import openai, agents"]).output().ok()?;
+    probe.status.success().then_some(python)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

@@ -1,0 +1,221 @@
+//! Chat answers, whole and streamed, of turns good and bad.
+
+use serde_json::{Value, json};
+
+use crate::common::{Site, TURN, chat, tokens};
+
+const TOOLS: &str = r#"[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]"#;
+
+/// Puts the deltas of a stream together.
+fn assembled(events: &[Value]) -> Value {
+    let (mut content, mut reasoning, mut calls, mut reason) =
+        (String::new(), String::new(), Vec::new(), Value::Null);
+    for choice in events.iter().filter_map(|event| event["choices"].get(0)) {
+        let delta = &choice["delta"];
+        content += delta["content"].as_str().unwrap_or_default();
+        reasoning += delta["reasoning"].as_str().unwrap_or_default();
+        for call in delta["tool_calls"].as_array().into_iter().flatten() {
+            let index = call["index"].as_u64().unwrap() as usize;
+            if index == calls.len() {
+                assert!(call["id"].is_string() && call["type"] == "function");
+                calls.push((call["function"]["name"].as_str().unwrap().to_owned(), String::new()));
+            }
+            calls[index].1 += call["function"]["arguments"].as_str().unwrap();
+        }
+        if !choice["finish_reason"].is_null() {
+            assert!(reason.is_null(), "one reason");
+            reason = choice["finish_reason"].clone();
+        }
+    }
+    json!({"content": content, "reasoning": reasoning, "calls": calls, "reason": reason})
+}
+
+/// The same of a whole answer.
+fn whole(answer: &Value) -> Value {
+    let choice = &answer["choices"][0];
+    let message = &choice["message"];
+    let calls: Vec<(Value, Value)> = message["tool_calls"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|call| (call["function"]["name"].clone(), call["function"]["arguments"].clone()))
+        .collect();
+    json!({
+        "content": message["content"].as_str().unwrap_or_default(),
+        "reasoning": message["reasoning"].as_str().unwrap_or_default(),
+        "calls": calls,
+        "reason": choice["finish_reason"],
+    })
+}
+
+#[tokio::test]
+async fn streamed_and_whole_answers_are_the_same() {
+    let call = " to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|call|>";
+    let next = "<|end|><|start|>assistant";
+    for (turn, content, reasoning, calls, reason) in [
+        (TURN.to_owned(), "Hello, wörld!", "Think 🙂.", json!([]), "stop"),
+        (call.to_owned(), "", "", json!([["f", "{\"a\":1}"]]), "tool_calls"),
+        (
+            format!("<|channel|>commentary<|message|>I look.{next}{call}"),
+            "I look.",
+            "",
+            json!([["f", "{\"a\":1}"]]),
+            "tool_calls",
+        ),
+        (
+            format!(
+                "<|channel|>analysis<|message|>a{next}<|channel|>analysis<|message|>b{next}<|channel|>final<|message|>c<|return|>"
+            ),
+            "c",
+            "a\nb",
+            json!([]),
+            "stop",
+        ),
+        // What real models write at times.
+        (
+            "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{\"a\"<|call|>"
+                .to_owned(),
+            "",
+            "",
+            json!([["f", "{\"a\""]]),
+            "tool_calls",
+        ),
+        ("<|channel|>thoughts<|message|>odd<|return|>".to_owned(), "odd", "", json!([]), "stop"),
+        (
+            " to=python<|channel|>analysis<|message|>1+1<|call|>".to_owned(),
+            "",
+            "1+1",
+            json!([]),
+            "stop",
+        ),
+        (
+            " to=functions.unknown<|channel|>commentary<|message|>{}<|call|>".to_owned(),
+            "",
+            "{}",
+            json!([]),
+            "stop",
+        ),
+        (
+            "<|constrain|><|constrain|><|reserved_200014|>so<|message|><|message|>what<|return|>"
+                .to_owned(),
+            "what",
+            "",
+            json!([]),
+            "stop",
+        ),
+        ("no header<|return|>".to_owned(), "no header", "", json!([]), "stop"),
+        ("<|return|>".to_owned(), "", "", json!([]), "stop"),
+    ] {
+        let site = Site::writing(&turn);
+        let body = chat(json!({"tools": serde_json::from_str::<Value>(TOOLS).unwrap()}));
+        let (status, answer) = site.post("/v1/chat/completions", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let want =
+            json!({"content": content, "reasoning": reasoning, "calls": calls, "reason": reason});
+        assert_eq!(whole(&answer), want, "{turn}");
+        let events = site.events("/v1/chat/completions", &body).await;
+        assert_eq!(assembled(&events), want, "{turn}");
+        assert_eq!(events[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_has_a_chunk_a_token_and_usage_at_the_end() {
+    let site = Site::writing(TURN);
+    let body = chat(json!({"stream_options": {"include_usage": true}, "return_token_ids": true}));
+    let events = site.events("/v1/chat/completions", &body).await;
+    let usage = &events.last().unwrap()["usage"];
+    let sent = tokens(TURN);
+    assert_eq!(usage["completion_tokens"], sent.len());
+    assert!(usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap() >= 3);
+    let ids: Vec<Value> = events
+        .iter()
+        .filter_map(|event| event["choices"].get(0)?["token_ids"].as_array().cloned())
+        .flatten()
+        .collect();
+    assert_eq!(json!(ids), json!(sent), "every token is told once");
+    assert_eq!(
+        events[0]["prompt_token_ids"].as_array().unwrap().len() as u64,
+        usage["prompt_tokens"].as_u64().unwrap()
+    );
+    let wide = site.events("/v1/chat/completions", &chat(json!({"stream_interval": 100}))).await;
+    assert!(wide.len() < events.len() && assembled(&wide) == assembled(&events));
+}
+
+#[tokio::test]
+async fn what_is_cut_is_said_to_be() {
+    let call =
+        " to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\": 12345}<|call|>";
+    let site = Site::writing(call);
+    let tools: Value = serde_json::from_str(TOOLS).unwrap();
+    let (_, answer) =
+        site.post("/v1/chat/completions", &chat(json!({"tools": tools, "max_tokens": 11}))).await;
+    assert_eq!(
+        whole(&answer),
+        json!({"content": "", "reasoning": "", "calls": [], "reason": "length"})
+    );
+    assert_eq!(answer["choices"][0]["message"]["content"], Value::Null);
+}
+
+#[tokio::test]
+async fn stop_strings_end_the_visible_text_only() {
+    let site = Site::writing(TURN);
+    for stop in [json!(", w"), json!(["zzz", ", w"])] {
+        let (_, answer) = site.post("/v1/chat/completions", &chat(json!({"stop": stop}))).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], "Hello");
+        assert_eq!(answer["choices"][0]["stop_reason"], ", w");
+        let events = site.events("/v1/chat/completions", &chat(json!({"stop": stop}))).await;
+        assert_eq!(assembled(&events)["content"], "Hello");
+    }
+    let (_, answer) = site.post("/v1/chat/completions", &chat(json!({"stop": "Think"}))).await;
+    assert_eq!(answer["choices"][0]["message"]["reasoning"], "Think 🙂.");
+    assert_eq!(site.stub.running(), 0);
+}
+
+#[tokio::test]
+async fn thoughts_can_be_left_out_or_named_as_before() {
+    let site = Site::writing(TURN);
+    let (_, answer) =
+        site.post("/v1/chat/completions", &chat(json!({"include_reasoning": false}))).await;
+    assert!(answer["choices"][0]["message"].get("reasoning").is_none());
+    assert_eq!(answer["choices"][0]["message"]["content"], "Hello, wörld!");
+}
+
+#[tokio::test]
+async fn a_history_is_rendered_the_way_the_model_wrote_it() {
+    let site = Site::writing(TURN);
+    let history = json!([
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
+        {"role": "assistant", "content": null, "reasoning_content": "Look.", "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    ]);
+    let (_, answer) = site.post("/tokenize", &json!({"messages": history})).await;
+    let (_, text) = site.post("/detokenize", &json!({"tokens": answer["tokens"]})).await;
+    let prompt = text["prompt"].as_str().unwrap();
+    let want = "# Instructions\n\nBe brief.<|end|><|start|>user<|message|>Weather?<|end|><|start|>assistant<|channel|>analysis<|message|>Look.<|end|><|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>sunny<|end|><|start|>assistant";
+    assert!(prompt.ends_with(want), "{prompt}");
+    assert!(prompt.contains("Current date: 2026-01-31"), "{prompt}");
+}
+
+#[tokio::test]
+async fn the_engine_s_failure_ends_a_stream_with_an_error() {
+    let failing = |_: &ossmith_server::Ask| ossmith_server::stub::Script {
+        tokens: tokens("<|channel|>final<|message|>so far"),
+        failure: Some(ossmith_server::ApiError::internal("the device is gone")),
+        pause: None,
+    };
+    let site = Site::with(crate::common::config(), failing);
+    let (status, body) = site.post("/v1/chat/completions", &chat(json!({}))).await;
+    assert_eq!((status, &body["error"]["message"]), (500, &json!("the device is gone")));
+    let events = site.events("/v1/chat/completions", &chat(json!({}))).await;
+    assert_eq!(events.last().unwrap()["error"]["code"], "server_error");
+    let events = site.events("/v1/responses", &json!({"input": "Hi"})).await;
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["response"]["status"]),
+        (&json!("response.failed"), &json!("failed"))
+    );
+    assert_eq!(last["response"]["error"]["code"], "server_error");
+}

@@ -1,0 +1,168 @@
+//! Load: full queues, clients that go away, a server that stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ossmith_server::stub::{Script, Stub};
+use ossmith_server::{Config, serve};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::common::{chat, config, tokens};
+
+/// A server on a real socket, over a source that writes a word each millisecond.
+struct Running {
+    address: String,
+    stub: Arc<Stub>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+async fn start(most: usize, words: usize, config: Config) -> Running {
+    let text = format!("<|channel|>final<|message|>{}", "word ".repeat(words));
+    let turn = tokens(&text);
+    let stub = Arc::new(Stub::new(most, move |_| Script {
+        tokens: turn.clone(),
+        pause: Some(Duration::from_millis(1)),
+        failure: None,
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let source = stub.clone();
+    let server = tokio::spawn(serve(listener, config, source, async move {
+        let _ = stopped.await;
+    }));
+    Running { address, stub, stop, server }
+}
+
+impl Running {
+    async fn send(&self, stream: bool) -> TcpStream {
+        let body = chat(json!({"stream": stream})).to_string();
+        let mut socket = TcpStream::connect(&self.address).await.unwrap();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        socket.write_all((head + &body).as_bytes()).await.unwrap();
+        socket
+    }
+
+    async fn idle(&self) {
+        for _ in 0..1000 {
+            if self.stub.running() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} places are still taken", self.stub.running());
+    }
+}
+
+async fn read_all(mut socket: TcpStream) -> String {
+    let mut text = Vec::new();
+    socket.read_to_end(&mut text).await.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_frees_its_place() {
+    let site = start(4, 100_000, config()).await;
+    for stream in [true, false] {
+        let mut socket = site.send(stream).await;
+        if stream {
+            let mut some = [0; 200];
+            socket.read_exact(&mut some).await.unwrap();
+        } else {
+            while site.stub.running() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert_eq!(site.stub.running(), 1);
+        drop(socket);
+        site.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_back() {
+    let site = start(2, 100_000, config()).await;
+    let (_one, _two) = (site.send(true).await, site.send(true).await);
+    while site.stub.running() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = read_all(site.send(true).await).await;
+    assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+    assert!(refused.to_lowercase().contains("retry-after: 1"), "{refused}");
+    assert!(refused.contains("rate_limit_error"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_with_some_that_break_off_disturb_nobody() {
+    const STREAMS: usize = 256;
+    let site = start(STREAMS, 60, config()).await;
+    let mut tasks = Vec::new();
+    for index in 0..STREAMS {
+        let mut socket = site.send(true).await;
+        tasks.push(tokio::spawn(async move {
+            if index % 3 == 0 {
+                let mut some = vec![0; 150 + index];
+                socket.read_exact(&mut some).await.unwrap();
+                return None;
+            }
+            Some(read_all(socket).await)
+        }));
+    }
+    let mut whole = 0;
+    for task in tasks {
+        if let Some(text) = task.await.unwrap() {
+            assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+            assert_eq!(text.matches("word").count(), 60, "{text}");
+            assert!(text.contains("data: [DONE]"), "{text}");
+            whole += 1;
+        }
+    }
+    assert_eq!(whole, STREAMS - STREAMS.div_ceil(3));
+    site.idle().await;
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_is_under_way_and_takes_nothing_new() {
+    let site = start(4, 300, config()).await;
+    let mut socket = site.send(true).await;
+    let mut some = [0; 200];
+    socket.read_exact(&mut some).await.unwrap();
+    site.stop.send(()).unwrap();
+    let rest = read_all(socket).await;
+    assert!(rest.contains("data: [DONE]"), "{rest}");
+    site.server.await.unwrap().unwrap();
+    assert!(TcpStream::connect(&site.address).await.is_err());
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_ever() {
+    let hasty = Config { drain: Duration::from_millis(50), ..config() };
+    let site = start(4, 1_000_000, hasty).await;
+    let mut socket = site.send(true).await;
+    let mut some = [0; 200];
+    socket.read_exact(&mut some).await.unwrap();
+    site.stop.send(()).unwrap();
+    site.server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_has_its_time_and_no_more() {
+    let short = Config { timeout: Some(Duration::from_millis(100)), ..config() };
+    let site = start(4, 100_000, short).await;
+    let whole = read_all(site.send(false).await).await;
+    assert!(whole.starts_with("HTTP/1.1 408") && whole.contains("request_timeout"), "{whole}");
+    let streamed = read_all(site.send(true).await).await;
+    assert!(
+        streamed.contains("request_timeout") && streamed.contains("data: [DONE]"),
+        "{streamed}"
+    );
+    site.idle().await;
+}

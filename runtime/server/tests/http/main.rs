@@ -1,0 +1,9 @@
+//! The HTTP surface over a scripted source: what is said about any turn, whoever wrote it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod chat;
+mod common;
+mod limits;
+mod refusals;
+mod responses;

@@ -1,0 +1,231 @@
+//! What is refused: with the right status, an error of the right shape, and the name of what is at fault.
+
+use axum::http::{Request, header};
+use serde_json::{Value, json};
+
+use crate::common::{Site, TURN, chat, config, request};
+
+fn check(body: &Value, param: &str, case: &str) {
+    let error = body["error"].as_object().unwrap_or_else(|| panic!("{case}: {body}"));
+    let keys: Vec<&str> = error.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["message", "type", "param", "code"], "{case}");
+    assert_eq!(
+        error["param"],
+        if param.is_empty() { Value::Null } else { json!(param) },
+        "{case}: {body}"
+    );
+}
+
+#[tokio::test]
+async fn bad_fields_are_named() {
+    let site = Site::writing(TURN);
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    for (fields, param) in [
+        (json!({"temperature": 2.5}), "temperature"),
+        (json!({"temperature": "hot"}), "temperature"),
+        (json!({"top_p": 0}), "top_p"),
+        (json!({"top_k": -2}), "top_k"),
+        (json!({"min_p": 1.5}), "min_p"),
+        (json!({"presence_penalty": -3}), "presence_penalty"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty"),
+        (json!({"n": 0}), "n"),
+        (json!({"n": 129}), "n"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"max_tokens": 1.5}), "max_tokens"),
+        (json!({"min_tokens": 9, "max_tokens": 8}), "min_tokens"),
+        (json!({"top_logprobs": 3}), "top_logprobs"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"logit_bias": {"x": 1}}), "logit_bias"),
+        (json!({"logit_bias": {"5": 101}}), "logit_bias.5"),
+        (json!({"stop": [""]}), "stop"),
+        (json!({"stop": 5}), "stop"),
+        (json!({"stop_token_ids": [999_999]}), "stop_token_ids"),
+        (json!({"stream_options": {"include_usage": true}}), "stream_options"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"tools": [tool], "tool_choice": "sometimes"}), "tool_choice"),
+        (
+            json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+            "tool_choice",
+        ),
+        (json!({"tools": [tool, tool]}), "tools"),
+        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "two words"}}]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": 3}}]}),
+            "tools[0].function.parameters",
+        ),
+        (json!({"reasoning_effort": "extreme"}), "reasoning_effort"),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}),
+            "response_format.json_schema.schema",
+        ),
+        (json!({"structured_outputs": {"regex": "("}}), "structured_outputs"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"modalities": ["text", "audio"]}), "modalities"),
+        (json!({"use_beam_search": true}), "use_beam_search"),
+        (json!({"messages": null}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": "Hi"}), "messages"),
+        (json!({"messages": [{"content": "no role"}]}), "messages[0]"),
+        (json!({"messages": [{"role": "robot", "content": "Hi"}]}), "messages"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+            "messages",
+        ),
+        (
+            json!({"messages": [{"role": "tool", "tool_call_id": "none", "content": "x"}]}),
+            "messages",
+        ),
+    ] {
+        for stream in [false, true] {
+            let mut body = chat(fields.clone());
+            if stream && fields.get("stream_options").is_none() {
+                body["stream"] = json!(true);
+            }
+            let (status, answer) = site.post("/v1/chat/completions", &body).await;
+            assert_eq!(status, 400, "{fields}: {answer}");
+            check(&answer, param, &fields.to_string());
+        }
+    }
+    // None of them has disturbed the server.
+    assert_eq!(site.post("/v1/chat/completions", &chat(json!({}))).await.0, 200);
+    assert_eq!(site.stub.running(), 0);
+}
+
+#[tokio::test]
+async fn null_and_unknown_fields_are_as_if_absent() {
+    let site = Site::writing(TURN);
+    let body = chat(json!({
+        "temperature": null, "tools": null, "tool_choice": null, "stop": null, "n": null, "stream": null,
+        "response_format": null, "logprobs": null, "max_tokens": null, "functions": null, "made_up": {"x": 1},
+        "user": "me", "metadata": {"a": "b"}, "store": true, "service_tier": "auto",
+    }));
+    let (status, answer) = site.post("/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test]
+async fn other_routes_refuse_in_the_same_shape() {
+    let site = Site::writing(TURN);
+    for (path, body, status, param) in [
+        ("/v1/completions", json!({}), 400, "prompt"),
+        ("/v1/completions", json!({"prompt": []}), 400, "prompt"),
+        ("/v1/completions", json!({"prompt": ""}), 400, "prompt"),
+        ("/v1/completions", json!({"prompt": [1, 201_088]}), 400, "prompt"),
+        ("/v1/completions", json!({"prompt": ["a", 5]}), 400, "prompt[1]"),
+        ("/v1/completions", json!({"prompt": "a", "suffix": "b"}), 400, "suffix"),
+        ("/v1/completions", json!({"prompt": "a", "best_of": 3}), 400, "best_of"),
+        ("/v1/completions", json!({"prompt": "a", "max_tokens": 0}), 400, "max_tokens"),
+        ("/v1/completions", json!({"prompt": "a", "model": "b"}), 404, "model"),
+        ("/v1/responses", json!({}), 400, "input"),
+        ("/v1/responses", json!({"input": []}), 400, "input"),
+        ("/v1/responses", json!({"input": [{"type": "computer_call"}]}), 400, "input[0].type"),
+        (
+            "/v1/responses",
+            json!({"input": [{"type": "item_reference", "id": "x"}]}),
+            404,
+            "input[0]",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "a", "previous_response_id": "x"}),
+            404,
+            "previous_response_id",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "a", "background": true, "store": false}),
+            400,
+            "background",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "a", "tools": [{"type": "file_search"}]}),
+            400,
+            "tools[0].type",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "a", "text": {"format": {"type": "x"}}}),
+            400,
+            "text.format.type",
+        ),
+        ("/tokenize", json!({}), 400, "prompt"),
+        ("/detokenize", json!({"tokens": [-1]}), 400, "tokens"),
+        (
+            "/inference/v1/generate",
+            json!({"token_ids": [1], "sampling_params": {"top_p": 7}}),
+            400,
+            "sampling_params.top_p",
+        ),
+    ] {
+        let (found, answer) = site.post(path, &body).await;
+        assert_eq!(found, status, "{path} {body}: {answer}");
+        check(&answer, param, &format!("{path} {body}"));
+    }
+    for body in ["", "{", "[]", "\"x\"", "\u{0}"] {
+        let (status, _, text) = site.ask(request("POST", "/v1/chat/completions", body)).await;
+        assert_eq!(status, 400, "{body}");
+        check(&serde_json::from_str(&text).unwrap(), "", body);
+    }
+    for (method, path, status) in [
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/models/other/model", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("GET", "/v1/responses/none", 404),
+        ("DELETE", "/v1/responses/none", 404),
+        ("POST", "/v1/responses/none/cancel", 404),
+        ("GET", "/v1/responses/none/input_items", 404),
+    ] {
+        let (found, _, text) = site.ask(request(method, path, "")).await;
+        assert_eq!(found, status, "{method} {path}");
+        assert!(serde_json::from_str::<Value>(&text).unwrap()["error"]["message"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_does_not_fit_is_told_its_numbers() {
+    let site = Site::writing(TURN);
+    let long = json!([{"role": "user", "content": "word ".repeat(5000)}]);
+    for stream in [false, true] {
+        let body = chat(json!({"messages": long, "stream": stream}));
+        let (status, answer) = site.post("/v1/chat/completions", &body).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")));
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("4096") && message.contains("50"), "{message}");
+    }
+    // More tokens than fit are cut to what does.
+    let (status, _) =
+        site.post("/v1/chat/completions", &chat(json!({"max_tokens": 1_000_000}))).await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn bodies_and_origins_have_limits() {
+    let small = ossmith_server::Config {
+        body_bytes: 200,
+        origins: vec!["http://good".to_owned()],
+        ..config()
+    };
+    let site = Site::with(small, |_| ossmith_server::stub::Script::default());
+    let big = chat(json!({"user": "x".repeat(300)}));
+    let (status, answer) = site.post("/v1/chat/completions", &big).await;
+    assert_eq!(status, 413);
+    check(&answer, "", "a large body");
+    for (origin, allowed) in [("http://good", true), ("http://bad", false)] {
+        let preflight = Request::builder()
+            .method("OPTIONS")
+            .uri("/v1/chat/completions")
+            .header(header::ORIGIN, origin)
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let (status, headers, _) = site.ask(preflight).await;
+        assert_eq!(status, 204);
+        assert_eq!(headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), allowed, "{origin}");
+    }
+}
