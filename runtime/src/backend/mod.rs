@@ -4,7 +4,10 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod memory;
 mod validate;
+
+pub use memory::MemoryPlan;
 
 use crate::{Result, Sampling};
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ossmith_plan::{LayerKind, Model, ModelSpec};
 
 use super::Engine;
-use crate::backend::cpu::CpuBackend;
+use crate::backend::MemoryPlan;
+use crate::backend::cpu::{self, CpuBackend};
 use crate::{Backend, Checkpoint, Device, Error, Limits, Progress, Result};
 
 /// How an engine is loaded.
@@ -98,6 +99,9 @@ impl Engine {
         if let Some(why) = fallback {
             tracing::info!(%why, "running on the CPU");
         }
+        let plan = plan_memory(model, &EngineOptions { device, ..options })?;
+        tracing::info!(%plan, "memory");
+        plan.check()?;
         let (backend, ahead): (Box<dyn Backend>, usize) = match device {
             Device::Cuda(ordinal) => (cuda(model, checkpoint, limits, ordinal, progress)?, 1),
             Device::Cpu | Device::Auto => {
@@ -106,6 +110,18 @@ impl Engine {
         };
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
         Engine::new(&model.spec, backend, ahead, policy)
+    }
+}
+
+/// What a model would take with these options, before anything is loaded.
+///
+/// # Errors
+/// [`Error::Device`] if the device cannot run the model at all.
+pub fn plan_memory(model: &'static Model, options: &EngineOptions) -> Result<MemoryPlan> {
+    let tails = options.policy.tails(&model.spec, &options.limits).unwrap_or(0);
+    match resolve(options.device).0 {
+        Device::Cuda(ordinal) => cuda_memory(model, &options.limits, tails, ordinal),
+        Device::Cpu | Device::Auto => Ok(cpu::plan_memory(model, &options.limits, tails)),
     }
 }
 
@@ -126,6 +142,26 @@ fn cuda(
     let backend =
         crate::backend::cuda::CudaBackend::new(model, checkpoint, limits, ordinal, progress)?;
     Ok(Box::new(backend))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_memory(
+    model: &'static Model,
+    limits: &Limits,
+    tails: usize,
+    ordinal: usize,
+) -> Result<MemoryPlan> {
+    crate::backend::cuda::plan_memory(model, limits, tails, ordinal)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_memory(
+    _model: &'static Model,
+    _limits: &Limits,
+    _tails: usize,
+    _ordinal: usize,
+) -> Result<MemoryPlan> {
+    Err(Error::Device("this build has no CUDA backend; build with feature cuda".to_owned()))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -42,7 +42,7 @@ use ossmith_plan::ModelSpec;
 
 pub use events::Events;
 pub use handle::EngineHandle;
-pub use load::{EngineOptions, Policy, resolve};
+pub use load::{EngineOptions, Policy, plan_memory, resolve};
 pub use logits::LogitsOptions;
 pub use mask::{Allowed, MaskSource, TokenMask};
 pub use metrics::Metrics;

@@ -5,10 +5,10 @@
 //! head a tile holds its keys transposed, `[head_dim, 16]`, so that one query meets sixteen keys at a time, then its
 //! values, `[16, head_dim]`.
 
-use ossmith_plan::{LayerKind, Model};
+use ossmith_plan::{LayerKind, Model, ModelSpec};
 
 use super::batch::Member;
-use crate::backend::{Limits, PAGE_TOKENS};
+use crate::backend::{Limits, MemoryPlan, PAGE_TOKENS};
 use crate::{Error, Result};
 
 /// Positions of one tile.
@@ -35,9 +35,7 @@ impl Cache {
     /// [`Error::Device`] with the size, if that much memory cannot be addressed.
     pub fn new(model: &'static Model, limits: &Limits) -> Result<Cache> {
         let spec = &model.spec;
-        // One tile more than window and step need, because neither starts at a tile's edge.
-        let reach = spec.window.saturating_add(limits.max_step_tokens).min(spec.context);
-        let ring_tiles = reach.div_ceil(TILE) + 1;
+        let ring_tiles = ring_tiles(spec, limits);
         let tile_floats = 2 * spec.kv_width() * TILE;
         let tiles = |kind: &LayerKind| match kind {
             LayerKind::Sliding => limits.max_sequences.saturating_mul(ring_tiles),
@@ -155,6 +153,38 @@ impl Cache {
         let key = keys.chunks_exact(TILE).map(|column| column[lane]).collect();
         (key, values[lane * self.head_dim..(lane + 1) * self.head_dim].to_vec())
     }
+}
+
+/// What the cache takes at most, when every page and ring has been written; weights stay in the checkpoint's map.
+#[must_use]
+pub fn plan_memory(model: &'static Model, limits: &Limits, tails: usize) -> MemoryPlan {
+    let spec = &model.spec;
+    let tile = (2 * spec.kv_width() * TILE * size_of::<f32>()) as u64;
+    let sliding = spec.layers.iter().filter(|kind| **kind == LayerKind::Sliding).count();
+    let full = (spec.layers.len() - sliding) as u64;
+    let window = spec.window.min(spec.context).div_ceil(TILE);
+    let in_page = (PAGE_TOKENS / TILE) as u64;
+    let tails_bytes = (tails * sliding * window) as u64 * tile;
+    MemoryPlan {
+        pages: limits.pages as u64 * in_page * full * tile,
+        rings: (limits.max_sequences * sliding * ring_tiles(spec, limits)) as u64 * tile,
+        tails: tails_bytes,
+        available: available(),
+        page: in_page * full * tile + tails_bytes / limits.pages.max(1) as u64,
+        ..MemoryPlan::default()
+    }
+}
+
+/// Memory that the system would give without swapping, where it says so.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Tiles of a ring: one more than window and step need, because neither starts at a tile's edge.
+fn ring_tiles(spec: &ModelSpec, limits: &Limits) -> usize {
+    spec.window.saturating_add(limits.max_step_tokens).min(spec.context).div_ceil(TILE) + 1
 }
 
 /// Zeroed memory that the system provides page by page when it is written.

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use ossmith_plan::{Model, Value};
 
 pub use batch::{Batch, Member, Row};
-pub use cache::Cache;
+pub use cache::{Cache, plan_memory};
 pub use executor::Executor;
 pub use isa::{Isa, OVERRIDE};
 pub use values::Values;

@@ -12,7 +12,7 @@ use super::memory::Buffer;
 use crate::Result;
 use crate::backend::{Limits, PAGE_TOKENS};
 
-const BF16_BYTES: usize = 2;
+pub(super) const BF16_BYTES: usize = 2;
 
 /// One layer's keys and values.
 #[derive(Debug)]

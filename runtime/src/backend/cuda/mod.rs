@@ -18,6 +18,7 @@ mod kernels;
 mod memory;
 pub mod nvrtc;
 pub mod pack;
+mod plan_memory;
 mod sources;
 mod staging;
 mod weights;
@@ -32,6 +33,7 @@ use ossmith_plan::Model;
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
+pub use plan_memory::plan_memory;
 pub use sources::Sources;
 
 use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, validate};

@@ -24,36 +24,36 @@ const MOST_SAMPLE_SPLITS: usize = 64;
 /// Rows of logits kept at once beyond one a sequence, for callers that want every row.
 const LOGIT_ROWS: usize = 32;
 
-/// Device buffers, one a value.
+/// One buffer a value: on the device, or just its size.
 #[derive(Debug)]
-pub(super) struct Workspace {
-    pub residual: Buffer,
-    pub normed: Buffer,
+pub(super) struct Workspace<B = Buffer> {
+    pub residual: B,
+    pub normed: B,
     /// Rows times the next norm's scale, and their squares: small steps' way to the next norm.
-    pub scaled: Buffer,
-    pub squares: Buffer,
-    pub queries: Buffer,
-    pub heads: Buffer,
-    pub parts: Buffer,
-    pub tickets: Buffer,
-    pub router_logits: Buffer,
-    pub slot_experts: Buffer,
-    pub slot_weights: Buffer,
-    pub sorted: Buffer,
-    pub tiles: Buffer,
-    pub tile_count: Buffer,
-    pub hidden: Buffer,
-    pub slot_out: Buffer,
-    pub logits: Buffer,
+    pub scaled: B,
+    pub squares: B,
+    pub queries: B,
+    pub heads: B,
+    pub parts: B,
+    pub tickets: B,
+    pub router_logits: B,
+    pub slot_experts: B,
+    pub slot_weights: B,
+    pub sorted: B,
+    pub tiles: B,
+    pub tile_count: B,
+    pub hidden: B,
+    pub slot_out: B,
+    pub logits: B,
     /// Rows that `logits` holds.
     pub logit_rows: usize,
     /// Best tokens of parts of the vocabulary, by row.
-    pub candidates: Buffer,
-    pub sample_tickets: Buffer,
+    pub candidates: B,
+    pub sample_tickets: B,
     /// Tokens drawn, by row.
-    pub drawn: Buffer,
+    pub drawn: B,
     /// Tokens last drawn, by slot.
-    pub sampled: Buffer,
+    pub sampled: B,
 }
 
 impl Workspace {
@@ -62,12 +62,31 @@ impl Workspace {
         spec: &ModelSpec,
         limits: &Limits,
     ) -> Result<Workspace> {
+        Workspace::build(spec, limits, |bytes, what| Buffer::zeroed(context, bytes, what))
+    }
+}
+
+/// Bytes of each buffer of a workspace.
+pub(super) fn sizes(spec: &ModelSpec, limits: &Limits) -> Result<Vec<usize>> {
+    let mut sizes = Vec::new();
+    Workspace::build(spec, limits, |bytes, _| {
+        sizes.push(bytes);
+        Ok(())
+    })?;
+    Ok(sizes)
+}
+
+impl<B> Workspace<B> {
+    fn build(
+        spec: &ModelSpec,
+        limits: &Limits,
+        mut place: impl FnMut(usize, &'static str) -> Result<B>,
+    ) -> Result<Workspace<B>> {
         let tokens = limits.max_step_tokens.max(limits.max_sequences);
         let slots = tokens * spec.top_k;
         let logit_rows = limits.max_sequences.max(LOGIT_ROWS);
         let part_bytes = PART_HEADS * (2 + spec.head_dim) * 4;
-        let make =
-            |elements: usize, bytes: usize, what| Buffer::zeroed(context, elements * bytes, what);
+        let mut make = |elements: usize, bytes: usize, what| place(elements * bytes, what);
         Ok(Workspace {
             residual: make(tokens * spec.hidden, 4, "the residual")?,
             normed: make(tokens * spec.hidden, 2, "normed rows")?,

@@ -1,0 +1,167 @@
+//! The host side of the engine, over a backend that does nothing: what a step costs besides the model.
+//!
+//! `cargo bench -p ossmith-benches --bench engine`; results that are quoted lie in `results/`.
+
+#![allow(missing_docs, reason = "criterion's macros make public items")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ossmith::backend::{Backend, LogitRows, Output, Step};
+use ossmith::engine::{
+    Allowed, MaskSource, Policy, Request, SamplingParams, TextStream, TokenMask,
+};
+use ossmith::{Engine, Limits, Result};
+use ossmith_harmony::{encode, token_bytes};
+
+/// Draws the token after the position, at once.
+struct Nothing {
+    limits: Limits,
+    vocab: usize,
+    done: Vec<Output>,
+}
+
+impl Backend for Nothing {
+    fn describe(&self) -> String {
+        "nothing".to_owned()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn reserve_tails(&mut self, _count: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn save_tail(&mut self, _tail: usize, _slot: usize, _end: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn load_tail(&mut self, _tail: usize, _slot: usize, _end: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn submit(&mut self, step: &Step<'_>) -> Result<()> {
+        let mut output = Output::default();
+        for sequence in step.sequences {
+            let next = (sequence.start + sequence.input.len()) % self.vocab;
+            output.sampled.push(sequence.sample.map(|_| next as u32));
+            let rows = if sequence.logits == LogitRows::None { 0 } else { self.vocab };
+            output.logits.push(vec![0.5; rows]);
+        }
+        self.done.push(output);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Output> {
+        Ok(self.done.remove(0))
+    }
+}
+
+fn engine(sequences: usize, pages: usize) -> Engine {
+    let spec = &ossmith_models::GPT_OSS_20B.spec;
+    let limits = Limits { max_sequences: sequences, max_step_tokens: 2048, pages };
+    let backend = Nothing { limits, vocab: spec.vocab, done: Vec::new() };
+    Engine::new(spec, Box::new(backend), 1, Policy::default()).expect("an engine")
+}
+
+fn endless() -> SamplingParams {
+    SamplingParams { ignore_eos: true, ..SamplingParams::default() }
+}
+
+/// One decode step: every sample gets a token.
+fn step(c: &mut Criterion) {
+    for running in [64, 256] {
+        let mut engine = engine(running, running * 512);
+        c.bench_function(&format!("step/{running}"), |b| {
+            b.iter_custom(|rounds| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..rounds {
+                    if engine.is_idle() {
+                        fill(&mut engine, running);
+                    }
+                    let begin = Instant::now();
+                    black_box(engine.step().expect("a step").len());
+                    spent += begin.elapsed();
+                }
+                spent
+            });
+        });
+    }
+}
+
+/// Gets every sample to where each step draws a token for all.
+fn fill(engine: &mut Engine, running: usize) {
+    for index in 0..running as u32 {
+        let params = SamplingParams { max_tokens: Some(30_000), ..endless() };
+        engine.submit(Request::new([index + 1; 100], params)).expect("room");
+    }
+    while engine.step().expect("a step").len() < running {}
+}
+
+/// Allows every third token.
+struct Thirds;
+
+impl MaskSource for Thirds {
+    fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
+        Box::new(Thirds)
+    }
+}
+
+impl TokenMask for Thirds {
+    fn fill(
+        &mut self,
+        _generated: &[u32],
+        words: &mut [u32],
+    ) -> std::result::Result<Allowed, String> {
+        words.fill(0x4924_9249);
+        Ok(Allowed::Listed)
+    }
+}
+
+/// A step with one masked sample over the whole vocabulary: the mask is asked for, carried over and bound.
+fn mask(c: &mut Criterion) {
+    let mut engine = engine(1, 2048);
+    let request = Request::new([1; 10], SamplingParams { temperature: 0.0, ..endless() });
+    let request = Request { mask: Some(Arc::new(Thirds)), ..request };
+    c.bench_function("masked_step/1", |b| {
+        b.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                if engine.is_idle() {
+                    engine.submit(request.clone()).expect("room");
+                    engine.step().expect("a step");
+                }
+                let begin = Instant::now();
+                black_box(engine.step().expect("a step"));
+                spent += begin.elapsed();
+            }
+            spent
+        });
+    });
+}
+
+/// Tokens to text, with stop strings to look for.
+fn text(c: &mut Criterion) {
+    let tokens = encode(&include_str!("../README.md")[..4000]);
+    for stops in [vec![], vec!["\n\n\n".to_owned(), "THE END".to_owned()]] {
+        let stops: Arc<[String]> = stops.into();
+        c.bench_function(&format!("text/{} tokens, {} stops", tokens.len(), stops.len()), |b| {
+            b.iter(|| {
+                let mut stream = TextStream::new(stops.clone(), false);
+                let mut out = String::new();
+                for &token in &tokens {
+                    stream.push(token_bytes(token), true, &mut out);
+                }
+                stream.finish(&mut out);
+                black_box(out.len())
+            });
+        });
+    }
+}
+
+criterion_group!(benches, step, mask, text);
+criterion_main!(benches);
