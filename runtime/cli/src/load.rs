@@ -18,6 +18,10 @@ pub(crate) struct DeviceArgs {
     /// Threads of the CPU backend [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
+
+    /// Tokens to guess ahead from the text so far and to verify in one step; answers stay the same. 0 guesses none.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) draft_tokens: u8,
 }
 
 /// A device as the command line spells it.
@@ -44,7 +48,7 @@ impl DeviceArgs {
         self.load_with(chosen, limits, Policy::default())
     }
 
-    /// The same with a policy.
+    /// The same with a policy; guesses ahead are those of the flags.
     pub(crate) fn load_with(
         &self,
         chosen: &Chosen,
@@ -54,6 +58,7 @@ impl DeviceArgs {
         let (device, fallback) = resolve(self.backend.0);
         let mut bars = Bars::new();
         let threads = self.threads.map(usize::from);
+        let policy = Policy { draft_tokens: self.draft_tokens.into(), ..policy };
         let options = EngineOptions { device, limits, threads, policy };
         let engine = Engine::load(chosen.model, chosen.checkpoint.clone(), options, &mut |at| {
             bars.show(at);

@@ -41,15 +41,13 @@ impl MemoryPlan {
             return Ok(());
         };
         let short = self.total() - available;
-        let advice = match self.pages.checked_sub(short) {
-            Some(_) if self.page > 0 => {
-                format!("{} pages fewer would fit", short.div_ceil(self.page))
-            }
-            _ => {
-                "even with no cache it does not fit: lower max_sequences or max_step_tokens, use a \
-                  smaller model, or free memory"
-                    .to_owned()
-            }
+        let fixed = self.total() - self.pages - self.tails;
+        let advice = if fixed < available && self.page > 0 {
+            format!("{} pages fewer would fit", short.div_ceil(self.page))
+        } else {
+            "even with no cache it does not fit: lower max_sequences or max_step_tokens, use a smaller \
+             model, or free memory"
+                .to_owned()
         };
         Err(Error::Device(format!("the model does not fit: {self}; {advice}")))
     }

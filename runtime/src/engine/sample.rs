@@ -1,5 +1,7 @@
 //! One sample of a request, waiting or running: its tokens, its place in the cache, and what a new token means for it.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,12 +13,41 @@ use super::request::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
 use super::text::TextStream;
 
 /// Names a sample, and orders samples: by priority, then arrival, then number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) priority: i32,
     pub(super) request: u64,
     pub(super) index: usize,
 }
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Requests are numbered, so their priority tells nothing more.
+        state.write_u64(self.request << 8 ^ self.index as u64);
+    }
+}
+
+/// Spreads [`Key`]s, which no stranger chooses: a step looks up each of its samples several times.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
+/// Samples by their names.
+pub(super) type Samples = HashMap<Key, Sample, BuildHasherDefault<KeyHasher>>;
 
 /// A sample's grammar and its latest words.
 pub(super) struct MaskState {

@@ -78,11 +78,9 @@ impl Scheduler {
 
     /// What running samples would do within the budget: answers first, then prompts.
     fn wants(&self, budget: &mut usize) -> Vec<Want> {
-        let ready = |key: &&Key| {
-            self.samples.get(key).is_some_and(|sample| !sample.held && self.is_ready(sample))
-        };
+        let running = self.running.iter().filter_map(|key| self.samples.get(key));
         let ready: Vec<&Sample> =
-            self.running.iter().filter(ready).filter_map(|key| self.samples.get(key)).collect();
+            running.filter(|sample| !sample.held && self.is_ready(sample)).collect();
         let mut wants = Vec::new();
         for sample in ready.iter().filter(|sample| sample.unread() <= 1) {
             if *budget > 0 {

@@ -5,7 +5,7 @@
 //!
 //! [`super::schedule`] holds the policy of a step, [`super::results`] what its output means.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::pages::{PageCache, Parent};
 use super::plan::{Plan, TailCopy};
 use super::request::{FinishReason, RequestId, TokenEvent};
-use super::sample::{Key, Sample};
+use super::sample::{Key, Sample, Samples};
 use crate::Limits;
 use crate::backend::PAGE_TOKENS;
 
@@ -26,7 +26,7 @@ const ANCHOR_PAGES: usize = 16;
 /// All samples and what they hold.
 #[derive(Debug)]
 pub(super) struct Scheduler {
-    pub(super) samples: BTreeMap<Key, Sample>,
+    pub(super) samples: Samples,
     pub(super) waiting: BTreeSet<Key>,
     pub(super) running: BTreeSet<Key>,
     /// Samples of each request.
@@ -52,7 +52,7 @@ impl Scheduler {
         tails: Option<usize>,
     ) -> Scheduler {
         Scheduler {
-            samples: BTreeMap::new(),
+            samples: Samples::default(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
             requests: HashMap::new(),
@@ -130,7 +130,8 @@ impl Scheduler {
 
     /// Ends every sample: no step can run any more.
     pub(super) fn fail_all(&mut self, why: &Arc<str>) -> Vec<TokenEvent> {
-        let keys: Vec<Key> = self.samples.keys().copied().collect();
+        let mut keys: Vec<Key> = self.samples.keys().copied().collect();
+        keys.sort_unstable();
         let failed = |key| self.end(key, FinishReason::Failed(why.clone()));
         keys.into_iter().filter_map(failed).collect()
     }

@@ -54,7 +54,8 @@ enum Set {
   skills            by name, and `all`: cases, right, well_formed, score (percent right)
   analysis_words    mean length of the analysis by reasoning effort
   failures          the answers that are not right: id, expect, completion
-  seconds           time of the answers, loading not counted")]
+  seconds           time of the answers, loading not counted
+  steps, draft_tokens, accepted_tokens   steps run, tokens guessed ahead, and guesses that were right")]
 struct Nano {
     /// Ask only the first N questions of each skill.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -94,9 +95,22 @@ impl Nano {
         let completions = answer(&mut engine, &prompts)?;
         let report = Report::new(&cases, completions, start.elapsed());
         let mut out = std::io::stdout().lock();
+        let metrics = engine.metrics();
         if self.json {
-            writeln!(out, "{}", report.json(chosen.model.spec.name, &engine.describe()))?;
+            let mut object = report.json(chosen.model.spec.name, &engine.describe());
+            object["steps"] = metrics.steps.into();
+            object["draft_tokens"] = metrics.draft_tokens.into();
+            object["accepted_tokens"] = metrics.accepted_tokens.into();
+            writeln!(out, "{object}")?;
             return Ok(());
+        }
+        if metrics.draft_tokens > 0 {
+            let (right, guessed) = (metrics.accepted_tokens, metrics.draft_tokens);
+            writeln!(
+                out,
+                "{right} of {guessed} guessed tokens were right; {} steps",
+                metrics.steps
+            )?;
         }
         for line in report.lines() {
             writeln!(out, "{line}")?;
