@@ -115,11 +115,6 @@ fn dimensions(info: &WeightInfo) -> (usize, usize, usize) {
     }
 }
 
-/// Bytes of one layer's weight as it lies on the device.
-pub(super) fn bytes(model: &Model, weight: Weight) -> Result<usize> {
-    Ok(layout_bytes(model.graph.weight(weight), layout_of(model, weight)?))
-}
-
 fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
     let (matrices, rows, k) = dimensions(info);
     match layout {
