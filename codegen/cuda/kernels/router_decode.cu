@@ -11,7 +11,7 @@ using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
   SharedInverse<spec::kMaxTokens> inverse;
 };
@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ Router p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  auto weights = stream<Bf16Tile, Slice>(
+  auto weights = stream(
       shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
   const u32 first_row = blockIdx.x * kTileRows;
   FloatPair bias[Pairs::kEach];

@@ -80,14 +80,17 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   if (filtered && blockIdx.x > 0) return;
 
   Candidate drawn = filtered ? draw_filtered(shared, logits, row, seed) : draw_slice(shared, logits, row, seed);
-  if (threadIdx.x != 0) return;
+  if (warp_id() != 0) return;
   if (!filtered) {
     Candidate* candidates = static_cast<Candidate*>(p.candidates) + blockIdx.y * gridDim.x;
-    candidates[blockIdx.x] = drawn;
-    if (arrive(&p.tickets[blockIdx.y]) != gridDim.x - 1) return;
-    p.tickets[blockIdx.y] = 0;
-    for (u32 i = 0; i < gridDim.x; ++i) drawn.keep_better(candidates[i]);
+    u32 earlier = 0;
+    if (lane_id() == 0) candidates[blockIdx.x] = drawn, earlier = arrive(&p.tickets[blockIdx.y]);
+    if (__shfl_sync(~0u, earlier, 0) != gridDim.x - 1) return;
+    for (u32 i = lane_id(); i < gridDim.x; i += kWarpSize) drawn.keep_better(candidates[i]);
+    drawn = warp_best(drawn);
   }
+  if (lane_id() != 0) return;
+  if (!filtered) p.tickets[blockIdx.y] = 0;
   // Logits that are not numbers must not lead out of the vocabulary.
   drawn.token = min(drawn.token, spec::kVocab - 1);
   p.drawn[blockIdx.y] = drawn.token;

@@ -61,6 +61,8 @@ struct SharedRoute {
   u32 distinct;
   u32 experts[kMaxDistinct];
   u8 rank[kMaxDistinct][kTokens];  // which of the token's choices this expert is
+  u8 slots[kTokens * kTopK];       // slots (token * kTopK + choice) in the order of the list
+  u8 start[kMaxDistinct + 1];      // where an expert's slots begin in `slots`
 
   // `logits` is [tokens][experts]. All threads take part; ends with a barrier.
   template <u32 kWarps>
@@ -86,14 +88,26 @@ struct SharedRoute {
   }
 
  private:
+  static_assert(kTokens * kTopK < 256, "a byte names a slot");
+
+  __device__ __forceinline__ static u32 inclusive_sum(u32 value) {
+#pragma unroll
+    for (u32 step = 1; step < kWarpSize; step *= 2) {
+      const u32 below = __shfl_up_sync(~0u, value, step);
+      if (lane_id() >= step) value += below;
+    }
+    return value;
+  }
+
   __device__ __forceinline__ void list(u32 tokens) {
     if (kTokens == 1) {
       const u32 k = lane_id();
-      if (k < kTopK) experts[k] = ids[0][k], rank[k][0] = static_cast<u8>(k);
+      if (k < kTopK) experts[k] = ids[0][k], rank[k][0] = slots[k] = static_cast<u8>(k);
+      if (k <= kTopK) start[k] = static_cast<u8>(k);
       if (k == 0) distinct = kTopK;
       return;
     }
-    u32 count = 0;
+    u32 count = 0, listed = 0;
     for (u32 base = 0; base < kExperts; base += kWarpSize) {
       const u32 expert = base + lane_id();
       u32 choosers = 0;
@@ -104,9 +118,12 @@ struct SharedRoute {
         }
       }
       const u32 chosen = __ballot_sync(~0u, choosers != 0);
+      const u32 listed_here = inclusive_sum(__popc(choosers));
       if (choosers != 0) {
         const u32 place = count + __popc(chosen & ((1u << lane_id()) - 1));
+        u32 next = listed + listed_here - __popc(choosers);
         experts[place] = expert;
+        start[place] = static_cast<u8>(next);
         for (u32 t = 0; t < tokens; ++t) {
           u8 k_of_token = kNotChosen;
 #pragma unroll
@@ -114,10 +131,12 @@ struct SharedRoute {
             if (ids[t][k] == expert) k_of_token = static_cast<u8>(k);
           }
           rank[place][t] = k_of_token;
+          if (k_of_token != kNotChosen) slots[next++] = static_cast<u8>(t * kTopK + k_of_token);
         }
       }
       count += __popc(chosen);
+      listed += __shfl_sync(~0u, listed_here, kWarpSize - 1);
     }
-    if (lane_id() == 0) distinct = count;
+    if (lane_id() == 0) distinct = count, start[count] = static_cast<u8>(listed);
   }
 };

@@ -42,9 +42,29 @@ __device__ __forceinline__ void copy_stream(void* shared, const void* global) {
                : "memory");
 }
 
+// The same for weights that pass through L2 once: they make room first, for what was fetched ahead.
+__device__ __forceinline__ void copy_passing(void* shared, const void* global) {
+#if __CUDA_ARCH__ >= 900
+  constexpr u64 kEvictFirst = 0x12f0000000000000;  // what createpolicy makes of L2::evict_first
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2;" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "l"(kEvictFirst)
+               : "memory");
+#else
+  copy_stream(shared, global);
+#endif
+}
+
 // Fetches a 128-byte line into L2, where every kernel's writes meet: safe before the inputs are complete.
 __device__ __forceinline__ void prefetch_line(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+// The same for `bytes`, a multiple of 16, at a multiple of 16, by one thread.
+__device__ __forceinline__ void prefetch_block(const void* address, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes));
+#endif
 }
 
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -18,6 +18,13 @@ struct Slice {
   u32 first, end;
 };
 
+__device__ __forceinline__ Candidate warp_best(Candidate best) {
+#pragma unroll
+  for (u32 step = 16; step > 0; step /= 2)
+    best.keep_better({__shfl_xor_sync(~0u, best.score, step), __shfl_xor_sync(~0u, best.token, step)});
+  return best;
+}
+
 // The best token by `score_of(token)`; all threads of the block take part and get it.
 template <u32 kWarps, class Score>
 __device__ __forceinline__ Candidate block_best(Candidate (&shared)[kWarps], Slice slice, Score score_of) {
@@ -26,9 +33,7 @@ __device__ __forceinline__ Candidate block_best(Candidate (&shared)[kWarps], Sli
 #pragma unroll 8
   for (u32 token = slice.first + threadIdx.x; token < slice.end; token += kThreads)
     best.keep_better({score_of(token), token});
-#pragma unroll
-  for (u32 step = 16; step > 0; step /= 2)
-    best.keep_better({__shfl_xor_sync(~0u, best.score, step), __shfl_xor_sync(~0u, best.token, step)});
+  best = warp_best(best);
   __syncthreads();
   if (lane_id() == 0) shared[warp_id()] = best;
   __syncthreads();

@@ -22,48 +22,62 @@ struct Share {
   }
 };
 
-template <class Tile, u32 kWarps, u32 kDepth>
+// Tiles move in chunks, each a group of copies: a warp's bf16 tile is large enough to be one, of MXFP4 it is the
+// warp's whole share of a strip.
+template <class Tile, class Share, u32 kWarps, u32 kDepth>
 struct SharedTiles {
-  alignas(16) u8 tiles[kWarps][kDepth][Tile::kBytes];
+  static constexpr u32 kChunk = Tile::kBytes < 1024 ? Share::kTiles : 1;
+  static constexpr u32 kChunkBytes = kChunk * Tile::kBytes;
+  alignas(16) u8 chunks[kWarps][kDepth][kChunkBytes];
 };
 
-// This warp's tiles of the strips `blockIdx.x`, `blockIdx.x + gridDim.x`, ... below a count, kDepth of them on their
-// way. `address_of(strip)` is where a strip's weights lie.
-template <class Tile, class Share, u32 kDepth, class AddressOf>
+// Which strips of a list a block takes.
+enum class Strips { kShared, kAll };  // every gridDim.x-th from blockIdx.x on, or every one
+
+// This warp's tiles of its block's strips, kDepth chunks of them on their way. `address_of(strip)` is where a strip's
+// weights lie.
+template <class Tile, class Share, class Ring, u32 kDepth, Strips kStrips, class AddressOf>
 class WeightStream {
  public:
-  template <u32 kWarps>
-  __device__ __forceinline__ WeightStream(SharedTiles<Tile, kWarps, kDepth>& ring, u32 strips, AddressOf address_of)
-      : ring_(ring.tiles[warp_id()][0]), strips_(strips), address_of_(address_of) {
-    if (Share::count() == 0) strips_ = 0;
+  __device__ __forceinline__ WeightStream(u8* ring, u32 strips, AddressOf address_of)
+      : ring_(ring), strips_(Share::count() == 0 ? 0 : strips), address_of_(address_of) {
     if (strip_ < strips_) address_ = address_of_(strip_);
 #pragma unroll
-    for (u32 i = 0; i < kDepth; ++i) fetch();
+    for (u32 i = 0; i < kDepth; ++i) fetch(i);
   }
 
   // sums += the next strip's tiles x activations.
   __device__ __forceinline__ void multiply(Sums& sums, const ActivationTile (&x)[Share::kTiles]) {
 #pragma unroll
-    for (u32 i = 0; i < Share::kTiles; ++i) {
-      if (!Share::exists(i)) continue;
+    for (u32 first = 0; first < Share::kTiles; first += kChunk) {
+      if (!Share::exists(first)) continue;
       copy_wait<kDepth - 1>();
-      Tile tile;
-      tile.take(ring_ + used_ * Tile::kBytes);
-      multiply_tile(sums, tile, x[i]);
-      used_ = used_ + 1 == kDepth ? 0 : used_ + 1;
-      fetch();
+      const u8* chunk = ring_ + place_ * Ring::kChunkBytes;
+#pragma unroll
+      for (u32 i = 0; i < kChunk && first + i < Share::kTiles; ++i) {
+        if (!Share::exists(first + i)) continue;
+        Tile tile;
+        tile.template take<kChunk>(chunk, i);
+        multiply_tile(sums, tile, x[first + i]);
+      }
+      fetch(place_);
+      place_ = place_ + 1 == kDepth ? 0 : place_ + 1;
     }
   }
 
  private:
-  // Each fetch is a group of copies, also when nothing is left to fetch, so that groups count tiles.
-  __device__ __forceinline__ void fetch() {
+  static constexpr u32 kChunk = Ring::kChunk;
+
+  // The next chunk, to this place of the ring. Each fetch is a group of copies, also when nothing is left to fetch, so
+  // that groups count chunks.
+  __device__ __forceinline__ void fetch(u32 place) {
     if (strip_ < strips_) {
-      Tile::fetch(ring_ + fetched_ * Tile::kBytes, address_, Share::k_tile(tile_), Share::kKTiles);
-      fetched_ = fetched_ + 1 == kDepth ? 0 : fetched_ + 1;
-      if (++tile_ == Share::count()) {
+      Tile::template fetch<kChunk>(ring_ + place * Ring::kChunkBytes, address_, Share::k_tile(tile_),
+                                   Share::count() - tile_, Share::kKTiles);
+      tile_ += kChunk;
+      if (tile_ >= Share::count()) {
         tile_ = 0;
-        strip_ += gridDim.x;
+        strip_ += kStrips == Strips::kAll ? 1 : gridDim.x;
         if (strip_ < strips_) address_ = address_of_(strip_);
       }
     }
@@ -74,13 +88,15 @@ class WeightStream {
   u32 strips_;
   AddressOf address_of_;
   const u8* address_ = nullptr;
-  u32 strip_ = blockIdx.x, tile_ = 0;  // the next to fetch
-  u32 fetched_ = 0, used_ = 0;         // places in the ring
+  u32 strip_ = kStrips == Strips::kAll ? 0 : blockIdx.x, tile_ = 0;  // the next to fetch
+  u32 place_ = 0;                                                    // of the next chunk to multiply
 };
 
-template <class Tile, class Share, u32 kWarps, u32 kDepth, class AddressOf>
-__device__ __forceinline__ auto stream(SharedTiles<Tile, kWarps, kDepth>& ring, u32 strips, AddressOf address_of) {
-  return WeightStream<Tile, Share, kDepth, AddressOf>(ring, strips, address_of);
+template <Strips kStrips = Strips::kShared, class Tile, class Share, u32 kWarps, u32 kDepth, class AddressOf>
+__device__ __forceinline__ auto stream(SharedTiles<Tile, Share, kWarps, kDepth>& ring, u32 strips,
+                                       AddressOf address_of) {
+  using Ring = SharedTiles<Tile, Share, kWarps, kDepth>;
+  return WeightStream<Tile, Share, Ring, kDepth, kStrips, AddressOf>(ring.chunks[warp_id()][0], strips, address_of);
 }
 
 // Loads this warp's activations: column g of every k tile from the row at `row`; zeros if it is null.

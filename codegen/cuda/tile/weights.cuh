@@ -25,17 +25,22 @@ struct Bf16Tile {
       steps[j] = load_stream(strip + ((k_tile * kTileSteps + j) * kWarpSize + lane_id()) * 16);
   }
 
-  // To this warp's place in a ring, where a lane finds its own 16 bytes again.
-  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 /*k_tiles*/) {
-    const u32 lane = lane_id() * 16;
+  // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring. A lane finds its own bytes again.
+  template <u32 kChunk>
+  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 count, u32 /*k_tiles*/) {
+    const u8* tiles = strip + k_tile * kBytes + lane_id() * 16;
+    place += lane_id() * 16;
 #pragma unroll
-    for (u32 j = 0; j < kTileSteps; ++j)
-      copy_stream(place + j * kWarpSize * 16 + lane, strip + (k_tile * kTileSteps + j) * kWarpSize * 16 + lane);
+    for (u32 i = 0; i < kChunk * kTileSteps; ++i)
+      if (i / kTileSteps < count) copy_stream(place + i * kWarpSize * 16, tiles + i * kWarpSize * 16);
   }
 
-  __device__ __forceinline__ void take(const u8* place) {
+  // Tile i of a chunk that has arrived.
+  template <u32 kChunk>
+  __device__ __forceinline__ void take(const u8* place, u32 i) {
 #pragma unroll
-    for (u32 j = 0; j < kTileSteps; ++j) steps[j] = load_shared(place + (j * kWarpSize + lane_id()) * 16);
+    for (u32 j = 0; j < kTileSteps; ++j)
+      steps[j] = load_shared(place + ((i * kTileSteps + j) * kWarpSize + lane_id()) * 16);
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 j) const {
@@ -59,19 +64,27 @@ struct Mxfp4Tile {
     scales = load_stream_u16(strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane / 2 * 2);
   }
 
-  // To this warp's place in a ring: a lane's own codes, and the tile's scales, which lanes 0 and 1 copy for all.
-  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 k_tiles) {
+  // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring: a lane's own codes, then scales,
+  // which the first lanes copy for all.
+  template <u32 kChunk>
+  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 count, u32 k_tiles) {
     const u32 lane = lane_id();
-    copy_stream(place + lane * 16, strip + k_tile * kCodeBytes + lane * 16);
+    const u8* codes_from = strip + k_tile * kCodeBytes + lane * 16;
+    const u8* scales_from = strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane * 16;
+    static_assert(kChunk * kScaleBytes <= kWarpSize * 16, "a lane copies 16 bytes of scales");
     __syncwarp();  // the scales that stood here were read
-    if (lane < kScaleBytes / 16)
-      copy_stream(place + kCodeBytes + lane * 16, strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane * 16);
+#pragma unroll
+    for (u32 i = 0; i < kChunk; ++i)
+      if (i < count) copy_passing(place + i * kCodeBytes + lane * 16, codes_from + i * kCodeBytes);
+    if (lane < count * (kScaleBytes / 16)) copy_stream(place + kChunk * kCodeBytes + lane * 16, scales_from);
   }
 
-  __device__ __forceinline__ void take(const u8* place) {
-    __syncwarp();  // lanes 0 and 1 waited for the scales
-    codes = load_shared(place + lane_id() * 16);
-    scales = *reinterpret_cast<const u16*>(place + kCodeBytes + lane_id() / 2 * 2);
+  // Tile i of a chunk that has arrived.
+  template <u32 kChunk>
+  __device__ __forceinline__ void take(const u8* place, u32 i) {
+    if (i == 0) __syncwarp();  // the lanes that copied scales waited for them
+    codes = load_shared(place + i * kCodeBytes + lane_id() * 16);
+    scales = *reinterpret_cast<const u16*>(place + kChunk * kCodeBytes + i * kScaleBytes + lane_id() / 2 * 2);
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 j) const {

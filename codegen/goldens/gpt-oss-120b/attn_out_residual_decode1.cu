@@ -43,7 +43,7 @@ using Slice = Share<spec::kQWidth, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
@@ -52,14 +52,15 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     attn_out_residual_decode1(const __grid_constant__ AttnOut p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  auto weights = stream<Bf16Tile, Slice>(
+  auto weights = stream(
       shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
   const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares, p.next_scale};
   const u32 first_row = blockIdx.x * kTileRows;
-  FloatPair start[Pairs::kEach], scale[Pairs::kEach];  // start: the residual before, and the bias
+  FloatPair start[Pairs::kEach];  // the residual before, and the bias
+  u32 scale[Pairs::kEach];
   Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) {
     start[j] = bf16_pair(p.bias, first_row + g);
-    scale[j] = bf16_pair(p.next_scale, first_row + g);
+    scale[j] = out.next_scale_pair(first_row + g);
   });
   wait_for_inputs();
   start_next_kernel();

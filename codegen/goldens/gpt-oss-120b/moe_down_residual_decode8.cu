@@ -4,23 +4,23 @@
 // norm needs of it (tile/norm.cuh).
 //
 // A block owns 16 rows for every chosen expert and all tokens, and adds the experts in the order of the route's
-// list, so the sum needs no atomics and does not depend on timing. A column is a token, which has weight 0 where it
-// did not choose the expert at hand; of a single token, a column is a choice, so its hidden rows are loaded once.
+// list, so the sum needs no atomics and does not depend on timing. A column is a slot: as many experts as have at
+// most eight slots together share one load of hidden rows, and of each product only the expert's own columns count.
 //
-// Launch: 180 x 1 x 1 blocks of 480 threads, 97616 bytes of shared memory, at most 64 registers.
+// Launch: 180 x 1 x 1 blocks of 480 threads, 90288 bytes of shared memory, at most 64 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 480;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 97616;
+constexpr u32 kSharedBytes = 90288;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kExperts = 128;
 constexpr u32 kTopK = 4;
 constexpr u32 kMaxTokens = 8;
-constexpr u32 kRing = 10;
+constexpr u32 kRing = 3;
 }  // namespace spec
 
 struct ExpertTile;
@@ -54,30 +54,86 @@ static_assert(sizeof(ExpertDown) == 104 && sizeof(ExpertDown::hidden) == 8 && si
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr u32 kStrips = spec::kHidden / kTileRows;
-constexpr bool kColumnsAreChoices = spec::kMaxTokens == 1 && spec::kTopK <= 8;
+constexpr u32 kColumns = 8;
+constexpr bool kOneToken = spec::kMaxTokens == 1 && spec::kTopK <= kColumns;  // whose choices are the columns
 using Slice = Share<spec::kInter, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Mxfp4Tile, kWarps, spec::kRing> ring;
+  SharedTiles<Mxfp4Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
   Route route;
+  // Of each row pair: the residual before with the bias, and the next norm's scales. Registers are short here.
+  FloatPair start[8 * spec::kMaxTokens];
+  u32 scale[8 * spec::kMaxTokens];
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-// The hidden row of this lane's column for the expert at `place`; null if the token did not choose it.
-__device__ __forceinline__ const bf16* hidden_row(const ExpertDown& p, const Route& route, u32 place) {
-  const u32 column = lane_id() / 4;
-  if (kColumnsAreChoices) return column < spec::kTopK ? p.hidden + column * spec::kInter : nullptr;
-  if (column >= p.tokens || route.rank[place][column] == Route::kNotChosen) return nullptr;
-  return p.hidden + static_cast<u64>(column * spec::kTopK + route.rank[place][column]) * spec::kInter;
-}
+// Experts of the route's list, up to `end`, whose slots fill the columns of one load.
+struct Group {
+  u32 end, first_slot, slots;
 
-__device__ __forceinline__ float column_weight(const Route& route, u32 place, u32 column, u32 tokens) {
-  if (!kColumnsAreChoices) return route.weight(place, column, tokens);
-  return column == route.rank[place][0] ? route.weights[0][column] : 0.0f;
-}
+  __device__ __forceinline__ Group(const Route& route, u32 first) : end(spec::kTopK), first_slot(0), slots(spec::kTopK) {
+    if (kOneToken) return;
+    end = first + 1, first_slot = route.start[first];
+    while (end < route.distinct && route.start[end + 1] - first_slot <= kColumns) ++end;
+    slots = route.start[end] - first_slot;
+  }
+
+  // The hidden row of this lane's column, or null.
+  __device__ __forceinline__ const bf16* row(const ExpertDown& p, const Route& route) const {
+    const u32 column = lane_id() / 4;
+    if (column >= slots) return nullptr;
+    const u64 slot = kOneToken ? column : route.slots[first_slot + column];
+    return p.hidden + slot * spec::kInter;
+  }
+
+  // Keeps those of a product's columns that are slots of the expert at `place`.
+  __device__ __forceinline__ void keep(Sums& kept, const Sums& product, const Route& route, u32 place) const {
+    const u32 low = kOneToken ? place : route.start[place] - first_slot;
+    const u32 high = kOneToken ? place + 1 : route.start[place + 1] - first_slot;
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i) {
+      const u32 column = lane_id() % 4 * 2 + i;
+      if (column >= low && column < high) kept.s[i] = product.s[i], kept.s[2 + i] = product.s[2 + i];
+    }
+  }
+
+  // Adds each column, times its slot's weight, to this warp's sums of its token: of one token at once, of more one
+  // column after another.
+  __device__ __forceinline__ void add(SharedSums<kWarps, spec::kMaxTokens>& sums, const Sums& kept,
+                                      const Route& route) const {
+    if (kOneToken) return sums.put(0, joined(kept, route));
+    auto& of_warp = sums.partial[0][warp_id()];
+    const u32 g = lane_id() / 4;
+    for (u32 column = 0; column < slots; ++column) {
+      const u32 slot = route.slots[first_slot + column], token = slot / spec::kTopK;
+      if (lane_id() % 4 == column / 2) {
+        const float weight = route.weights[token][slot % spec::kTopK];
+        of_warp[g][token] += weight * (column % 2 == 0 ? kept.s[0] : kept.s[1]);
+        of_warp[g + 8][token] += weight * (column % 2 == 0 ? kept.s[2] : kept.s[3]);
+      }
+      __syncwarp();
+    }
+  }
+
+ private:
+  // One token's columns added up, in column 0.
+  __device__ __forceinline__ static Sums joined(const Sums& kept, const Route& route) {
+    const u32 column = lane_id() % 4 * 2;
+    const float weight0 = column < spec::kTopK ? route.weights[0][column] : 0.0f;
+    const float weight1 = column + 1 < spec::kTopK ? route.weights[0][column + 1] : 0.0f;
+    Sums sums{};
+#pragma unroll
+    for (u32 row = 0; row < 4; row += 2) {
+      float sum = weight0 * kept.s[row] + weight1 * kept.s[row + 1];
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sums.s[row] = sum + __shfl_xor_sync(~0u, sum, 2);
+    }
+    return sums;
+  }
+};
 
 // The weighted sum of the chosen experts' biases for rows `row` and `row + 8` of a token.
 __device__ __forceinline__ FloatPair weighted_bias(const ExpertDown& p, const Route& route, u32 token, u32 row) {
@@ -91,16 +147,6 @@ __device__ __forceinline__ FloatPair weighted_bias(const ExpertDown& p, const Ro
   return sum;
 }
 
-// Adds a single token's columns together, into column 0.
-__device__ __forceinline__ void join_columns(Sums& sums) {
-#pragma unroll
-  for (u32 row = 0; row < 4; row += 2) {
-    float sum = sums.s[row] + sums.s[row + 1];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sums.s[row] = sum + __shfl_xor_sync(~0u, sum, 2);
-  }
-}
-
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_down_residual_decode8(const __grid_constant__ ExpertDown p) {
   extern __shared__ __align__(16) u8 storage[];
@@ -108,39 +154,42 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   // The router's logits are two kernels old and complete: the kernel between waited for them before it let this
   // one start. So the experts' weights can be on their way before that kernel's hidden rows are.
   shared.route.template build<kWarps>(p.logits, p.tokens);
-  auto weights = stream<Mxfp4Tile, Slice>(shared.ring, shared.route.distinct * kStrips, [&](u32 strip) {
-    const u64 expert = shared.route.experts[strip / kStrips];
-    return p.weight + (expert * kStrips + strip % kStrips) * Mxfp4Tile::strip_bytes(Slice::kKTiles);
+  auto weights = stream<Strips::kAll>(shared.ring, shared.route.distinct, [&](u32 place) {
+    const u64 expert = shared.route.experts[place];
+    return p.weight + (expert * kStrips + blockIdx.x) * Mxfp4Tile::strip_bytes(Slice::kKTiles);
   });
   const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares, p.next_scale};
   const u32 first_row = blockIdx.x * kTileRows;
-  FloatPair start[Pairs::kEach], scale[Pairs::kEach];  // start: the residual before, and the bias
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    start[j] = weighted_bias(p, shared.route, token, first_row + g);
-    scale[j] = bf16_pair(p.next_scale, first_row + g);
+  Pairs::visit(p.tokens, [&](u32 /*j*/, u32 g, u32 token) {
+    shared.start[token * 8 + g] = weighted_bias(p, shared.route, token, first_row + g);
+    shared.scale[token * 8 + g] = out.next_scale_pair(first_row + g);
   });
   wait_for_inputs();
   start_next_kernel();
 
   ActivationTile x[Slice::kTiles];
-  if (kColumnsAreChoices) load_activations<Slice, spec::kInter>(x, hidden_row(p, shared.route, 0));
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) { out.add_before(start[j], first_row + g, token); });
-  Sums total{};
-  const u32 column = lane_id() % 4 * 2;
-  for (u32 place = 0; place < shared.route.distinct; ++place) {
-    if (!kColumnsAreChoices) load_activations<Slice, spec::kInter>(x, hidden_row(p, shared.route, place));
-    Sums sums{};
-    weights.multiply(sums, x);
-    const float weight0 = column_weight(shared.route, place, column, p.tokens);
-    const float weight1 = column_weight(shared.route, place, column + 1, p.tokens);
-    total.s[0] += weight0 * sums.s[0], total.s[1] += weight1 * sums.s[1];
-    total.s[2] += weight0 * sums.s[2], total.s[3] += weight1 * sums.s[3];
+  if (!kOneToken) shared.sums.put(0, Sums{});
+  __syncwarp();
+  for (u32 place = 0; place < shared.route.distinct;) {
+    const Group group(shared.route, place);
+    load_activations<Slice, spec::kInter>(x, group.row(p, shared.route));
+    if (place == 0)
+      Pairs::visit(p.tokens, [&](u32 /*j*/, u32 g, u32 token) {
+        out.add_before(shared.start[token * 8 + g], first_row + g, token);
+      });
+    Sums kept{};
+    for (; place < group.end; ++place) {
+      Sums product{};
+      weights.multiply(product, x);
+      group.keep(kept, product, shared.route, place);
+    }
+    group.add(shared.sums, kept, shared.route);
   }
-  if (kColumnsAreChoices) join_columns(total);
-  shared.sums.put(0, total);
   __syncthreads();
-  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
-    out.store(first_row + g, token, scale[j], start[j].low + low * p.weight_scale,
-              start[j].high + high * p.weight_scale);
+  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 /*j*/, u32 g, u32 token, float low, float high) {
+    const u32 pair = token * 8 + g;
+    const FloatPair start = shared.start[pair];
+    out.store(first_row + g, token, shared.scale[pair], start.low + low * p.weight_scale,
+              start.high + high * p.weight_scale);
   });
 }

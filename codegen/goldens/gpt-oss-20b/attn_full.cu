@@ -18,6 +18,7 @@ constexpr u32 kQHeads = 64;
 constexpr u32 kKvHeads = 8;
 constexpr u32 kGroup = 8;
 constexpr u32 kWindow = 0;
+constexpr u32 kMostSplits = 16;
 constexpr float kScoreScale = 0.125f;
 }  // namespace spec
 
@@ -49,6 +50,8 @@ constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using HeadPart = Part<spec::kHeadDim>;
 using HeadAttended = Attended<spec::kHeadDim>;
 
+using HeadJoined = Joined<spec::kHeadDim, spec::kThreads>;
+
 struct Shared {
   HeadPart parts[kWarps];
   u32 is_last;
@@ -74,11 +77,8 @@ __device__ __forceinline__ u64 page_offset(const Attention& p, u32 slot, u32 pag
   return page_head * kPageTokens * spec::kHeadDim;
 }
 
-// Brings this warp's first page into L2 while the step's own keys and values are still being written.
-__device__ __forceinline__ void prefetch_share(const Attention& p, const Span& span, u32 slot) {
-  const u32 i = blockIdx.y * kWarps + warp_id();
-  if (i >= span.pages) return;
-  const u64 offset = page_offset(p, slot, (span.first_page + i) * kPageTokens);
+// Brings a page of this block's head into L2, where every kernel's writes meet: it need not be complete yet.
+__device__ __forceinline__ void prefetch_page(const Attention& p, u64 offset) {
   constexpr u32 kLine = 64;  // elements of 128 bytes
   for (u32 line = lane_id(); line < spec::kHeadDim; line += kWarpSize) {
     prefetch_line(p.keys + offset + line * kLine);
@@ -86,8 +86,9 @@ __device__ __forceinline__ void prefetch_share(const Attention& p, const Span& s
   }
 }
 
+// `offset` is where the warp's first page lies.
 __device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span, u32 slot,
-                                             u32 position) {
+                                             u32 position, u64 offset) {
   const u32 kv_head = blockIdx.x, token = blockIdx.z;
   const u32 g = lane_id() / 4, c = lane_id() % 4;
   const u32 head = kv_head * spec::kGroup + min(g, spec::kGroup - 1);
@@ -95,12 +96,15 @@ __device__ __forceinline__ void attend_share(HeadAttended& attended, const Atten
   RowPair<2 * HeadAttended::kSteps>::load_row(
       query, p.queries + (token * spec::kQHeads + head) * spec::kHeadDim + c * HeadAttended::kQuarter);
 
-  for (u32 i = blockIdx.y * kWarps + warp_id(); i < span.pages; i += span.splits * kWarps) {
+  const u32 stride = span.splits * kWarps;
+  for (u32 i = blockIdx.y * kWarps + warp_id(); i < span.pages; i += stride) {
     const u32 page_start = (span.first_page + i) * kPageTokens;
-    const u64 offset = page_offset(p, slot, page_start);
+    u64 next = 0;
+    if (i + stride < span.pages) prefetch_page(p, next = page_offset(p, slot, page_start + stride * kPageTokens));
     attended.attend_page(p.keys + offset, p.values + offset, query,
                          static_cast<i32>(span.first_key) - static_cast<i32>(page_start),
                          static_cast<i32>(position - page_start), spec::kScoreScale * kLog2e);
+    offset = next;
   }
   attended.finish();
 }
@@ -108,32 +112,32 @@ __device__ __forceinline__ void attend_share(HeadAttended& attended, const Atten
 extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_full(const __grid_constant__ Attention p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  // Positions, slots and page tables are constant for the whole step, so they need not be waited for.
+  // Positions, slots, page tables and sinks are constant for the whole step, so they need not be waited for.
   const u32 kv_head = blockIdx.x, split = blockIdx.y, token = blockIdx.z;
   const u32 position = p.positions[token], slot = p.slots[token];
   const Span span(position);
   const bool has_share = split < span.splits;
-  if (has_share) prefetch_share(p, span, slot);
+  const u32 first_page = split * kWarps + warp_id();
+  u64 offset = 0;
+  if (has_share && first_page < span.pages)
+    prefetch_page(p, offset = page_offset(p, slot, (span.first_page + first_page) * kPageTokens));
+  const u32 head = kv_head * spec::kGroup + min(HeadJoined::head(), spec::kGroup - 1);
+  const float sink = bf16_to_float(p.sinks[head]);
   wait_for_inputs();
   start_next_kernel();
   if (!has_share) return;
 
   HeadAttended attended;
-  attend_share(attended, p, span, slot, position);
+  attend_share(attended, p, span, slot, position, offset);
   put_part(shared.parts[warp_id()], attended);
   __syncthreads();
 
-  const u32 token_head = token * spec::kKvHeads + kv_head;
-  const HeadPart* parts = shared.parts;
-  u32 part_count = kWarps;
-  if (span.splits > 1) {
-    HeadPart* mine = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
-    for (u32 i = threadIdx.x; i < spec::kGroup * spec::kHeadDim; i += spec::kThreads) {
-      const u32 head = i / spec::kHeadDim, dim = i % spec::kHeadDim;
-      const Joined joined = join(shared.parts, kWarps, head, dim);
-      mine[split].out[head][dim] = joined.out;
-      if (dim == 0) mine[split].largest[head] = joined.largest, mine[split].denominator[head] = joined.denominator;
-    }
+  HeadJoined joined;
+  joined.join<kWarps>(shared.parts, kWarps);
+  if (spec::kMostSplits > 1 && span.splits > 1) {
+    const u32 token_head = token * spec::kKvHeads + kv_head;
+    HeadPart* parts = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
+    joined.put(parts[split]);
     __syncthreads();
     if (threadIdx.x == 0) {
       shared.is_last = arrive(&p.tickets[token_head]) == span.splits - 1;
@@ -141,13 +145,14 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_full(const __g
     }
     __syncthreads();
     if (!shared.is_last) return;
-    parts = mine;
-    part_count = span.splits;
+    joined.join<spec::kMostSplits>(parts, span.splits);
   }
-  for (u32 i = threadIdx.x; i < spec::kGroup * spec::kHeadDim; i += spec::kThreads) {
-    const u32 head = kv_head * spec::kGroup + i / spec::kHeadDim, dim = i % spec::kHeadDim;
-    const Joined joined = join(parts, part_count, i / spec::kHeadDim, dim);
-    p.heads[(token * spec::kQHeads + head) * spec::kHeadDim + dim] =
-        to_bf16(with_sink(joined, bf16_to_float(p.sinks[head])));
+  if (HeadJoined::head() >= spec::kGroup) return;
+  const float normalizer = joined.normalizer(sink);
+#pragma unroll
+  for (u32 pair = 0; pair < HeadJoined::kPairs; ++pair) {
+    const float2 out = joined.out[pair];
+    *reinterpret_cast<u32*>(&p.heads[(token * spec::kQHeads + head) * spec::kHeadDim + HeadJoined::dim(pair)]) =
+        pack_bf16(out.x * normalizer, out.y * normalizer);
   }
 }

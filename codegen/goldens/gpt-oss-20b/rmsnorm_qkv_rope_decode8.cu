@@ -62,7 +62,7 @@ using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
 
 struct Shared {
-  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
   SharedInverse<spec::kMaxTokens> inverse;
 };
@@ -81,10 +81,10 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     rmsnorm_qkv_rope_decode8(const __grid_constant__ Qkv p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  auto weights = stream<Bf16Tile, Slice>(
+  auto weights = stream(
       shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
   Pair pairs[Pairs::kEach];
-  prepare(pairs, p, blockIdx.x);
+  if (blockIdx.x < kStrips) prepare(pairs, p, blockIdx.x);
   wait_for_inputs();
   start_next_kernel();
 

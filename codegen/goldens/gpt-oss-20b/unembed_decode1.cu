@@ -43,7 +43,7 @@ using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Bf16Tile, kWarps, spec::kRing> ring;
+  SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
   SharedInverse<spec::kMaxTokens> inverse;
 };
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     unembed_decode1(const __grid_constant__ Unembed p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  auto weights = stream<Bf16Tile, Slice>(shared.ring, kStrips, [&](u32 strip) {
+  auto weights = stream(shared.ring, kStrips, [&](u32 strip) {
     return p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Slice::kKTiles);
   });
   const u32 column = min(lane_id() / 4, p.count - 1);

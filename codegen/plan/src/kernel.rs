@@ -27,6 +27,13 @@ pub struct Unit {
     pub max_registers: u32,
 }
 
+/// Blocks of a decode product that share a multiprocessor. Two of about sixteen warps fill it: the next kernel's
+/// blocks come as these leave, so that its first tiles are on their way while the last sums are joined.
+pub const PRODUCT_BLOCKS_PER_SM: usize = 2;
+
+/// Blocks that share the keys of one head of one token at most.
+pub const MOST_KEY_SPLITS: usize = 16;
+
 /// One axis of a launch grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {

@@ -145,7 +145,8 @@ params! {
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase E. `input` as in phase A. Small steps choose from `logits`, large ones follow `tiles`.
+    /// Phase E. `input` as in phase A. Small steps choose from `logits` and fetch into L2: `ahead_bytes` a block
+    /// from `ahead` on, and phase F's first weights, of `next_weight`. Large ones follow `tiles`.
     ExpertUp {
         input: ptr = "const bf16*",
         squares: ptr = "const float*",
@@ -154,10 +155,14 @@ params! {
         tiles: ptr = "const ExpertTile*",
         tile_count: ptr = "const u32*",
         weight: ptr = "const u8*",
+        next_weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         hidden: ptr = "bf16*",
+        ahead: ptr = "const u8*",
+        ahead_bytes: u32 = "u32",
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
+        unused: u32 = "u32",
     }
     /// Phase F. Small steps add to `residual`, large ones write `slot_out`.
     ExpertDown {

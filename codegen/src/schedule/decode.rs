@@ -1,7 +1,7 @@
 //! Kernels for a few tokens: a block's warps split the sum over k and stream strips of 16 rows through rings in
 //! shared memory, with the first tiles on their way before the kernel's inputs exist.
 
-use ossmith_plan::{Axis, ModelSpec, TILE_K, TILE_ROWS};
+use ossmith_plan::{Axis, ModelSpec, PRODUCT_BLOCKS_PER_SM, TILE_K, TILE_ROWS};
 
 use super::footprint::{self, TileFormat};
 use super::{Constant, Draft, KernelPlan, ONE, head_constants, swiglu_constants, u32s};
@@ -18,10 +18,6 @@ pub(super) fn kernels(spec: &ModelSpec, tokens: usize) -> [KernelPlan; 6] {
     ]
 }
 
-/// Blocks of a product that share a multiprocessor. Two of about sixteen warps fill it: the next kernel's blocks
-/// come as these leave, so that its first tiles are on their way while the last sums are joined.
-const BLOCKS_PER_SM: usize = 2;
-
 /// The most warps of a block.
 const MOST_WARPS: usize = 16;
 
@@ -37,7 +33,7 @@ struct Product {
     /// Length of the sum.
     k: usize,
     format: TileFormat,
-    /// Tiles of a warp that are on their way.
+    /// Chunks of a warp that are on their way: tiles of bf16, shares of a strip of MXFP4.
     ring: usize,
     grid: Axis,
     /// Shared memory besides ring and sums.
@@ -61,10 +57,14 @@ impl Product {
             params,
             grid: [self.grid, ONE, ONE],
             threads: warps * 32,
-            shared_bytes: footprint::tile_ring(self.format, warps, self.ring)
-                + footprint::sums(warps, tokens)
+            shared_bytes: footprint::weight_ring(
+                self.format,
+                self.k.div_ceil(TILE_K),
+                warps,
+                self.ring,
+            ) + footprint::sums(warps, tokens)
                 + self.other_bytes,
-            blocks_per_sm: BLOCKS_PER_SM,
+            blocks_per_sm: PRODUCT_BLOCKS_PER_SM,
             constants,
         }
         .plan()
@@ -72,7 +72,7 @@ impl Product {
 }
 
 /// A grid of as many blocks as run at once.
-const RESIDENT: Axis = Axis::PerSm(BLOCKS_PER_SM as u32);
+const RESIDENT: Axis = Axis::PerSm(PRODUCT_BLOCKS_PER_SM as u32);
 
 fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     let mut constants = u32s(&[("kHidden", spec.hidden)]);
@@ -144,7 +144,7 @@ fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     Product {
         k: spec.hidden,
         format: TileFormat::Mxfp4,
-        ring: 8,
+        ring: 3,
         grid: RESIDENT,
         other_bytes: footprint::inverse(tokens)
             + footprint::route(spec.experts, spec.top_k, tokens),
@@ -168,9 +168,10 @@ fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     Product {
         k: spec.inter,
         format: TileFormat::Mxfp4,
-        ring: 10,
+        ring: 3,
         grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
-        other_bytes: footprint::route(spec.experts, spec.top_k, tokens),
+        other_bytes: footprint::route(spec.experts, spec.top_k, tokens)
+            + footprint::down_pairs(tokens),
     }
     .plan(
         format!("moe_down_residual_decode{tokens}"),

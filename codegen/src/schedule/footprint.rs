@@ -13,14 +13,14 @@ pub(super) enum TileFormat {
     Mxfp4,
 }
 
-/// `SharedTiles` of `tile/gemv.cuh`: `depth` tiles a warp.
-pub(super) fn tile_ring(format: TileFormat, warps: usize, depth: usize) -> usize {
+/// `SharedTiles` of `tile/gemv.cuh`: `depth` chunks a warp.
+pub(super) fn weight_ring(format: TileFormat, k_tiles: usize, warps: usize, depth: usize) -> usize {
     let elements = TILE_ROWS * TILE_K;
-    let tile = match format {
+    let chunk = match format {
         TileFormat::Bf16 => elements * 2,
-        TileFormat::Mxfp4 => elements / 2 + elements / 32,
+        TileFormat::Mxfp4 => (elements / 2 + elements / 32) * k_tiles.div_ceil(warps),
     };
-    warps * depth * tile
+    warps * depth * chunk
 }
 
 /// `SharedSums` of `tile/gemv.cuh`: each warp's partial tile, twice.
@@ -37,7 +37,14 @@ pub(super) fn inverse(tokens: usize) -> usize {
 /// `SharedRoute` of `moe/route.cuh`.
 pub(super) fn route(experts: usize, top_k: usize, tokens: usize) -> usize {
     let distinct = (tokens * top_k).min(experts);
-    aligned(tokens * top_k * 8 + 4 + distinct * 4 + distinct * tokens)
+    aligned(
+        tokens * top_k * 8 + 4 + distinct * 4 + distinct * tokens + tokens * top_k + distinct + 1,
+    )
+}
+
+/// `start` and `scale` of `kernels/expert_down_decode.cu`.
+pub(super) fn down_pairs(tokens: usize) -> usize {
+    8 * tokens * 12
 }
 
 /// `SharedRing` of `tile/gemm.cuh`.

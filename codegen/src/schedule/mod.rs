@@ -5,7 +5,7 @@ mod decode;
 mod footprint;
 mod prefill;
 
-use ossmith_plan::{Arch, Axis, Grid, KernelInfo, ModelSpec, SWIGLU_ALPHA};
+use ossmith_plan::{Arch, Axis, Grid, KernelInfo, MOST_KEY_SPLITS, ModelSpec, SWIGLU_ALPHA};
 
 /// Token counts up to which the decode schedules run. Above the last one, the prefill schedule does.
 pub const DECODE_TOKENS: [usize; 2] = [1, 8];
@@ -179,6 +179,7 @@ fn attention(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
         ("kKvHeads", spec.kv_heads),
         ("kGroup", spec.group()),
         ("kWindow", window),
+        ("kMostSplits", if window == 0 { MOST_KEY_SPLITS } else { 1 }),
     ]);
     constants.push(Constant::F32("kScoreScale", 1.0 / (spec.head_dim as f32).sqrt()));
     Draft {

@@ -1,15 +1,14 @@
 //! `ossmith bench`: how fast steps are, beside the roofline measured in the same run.
 
-use std::io::Write;
+mod decode;
+mod picture;
+mod prefill;
+
 use std::time::Instant;
 
+use ossmith::Limits;
 use ossmith::backend::cuda::CudaBackend;
-use ossmith::backend::cuda::bench::{DecodeTimes, PhaseTime, Spread};
-use ossmith::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step};
-use ossmith::{Limits, Sampling};
-use serde_json::{Value, json};
 
-use super::table;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 
@@ -23,9 +22,9 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Decode steps: one new token a sequence.
-    Decode(Decode),
+    Decode(decode::Decode),
     /// One prompt from its first token to the first token drawn.
-    Prefill(Prefill),
+    Prefill(prefill::Prefill),
 }
 
 impl Args {
@@ -37,62 +36,6 @@ impl Args {
     }
 }
 
-/// Prints per batch and context: median step time, tokens/s, GB/s, share of the roofline (a flat read of the same
-/// bytes in the same run), and each phase's bytes and time alone. With --json, one object.
-#[derive(Debug, clap::Args)]
-struct Decode {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Sequences; several are timed one after another.
-    #[arg(long, default_value = "1", value_delimiter = ',', value_name = "N,…")]
-    batch: Vec<usize>,
-    /// Keys that each token sees.
-    #[arg(long, default_value = "1024", value_delimiter = ',', value_name = "N,…")]
-    context: Vec<usize>,
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-impl Decode {
-    fn run(self) -> anyhow::Result<()> {
-        const ROOM: usize = 1024;
-        let pairs: Vec<(usize, usize)> = self
-            .batch
-            .iter()
-            .flat_map(|&batch| self.context.iter().map(move |&context| (batch, context)))
-            .collect();
-        let pages =
-            |&(batch, context): &(usize, usize)| batch * (context + ROOM).div_ceil(PAGE_TOKENS);
-        let batch = self.batch.iter().copied().max().unwrap_or(1).max(1);
-        let limits = Limits {
-            max_sequences: batch,
-            max_step_tokens: batch,
-            pages: pairs.iter().map(pages).max().unwrap_or(1),
-        };
-        let (mut backend, load_s) = load(&self.model, limits, self.device)?;
-        let mut all = Vec::new();
-        for (batch, context) in pairs {
-            all.push(backend.time_decode(batch, context)?);
-        }
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            writeln!(out, "{}", decode_json(&backend, &self.model.model, load_s, &all))?;
-            return Ok(());
-        }
-        writeln!(out, "{} on {}, ready in {load_s:.2} s", self.model.model, backend.describe())?;
-        for times in &all {
-            for line in decode_lines(times) {
-                writeln!(out, "{line}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 fn load(model: &ModelArgs, limits: Limits, device: usize) -> anyhow::Result<(CudaBackend, f64)> {
     let begin = Instant::now();
     let chosen = model.choose()?;
@@ -101,175 +44,4 @@ fn load(model: &ModelArgs, limits: Limits, device: usize) -> anyhow::Result<(Cud
         CudaBackend::new(chosen.model, chosen.checkpoint, limits, device, &mut |at| bars.show(at))?;
     bars.finish();
     Ok((backend, begin.elapsed().as_secs_f64()))
-}
-
-fn spread(times: &Spread) -> Value {
-    json!({ "median_ms": times.median_ms, "min_ms": times.min_ms, "max_ms": times.max_ms })
-}
-
-fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTimes]) -> Value {
-    let device = backend.device();
-    let runs: Vec<Value> = all
-        .iter()
-        .map(|times| {
-            let phases: Vec<Value> = times
-                .phases
-                .iter()
-                .map(|phase| {
-                    let gb_per_s = phase.bytes / phase.alone.median_ms / 1e6;
-                    json!({
-                        "name": phase.name,
-                        "bytes": phase.bytes,
-                        "alone": spread(&phase.alone),
-                        "gb_per_s": gb_per_s,
-                        "in_chain_ms": phase.in_chain_ms,
-                        "roofline_share": phase_share(times, phase),
-                    })
-                })
-                .collect();
-            json!({
-                "batch": times.shape.tokens,
-                "context": times.shape.keys,
-                "distinct_experts": times.shape.distinct_experts,
-                "bytes": times.bytes,
-                "step": spread(&times.step),
-                "tokens_per_s": times.shape.tokens as f64 * 1e3 / times.step.median_ms,
-                "gb_per_s": times.bytes / times.step.median_ms / 1e6,
-                "roofline": spread(&times.roofline),
-                "roofline_share": times.roofline.median_ms / times.step.median_ms,
-                "phases": phases,
-            })
-        })
-        .collect();
-    json!({
-        "bench": "decode",
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": model,
-        "device": device.name,
-        "driver": device.driver,
-        "load_s": load_s,
-        "kernels_compiled": backend.kernels().cache_use().misses,
-        "runs": runs,
-    })
-}
-
-/// A phase's share of the roofline in the chain: the time its bytes would take at the flat read's rate over the time
-/// that the step spends on it.
-fn phase_share(times: &DecodeTimes, phase: &PhaseTime) -> f64 {
-    times.roofline.median_ms * phase.bytes / times.bytes / phase.in_chain_ms
-}
-
-fn decode_lines(times: &DecodeTimes) -> Vec<String> {
-    let step = times.step.median_ms;
-    let mut lines = vec![format!(
-        "batch {} context {}: {step:.3} ms a step ({:.3} to {:.3}), {:.0} tokens/s, {:.0} GB/s, {:.1} % of the roofline of {:.3} ms",
-        times.shape.tokens,
-        times.shape.keys,
-        times.step.min_ms,
-        times.step.max_ms,
-        times.shape.tokens as f64 * 1e3 / step,
-        times.bytes / step / 1e6,
-        100.0 * times.roofline.median_ms / step,
-        times.roofline.median_ms
-    )];
-    let rows: Vec<Vec<String>> = times
-        .phases
-        .iter()
-        .map(|phase| {
-            vec![
-                phase.name.to_owned(),
-                format!("{:.2}", phase.bytes / 1e6),
-                format!("{:.1}", phase.alone.median_ms * 1e3),
-                format!("{:.1}", phase.in_chain_ms * 1e3),
-                format!("{:.0}", 100.0 * phase_share(times, phase)),
-            ]
-        })
-        .collect();
-    lines.extend(table::lines(
-        &["phase", "MB", "alone, µs", "in the chain, µs", "% of roofline"],
-        &rows,
-        &[1, 2, 3, 4],
-    ));
-    lines
-}
-
-/// Prints per prompt length: median time to the first token, tokens/s. With --json, one object.
-#[derive(Debug, clap::Args)]
-struct Prefill {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Prompt lengths.
-    #[arg(long, default_value = "128,512,2048", value_delimiter = ',', value_name = "N,…")]
-    tokens: Vec<usize>,
-    /// Tokens of one step at most.
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    chunk: usize,
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-impl Prefill {
-    fn run(self) -> anyhow::Result<()> {
-        const REPEATS: usize = 7;
-        let longest = self.tokens.iter().copied().max().unwrap_or(1).max(1);
-        let chunk = self.chunk.clamp(1, longest);
-        let pages = longest.div_ceil(PAGE_TOKENS);
-        let limits = Limits { max_sequences: 1, max_step_tokens: chunk, pages };
-        let (mut backend, load_s) = load(&self.model, limits, self.device)?;
-        let vocab = self.model.shape()?.spec.vocab;
-        let prompt: Vec<u32> = (0..longest).map(|i| (i * 7919 % vocab) as u32).collect();
-        let table: Vec<u32> = (0..pages as u32).collect();
-        let mut out = std::io::stdout().lock();
-        let mut runs = Vec::new();
-        for &tokens in &self.tokens {
-            let mut times = Vec::new();
-            for _ in 0..REPEATS {
-                let begin = Instant::now();
-                prefill(&mut backend, &prompt[..tokens], &table, chunk)?;
-                times.push(begin.elapsed().as_secs_f64() * 1e3);
-            }
-            times.remove(0);
-            times.sort_by(f64::total_cmp);
-            let median = times[times.len() / 2];
-            runs.push(json!({ "tokens": tokens, "median_ms": median, "tokens_per_s": tokens as f64 * 1e3 / median }));
-            if !self.json {
-                writeln!(
-                    out,
-                    "{tokens} tokens: {median:.3} ms, {:.0} tokens/s",
-                    tokens as f64 * 1e3 / median
-                )?;
-            }
-        }
-        if self.json {
-            let device = &backend.device().name;
-            let all = json!({ "bench": "prefill", "model": self.model.model, "device": device, "load_s": load_s, "chunk": chunk, "runs": runs });
-            writeln!(out, "{all}")?;
-        }
-        Ok(())
-    }
-}
-
-fn prefill(
-    backend: &mut CudaBackend,
-    prompt: &[u32],
-    pages: &[u32],
-    chunk: usize,
-) -> anyhow::Result<()> {
-    for (index, tokens) in prompt.chunks(chunk).enumerate() {
-        let last = (index + 1) * chunk >= prompt.len();
-        let sequence = Sequence {
-            slot: 0,
-            start: index * chunk,
-            input: Input::Tokens(tokens),
-            pages,
-            sample: last.then_some(Sampling::GREEDY),
-            logits: LogitRows::None,
-        };
-        backend.run(&Step { sequences: &[sequence], taps: false })?;
-    }
-    Ok(())
 }

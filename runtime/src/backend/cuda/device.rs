@@ -23,6 +23,10 @@ pub struct DeviceInfo {
     pub memory_bytes: usize,
     /// Multiprocessors.
     pub multiprocessors: u32,
+    /// Highest clock of the multiprocessors, in MHz.
+    pub sm_clock_mhz: u32,
+    /// Highest clock of the memory, in MHz.
+    pub memory_clock_mhz: u32,
     /// Interface version of the driver: 13000 is CUDA 13.0.
     pub driver: i32,
 }
@@ -54,14 +58,19 @@ pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
     // SAFETY: all work runs on one stream whose order this module keeps; no slice of cudarc's own is used.
     unsafe { context.disable_event_tracking() };
     let ask = |error| device_error("describe the device")(error);
+    let attribute = |attribute| context.attribute(attribute).map_err(ask).map(|value| value as u32);
     let info = DeviceInfo {
         ordinal,
         name: context.name().map_err(ask)?,
         compute: context.compute_capability().map_err(ask)?,
         memory_bytes: context.total_mem().map_err(ask)?,
-        multiprocessors: context
-            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-            .map_err(ask)? as u32,
+        multiprocessors: attribute(
+            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+        )?,
+        sm_clock_mhz: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? / 1000,
+        memory_clock_mhz: attribute(
+            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE,
+        )? / 1000,
         driver,
     };
     if info.compute < (8, 0) {

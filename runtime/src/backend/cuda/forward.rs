@@ -83,7 +83,7 @@ impl Pass {
             0 => self.qkv(schedule, inputs, layer, tokens),
             1 => self.attention(schedule, inputs, layer, tokens),
             2 => self.attn_out(schedule, layer, tokens),
-            3 => self.router(schedule, layer, tokens),
+            3 => self.router(schedule, layer, tokens, self.workspace.router_logits.ptr()),
             4 => self.expert_up(schedule, layer, tokens),
             _ => self.expert_down(schedule, layer, tokens),
         }
@@ -192,7 +192,28 @@ impl Pass {
         self.kernels.launch(&self.stream, &schedule.attn_out, self.extent(tokens), &params)
     }
 
-    fn router(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
+    /// What each block of phase E fetches into L2 before it knows its experts, when memory would be idle: an address
+    /// and bytes a block. It is the end of the next layer's first product, which that comes to last, or the start of
+    /// the head.
+    fn ahead(&self, layer: usize) -> (Ptr, u32) {
+        let blocks = self.kernels.resident_blocks();
+        let share = |weight: Weight| self.weights.bytes(weight).min(AHEAD_BYTES) / blocks / 16 * 16;
+        if layer + 1 == self.model.spec.layers.len() {
+            return (self.weights.ptr(Weight::Unembedding, 0), share(Weight::Unembedding) as u32);
+        }
+        let bytes = share(Weight::Qkv);
+        let start = self.weights.bytes(Weight::Qkv) - bytes * blocks;
+        (self.weights.ptr(Weight::Qkv, layer + 1) + start as Ptr, bytes as u32)
+    }
+
+    /// The router's logits, to where the experts look for them or, for timings, elsewhere.
+    pub(super) fn router(
+        &self,
+        schedule: &Schedule,
+        layer: usize,
+        tokens: usize,
+        logits: Ptr,
+    ) -> Result<()> {
         if !schedule.fuses_norm {
             self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
         }
@@ -202,7 +223,7 @@ impl Pass {
             squares,
             weight: self.weights.ptr(Weight::Router, layer),
             bias: self.weights.ptr(Weight::RouterBias, layer),
-            logits: self.workspace.router_logits.ptr(),
+            logits,
             tokens: tokens as u32,
             unused: 0,
         };
@@ -225,6 +246,7 @@ impl Pass {
             self.kernels.launch(&self.stream, group, self.extent(tokens), &params)?;
         }
         let (input, squares) = self.product_input(schedule);
+        let (ahead, ahead_bytes) = self.ahead(layer);
         let params = params::ExpertUp {
             input,
             squares,
@@ -233,10 +255,14 @@ impl Pass {
             tiles: workspace.tiles.ptr(),
             tile_count: workspace.tile_count.ptr(),
             weight: self.weights.ptr(Weight::GateUp, layer),
+            next_weight: self.weights.ptr(Weight::Down, layer),
             bias: self.weights.ptr(Weight::GateUpBias, layer),
             hidden: workspace.hidden.ptr(),
+            ahead,
+            ahead_bytes,
             weight_scale: self.weights.scale(Weight::GateUp, layer),
             tokens: tokens as u32,
+            unused: 0,
         };
         self.kernels.launch(&self.stream, &schedule.expert_up, self.extent(tokens), &params)
     }
@@ -316,5 +342,8 @@ impl Pass {
     }
 }
 
+/// Bytes that phase E fetches ahead. They must outlive the experts' weights in L2, which pass through marked as the
+/// first to go; with twice as many the experts' own first weights come later, and the step is slower.
+const AHEAD_BYTES: usize = 6 << 20;
 /// Phases of one layer, A to F.
 pub(super) const LAYER_PHASES: usize = 6;

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
 use cudarc::nvrtc::Ptx;
 use ossmith_plan::params::Params;
-use ossmith_plan::{Axis, Kernel, KernelInfo, Model};
+use ossmith_plan::{Axis, Kernel, KernelInfo, MOST_KEY_SPLITS, Model};
 
 use super::cubins::{CacheUse, CubinCache};
 use super::device::DeviceInfo;
 use super::memory::device_error;
 use super::nvrtc::{Cubin, Resources};
+use super::sources::Sources;
 use crate::backend::Progress;
 use crate::{Error, Result};
 
-/// Key splits of one head at most.
-const MAX_SPLITS: u32 = 16;
 /// Blocks a multiprocessor that splitting keys aims for.
 const SPLIT_BLOCKS_PER_SM: u32 = 2;
 
@@ -36,6 +35,7 @@ pub struct Kernels {
     functions: HashMap<&'static str, CudaFunction>,
     resources: HashMap<&'static str, Resources>,
     cache_use: CacheUse,
+    text_hash: String,
     multiprocessors: u32,
     experts: u32,
     kv_heads: u32,
@@ -66,6 +66,7 @@ impl Kernels {
             functions,
             resources,
             cache_use,
+            text_hash: Sources::of(model)?.hash(model),
             multiprocessors: device.multiprocessors,
             experts: model.spec.experts as u32,
             kv_heads: model.spec.kv_heads as u32,
@@ -76,6 +77,12 @@ impl Kernels {
     #[must_use]
     pub fn cache_use(&self) -> CacheUse {
         self.cache_use
+    }
+
+    /// Names the kernels' text.
+    #[must_use]
+    pub fn text_hash(&self) -> &str {
+        &self.text_hash
     }
 
     /// What ptxas reported of each kernel, by name.
@@ -97,10 +104,17 @@ impl Kernels {
         [info.grid.x, info.grid.y, info.grid.z].map(axis)
     }
 
+    /// Blocks of a decode product that run at once.
+    pub(super) fn resident_blocks(&self) -> usize {
+        ossmith_plan::PRODUCT_BLOCKS_PER_SM * self.multiprocessors as usize
+    }
+
     /// How many blocks share the keys of one head of one token at most.
     pub(super) fn key_splits(&self, tokens: u32) -> u32 {
         let heads = self.kv_heads * tokens.max(1);
-        (SPLIT_BLOCKS_PER_SM * self.multiprocessors).div_ceil(heads).clamp(1, MAX_SPLITS)
+        (SPLIT_BLOCKS_PER_SM * self.multiprocessors)
+            .div_ceil(heads)
+            .clamp(1, MOST_KEY_SPLITS as u32)
     }
 
     /// Puts a kernel on the stream.

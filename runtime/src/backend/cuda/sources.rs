@@ -47,6 +47,19 @@ impl Sources {
         edited.map_or(Cow::Borrowed(unit.source), Cow::Owned)
     }
 
+    /// A hash of every text of a model, by which measurements say what they measured: eight hexadecimal digits.
+    #[must_use]
+    pub fn hash(&self, model: &Model) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for unit in model.units {
+            hasher.update(self.unit(unit).as_bytes());
+        }
+        for (_, text) in &self.headers {
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize().to_hex()[..8].to_owned()
+    }
+
     /// Every header: (path, text).
     #[must_use]
     pub fn headers(&self) -> &[(&'static str, Cow<'static, str>)] {

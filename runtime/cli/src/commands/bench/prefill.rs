@@ -1,0 +1,93 @@
+//! `ossmith bench prefill`.
+
+use std::io::Write;
+use std::time::Instant;
+
+use ossmith::backend::cuda::CudaBackend;
+use ossmith::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step};
+use ossmith::{Limits, Sampling};
+use serde_json::json;
+
+use super::load;
+use crate::model::ModelArgs;
+
+/// Prints per prompt length: median time to the first token, tokens/s. With --json, one object.
+#[derive(Debug, clap::Args)]
+pub(super) struct Prefill {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt lengths.
+    #[arg(long, default_value = "128,512,2048", value_delimiter = ',', value_name = "N,…")]
+    tokens: Vec<usize>,
+    /// Tokens of one step at most.
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    chunk: usize,
+    /// CUDA device.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    device: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Prefill {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        const REPEATS: usize = 7;
+        let longest = self.tokens.iter().copied().max().unwrap_or(1).max(1);
+        let chunk = self.chunk.clamp(1, longest);
+        let pages = longest.div_ceil(PAGE_TOKENS);
+        let limits = Limits { max_sequences: 1, max_step_tokens: chunk, pages };
+        let (mut backend, load_s) = load(&self.model, limits, self.device)?;
+        let vocab = self.model.shape()?.spec.vocab;
+        let prompt: Vec<u32> = (0..longest).map(|i| (i * 7919 % vocab) as u32).collect();
+        let table: Vec<u32> = (0..pages as u32).collect();
+        let mut out = std::io::stdout().lock();
+        let mut runs = Vec::new();
+        for &tokens in &self.tokens {
+            let mut times = Vec::new();
+            for _ in 0..REPEATS {
+                let begin = Instant::now();
+                prefill(&mut backend, &prompt[..tokens], &table, chunk)?;
+                times.push(begin.elapsed().as_secs_f64() * 1e3);
+            }
+            times.remove(0);
+            times.sort_by(f64::total_cmp);
+            let median = times[times.len() / 2];
+            runs.push(json!({ "tokens": tokens, "median_ms": median, "tokens_per_s": tokens as f64 * 1e3 / median }));
+            if !self.json {
+                writeln!(
+                    out,
+                    "{tokens} tokens: {median:.3} ms, {:.0} tokens/s",
+                    tokens as f64 * 1e3 / median
+                )?;
+            }
+        }
+        if self.json {
+            let device = &backend.device().name;
+            let all = json!({ "bench": "prefill", "model": self.model.model, "device": device, "load_s": load_s, "chunk": chunk, "runs": runs });
+            writeln!(out, "{all}")?;
+        }
+        Ok(())
+    }
+}
+
+fn prefill(
+    backend: &mut CudaBackend,
+    prompt: &[u32],
+    pages: &[u32],
+    chunk: usize,
+) -> anyhow::Result<()> {
+    for (index, tokens) in prompt.chunks(chunk).enumerate() {
+        let last = (index + 1) * chunk >= prompt.len();
+        let sequence = Sequence {
+            slot: 0,
+            start: index * chunk,
+            input: Input::Tokens(tokens),
+            pages,
+            sample: last.then_some(Sampling::GREEDY),
+            logits: LogitRows::None,
+        };
+        backend.run(&Step { sequences: &[sequence], taps: false })?;
+    }
+    Ok(())
+}
