@@ -145,6 +145,8 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let drain = config.drain;
     let app = App::new(config, Arc::clone(&source));
+    // The first constrained request shall not wait for the vocabulary.
+    tokio::task::spawn_blocking(crate::guide::warm);
     let (asked, mut waiting) = watch::channel(false);
     let stopping = Arc::clone(&app);
     let server = axum::serve(listener, routes_of(app)).with_graceful_shutdown(async move {

@@ -110,6 +110,59 @@ fn keys_are_asked_for() {
     }
 }
 
+/// One streamed answer of two tokens; some clients go away in the middle. True if it came whole and good.
+fn one_of_many(address: &str, number: usize) -> Option<bool> {
+    let body = json!({
+        "stream": true, "ignore_eos": true, "max_tokens": 2, "prompt": format!("{number}"),
+    })
+    .to_string();
+    let mut socket = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        socket,
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    if number.is_multiple_of(4) {
+        let mut some = vec![0; 1 + number];
+        // However much of it came.
+        let _ = socket.read(&mut some);
+        return None;
+    }
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    Some(text.starts_with("HTTP/1.1 200") && text.contains("[DONE]") && !text.contains("\"error\""))
+}
+
+#[test]
+fn many_streams_leave_nothing_behind() {
+    const STREAMS: usize = 256;
+    let server = Server::start(&[]);
+    let outcomes: Vec<Option<bool>> = std::thread::scope(|scope| {
+        let ask = |number| {
+            let address = &server.address;
+            scope.spawn(move || one_of_many(address, number))
+        };
+        let threads: Vec<_> = (0..STREAMS).map(ask).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(outcomes.iter().flatten().all(|good| *good));
+    assert_eq!(outcomes.iter().flatten().count(), STREAMS - STREAMS / 4);
+    for _ in 0..600 {
+        if server.ask("GET", "/load", "", "").1 == "{\"server_load\":0}" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let (_, metrics) = server.ask("GET", "/metrics", "", "");
+    for gauge in
+        ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"]
+    {
+        let line = format!("{gauge}{{model_name=\"nano\"}} 0");
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}
+
 /// The README's blocks on serving in this language, with a server's own address.
 fn readme_blocks(language: &str, server: &Server) -> Vec<String> {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();

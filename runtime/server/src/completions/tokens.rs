@@ -34,8 +34,17 @@ pub(crate) async fn handle(
     if teller.stream {
         return Ok(sse::response(generation, teller, app.config.timeout));
     }
-    while let Some((index, update)) = generation.next().await {
-        teller.take(index, update)?;
+    let work = async {
+        while let Some((index, update)) = generation.next().await {
+            teller.take(index, update)?;
+        }
+        Ok(())
+    };
+    match app.config.timeout {
+        None => work.await?,
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .map_err(|_| ApiError::timed_out(limit.as_secs()))??,
     }
     let parts: Vec<Value> = (0..teller.choices.len()).map(|index| teller.part(index)).collect();
     let body = json!({"request_id": teller.id, "choices": parts, "usage": teller.usage().json()});

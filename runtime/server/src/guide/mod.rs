@@ -246,6 +246,11 @@ fn headers(rules: &Rules) -> Headers {
     }
 }
 
+/// Makes what all guides share; a failure shows when a guide is asked for.
+pub(crate) fn warm() {
+    let _ = vocabulary::factory();
+}
+
 /// Tokens with which a turn begins on this channel.
 pub(crate) fn begin_channel(channel: &str) -> Vec<u32> {
     let mut tokens = vec![special::CHANNEL];
