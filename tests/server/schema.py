@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
-EXAMPLES = 8
+EXAMPLES = 5
 
 
 def every_operation(client, _model: str):
