@@ -9,10 +9,11 @@ use std::time::Instant;
 use ossmith::Limits;
 use ossmith::backend::cuda::CudaBackend;
 
+use super::bench_serve;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 
-/// Time decode or prefill steps on a CUDA device.
+/// Time decode or prefill steps on a CUDA device, or put load on a server.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -25,6 +26,7 @@ enum What {
     Decode(decode::Decode),
     /// One prompt from its first token to the first token drawn.
     Prefill(prefill::Prefill),
+    Serve(Box<bench_serve::Args>),
 }
 
 impl Args {
@@ -32,6 +34,7 @@ impl Args {
         match self.what {
             What::Decode(args) => args.run(),
             What::Prefill(args) => args.run(),
+            What::Serve(args) => args.run(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one a file: each has an `Args` with its help and a `run`.
 
 mod bench;
+mod bench_serve;
 mod chat;
 mod check;
 mod doctor;

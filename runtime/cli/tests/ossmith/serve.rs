@@ -110,6 +110,36 @@ fn keys_are_asked_for() {
     }
 }
 
+#[test]
+fn load_can_be_put_on_it() {
+    let server = Server::start(&["--served-model-name", "small"]);
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://{}", server.address);
+    for backend in ["vllm", "openai-chat"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ossmith"))
+            .args(["bench", "serve", "--backend", backend, "--base-url", &url])
+            .args(["--num-prompts", "4", "--max-concurrency", "2", "--ignore-eos"])
+            .args(["--random-input-len", "20", "--random-output-len", "6"])
+            .args(["--percentile-metrics", "ttft,e2el", "--goodput", "ttft:100000"])
+            .args(["--save-result", "--result-filename", "r.json", "--result-dir"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        let report = std::fs::read_to_string(folder.path().join("r.json")).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let count = |key: &str| report[key].as_u64().unwrap();
+        assert_eq!((count("completed"), count("failed")), (4, 0), "{report}");
+        assert_eq!(count("total_output_tokens"), 24, "{report}");
+        assert_eq!(report["model_id"], "small");
+        assert_eq!(report["request_rate"], "inf");
+        for key in ["mean_ttft_ms", "p99_e2el_ms", "request_goodput", "output_throughput"] {
+            assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+        }
+    }
+}
+
 /// One streamed answer of two tokens; some clients go away in the middle. True if it came whole and good.
 fn one_of_many(address: &str, number: usize) -> Option<bool> {
     let body = json!({

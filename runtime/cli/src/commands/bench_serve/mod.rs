@@ -1,0 +1,325 @@
+//! `ossmith bench serve`: load on a server that speaks OpenAI's API, with the flags and the JSON keys of vLLM's command of
+//! the same name. `client` makes one request and takes its times, `stats` turns times into figures.
+
+mod client;
+mod stats;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::commands::table;
+use crate::failure::fail;
+use client::{Target, Timed};
+
+/// Which API is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    /// /v1/completions with token ids.
+    #[value(alias = "openai")]
+    Vllm,
+    /// /v1/chat/completions with text.
+    OpenaiChat,
+}
+
+/// Put load on a server and say how it holds up.
+///
+/// Prompts are random token ids of the given length; each request streams, and every chunk is timed. With --save-result
+/// the figures are also written as JSON, under vLLM's keys.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which API to ask.
+    #[arg(long, value_enum, default_value = "vllm")]
+    backend: Backend,
+
+    /// Where the server is: http only.
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+
+    /// Its host, if no --base-url is given.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+
+    /// Its port.
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+
+    /// The path asked [default: that of the API].
+    #[arg(long, value_name = "PATH")]
+    endpoint: Option<String>,
+
+    /// The model's name [default: the server's first].
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+
+    /// Where prompts come from; only random ones are built in.
+    #[arg(long, default_value = "random", value_parser = ["random"])]
+    dataset_name: String,
+
+    /// Tokens of a prompt.
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    random_input_len: u32,
+
+    /// Tokens of an answer.
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    random_output_len: u32,
+
+    /// Requests in all.
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    num_prompts: u32,
+
+    /// Requests a second; inf sends all at once.
+    #[arg(long, default_value_t = f64::INFINITY, value_name = "X")]
+    request_rate: f64,
+
+    /// 1 spaces requests as a Poisson process, larger values more evenly.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    burstiness: f64,
+
+    /// Requests under way at once.
+    #[arg(long, value_name = "N")]
+    max_concurrency: Option<usize>,
+
+    /// Seed of prompts and of arrival times.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+
+    /// Answers go on to their full length.
+    #[arg(long)]
+    ignore_eos: bool,
+
+    /// Sampling temperature [default: the server's].
+    #[arg(long, value_name = "X")]
+    temperature: Option<f64>,
+
+    /// Key to send [default: OPENAI_API_KEY, if set].
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+
+    /// Times whose percentiles are given.
+    #[arg(
+        long,
+        default_value = "ttft,tpot,itl",
+        value_delimiter = ',',
+        value_name = "ttft,tpot,itl,e2el"
+    )]
+    percentile_metrics: Vec<String>,
+
+    /// Which percentiles.
+    #[arg(long, default_value = "99", value_delimiter = ',', value_name = "P,…")]
+    metric_percentiles: Vec<f64>,
+
+    /// Bounds in ms that a good request keeps: ttft:200 tpot:20 e2el:5000.
+    #[arg(long, num_args = 1.., value_name = "NAME:MS")]
+    goodput: Vec<String>,
+
+    /// Write the figures to a file.
+    #[arg(long)]
+    save_result: bool,
+
+    /// Folder of that file.
+    #[arg(long, default_value = ".", value_name = "FOLDER")]
+    result_dir: PathBuf,
+
+    /// Its name [default: made of rate, model and time].
+    #[arg(long, value_name = "NAME")]
+    result_filename: Option<PathBuf>,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if self.request_rate.is_nan() || self.request_rate <= 0.0 || self.burstiness <= 0.0 {
+            return Err(fail(
+                "a rate is not above 0",
+                "give --request-rate and --burstiness above 0, or leave them out",
+            ));
+        }
+        let bounds = stats::bounds(&self.goodput)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let (model, runs, duration) = runtime.block_on(self.load())?;
+        let mut report = stats::report(&runs, duration, &self.metric_percentiles, &bounds);
+        self.describe(&model, &mut report);
+        self.print(&report)?;
+        if self.save_result {
+            let path = self.result_path(&model);
+            std::fs::write(&path, format!("{report}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let failed = runs.iter().filter(|run| run.error.is_some()).count();
+        if let Some(why) =
+            runs.iter().find_map(|run| run.error.as_deref()).filter(|_| failed == runs.len())
+        {
+            return Err(fail(
+                format!("every request failed: {why}"),
+                "check --base-url, --endpoint, --model and the key",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sends all requests, and waits for their answers.
+    async fn load(&self) -> anyhow::Result<(String, Vec<Timed>, f64)> {
+        let base =
+            self.base_url.clone().unwrap_or_else(|| format!("http://{}:{}", self.host, self.port));
+        let key = self.api_key.clone().or_else(|| std::env::var("OPENAI_API_KEY").ok());
+        let target = Arc::new(Target::new(&base, key)?);
+        let model = match &self.model {
+            Some(model) => model.clone(),
+            None => target.first_model().await?,
+        };
+        let room = Arc::new(Semaphore::new(self.max_concurrency.unwrap_or(Semaphore::MAX_PERMITS)));
+        let mut random = Random(self.seed);
+        let begun = Instant::now();
+        let mut due = Duration::ZERO;
+        let mut tasks = Vec::new();
+        for number in 0..self.num_prompts {
+            let (path, body) = self.request(&model, number, &mut random);
+            if self.request_rate.is_finite() {
+                tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+                due += Duration::from_secs_f64(random.gap(self.request_rate, self.burstiness));
+            }
+            let (target, room) = (Arc::clone(&target), Arc::clone(&room));
+            let input = self.random_input_len as usize;
+            tasks.push(tokio::spawn(async move {
+                // The semaphore is never closed.
+                let _place = room.acquire().await;
+                target.stream(&path, &body, input).await
+            }));
+        }
+        let mut runs = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            runs.push(task.await.context("a request's task ended badly")?);
+        }
+        Ok((model, runs, begun.elapsed().as_secs_f64()))
+    }
+
+    fn request(&self, model: &str, number: u32, random: &mut Random) -> (String, String) {
+        // Ordinary tokens only; the first one tells prompts apart, so that no prefix is shared.
+        let mut ids: Vec<u32> =
+            (0..self.random_input_len).map(|_| 1000 + random.below(190_000)).collect();
+        ids[0] = 1000 + number % 190_000;
+        let mut body = json!({
+            "model": model, "stream": true, "stream_options": {"include_usage": true}, "repetition_penalty": 1.0,
+        });
+        let path = match self.backend {
+            Backend::Vllm => {
+                body["prompt"] = json!(ids);
+                body["max_tokens"] = self.random_output_len.into();
+                "/v1/completions"
+            }
+            Backend::OpenaiChat => {
+                let text = ossmith_harmony::decode_lossy(&ids).unwrap_or_default();
+                body["messages"] = json!([{"role": "user", "content": text}]);
+                body["max_completion_tokens"] = self.random_output_len.into();
+                "/v1/chat/completions"
+            }
+        };
+        if self.ignore_eos {
+            body["ignore_eos"] = true.into();
+        }
+        if let Some(temperature) = self.temperature {
+            body["temperature"] = temperature.into();
+        }
+        (self.endpoint.clone().unwrap_or_else(|| path.to_owned()), body.to_string())
+    }
+
+    fn describe(&self, model: &str, report: &mut Value) {
+        let finite = |value: f64| if value.is_finite() { json!(value) } else { json!("inf") };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let backend = match self.backend {
+            Backend::Vllm => "vllm",
+            Backend::OpenaiChat => "openai-chat",
+        };
+        for (key, value) in [
+            ("date", json!(now)),
+            ("endpoint_type", json!(backend)),
+            ("backend", json!(backend)),
+            ("label", Value::Null),
+            ("model_id", json!(model)),
+            ("tokenizer_id", json!("o200k_harmony")),
+            ("num_prompts", json!(self.num_prompts)),
+            ("request_rate", finite(self.request_rate)),
+            ("burstiness", json!(self.burstiness)),
+            ("max_concurrency", json!(self.max_concurrency)),
+        ] {
+            report[key] = value;
+        }
+    }
+
+    fn result_path(&self, model: &str) -> PathBuf {
+        let name = self.result_filename.clone().unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let rate = self.request_rate;
+            PathBuf::from(format!("ossmith-{rate}qps-{}-{now}.json", model.replace('/', "-")))
+        });
+        self.result_dir.join(name)
+    }
+
+    fn print(&self, report: &Value) -> anyhow::Result<()> {
+        let figure = |key: &str| {
+            report[key].as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
+        };
+        let mut rows = Vec::new();
+        for (name, key) in [
+            ("requests answered", "completed"),
+            ("requests failed", "failed"),
+            ("seconds", "duration"),
+            ("input tokens", "total_input_tokens"),
+            ("generated tokens", "total_output_tokens"),
+            ("requests/s", "request_throughput"),
+            ("good requests/s", "request_goodput"),
+            ("generated tokens/s", "output_throughput"),
+            ("all tokens/s", "total_token_throughput"),
+        ] {
+            rows.push(vec![name.to_owned(), figure(key)]);
+        }
+        for metric in &self.percentile_metrics {
+            for part in ["mean".to_owned(), "median".to_owned()]
+                .into_iter()
+                .chain(self.metric_percentiles.iter().map(|p| stats::percentile_name(*p)))
+            {
+                rows.push(vec![
+                    format!("{part} {metric} (ms)"),
+                    figure(&format!("{part}_{metric}_ms")),
+                ]);
+            }
+        }
+        let mut out = std::io::stdout().lock();
+        for line in table::lines(&["figure", "value"], &rows, &[1]) {
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A small generator of random numbers: the load has to be the same again, not unpredictable.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u32) -> u32 {
+        (self.next() % u64::from(bound)) as u32
+    }
+
+    /// Above 0 and at most 1.
+    fn share(&mut self) -> f64 {
+        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Seconds to the next arrival: the mean of `burstiness` exponential gaps, rounded to a whole number of them.
+    fn gap(&mut self, rate: f64, burstiness: f64) -> f64 {
+        let parts = burstiness.round().max(1.0) as u32;
+        (0..parts).map(|_| -self.share().ln()).sum::<f64>() / (f64::from(parts) * rate)
+    }
+}

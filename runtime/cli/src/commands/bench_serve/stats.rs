@@ -1,0 +1,147 @@
+//! Times to figures, under vLLM's names.
+
+use serde_json::{Map, Value, json};
+
+use super::client::Timed;
+use crate::failure::fail;
+
+/// A bound in ms that a good request keeps.
+pub(super) type Bound = (String, f64);
+
+/// Reads `ttft:200` and the like.
+pub(super) fn bounds(texts: &[String]) -> anyhow::Result<Vec<Bound>> {
+    let bound = |text: &String| {
+        let parsed =
+            text.split_once(':').and_then(|(name, ms)| Some((name, ms.parse::<f64>().ok()?)));
+        match parsed {
+            Some((name @ ("ttft" | "tpot" | "e2el"), ms)) => Ok((name.to_owned(), ms)),
+            _ => Err(fail(format!("`{text}` is no bound"), "write ttft:MS, tpot:MS or e2el:MS")),
+        }
+    };
+    texts.iter().map(bound).collect()
+}
+
+/// `p99`, `p99.9`.
+pub(super) fn percentile_name(percentile: f64) -> String {
+    format!("p{percentile}")
+}
+
+/// Time a token after the first, for answers of more than one.
+fn per_token(run: &Timed) -> Option<f64> {
+    (run.output_tokens > 1).then(|| (run.whole - run.first) / (run.output_tokens - 1) as f64)
+}
+
+/// All figures.
+pub(super) fn report(
+    runs: &[Timed],
+    duration: f64,
+    percentiles: &[f64],
+    bounds: &[Bound],
+) -> Value {
+    let good: Vec<&Timed> = runs.iter().filter(|run| run.error.is_none()).collect();
+    let input: usize = good.iter().map(|run| run.input_tokens).sum();
+    let output: usize = good.iter().map(|run| run.output_tokens).sum();
+    let keeps = |run: &&&Timed| {
+        bounds.iter().all(|(name, ms)| {
+            let seconds = match name.as_str() {
+                "ttft" => run.first,
+                "tpot" => per_token(run).unwrap_or(0.0),
+                _ => run.whole,
+            };
+            seconds * 1e3 <= *ms
+        })
+    };
+    let kept = good.iter().filter(keeps).count();
+    let errors: Vec<&str> = runs.iter().filter_map(|run| run.error.as_deref()).take(10).collect();
+    let mut report = Map::new();
+    for (key, value) in [
+        ("duration", json!(duration)),
+        ("completed", json!(good.len())),
+        ("failed", json!(runs.len() - good.len())),
+        ("total_input_tokens", json!(input)),
+        ("total_output_tokens", json!(output)),
+        ("request_throughput", json!(good.len() as f64 / duration)),
+        (
+            "request_goodput",
+            if bounds.is_empty() { Value::Null } else { json!(kept as f64 / duration) },
+        ),
+        ("output_throughput", json!(output as f64 / duration)),
+        ("total_token_throughput", json!((input + output) as f64 / duration)),
+        ("errors", json!(errors)),
+    ] {
+        report.insert(key.to_owned(), value);
+    }
+    let times: [(&str, Vec<f64>); 4] = [
+        ("ttft", good.iter().map(|run| run.first).collect()),
+        ("tpot", good.iter().filter_map(|run| per_token(run)).collect()),
+        ("itl", good.iter().flat_map(|run| run.gaps.iter().copied()).collect()),
+        ("e2el", good.iter().map(|run| run.whole).collect()),
+    ];
+    for (name, mut seconds) in times {
+        seconds.sort_by(f64::total_cmp);
+        let ms = |value: Option<f64>| value.map_or(Value::Null, |value| json!(value * 1e3));
+        let mean =
+            (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64);
+        let deviation = mean.map(|mean| {
+            let squares: f64 = seconds.iter().map(|value| (value - mean).powi(2)).sum();
+            (squares / seconds.len() as f64).sqrt()
+        });
+        report.insert(format!("mean_{name}_ms"), ms(mean));
+        report.insert(format!("median_{name}_ms"), ms(percentile(&seconds, 50.0)));
+        report.insert(format!("std_{name}_ms"), ms(deviation));
+        for &p in percentiles {
+            let key = format!("{}_{name}_ms", percentile_name(p));
+            report.insert(key, ms(percentile(&seconds, p)));
+        }
+    }
+    Value::Object(report)
+}
+
+/// The value below which this share of sorted values lies, between neighbours in proportion, as numpy does it.
+fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let place = percent.clamp(0.0, 100.0) / 100.0 * last as f64;
+    let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    Some(low + (high - low) * place.fract())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_what_they_say() {
+        let run = |first: f64, gap: f64, tokens: usize| Timed {
+            input_tokens: 10,
+            output_tokens: tokens,
+            first,
+            whole: first + gap * (tokens - 1) as f64,
+            gaps: vec![gap; tokens - 1],
+            error: None,
+        };
+        let lost = Timed { error: Some("gone".to_owned()), ..Timed::default() };
+        let runs = [run(0.1, 0.01, 11), run(0.3, 0.03, 11), lost];
+        let report = report(&runs, 2.0, &[50.0, 99.0], &bounds(&["ttft:200".to_owned()]).unwrap());
+        let figure = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key}"));
+        for (key, value) in [
+            ("completed", 2.0),
+            ("failed", 1.0),
+            ("total_input_tokens", 20.0),
+            ("total_output_tokens", 22.0),
+            ("request_throughput", 1.0),
+            ("request_goodput", 0.5),
+            ("output_throughput", 11.0),
+            ("mean_ttft_ms", 200.0),
+            ("median_ttft_ms", 200.0),
+            ("std_ttft_ms", 100.0),
+            ("p99_ttft_ms", 298.0),
+            ("mean_tpot_ms", 20.0),
+            ("median_itl_ms", 20.0),
+            ("mean_e2el_ms", 400.0),
+        ] {
+            assert!((figure(key) - value).abs() < 1e-6, "{key}: {}", report[key]);
+        }
+        assert!(bounds(&["itl:3".to_owned()]).is_err() && bounds(&["ttft".to_owned()]).is_err());
+    }
+}
