@@ -53,27 +53,34 @@ impl Sampling {
 /// [`Error::Request`] for settings out of range; [`Error::Device`] if no logit is a finite number.
 pub(crate) fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> Result<u32> {
     sampling.check()?;
-    let largest = largest(logits);
+    let peaks: Vec<f32> = logits.chunks(BLOCK).map(peak).collect();
+    let largest = peak(&peaks);
     if !largest.is_finite() {
         return Err(Error::Device(format!(
             "the largest logit at position {position} is {largest}: weights or kernels are damaged"
         )));
     }
     if sampling.temperature == 0.0 {
-        let best = logits.iter().position(|&logit| logit == largest);
-        return Ok(best.unwrap_or(0) as u32);
+        let block = peaks.iter().position(|&peak| peak == largest).unwrap_or(0);
+        let within = logits[block * BLOCK..].iter().position(|&logit| logit == largest);
+        return Ok((block * BLOCK + within.unwrap_or(0)) as u32);
     }
-    let view = Scores { logits, largest, inverse: 1.0 / sampling.temperature };
+    // Bounded, since infinity times the best one's difference of 0 is not a number.
+    let inverse = sampling.temperature.recip().min(f32::MAX);
+    let view = Scores { logits, largest, inverse };
     // A score is the logarithm of a token's probability as a share of the best one's.
     let floor = if sampling.min_p > 0.0 { sampling.min_p.ln() } else { f32::NEG_INFINITY };
     let mut race = Race::new(noise_stream(sampling.seed, position as u32));
     let kept = kept(&view, sampling);
     match &kept {
         Some(ids) => ids.iter().for_each(|&id| race.enter(id, view.score(id), floor)),
-        None => race.enter_all(&view, floor),
+        None => race.enter_all(&view, &peaks, floor),
     }
     Ok(race.winner)
 }
+
+/// Logits that are passed over together where none of them can be drawn.
+const BLOCK: usize = 64;
 
 /// Logits over temperature, less the largest.
 struct Scores<'a> {
@@ -84,7 +91,11 @@ struct Scores<'a> {
 
 impl Scores<'_> {
     fn score(&self, id: u32) -> f32 {
-        (self.logits[id as usize] - self.largest) * self.inverse
+        self.of_logit(self.logits[id as usize])
+    }
+
+    fn of_logit(&self, logit: f32) -> f32 {
+        (logit - self.largest) * self.inverse
     }
 
     /// A number that orders tokens best first, the lowest id among equals, what is not a number last; the id is
@@ -163,14 +174,20 @@ impl Race {
         Race { stream, best: f32::NEG_INFINITY, winner: u32::MAX, bound: u32::MAX }
     }
 
-    /// Enters a whole vocabulary, most of it by a glance at the bits.
-    fn enter_all(&mut self, view: &Scores<'_>, floor: f32) {
-        const GLANCE: u32 = 64;
-        let vocab = view.logits.len() as u32;
-        for start in (0..vocab).step_by(GLANCE as usize) {
-            let ids = start..vocab.min(start + GLANCE);
+    /// Enters a whole vocabulary, most of it by a glance at its blocks' largest logits and at the bits.
+    fn enter_all(&mut self, view: &Scores<'_>, peaks: &[f32], floor: f32) {
+        // Whoever follows the best one's block has much to beat.
+        let first = peaks.iter().position(|&peak| peak == view.largest).unwrap_or(0);
+        for block in std::iter::once(first).chain(0..peaks.len()) {
+            let score = view.of_logit(peaks[block]);
+            if score < floor || score + MOST_GUMBEL < self.best {
+                continue;
+            }
+            let ids = block * BLOCK..view.logits.len().min((block + 1) * BLOCK);
+            let ids = ids.start as u32..ids.end as u32;
+            let bound = self.bound.min(bits_to_beat(self.best - score));
             let least = ids.clone().map(|id| noise_bits(self.stream, id)).min();
-            if least.is_some_and(|least| least <= self.bound) {
+            if least.is_some_and(|least| least <= bound) {
                 ids.for_each(|id| self.enter(id, view.score(id), floor));
             }
         }
@@ -195,18 +212,28 @@ impl Race {
     }
 }
 
-/// The largest logit, whatever is not a number aside.
-fn largest(logits: &[f32]) -> f32 {
-    const LANES: usize = 32;
+/// Above every gumbel, that of no bits set included.
+const MOST_GUMBEL: f32 = 22.9;
+
+/// Bits above this have a gumbel below `gumbel`, f32's rounding included: a share of `1 - exp(-exp(-gumbel))`, which is
+/// below `exp(-gumbel)`, of all bits.
+fn bits_to_beat(gumbel: f32) -> u32 {
+    ((-gumbel).exp() * 1.0001 * 2f32.powi(32)).ceil() as u32
+}
+
+/// The largest of some numbers, whatever is not a number aside.
+fn peak(numbers: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = logits.chunks_exact(LANES);
-    let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let chunks = numbers.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, &b| larger(a, b));
     for chunk in chunks {
-        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            *lane = if logit > *lane { logit } else { *lane };
+        for (lane, &number) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, number);
         }
     }
-    lanes.iter().fold(rest, |a, &b| a.max(b))
+    lanes.iter().fold(rest, |a, &b| larger(a, b))
 }
 
 #[cfg(test)]
@@ -232,6 +259,8 @@ mod tests {
             let drawn = draw(&[f32::NAN, 1.0, f32::NAN], &SAMPLED, position);
             assert_eq!(drawn.expect("one finite logit"), 1);
         }
+        let coldest = Sampling { temperature: f32::from_bits(1), ..SAMPLED };
+        assert_eq!(draw(&[1.0, 3.0, 2.0], &coldest, 0).expect("finite logits"), 1);
         let mut wide = vec![-1.0; 1000];
         wide[777] = 0.5;
         assert_eq!(token(&wide), 777);
@@ -299,15 +328,36 @@ mod tests {
     }
 
     #[test]
-    fn the_shortcut_changes_no_draw() {
-        let logits: Vec<f32> = (0..3000).map(|id| ((id * 37) % 101) as f32 * 0.08).collect();
-        for position in 0..50 {
-            let stream = noise_stream(3, position as u32);
-            let slow = (0..3000)
-                .map(|id| (logits[id as usize] - 8.0 + gumbel_of_bits(noise_bits(stream, id)), id))
-                .fold((f32::NEG_INFINITY, 0), |a, b| if b.0 > a.0 { b } else { a });
-            let sampling = Sampling { seed: 3, ..SAMPLED };
-            assert_eq!(draw(&logits, &sampling, position).expect("finite logits"), slow.1);
+    fn shortcuts_change_no_draw() {
+        let even = |id: u32| ((id * 37) % 101) as f32 * 0.08;
+        // One token, or some of its block's, far above thousands of equals, some of which win all the same.
+        let peaked = |depth: f32| move |id: u32| if id == 1500 { depth } else { (id % 3) as f32 };
+        let close = |id: u32| if id / 64 == 20 { 9.0 - (id % 5) as f32 } else { f32::NAN };
+        let rows: [&dyn Fn(u32) -> f32; 5] =
+            [&even, &peaked(4.0), &peaked(9.0), &peaked(40.0), &close];
+        for (row, logit) in rows.iter().enumerate() {
+            let logits: Vec<f32> = (0..3001).map(logit).collect();
+            let largest = peak(&logits);
+            for position in 0..400 {
+                let stream = noise_stream(3, position as u32);
+                let noise = |id: u32| gumbel_of_bits(noise_bits(stream, id));
+                let slow = (0..3001)
+                    .map(|id| (logits[id as usize] - largest + noise(id), id))
+                    .fold((f32::NEG_INFINITY, 0), |a, b| if b.0 > a.0 { b } else { a });
+                let sampling = Sampling { seed: 3, ..SAMPLED };
+                let drawn = draw(&logits, &sampling, position).expect("finite logits");
+                assert_eq!(drawn, slow.1, "row {row}, position {position}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_bits_to_beat_a_gumbel_leave_none_out() {
+        for exponent in 0..32 {
+            for bits in [(1_u32 << exponent) - 1, 1 << exponent, (1 << exponent) + 1] {
+                let gumbel = gumbel_of_bits(bits);
+                assert!(gumbel < MOST_GUMBEL && bits <= bits_to_beat(gumbel), "{bits}");
+            }
         }
     }
 
@@ -344,7 +394,7 @@ mod tests {
             let error = draw(&[1.0, 2.0], &sampling, 0).expect_err("nonsense").to_string();
             assert!(error.starts_with(name), "{error}");
         }
-        let error = draw(&[f32::NAN; 3], &Sampling::GREEDY, 5).expect_err("no logits").to_string();
+        let error = draw(&[f32::NAN], &Sampling::GREEDY, 5).expect_err("no logits").to_string();
         assert!(error.contains("position 5"), "{error}");
     }
 }

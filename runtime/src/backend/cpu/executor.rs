@@ -10,10 +10,11 @@ use rayon::prelude::*;
 
 use super::batch::Batch;
 use super::cache::Cache;
+use super::distinct::Distinct;
 use super::isa::Isa;
 use super::product::{self, Product};
 use super::values::Values;
-use super::weights::{self, Weights};
+use super::weights::{self, Rows, Weights};
 use super::{attention, scalar, simd};
 use crate::{Checkpoint, Error, Result};
 
@@ -23,6 +24,8 @@ pub struct Executor {
     weights: Arc<Checkpoint>,
     isa: Isa,
     pool: rayon::ThreadPool,
+    /// The unembedding's different rows, if many repeat.
+    distinct: Option<Distinct>,
 }
 
 impl Executor {
@@ -51,7 +54,12 @@ impl Executor {
             .build()
             .map_err(|error| Error::Device(format!("cannot start CPU threads: {error}")))?;
         weights::check(model, &weights)?;
-        Ok(Executor { model, weights, isa, pool })
+        let stored = Weights { model, source: &weights, layer: 0 };
+        let distinct = match stored.matrix(Weight::Unembedding)?[..] {
+            [Rows::Bf16(rows)] => Distinct::new(&rows),
+            _ => None,
+        };
+        Ok(Executor { model, weights, isa, pool, distinct })
     }
 
     /// The model.
@@ -159,6 +167,9 @@ impl Executor {
         let output = output_of(node)?;
         let width = self.model.graph.row_elements(output);
         let pairs: Vec<(u32, u32)> = (0..values.rows() as u32).map(|row| (row, row)).collect();
+        if let (Weight::Unembedding, Some(distinct)) = (matrix_of(node)?, &self.distinct) {
+            return self.linear_distinct(node, distinct, pairs, values);
+        }
         let (mut products, mut column) = (Vec::new(), 0);
         for part in weights.matrix(matrix_of(node)?)? {
             let bias = match node.weights.get(1) {
@@ -169,6 +180,35 @@ impl Executor {
             column += part.rows();
         }
         self.product(node, &products, width, values)
+    }
+
+    /// A product without bias over the different rows of its matrix.
+    fn linear_distinct(
+        &self,
+        node: &Node,
+        distinct: &Distinct,
+        pairs: Vec<(u32, u32)>,
+        values: &mut Values,
+    ) -> Result<()> {
+        let output = output_of(node)?;
+        let width = self.model.graph.row_elements(output);
+        let matrix = distinct.rows().ok_or_else(|| malformed(node))?;
+        let few = matrix.rows();
+        let products =
+            [Product { weights: Rows::Bf16(matrix), bias: Vec::new(), column: 0, pairs }];
+        let mut out = values.take_f32(output);
+        let mut scratch = std::mem::take(&mut values.scratch);
+        let mut results = std::mem::take(&mut scratch.distinct);
+        results.resize(values.rows() * few, 0.0);
+        let x = values.f32(input_of(node)?)?;
+        product::run(self.isa, &products, x, &mut results, few, &mut scratch);
+        rows(&mut out, width, |row, out| {
+            distinct.spread(&results[row * few..(row + 1) * few], out);
+        });
+        scratch.distinct = results;
+        values.scratch = scratch;
+        values.put_f32(output, out);
+        Ok(())
     }
 
     fn expert_linear(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {

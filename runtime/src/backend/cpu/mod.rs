@@ -8,6 +8,7 @@
 mod attention;
 mod batch;
 mod cache;
+mod distinct;
 mod executor;
 mod isa;
 mod product;

@@ -36,6 +36,8 @@ pub(super) struct Product<'a> {
 pub(super) struct Scratch {
     packed: Vec<f32>,
     results: Vec<f32>,
+    /// Results over different rows, before they are spread.
+    pub(super) distinct: Vec<f32>,
 }
 
 /// One thread's share: some rows of one product.
