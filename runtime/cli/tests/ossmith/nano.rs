@@ -28,12 +28,7 @@ const FLOORS: [(&[&str], u64); 4] = [
     (&["arithmetic", "follow_up", "numbers", "story"], 15),
     (&["choose", "count", "letters", "reverse", "sort"], 16),
     (&["call", "no_call", "result"], 8),
-    (
-        &[
-            "cannot", "capitals", "compare", "date", "facts", "form", "memory", "talk", "unknown",
-        ],
-        34,
-    ),
+    (&["cannot", "capitals", "compare", "date", "facts", "form", "memory", "talk", "unknown"], 34),
 ];
 
 #[test]
