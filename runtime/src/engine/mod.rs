@@ -72,6 +72,8 @@ pub struct Engine {
     next_id: u64,
     /// When the last results came.
     last_results: Option<Instant>,
+    /// Whether the log says that some draws leave the device.
+    told: bool,
     /// Why no step can run any more.
     failure: Option<Arc<str>>,
 }
@@ -101,6 +103,7 @@ impl Engine {
             under_way: VecDeque::new(),
             next_id: 0,
             last_results: None,
+            told: false,
             failure: None,
             spec,
             backend,

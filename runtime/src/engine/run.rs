@@ -44,6 +44,7 @@ impl Engine {
         let begin = Instant::now();
         let nothing_new = plan.entries.is_empty();
         if !nothing_new {
+            self.tell(&plan);
             let mut masks = self.take_masks(&plan);
             let submitted = self.submit_plan(&plan, &mut masks);
             self.put_masks(masks);
@@ -67,6 +68,18 @@ impl Engine {
         }
         ran.backend = begin.elapsed();
         Ok(ran)
+    }
+
+    /// Says once that some samples wait for each of their tokens to be drawn on the host.
+    fn tell(&mut self, plan: &Plan) {
+        let drawn = plan.entries.iter().any(|entry| entry.drawer == Drawer::Engine);
+        if drawn && self.ahead > 0 && !self.told {
+            self.told = true;
+            tracing::info!(
+                "penalties, bias, masks, logprobs, min_tokens and drafts are drawn on the host; \
+                 the samples that ask for them run at most every other step"
+            );
+        }
     }
 
     /// Loads tails and submits, while masks are worked out on other threads.
