@@ -200,6 +200,7 @@ impl Engine {
     /// finished requests are ignored.
     pub fn cancel(&mut self, request: RequestId) {
         self.scheduler.cancel(request);
+        self.scheduler.gauge();
     }
 
     /// Plans no further token of a request until it is resumed: its reader is slow. Tokens under way still come.
