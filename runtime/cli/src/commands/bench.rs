@@ -1,8 +1,11 @@
 //! `ossmith bench`: how fast steps are, beside the roofline measured in the same run.
 
 mod decode;
+mod latency;
+mod load;
 mod picture;
 mod prefill;
+mod throughput;
 
 use std::time::Instant;
 
@@ -13,7 +16,7 @@ use super::bench_serve;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 
-/// Time decode or prefill steps on a CUDA device, or put load on a server.
+/// Time steps on a CUDA device (decode, prefill), the engine on any (throughput, latency), or a server (serve).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -27,6 +30,8 @@ enum What {
     /// One prompt from its first token to the first token drawn.
     Prefill(prefill::Prefill),
     Serve(Box<bench_serve::Args>),
+    Throughput(throughput::Args),
+    Latency(latency::Args),
 }
 
 impl Args {
@@ -35,6 +40,8 @@ impl Args {
             What::Decode(args) => args.run(),
             What::Prefill(args) => args.run(),
             What::Serve(args) => args.run(),
+            What::Throughput(args) => args.run(),
+            What::Latency(args) => args.run(),
         }
     }
 }

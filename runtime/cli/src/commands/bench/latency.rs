@@ -1,0 +1,140 @@
+//! `ossmith bench latency`: how long one batch takes from its prompts to its last token.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ossmith::engine::SamplingParams;
+use serde_json::{Map, Value, json};
+
+use super::load::{EngineArgs, Random, write_json};
+
+/// Percentiles that are reported.
+const PERCENTILES: [usize; 6] = [10, 25, 50, 75, 90, 99];
+
+/// Time one batch of requests, again and again.
+///
+/// Every answer has its full length: stop tokens are ignored. Prefixes are not kept from one round to the next unless
+/// --enable-prefix-caching is given.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "JSON (--output-json), one object:
+  avg_latency, std_latency, latencies (seconds, one a round), percentiles (by name: 10, 25, 50, 75, 90, 99)
+  and besides: model, backend")]
+pub(super) struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    /// Tokens of a prompt.
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    input_len: u32,
+
+    /// Tokens of an answer.
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    output_len: u32,
+
+    /// Requests of the batch.
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+
+    /// Samples of each request.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    n: usize,
+
+    /// Rounds that are not counted.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    num_iters_warmup: u32,
+
+    /// Rounds.
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    num_iters: u32,
+
+    /// Seed of the prompts.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+
+    /// Write the result to this file.
+    #[arg(long, value_name = "FILE")]
+    output_json: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let chosen = self.engine.model.choose()?;
+        let (input, output) = (self.input_len as usize, self.output_len as usize);
+        let mut engine = self.engine.engine(&chosen, input + output)?;
+        let mut random = Random::new(self.seed);
+        let prompts: Vec<Vec<u32>> =
+            (0..self.batch_size).map(|_| random.tokens(input, &chosen.model.spec)).collect();
+        let params = SamplingParams {
+            n: self.n,
+            seed: self.seed,
+            max_tokens: Some(output),
+            ignore_eos: true,
+            ..SamplingParams::default()
+        };
+        let mut latencies = Vec::new();
+        for round in 0..self.num_iters_warmup + self.num_iters {
+            let begin = Instant::now();
+            engine.generate(&prompts, std::slice::from_ref(&params))?;
+            if round >= self.num_iters_warmup {
+                latencies.push(begin.elapsed().as_secs_f64());
+            }
+        }
+        let (mean, deviation) = spread(&latencies);
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "Avg latency: {mean} seconds")?;
+        writeln!(out, "Std latency: {deviation} seconds")?;
+        let mut percentiles = Map::new();
+        for percent in PERCENTILES {
+            let value = percentile(&latencies, percent);
+            writeln!(out, "{percent}% percentile latency: {value} seconds")?;
+            percentiles.insert(percent.to_string(), value.into());
+        }
+        if let Some(file) = &self.output_json {
+            let result: Value = json!({
+                "avg_latency": mean,
+                "std_latency": deviation,
+                "latencies": latencies,
+                "percentiles": percentiles,
+                "model": self.engine.model.model,
+                "backend": engine.describe(),
+            });
+            write_json(file, &result)?;
+        }
+        Ok(())
+    }
+}
+
+/// Mean and standard deviation.
+fn spread(values: &[f64]) -> (f64, f64) {
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    (mean, variance.sqrt())
+}
+
+/// The value below which so many percent lie, with a straight line between neighbours.
+fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = percent as f64 / 100.0 * (sorted.len().max(1) - 1) as f64;
+    let (low, high) = (place.floor() as usize, place.ceil() as usize);
+    match (sorted.get(low), sorted.get(high)) {
+        (Some(&a), Some(&b)) => a + (b - a) * (place - low as f64),
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_lie_on_lines_between_neighbours() {
+        let values = [4.0, 1.0, 3.0, 2.0];
+        for (percent, want) in [(0, 1.0), (50, 2.5), (90, 3.7), (100, 4.0)] {
+            assert!((percentile(&values, percent) - want).abs() < 1e-12, "{percent}");
+        }
+        assert_eq!(spread(&[1.0, 3.0]), (2.0, 1.0));
+    }
+}

@@ -1,0 +1,86 @@
+//! What `bench throughput` and `bench latency` share: the engine's limits and policy as flags, random prompts, a result
+//! as a file. Flags and keys are spelled as in vLLM's commands of the same names, so that one script plots both.
+
+use std::path::Path;
+
+use anyhow::Context;
+use ossmith::backend::PAGE_TOKENS;
+use ossmith::engine::Policy;
+use ossmith::{Engine, Limits};
+use ossmith_plan::ModelSpec;
+use serde_json::Value;
+
+use crate::load::DeviceArgs;
+use crate::model::{Chosen, ModelArgs};
+
+/// The engine under test.
+#[derive(Debug, clap::Args)]
+pub(super) struct EngineArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// Samples in one step at most.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_num_seqs: u32,
+
+    /// Tokens in one step at most.
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_num_batched_tokens: u32,
+
+    /// Pages of the cache, 64 tokens each [default: as many as the largest batch of these lengths needs].
+    #[arg(long, value_name = "N")]
+    num_gpu_blocks_override: Option<usize>,
+
+    /// Keep prefixes of prompts for requests that begin alike.
+    #[arg(long)]
+    enable_prefix_caching: bool,
+}
+
+impl EngineArgs {
+    /// Opens the model and loads an engine with room for samples of at most `tokens` tokens.
+    pub(super) fn engine(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<Engine> {
+        let sequences = self.max_num_seqs as usize;
+        let pages = sequences * tokens.div_ceil(PAGE_TOKENS).max(1);
+        let limits = Limits {
+            max_sequences: sequences,
+            max_step_tokens: (self.max_num_batched_tokens as usize).max(sequences),
+            pages: self.num_gpu_blocks_override.unwrap_or(pages),
+        };
+        let policy = Policy {
+            max_waiting: usize::MAX,
+            prefix_cache: self.enable_prefix_caching,
+            ..Policy::default()
+        };
+        self.device.load_with(chosen, limits, policy)
+    }
+}
+
+/// A plain stream of random numbers from a seed.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        ((self.0 >> 33) % bound.max(1) as u64) as usize
+    }
+
+    /// Token ids that are text in every model's vocabulary of this size.
+    pub(super) fn tokens(&mut self, count: usize, spec: &ModelSpec) -> Vec<u32> {
+        (0..count).map(|_| self.below(spec.vocab.min(10_000)) as u32).collect()
+    }
+}
+
+/// Writes a result to a file.
+pub(super) fn write_json(file: &Path, result: &Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(result)? + "\n";
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}

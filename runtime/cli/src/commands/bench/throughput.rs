@@ -1,0 +1,242 @@
+//! `ossmith bench throughput`: how many tokens a second the engine serves when all requests are there from the start.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use ossmith::Engine;
+use ossmith::engine::{Request, SamplingParams};
+use ossmith_harmony::encode;
+use ossmith_plan::ModelSpec;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::load::{EngineArgs, Random, write_json};
+use crate::failure::fail;
+
+/// Time many requests at once through the engine.
+///
+/// Lengths are fixed (--input-len, --output-len), drawn around these (--random-range-ratio), or read from a file of
+/// JSON lines (--dataset-path). Stop tokens are ignored, so every answer has its full length.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "A line of --dataset-path is an object: \"prompt\" (text) or \"input_len\", and \
+\"output_len\".
+
+JSON (--output-json), one object:
+  elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second
+  and besides: output_tokens_per_second, model, backend, metrics (steps, median step and host times in seconds,
+  preemptions, cached tokens, drafted and accepted tokens)"
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    /// Where lengths come from.
+    #[arg(long, default_value = "random", value_parser = ["random", "custom"])]
+    dataset_name: String,
+
+    /// A file of JSON lines with lengths or prompts.
+    #[arg(long, value_name = "FILE")]
+    dataset_path: Option<PathBuf>,
+
+    /// Tokens of a prompt.
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    input_len: u32,
+
+    /// Tokens of an answer.
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    output_len: u32,
+
+    /// Tokens that all prompts begin with, besides --input-len.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    prefix_len: usize,
+
+    /// Draw lengths from LEN * (1 - R) to LEN * (1 + R).
+    #[arg(long, default_value_t = 0.0, value_name = "R")]
+    random_range_ratio: f64,
+
+    /// Requests.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    num_prompts: u32,
+
+    /// Samples of each prompt.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    n: usize,
+
+    /// Seed of lengths and prompts.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+
+    /// Temperature of the draws.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    temperature: f32,
+
+    /// Write the result to this file.
+    #[arg(long, value_name = "FILE")]
+    output_json: Option<PathBuf>,
+}
+
+/// A line of a dataset.
+#[derive(Debug, Deserialize)]
+struct Line {
+    prompt: Option<String>,
+    input_len: Option<usize>,
+    output_len: Option<usize>,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        if !(0.0..1.0).contains(&self.random_range_ratio) {
+            let got = self.random_range_ratio;
+            return Err(fail(
+                format!("--random-range-ratio is {got}"),
+                "give a number from 0 to below 1",
+            ));
+        }
+        let chosen = self.engine.model.choose()?;
+        let spec = &chosen.model.spec;
+        let requests = self.requests(spec)?;
+        let length = |(prompt, most): &(Vec<u32>, usize)| prompt.len() + most;
+        let longest = requests.iter().map(length).max().unwrap_or(1);
+        let mut engine = self.engine.engine(&chosen, longest)?;
+        // Kernels, graphs and threads are warm after one short round.
+        let warm = requests.iter().take(self.engine.max_num_seqs as usize).cloned();
+        let short = warm.map(|(prompt, most)| (prompt, most.min(4))).collect();
+        serve(&mut engine, self.ask(short))?;
+        engine.reset_prefix_cache();
+
+        let prompt_tokens: usize = requests.iter().map(|(prompt, _)| prompt.len()).sum();
+        let count = requests.len();
+        let before = engine.metrics().clone();
+        let begin = Instant::now();
+        let output_tokens = serve(&mut engine, self.ask(requests))?;
+        let elapsed = begin.elapsed().as_secs_f64();
+        let total = prompt_tokens + output_tokens;
+        let mut out = std::io::stdout().lock();
+        writeln!(
+            out,
+            "Throughput: {:.2} requests/s, {:.2} total tokens/s, {:.2} output tokens/s",
+            count as f64 / elapsed,
+            total as f64 / elapsed,
+            output_tokens as f64 / elapsed
+        )?;
+        writeln!(out, "Total num prompt tokens:  {prompt_tokens}")?;
+        writeln!(out, "Total num output tokens:  {output_tokens}")?;
+        let metrics = metrics(&engine, &before);
+        writeln!(out, "Engine: {metrics}")?;
+        if let Some(file) = &self.output_json {
+            let result = json!({
+                "elapsed_time": elapsed,
+                "num_requests": count,
+                "total_num_tokens": total,
+                "requests_per_second": count as f64 / elapsed,
+                "tokens_per_second": total as f64 / elapsed,
+                "output_tokens_per_second": output_tokens as f64 / elapsed,
+                "model": self.engine.model.model,
+                "backend": engine.describe(),
+                "metrics": metrics,
+            });
+            write_json(file, &result)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, requests: Vec<(Vec<u32>, usize)>) -> Vec<Request> {
+        let ask = |(index, (prompt, most)): (usize, (Vec<u32>, usize))| {
+            let params = SamplingParams {
+                temperature: self.temperature,
+                n: self.n,
+                seed: self.seed.wrapping_add((index * self.n) as u64),
+                max_tokens: Some(most),
+                ignore_eos: true,
+                ..SamplingParams::default()
+            };
+            Request::new(prompt, params)
+        };
+        requests.into_iter().enumerate().map(ask).collect()
+    }
+
+    /// Prompts and lengths of answers.
+    fn requests(&self, spec: &ModelSpec) -> anyhow::Result<Vec<(Vec<u32>, usize)>> {
+        let (mut random, output) = (Random::new(self.seed), self.output_len as usize);
+        let prefix = random.tokens(self.prefix_len, spec);
+        let prompt =
+            |random: &mut Random, length| [&prefix[..], &random.tokens(length, spec)].concat();
+        if let Some(file) = &self.dataset_path {
+            let lines = lines(file)?;
+            let request = |line: &Line| match (&line.prompt, line.input_len) {
+                (Some(text), _) => Ok((encode(text), line.output_len.unwrap_or(output))),
+                (None, Some(length)) => {
+                    Ok((prompt(&mut random, length), line.output_len.unwrap_or(output)))
+                }
+                (None, None) => Err(fail(
+                    format!(
+                        "a line of {} has neither \"prompt\" nor \"input_len\"",
+                        file.display()
+                    ),
+                    "write lines like {\"input_len\": 100, \"output_len\": 50}",
+                )),
+            };
+            return lines.iter().cycle().take(self.num_prompts as usize).map(request).collect();
+        }
+        if self.dataset_name != "random" {
+            return Err(fail("--dataset-name custom needs a file", "give it with --dataset-path"));
+        }
+        let around = |random: &mut Random, length: u32| {
+            let reach = (f64::from(length) * self.random_range_ratio) as usize;
+            (length as usize - reach + random.below(2 * reach + 1)).max(1)
+        };
+        Ok((0..self.num_prompts)
+            .map(|_| {
+                let length = around(&mut random, self.input_len);
+                (prompt(&mut random, length), around(&mut random, self.output_len))
+            })
+            .collect())
+    }
+}
+
+fn lines(file: &Path) -> anyhow::Result<Vec<Line>> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines: Vec<Line> = lines
+        .map(|(at, line)| {
+            serde_json::from_str(line).with_context(|| format!("{name}, line {}", at + 1))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    if lines.is_empty() {
+        return Err(fail(format!("{name} has no lines"), "give a file of JSON lines"));
+    }
+    Ok(lines)
+}
+
+/// Serves all requests; gives the number of tokens generated.
+fn serve(engine: &mut Engine, requests: Vec<Request>) -> anyhow::Result<usize> {
+    let mut tokens = 0;
+    for event in engine.stream_requests(requests)? {
+        let (_, event) = event?;
+        tokens += usize::from(event.token.is_some());
+    }
+    Ok(tokens)
+}
+
+/// What the engine counted since `before`.
+fn metrics(engine: &Engine, before: &ossmith::engine::Metrics) -> Value {
+    let now = engine.metrics();
+    let mean = |now: &ossmith::engine::metrics::Histogram,
+                before: &ossmith::engine::metrics::Histogram| {
+        (now.sum - before.sum) / (now.count - before.count).max(1) as f64
+    };
+    json!({
+        "steps": now.steps - before.steps,
+        "mean_step_s": mean(&now.step_seconds, &before.step_seconds),
+        "mean_host_s": mean(&now.host_seconds, &before.host_seconds),
+        "mean_first_token_s": mean(&now.first_token_seconds, &before.first_token_seconds),
+        "preemptions": now.preemptions - before.preemptions,
+        "cached_tokens": now.cached_tokens - before.cached_tokens,
+        "draft_tokens": now.draft_tokens - before.draft_tokens,
+        "accepted_tokens": now.accepted_tokens - before.accepted_tokens,
+    })
+}
