@@ -10,8 +10,9 @@ const HEIGHT: f64 = 300.0;
 const MARGIN: f64 = 56.0;
 /// Room above the roofline.
 const HEADROOM: f64 = 1.12;
-/// Boxes narrower than this have no name written in them.
-const NAMED: f64 = 40.0;
+/// Height of a line of the legend, and how many stand below each other.
+const LINE: f64 = 20.0;
+const LEGEND_LINES: usize = 4;
 const COLOURS: [&str; 8] =
     ["#2f6f9f", "#c0792a", "#3d8a57", "#8a5aa0", "#b2483f", "#4f8f8f", "#6a6f2f", "#777777"];
 
@@ -27,7 +28,7 @@ pub(super) fn roofline(title: &str, times: &DecodeTimes) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{MARGIN}\" y=\"24\" font-size=\"15\">{}: batch {}, context {}: {:.3} ms, {:.1} % of the roofline</text>\n",
         WIDTH + 2.0 * MARGIN,
-        HEIGHT + 2.5 * MARGIN,
+        HEIGHT + 2.0 * MARGIN + LINE * LEGEND_LINES as f64,
         escaped(title),
         times.shape.tokens,
         times.shape.keys,
@@ -35,9 +36,10 @@ pub(super) fn roofline(title: &str, times: &DecodeTimes) -> String {
         100.0 * times.roofline.median_ms / times.step.median_ms,
     );
     let mut x = MARGIN;
-    for (phase, colour) in times.phases.iter().zip(COLOURS.iter().cycle()) {
+    for (index, (phase, colour)) in times.phases.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let width = phase.in_chain_ms.max(0.0) * x_scale;
-        svg.push_str(&phase_box(phase, colour, x, width, y(rate(phase.bytes, phase.in_chain_ms))));
+        svg.push_str(&phase_box(colour, x, width, y(rate(phase.bytes, phase.in_chain_ms))));
+        svg.push_str(&legend(index, phase, colour));
         x += width;
     }
     let (left, right, line) = (MARGIN, MARGIN + WIDTH, y(flat));
@@ -48,36 +50,35 @@ pub(super) fn roofline(title: &str, times: &DecodeTimes) -> String {
         "<line x1=\"{left}\" y1=\"{line:.1}\" x2=\"{right}\" y2=\"{line:.1}\" stroke=\"black\" stroke-dasharray=\"6 4\"/>\n\
          <text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">flat read: {flat:.0} GB/s</text>\n\
          <line x1=\"{left}\" y1=\"{base}\" x2=\"{right}\" y2=\"{base}\" stroke=\"black\"/>\n\
-         <text x=\"{left}\" y=\"{:.1}\">time in the chain: {:.0} µs in all; height: GB/s</text>\n</svg>\n",
+         <text x=\"{left}\" y=\"42\" fill=\"#555\">width: time in the chain, {:.0} µs in all; height: GB/s</text>\n</svg>\n",
         line - 6.0,
-        base + 70.0,
         shown * 1e3,
     );
     svg
 }
 
-fn phase_box(phase: &PhaseTime, colour: &str, x: f64, width: f64, top: f64) -> String {
-    let base = MARGIN + HEIGHT;
-    let mut svg = format!(
-        "<rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{:.1}\" fill=\"{colour}\" stroke=\"white\">\
-         <title>{}: {:.1} µs, {:.1} MB</title></rect>\n",
-        base - top,
+fn phase_box(colour: &str, x: f64, width: f64, top: f64) -> String {
+    let height = MARGIN + HEIGHT - top;
+    format!(
+        "<rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\" stroke=\"white\"/>\n"
+    )
+}
+
+/// A phase's line below the picture, in columns.
+fn legend(index: usize, phase: &PhaseTime, colour: &str) -> String {
+    let (column, line) = (index / LEGEND_LINES, index % LEGEND_LINES);
+    let x = MARGIN + column as f64 * WIDTH / 2.0;
+    let y = MARGIN + HEIGHT + LINE * (line + 1) as f64;
+    format!(
+        "<rect x=\"{x:.1}\" y=\"{:.1}\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\n\
+         <text x=\"{:.1}\" y=\"{:.1}\">{}: {:.0} µs in the chain, {:.1} MB</text>\n",
+        y,
+        x + 18.0,
+        y + 10.0,
         phase.name,
         phase.in_chain_ms * 1e3,
         phase.bytes / 1e6,
-    );
-    if width >= NAMED {
-        let middle = x + width / 2.0;
-        let _ = writeln!(
-            svg,
-            "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"end\" transform=\"rotate(-30 {middle:.1} {:.1})\">{} {:.0} µs</text>",
-            base + 16.0,
-            base + 16.0,
-            phase.name,
-            phase.in_chain_ms * 1e3,
-        );
-    }
-    svg
+    )
 }
 
 fn escaped(text: &str) -> String {
