@@ -40,4 +40,7 @@ fn the_eval_keeps_its_scores() {
         let right: u64 = skills.iter().map(|skill| tally(skill, "right")).sum();
         assert!(right >= floor, "{skills:?}: {right} right, the floor is {floor}: {report}");
     }
+    for skill in ["arithmetic", "capitals", "compare", "count", "letters", "reverse", "cannot"] {
+        assert_eq!(tally(skill, "right"), 4, "{skill}: {report}");
+    }
 }
