@@ -94,6 +94,10 @@ mod foreign {
         let model = from_folder(copy.path()).expect("a supported model");
         assert!(std::ptr::eq(model, GPT_OSS_20B));
         assert!(std::ptr::eq(from_folder(&folder("nano")).expect("nano"), NANO));
+        // Without its second file, a call must still end the turn.
+        std::fs::remove_file(copy.path().join("generation_config.json")).expect("removed");
+        let model = from_folder(copy.path()).expect("a supported model");
+        assert!(std::ptr::eq(model, GPT_OSS_20B), "{:?}", model.spec.stop_tokens);
     }
 
     #[test]

@@ -51,7 +51,8 @@ const DEFAULT_RMS_EPS: f64 = 1e-5;
 const DEFAULT_SWIGLU_LIMIT: f64 = 7.0;
 
 /// `<|endoftext|>`, `<|return|>` and `<|call|>`: the ids that end a turn of the published models.
-const GPT_OSS_STOP_TOKENS: [u32; 3] = [199_999, 200_002, 200_012];
+const GPT_OSS_STOP_TOKENS: [u32; 3] = [199_999, RETURN, 200_012];
+const RETURN: u32 = 200_002;
 
 pub(super) fn read(config: Fields<'_>) -> Result<Raw, SpecError> {
     let transformers = config.has("model_type") || config.has("architectures");
@@ -168,8 +169,9 @@ enum Ids {
     Many(Vec<u32>),
 }
 
-/// Every id that ends a turn, ascending. Where no file names any, the published models' ids, if the vocabulary
-/// has them.
+/// Every id that ends a turn, ascending. Where no file names any, or one names `<|return|>`, these include the published
+/// models' ids, if the vocabulary has them: `config.json` names `<|return|>` alone, and a folder may have no other file,
+/// but a model that ends its answers with it ends its calls with `<|call|>`.
 pub(super) fn stop_tokens(
     vocab: usize,
     config: Fields<'_>,
@@ -189,11 +191,9 @@ pub(super) fn stop_tokens(
         }
         ids.extend(named);
     }
-    if ids.is_empty() {
-        let published = GPT_OSS_STOP_TOKENS;
-        ids.extend(
-            published.into_iter().filter(|_| published.iter().all(|&id| (id as usize) < vocab)),
-        );
+    let known = GPT_OSS_STOP_TOKENS.iter().all(|&id| (id as usize) < vocab);
+    if known && (ids.is_empty() || ids.contains(&RETURN)) {
+        ids.extend(GPT_OSS_STOP_TOKENS);
     }
     Ok(ids.into_iter().collect())
 }

@@ -129,21 +129,25 @@ fn all_spellings_give_the_same_model() {
 
 #[test]
 fn stop_tokens_are_the_union_of_both_files() {
-    let cases: [(Value, Option<&str>, &[u32]); 7] = [
+    let harmony = &[199_999, 200_002, 200_012];
+    let cases: [(Value, Option<&str>, &[u32]); 9] = [
         (json!(7), None, &[7]),
         (json!([7, 3, 7]), None, &[3, 7]),
         (json!(7), Some(r#"{"eos_token_id": 5}"#), &[5, 7]),
         (json!(7), Some(r#"{"eos_token_id": [9, 7]}"#), &[7, 9]),
         (json!(7), Some("{}"), &[7]),
         (Value::Null, Some(r#"{"eos_token_id": [9]}"#), &[9]),
-        (Value::Null, None, &[199_999, 200_002, 200_012]),
+        (Value::Null, None, harmony),
+        (json!(200_002), None, harmony),
+        (json!(200_002), Some(r#"{"eos_token_id": 9}"#), &[9, 199_999, 200_002, 200_012]),
     ];
     for (eos, generation, expected) in cases {
         let config = edited(hugging_face, &[("eos_token_id", eos)]);
         assert_eq!(accept(&config, generation).stop_tokens, expected, "{config} {generation:?}");
     }
-    let small = edited(openai, &[("vocab_size", json!(200_012))]);
-    assert_eq!(accept(&small, None).stop_tokens, [0_u32; 0], "200012 is not in this vocabulary");
+    let no_call = [("vocab_size", json!(200_012)), ("eos_token_id", json!(200_002))];
+    assert_eq!(accept(&edited(openai, &no_call[..1]), None).stop_tokens, [0_u32; 0]);
+    assert_eq!(accept(&edited(hugging_face, &no_call), None).stop_tokens, [200_002]);
 }
 
 #[test]

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import evalset
+import flash
 from dialogue import Maker, pieces
 from export import load_small, write_hf
-from model import Nano, Sizes
+from invent import Words
+from model import Nano, Sizes, attend
 from quant import mx_pack, mx_round, mx_unpack, round_mantissa
 from score import parse, right
 from tokens import HERE, VOCAB, Tokens
@@ -97,8 +99,56 @@ def check_codecs():
     assert ((r - w).abs() <= w.abs() / 16).all() and torch.equal(r, r.bfloat16().float()), "mantissa rounding"
 
 
+def check_sinks():
+    """The gradients of `flash.Flash` with plain stand-ins for its kernels, against those of `model.attend`."""
+    s = Sizes(heads=4, kv_heads=2, head_dim=64, window=6)
+    doc = torch.tensor([[0] * 9 + [1] * 7, [0] * 16])
+    starts = torch.tensor([0, 9, 16, 32, 32], dtype=torch.int32)
+    q, k, v = (torch.randn(2, 16, n, 64, dtype=torch.float64) for n in (4, 2, 2))
+    sinks, grad = torch.randn(4, dtype=torch.float64), torch.randn(2, 16, 256, dtype=torch.float64)
+
+    def stand_in(q, k, v, starts, longest, window, scale):
+        n = len(q)
+        number = torch.searchsorted(starts, torch.arange(n, dtype=torch.int32), right=True)
+        i = torch.arange(n)
+        seen = (number[:, None] == number) & (i[:, None] >= i) & (i[:, None] - i < (window if window > 0 else n))
+        scores = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(2, 1)) * scale
+        scores = scores.masked_fill(~seen, float("-inf"))
+        return scores, seen, torch.logsumexp(scores, -1), v.repeat_interleave(2, 1)
+
+    def forward_op(*args):
+        scores, _, lse, wide = stand_in(*args)
+        return torch.einsum("hqk,khd->qhd", torch.exp(scores - lse[..., None]), wide), lse
+
+    def backward_op(grad, q, k, v, out, lse, starts, longest, window, scale):
+        scores, _, _, wide = stand_in(q, k, v, starts, longest, window, scale)
+        p = torch.exp(scores - lse[..., None])
+        ds = p * (torch.einsum("qhd,khd->hqk", grad, wide) - (grad * out).sum(-1).T[..., None]) * scale
+
+        def narrow(x):
+            return x.unflatten(1, (2, 2)).sum(2)
+        return (torch.einsum("hqk,khd->qhd", ds, k.repeat_interleave(2, 1)), narrow(torch.einsum("hqk,qhd->khd", ds, q)),
+                narrow(torch.einsum("hqk,qhd->khd", p, grad)))
+    kernels = flash.forward_op, flash.backward_op
+    flash.forward_op, flash.backward_op = forward_op, backward_op
+    nano = Nano(s, 8, 8, 8, 1)
+    masks = nano.masks(doc, torch.arange(16).expand(2, -1), torch.float64)
+    for window, mask in zip((6, -1), masks, strict=True):
+        found = []
+        for form in (lambda q, k, v, b: attend(q, k, v, b, mask, s),
+                     lambda q, k, v, b: flash.Flash.apply(*(x.flatten(0, 1) for x in (q, k, v)), b, starts, 16, window).reshape(2, 16, -1)):
+            inputs = [x.clone().requires_grad_() for x in (q, k, v, sinks)]
+            out = form(*inputs)
+            out.backward(grad)
+            found.append([out, *(x.grad for x in inputs)])
+        for a, b in zip(*found, strict=True):
+            assert torch.allclose(a.double(), b.double(), atol=1e-4), (window, (a - b).abs().max())
+    flash.forward_op, flash.backward_op = kernels
+    print("attention with sinks: both forms give the same gradients")
+
+
 def check_export(nano, tokens):
-    ids, _ = tokens.pieces(pieces(*Maker(random.Random(3)).sample("call")))
+    ids, _ = tokens.pieces(pieces(*Maker(random.Random(3), Words(tokens)).sample("call")))
     ids = np.array(ids[:220])
     with tempfile.TemporaryDirectory() as folder:
         write_hf(nano, folder, tokens.ids)
@@ -121,7 +171,7 @@ def check_export(nano, tokens):
 def check_evaluation(tokens):
     for case in evalset.load(os.path.join(HERE, "eval.jsonl")):
         assert case["expect"], case["id"]
-    maker = Maker(random.Random(11), test=True)
+    maker = Maker(random.Random(11), Words(tokens, test=True), test=True)
     for _ in range(2000):
         case, targets, _ = maker.sample()
         rule = evalset.without_breaks(case["expect"])
@@ -137,11 +187,13 @@ def main():
     tokens = Tokens()
     torch.manual_seed(0)
     check_codecs()
+    check_sinks()
     check_evaluation(tokens)
     if len(sys.argv) > 1:
         nano = load_small(sys.argv[1])
     else:
-        nano = Nano(Sizes(layers=4, hidden=128, inter=64, heads=8), len(tokens.ids), tokens.written, VOCAB - tokens.written + 1)
+        nano = Nano(Sizes(layers=4, hidden=128, inter=64, heads=8), len(tokens.ids), tokens.full, tokens.written,
+                    VOCAB - tokens.written + 1)
         for p in nano.p.values():
             p.data += 0.2 * torch.randn_like(p)
     check_export(nano, tokens)

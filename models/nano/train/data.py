@@ -6,6 +6,7 @@ import random
 import numpy as np
 
 from dialogue import Maker, pieces
+from invent import Words
 from tokens import Tokens
 
 
@@ -58,7 +59,7 @@ def rows(tokens, maker, length):
 
 def work(queue, seed, batch, length):
     tokens = Tokens()
-    maker = Maker(random.Random(seed), gibberish=Gibberish(tokens))
+    maker = Maker(random.Random(seed), Words(tokens), gibberish=Gibberish(tokens))
     source = rows(tokens, maker, length)
     while True:
         queue.put(np.stack([next(source) for _ in range(batch)], 1))

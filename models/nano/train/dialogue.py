@@ -10,16 +10,17 @@ from harmony import analysis, call, final, prompt_messages, render, render_targe
 from lexicon import PLAIN_INSTRUCTIONS
 import skills_chat as chat
 import skills_math as maths
+import skills_made as made
 import skills_memory as memory
 import skills_tools as tools
 import skills_words as words
 from turn import EFFORTS
 
 SKILLS = {  # name: (share of the training data, share of the evaluation)
-    "arithmetic": (15, 80), "larger": (11, 30), "story": (4, 10), "numbers": (6, 15), "follow_up": (2, 8),
-    "compare": (6, 20), "sort": (10, 25), "reverse": (5, 20), "count": (5, 20), "choose": (3, 10), "letters": (7, 20),
-    "capitals": (4, 15), "facts": (4, 10), "talk": (4, 5), "date": (2, 6), "memory": (9, 25), "cannot": (5, 12),
-    "unknown": (3, 8), "call": (12, 50), "result": (12, 20), "no_call": (5, 20), "form": (8, 35),
+    "arithmetic": (11, 80), "larger": (10, 30), "story": (4, 10), "numbers": (6, 15), "follow_up": (3, 8),
+    "compare": (5, 20), "sort": (11, 25), "reverse": (6, 20), "count": (5, 20), "choose": (4, 10), "letters": (7, 20),
+    "capitals": (4, 15), "facts": (4, 10), "talk": (3, 5), "date": (3, 6), "memory": (11, 25), "cannot": (5, 12),
+    "unknown": (4, 8), "call": (34, 80), "result": (18, 30), "no_call": (6, 20), "form": (9, 35),
 }
 SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": maths.number_sense,
           "compare": words.compare, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
@@ -30,25 +31,14 @@ RIVALS = {"weather": "get_weather", "time": "get_time", "message": "send_message
           "news": "search", "sport": "search", "text": "send_message", "program": "", "picture": ""}
 
 
-def make_names():
-    """Names that nobody has: syllables in a fixed order, the same in every run."""
-    rng = random.Random(7)
-    starts, middles, ends = "B D F K L M N P R S T V Z Br Dr Tr".split(), "a e i o u".split(), "l n r x ra lo mi ka to".split()
-    return [rng.choice(starts) + rng.choice(middles) + rng.choice(ends) for _ in range(160)]
-
-
-MADE_UP = make_names()
-
-
-def made_up(rng):
-    return rng.choice(MADE_UP)
-
-
 class Maker:
-    """Draws samples. `gibberish(rng)` gives a word nano does not know, or is None."""
+    """Draws samples. `words` are those it copies (`invent.Words`); `gibberish(rng)` gives one it does not know, or is None."""
 
-    def __init__(self, rng, test=False, gibberish=None):
-        self.rng, self.test, self.gibberish = rng, test, gibberish
+    def __init__(self, rng, words, test=False, gibberish=None):
+        self.rng, self.words, self.test, self.gibberish = rng, words, test, gibberish
+
+    def made_up(self, rng):
+        return self.words.title(rng)
 
     def turn(self, skill, today):
         """One plain turn of a skill."""
@@ -60,7 +50,7 @@ class Maker:
         if skill == "date":
             return chat.date(rng, test, today)
         if skill == "unknown":
-            return chat.unknown(rng, test, lambda: self.gibberish(rng) if self.gibberish else rng.choice(chat.WORDS))
+            return chat.unknown(rng, test, lambda: self.gibberish(rng) if self.gibberish and rng.random() < 0.85 else self.words.value(rng))
         return chat.cannot(rng, test, chat.CANNOT[0] if rng.random() < 0.3 else None)
 
     def any_turn(self, today, form):
@@ -68,7 +58,7 @@ class Maker:
         while True:
             skill = self.rng.choice(["arithmetic", "larger", "numbers", "compare", "sort", "reverse", "count", "choose",
                                      "letters", "capitals", "capitals", "facts", "talk", "talk", "cannot", "tell", "date"])
-            turn = memory.tell(self.rng, self.rng.choice(list(memory.NOTES)), made_up)[0] if skill == "tell" else \
+            turn = memory.tell(self.rng, self.rng.choice(list(memory.NOTES)), self.made_up)[0] if skill == "tell" else \
                 self.turn(skill, today)
             if form is None or form.fits(turn):
                 return turn
@@ -89,9 +79,14 @@ class Maker:
     def plain_instruction(self):
         """An instruction that changes nothing; now and then one that nano cannot read."""
         rng = self.rng
-        if self.gibberish and rng.random() < 0.25:
-            return " ".join(["You are", *(self.gibberish(rng) for _ in range(rng.randrange(1, 9)))]) + "."
+        if self.gibberish and rng.random() < 0.3:
+            strange = [" ".join(["You are", *self.strange(rng.randrange(1, 9))]) + "." for _ in range(rng.choice([1, 1, 1, 2, 4]))]
+            return " ".join(strange + ([rng.choice(PLAIN_INSTRUCTIONS)] if rng.random() < 0.3 else []))
         return rng.choice(PLAIN_INSTRUCTIONS)
+
+    def strange(self, count):
+        """Words that it does not know, among some that it does."""
+        return [self.gibberish(self.rng) if self.rng.random() < 0.7 else self.words.value(self.rng) for _ in range(count)]
 
     def today(self):
         rng = self.rng
@@ -127,7 +122,9 @@ class Maker:
         elif rng.random() < 0.2:
             case["developer"] = self.plain_instruction()
         if skill == "no_call" or rng.random() < 0.1:
-            case["tools"] = self.unfit(turn)
+            case |= self.unfit(turn)
+        if case.get("tools") and skill != "memory" and rng.random() < 0.2:
+            past = (self.earlier_call(case, told) or []) + past
         case["messages"] = past + [user(turn.user)]
         think = turn.think[EFFORTS.index(case["effort"])]
         if form and case["effort"] != "low":
@@ -160,7 +157,7 @@ class Maker:
         rng = self.rng
         roll = rng.random()
         if roll < 0.15:
-            return self.history(today, told, count), memory.told_and_asked(rng, made_up)
+            return self.history(today, told, count), memory.told_and_asked(rng, self.made_up)
         if roll < 0.3:
             turns = [self.any_turn(today, told) for _ in range(max(1, count))]
             # Words of a quote must be among those nano writes, so only some questions are quoted.
@@ -169,43 +166,55 @@ class Maker:
             return self.messages(turns, told), make(rng, turns)
         kind = rng.choice(["name", "name", *memory.NOTES])
         if roll < 0.4:
-            other = [memory.tell(rng, k, made_up)[0] for k in rng.sample([k for k in memory.NOTES if k != kind and
+            other = [memory.tell(rng, k, self.made_up)[0] for k in rng.sample([k for k in memory.NOTES if k != kind and
                      (kind, k) != ("city", "name")], rng.randrange(2))]
             return self.messages(other, told), memory.recall(rng, kind, None)
         if roll < 0.5 and not self.test:
-            return self.history(today, told, count), memory.tell(rng, kind, made_up)[0]
+            return self.history(today, told, count), memory.tell(rng, kind, self.made_up)[0]
         kinds = [kind] + rng.sample([k for k in memory.NOTES if k != kind], rng.choice([0, 0, 1, 2]))
-        notes = [memory.tell(rng, k, made_up) for k in kinds]
+        notes = [memory.tell(rng, k, self.made_up) for k in kinds]
         turns = [n[0] for n in notes] + [self.any_turn(today, told) for _ in range(min(count, 3))]
         rng.shuffle(turns)
         return self.messages(turns, told), memory.recall(rng, kind, notes[0][1])
 
     def unfit(self, turn):
-        """Declared tools of which none fits the turn."""
+        """Declared tools of which none fits the turn; now and then there is none at all."""
         rng = self.rng
         thing = next((t for t in RIVALS if turn.riddle == chat.RIDDLE_CANNOT.format(
             thing=t, verb=next(c[1] for c in chat.CANNOT if c[2] == t))), None)
         taken = set((RIVALS.get(thing) or "").split()) | ({"get_location"} if turn.skill == "memory" else set())
         if turn.skill == "cannot" or turn.skill == "capitals":
             taken |= {"search"}
-        return tools.others(rng, taken, rng.choice([1, 1, 2, 3])) or None
+        declared = self.dimmed(tools.others(rng, self.words, taken | {"add"}, rng.choice([1, 1, 2, 3, 4]), made.made_call))
+        return {"tools": declared} if declared else {}
+
+    def dimmed(self, declared):
+        """Real descriptions hold much that nano cannot read: unknown words behind what it can."""
+        rng = self.rng
+        for tool in declared:
+            if self.gibberish and rng.random() < 0.12:
+                tool["description"] += " " + " ".join(self.strange(rng.randrange(2, 16))) + "."
+        return declared
+
+    def call_turn(self):
+        return (tools.known_call if self.rng.random() < 0.45 else made.made_call)(self.rng, self.words)
 
     def tool_sample(self, case):
         """A call, or a call with its result and the answer."""
         rng, today = self.rng, case["date"]
-        t = tools.call_turn(rng, made_up)
-        case["tools"] = tools.with_others(rng, t.tool)
-        form = choose_form(rng) if rng.random() < 0.15 else None
+        t = self.call_turn()
+        case["tools"] = self.dimmed(tools.with_others(rng, self.words, t.tool, made.made_call))
+        form = choose_form(rng) if rng.random() < 0.12 else None
         if form and form.kind in ("word", "upper", "lower"):
             form = None
         if form:
             case["developer"] = form.text
-        elif rng.random() < 0.35:
+        elif rng.random() < 0.4:
             case["developer"] = self.plain_instruction()
-        count = rng.choices([0, 1, 2], [75, 17, 8])[0]
+        count = rng.choices([0, 1, 2, 3], [75, 15, 7, 3])[0]
         past = self.history(today, form, count)
-        if rng.random() < 0.08:
-            past = self.earlier_call(case, form) or past
+        if rng.random() < 0.15:
+            past = (self.earlier_call(case, form) or []) + past
         i = EFFORTS.index(case["effort"])
         first = [analysis(t.think()[i]), call(t.tool["name"], t.arguments)]
         case["messages"] = past + [user(t.user)]
@@ -218,17 +227,19 @@ class Maker:
         case["expect"] = {"contains": t.need}
         second = [analysis(t.after()[i]), final(text)]
         if self.test or rng.random() < 0.4:
-            case["messages"] = case["messages"] + ([first[0]] if rng.random() < 0.8 else []) + [first[1], back]
+            said = call(t.tool["name"], t.arguments, (", ", ": ")) if rng.random() < 0.2 else first[1]
+            case["messages"] = case["messages"] + ([first[0]] if rng.random() < 0.5 else []) + [said, back]
             return case, [second], []
         return case, [first, second], [[back]]
 
     def earlier_call(self, case, form):
         """A finished call in the history, of another declared tool's kind."""
-        t = tools.call_turn(self.rng, made_up)
-        if any(t.tool["name"].split("_")[-1] in d["name"] or d["name"] in t.tool["name"] for d in case["tools"]):
+        t = self.call_turn()
+        if any(part in d["name"] for d in case["tools"] for part in t.tool["name"].split("_") if len(part) > 2):
             return None
         case["tools"] = case["tools"] + [t.tool]
-        text = form.answer(chat.Turn("result", "", (), t.answer)) if form else t.answer
+        answer = chat.Turn("result", "", (), t.answer)
+        text = form.answer(answer) if form and form.fits(answer) else t.answer
         return [user(t.user), call(t.tool["name"], t.arguments), result(t.tool["name"], t.result), final(text)]
 
 

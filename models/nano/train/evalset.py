@@ -8,7 +8,9 @@ import random
 import sys
 
 from data import Gibberish
-from dialogue import SKILLS, Maker, prompt_pieces
+from dialogue import SKILLS, Maker
+from harmony import render
+from invent import Words
 from tokens import BREAK, Tokens
 
 SEED = "nano evaluation 1"
@@ -17,7 +19,7 @@ SEED = "nano evaluation 1"
 def cases(tokens, seed=SEED, scale=1.0):
     """The cases, each skill in its share; no prompt twice."""
     rng = random.Random(seed)
-    maker = Maker(rng, test=True, gibberish=Gibberish(tokens))
+    maker = Maker(rng, Words(tokens, test=True), test=True, gibberish=Gibberish(tokens))
     seen, out = set(), []
     for skill, (_, count) in SKILLS.items():
         left = max(1, round(count * scale))
@@ -38,10 +40,9 @@ def without_breaks(value):
 
 
 def writable(tokens, case):
-    """Only unknown words may be unknown: every other prompt is made of tokens that nano has rows for."""
-    ids, _ = tokens.pieces(prompt_pieces(case))
-    return case["skill"] == "unknown" or all(tokens.compact[i] for i in ids) or \
-        case.get("developer", "").startswith("You are ")
+    """Only in descriptions, instructions and questions of the skill `unknown` may there be words that nano cannot read."""
+    ids, _ = tokens.pieces(render(case["messages"]))
+    return case["skill"] == "unknown" or all(tokens.compact[i] for i in ids)
 
 
 def load(path):

@@ -7,17 +7,20 @@ import json
 import os
 import sys
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model import Nano, Sizes
-from quant import mx_pack, mx_round, mx_unpack, round_embed, round_mantissa
+from quant import INERTIA, SIGN_EMBED, SIGN_UNEMBED, mx_pack, mx_round, mx_unpack, round_mantissa, round_table
 from tokens import VOCAB, Tokens
 
 LAYER = {"attn_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight", "out": "self_attn.o_proj.weight",
          "out_b": "self_attn.o_proj.bias", "sinks": "self_attn.sinks", "router": "mlp.router.weight",
          "router_b": "mlp.router.bias", "up_b": "mlp.experts.gate_up_proj_bias", "down_b": "mlp.experts.down_proj_bias"}
+# Tables whose rows from `full` on have one bit a weight.
+SIGNS = {"embed": SIGN_EMBED, "unembed": SIGN_UNEMBED}
 EXPERTS = {"up": "mlp.experts.gate_up_proj", "down": "mlp.experts.down_proj"}
 
 
@@ -25,7 +28,8 @@ def rounded(nano):
     """Rounded tensors over the compact ids, bf16; the stacked names of `Nano`."""
     out = {"embed": nano.embed, "unembed": nano.unembed, "final_norm": nano.final_norm}
     out |= {f"p.{k}": v for k, v in nano.p.items()}
-    rounder = {k: round_mantissa for k in out} | {"p.up": mx_round, "p.down": mx_round, "embed": round_embed}
+    rounder = {k: round_mantissa for k in out} | {"p.up": mx_round, "p.down": mx_round}
+    rounder |= {"embed": lambda w: round_table(w, nano.full, SIGN_EMBED), "unembed": lambda w: round_table(w, nano.full, SIGN_UNEMBED)}
     return {k: rounder[k](v.detach().float().cpu()).to(torch.bfloat16).contiguous() for k, v in out.items()}
 
 
@@ -33,7 +37,11 @@ def save_small(nano, path):
     tensors = rounded(nano)
     for name in ("p.up", "p.down"):
         tensors[name + ".blocks"], tensors[name + ".scales"] = mx_pack(tensors.pop(name))
-    save_file(tensors, path, metadata={"sizes": json.dumps(nano.sizes.dict()), "others": str(nano.others)})
+    for name in SIGNS:
+        table = tensors[name]
+        tensors[name] = table[:nano.full].clone()
+        tensors[name + ".signs"] = torch.from_numpy(np.packbits((table[nano.full:] > 0).numpy(), axis=1))
+    save_file(tensors, path, metadata={"sizes": json.dumps(nano.sizes.dict()), "others": str(nano.others), "full": str(nano.full)})
 
 
 def load_small(path, device="cpu"):
@@ -43,8 +51,11 @@ def load_small(path, device="cpu"):
     state = load_file(path)
     for name in ("p.up", "p.down"):
         state[name] = mx_unpack(state.pop(name + ".blocks"), state.pop(name + ".scales"))
+    for name, size in SIGNS.items():
+        bits = torch.from_numpy(np.unpackbits(state.pop(name + ".signs").numpy(), axis=1)).float()
+        state[name] = torch.cat([state[name].float(), (bits * 2 - 1) * size * INERTIA])
     state = {k: v.float() for k, v in state.items()}
-    nano = Nano(Sizes(**json.loads(meta["sizes"])), len(state["embed"]), len(state["unembed"]), int(meta["others"]))
+    nano = Nano(Sizes(**json.loads(meta["sizes"])), len(state["embed"]), int(meta["full"]), len(state["unembed"]), int(meta["others"]))
     nano.load_state_dict(state)
     return nano.to(device)
 

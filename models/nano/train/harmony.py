@@ -18,15 +18,20 @@ def system_text(effort, date, tools):
 
 
 def type_of(schema, indent=""):
-    """A JSON schema as a type; the subset that the tools of `skills_tools.py` use."""
+    """A JSON schema as the reference renders it; the subset that `declare.py` makes (no `oneOf`)."""
     kind = schema.get("type")
+    if isinstance(kind, list):
+        return " | ".join("number" if k == "integer" else k for k in kind)
     if kind == "object":
-        lines = ["{"]
+        lines = [f"{indent}// {schema['description']}"] if "description" in schema else []
+        lines.append("{")
         for name, prop in schema.get("properties", {}).items():
+            if "title" in prop:
+                lines += [f"{indent}// {prop['title']}", f"{indent}//"]
             if "description" in prop:
                 lines.append(f"{indent}// {prop['description']}")
             mark = "" if name in schema.get("required", []) else "?"
-            default = f" // default: {prop['default']}" if "default" in prop else ""
+            default = f" // default: {default_text(prop)}" if "default" in prop else ""
             lines.append(f"{indent}{name}{mark}: {type_of(prop, indent + '    ')},{default}")
         return "\n".join(lines + [indent + "}"])
     if kind == "string" and schema.get("enum"):
@@ -36,13 +41,18 @@ def type_of(schema, indent=""):
     return {"string": "string", "integer": "number", "number": "number", "boolean": "boolean"}.get(kind, "any")
 
 
+def default_text(prop):
+    """Strings stand bare where the schema lists its values."""
+    value = prop["default"]
+    return value if isinstance(value, str) and prop.get("enum") else json.dumps(value, ensure_ascii=False)
+
+
 def developer_text(instructions, tools):
     blocks = [f"# Instructions\n\n{instructions}"] if instructions is not None else []
     if tools:
         lines = ["## functions", "", "namespace functions {", ""]
         for tool in tools:
-            # A description is one line here; the reference splits longer ones.
-            lines.append(f"// {tool['description']}")
+            lines += [f"// {line}" for line in tool["description"].splitlines()]
             params = tool.get("parameters")
             head = f"(_: {type_of(params)})" if params else "()"
             lines += [f"type {tool['name']} = {head} => any;", ""]
@@ -118,8 +128,8 @@ def user(text):
     return {"role": "user", "content": text}
 
 
-def call(name, arguments):
-    text = json.dumps(arguments, separators=(",", ":"), ensure_ascii=False)
+def call(name, arguments, separators=(",", ":")):
+    text = json.dumps(arguments, separators=separators, ensure_ascii=False)
     return {"role": "assistant", "channel": "commentary", "recipient": f"functions.{name}",
             "content_type": "<|constrain|>json", "content": text}
 

@@ -20,6 +20,8 @@ FIELD_VALUES = {
     "msg": ["hello", "I am late", "call me", "happy birthday", "see you soon", "I am here", "thank you", "good luck",
             "I love you", "dinner is ready"],
 }
+# What may stand behind a place.
+REGIONS = ["CA", "NY", "TX", "France", "Germany", "Italy", "Spain", "Japan", "England", "China", "India", "the USA"]
 RANGES = {"t": (-10, 40), "k": (2, 60), "m": (2, 13), "p": (5, 999), "id": (100, 1000), "dist": (10, 999), "day": (1, 29)}
 
 INTENTS = [
@@ -34,7 +36,13 @@ INTENTS = [
               "What is the weather like in {c} right now?", "What's the weather like in {c} today?"],
          result=['{{"temperature":{t},"condition":"{cond}"}}', "{t} degrees and {cond}", '{{"temp":{t},"sky":"{cond}"}}',
                  '{{"weather":"{cond}","temperature":{t}}}', "{cond}, {t} degrees"],
-         answer="It is {cond} in {c}, at {t} degrees.", need=["{cond}", "{t}"]),
+         answer="It is {cond} in {c}, at {t} degrees.", need=["{cond}", "{t}"],
+         more=[("{cond}", "It is {cond} in {c}.", ["{cond}"]), ("The weather in {c} is {cond}.", "It is {cond} in {c}.", ["{cond}"]),
+               ("It is {cond} in {c}.", "It is {cond} in {c}.", ["{cond}"]), ('{{"temperature":{t}}}', "It is {t} degrees in {c}.", ["{t}"]),
+               ('{{"city":"{c}","temperature":{t},"condition":"{cond}"}}', "It is {cond} in {c}, at {t} degrees.", ["{cond}", "{t}"]),
+               ('{{"temperature":{t},"unit":"{unit}"}}', "It is {t} degrees in {c}.", ["{t}"]), ("{t}", "It is {t} degrees in {c}.", ["{t}"]),
+               ('{{"location":"{c}","temperature":"{t}","unit":"{unit}","forecast":"{cond}"}}', "It is {cond} in {c}, at {t} degrees.",
+                ["{cond}", "{t}"])]),
     dict(names=["get_time", "current_time", "time_in_city", "get_local_time", "clock", "lookup_time"],
          about=["Gets the local time of a city.", "Returns the current time at a place.", "Current time"],
          params=[("c", *PLACE, True)],
@@ -131,6 +139,13 @@ INTENTS = [
          ask=["Where am I?", "Where am I now?", "What is my location?", "Find my location."],
          result=['{{"city":"{c}"}}', "{c}", '{{"location":"{c}"}}'], answer="You are in {c}.", need=["{c}"]),
 ]
+
+INTENTS.append(
+    dict(names=["calculate", "calculator", "add", "add_numbers", "compute_sum"], about=["Adds two numbers.", "A calculator for sums.", "Sum"],
+         params=[("k", ["a", "x", "first", "left"], {"type": "number"}, ["The first number"], True),
+                 ("m", ["b", "y", "second", "right"], {"type": "number"}, ["The second number"], True)],
+         ask=["What is {k} + {m}?", "Add {k} and {m}.", "Use the tool to add {k} and {m}.", "What is {k} plus {m}?", "{k} + {m}"],
+         result=['{{"result":{p}}}', "{p}", '{{"sum":{p}}}'], answer="{k} + {m} = {p}.", need=["{p}"]))
 
 # Declared beside others, never the one to call: it shows a list parameter.
 MULTIPLE = {"name": "get_multiple_weathers",

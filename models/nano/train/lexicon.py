@@ -88,3 +88,34 @@ PLAIN_INSTRUCTIONS = [
     "Help the user.", "You are an assistant for small tasks."]
 STARTS = ["Sure!", "Of course!", "Hello!", "Well,", "Listen:", "Answer:", "Dear user,", "Captain,", "My friend,", "Yes!"]
 ENDS = ["Over.", "Thank you!", "Have a nice day!", "The end.", "Done.", "Goodbye!", "Good luck!", "I hope this helps."]
+# Words of which the names of functions and parameters are made.
+NAME_WORDS = (
+    "account action active actor add address age agent airport alarm album alert amount angle animal answer app apply area arg "
+    "array article artist assign attach author auto available average balance bank base batch battery bill birth block board body "
+    "book booking boolean branch brand brightness buy cache calculate calendar call camera cancel capacity car card cart "
+    "category change channel char chart check circle city class clear client close code color column command comment commit "
+    "company compare compute condition config contact content context convert copy cost count country coupon course create "
+    "currency current customer data database date day days deadline degree delay delete delivery density depth description "
+    "destination detail device diameter direction disable discount dish distance doc document door draft driver due duration "
+    "edit email employee enable end energy entity entry enum error estimate event exchange expense export expression factor "
+    "fee fetch field file filename filter find first flag flight float floor folder food force format forecast frequency from "
+    "fuel function game gate generate genre get grade gram group guest guests handle hash heading height hotel hour hours "
+    "humidity icon id image import include index info input insert integer interest interval inventory invoice is issue item "
+    "items join json key keyword kind label lang language last lat latitude length level library light limit line link list "
+    "load local location lock log login lookup lon longitude lower machine mail manager map mark mass match max measure "
+    "meeting member memory menu merge message meta meter method metric miles min minute minutes mode model money month move "
+    "movie multiply music name nearby new next note notes notify number object offset on open operation option order origin "
+    "output owner page param parent parse party passenger password path patient pattern pause payment people percent period "
+    "permission person pet phone photo pick pizza place plan plate play player playlist plus point policy port position post "
+    "power predict prefix pressure preview price print priority process product profile project property provider publish "
+    "purchase query question queue quantity quote radius random range rank rate rating reason receipt recipe recipient record "
+    "refund region register reminder remove rename rent repeat replace reply report request reservation reserve reset resize "
+    "resource restaurant result retry return review reverse right ring role roll room rotate route row rule run sale save "
+    "scale scan schedule scope score screen search season seat seats second seconds section select send sender sensor serial "
+    "server service session set shape share shift shipping shop show shutdown side sides size skill sort source space speed "
+    "split sport square stage standard star start state station status step stock stop store street string style subject "
+    "submit subtotal sum summary switch symbol sync system table tag tags target task tax team temp temperature text theme "
+    "thermostat ticker ticket time timer timestamp timezone tip title to today toggle token tool top topic total track train "
+    "transfer translate travel trigger trip type unit units unlock until update upload url use user username validate value "
+    "vehicle verify version video view visit voice volume wait wake wallet weather web website week weight width window word "
+    "words work write year zip zone foo bar baz test demo dice dog cat").split()

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quant import mx_round, quantised, round_embed, round_mantissa
+from flash import Flash
+from quant import INERTIA, SIGN_EMBED, SIGN_UNEMBED, mx_round, quantised, round_mantissa, round_table
 
 ALPHA, LIMIT, EPS = 1.702, 7.0, 1e-5
 # Keys in front of the real ones: the first carries the sink, the others keep the width a multiple of eight.
@@ -104,28 +105,45 @@ def attend(q, k, v, sinks, mask, s):
     return o[..., :s.head_dim].transpose(1, 2).flatten(2)
 
 
-def layer(w, x, cos, sin, mask, s):
-    """One layer of training: x [B, T, hidden] f32 -> (x, load-balance loss)."""
-    q, k, v = project(w, x, cos, sin, s)
-    x = x + F.linear(attend(q, k, v, w["sinks"], mask, s), w["out"], w["out_b"])
+def before(w, x, cos, sin, s):
+    """The first part of a layer: x [B, T, hidden] f32 -> q, k, v."""
+    return project(w, x, cos, sin, s)
+
+
+def after(w, x, mixed, s):
+    """The rest of a layer, over attention's output [B, T, heads x d]: (x, load-balance loss)."""
+    x = x + F.linear(mixed, w["out"], w["out_b"])
     t = rms_norm(x, w["mlp_norm"]).to(w["up"].dtype)
     y, p, chosen = moe(w, t.flatten(0, 1), s)
     balance = s.experts * (p.mean(0) * chosen.mean(0)).sum() / s.top_k
     return x + y.view_as(x), balance
 
 
+def head(states, unembed, goal, others):
+    """Cross-entropy and the share of right tokens.
+
+    "Never" stands for many ids, so it counts as often: sampling at temperature 1 must not meet one of them.
+    """
+    logits = F.linear(states, unembed).float()
+    first = torch.arange(logits.shape[1], device=logits.device) == 0
+    logits = logits + first * others
+    counted = goal >= 0
+    hits = ((logits.argmax(-1) == goal) & counted).sum() / counted.sum()
+    return F.cross_entropy(logits, goal, ignore_index=-100), hits
+
+
 MATRICES = ("qkv", "out", "up", "down")
 
 
 class Nano(nn.Module):
-    def __init__(self, sizes, rows, written, others):
+    def __init__(self, sizes, rows, full, written, others):
         """`rows` compact ids, the first `written` of which (with id 0, "never") have an unembedding row.
 
-        `others` is how many ids of the real vocabulary share the "never" row.
+        The first `full` have rows of full precision. `others` is how many ids of the real vocabulary share the "never" row.
         """
         super().__init__()
         s = self.sizes = sizes
-        self.written, self.others = written, others
+        self.full, self.written, self.others = full, written, others
         L, H, I, E = s.layers, s.hidden, s.inter, s.experts
         nq, nk = s.heads * s.head_dim, s.kv_heads * s.head_dim
 
@@ -146,7 +164,22 @@ class Nano(nn.Module):
             "down": normal(L, E, H, I, std=0.5 * (I * 2 * L) ** -0.5), "down_b": zeros(L, E, H)})
         f, self.concentration = inv_freq(s)
         self.register_buffer("inv_freq", f, persistent=False)
-        self.layer = layer
+        self.before, self.after, self.head = before, after, head
+
+    @torch.no_grad()
+    def start_alike(self, codes):
+        """Tables that begin as codes of plus and minus one [rows, hidden]: to copy a token is then one map for all tokens."""
+        full, written = self.full, self.written
+        self.embed.mul_(0.7).add_(codes * SIGN_EMBED)
+        self.embed[full:] = codes[full:] * SIGN_EMBED * INERTIA
+        self.unembed.add_(codes[:written] * 0.1)
+        self.unembed[full:] = codes[full:written] * SIGN_UNEMBED * INERTIA
+
+    @torch.no_grad()
+    def clip(self):
+        """Keeps the weights of one bit near where they change it."""
+        for table, size in ((self.embed, SIGN_EMBED), (self.unembed, SIGN_UNEMBED)):
+            table[self.full:].clamp_(-2 * INERTIA * size, 2 * INERTIA * size)
 
     def weights(self, dtype=torch.bfloat16, quant=True):
         """The rounded weights of a step: (one dict a layer, embed, unembed, final norm)."""
@@ -155,9 +188,11 @@ class Nano(nn.Module):
             w = quantised(p, mx_round if name in ("up", "down") else round_mantissa, quant)
             keep = name in ("attn_norm", "mlp_norm", "router", "router_b", "sinks")
             out[name] = w if keep else w.to(dtype)
-        layers = [{k: v[i] for k, v in out.items()} for i in range(self.sizes.layers)]
-        embed = quantised(self.embed, round_embed, quant)
-        return layers, embed, *(quantised(w, round_mantissa, quant) for w in (self.unembed, self.final_norm))
+        parts = {k: v.unbind(0) for k, v in out.items()}
+        layers = [{k: v[i] for k, v in parts.items()} for i in range(self.sizes.layers)]
+        embed = quantised(self.embed, lambda w: round_table(w, self.full, SIGN_EMBED), quant)
+        unembed = quantised(self.unembed, lambda w: round_table(w, self.full, SIGN_UNEMBED), quant)
+        return layers, embed, unembed, quantised(self.final_norm, round_mantissa, quant)
 
     def angles(self, pos):
         """cos and sin [..., 1, head_dim / 2] at positions."""
@@ -178,29 +213,32 @@ class Nano(nn.Module):
             out.append(torch.zeros(m.shape, dtype=dtype, device=doc.device).masked_fill_(~m, float("-inf")))
         return out
 
-    def hidden(self, weights, ids, doc, pos, dtype=torch.bfloat16):
-        """Normed last states [B, T, hidden] f32 and the mean balance loss."""
+    def hidden(self, weights, ids, doc, pos, dtype=torch.bfloat16, starts=None):
+        """Normed last states [B, T, hidden] f32 and the mean balance loss. `starts` [documents + 1]: with flash attention."""
         layers, embed, _, final_norm = weights
+        s, longest = self.sizes, ids.shape[1]
         cos, sin = self.angles(pos)
-        masks = self.masks(doc, pos, dtype)
+        masks = self.masks(doc, pos, dtype) if starts is None else None
         x, balance = F.embedding(ids, embed), 0.0
-        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            for i, w in enumerate(layers):
-                x, b = self.layer(w, x, cos, sin, masks[i % 2], self.sizes)
-                balance = balance + b / len(layers)
+        for i, w in enumerate(layers):
+            q, k, v = self.before(w, x, cos, sin, s)
+            if starts is None:
+                with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+                    mixed = attend(q, k, v, w["sinks"], masks[i % 2], s)
+            else:
+                q, k, v = (y.flatten(0, 1) for y in (q, k, v))
+                mixed = Flash.apply(q, k, v, w["sinks"], starts, longest, -1 if i % 2 else s.window).reshape(*ids.shape, -1)
+            x, b = self.after(w, x, mixed, s)
+            balance = balance + b / len(layers)
         return rms_norm(x, final_norm), balance
 
     def logits(self, states, unembed, dtype=torch.bfloat16):
         """Logits over the written ids; 0 stands for all the others."""
         return F.linear(states.to(dtype), unembed.to(dtype)).float()
 
-    def loss(self, ids, target, doc, pos, quant=True, dtype=torch.bfloat16):
-        """Mean loss over positions with a target (target >= 0), and the balance loss."""
+    def loss(self, ids, doc, pos, where, goal, starts=None, quant=True, dtype=torch.bfloat16):
+        """Mean loss of `goal` [K] at the flat positions `where` [K] (goal -100: none), the balance loss, and the share right."""
         weights = self.weights(dtype, quant)
-        states, balance = self.hidden(weights, ids, doc, pos, dtype)
-        where = (target >= 0).flatten().nonzero().squeeze(1)
-        logits = self.logits(states.flatten(0, 1)[where], weights[2], dtype)
-        # "Never" stands for many ids, so it counts as often: sampling at temperature 1 must not meet one of them.
-        logits = torch.cat([logits[:, :1] + math.log(self.others), logits[:, 1:]], 1)
-        goal = target.flatten()[where]
-        return F.cross_entropy(logits, goal), balance, (logits.argmax(-1) == goal).float().mean()
+        states, balance = self.hidden(weights, ids, doc, pos, dtype, starts)
+        loss, hits = self.head(states.flatten(0, 1)[where].to(dtype), weights[2].to(dtype), goal, math.log(self.others))
+        return loss, balance, hits

@@ -26,19 +26,22 @@ class Muon:
     """Momentum, then an orthogonalised step; matrices are the last two axes."""
 
     def __init__(self, params, lr, momentum=0.95, decay=0.02):
-        self.params, self.lr, self.momentum, self.decay = list(params), lr, momentum, decay
+        self.params, self.top, self.momentum, self.decay = list(params), lr, momentum, decay
         self.state = [torch.zeros_like(p) for p in self.params]
+        # On the device, so that a captured graph sees them change.
+        self.lr, self.beta = (torch.zeros((), device=self.params[0].device) for _ in range(2))
+
+    def set(self, scale, warm):
+        self.lr.fill_(self.top * scale)
+        self.beta.fill_(self.momentum - 0.1 * (1 - warm))
 
     @torch.no_grad()
-    def step(self, scale, warm=1.0):
-        """`scale` is the schedule's share of the learning rate, `warm` goes from 0 to 1 while momentum builds up."""
-        beta = self.momentum - 0.1 * (1 - warm)
+    def step(self):
         for p, m in zip(self.params, self.state, strict=True):
-            m.lerp_(p.grad, 1 - beta)
-            update = orthogonal(p.grad.lerp(m, beta))
-            lr = self.lr * scale
+            m.lerp_(p.grad, 1 - self.beta)
+            update = orthogonal(p.grad.lerp(m, self.beta))
             gain = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
-            p.mul_(1 - lr * self.decay).add_(update, alpha=-lr * gain)
+            p.mul_(1 - self.lr * self.decay).sub_(update * (self.lr * gain))
 
 
 class Optimiser:
@@ -47,16 +50,22 @@ class Optimiser:
         rest = [p for k, p in nano.p.items() if k not in MATRICES] + [nano.final_norm]
         tables = [nano.embed, nano.unembed]
         self.muon = Muon(matrices, muon_lr)
-        groups = [{"params": rest, "share": 1.0, "lr": 0.0}, {"params": tables, "share": 1.0, "lr": 0.0}]
+        on_gpu = nano.embed.is_cuda
         self.adam_lr = adam_lr
-        self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0,
-                                      fused=nano.embed.is_cuda)
+        self.lr = torch.zeros((), device=nano.embed.device)
+        self.adam = torch.optim.AdamW([*rest, *tables], lr=self.lr if on_gpu else 0.0, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0,
+                                      fused=on_gpu, capturable=on_gpu)
 
-    def step(self, scale, warm):
-        for g in self.adam.param_groups:
-            g["lr"] = self.adam_lr * g["share"] * scale
+    def set(self, scale, warm):
+        """The rates of the next steps: `scale` is the schedule's share, `warm` goes from 0 to 1 while momentum builds up."""
+        self.muon.set(scale, warm)
+        self.lr.fill_(self.adam_lr * scale)
+        if not self.lr.is_cuda:
+            self.adam.param_groups[0]["lr"] = self.adam_lr * scale
+
+    def step(self):
         self.adam.step()
-        self.muon.step(scale, warm)
+        self.muon.step()
 
     def zero(self):
         self.adam.zero_grad(set_to_none=True)

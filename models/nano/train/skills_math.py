@@ -8,45 +8,63 @@ def tens(n):
     return n // 10 % 10 * 10
 
 
-def parts(n):
-    """345 -> [(300), 40, 5]; the hundreds only where there are any."""
-    return ([n // 100 * 100] if n >= 100 else []) + [tens(n), n % 10]
+def digits(n, width):
+    """345 -> `3 4 5`."""
+    return " ".join(str(n).zfill(width))
+
+
+def by_digits(a, b, op):
+    """Sums and differences by digits from the right, with what is carried: `345 is 3 4 5. … 5 + 8 = 13. 4 + 7 + 1 = 12.`"""
+    width = len(str(max(a, b)))
+    out = [f"{n} is {digits(n, width)}." for n in (a, b)]
+    carry, kept = 0, []
+    for x, y in zip(digits(a, width).split()[::-1], digits(b, width).split()[::-1], strict=True):
+        x, y = int(x), int(y)
+        if op == "+":
+            n = x + y + carry
+            out.append(f"{x} + {y}{' + 1' if carry else ''} = {n}.")
+            carry, n = n // 10, n % 10
+        else:
+            lent = x - carry < y
+            n = x - carry - y + 10 * lent
+            out.append(f"{'10 + ' if lent else ''}{x}{' - 1' if carry else ''} - {y} = {n}.")
+            carry = lent
+        kept.append(n)
+    text = " ".join(map(str, kept[::-1]))
+    return [*out, f"So {text}: {int(text.replace(' ', ''))}."]
 
 
 def add_steps(a, b):
     """Sums by place: `10 + 20 = 30. 7 + 5 = 12. 30 + 12 = 42.`"""
+    if a >= 100 or b >= 100:
+        return by_digits(a, b, "+")
     if a < 10 and b < 10:
         return [f"{a} + {b} = {a + b}."]
     t, o = tens(a) + tens(b), a % 10 + b % 10
-    out = [f"{tens(a)} + {tens(b)} = {t}.", f"{a % 10} + {b % 10} = {o}.", f"{t} + {o} = {t + o}."]
-    if a >= 100 or b >= 100:
-        h = a // 100 * 100 + b // 100 * 100
-        out = [f"{a // 100 * 100} + {b // 100 * 100} = {h}.", *out, f"{h} + {t + o} = {a + b}."]
-    return out
+    return [f"{tens(a)} + {tens(b)} = {t}.", f"{a % 10} + {b % 10} = {o}.", f"{t} + {o} = {t + o}."]
 
 
 def sub_steps(a, b):
     """Takes the places of b off one by one: `53 - 20 = 33. 33 - 7 = 26.`; a < b turns the two round."""
     if a < b:
         return [f"{b} is more than {a}.", *sub_steps(b, a), f"So {a} - {b} = {a - b}."]
+    if a >= 100:
+        return by_digits(a, b, "-")
     if b < 10:
         return [f"{a} - {b} = {a - b}."]
-    out, left = [], a
-    for part in parts(b):
-        out.append(f"{left} - {part} = {left - part}.")
-        left -= part
-    return out
+    return [f"{a} - {tens(b)} = {a - tens(b)}.", f"{a - tens(b)} - {b % 10} = {a - b}."]
 
 
 def mul_steps(a, b):
-    """The table up to 12 x 12, else by the tens of the larger factor."""
+    """The table up to 12 x 12, else by the digits of the larger factor: `84 is 8 4. 4 × 6 = 24. 8 × 6 = 48. 48 + 2 = 50. …`"""
     if a <= 12 and b <= 12:
         return [f"{a} × {b} = {a * b}."]
     if a < b:
         a, b = b, a
-    t, o = tens(a) * b, a % 10 * b
-    sums = [(t, tens(o)), (t + tens(o), o % 10)] if o >= 10 else [(t, o)]
-    return [f"{tens(a)} × {b} = {t}.", f"{a % 10} × {b} = {o}."] + [f"{x} + {y} = {x + y}." for x, y in sums]
+    low, high = a % 10 * b, a // 10 * b
+    top = high + low // 10
+    return [f"{a} is {digits(a, 2)}.", f"{a % 10} × {b} = {low}.", f"{a // 10} × {b} = {high}.", f"{high} + {low // 10} = {top}.",
+            f"So {top} {low % 10}: {a * b}."]
 
 
 STEPS = {"+": add_steps, "-": sub_steps, "×": mul_steps}
@@ -128,10 +146,11 @@ def remainder(rng, test):
     q, r = divmod(a, b)
     if q > 12 or r == 0:
         return remainder(rng, test)
-    work = f"{q} × {b} = {q * b}. {a} - {q * b} = {r}."
+    marks = ", ".join(f"{i} {i * b}" for i in range(1, q + 2))
+    work = f"{marks}, too much. {q} × {b} = {q * b}. {a} - {q * b} = {r}."
     e = rng.choice([f"{a} / {b}", f"{a} divided by {b}"])
     return Turn("larger", ask(rng, rng.choice([f"What is {e}?", f"{e}", f"Divide {a} by {b}."])),
-                (work, f"We need {a} / {b}. {work}", f"The user asks for {a} / {b}. I look for the largest product. {work}"),
+                (work, f"We need {a} / {b}. {work}", f"The user asks for {a} / {b}. I count up by {b}: {work}"),
                 f"{a} / {b} = {q} remainder {r}.", None, None, {"contains": [f"= {q} remainder {r}."]})
 
 

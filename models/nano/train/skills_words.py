@@ -24,6 +24,16 @@ def spelled(word):
     return " ".join(word)
 
 
+def selection(items, best, show, pick):
+    """Sorting by taking the next one out of what is left: `c cat, a ape, b bee: ape; c cat, b bee: bee; c cat`."""
+    left, steps = list(items), []
+    while len(left) > 1:
+        one = best(left)
+        steps.append(f"{listed(map(show, left))}: {pick(one)}")
+        left.remove(one)
+    return "; ".join([*steps, show(left[0])])
+
+
 def compare(rng, test):
     kind = rng.randrange(3)
     while True:
@@ -56,7 +66,7 @@ def compare(rng, test):
 def sort_words(rng, test):
     while True:
         words = pick(rng, test, 3, 6)
-        if len({w[0] for w in words}) >= len(words) - 1:
+        if len({w[0] for w in words}) >= len(words) - 1 and len({w[:2] for w in words}) == len(words):
             break
     down = rng.random() < 0.1
     out = sorted(words, reverse=down)
@@ -66,16 +76,20 @@ def sort_words(rng, test):
                     f"Can you sort these words {how}: {text}?", f"Order these words {how}: {text}",
                     f"Sort the words {text} {how}."] + ([] if down else [f"Sort these words: {text}", f"Sort: {text}",
                     f"Please sort these words: {text}"]))
-    marks = ", ".join(f"{w[0]} {w}" for w in words)
-    order = ", ".join(f"{w[0]} {w}" for w in out)
+    letters = [w[0] for w in words]
+
+    def marked(w):
+        return f"{spelled(w[:2]) if letters.count(w[0]) > 1 else w[0]} {w}"
+    steps = selection(words, max if down else min, marked, str)
     answer = listed(out)
-    return Turn("sort", ask(rng, q), (f"{marks}. Sorted: {order}.", f"First letters: {marks}. Sorted: {order}.",
-                f"The user wants these {len(words)} words in order. First letters: {marks}. Sorted: {order}. "
-                f"That is {answer}."), answer, None, None, {"equals": [answer]})
+    return Turn("sort", ask(rng, q), (f"{steps}.", f"First letters, {'last' if down else 'first'} one out: {steps}.",
+                f"The user wants these {len(words)} words in order. I always take the {'last' if down else 'first'} one out: "
+                f"{steps}. That is {answer}."), answer, None, None, {"equals": [answer]})
 
 
 def sort_numbers(rng, test):
-    nums = draw(rng, test, lambda: rng.sample(range(100), rng.randrange(3, 7)))
+    top = 1000 if rng.random() < 0.15 else 100
+    nums = draw(rng, test, lambda: rng.sample(range(top), rng.randrange(3, 7)))
     down = rng.random() < 0.25
     out = sorted(nums, reverse=down)
     how = rng.choice(["from large to small", "in descending order"] if down else
@@ -84,9 +98,10 @@ def sort_numbers(rng, test):
     q = rng.choice([f"Sort these numbers {how}: {text}", f"Sort {how}: {text}", f"Put these numbers {how}: {text}"]
                    + ([] if down else [f"Sort these numbers: {text}", f"Sort: {text}", f"Sort {text}"]))
     answer = listed(out)
-    edge = f"The largest is {max(nums)}." if down else f"The smallest is {min(nums)}."
-    return Turn("sort", ask(rng, q), (f"{edge}", f"The numbers {how}. {edge} Sorted: {answer}.",
-                f"The user wants {len(nums)} numbers {how}. {edge} One by one: {answer}. That are {len(nums)} numbers."),
+    steps = selection(nums, max if down else min, str, str)
+    which = "largest" if down else "smallest"
+    return Turn("sort", ask(rng, q), (f"{steps}.", f"The {which} one out: {steps}.",
+                f"The user wants {len(nums)} numbers {how}. I always take the {which} one out: {steps}. That is {answer}."),
                 answer, None, None, {"equals": [answer]})
 
 
@@ -98,10 +113,10 @@ def reverse(rng, test):
                     f"Can you reverse this list: {text}?", f"Write these words in reverse order: {text}",
                     f"Reverse these words: {text}"])
     answer = listed(words[::-1])
-    return Turn("reverse", ask(rng, q), (f"Last to first, starting with {words[-1]}.",
-                f"The last word is {words[-1]} and the first is {words[0]}. I go from last to first.",
-                f"The user wants {len(words)} words from last to first. The list is {listed(words)}. "
-                f"I start with {words[-1]} and end with {words[0]}."), answer, None, None, {"equals": [answer]})
+    marks = [f"{i + 1} {w}" for i, w in enumerate(words)]
+    return Turn("reverse", ask(rng, q), (f"{listed(marks)}.", f"I number them: {listed(marks)}. Backwards: {listed(marks[::-1])}.",
+                f"The user wants {len(words)} words from last to first. I number them: {listed(marks)}. "
+                f"From last to first: {listed(marks[::-1])}."), answer, None, None, {"equals": [answer]})
 
 
 def count_words(rng, test):

@@ -9,6 +9,7 @@ import glob
 import gzip
 import json
 import os
+import zlib
 
 import numpy as np
 import tiktoken
@@ -48,7 +49,8 @@ def encoder():
 class Tokens:
     """Encodes pieces; with a vocabulary file, also to compact ids.
 
-    Compact ids: 0 is every token without a row of its own, then the tokens nano reads and writes, then those it only reads.
+    Compact ids: 0 is every token without a row of its own, then the tokens nano writes (below `full` with rows of full precision,
+    below `written` all), then those it only reads.
     """
 
     def __init__(self, vocab=os.path.join(HERE, "vocab.json")):
@@ -56,8 +58,9 @@ class Tokens:
         if vocab:
             with open(vocab) as f:
                 v = json.load(f)
-            self.ids = np.array([-1] + v["written"] + v["read"], np.int64)
-            self.written = 1 + len(v["written"])
+            self.ids = np.array([-1] + v["written"] + v["copied"] + v["read"], np.int64)
+            self.full = 1 + len(v["written"])
+            self.written = self.full + len(v["copied"])
             self.compact = np.zeros(VOCAB, np.int16)
             self.compact[self.ids[1:]] = np.arange(1, len(self.ids))
 
@@ -78,6 +81,23 @@ class Tokens:
             ids += new
             loss += [flag] * len(new)
         return ids, loss
+
+    def codes(self, width):
+        """A code of plus and minus one for each compact id [ids, width], f32: a quarter for its form, the rest for its letters.
+
+        ` cat`, `cat` and `_cat` differ in the form alone; numbers are made of the codes of their digits.
+        """
+        out = np.empty((len(self.ids), width), np.float32)
+        for row, i in enumerate(self.ids):
+            text = self.enc.decode_single_token_bytes(int(i)).decode(errors="replace") if 0 <= i < 199_998 else f"<{i}>"
+            stem = text.lstrip(" _.")
+            case = "upper" if stem.isupper() and len(stem) > 1 else "title" if stem[:1].isupper() else "lower"
+            kind = f"{text[:len(text) - len(stem)]}|{case}"
+            keys = [f"{place}|{d}" for place, d in zip("hto", stem.rjust(3), strict=True)] if stem.isdecimal() else [stem.lower()]
+            begin, size = width // 4, (width - width // 4) // len(keys)
+            for at, count, key in [(0, begin, kind)] + [(begin + n * size, size, k) for n, k in enumerate(keys)]:
+                out[row, at:at + count] = np.random.default_rng(zlib.crc32(key.encode())).integers(0, 2, count) * 2 - 1
+        return out
 
     def decode(self, ids):
         """Ids to text, special tokens by their names."""

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 import evalset
-from data import Stream, encode, rows
+from data import Stream, rows
 from dialogue import Maker
 from export import load_small, save_small
 from generate import complete
+from invent import Words
 from model import Nano, Sizes
 from optim import Optimiser
 from samples import PROMPTS
@@ -27,20 +28,25 @@ from tokens import HERE, VOCAB, Tokens
 
 START = time.time()
 
+
 def arguments():
     a = argparse.ArgumentParser()
     a.add_argument("--out", required=True)
     a.add_argument("--smoke", action="store_true", help="tiny, on a CPU: proves data, model, export")
-    a.add_argument("--minutes", type=float, default=8.3, help="training ends so long after the start")
-    a.add_argument("--steps", type=int, default=20_000, help="stop here if the time is not up")
-    a.add_argument("--rows", type=int, default=64, help="rows a step")
-    a.add_argument("--length", type=int, default=512, help="tokens a row")
+    a.add_argument("--minutes", type=float, default=8.2, help="training ends so long after the start")
+    a.add_argument("--steps", type=int, default=60_000, help="stop here if the time is not up")
+    a.add_argument("--rows", type=int, default=48, help="rows a step")
+    a.add_argument("--length", type=int, default=640, help="tokens a row")
+    a.add_argument("--goals", type=float, default=0.3, help="room for targets, as a share of all tokens")
     a.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     a.add_argument("--muon", type=float, default=0.02)
     a.add_argument("--adam", type=float, default=3e-3)
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--start", help="a small file to go on from (weights only)")
     a.add_argument("--no-compile", action="store_true")
+    a.add_argument("--no-graph", action="store_true", help="launch each kernel of a step by itself")
+    a.add_argument("--no-flash", action="store_true", help="attention by mask")
+    a.add_argument("--profile", action="store_true", help="time steps, print the slowest kernels, and stop")
     return a.parse_args()
 
 
@@ -53,7 +59,7 @@ class LocalStream:
     """Batches without worker processes, for the smoke run."""
 
     def __init__(self, tokens, seed, batch, length):
-        self.source, self.batch = rows(tokens, Maker(random.Random(seed)), length), batch
+        self.source, self.batch = rows(tokens, Maker(random.Random(seed), Words(tokens)), length), batch
 
     def next(self):
         return np.stack([next(self.source) for _ in range(self.batch)], 1)
@@ -65,30 +71,99 @@ class LocalStream:
         pass
 
 
-def to_device(batch, device):
-    batch = torch.from_numpy(batch)
-    if device == "cuda":
-        batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True).long().unbind(0)
+class Stepper:
+    """One training step over fixed buffers: as a CUDA graph where that works, so that launches cost nothing."""
+
+    def __init__(self, nano, args, device, dtype):
+        self.nano, self.dtype = nano, dtype
+        self.opt = Optimiser(nano, args.muon, args.adam)
+        self.data = torch.zeros(3, args.rows, args.length, dtype=torch.int16, device=device)
+        self.goals = torch.zeros(2, int(args.rows * args.length * args.goals), dtype=torch.int32, device=device)
+        # Where documents begin, with room for twelve a row.
+        self.starts = torch.zeros(12 * args.rows + 1, dtype=torch.int32, device=device)
+        self.flash = device == "cuda" and not args.no_flash
+        self.graph = self.out = None
+
+    def put(self, batch):
+        """A batch [ids, targets, documents, positions]: positions with a target go into a list of fixed length."""
+        target = batch[1].reshape(-1)
+        where = np.flatnonzero(target >= 0)[:self.goals.shape[1]]
+        goals = np.zeros(self.goals.shape, np.int32)
+        goals[1] = -100
+        goals[:, :len(where)] = where, target[where]
+        self.data.copy_(torch.from_numpy(np.ascontiguousarray(batch[[0, 2, 3]])))
+        self.goals.copy_(torch.from_numpy(goals))
+        begins = np.ones(batch[2].shape, bool)
+        begins[:, 1:] = batch[2][:, 1:] != batch[2][:, :-1]
+        starts = np.full(self.starts.shape, target.size, np.int32)
+        begins = np.flatnonzero(begins)
+        starts[:len(begins)] = begins
+        self.starts.copy_(torch.from_numpy(starts))
+
+    def compute(self):
+        ids, doc, pos = self.data.long().unbind(0)
+        where, goal = self.goals.long().unbind(0)
+        starts = self.starts if self.flash else None
+        loss, balance, hits = self.nano.loss(ids, doc, pos, where, goal, starts, dtype=self.dtype)
+        (loss + 0.01 * balance).backward()
+        self.opt.step()
+        self.nano.clip()
+        return torch.stack([loss.detach(), hits.detach().float(), balance.detach()])
+
+    def run(self):
+        """A step; its loss, share right and balance as a tensor."""
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.out = self.compute()
+            self.opt.zero()
+        return self.out
+
+    def compare(self):
+        """Whether flash attention gives the loss and the gradients that attention by mask gives."""
+        found = []
+        for flash in (False, True):
+            self.flash = flash
+            ids, doc, pos = self.data.long().unbind(0)
+            loss, *_ = self.nano.loss(ids, doc, pos, *self.goals.long().unbind(0), self.starts if flash else None, dtype=self.dtype)
+            loss.backward()
+            found.append([loss.detach(), *(self.nano.p[k].grad.clone() for k in ("qkv", "sinks"))])
+            self.opt.zero()
+        gaps = [((b - a).norm() / a.norm()).item() for a, b in zip(*found, strict=True)]
+        print("flash attention differs in loss, qkv, sinks by", " ".join(f"{g:.1e}" for g in gaps), flush=True)
+        if not max(gaps) < 0.05:
+            raise RuntimeError("flash attention is wrong here")
+
+    def capture(self):
+        """Turns further steps into replays."""
+        self.opt.set(0.0, 0.0)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.out = self.compute()
+        self.graph = graph
 
 
-def train(nano, stream, args, device, dtype):
+def train(stepper, stream, args):
     """The loop; returns the log's rows. The schedule goes by the clock since START, or by steps if they come first."""
-    opt = Optimiser(nano, args.muon, args.adam)
     log, begin, seen, step = [], time.time(), 0, 0
     saved = begin
     while True:
-        ids, target, doc, pos = to_device(stream.next(), device)
-        loss, balance, hits = nano.loss(ids, target, doc, pos, dtype=dtype)
-        (loss + 0.01 * balance).backward()
+        batch = stream.next()
         progress = max(step / args.steps, (time.time() - START) / 60 / args.minutes)
         warm = min(1.0, (step + 1) / min(200, args.steps / 10))
-        opt.step(schedule(progress) * warm, warm)
-        opt.zero()
-        step, seen = step + 1, seen + ids.numel()
+        stepper.put(batch)
+        stepper.opt.set(schedule(progress) * warm, warm)
+        out = stepper.run()
+        step, seen = step + 1, seen + batch[0].size
         done = progress >= 1 or step >= args.steps
         if step % (10 if args.smoke else 50) == 1 or done:
-            row = [step, round(time.time() - begin, 1), seen, loss.item(), hits.item(), balance.item(), stream.waiting()]
+            row = [step, round(time.time() - begin, 1), seen, *out.tolist(), stream.waiting()]
             log.append(row)
             if not np.isfinite(row[3]):
                 raise SystemExit(f"loss is {row[3]} at step {step}")
@@ -97,25 +172,63 @@ def train(nano, stream, args, device, dtype):
         if done:
             return log
         if time.time() - saved > 120:
-            save_small(nano, os.path.join(args.out, "nano.safetensors"))
+            save_small(stepper.nano, os.path.join(args.out, "nano.safetensors"))
             saved = time.time()
 
 
-def compiled(nano, stream, args, device, dtype):
-    """Compiles the layer; where that fails the plain one stays, and the log says so."""
-    if args.no_compile or device == "cpu":
+def prepare(stepper, stream, args, device):
+    """Compiles and captures; where that fails the plain step stays, and the log says so."""
+    nano, began = stepper.nano, time.time()
+    stepper.put(stream.next())
+    if device == "cpu":
         return
-    plain, began = nano.layer, time.time()
+    if stepper.flash:
+        try:
+            stepper.compare()
+        except Exception as error:
+            print(f"no flash attention: {type(error).__name__}: {str(error)[:500]}", flush=True)
+            stepper.flash = False
+            stepper.opt.zero()
+    plain = nano.before, nano.after, nano.head
     try:
-        nano.layer = torch.compile(plain, dynamic=False)
-        loss, balance, _ = nano.loss(*to_device(stream.next(), device), dtype=dtype)
-        (loss + balance).backward()
+        if not args.no_compile:
+            nano.before, nano.after, nano.head = (torch.compile(f, dynamic=False) for f in plain)
+        stepper.opt.set(0.0, 0.0)
+        stepper.run()
         torch.cuda.synchronize()
         print(f"compiled in {time.time() - began:.0f} s", flush=True)
     except Exception as error:  # any failure of the compiler is survivable
         print(f"not compiled: {type(error).__name__}: {str(error)[:500]}", flush=True)
-        nano.layer = plain
-    nano.zero_grad(set_to_none=True)
+        nano.before, nano.after, nano.head = plain
+        stepper.opt.zero()
+    if args.profile:
+        profile(stepper, "launched one by one")
+    if not args.no_graph:
+        try:
+            stepper.capture()
+            print(f"captured after {time.time() - began:.0f} s", flush=True)
+        except Exception as error:
+            print(f"not captured: {type(error).__name__}: {str(error)[:500]}", flush=True)
+            stepper.opt.zero()
+    if args.profile:
+        profile(stepper, "as a graph" if stepper.graph else "still one by one")
+
+
+def profile(stepper, what):
+    """Milliseconds a step, and where they go."""
+    for _ in range(3):
+        stepper.run()
+    torch.cuda.synchronize()
+    began = time.time()
+    for _ in range(20):
+        stepper.run()
+    torch.cuda.synchronize()
+    print(f"{what}: {(time.time() - began) * 50:.2f} ms a step", flush=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
+        for _ in range(2):
+            stepper.run()
+        torch.cuda.synchronize()
+    print(p.key_averages().table(sort_by="self_cuda_time_total", row_limit=22, max_name_column_width=90), flush=True)
 
 
 def write_log(log, out):
@@ -168,17 +281,25 @@ def main():
     tokens = Tokens()
     if args.smoke:
         torch.set_num_threads(1)
-        args.rows, args.length, args.steps, args.minutes = 4, 384, 30, 60
+        args.rows, args.length, args.goals, args.steps, args.minutes = 4, 384, 0.5, 30, 60
         sizes = Sizes(layers=2, hidden=128, inter=64, heads=4)
         stream = LocalStream(tokens, args.seed, args.rows, args.length)
     else:
         sizes = Sizes()
         stream = Stream(args.workers, args.seed, args.rows, args.length)
     others = VOCAB - (tokens.written - 1)
-    nano = (load_small(args.start, device) if args.start else Nano(sizes, len(tokens.ids), tokens.written, others)).to(device)
+    if args.start:
+        nano = load_small(args.start, device)
+    else:
+        nano = Nano(sizes, len(tokens.ids), tokens.full, tokens.written, others)
+        nano.start_alike(torch.from_numpy(tokens.codes(sizes.hidden)))
+        nano.to(device)
     print(f"{sum(p.numel() for p in nano.parameters()):,} parameters, {len(tokens.ids)} ids, {tokens.written} written", flush=True)
-    compiled(nano, stream, args, device, dtype)
-    log = train(nano, stream, args, device, dtype)
+    stepper = Stepper(nano, args, device, dtype)
+    prepare(stepper, stream, args, device)
+    if args.profile:
+        return
+    log = train(stepper, stream, args)
     stream.close()
     save_small(nano, os.path.join(args.out, "nano.safetensors"))
     write_log(log, args.out)

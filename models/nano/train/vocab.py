@@ -1,6 +1,8 @@
-"""Finds the tokens nano needs (`python vocab.py`): writes `vocab.json`, the ids it writes and the ids it only reads.
+"""Finds the tokens nano needs (`python vocab.py`): writes `vocab.json`.
 
-Draws many samples without unknown words and notes every id. Training drops the rare sample that needs another.
+Two tiers of ids that it writes: `written`, with rows of full precision, and `copied`, rare ones and pieces of words that nobody
+has heard of, with one bit a weight; then `read`, ids that it only reads. Draws many samples and notes every id; training drops
+the rare sample that needs another.
 """
 
 import json
@@ -10,11 +12,17 @@ from collections import Counter
 from multiprocessing import Pool
 
 from dialogue import Maker, pieces
+from invent import Words, forms
 from tokens import Tokens
 
+# How many ids have rows of full precision, and how many are known in all: what fits into 8 MB.
+FULL, KNOWN = 3000, 11_500
 
-def scan(seed, samples=10_000):
-    tokens, maker = Tokens(vocab=None), Maker(random.Random(seed))
+
+def scan(job, samples=5_000):
+    seed, reach = job
+    tokens = Tokens(vocab=None)
+    maker = Maker(random.Random(seed), Words(tokens, reach))
     seen, written = Counter(), Counter()
     for _ in range(samples):
         ids, loss = tokens.pieces(pieces(*maker.sample()))
@@ -23,20 +31,40 @@ def scan(seed, samples=10_000):
     return seen, written
 
 
+def wanted(tokens, written):
+    """Ids for copying, the most useful first: words of interfaces and of the vocabulary's beginning, then what made-up words need."""
+    pools, often = Words(tokens, "all").pools, Counter(written)
+    first = {i for kind in ("names", "words") for w in pools[kind] for f in forms(w, kind) for i in tokens.text(f)}
+    for kind in ("made", "titles"):
+        for word in pools[kind]:
+            often.update({i for f in forms(word, kind) for i in tokens.text(f)})
+    return sorted(first) + [i for i, _ in often.most_common() if i not in first]
+
+
+def is_number(tokens, i):
+    return i < 199_998 and tokens.enc.decode_single_token_bytes(i).isdigit()
+
+
 def main():
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 32
-    seen, written = Counter(), Counter()
+    seen, written = {r: Counter() for r in ("core", "all")}, {r: Counter() for r in ("core", "all")}
+    work = [(seed, reach) for reach in ("core", "all") for seed in range(jobs)]
     with Pool() as pool:
-        for s, w in pool.imap_unordered(scan, range(jobs)):
-            seen.update(s)
-            written.update(w)
-    known = {i for i, n in seen.items() if n >= 3}
-    out = {"written": sorted(i for i, n in written.items() if n >= 3)}
-    out["read"] = sorted(known - set(out["written"]))
+        for (_, reach), (s, w) in zip(work, pool.imap(scan, work), strict=True):
+            seen[reach].update(s)
+            written[reach].update(w)
+    tokens = Tokens(vocab=None)
+    numbers = {i for i in range(199_998) if is_number(tokens, i)}
+    needed = {i for i, n in written["core"].items() if n >= 3} | numbers
+    full = set(sorted(needed, key=lambda i: (i not in numbers, -written["core"][i]))[:FULL])
+    read = {i for i, n in seen["core"].items() if n >= 3} - needed
+    known = needed | read
+    more = [i for i in wanted(tokens, written["all"]) if i not in known][:max(0, KNOWN - len(known))]
+    copied = (needed - full) | set(more)
     with open("vocab.json", "w") as f:
-        json.dump(out, f, separators=(",", ":"))
+        json.dump({"written": sorted(full), "copied": sorted(copied), "read": sorted(read)}, f, separators=(",", ":"))
         f.write("\n")
-    print(f"{len(out['written'])} written, {len(out['read'])} only read, of {jobs * 10_000} samples")
+    print(f"{len(full)} written, {len(copied)} copied, {len(read)} only read, of {2 * jobs * 5000} samples")
 
 
 if __name__ == "__main__":
