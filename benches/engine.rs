@@ -6,12 +6,14 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ossmith::backend::{Backend, LogitRows, Output, Step};
 use ossmith::engine::{
-    Allowed, MaskSource, Policy, Request, SamplingParams, TextStream, TokenMask,
+    Allowed, EngineHandle, Events, MaskSource, Policy, Request, SamplingParams, TextStream,
+    TokenMask, Vocabulary,
 };
 use ossmith::{Engine, Limits, Result};
 use ossmith_harmony::{encode, token_bytes};
@@ -72,16 +74,17 @@ fn endless() -> SamplingParams {
     SamplingParams { ignore_eos: true, ..SamplingParams::default() }
 }
 
-/// One decode step: every sample gets a token.
+/// One decode step: every sample gets a token, without and with its text.
 fn step(c: &mut Criterion) {
-    for running in [64, 256] {
+    for (running, text) in [(64, false), (256, false), (256, true)] {
         let mut engine = engine(running, running * 512);
-        c.bench_function(&format!("step/{running}"), |b| {
+        let name = if text { "step_with_text" } else { "step" };
+        c.bench_function(&format!("{name}/{running}"), |b| {
             b.iter_custom(|rounds| {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {
                     if engine.is_idle() {
-                        fill(&mut engine, running);
+                        fill(&mut engine, running, text);
                     }
                     let begin = Instant::now();
                     black_box(engine.step().expect("a step").len());
@@ -93,13 +96,50 @@ fn step(c: &mut Criterion) {
     }
 }
 
+/// A request that goes on for long.
+fn ask(index: u32, text: bool) -> Request {
+    let stop = if text { vec!["THE END".to_owned()] } else { Vec::new() };
+    let params = SamplingParams { max_tokens: Some(30_000), stop, ..endless() };
+    let text: Option<Arc<dyn Vocabulary>> = if text { Some(Arc::new(token_bytes)) } else { None };
+    Request { text, ..Request::new([index + 1; 100], params) }
+}
+
 /// Gets every sample to where each step draws a token for all.
-fn fill(engine: &mut Engine, running: usize) {
+fn fill(engine: &mut Engine, running: usize, text: bool) {
     for index in 0..running as u32 {
-        let params = SamplingParams { max_tokens: Some(30_000), ..endless() };
-        engine.submit(Request::new([index + 1; 100], params)).expect("room");
+        engine.submit(ask(index, text)).expect("room");
     }
     while engine.step().expect("a step").len() < running {}
+}
+
+/// What a server sees: an engine on its own thread, 256 answers with text, and another thread that takes every event
+/// now and then. Time on the clock by steps made.
+fn streamed(c: &mut Criterion) {
+    let running = 256;
+    let handle = EngineHandle::start(engine(running, running * 512)).expect("a thread");
+    let mut readers: Vec<Events> = Vec::new();
+    let mut drain = |steps: u64| {
+        let begin = Instant::now();
+        let last = handle.metrics().steps + steps;
+        while handle.metrics().steps < last {
+            if readers.is_empty() {
+                let submit = |index| handle.submit(ask(index, true)).expect("room");
+                readers.extend((0..running as u32).map(submit));
+            }
+            readers.retain_mut(|events| {
+                loop {
+                    match events.poll_next(&mut Context::from_waker(Waker::noop())) {
+                        Poll::Ready(Some(event)) => drop(black_box(event)),
+                        Poll::Ready(None) => break false,
+                        Poll::Pending => break true,
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        begin.elapsed()
+    };
+    c.bench_function("streamed_step/256", |b| b.iter_custom(&mut drain));
 }
 
 /// Allows every third token.
@@ -163,5 +203,5 @@ fn text(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, step, mask, text);
+criterion_group!(benches, step, streamed, mask, text);
 criterion_main!(benches);

@@ -122,6 +122,16 @@ pub struct LayerTaps {
     pub router_logits: Vec<f32>,
 }
 
+/// A step on the device's own clock, in seconds. What keeps a device waiting inside a step that returns rows counts as
+/// busy; tails are copied between steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepTime {
+    /// From the first kernel to the last.
+    pub busy: f64,
+    /// Before the first kernel, since the last kernel of the step before: transfers, and waiting for the host.
+    pub idle: f64,
+}
+
 /// What a step gave.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
@@ -131,6 +141,8 @@ pub struct Output {
     pub logits: Vec<Vec<f32>>,
     /// A layer each, if [`Step::taps`].
     pub taps: Vec<LayerTaps>,
+    /// If the device has a clock.
+    pub time: Option<StepTime>,
 }
 
 /// Runs steps. `submit` may return before the work is done; `collect` waits for the oldest submitted step.

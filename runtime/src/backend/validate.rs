@@ -25,9 +25,10 @@ pub(super) fn step(
     step: &Step<'_>,
     drawn: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    for (index, sequence) in step.sequences.iter().enumerate() {
+    let mut named = vec![false; limits.max_sequences];
+    for sequence in step.sequences {
         check(model, limits, sequence, &drawn).map_err(Error::Request)?;
-        if step.sequences[..index].iter().any(|other| other.slot == sequence.slot) {
+        if std::mem::replace(&mut named[sequence.slot], true) {
             return Err(Error::Request(format!("slot {} appears twice in a step", sequence.slot)));
         }
     }
@@ -71,7 +72,10 @@ fn check(
             sequence.pages.len()
         ));
     }
-    if let Some(page) = sequence.pages.iter().find(|&&page| page as usize >= limits.pages) {
+    // The largest of many is found much faster than the first that is too large.
+    if let Some(page) =
+        sequence.pages.iter().copied().max().filter(|&page| page as usize >= limits.pages)
+    {
         return Err(format!("page {page} of slot {slot} is not below the {} pages", limits.pages));
     }
     match sequence.input {

@@ -60,9 +60,18 @@ pub(super) fn queue(
     (Sink(queue.clone()), Events { queue, commands })
 }
 
+/// What an event that was handed over means for its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pushed {
+    /// It is to be held from now on: its reader is slow.
+    pub(super) hold: bool,
+    /// All its samples have ended.
+    pub(super) done: bool,
+}
+
 impl Sink {
-    /// Hands an event to the reader; says whether the request is to be held from now on.
-    pub(super) fn push(&self, event: TokenEvent) -> bool {
+    /// Hands an event to the reader.
+    pub(super) fn push(&self, event: TokenEvent) -> Pushed {
         let mut state = self.0.lock();
         if event.finish.is_some() && !std::mem::replace(&mut state.ended[event.sample], true) {
             state.unfinished -= 1;
@@ -70,8 +79,9 @@ impl Sink {
         state.waiting.push_back(event);
         let hold = !state.held && state.waiting.len() >= self.0.capacity;
         state.held |= hold;
+        let done = state.unfinished == 0;
         self.wake(state);
-        hold
+        Pushed { hold, done }
     }
 
     /// Ends every sample that has not ended.
@@ -87,11 +97,6 @@ impl Sink {
         }
         state.unfinished = 0;
         self.wake(state);
-    }
-
-    /// Whether all samples have ended.
-    pub(super) fn is_done(&self) -> bool {
-        self.0.lock().unfinished == 0
     }
 
     fn wake(&self, mut state: MutexGuard<'_, State>) {

@@ -260,10 +260,11 @@ impl Worker {
         for event in events {
             let id = event.request;
             let Some(sink) = self.sinks.get(&id) else { continue };
-            if sink.push(event) {
+            let pushed = sink.push(event);
+            if pushed.hold {
                 self.engine.hold(id);
             }
-            if sink.is_done() {
+            if pushed.done {
                 self.sinks.remove(&id);
             }
         }

@@ -85,6 +85,14 @@ pub struct Metrics {
     pub step_tokens: Histogram,
     /// From one step's results to the next step's, in seconds.
     pub step_seconds: Histogram,
+    /// Time that the device computed, in seconds, by its own clock if it has one.
+    pub device_busy_seconds: f64,
+    /// Time between steps that it did not compute, in seconds: transfers, and waiting for the host. Time in which the
+    /// engine had nothing to do does not count.
+    pub device_idle_seconds: f64,
+    /// Tokens that the engine drew from returned logits, and not the backend: penalties, bias, masks, `min_tokens`,
+    /// logprobs, drafts.
+    pub host_drawn_tokens: u64,
     /// Time the host spent on a step outside the backend, in seconds.
     pub host_seconds: Histogram,
     /// From arrival to the first token.
@@ -132,6 +140,9 @@ impl Metrics {
             steps: 0,
             step_tokens: tokens(),
             step_seconds: steps(),
+            device_busy_seconds: 0.0,
+            device_idle_seconds: 0.0,
+            host_drawn_tokens: 0,
             host_seconds: steps(),
             first_token_seconds: times(),
             inter_token_seconds: steps(),

@@ -29,6 +29,13 @@ pub(super) struct Entry {
     pub(super) reports_prompt: bool,
 }
 
+impl Entry {
+    /// Whether logits come back to the host.
+    pub(super) fn returns_rows(&self) -> bool {
+        self.reports_prompt || self.drawer == Drawer::Engine
+    }
+}
+
 /// A window of the sliding layers, between a slot and the backend's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TailCopy {

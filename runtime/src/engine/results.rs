@@ -12,7 +12,7 @@ use super::plan::{Drawer, Entry, Plan, TailCopy};
 use super::request::{FinishReason, TokenEvent, TokenLogprobs};
 use super::sample::Sample;
 use super::scheduler::Scheduler;
-use crate::backend::Output;
+use crate::backend::{Output, PAGE_TOKENS};
 use crate::{Error, Result};
 
 /// What an entry's rows gave.
@@ -36,76 +36,86 @@ impl Scheduler {
         output: Output,
         now: Instant,
     ) -> Result<(Vec<TokenEvent>, Vec<TailCopy>)> {
-        let drawn = self.draw(plan, output);
-        let (mut events, mut saves) = (Vec::new(), Vec::new());
-        for (entry, drawn) in plan.entries.iter().zip(drawn) {
-            self.apply(entry, drawn, now, &mut events)?;
-            self.publish(entry.key, &mut saves);
+        let mut of_rows = self.draw(plan, output.logits).into_iter();
+        let (mut events, mut saves) = (Vec::with_capacity(plan.entries.len()), Vec::new());
+        for (index, entry) in plan.entries.iter().enumerate() {
+            let token = output.sampled.get(index).copied().flatten();
+            let rows = if entry.returns_rows() { of_rows.next() } else { None };
+            if self.apply(entry, token, rows, now, &mut events)? {
+                self.publish(entry.key, &mut saves);
+            }
         }
         Ok((events, saves))
     }
 
-    /// Draws what the engine draws, on all cores.
-    fn draw(&self, plan: &Plan, output: Output) -> Vec<Result<Drawn>> {
-        let Output { mut sampled, mut logits, .. } = output;
-        sampled.resize(plan.entries.len(), None);
-        logits.resize(plan.entries.len(), Vec::new());
-        let jobs: Vec<(&Entry, Option<u32>, Vec<f32>)> = plan
-            .entries
-            .iter()
-            .zip(sampled)
-            .zip(logits)
-            .map(|((entry, token), rows)| (entry, token, rows))
-            .collect();
-        let job = |(entry, token, rows): (&Entry, Option<u32>, Vec<f32>)| {
-            let Some(sample) = self.samples.get(&entry.key) else { return Ok(Drawn::default()) };
-            drawn(sample, entry, token, rows, self.vocab)
+    /// What the rows that came back mean, for each entry that has any, on all cores.
+    fn draw(&self, plan: &Plan, logits: Vec<Vec<f32>>) -> Vec<Result<Drawn>> {
+        let rows = logits.into_iter().chain(std::iter::repeat_with(Vec::new));
+        let jobs: Vec<(&Entry, Vec<f32>)> =
+            plan.entries.iter().zip(rows).filter(|(entry, _)| entry.returns_rows()).collect();
+        let job = |(entry, rows): (&Entry, Vec<f32>)| match self.samples.get(&entry.key) {
+            Some(sample) => drawn(sample, entry, rows, self.vocab),
+            None => Ok(Drawn::default()),
         };
-        if jobs.iter().filter(|(.., rows)| !rows.is_empty()).count() > 1 {
+        if jobs.len() > 1 {
             jobs.into_par_iter().map(job).collect()
         } else {
             jobs.into_iter().map(job).collect()
         }
     }
 
+    /// Takes one entry's token, or what its rows gave; says whether the tokens of a further page are known now.
     fn apply(
         &mut self,
         entry: &Entry,
-        drawn: Result<Drawn>,
+        token: Option<u32>,
+        rows: Option<Result<Drawn>>,
         now: Instant,
         events: &mut Vec<TokenEvent>,
-    ) -> Result<()> {
-        let Some(sample) = self.samples.get_mut(&entry.key) else { return Ok(()) };
+    ) -> Result<bool> {
+        let Some(sample) = self.samples.get_mut(&entry.key) else { return Ok(false) };
         sample.pending -= usize::from(entry.drawer != Drawer::Nobody);
-        let drawn = match drawn {
-            Ok(drawn) => drawn,
+        let drawn = match rows.transpose() {
+            Ok(drawn) => drawn.unwrap_or_default(),
             Err(Error::Internal(why)) => return Err(Error::Internal(why)),
             // Its own mask or logits: nobody else's matter.
             Err(error) => {
                 let why: Arc<str> = error.to_string().into();
                 events.extend(self.end(entry.key, FinishReason::Failed(why)));
-                return Ok(());
+                return Ok(false);
             }
         };
         sample.take_prompt_logprobs(entry.start, drawn.prompt);
-        let count = drawn.tokens.len();
+        let (count, known) = (drawn.tokens.len(), sample.tokens.len());
         if !entry.drafted.is_empty() {
             if sample.epoch == entry.epoch {
                 sample.planned = entry.start + count;
             }
-            self.metrics.count_draft(entry.drafted.len() - 1, count - 1);
+            let (guesses, right) = (entry.drafted.len() - 1, count - 1);
+            sample.drafting.settle(guesses, right, sample.generated() + count);
+            self.metrics.count_draft(guesses, right);
         }
-        for (token, logprobs) in drawn.tokens {
+        let of_backend = match entry.drawer {
+            Drawer::Backend => Some((token.ok_or_else(|| missing("token", entry))?, None)),
+            Drawer::Engine | Drawer::Nobody => None,
+        };
+        self.metrics.host_drawn_tokens += count as u64;
+        for (token, logprobs) in of_backend.into_iter().chain(drawn.tokens) {
             let event = sample.record(token, logprobs, now, &mut self.metrics);
             let finish = event.finish.clone();
             events.push(event);
             if let Some(why) = finish {
                 self.remove(entry.key, &why);
-                break;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(sample.tokens.len() / PAGE_TOKENS > known / PAGE_TOKENS)
     }
+}
+
+/// The backend returned less than it was asked for.
+fn missing(what: &str, entry: &Entry) -> Error {
+    Error::Internal(format!("the backend returned no {what} for slot {}", entry.slot))
 }
 
 impl Sample {
@@ -123,31 +133,19 @@ impl Sample {
     }
 }
 
-/// Turns an entry's rows into tokens, until a guess turns out wrong.
-fn drawn(
-    sample: &Sample,
-    entry: &Entry,
-    token: Option<u32>,
-    mut rows: Vec<f32>,
-    vocab: usize,
-) -> Result<Drawn> {
-    let missing =
-        |what| Error::Internal(format!("the backend returned no {what} for slot {}", entry.slot));
+/// Turns an entry's rows into reports and, where the engine draws, tokens, until a guess turns out wrong.
+fn drawn(sample: &Sample, entry: &Entry, mut rows: Vec<f32>, vocab: usize) -> Result<Drawn> {
     let mut drawn = Drawn::default();
     if entry.reports_prompt {
         if rows.len() != entry.tokens * vocab {
-            return Err(missing("logits"));
+            return Err(missing("logits", entry));
         }
         drawn.prompt = prompt_logprobs(sample, entry, &rows, vocab);
     }
-    match entry.drawer {
-        Drawer::Nobody => {}
-        Drawer::Backend => drawn.tokens.push((token.ok_or_else(|| missing("token"))?, None)),
-        Drawer::Engine => {
-            let count = entry.drafted.len().max(1);
-            let from = rows.len().checked_sub(count * vocab).ok_or_else(|| missing("logits"))?;
-            drawn.tokens = draw_rows(sample, entry, &mut rows[from..], vocab)?;
-        }
+    if entry.drawer == Drawer::Engine {
+        let wanted = entry.drafted.len().max(1) * vocab;
+        let from = rows.len().checked_sub(wanted).ok_or_else(|| missing("logits", entry))?;
+        drawn.tokens = draw_rows(sample, entry, &mut rows[from..], vocab)?;
     }
     Ok(drawn)
 }

@@ -12,7 +12,7 @@ use super::mask::Allowed;
 use super::plan::{Drawer, Plan, TailCopy};
 use super::sample::{Key, MaskState};
 use super::{Engine, FinishReason, TokenEvent};
-use crate::backend::{Output, Step};
+use crate::backend::{Output, Step, StepTime};
 use crate::{Error, Result};
 
 /// A step that came back.
@@ -136,9 +136,9 @@ impl Engine {
     pub(super) fn postprocess(&mut self, ran: Ran, begin: Instant) -> Vec<TokenEvent> {
         let now = Instant::now();
         let Some(Done { plan, output }) = ran.done else { return Vec::new() };
-        let metrics = &mut self.scheduler.metrics;
-        let last = self.last_results.replace(now).unwrap_or(begin);
-        metrics.step_seconds.add(now.saturating_duration_since(last).as_secs_f64());
+        let last = self.last_results.replace(now);
+        let step = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
+        self.count_step(step, ran.backend, output.time, last.is_some());
         let events = match self.scheduler.postprocess(&plan, output, now) {
             Ok((events, saves)) => match self.save(&saves) {
                 Ok(()) => events,
@@ -152,6 +152,26 @@ impl Engine {
         let host = begin.elapsed().saturating_sub(ran.backend);
         self.scheduler.metrics.host_seconds.add(host.as_secs_f64());
         events
+    }
+
+    /// Counts a step of so many seconds from the results before; `follows`: the engine had work since then.
+    fn count_step(
+        &mut self,
+        seconds: f64,
+        backend: Duration,
+        time: Option<StepTime>,
+        follows: bool,
+    ) {
+        let metrics = &mut self.scheduler.metrics;
+        metrics.step_seconds.add(seconds);
+        // A backend that works inside `submit` computes while it is called, and waits for the host otherwise.
+        let of_calls = || {
+            let busy = backend.as_secs_f64();
+            StepTime { busy, idle: (seconds - busy).max(0.0) }
+        };
+        let Some(time) = time.or_else(|| (self.ahead == 0).then(of_calls)) else { return };
+        metrics.device_busy_seconds += time.busy;
+        metrics.device_idle_seconds += if follows { time.idle } else { 0.0 };
     }
 
     /// Ends what a failure took with it.

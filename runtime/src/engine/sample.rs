@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::accept::Accepted;
+use super::draft::Drafting;
 use super::draw::{self, Counts};
 use super::mask::TokenMask;
 use super::metrics::Metrics;
@@ -90,6 +91,7 @@ pub(super) struct Sample {
     pub(super) text: TextStream,
     pub(super) mask: Option<MaskState>,
     pub(super) counts: Counts,
+    pub(super) drafting: Drafting,
     pub(super) cached_tokens: usize,
     pub(super) prompt_logprobs: Vec<Option<TokenLogprobs>>,
     pub(super) begun: Option<Instant>,
@@ -120,6 +122,7 @@ impl Sample {
             text: TextStream::new(request.stop_strings.clone(), params.include_stop),
             mask,
             counts: Counts::new(params, &request.prompt),
+            drafting: Drafting::new(),
             cached_tokens: 0,
             prompt_logprobs: Vec::new(),
             begun: None,
@@ -192,17 +195,18 @@ impl Sample {
 
     /// The text that a token made certain, and whether the sample ends with it.
     fn read(&mut self, token: u32) -> (String, Option<FinishReason>) {
-        let (request, mut text) = (self.request.clone(), String::new());
-        let stopped = request.stops.binary_search(&token).is_ok();
+        let (generated, mut text) = (self.generated(), String::new());
+        let Accepted { stops, params, max_tokens, .. } = &*self.request;
+        let stopped = stops.binary_search(&token).is_ok();
         let mut finish = stopped.then_some(FinishReason::Stop);
-        if let Some(vocabulary) = &request.text
-            && (!stopped || request.params.include_stop)
+        if let Some(vocabulary) = &self.request.text
+            && (!stopped || params.include_stop)
         {
-            let stopping = !stopped && self.generated() > request.params.min_tokens;
+            let stopping = !stopped && generated > params.min_tokens;
             let found = self.text.push(vocabulary.bytes(token), stopping, &mut text);
             finish = finish.or(found.map(FinishReason::StopString));
         }
-        if finish.is_none() && self.generated() == request.max_tokens {
+        if finish.is_none() && generated == *max_tokens {
             finish = Some(FinishReason::Length);
         }
         if finish.is_some() {

@@ -106,11 +106,20 @@ impl Scheduler {
         wants
     }
 
-    /// Whether a sample's next tokens can be planned before its last results are known.
+    /// Whether a sample's next tokens can be planned now, though its last results may not be known.
     fn is_ready(&self, sample: &Sample) -> bool {
-        let waits = self.draft_tokens > 0 || sample.needs_host();
-        sample.pending == 0
-            || (!waits && sample.generated() + sample.pending < sample.request.max_tokens)
+        if sample.pending == 0 {
+            return true;
+        }
+        let planned = sample.generated() + sample.pending;
+        // To guess, all that came before must be known, which is worth waiting for only while the text copies itself.
+        let guesses = self.may_draft(sample, planned) && draft::copies(&sample.tokens);
+        !guesses && !sample.needs_host() && planned < sample.request.max_tokens
+    }
+
+    /// Whether guesses are to be tried after `generated` tokens of a sample.
+    fn may_draft(&self, sample: &Sample, generated: usize) -> bool {
+        sample.mask.is_none() && sample.drafting.ahead(generated, self.draft_tokens) > 0
     }
 
     /// Tokens of a sample's next chunk.
@@ -123,7 +132,8 @@ impl Scheduler {
     fn draft(&self, key: Key, budget: usize) -> Vec<u32> {
         let Some(sample) = self.samples.get(&key) else { return Vec::new() };
         let left = sample.request.max_tokens.saturating_sub(sample.generated() + 1);
-        let most = self.draft_tokens.min(left).min(budget).min(self.max_append - 1);
+        let most = sample.drafting.ahead(sample.generated(), self.draft_tokens);
+        let most = most.min(left).min(budget).min(self.max_append - 1);
         if sample.mask.is_some() || sample.unread() != 1 || most == 0 {
             return Vec::new();
         }
@@ -148,8 +158,10 @@ impl Scheduler {
             want.drafted.clear();
             want.tokens = 1;
         }
-        // `None`: it had to give way itself.
-        let Some(missing) = missing(self, want.tokens) else { return };
+        // `None`: it had to give way itself; 0: most answers, most of the time.
+        let Some(missing) = missing(self, want.tokens).filter(|&missing| missing > 0) else {
+            return;
+        };
         while self.pages.available() < missing {
             let victim = self.victim(want.key);
             self.preempt(victim);

@@ -186,7 +186,10 @@ impl Scheduler {
     pub(super) fn submitted(&mut self, plan: &Plan) -> Vec<TailCopy> {
         let mut saves = Vec::new();
         for entry in &plan.entries {
-            self.publish(entry.key, &mut saves);
+            // Else no page was filled.
+            if (entry.start + entry.tokens) / PAGE_TOKENS > entry.start / PAGE_TOKENS {
+                self.publish(entry.key, &mut saves);
+            }
         }
         saves
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use ossmith_plan::{LayerKind, ModelSpec, Rope};
 
 use super::SamplingParams;
-use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
+use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step, StepTime};
 use crate::{Backend, Error, Limits, Result, Sampling, sampling};
 
 /// Dimensions that matter to the engine: vocabulary, context and stop tokens.
@@ -80,6 +80,8 @@ pub(super) struct Scripted {
     pub(super) fault: Option<(Fault, usize)>,
     /// How many of the last tokens decide the next one; few make text that repeats itself.
     pub(super) memory: usize,
+    /// What the device's clock says of each step.
+    pub(super) time: Option<StepTime>,
     pub(super) seen: Arc<Mutex<Seen>>,
 }
 
@@ -95,6 +97,7 @@ impl Scripted {
             tails: Vec::new(),
             fault: None,
             memory: usize::MAX,
+            time: None,
             seen: Arc::default(),
         }
     }
@@ -215,7 +218,7 @@ impl Backend for Scripted {
             _ => {}
         }
         self.check(step).map_err(Error::Request)?;
-        let mut output = Output::default();
+        let mut output = Output { time: self.time, ..Output::default() };
         for sequence in step.sequences {
             let hashes = self.append(sequence)?;
             let last = hashes[hashes.len() - 1];

@@ -74,6 +74,12 @@ impl TextStream {
 
     /// Moves whole characters from the bytes to the held text.
     fn decode(&mut self, new: &[u8]) {
+        if self.bytes.is_empty()
+            && let Ok(text) = std::str::from_utf8(new)
+        {
+            self.held.push_str(text);
+            return;
+        }
         self.bytes.extend_from_slice(new);
         let mut done = 0;
         loop {
@@ -99,8 +105,12 @@ impl TextStream {
 
     /// The stop string that begins first in the held text, and where.
     fn find(&self) -> Option<(usize, usize)> {
-        let found = self.stops.iter().enumerate();
-        found.filter_map(|(index, stop)| Some((self.held.find(stop.as_str())?, index))).min()
+        // Most tokens hold no stop's first byte, which is much faster to see than that they hold no stop.
+        let may_begin = |stop: &String| {
+            stop.as_bytes().first().is_some_and(|first| self.held.as_bytes().contains(first))
+        };
+        let stops = self.stops.iter().enumerate().filter(|(_, stop)| may_begin(stop));
+        stops.filter_map(|(index, stop)| Some((self.held.find(stop.as_str())?, index))).min()
     }
 
     /// Length of the held text's longest end that a stop string begins with.

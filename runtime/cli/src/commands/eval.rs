@@ -7,8 +7,10 @@ mod score;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use ossmith::backend::PAGE_TOKENS;
 use ossmith::engine::SamplingParams;
 use ossmith::{Engine, Limits, Progress};
@@ -69,6 +71,10 @@ struct Nano {
     #[arg(long)]
     json: bool,
 
+    /// Write the token ids of every answer to this file, a line of JSON each: id, tokens.
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+
     #[command(flatten)]
     model: ModelArgs,
 
@@ -92,8 +98,14 @@ impl Nano {
         chosen.warn_if_random();
         let mut engine = self.device.load(&chosen, limits(&prompts))?;
         let start = Instant::now();
-        let completions = answer(&mut engine, &prompts)?;
-        let report = Report::new(&cases, completions, start.elapsed());
+        let answers = answer(&mut engine, &prompts)?;
+        let seconds = start.elapsed();
+        if let Some(file) = &self.tokens {
+            write_tokens(file, &cases, &answers)?;
+        }
+        let completions =
+            answers.iter().map(|tokens| decode_lossy(tokens)).collect::<Result<_, _>>();
+        let report = Report::new(&cases, completions?, seconds);
         let mut out = std::io::stdout().lock();
         let metrics = engine.metrics();
         if self.json {
@@ -131,8 +143,17 @@ fn limits(prompts: &[Vec<u32>]) -> Limits {
     }
 }
 
-/// The text of each answer, special tokens by name.
-fn answer(engine: &mut Engine, prompts: &[Vec<u32>]) -> anyhow::Result<Vec<String>> {
+/// Writes what each case was answered.
+fn write_tokens(file: &Path, cases: &[Case], answers: &[Vec<u32>]) -> anyhow::Result<()> {
+    let line = |(case, tokens): (&Case, &Vec<u32>)| {
+        format!("{}\n", json!({ "id": case.id, "tokens": tokens }))
+    };
+    let lines: String = cases.iter().zip(answers).map(line).collect();
+    std::fs::write(file, lines).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The tokens of each answer.
+fn answer(engine: &mut Engine, prompts: &[Vec<u32>]) -> anyhow::Result<Vec<Vec<u32>>> {
     let params = SamplingParams { max_tokens: Some(MAX_TOKENS), ..SamplingParams::greedy() };
     let (mut bars, mut done, total) = (Bars::new(), 0, prompts.len() as u64);
     let mut answers = vec![Vec::new(); prompts.len()];
@@ -145,7 +166,7 @@ fn answer(engine: &mut Engine, prompts: &[Vec<u32>]) -> anyhow::Result<Vec<Strin
         }
     }
     bars.finish();
-    Ok(answers.iter().map(|tokens| decode_lossy(tokens)).collect::<Result<_, _>>()?)
+    Ok(answers)
 }
 
 /// How often answers of one kind were right.

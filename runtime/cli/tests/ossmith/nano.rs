@@ -1,7 +1,13 @@
 //! The weights that nano brings: what they answer, and how often it is right.
 
-use super::common::ossmith;
+use std::sync::Arc;
+
+use ossmith::engine::{EngineOptions, Policy, SamplingParams};
+use ossmith::{Checkpoint, Device, Engine, Limits};
+use ossmith_harmony::{SpecialSet, encode_with_special};
 use serde_json::Value;
+
+use super::common::{Folder, ossmith};
 
 fn json(args: &[&str]) -> Value {
     let output = ossmith(args).args(["--json", "--backend", "cpu"]).output().unwrap();
@@ -43,4 +49,90 @@ fn the_eval_keeps_its_scores() {
     for skill in ["arithmetic", "capitals", "compare", "count", "letters", "reverse", "cannot"] {
         assert_eq!(tally(skill, "right"), 4, "{skill}: {report}");
     }
+}
+
+#[test]
+fn guesses_ahead_change_no_token_of_the_eval() {
+    let folder = Folder::empty();
+    let answers = |draft_tokens: &str| {
+        let file = folder.path(draft_tokens);
+        let limits = ["eval", "nano", "--limit", "2"];
+        let report =
+            json(&[&limits[..], &["--draft-tokens", draft_tokens, "--tokens", &file]].concat());
+        (std::fs::read_to_string(file).unwrap(), report)
+    };
+    let (plain, drafted) = (answers("0"), answers("6"));
+    assert_eq!(plain.0.lines().count(), 44);
+    for (plain, drafted) in plain.0.lines().zip(drafted.0.lines()) {
+        assert_eq!(plain, drafted);
+    }
+    assert_eq!(plain.1["skills"], drafted.1["skills"]);
+    let number = |key: &str| drafted.1[key].as_u64().unwrap();
+    assert!(number("accepted_tokens") > 0 && number("draft_tokens") > 0, "{}", drafted.1);
+}
+
+/// Nano on the CPU, one prompt at a time.
+fn nano(draft_tokens: usize) -> Engine {
+    let model = ossmith_models::NANO;
+    let bytes = ossmith_models::nano_checkpoint().unwrap();
+    let weights = Arc::new(Checkpoint::from_bytes("nano", bytes, model).unwrap());
+    let options = EngineOptions {
+        device: Device::Cpu,
+        limits: Limits { max_sequences: 1, max_step_tokens: 512, pages: 32 },
+        threads: Some(2),
+        policy: Policy { draft_tokens, ..Policy::default() },
+    };
+    Engine::load(model, weights, options, &mut |_| {}).unwrap()
+}
+
+fn tokens(text: &str) -> Vec<u32> {
+    encode_with_special(text, &SpecialSet::All, &SpecialSet::NONE).unwrap()
+}
+
+/// Greedy answers.
+fn answers(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let most = SamplingParams { max_tokens: Some(150), ..SamplingParams::greedy() };
+    let answers = engine.generate(prompts, &[most]).unwrap();
+    answers.into_iter().map(|answer| answer.tokens).collect()
+}
+
+/// Questions of many kinds; nano answers most of them as before when they are asked again.
+const QUESTIONS: [&str; 10] = [
+    "What is 17 + 25?",
+    "What is the capital of France?",
+    "Sort these numbers: 40, 12, 77, 5",
+    "Write the word stone backwards.",
+    "How many letters are in the word orange?",
+    "What can you do?",
+    "Which is larger, 31 or 13?",
+    "What is 93 - 48?",
+    "What is the capital of Italy?",
+    "Who are you?",
+];
+
+#[test]
+fn a_copy_takes_half_the_steps_or_less_with_the_same_tokens() {
+    let turn = |question: &&str| {
+        tokens(&format!("<|start|>user<|message|>{question}<|end|><|start|>assistant"))
+    };
+    let first: Vec<Vec<u32>> = QUESTIONS.iter().map(turn).collect();
+    let (mut plain, mut drafted) = (nano(0), nano(8));
+    let said = answers(&mut plain, &first);
+    let (mut copies, mut slow_steps, mut fast_steps) = (0, 0, 0);
+    for (asked, said) in first.iter().zip(&said) {
+        // The same question after its own answer, thoughts and all.
+        let whole = &said[..said.len() - 1];
+        let again = [&asked[..], whole, &tokens("<|end|>"), asked].concat();
+        let before = (plain.metrics().steps, drafted.metrics().steps);
+        let slow = answers(&mut plain, std::slice::from_ref(&again));
+        assert_eq!(slow, answers(&mut drafted, &[again]));
+        if slow[0] == *said {
+            copies += 1;
+            slow_steps += plain.metrics().steps - before.0;
+            fast_steps += drafted.metrics().steps - before.1;
+        }
+    }
+    println!("{copies} copies: {fast_steps} steps with guesses, {slow_steps} without");
+    assert!(copies >= QUESTIONS.len() / 2, "nano copied {copies} answers only");
+    assert!(2 * fast_steps <= slow_steps, "{fast_steps} steps of {slow_steps}");
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::super::testing::{Fault, SPEC, Scripted, expected};
 use super::super::{FinishReason, LogitsOptions, Request, RequestId, SamplingParams};
 use super::*;
+use crate::backend::StepTime;
 
 /// Requests under way: what each will answer, and what came so far.
 type Live = BTreeMap<RequestId, (Vec<u32>, Vec<u32>)>;
@@ -115,6 +116,27 @@ fn the_next_step_is_submitted_before_the_last_one_is_known() {
         let seen = seen.lock().unwrap();
         assert_eq!(seen.most_under_way, ahead + 1);
         assert_eq!(seen.steps.len(), 20, "max_tokens is known ahead, so no step is wasted");
+    }
+}
+
+#[test]
+fn a_device_is_idle_between_steps_but_not_between_requests() {
+    let mut backend = Scripted::new(LIMITS, 10);
+    backend.time = Some(StepTime { busy: 2.0, idle: 0.5 });
+    let mut engine = over(backend, 1);
+    for round in 1..4 {
+        let asked = SamplingParams { ignore_eos: true, ..params(1, 8) };
+        engine.generate(&[prompt(5, 0)], &[asked]).unwrap();
+        let metrics = engine.metrics();
+        let (steps, first) = (metrics.steps as f64, f64::from(round));
+        assert_eq!(metrics.device_busy_seconds, 2.0 * steps);
+        assert_eq!(metrics.device_idle_seconds, 0.5 * (steps - first));
+    }
+    // Without a clock: what is not spent in calls of a backend that works in them.
+    for (ahead, known) in [(0, true), (1, false)] {
+        let mut engine = over(Scripted::new(LIMITS, 10), ahead);
+        engine.generate(&[prompt(5, 0)], &[params(1, 8)]).unwrap();
+        assert_eq!(engine.metrics().device_busy_seconds > 0.0, known);
     }
 }
 

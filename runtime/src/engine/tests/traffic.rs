@@ -253,3 +253,25 @@ fn drafts_change_no_token_and_save_steps() {
         }
     }
 }
+
+#[test]
+fn guesses_that_do_not_hold_cost_next_to_nothing() {
+    let run = |ahead, draft_tokens| {
+        let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 40 };
+        let backend = Scripted::new(limits, 64);
+        let seen = backend.seen.clone();
+        let mut engine = with_policy(backend, ahead, Policy { draft_tokens, ..Policy::default() });
+        // Every token depends on all before it: what repeats, repeats by chance.
+        let asked = SamplingParams { ignore_eos: true, ..params(4, 900) };
+        engine.generate(&[prompt(30, 0), prompt(30, 2)], &[asked]).unwrap();
+        assert_eq!(seen.lock().unwrap().most_under_way, ahead + 1);
+        engine.metrics().clone()
+    };
+    for ahead in [0, 1] {
+        let (without, with) = (run(ahead, 0), run(ahead, 8));
+        assert!(with.draft_tokens * 20 < with.generated_tokens, "{} guesses", with.draft_tokens);
+        assert!(with.steps * 20 < without.steps * 21, "{} steps of {}", with.steps, without.steps);
+        // Where a guess makes the device wait, none is tried on a chance repetition.
+        assert!(ahead > 0 || with.drafts > 4, "{} drafts", with.drafts);
+    }
+}

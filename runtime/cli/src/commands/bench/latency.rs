@@ -37,8 +37,8 @@ pub(super) struct Args {
     batch_size: u32,
 
     /// Samples of each request.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    n: usize,
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=128))]
+    n: u16,
 
     /// Rounds that are not counted.
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -65,17 +65,13 @@ impl Args {
         let mut random = Random::new(self.seed);
         let prompts: Vec<Vec<u32>> =
             (0..self.batch_size).map(|_| random.tokens(input, &chosen.model.spec)).collect();
-        let params = SamplingParams {
-            n: self.n,
-            seed: self.seed,
-            max_tokens: Some(output),
-            ignore_eos: true,
-            ..SamplingParams::default()
-        };
+        let params =
+            SamplingParams { n: self.n.into(), seed: self.seed, ..SamplingParams::default() };
+        let ask = |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
         let mut latencies = Vec::new();
         for round in 0..self.num_iters_warmup + self.num_iters {
             let begin = Instant::now();
-            engine.generate(&prompts, std::slice::from_ref(&params))?;
+            engine.complete(prompts.iter().map(ask).collect())?;
             if round >= self.num_iters_warmup {
                 latencies.push(begin.elapsed().as_secs_f64());
             }

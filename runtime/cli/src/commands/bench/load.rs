@@ -2,11 +2,13 @@
 //! as a file. Flags and keys are spelled as in vLLM's commands of the same names, so that one script plots both.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use ossmith::backend::PAGE_TOKENS;
-use ossmith::engine::Policy;
+use ossmith::engine::{Policy, Request, SamplingParams, Vocabulary};
 use ossmith::{Engine, Limits};
+use ossmith_harmony::token_bytes;
 use ossmith_plan::ModelSpec;
 use serde_json::Value;
 
@@ -35,8 +37,16 @@ pub(super) struct EngineArgs {
     num_gpu_blocks_override: Option<usize>,
 
     /// Keep prefixes of prompts for requests that begin alike.
-    #[arg(long)]
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
     enable_prefix_caching: bool,
+
+    /// Keep none, which is the default here.
+    #[arg(long)]
+    no_enable_prefix_caching: bool,
+
+    /// Do not turn tokens into text.
+    #[arg(long)]
+    disable_detokenize: bool,
 }
 
 impl EngineArgs {
@@ -55,6 +65,19 @@ impl EngineArgs {
             ..Policy::default()
         };
         self.device.load_with(chosen, limits, policy)
+    }
+
+    /// A request for exactly `length` tokens, each turned into text unless that is turned off.
+    pub(super) fn request(
+        &self,
+        prompt: Vec<u32>,
+        length: usize,
+        params: SamplingParams,
+    ) -> Request {
+        let params = SamplingParams { max_tokens: Some(length), ignore_eos: true, ..params };
+        let text: Option<Arc<dyn Vocabulary>> =
+            if self.disable_detokenize { None } else { Some(Arc::new(token_bytes)) };
+        Request { text, ..Request::new(prompt, params) }
     }
 }
 

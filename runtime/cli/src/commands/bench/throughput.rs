@@ -24,10 +24,16 @@ use crate::failure::fail;
     after_long_help = "A line of --dataset-path is an object: \"prompt\" (text) or \"input_len\", and \
 \"output_len\".
 
-JSON (--output-json), one object:
+JSON (--output-json to a file, --json to the terminal), one object:
   elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second
-  and besides: output_tokens_per_second, model, backend, metrics (steps, median step and host times in seconds,
-  preemptions, cached tokens, drafted and accepted tokens)"
+  and besides: output_tokens_per_second, model, backend, metrics
+Metrics:
+  steps, mean_step_s, mean_host_s   steps, and how long one and the host's work for it took
+  device_busy_s, device_idle_s      time in and between the steps' kernels, by the device's clock (by the calls of
+                                    the CPU backend)
+  device_idle_share                 idle / (busy + idle)
+  host_drawn_tokens                 tokens drawn from returned logits, which the device waits for
+  mean_first_token_s, preemptions, cached_tokens, draft_tokens, accepted_tokens"
 )]
 pub(super) struct Args {
     #[command(flatten)]
@@ -42,15 +48,15 @@ pub(super) struct Args {
     dataset_path: Option<PathBuf>,
 
     /// Tokens of a prompt.
-    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, alias = "random-input-len", default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     input_len: u32,
 
     /// Tokens of an answer.
-    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, alias = "random-output-len", default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     output_len: u32,
 
     /// Tokens that all prompts begin with, besides --input-len.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, alias = "random-prefix-len", default_value_t = 0, value_name = "N")]
     prefix_len: usize,
 
     /// Draw lengths from LEN * (1 - R) to LEN * (1 + R).
@@ -62,8 +68,8 @@ pub(super) struct Args {
     num_prompts: u32,
 
     /// Samples of each prompt.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    n: usize,
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=128))]
+    n: u16,
 
     /// Seed of lengths and prompts.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -76,6 +82,10 @@ pub(super) struct Args {
     /// Write the result to this file.
     #[arg(long, value_name = "FILE")]
     output_json: Option<PathBuf>,
+
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A line of a dataset.
@@ -114,7 +124,25 @@ impl Args {
         let output_tokens = serve(&mut engine, self.ask(requests))?;
         let elapsed = begin.elapsed().as_secs_f64();
         let total = prompt_tokens + output_tokens;
+        let result = json!({
+            "elapsed_time": elapsed,
+            "num_requests": count,
+            "total_num_tokens": total,
+            "requests_per_second": count as f64 / elapsed,
+            "tokens_per_second": total as f64 / elapsed,
+            "output_tokens_per_second": output_tokens as f64 / elapsed,
+            "model": self.engine.model.model,
+            "backend": engine.describe(),
+            "metrics": metrics(&engine, &before),
+        });
+        if let Some(file) = &self.output_json {
+            write_json(file, &result)?;
+        }
         let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{result}")?;
+            return Ok(());
+        }
         writeln!(
             out,
             "Throughput: {:.2} requests/s, {:.2} total tokens/s, {:.2} output tokens/s",
@@ -124,22 +152,7 @@ impl Args {
         )?;
         writeln!(out, "Total num prompt tokens:  {prompt_tokens}")?;
         writeln!(out, "Total num output tokens:  {output_tokens}")?;
-        let metrics = metrics(&engine, &before);
-        writeln!(out, "Engine: {metrics}")?;
-        if let Some(file) = &self.output_json {
-            let result = json!({
-                "elapsed_time": elapsed,
-                "num_requests": count,
-                "total_num_tokens": total,
-                "requests_per_second": count as f64 / elapsed,
-                "tokens_per_second": total as f64 / elapsed,
-                "output_tokens_per_second": output_tokens as f64 / elapsed,
-                "model": self.engine.model.model,
-                "backend": engine.describe(),
-                "metrics": metrics,
-            });
-            write_json(file, &result)?;
-        }
+        writeln!(out, "Engine: {}", result["metrics"])?;
         Ok(())
     }
 
@@ -147,13 +160,11 @@ impl Args {
         let ask = |(index, (prompt, most)): (usize, (Vec<u32>, usize))| {
             let params = SamplingParams {
                 temperature: self.temperature,
-                n: self.n,
-                seed: self.seed.wrapping_add((index * self.n) as u64),
-                max_tokens: Some(most),
-                ignore_eos: true,
+                n: self.n.into(),
+                seed: self.seed.wrapping_add(index as u64 * u64::from(self.n)),
                 ..SamplingParams::default()
             };
-            Request::new(prompt, params)
+            self.engine.request(prompt, most, params)
         };
         requests.into_iter().enumerate().map(ask).collect()
     }
@@ -229,10 +240,18 @@ fn metrics(engine: &Engine, before: &ossmith::engine::Metrics) -> Value {
                 before: &ossmith::engine::metrics::Histogram| {
         (now.sum - before.sum) / (now.count - before.count).max(1) as f64
     };
+    let (busy, idle) = (
+        now.device_busy_seconds - before.device_busy_seconds,
+        now.device_idle_seconds - before.device_idle_seconds,
+    );
     json!({
         "steps": now.steps - before.steps,
         "mean_step_s": mean(&now.step_seconds, &before.step_seconds),
         "mean_host_s": mean(&now.host_seconds, &before.host_seconds),
+        "device_busy_s": busy,
+        "device_idle_s": idle,
+        "device_idle_share": if busy > 0.0 { Some(idle / (busy + idle)) } else { None },
+        "host_drawn_tokens": now.host_drawn_tokens - before.host_drawn_tokens,
         "mean_first_token_s": mean(&now.first_token_seconds, &before.first_token_seconds),
         "preemptions": now.preemptions - before.preemptions,
         "cached_tokens": now.cached_tokens - before.cached_tokens,
