@@ -3,7 +3,7 @@
 //!
 //! `OSSMITH_SOAK` sets how many requests; the scripted backend's soak, which has no model, is the engine's own test.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::print_stdout, reason = "a test, whose figures are for people")]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -111,6 +111,7 @@ const QUESTIONS: [&str; 10] = [
 ];
 
 #[test]
+#[allow(clippy::print_stdout, reason = "the figures are for people")]
 fn a_copy_takes_half_the_steps_or_less_with_the_same_tokens() {
     let turn = |question: &&str| {
         tokens(&format!("<|start|>user<|message|>{question}<|end|><|start|>assistant"))
