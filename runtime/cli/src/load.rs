@@ -55,11 +55,8 @@ impl DeviceArgs {
         limits: Limits,
         policy: Policy,
     ) -> anyhow::Result<Engine> {
-        let (device, fallback) = resolve(self.backend.0);
+        let (options, fallback) = self.options(limits, policy);
         let mut bars = Bars::new();
-        let threads = self.threads.map(usize::from);
-        let policy = Policy { draft_tokens: self.draft_tokens.into(), ..policy };
-        let options = EngineOptions { device, limits, threads, policy };
         let engine = Engine::load(chosen.model, chosen.checkpoint.clone(), options, &mut |at| {
             bars.show(at);
         })?;
@@ -68,6 +65,18 @@ impl DeviceArgs {
             eprintln!("running on {}: {why}", engine.describe());
         }
         Ok(engine)
+    }
+
+    /// What an engine would be loaded with, and why it ends on the CPU if that was not asked for.
+    pub(crate) fn options(
+        &self,
+        limits: Limits,
+        policy: Policy,
+    ) -> (EngineOptions, Option<String>) {
+        let (device, fallback) = resolve(self.backend.0);
+        let threads = self.threads.map(usize::from);
+        let policy = Policy { draft_tokens: self.draft_tokens.into(), ..policy };
+        (EngineOptions { device, limits, threads, policy }, fallback)
     }
 }
 

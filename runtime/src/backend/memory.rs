@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::{Error, Result};
 
+/// Pages for each tail that is kept for cached prefixes, besides one tail a sequence.
+pub const PAGES_PER_TAIL: usize = 8;
+
 /// A device's memory as a model and its limits would use it, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -21,8 +24,12 @@ pub struct MemoryPlan {
     pub graphs: u64,
     /// What is free now; `None` where that is not known.
     pub available: Option<u64>,
-    /// Bytes of one page with its share of tails, to see what another number of pages would take.
+    /// How many pages are planned.
+    pub page_count: u64,
+    /// Bytes that one more page takes, with its share of tails.
     pub page: u64,
+    /// Bytes by which another number of pages may take more than that says, since memory comes in blocks.
+    pub rounding: u64,
 }
 
 impl MemoryPlan {
@@ -37,13 +44,12 @@ impl MemoryPlan {
     /// # Errors
     /// [`Error::Device`] with the plan and what would fit.
     pub fn check(&self) -> Result<()> {
-        let Some(available) = self.available.filter(|&available| self.total() > available) else {
+        if self.available.is_none_or(|available| self.total() <= available) {
             return Ok(());
-        };
-        let short = self.total() - available;
-        let fixed = self.total() - self.pages - self.tails;
-        let advice = if fixed < available && self.page > 0 {
-            format!("{} pages fewer would fit", short.div_ceil(self.page))
+        }
+        let fit = self.pages_that_fit(1.0) as u64;
+        let advice = if fit > 0 {
+            format!("{} pages fewer would fit", self.page_count.saturating_sub(fit))
         } else {
             "even with no cache it does not fit: lower max_sequences or max_step_tokens, use a smaller \
              model, or free memory"
@@ -56,8 +62,9 @@ impl MemoryPlan {
     #[must_use]
     pub fn pages_that_fit(&self, share: f64) -> usize {
         let room = (self.available.unwrap_or(0) as f64 * share) as u64;
-        let fixed = self.total() - self.pages - self.tails;
-        room.saturating_sub(fixed).checked_div(self.page).unwrap_or(0) as usize
+        let without_pages = self.total().saturating_sub(self.page_count * self.page);
+        let room = room.saturating_sub(without_pages + self.rounding);
+        room.checked_div(self.page).unwrap_or(0) as usize
     }
 }
 
@@ -92,12 +99,14 @@ mod tests {
         let plan = MemoryPlan {
             weights: 60 * gb,
             pages: 10 * gb,
+            page_count: 1000,
             page: gb / 100,
             available: Some(80 * gb),
             ..MemoryPlan::default()
         };
         assert!(plan.check().is_ok());
         assert_eq!(plan.pages_that_fit(0.9), 1200);
+        assert_eq!(MemoryPlan { rounding: gb, ..plan.clone() }.pages_that_fit(0.9), 1100);
         for (available, want) in [(66, "400 pages fewer would fit"), (50, "even with no cache")] {
             let error = MemoryPlan { available: Some(available * gb), ..plan.clone() }.check();
             let error = error.expect_err("too little").to_string();

@@ -7,6 +7,7 @@ use ossmith_plan::{LayerKind, Model, ModelSpec};
 use super::Engine;
 use crate::backend::MemoryPlan;
 use crate::backend::cpu::{self, CpuBackend};
+use crate::backend::memory::PAGES_PER_TAIL;
 use crate::{Backend, Checkpoint, Device, Error, Limits, Progress, Result};
 
 /// How an engine is loaded.
@@ -34,9 +35,6 @@ pub struct Policy {
     /// Tokens that are guessed ahead from the request's own text and verified in one step; 0 turns it off.
     pub draft_tokens: usize,
 }
-
-/// Pages for each tail that the backend keeps, besides one a sequence.
-const PAGES_PER_TAIL: usize = 8;
 
 impl Policy {
     /// Tails of cached prefixes to make room for; `None` if the model's sliding layers need none.

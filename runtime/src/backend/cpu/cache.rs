@@ -8,6 +8,7 @@
 use ossmith_plan::{LayerKind, Model, ModelSpec};
 
 use super::batch::Member;
+use crate::backend::memory::PAGES_PER_TAIL;
 use crate::backend::{Limits, MemoryPlan, PAGE_TOKENS};
 use crate::{Error, Result};
 
@@ -170,7 +171,9 @@ pub fn plan_memory(model: &'static Model, limits: &Limits, tails: usize) -> Memo
         rings: (limits.max_sequences * sliding * ring_tiles(spec, limits)) as u64 * tile,
         tails: tails_bytes,
         available: available(),
-        page: in_page * full * tile + tails_bytes / limits.pages.max(1) as u64,
+        page_count: limits.pages as u64,
+        page: in_page * full * tile
+            + (usize::from(tails > 0) * sliding * window) as u64 * tile / PAGES_PER_TAIL as u64,
         ..MemoryPlan::default()
     }
 }

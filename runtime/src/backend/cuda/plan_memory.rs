@@ -2,20 +2,22 @@
 //! rounded as the driver rounds it.
 
 use cudarc::driver::result;
-use ossmith_plan::{LayerKind, Model, ModelSpec, Weight, WeightLayout};
+use ossmith_plan::{LayerKind, Model, ModelSpec, Weight};
 
 use super::cache::{BF16_BYTES, ring_pages};
 use super::memory::device_error;
 use super::staging::Arrays;
+use super::weights::{layout_bytes, layout_of};
 use super::{device, workspace};
-use crate::backend::memory::MemoryPlan;
+use crate::Result;
+use crate::backend::memory::{self, MemoryPlan};
 use crate::backend::{Limits, PAGE_TOKENS};
-use crate::{Error, Result};
 
 /// Allocations of this size and more come in whole blocks of it.
 const BLOCK_BYTES: u64 = 2 << 20;
 /// Smaller ones share blocks, aligned to this.
 const ALIGN_BYTES: u64 = 512;
+const PAGES_PER_TAIL: u64 = memory::PAGES_PER_TAIL as u64;
 /// Kernels of all units, and what the driver keeps for launches.
 const KERNEL_BYTES: u64 = 64 << 20;
 /// A captured step, by layer: node parameters of a handful of launches.
@@ -48,7 +50,8 @@ pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Res
     let mut of_weights = 0;
     for weight in Weight::ALL {
         let copies = if weight.per_layer() { layers } else { 1 };
-        of_weights += copies * rounded(weight_bytes(model, weight)? as u64);
+        let bytes = layout_bytes(model.graph.weight(weight), layout_of(model, weight)?);
+        of_weights += copies * rounded(bytes as u64);
     }
     let stride = spec.context.div_ceil(PAGE_TOKENS);
     let tables = 2 * rounded((limits.max_sequences * stride * size_of::<u32>()) as u64);
@@ -65,23 +68,11 @@ pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Res
         workspace: between + tables + words,
         graphs: KERNEL_BYTES + limits.max_sequences as u64 * layers * GRAPH_BYTES_A_LAYER,
         available: None,
-        page: 2 * page * (full + sliding * window * tails as u64 / limits.pages.max(1) as u64),
+        page_count: limits.pages as u64,
+        page: 2 * page * full + 2 * sliding * window * page * u64::from(tails > 0) / PAGES_PER_TAIL,
+        // Every buffer may end in a block of its own, and the last few pages may take a whole tail.
+        rounding: 2 * layers * BLOCK_BYTES + 2 * sliding * window * page,
     })
-}
-
-/// Bytes of one layer's weight as its layout has it.
-fn weight_bytes(model: &Model, weight: Weight) -> Result<usize> {
-    let info = model.graph.weight(weight);
-    let layout = model.layouts.iter().find(|(listed, _)| *listed == weight);
-    match layout.map(|(_, layout)| *layout) {
-        None => Err(Error::Internal(format!("the plan gives {weight:?} no layout"))),
-        Some(WeightLayout::RowMajor) => Ok(info.bytes()),
-        Some(tiled) => Ok(match *info.shape {
-            [matrices, rows, k] => tiled.tiled_bytes(matrices, rows, k),
-            [rows, k] => tiled.tiled_bytes(1, rows, k),
-            _ => tiled.tiled_bytes(1, 1, info.elements()),
-        }),
-    }
 }
 
 fn ring_bytes(spec: &ModelSpec, limits: &Limits, page: u64) -> u64 {
@@ -91,4 +82,70 @@ fn ring_bytes(spec: &ModelSpec, limits: &Limits, page: u64) -> u64 {
 fn rounded(bytes: u64) -> u64 {
     let unit = if bytes >= BLOCK_BYTES / 2 { BLOCK_BYTES } else { ALIGN_BYTES };
     bytes.max(ALIGN_BYTES).next_multiple_of(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Policy;
+
+    /// What an 80 GB card has free once a context is open, rounded down.
+    const CARD: u64 = 84_000_000_000;
+
+    /// A line: the model, bytes of its published safetensors, sequences, step tokens, pages, and whether it all fits.
+    type Line = (&'static Model, u64, usize, usize, usize, bool);
+
+    #[test]
+    fn plans_of_the_published_models() {
+        let (small, large) = (ossmith_models::GPT_OSS_20B, ossmith_models::GPT_OSS_120B);
+        let lines: [Line; 7] = [
+            (small, 13_761_264_768, 1, 2048, 64, true),
+            (small, 13_761_264_768, 64, 2048, 4096, true),
+            (small, 13_761_264_768, 256, 2048, 16_384, true),
+            (small, 13_761_264_768, 256, 8192, 16_384, false),
+            (large, 65_248_815_744, 8, 2048, 4096, true),
+            (large, 65_248_815_744, 64, 512, 2048, true),
+            (large, 65_248_815_744, 64, 2048, 5120, false),
+        ];
+        for (model, published, max_sequences, max_step_tokens, pages, fits) in lines {
+            let limits = Limits { max_sequences, max_step_tokens, pages };
+            let tails = Policy::default().tails(&model.spec, &limits).unwrap_or(0);
+            let plan = sizes(model, &limits, tails).expect("a plan");
+            let name = format!("{} with {limits:?}: {plan}", model.spec.name);
+            // Packed tiles pad little, and the published files hold the same numbers.
+            assert!(plan.weights.abs_diff(published) * 50 < published, "{name}");
+            let plan = MemoryPlan { available: Some(CARD), ..plan };
+            assert_eq!(plan.check().is_ok(), fits, "{name}");
+            // The parts, each worked out from the model's published dimensions: 8 heads of 64, bf16, keys and values.
+            let layers = model.spec.layers.len() as u64 / 2;
+            let page = 2 * 64 * 8 * 64 * 2 * layers;
+            let close =
+                |bytes: u64, pages: u64| bytes.abs_diff(pages * page) <= layers * 2 * BLOCK_BYTES;
+            assert!(close(plan.pages, pages as u64), "{name}");
+            assert!(close(plan.tails, 2 * tails as u64), "{name}");
+            let ring = (127 + max_step_tokens as u64).div_ceil(64) + 1;
+            assert!(close(plan.rings, max_sequences as u64 * ring), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_card_of_80_gb_holds_120b_with_a_useful_cache_and_refuses_more_with_numbers() {
+        let model = ossmith_models::GPT_OSS_120B;
+        let plan = |pages| {
+            let limits = Limits { max_sequences: 16, max_step_tokens: 2048, pages };
+            let tails = Policy::default().tails(&model.spec, &limits).unwrap_or(0);
+            MemoryPlan { available: Some(CARD), ..sizes(model, &limits, tails).expect("a plan") }
+        };
+        // 16 sequences of 16k tokens each.
+        let useful = plan(4096);
+        useful.check().expect("it fits");
+        let most = useful.pages_that_fit(1.0);
+        assert!(most >= 4096, "{most} pages of {useful}");
+        plan(most).check().unwrap_or_else(|why| panic!("{most} pages were said to fit: {why}"));
+        let error = plan(2 * most).check().expect_err("too many pages").to_string();
+        for part in ["weights 65.", "pages ", "rings ", "of 84.00 GB free", "pages fewer would fit"]
+        {
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use ossmith::backend::PAGE_TOKENS;
-use ossmith::engine::{Policy, Request, SamplingParams, Vocabulary};
+use ossmith::backend::{MemoryPlan, PAGE_TOKENS};
+use ossmith::engine::{Policy, Request, SamplingParams, Vocabulary, plan_memory};
 use ossmith::{Engine, Limits};
 use ossmith_harmony::token_bytes;
 use ossmith_plan::ModelSpec;
@@ -52,6 +52,17 @@ pub(super) struct EngineArgs {
 impl EngineArgs {
     /// Opens the model and loads an engine with room for samples of at most `tokens` tokens.
     pub(super) fn engine(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<Engine> {
+        let (limits, policy) = self.room(tokens);
+        self.device.load_with(chosen, limits, policy)
+    }
+
+    /// What that takes on the device; `available` is as of now.
+    pub(super) fn memory(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<MemoryPlan> {
+        let (limits, policy) = self.room(tokens);
+        Ok(plan_memory(chosen.model, &self.device.options(limits, policy).0)?)
+    }
+
+    fn room(&self, tokens: usize) -> (Limits, Policy) {
         let sequences = self.max_num_seqs as usize;
         let pages = sequences * tokens.div_ceil(PAGE_TOKENS).max(1);
         let limits = Limits {
@@ -64,7 +75,7 @@ impl EngineArgs {
             prefix_cache: self.enable_prefix_caching,
             ..Policy::default()
         };
-        self.device.load_with(chosen, limits, policy)
+        (limits, policy)
     }
 
     /// A request for exactly `length` tokens, each turned into text unless that is turned off.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use ossmith::Engine;
+use ossmith::backend::MemoryPlan;
 use ossmith::engine::{Request, SamplingParams};
 use ossmith_harmony::encode;
 use ossmith_plan::ModelSpec;
@@ -26,7 +27,10 @@ use crate::failure::fail;
 
 JSON (--output-json to a file, --json to the terminal), one object:
   elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second
-  and besides: output_tokens_per_second, model, backend, metrics
+  and besides: output_tokens_per_second, model, backend, metrics, memory
+Memory:
+  weights, pages, rings, tails, workspace, graphs, total   the plan before loading, in bytes
+  available, taken                  what was free then, and how much less is free after the run
 Metrics:
   steps, mean_step_s, mean_host_s   steps, and how long one and the host's work for it took
   device_busy_s, device_idle_s      time in and between the steps' kernels, by the device's clock (by the calls of
@@ -110,6 +114,7 @@ impl Args {
         let requests = self.requests(spec)?;
         let length = |(prompt, most): &(Vec<u32>, usize)| prompt.len() + most;
         let longest = requests.iter().map(length).max().unwrap_or(1);
+        let planned = self.engine.memory(&chosen, longest)?;
         let mut engine = self.engine.engine(&chosen, longest)?;
         // Kernels, graphs and threads are warm after one short round.
         let warm = requests.iter().take(self.engine.max_num_seqs as usize).cloned();
@@ -134,6 +139,7 @@ impl Args {
             "model": self.engine.model.model,
             "backend": engine.describe(),
             "metrics": metrics(&engine, &before),
+            "memory": memory(&planned, self.engine.memory(&chosen, longest)?.available),
         });
         if let Some(file) = &self.output_json {
             write_json(file, &result)?;
@@ -153,6 +159,7 @@ impl Args {
         writeln!(out, "Total num prompt tokens:  {prompt_tokens}")?;
         writeln!(out, "Total num output tokens:  {output_tokens}")?;
         writeln!(out, "Engine: {}", result["metrics"])?;
+        writeln!(out, "Memory: {planned}; taken: {} bytes", result["memory"]["taken"])?;
         Ok(())
     }
 
@@ -257,5 +264,21 @@ fn metrics(engine: &Engine, before: &ossmith::engine::Metrics) -> Value {
         "cached_tokens": now.cached_tokens - before.cached_tokens,
         "draft_tokens": now.draft_tokens - before.draft_tokens,
         "accepted_tokens": now.accepted_tokens - before.accepted_tokens,
+    })
+}
+
+/// A plan beside what is gone from the memory that was free when it was made.
+fn memory(plan: &MemoryPlan, free_now: Option<u64>) -> Value {
+    let taken = plan.available.zip(free_now).map(|(before, now)| before as i64 - now as i64);
+    json!({
+        "weights": plan.weights,
+        "pages": plan.pages,
+        "rings": plan.rings,
+        "tails": plan.tails,
+        "workspace": plan.workspace,
+        "graphs": plan.graphs,
+        "total": plan.total(),
+        "available": plan.available,
+        "taken": taken,
     })
 }
