@@ -141,8 +141,6 @@ pub struct Output {
     pub logits: Vec<Vec<f32>>,
     /// A layer each, if [`Step::taps`].
     pub taps: Vec<LayerTaps>,
-    /// If the device has a clock.
-    pub time: Option<StepTime>,
 }
 
 /// Runs steps. `submit` may return before the work is done; `collect` waits for the oldest submitted step.
@@ -190,6 +188,11 @@ pub trait Backend: Send {
     /// # Errors
     /// Device errors; [`crate::Error::Internal`] if nothing was submitted.
     fn collect(&mut self) -> Result<Output>;
+
+    /// Times of the step that was collected last, if the device has a clock.
+    fn step_time(&self) -> Option<StepTime> {
+        None
+    }
 
     /// `submit` and `collect`.
     ///

@@ -138,7 +138,7 @@ impl Engine {
         let Some(Done { plan, output }) = ran.done else { return Vec::new() };
         let last = self.last_results.replace(now);
         let step = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
-        self.count_step(step, ran.backend, output.time, last.is_some());
+        self.count_step(step, ran.backend, last.is_some());
         let events = match self.scheduler.postprocess(&plan, output, now) {
             Ok((events, saves)) => match self.save(&saves) {
                 Ok(()) => events,
@@ -155,13 +155,7 @@ impl Engine {
     }
 
     /// Counts a step of so many seconds from the results before; `follows`: the engine had work since then.
-    fn count_step(
-        &mut self,
-        seconds: f64,
-        backend: Duration,
-        time: Option<StepTime>,
-        follows: bool,
-    ) {
+    fn count_step(&mut self, seconds: f64, backend: Duration, follows: bool) {
         let metrics = &mut self.scheduler.metrics;
         metrics.step_seconds.add(seconds);
         // A backend that works inside `submit` computes while it is called, and waits for the host otherwise.
@@ -169,7 +163,10 @@ impl Engine {
             let busy = backend.as_secs_f64();
             StepTime { busy, idle: (seconds - busy).max(0.0) }
         };
-        let Some(time) = time.or_else(|| (self.ahead == 0).then(of_calls)) else { return };
+        let Some(time) = self.backend.step_time().or_else(|| (self.ahead == 0).then(of_calls))
+        else {
+            return;
+        };
         metrics.device_busy_seconds += time.busy;
         metrics.device_idle_seconds += if follows { time.idle } else { 0.0 };
     }

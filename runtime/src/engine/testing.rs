@@ -208,6 +208,10 @@ impl Backend for Scripted {
         Ok(())
     }
 
+    fn step_time(&self) -> Option<StepTime> {
+        self.time
+    }
+
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         match self.fault_at(self.seen.lock().unwrap().steps.len()) {
             Some(Fault::Refuses) => {
@@ -218,7 +222,7 @@ impl Backend for Scripted {
             _ => {}
         }
         self.check(step).map_err(Error::Request)?;
-        let mut output = Output { time: self.time, ..Output::default() };
+        let mut output = Output::default();
         for sequence in step.sequences {
             let hashes = self.append(sequence)?;
             let last = hashes[hashes.len() - 1];

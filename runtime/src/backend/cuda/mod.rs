@@ -27,7 +27,6 @@ mod workspace;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUevent_flags::{CU_EVENT_DEFAULT, CU_EVENT_DISABLE_TIMING};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
 use ossmith_plan::Model;
 
@@ -37,7 +36,7 @@ pub use kernels::Kernels;
 pub use plan_memory::plan_memory;
 pub use sources::Sources;
 
-use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, StepTime, validate};
+use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, validate};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use cache::DeviceCache;
@@ -61,8 +60,6 @@ pub struct CudaBackend {
     graphs: HashMap<usize, DecodeGraph>,
     free: Vec<Staged>,
     in_flight: VecDeque<InFlight>,
-    /// The end of the last step that was collected, on the device's clock.
-    last_end: Option<CudaEvent>,
     /// Whether a slot has drawn a token that [`Input::Sampled`](crate::backend::Input) can stand for.
     drawn: Vec<bool>,
 }
@@ -79,21 +76,18 @@ impl std::fmt::Debug for DecodeGraph {
     }
 }
 
-/// Host memory of one step, and marks around its kernels on the device's clock.
+/// Host memory of one step.
 #[derive(Debug)]
 struct Staged {
     staging: Staging,
     drawn: Pinned,
-    begin: CudaEvent,
-    end: CudaEvent,
-    /// After the drawn tokens came back.
-    done: CudaEvent,
 }
 
 /// A step that was submitted.
 #[derive(Debug)]
 struct InFlight {
     staged: Staged,
+    done: CudaEvent,
     sequences: usize,
     logits: Vec<Vec<f32>>,
     taps: Vec<LayerTaps>,
@@ -131,7 +125,6 @@ impl CudaBackend {
             graphs: HashMap::new(),
             free: Vec::new(),
             in_flight: VecDeque::new(),
-            last_end: None,
             info,
             context,
             limits,
@@ -156,38 +149,10 @@ impl CudaBackend {
         if let Some(staged) = self.free.pop() {
             return Ok(staged);
         }
-        let event =
-            |flags| self.context.new_event(Some(flags)).map_err(device_error("make an event"));
         Ok(Staged {
             staging: Staging::new(&self.context, self.arrays)?,
             drawn: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
-            begin: event(CU_EVENT_DEFAULT)?,
-            end: event(CU_EVENT_DEFAULT)?,
-            done: event(CU_EVENT_DISABLE_TIMING)?,
         })
-    }
-
-    /// Marks a place in the stream.
-    fn mark(&self, event: &CudaEvent) -> Result<()> {
-        event.record(&self.pass.stream).map_err(device_error("mark a step"))
-    }
-
-    /// The times of a step that is done. Its end is kept for the next step's.
-    fn time(&mut self, staged: &mut Staged) -> Result<StepTime> {
-        let seconds = |from: &CudaEvent, to: &CudaEvent| {
-            let milliseconds = from.elapsed_ms(to).map_err(device_error("read its clock"))?;
-            Ok::<f64, Error>(f64::from(milliseconds) / 1e3)
-        };
-        let busy = seconds(&staged.begin, &staged.end)?;
-        let Some(last) = &mut self.last_end else {
-            let spare = self.context.new_event(Some(CU_EVENT_DEFAULT));
-            let spare = spare.map_err(device_error("make an event"))?;
-            self.last_end = Some(std::mem::replace(&mut staged.end, spare));
-            return Ok(StepTime { busy, idle: 0.0 });
-        };
-        let idle = seconds(last, &staged.begin)?;
-        std::mem::swap(last, &mut staged.end);
-        Ok(StepTime { busy, idle })
     }
 
     fn copy_tail(&self, tail: usize, slot: usize, end: usize, save: bool) -> Result<()> {
@@ -324,7 +289,6 @@ impl Backend for CudaBackend {
         let cache = &mut self.pass.cache;
         staged.staging.fill(step, |slot, pages| cache.update(slot, pages));
         self.send(&staged.staging)?;
-        self.mark(&staged.begin)?;
 
         let staging = &staged.staging;
         let draws_one_each = staging.tokens == step.sequences.len()
@@ -341,7 +305,6 @@ impl Backend for CudaBackend {
         for (row, values) in staging.wanted.iter().zip(rows) {
             logits[row.sequence].extend(values);
         }
-        self.mark(&staged.end)?;
         staged.drawn.copy_from(
             &self.pass.stream,
             self.pass.workspace.drawn.ptr(),
@@ -350,23 +313,23 @@ impl Backend for CudaBackend {
         for &index in &staged.staging.sampled {
             self.drawn[step.sequences[index].slot] = true;
         }
-        self.mark(&staged.done)?;
+        let done =
+            self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
         let sequences = step.sequences.len();
-        self.in_flight.push_back(InFlight { staged, sequences, logits, taps });
+        self.in_flight.push_back(InFlight { staged, done, sequences, logits, taps });
         Ok(())
     }
 
     fn collect(&mut self) -> Result<Output> {
         let missing = || Error::Internal("collect was called with no step submitted".into());
-        let mut step = self.in_flight.pop_front().ok_or_else(missing)?;
-        step.staged.done.synchronize().map_err(device_error("finish a step"))?;
+        let step = self.in_flight.pop_front().ok_or_else(missing)?;
+        step.done.synchronize().map_err(device_error("finish a step"))?;
         let mut sampled = vec![None; step.sequences];
         for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
             sampled[index] = Some(token);
         }
-        let time = Some(self.time(&mut step.staged)?);
         self.free.push(step.staged);
-        Ok(Output { sampled, logits: step.logits, taps: step.taps, time })
+        Ok(Output { sampled, logits: step.logits, taps: step.taps })
     }
 }
 
