@@ -88,6 +88,7 @@ impl Scheduler {
         sample.take_prompt_logprobs(entry.start, drawn.prompt);
         let (count, known) = (drawn.tokens.len(), sample.tokens.len());
         if !entry.drafted.is_empty() {
+            sample.guessed = false;
             if sample.epoch == entry.epoch {
                 sample.planned = entry.start + count;
             }

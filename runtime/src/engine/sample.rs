@@ -92,6 +92,8 @@ pub(super) struct Sample {
     pub(super) mask: Option<MaskState>,
     pub(super) counts: Counts,
     pub(super) drafting: Drafting,
+    /// Whether a draft is under way: how many tokens come of it is not known.
+    pub(super) guessed: bool,
     pub(super) cached_tokens: usize,
     pub(super) prompt_logprobs: Vec<Option<TokenLogprobs>>,
     pub(super) begun: Option<Instant>,
@@ -123,6 +125,7 @@ impl Sample {
             mask,
             counts: Counts::new(params, &request.prompt),
             drafting: Drafting::new(),
+            guessed: false,
             cached_tokens: 0,
             prompt_logprobs: Vec::new(),
             begun: None,

@@ -108,8 +108,8 @@ impl Scheduler {
 
     /// Whether a sample's next tokens can be planned now, though its last results may not be known.
     fn is_ready(&self, sample: &Sample) -> bool {
-        if sample.pending == 0 {
-            return true;
+        if sample.pending == 0 || sample.guessed {
+            return sample.pending == 0;
         }
         let planned = sample.generated() + sample.pending;
         // To guess, all that came before must be known, which is worth waiting for only while the text copies itself.
@@ -206,6 +206,7 @@ impl Scheduler {
         };
         sample.planned += entry.tokens;
         sample.pending += usize::from(last);
+        sample.guessed = !entry.drafted.is_empty();
         Some(entry)
     }
 

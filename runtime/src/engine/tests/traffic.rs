@@ -232,19 +232,20 @@ fn better_priority_runs_first_and_takes_the_place_of_worse() {
 
 #[test]
 fn drafts_change_no_token_and_save_steps() {
-    let run = |draft_tokens, memory, temperature| {
+    let run = |ahead, draft_tokens, memory, temperature| {
         let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 40 };
         let mut backend = Scripted::new(limits, 64);
         backend.memory = memory;
-        let mut engine = with_policy(backend, 0, Policy { draft_tokens, ..Policy::default() });
+        let mut engine = with_policy(backend, ahead, Policy { draft_tokens, ..Policy::default() });
         let asked = SamplingParams { ignore_eos: true, temperature, ..params(4, 200) };
         let answers = engine.generate(&[prompt(9, 0), prompt(30, 2)], &[asked]).unwrap();
         let tokens: Vec<Vec<u32>> = answers.into_iter().map(|answer| answer.tokens).collect();
         (tokens, engine.metrics().clone())
     };
-    for (memory, temperature) in [(1, 0.0), (2, 0.0), (1, 0.6), (usize::MAX, 1.0)] {
-        let (plain, without) = run(0, memory, temperature);
-        let (drafted, with) = run(5, memory, temperature);
+    let kinds = [(1, 0.0), (2, 0.0), (1, 0.6), (usize::MAX, 1.0)];
+    for (ahead, (memory, temperature)) in kinds.map(|kind| [(0, kind), (1, kind)]).concat() {
+        let (plain, without) = run(ahead, 0, memory, temperature);
+        let (drafted, with) = run(ahead, 5, memory, temperature);
         assert_eq!(plain, drafted, "memory {memory}, temperature {temperature}");
         assert_eq!(with.accepted_by_place.iter().sum::<u64>(), with.accepted_tokens);
         assert!(with.accepted_tokens <= with.draft_tokens);
