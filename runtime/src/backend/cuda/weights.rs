@@ -105,7 +105,7 @@ fn named(error: Error, what: &str) -> Error {
     }
 }
 
-pub(super) fn layout_of(model: &Model, weight: Weight) -> Result<WeightLayout> {
+fn layout_of(model: &Model, weight: Weight) -> Result<WeightLayout> {
     let found = model.layouts.iter().find(|(listed, _)| *listed == weight);
     let missing = || Error::Internal(format!("the plan gives {weight:?} no layout"));
     found.map(|(_, layout)| *layout).ok_or_else(missing)
@@ -120,7 +120,7 @@ fn dimensions(info: &WeightInfo) -> (usize, usize, usize) {
     }
 }
 
-pub(super) fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
+fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
     let (matrices, rows, k) = dimensions(info);
     match layout {
         WeightLayout::RowMajor => info.bytes(),
