@@ -165,6 +165,8 @@ struct Builder {
     messages: Vec<Message>,
     /// Calls so far: id and full name of the tool.
     calls: Vec<(String, String)>,
+    /// For each result so far, the call that it answers.
+    answered: Vec<usize>,
 }
 
 impl Builder {
@@ -173,6 +175,7 @@ impl Builder {
             instructions: options.instructions.iter().cloned().collect(),
             messages: Vec::new(),
             calls: Vec::new(),
+            answered: Vec::new(),
         }
     }
 
@@ -195,12 +198,18 @@ impl Builder {
         self.calls.push((id, format!("functions.{function}")));
     }
 
+    /// Results of several calls come in the calls' order, whichever was there first: a result has no id in harmony, so
+    /// two of the same function can only be told apart by their places.
     fn answer_call(&mut self, index: usize, id: &str, output: String) -> Result<(), ConvertError> {
         // The same id may come again in a later round: the latest call is meant.
-        let call = self.calls.iter().rev().find(|(call, _)| call == id);
-        let (_, tool) =
-            call.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
-        self.messages.push(Message::tool_result(tool.clone(), output));
+        let number = self.calls.iter().rposition(|(call, _)| call == id);
+        let number = number.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
+        let result = Message::tool_result(self.calls[number].1.clone(), output);
+        let together = self.messages.iter().rev().take_while(|m| m.role == Role::Tool).count();
+        let beside = self.answered.iter().rev().take(together);
+        let later = beside.take_while(|&&other| other > number).count();
+        self.messages.insert(self.messages.len() - later, result);
+        self.answered.insert(self.answered.len() - later, number);
         Ok(())
     }
 

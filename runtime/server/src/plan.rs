@@ -122,7 +122,9 @@ impl Wishes<'_> {
             sampling.min_tokens = 0;
         }
         let most = sampling.max_tokens;
-        let rules = (!free).then(|| Arc::new(Rules { thinking, calls, must_call, answer, most }));
+        let several_calls = self.tools.parallel;
+        let rules = Rules { thinking, calls, must_call, several_calls, answer, most };
+        let rules = (!free).then(|| Arc::new(rules));
         let stops = StopFilter::new(&common.stops, common.keep_stop);
         Ok(Planned { prompt, begun, offered, rules, sampling, stops, n: common.n })
     }

@@ -32,6 +32,8 @@ pub(crate) enum Choice {
 pub(crate) struct Tools {
     pub(crate) functions: Vec<Function>,
     pub(crate) choice: Choice,
+    /// Whether one turn may have several calls.
+    pub(crate) parallel: bool,
 }
 
 const LONGEST_NAME: usize = 128;
@@ -48,8 +50,8 @@ impl Tools {
                 );
             }
         }
-        fields.bool("parallel_tool_calls", true)?;
-        let mut tools = Tools { functions, choice: Choice::Auto };
+        let parallel = fields.bool("parallel_tool_calls", true)?;
+        let mut tools = Tools { functions, choice: Choice::Auto, parallel };
         tools.choose(fields)?;
         // A client that forbids calls does not want the model to think of them.
         if tools.choice == Choice::None {
@@ -76,6 +78,8 @@ impl Tools {
                         let name = named(&choice)?;
                         self.keep(fields, &[name])?;
                         self.choice = Choice::Required;
+                        // Who names a function wants it called, not called again and again.
+                        self.parallel = false;
                     }
                     "allowed_tools" => {
                         let nested = choice.object("allowed_tools")?;

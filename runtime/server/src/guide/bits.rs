@@ -24,13 +24,13 @@ pub(crate) fn only(mask: &mut [u32], token: u32) {
     set(mask, token);
 }
 
-/// All ordinary tokens, and this one.
-pub(crate) fn text_and(mask: &mut [u32], end: u32) {
+/// All ordinary tokens, and these.
+pub(crate) fn text_and(mask: &mut [u32], ends: &[u32]) {
     let ordinary = special::START_OF_TEXT;
     let whole = ordinary as usize / 32;
     mask.fill(0);
     let count = mask.len().min(whole);
     mask[..count].fill(u32::MAX);
     (whole as u32 * 32..ordinary).for_each(|token| set(mask, token));
-    set(mask, end);
+    ends.iter().for_each(|&end| set(mask, end));
 }

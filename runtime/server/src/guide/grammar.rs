@@ -112,8 +112,9 @@ fn first_line(text: &str) -> String {
 }
 
 impl Compiled {
-    /// Writes which tokens may come; `end` may where the text may end. With `hurry` it has to.
-    pub(crate) fn mask(&mut self, end: u32, hurry: bool, mask: &mut [u32]) {
+    /// Writes which tokens may come; `ends` may where the text may end. With `hurry` the first of them has to.
+    pub(crate) fn mask(&mut self, ends: &[u32], hurry: bool, mask: &mut [u32]) {
+        let end = ends.first().copied().unwrap_or(ossmith_harmony::special::RETURN);
         match self.matcher.compute_mask_or_eos() {
             Ok(allowed) => {
                 let words = allowed.as_slice();
@@ -123,7 +124,7 @@ impl Compiled {
                 let eos = ossmith_harmony::special::RETURN;
                 if super::bits::get(mask, eos) {
                     super::bits::clear(mask, eos);
-                    super::bits::set(mask, end);
+                    ends.iter().for_each(|&end| super::bits::set(mask, end));
                 }
             }
             // A limit of llguidance was reached in the middle of a text: it may only end here.

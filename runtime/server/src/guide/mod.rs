@@ -37,6 +37,8 @@ pub(crate) struct Rules {
     pub(crate) calls: Vec<CallRule>,
     /// The turn has to end with a call.
     pub(crate) must_call: bool,
+    /// Another call may follow one.
+    pub(crate) several_calls: bool,
     /// The form of the final answer.
     pub(crate) answer: Option<Compiled>,
     /// Most tokens of the turn; a text with a form is brought to its end before.
@@ -46,11 +48,38 @@ pub(crate) struct Rules {
 /// The headers that may be written, by what is still allowed.
 #[derive(Debug)]
 struct Headers {
-    /// With thoughts and preambles.
     open: HeaderGrammar,
-    /// Without: the budget is used up.
     closing: HeaderGrammar,
+    calls: HeaderGrammar,
 }
+
+/// How far a turn is, which says what its next message may be.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Anything, thoughts and preambles too.
+    Open,
+    /// The budget for thoughts is used up.
+    Closing,
+    /// A call went before: another call.
+    Calls,
+}
+
+impl Headers {
+    fn at(&self, stage: Stage) -> &HeaderGrammar {
+        match stage {
+            Stage::Open => &self.open,
+            Stage::Closing => &self.closing,
+            Stage::Calls => &self.calls,
+        }
+    }
+}
+
+/// What may end a message; the first is taken where the tokens run out. Harmony ends the turn with `<|call|>`, and a
+/// message of a turn that goes on with `<|end|>`.
+type Ends = &'static [u32];
+const ANSWER: Ends = &[special::RETURN];
+const LAST_CALL: Ends = &[special::CALL];
+const ANY_CALL: Ends = &[special::CALL, special::END];
 
 /// Follows one turn and says what may come next.
 #[derive(Clone, Debug)]
@@ -68,22 +97,25 @@ pub struct Guide {
 #[derive(Clone, Debug)]
 enum State {
     Header {
-        closing: bool,
+        stage: Stage,
         at: HeaderState,
     },
     /// Thoughts, or a preamble.
     Thoughts,
-    /// A text without a form, and the token that ends it.
+    /// A text without a form, and what ends it.
     Free {
-        end: u32,
+        ends: Ends,
     },
     /// A text with one.
     Formed {
         text: Box<Compiled>,
-        end: u32,
+        ends: Ends,
     },
     /// Tokens that have to come, then a header.
-    Forced(VecDeque<u32>),
+    Forced {
+        tokens: VecDeque<u32>,
+        then: Stage,
+    },
     /// Nothing is asked for any more: the turn is over, or went where no rule is.
     Over,
 }
@@ -92,11 +124,10 @@ impl Guide {
     /// A guide for what comes after `<|start|>assistant` and these tokens, which are part of the prompt.
     pub(crate) fn new(rules: Arc<Rules>, begun: &[u32]) -> Guide {
         let headers = Arc::new(headers(&rules));
-        let closing = rules.thinking == Some(0);
-        let at = if closing { headers.closing.start() } else { headers.open.start() };
         let budget = rules.thinking;
+        let stage = if budget == Some(0) { Stage::Closing } else { Stage::Open };
+        let state = State::Header { stage, at: headers.at(stage).start() };
         let parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
-        let state = State::Header { closing, at };
         let mut guide = Guide { rules, headers, parser, state, budget, tokens: 0 };
         begun.iter().for_each(|&token| guide.accept(token));
         guide.tokens = 0;
@@ -106,7 +137,7 @@ impl Guide {
     /// A guide for a text that is no turn at all: it has this form from its first token to its end.
     pub(crate) fn of_text(text: Compiled, most: Option<usize>) -> Guide {
         let mut guide = Guide::new(Arc::new(Rules { most, ..Rules::default() }), &[]);
-        guide.state = State::Formed { text: Box::new(text), end: special::END_OF_TEXT };
+        guide.state = State::Formed { text: Box::new(text), ends: &[special::END_OF_TEXT] };
         guide
     }
 
@@ -115,22 +146,20 @@ impl Guide {
     pub fn mask(&mut self, mask: &mut [u32]) -> bool {
         match &mut self.state {
             State::Over => return false,
-            State::Header { closing, at } => {
-                let grammar = if *closing { &self.headers.closing } else { &self.headers.open };
-                grammar.fill_mask(*at, mask);
-            }
+            State::Header { stage, at } => self.headers.at(*stage).fill_mask(*at, mask),
             State::Thoughts => match self.budget {
                 None => return false,
                 Some(0) => bits::only(mask, special::END),
-                Some(_) => bits::text_and(mask, special::END),
+                Some(_) => bits::text_and(mask, &[special::END]),
             },
-            State::Free { end } => bits::text_and(mask, *end),
-            State::Formed { text, end } => {
-                let left = self.rules.most.map(|most| most.saturating_sub(self.tokens));
-                let hurry = left.is_some_and(|left| left <= text.reserve);
-                text.mask(*end, hurry, mask);
+            State::Free { ends } => bits::text_and(mask, ends),
+            State::Formed { text, ends } => {
+                let left = self.rules.most.map_or(usize::MAX, |most| most - self.tokens.min(most));
+                // What follows has to fit as well.
+                let ends = if left <= 2 * text.reserve { &ends[..1] } else { ends };
+                text.mask(ends, left <= text.reserve, mask);
             }
-            State::Forced(tokens) => match tokens.front() {
+            State::Forced { tokens, .. } => match tokens.front() {
                 Some(&token) => bits::only(mask, token),
                 None => return false,
             },
@@ -150,9 +179,8 @@ impl Guide {
         });
         match &mut self.state {
             State::Over => {}
-            State::Header { closing, at } => {
-                let grammar = if *closing { &self.headers.closing } else { &self.headers.open };
-                match (grammar.next(*at, token), route) {
+            State::Header { stage, at } => {
+                match (self.headers.at(*stage).next(*at, token), route) {
                     (_, Some(route)) => self.state = self.body(route),
                     (Some(next), None) => *at = next,
                     (None, None) => self.state = State::Over,
@@ -161,43 +189,45 @@ impl Guide {
             State::Thoughts => {
                 self.budget = self.budget.map(|left| left.saturating_sub(1));
                 if token == special::END {
-                    self.state = State::Forced(next_message());
+                    let then = if self.budget == Some(0) { Stage::Closing } else { Stage::Open };
+                    self.state = State::Forced { tokens: next_message(), then };
                 } else if ended {
                     self.state = State::Over;
                 }
             }
-            State::Formed { text, end } if token != *end => text.accept(token),
+            State::Formed { text, ends } if !ends.contains(&token) => text.accept(token),
             State::Free { .. } if !ended => {}
-            State::Formed { .. } | State::Free { .. } => self.state = State::Over,
-            State::Forced(tokens) => {
+            State::Formed { ends, .. } | State::Free { ends } => {
+                let goes_on = token == special::END && ends.contains(&token);
+                self.state = match goes_on {
+                    true => State::Forced { tokens: next_message(), then: Stage::Calls },
+                    false => State::Over,
+                };
+            }
+            State::Forced { tokens, then } => {
                 if tokens.pop_front() != Some(token) {
                     self.state = State::Over;
                 } else if tokens.is_empty() {
-                    self.state = self.header();
+                    let stage = *then;
+                    self.state = State::Header { stage, at: self.headers.at(stage).start() };
                 }
             }
         }
-    }
-
-    /// A further message begins.
-    fn header(&self) -> State {
-        let closing = self.budget == Some(0);
-        let grammar = if closing { &self.headers.closing } else { &self.headers.open };
-        State::Header { closing, at: grammar.start() }
     }
 
     fn body(&self, opened: Opened) -> State {
         match opened {
             Opened::Thoughts => State::Thoughts,
             Opened::Answer => match &self.rules.answer {
-                Some(text) => State::Formed { text: Box::new(text.clone()), end: special::RETURN },
-                None => State::Free { end: special::RETURN },
+                Some(text) => State::Formed { text: Box::new(text.clone()), ends: ANSWER },
+                None => State::Free { ends: ANSWER },
             },
             Opened::Call(name) => {
                 let rule = self.rules.calls.iter().find(|rule| rule.name == name);
+                let ends = if self.rules.several_calls { ANY_CALL } else { LAST_CALL };
                 match rule.and_then(|rule| rule.arguments.clone()) {
-                    Some(text) => State::Formed { text: Box::new(text), end: special::CALL },
-                    None => State::Free { end: special::CALL },
+                    Some(text) => State::Formed { text: Box::new(text), ends },
+                    None => State::Free { ends },
                 }
             }
         }
@@ -242,7 +272,8 @@ fn headers(rules: &Rules) -> Headers {
     open.extend(last.clone());
     Headers {
         open: HeaderGrammar::new(&HeaderChoices { channels: open, calls: calls.clone() }),
-        closing: HeaderGrammar::new(&HeaderChoices { channels: last, calls }),
+        closing: HeaderGrammar::new(&HeaderChoices { channels: last, calls: calls.clone() }),
+        calls: HeaderGrammar::new(&HeaderChoices { channels: Vec::new(), calls }),
     }
 }
 

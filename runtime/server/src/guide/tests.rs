@@ -83,6 +83,50 @@ fn a_blind_writer_calls_as_asked() {
 }
 
 #[test]
+fn several_calls_come_only_where_they_may() {
+    for (several_calls, seed) in (0..12).map(|seed| (seed % 2 == 0, seed)) {
+        let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
+        let calls = vec![call];
+        let most = Some(2000);
+        let rules = Rules { calls, must_call: true, several_calls, most, ..Rules::default() };
+        let tokens = write(rules, &begin_call("trip"), seed, 2000);
+        assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");
+        let messages = messages(&tokens);
+        for message in &messages {
+            assert_eq!(message.recipient.as_deref(), Some("functions.trip"), "seed {seed}");
+            check(&message.text());
+        }
+        assert!(several_calls || messages.len() == 1, "seed {seed}");
+        // The blind writer takes either end as soon as it may.
+        let ends = tokens.iter().filter(|token| **token == special::END).count();
+        assert_eq!(ends, messages.len() - 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn another_call_needs_room_and_leave() {
+    for (several_calls, most, may) in [(true, 5000, true), (true, 60, false), (false, 5000, false)]
+    {
+        let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
+        let rules =
+            Rules { calls: vec![call], several_calls, most: Some(most), ..Rules::default() };
+        let mut guide = Guide::new(Arc::new(rules), &begin_call("trip"));
+        encode(r#"{"city":"Rome","days":2}"#).into_iter().for_each(|token| guide.accept(token));
+        let mut mask = vec![0; WORDS];
+        assert!(guide.mask(&mut mask) && bits::get(&mask, special::CALL));
+        assert_eq!(bits::get(&mask, special::END), may, "{several_calls} {most}");
+        if may {
+            std::iter::once(special::END).chain(next_message()).for_each(|t| guide.accept(t));
+            assert!(guide.mask(&mut mask) && !bits::get(&mask, special::RETURN));
+            for token in begin_call("trip") {
+                assert!(guide.mask(&mut mask) && bits::get(&mask, token), "{token}");
+                guide.accept(token);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_blind_writer_answers_in_form() {
     for seed in 0..6 {
         let rules = Rules { thinking: Some(5), answer: Some(formed()), ..Rules::default() };

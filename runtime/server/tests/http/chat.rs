@@ -62,6 +62,14 @@ async fn streamed_and_whole_answers_are_the_same() {
             json!([["f", "{\"a\":1}"]]),
             "tool_calls",
         ),
+        // Several calls: all but the last end with the mark of a turn that goes on.
+        (
+            format!("<|channel|>analysis<|message|>Two.{next}{}{next}{call}", &call[..call.len() - 8]),
+            "",
+            "Two.",
+            json!([["f", "{\"a\":1}"], ["f", "{\"a\":1}"]]),
+            "tool_calls",
+        ),
         (
             format!(
                 "<|channel|>analysis<|message|>a{next}<|channel|>analysis<|message|>b{next}<|channel|>final<|message|>c<|return|>"
@@ -191,12 +199,49 @@ async fn a_history_is_rendered_the_way_the_model_wrote_it() {
             {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]},
         {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
     ]);
-    let (_, answer) = site.post("/tokenize", &json!({"messages": history})).await;
-    let (_, text) = site.post("/detokenize", &json!({"tokens": answer["tokens"]})).await;
-    let prompt = text["prompt"].as_str().unwrap();
+    let prompt = prompt(&site, &json!({"messages": history})).await;
     let want = "# Instructions\n\nBe brief.<|end|><|start|>user<|message|>Weather?<|end|><|start|>assistant<|channel|>analysis<|message|>Look.<|end|><|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>sunny<|end|><|start|>assistant";
     assert!(prompt.ends_with(want), "{prompt}");
     assert!(prompt.contains("Current date: 2026-01-31"), "{prompt}");
+}
+
+/// The prompt that a chat request makes, as text.
+async fn prompt(site: &Site, body: &Value) -> String {
+    let (_, answer) = site.post("/tokenize", body).await;
+    let (_, text) = site.post("/detokenize", &json!({"tokens": answer["tokens"]})).await;
+    text["prompt"].as_str().unwrap_or_else(|| panic!("{answer} {text}")).to_owned()
+}
+
+#[tokio::test]
+async fn results_of_several_calls_stand_in_the_calls_order() {
+    let site = Site::writing(TURN);
+    let call = |id: &str, a: u8| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": format!("{{\"a\":{a}}}")}});
+    let result = |id: &str, text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
+    let said = |a: u8| {
+        format!(
+            "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{{\"a\":{a}}}<|call|>"
+        )
+    };
+    let told = |text: &str| {
+        format!(
+            "<|start|>functions.f to=assistant<|channel|>commentary<|message|>{text}<|end|>"
+        )
+    };
+    let want =
+        [said(1), said(2), told("one"), told("two"), said(3), told("three")].concat();
+    for results in [["x", "y"], ["y", "x"]] {
+        let text = |id: &str| if id == "x" { "one" } else { "two" };
+        let messages = json!([
+            {"role": "user", "content": "Go."},
+            {"role": "assistant", "tool_calls": [call("x", 1), call("y", 2)]},
+            result(results[0], text(results[0])),
+            result(results[1], text(results[1])),
+            {"role": "assistant", "content": null, "tool_calls": [call("z", 3)]},
+            result("z", "three"),
+        ]);
+        let prompt = prompt(&site, &json!({"messages": messages})).await;
+        assert!(prompt.ends_with(&format!("{want}<|start|>assistant")), "{prompt}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,9 @@ use crate::common::{Site, TURN, config, request, tokens};
 
 const CALL: &str = "<|channel|>analysis<|message|>Call.<|end|><|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|call|>";
 
+/// Two calls and a preamble in one turn.
+const CALLS: &str = "<|channel|>commentary<|message|>Both.<|end|><|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|end|><|start|>assistant<|channel|>commentary to=functions.f<|constrain|>json<|message|>{\"a\":2}<|call|>";
+
 fn tools() -> Value {
     json!([{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}])
 }
@@ -68,6 +71,7 @@ async fn events_come_in_the_order_that_sdks_insist_on() {
     for (turn, most, last) in [
         (TURN, 1000, "response.completed"),
         (CALL, 1000, "response.completed"),
+        (CALLS, 1000, "response.completed"),
         (CALL, 14, "response.incomplete"),
         (TURN, 2, "response.incomplete"),
         (TURN, 9, "response.incomplete"),
