@@ -11,6 +11,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -149,6 +150,8 @@ pub async fn serve(
     tokio::task::spawn_blocking(crate::guide::warm);
     let (asked, mut waiting) = watch::channel(false);
     let stopping = Arc::clone(&app);
+    // A token is a small write: TCP must not wait for more to go with it. A socket that refuses is only slower.
+    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
     let server = axum::serve(listener, routes_of(app)).with_graceful_shutdown(async move {
         stop.await;
         stopping.stopping.store(true, Ordering::Relaxed);

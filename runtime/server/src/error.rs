@@ -151,6 +151,8 @@ impl IntoResponse for ApiError {
 }
 
 /// A JSON body with its header.
-pub(crate) fn json_body(value: &Value) -> impl IntoResponse + use<> {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string())
+pub(crate) fn json_body<T: serde::Serialize>(value: &T) -> impl IntoResponse + use<T> {
+    // Our own types always serialise.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], text)
 }

@@ -17,7 +17,7 @@ use crate::error::ApiError;
 pub struct Script {
     /// The tokens; what comes after `max_tokens` of them is cut off.
     pub tokens: Vec<u32>,
-    /// Time before each token; none hands all of them over at once.
+    /// Time before each token; none hands all of them over at once, zero hands them over one by one without waiting.
     pub pause: Option<Duration>,
     /// Fails after the tokens.
     pub failure: Option<ApiError>,
@@ -70,7 +70,10 @@ impl Source for Stub {
         let script = (self.writer)(&ask);
         let updates = updates(&ask, script.tokens, script.failure);
         Ok(match script.pause {
-            None => Box::new(Ready { updates, _place: place }),
+            None => Box::new(Ready { updates, apart: false, waits: false, _place: place }),
+            Some(Duration::ZERO) => {
+                Box::new(Ready { updates, apart: true, waits: false, _place: place })
+            }
             Some(pause) => Box::new(paced(updates, pause, place)),
         })
     }
@@ -106,11 +109,19 @@ fn updates(ask: &Ask, tokens: Vec<u32>, failure: Option<ApiError>) -> VecDeque<U
 
 struct Ready {
     updates: VecDeque<Update>,
+    /// Each update is waited for, if only for a moment, as an engine's would be.
+    apart: bool,
+    waits: bool,
     _place: Place,
 }
 
 impl Answer for Ready {
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Option<Update>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Update>> {
+        self.waits = self.apart && !self.waits;
+        if self.waits {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(self.updates.pop_front())
     }
 }

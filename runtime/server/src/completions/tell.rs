@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::text::Choice;
 use super::{Request, Telling};
@@ -24,6 +25,35 @@ pub(super) struct Teller {
     /// Of each prompt, if asked for.
     prompt_logprobs: Vec<Value>,
     failed: Option<ApiError>,
+}
+
+/// A chunk, or the whole answer.
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: Option<&'a str>,
+    choices: Vec<Part>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+}
+
+/// A choice in it.
+#[derive(Serialize)]
+struct Part {
+    index: usize,
+    text: String,
+    logprobs: Option<Value>,
+    finish_reason: Option<&'static str>,
+    stop_reason: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Value>,
 }
 
 impl Teller {
@@ -93,45 +123,39 @@ impl Teller {
         }
     }
 
-    /// What a choice has to report, as the API has it.
-    fn part(&mut self, index: usize, whole: bool) -> Value {
+    /// What a choice has to report.
+    fn part(&mut self, index: usize, whole: bool) -> Part {
         let telling = &self.request.telling;
         let choice = &mut self.choices[index];
         self.waiting[index] = 0;
-        let (reason, stop) = match &choice.ending {
-            Some((reason, stop)) => (Value::from(*reason), stop.clone()),
-            None => (Value::Null, Value::Null),
-        };
-        let mut part = json!({
-            "index": index,
-            "text": std::mem::take(&mut choice.text),
-            "logprobs": telling.logprobs.map(|_| choice.logprobs.take()),
-            "finish_reason": reason,
-            "stop_reason": stop,
-        });
-        if telling.token_ids {
-            part["token_ids"] = json!(std::mem::take(&mut choice.ids));
-            if whole || !choice.told {
-                part["prompt_token_ids"] = json!(self.request.prompts[index / self.request.n]);
-            }
+        let (finish_reason, stop_reason) = choice.ending.clone().unzip();
+        let prompt = index / self.request.n;
+        let first = !std::mem::replace(&mut choice.told, true);
+        Part {
+            index,
+            text: std::mem::take(&mut choice.text),
+            logprobs: telling.logprobs.map(|_| choice.logprobs.take()),
+            finish_reason,
+            stop_reason,
+            token_ids: telling.token_ids.then(|| std::mem::take(&mut choice.ids)),
+            prompt_token_ids: (telling.token_ids && (whole || first))
+                .then(|| self.request.prompts[prompt].clone()),
+            prompt_logprobs: (telling.prompt_logprobs && whole)
+                .then(|| self.prompt_logprobs[prompt].clone()),
         }
-        if whole && telling.prompt_logprobs {
-            part["prompt_logprobs"] = self.prompt_logprobs[index / self.request.n].clone();
-        }
-        choice.told = true;
-        part
     }
 
-    fn body(&self, choices: Vec<Value>) -> Value {
+    fn chunk(&self, choices: Vec<Part>, with_usage: bool) -> Chunk<'_> {
         let telling = self.telling();
-        json!({
-            "id": telling.id,
-            "object": "text_completion",
-            "created": telling.created,
-            "model": telling.model,
-            "system_fingerprint": null,
-            "choices": choices,
-        })
+        Chunk {
+            id: &telling.id,
+            object: "text_completion",
+            created: telling.created,
+            model: &telling.model,
+            system_fingerprint: None,
+            choices,
+            usage: with_usage.then(|| self.usage().json()),
+        }
     }
 }
 
@@ -160,15 +184,13 @@ pub(super) async fn whole(
     if let Some(error) = teller.failed {
         return Err(error);
     }
-    let parts: Vec<Value> =
+    let parts: Vec<Part> =
         (0..teller.choices.len()).map(|index| teller.part(index, true)).collect();
     if teller.telling().log {
-        let answer = Value::from(parts.clone());
-        tracing::info!(id = teller.telling().id, %answer, "answer");
+        let answers: Vec<&str> = parts.iter().map(|part| part.text.as_str()).collect();
+        tracing::info!(id = teller.telling().id, ?answers, "answers");
     }
-    let mut body = teller.body(parts);
-    body["usage"] = teller.usage().json();
-    Ok(json_body(&body).into_response())
+    Ok(json_body(&teller.chunk(parts, true)).into_response())
 }
 
 impl Writer for Teller {
@@ -182,11 +204,7 @@ impl Writer for Teller {
         }
         if reports {
             let part = self.part(index, false);
-            let mut body = self.body(vec![part]);
-            if self.telling().continuous_usage {
-                body["usage"] = self.usage().json();
-            }
-            sse::data(out, &body);
+            sse::data(out, &self.chunk(vec![part], self.telling().continuous_usage));
         }
         ends
     }
@@ -196,9 +214,7 @@ impl Writer for Teller {
             return;
         }
         if self.telling().include_usage {
-            let mut body = self.body(Vec::new());
-            body["usage"] = self.usage().json();
-            sse::data(out, &body);
+            sse::data(out, &self.chunk(Vec::new(), true));
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
     }

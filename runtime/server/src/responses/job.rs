@@ -10,16 +10,19 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
+use super::events::EventLog;
 use super::object::Status;
 use super::store::Store;
-use super::teller::{Teller, write_event};
+use super::teller::Teller;
 use crate::generation::Generation;
 use crate::sse;
 
 #[derive(Debug)]
 struct State {
     response: Value,
-    events: Vec<Value>,
+    /// Items that the response shows; none while it is queued.
+    items: Option<usize>,
+    events: EventLog,
     context: Option<Vec<Value>>,
     over: bool,
 }
@@ -37,12 +40,9 @@ impl Job {
     /// Starts it and puts it into the store.
     pub(super) fn start(mut teller: Teller, generation: Generation, store: &Store) -> Arc<Job> {
         let (news, _) = watch::channel(0);
-        let state = State {
-            response: teller.queued(),
-            events: teller.events(),
-            context: None,
-            over: false,
-        };
+        let events = std::mem::take(teller.events());
+        let response = teller.queued();
+        let state = State { response, items: None, events, context: None, over: false };
         let job = Arc::new(Job { state: Mutex::new(state), news, stop: Notify::new() });
         store.put_job(&teller.request.id, Arc::clone(&job), teller.request.input.clone());
         tokio::spawn(Arc::clone(&job).run(teller, generation));
@@ -77,7 +77,7 @@ impl Job {
     fn tell(&self, teller: &mut Teller, ended: Option<Value>) {
         let count = {
             let mut state = self.lock();
-            state.events.extend(teller.events());
+            state.events.append(teller.events());
             match ended {
                 // Who cancelled it was told so already.
                 Some(_) if state.over => {}
@@ -85,7 +85,10 @@ impl Job {
                     state.response = response;
                     state.over = true;
                 }
-                None if !state.over => state.response = teller.response(),
+                None if !state.over && state.items != Some(teller.items()) => {
+                    state.items = Some(teller.items());
+                    state.response = teller.response();
+                }
                 None => {}
             }
             if state.over {
@@ -119,11 +122,11 @@ impl Job {
         Some(response)
     }
 
-    /// Events from this one on, and whether they are all.
-    fn events_from(&self, from: usize) -> (Vec<Value>, bool) {
+    /// Events from this one on, how many there are in all, and whether there will be no more.
+    fn events_from(&self, from: usize) -> (Bytes, usize, bool) {
         let state = self.lock();
         let over = state.over && state.context.is_some();
-        (state.events.get(from..).unwrap_or_default().to_vec(), over)
+        (Bytes::copy_from_slice(state.events.from(from)), state.events.len(), over)
     }
 }
 
@@ -133,11 +136,9 @@ pub(super) fn follow(job: Arc<Job>, from: usize) -> Response {
     tokio::spawn(async move {
         let (mut news, mut next) = (job.news.subscribe(), from);
         loop {
-            let (events, over) = job.events_from(next);
-            next += events.len();
-            let mut out = Vec::new();
-            events.iter().for_each(|event| write_event(event, &mut out));
-            if !out.is_empty() && sender.send(out.into()).await.is_err() {
+            let (events, count, over) = job.events_from(next);
+            next = next.max(count);
+            if !events.is_empty() && sender.send(events).await.is_err() {
                 return;
             }
             if over {

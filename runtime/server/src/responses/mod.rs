@@ -1,7 +1,8 @@
 //! `/v1/responses`: create (plain, streamed, in the background), retrieve, delete, cancel, list input items. `request` reads
-//! what is asked, `teller` turns updates into items and events, `job` runs what outlives its connection, `store` keeps what
+//! what is asked, `teller` turns updates into items and `events`, `job` runs what outlives its connection, `store` keeps what
 //! may be asked for later.
 
+mod events;
 mod items;
 mod job;
 mod object;

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::events::{EventLog, Voice};
 use super::object::{self, Item, ItemKind, Status};
 use super::request::Request;
 use crate::access::fresh_id;
@@ -29,9 +31,16 @@ pub(super) struct Teller {
     usage: Usage,
     /// Log-probabilities of tokens whose text is not told yet.
     logprobs: Vec<Value>,
-    /// Number of the next event; none keeps silent.
-    sequence: Option<u64>,
-    events: Vec<Value>,
+    voice: Voice,
+}
+
+/// More of an item's text.
+#[derive(Serialize)]
+struct Delta<'a> {
+    delta: &'a str,
+    /// Messages have them, be they empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<Value>>,
 }
 
 impl Teller {
@@ -49,25 +58,29 @@ impl Teller {
             open: None,
             usage,
             logprobs: Vec::new(),
-            sequence: Some(0),
-            events: Vec::new(),
+            voice: Voice::default(),
         };
-        teller.say("response.created", json!({"response": teller.response()}));
-        teller.say("response.in_progress", json!({"response": teller.response()}));
+        let response = json!({"response": teller.response()});
+        teller.voice.say("response.created", &response);
+        teller.voice.say("response.in_progress", &response);
         begun.into_iter().for_each(|piece| teller.piece(piece));
         teller
     }
 
     /// The same without events.
     pub(super) fn silent(mut self) -> Teller {
-        self.sequence = None;
-        self.events.clear();
+        self.voice = Voice::silent();
         self
     }
 
-    /// Events since the last time.
-    pub(super) fn events(&mut self) -> Vec<Value> {
-        std::mem::take(&mut self.events)
+    /// Events since they were last taken.
+    pub(super) fn events(&mut self) -> &mut EventLog {
+        &mut self.voice.log
+    }
+
+    /// Items that are done.
+    pub(super) fn items(&self) -> usize {
+        self.output.len()
     }
 
     /// The response as it is now.
@@ -140,7 +153,7 @@ impl Teller {
             let (input, context) = (self.request.input.clone(), self.context());
             self.app.store.put(&self.request.id, response.clone(), input, context);
         }
-        self.say(self.status.event(), json!({"response": response}));
+        self.voice.say(self.status.event(), json!({"response": response}));
         response
     }
 
@@ -193,13 +206,13 @@ impl Teller {
         let id = format!("{prefix}_{}", fresh_id());
         let item = Item { id, kind, text: String::new(), logprobs: Vec::new() };
         let index = self.output.len();
-        self.say(
+        self.voice.say(
             "response.output_item.added",
             json!({"output_index": index, "item": item.json("in_progress", false)}),
         );
         if !matches!(item.kind, ItemKind::Call { .. }) {
-            let part = item.empty_part();
-            self.say("response.content_part.added", about(&item, index, json!({"part": part})));
+            let part = json!({"part": item.empty_part()});
+            self.voice.say_about("response.content_part.added", &item, index, part);
         }
         self.open = Some(item);
     }
@@ -208,20 +221,17 @@ impl Teller {
         let (index, logprobs) = (self.output.len(), std::mem::take(&mut self.logprobs));
         let Some(item) = &mut self.open else { return };
         item.text.push_str(text);
-        let (event, more) = match item.kind {
-            ItemKind::Reasoning => ("response.reasoning_text.delta", json!({"delta": text})),
-            ItemKind::Message { .. } => {
-                item.logprobs.extend(logprobs.iter().cloned());
-                ("response.output_text.delta", json!({"delta": text, "logprobs": logprobs}))
-            }
-            ItemKind::Call { .. } => {
-                ("response.function_call_arguments.delta", json!({"delta": text}))
-            }
+        let event = match item.kind {
+            ItemKind::Reasoning => "response.reasoning_text.delta",
+            ItemKind::Message { .. } => "response.output_text.delta",
+            ItemKind::Call { .. } => "response.function_call_arguments.delta",
         };
-        if self.sequence.is_some() {
-            let data = about(item, index, more);
-            self.say(event, data);
+        let is_message = matches!(item.kind, ItemKind::Message { .. });
+        if is_message {
+            item.logprobs.extend(logprobs.iter().cloned());
         }
+        let delta = Delta { delta: text, logprobs: is_message.then_some(logprobs) };
+        self.voice.say_about(event, item, index, delta);
     }
 
     /// The item at hand is done.
@@ -229,81 +239,42 @@ impl Teller {
         let Some(item) = self.open.take() else { return };
         let index = self.output.len();
         let text = &item.text;
-        match &item.kind {
-            ItemKind::Reasoning => {
-                self.say(
-                    "response.reasoning_text.done",
-                    about(&item, index, json!({"text": text})),
-                );
-            }
+        let (event, more) = match &item.kind {
+            ItemKind::Reasoning => ("response.reasoning_text.done", json!({"text": text})),
             ItemKind::Message { .. } => {
                 let more = json!({"text": text, "logprobs": item.logprobs});
-                self.say("response.output_text.done", about(&item, index, more));
+                ("response.output_text.done", more)
             }
             ItemKind::Call { name, .. } => {
                 let more = json!({"name": name, "arguments": text});
-                self.say("response.function_call_arguments.done", about(&item, index, more));
+                ("response.function_call_arguments.done", more)
             }
-        }
+        };
+        self.voice.say_about(event, &item, index, more);
         if !matches!(item.kind, ItemKind::Call { .. }) {
-            let part = item.part();
-            self.say("response.content_part.done", about(&item, index, json!({"part": part})));
+            let part = json!({"part": item.part()});
+            self.voice.say_about("response.content_part.done", &item, index, part);
         }
         let done = item.json(if whole { "completed" } else { "incomplete" }, true);
-        self.say("response.output_item.done", json!({"output_index": index, "item": done}));
+        self.voice.say("response.output_item.done", json!({"output_index": index, "item": done}));
         self.output.push(done);
     }
-
-    fn say(&mut self, event: &'static str, data: Value) {
-        let Some(sequence) = &mut self.sequence else { return };
-        let mut whole = json!({"type": event, "sequence_number": *sequence});
-        *sequence += 1;
-        if let (Value::Object(whole), Value::Object(data)) = (&mut whole, data) {
-            whole.extend(data);
-        }
-        self.events.push(whole);
-    }
-
-    fn write(&mut self, out: &mut Vec<u8>) {
-        for event in self.events() {
-            write_event(&event, out);
-        }
-    }
-}
-
-/// The fields that place an event, and `more`.
-fn about(item: &Item, index: usize, more: Value) -> Value {
-    let mut data = json!({"item_id": item.id, "output_index": index});
-    if !matches!(item.kind, ItemKind::Call { .. }) {
-        data["content_index"] = 0.into();
-    }
-    if let (Value::Object(data), Value::Object(more)) = (&mut data, more) {
-        data.extend(more);
-    }
-    data
-}
-
-/// An event on the wire.
-pub(super) fn write_event(event: &Value, out: &mut Vec<u8>) {
-    let name = event["type"].as_str().unwrap_or_default();
-    out.extend_from_slice(format!("event: {name}\n").as_bytes());
-    crate::sse::data(out, event);
 }
 
 impl Writer for Teller {
     fn begin(&mut self, out: &mut Vec<u8>) {
-        self.write(out);
+        self.voice.log.drain_to(out);
     }
 
     fn update(&mut self, _: usize, update: Update, out: &mut Vec<u8>) -> bool {
         let ends = self.take(update);
-        self.write(out);
+        self.voice.log.drain_to(out);
         ends
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
         self.conclude();
-        self.write(out);
+        self.voice.log.drain_to(out);
     }
 
     fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
