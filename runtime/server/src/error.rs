@@ -153,6 +153,10 @@ impl IntoResponse for ApiError {
 /// A JSON body with its header.
 pub(crate) fn json_body<T: serde::Serialize>(value: &T) -> impl IntoResponse + use<T> {
     // Our own types always serialise.
-    let text = serde_json::to_string(value).unwrap_or_default();
+    json_text(serde_json::to_string(value).unwrap_or_default())
+}
+
+/// The same of what is JSON already.
+pub(crate) fn json_text(text: String) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text)
 }

@@ -70,9 +70,9 @@ impl Source for Stub {
         let script = (self.writer)(&ask);
         let updates = updates(&ask, script.tokens, script.failure);
         Ok(match script.pause {
-            None => Box::new(Ready { updates, apart: false, waits: false, _place: place }),
+            None => Box::new(Ready { updates, apart: false, waits: 0, _place: place }),
             Some(Duration::ZERO) => {
-                Box::new(Ready { updates, apart: true, waits: false, _place: place })
+                Box::new(Ready { updates, apart: true, waits: 0, _place: place })
             }
             Some(pause) => Box::new(paced(updates, pause, place)),
         })
@@ -111,17 +111,19 @@ struct Ready {
     updates: VecDeque<Update>,
     /// Each update is waited for, if only for a moment, as an engine's would be.
     apart: bool,
-    waits: bool,
+    /// Polls in vain since the last update. It takes two: one ends the frame at hand, the other the connection's turn.
+    waits: u8,
     _place: Place,
 }
 
 impl Answer for Ready {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Update>> {
-        self.waits = self.apart && !self.waits;
-        if self.waits {
+        if self.apart && self.waits < 2 {
+            self.waits += 1;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        self.waits = 0;
         Poll::Ready(self.updates.pop_front())
     }
 }

@@ -151,7 +151,10 @@ impl Args {
             self.model.model = name;
         }
         let keys = self.keys()?;
+        // Reading requests takes a core each, so more threads than cores win nothing, and each keeps memory of its own.
+        let readers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .max_blocking_threads(readers)
             .enable_all()
             .build()
             .context("cannot start the server's threads")?;

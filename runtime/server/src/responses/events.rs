@@ -19,6 +19,11 @@ impl EventLog {
         self.ends.len()
     }
 
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Their bytes, from this event on.
     pub(super) fn from(&self, event: usize) -> &[u8] {
         let begin = match event.checked_sub(1) {

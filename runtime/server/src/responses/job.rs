@@ -44,7 +44,7 @@ impl Job {
         let response = teller.queued();
         let state = State { response, items: None, events, context: None, over: false };
         let job = Arc::new(Job { state: Mutex::new(state), news, stop: Notify::new() });
-        store.put_job(&teller.request.id, Arc::clone(&job), teller.request.input.clone());
+        store.put_job(&teller.request.id, Arc::clone(&job), &teller.request.input);
         tokio::spawn(Arc::clone(&job).run(teller, generation));
         job
     }
@@ -105,6 +105,11 @@ impl Job {
 
     pub(super) fn context(&self) -> Option<Vec<Value>> {
         self.lock().context.clone()
+    }
+
+    /// What it takes, roughly: its events say all that the response and its context do.
+    pub(super) fn bytes(&self) -> usize {
+        2 * self.lock().events.bytes()
     }
 
     /// Stops it; the cancelled response, or none if it had ended.

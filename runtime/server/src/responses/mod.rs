@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::access::RequestId;
 use crate::app::{App, Body};
-use crate::error::{ApiError, Result, json_body};
+use crate::error::{ApiError, Result, json_body, json_text};
 use crate::fields::parse_object;
 use crate::{in_background, sse};
 use job::Job;
@@ -78,7 +78,7 @@ pub(crate) async fn retrieve(
 ) -> Result<Response> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
     if query.get("stream").is_none_or(|stream| stream != "true") {
-        return Ok(json_body(&entry.response()).into_response());
+        return Ok(json_text(entry.response()).into_response());
     }
     let Some(job) = entry.job() else {
         let why =
@@ -128,7 +128,7 @@ pub(crate) async fn input_items(
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
-    let mut items: Vec<Value> = entry.input().to_vec();
+    let mut items = entry.input();
     match query.get("order").map(String::as_str) {
         None | Some("desc") => items.reverse(),
         Some("asc") => {}

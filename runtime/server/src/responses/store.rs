@@ -1,4 +1,5 @@
-//! Responses that may be asked for later, in memory, within bounds: the least recently used go first.
+//! Responses that may be asked for later, in memory, within bounds: the least recently used go first. They are kept as
+//! text, because a tree of values takes several times as much, and the bound is on what they take.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,36 +10,49 @@ use serde_json::Value;
 use super::job::Job;
 use crate::config::StoreLimits;
 
+/// Values as JSON text.
+type Text = Arc<str>;
+
+fn text_of(values: &[Value]) -> Text {
+    Value::from(values).to_string().into()
+}
+
+fn values_of(text: &str) -> Vec<Value> {
+    // We wrote it, so it can be read.
+    serde_json::from_str(text).unwrap_or_default()
+}
+
 /// A stored response.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     content: Content,
-    input: Arc<[Value]>,
+    input: Text,
 }
 
 #[derive(Clone, Debug)]
 enum Content {
-    Done { response: Arc<Value>, context: Arc<[Value]> },
+    Done { response: Text, context: Text },
     Background(Arc<Job>),
 }
 
 impl Entry {
-    pub(super) fn response(&self) -> Value {
+    /// The response, as JSON.
+    pub(super) fn response(&self) -> String {
         match &self.content {
-            Content::Done { response, .. } => response.as_ref().clone(),
-            Content::Background(job) => job.response(),
+            Content::Done { response, .. } => response.to_string(),
+            Content::Background(job) => job.response().to_string(),
         }
     }
 
     /// Its request's own input.
-    pub(super) fn input(&self) -> &[Value] {
-        &self.input
+    pub(super) fn input(&self) -> Vec<Value> {
+        values_of(&self.input)
     }
 
     /// Everything said up to its end; none while it is under way.
     pub(super) fn context(&self) -> Option<Vec<Value>> {
         match &self.content {
-            Content::Done { context, .. } => Some(context.to_vec()),
+            Content::Done { context, .. } => Some(values_of(context)),
             Content::Background(job) => job.context(),
         }
     }
@@ -49,12 +63,30 @@ impl Entry {
             Content::Background(job) => Some(Arc::clone(job)),
         }
     }
+
+    /// What it takes, now: a response in the background grows.
+    fn bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Done { response, context } => response.len() + context.len(),
+            Content::Background(job) => job.bytes(),
+        };
+        content + self.input.len()
+    }
+
+    /// The item of this id, if it has one.
+    fn item(&self, id: &str) -> Option<Value> {
+        let may_have = match &self.content {
+            Content::Done { context, .. } => context.contains(id),
+            Content::Background(_) => true,
+        };
+        let items = || self.context().unwrap_or_else(|| self.input());
+        may_have.then(items)?.into_iter().find(|item| item["id"] == id)
+    }
 }
 
 #[derive(Debug)]
 struct Held {
     entry: Entry,
-    bytes: usize,
     used: Instant,
 }
 
@@ -75,28 +107,26 @@ impl Store {
     }
 
     /// Keeps a response that is done.
-    pub(super) fn put(&self, id: &str, response: Value, input: Vec<Value>, context: Vec<Value>) {
-        let bytes = size(&response) + input.iter().chain(&context).map(size).sum::<usize>();
-        let content = Content::Done { response: Arc::new(response), context: context.into() };
-        self.keep(id, Entry { content, input: input.into() }, bytes);
+    pub(super) fn put(&self, id: &str, response: &Value, input: &[Value], context: &[Value]) {
+        let response = response.to_string().into();
+        let content = Content::Done { response, context: text_of(context) };
+        self.keep(id, Entry { content, input: text_of(input) });
     }
 
-    /// Keeps one that is under way.
-    pub(super) fn put_job(&self, id: &str, job: Arc<Job>, input: Vec<Value>) {
-        let bytes = input.iter().map(size).sum();
-        self.keep(id, Entry { content: Content::Background(job), input: input.into() }, bytes);
+    /// Keeps a response that is under way.
+    pub(super) fn put_job(&self, id: &str, job: Arc<Job>, input: &[Value]) {
+        self.keep(id, Entry { content: Content::Background(job), input: text_of(input) });
     }
 
-    fn keep(&self, id: &str, entry: Entry, bytes: usize) {
+    fn keep(&self, id: &str, entry: Entry) {
         let mut held = self.lock();
-        held.insert(id.to_owned(), Held { entry, bytes, used: Instant::now() });
+        held.insert(id.to_owned(), Held { entry, used: Instant::now() });
         held.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
-        while held.len() > self.limits.entries
-            || held.values().map(|one| one.bytes).sum::<usize>() > self.limits.bytes
-        {
+        let mut bytes: usize = held.values().map(|one| one.entry.bytes()).sum();
+        while held.len() > self.limits.entries || bytes > self.limits.bytes {
             let oldest = held.iter().min_by_key(|(_, one)| one.used).map(|(id, _)| id.clone());
-            let Some(oldest) = oldest else { return };
-            held.remove(&oldest);
+            let Some(gone) = oldest.and_then(|id| held.remove(&id)) else { return };
+            bytes = bytes.saturating_sub(gone.entry.bytes());
         }
     }
 
@@ -118,20 +148,7 @@ impl Store {
     /// An item of any response's input or output.
     pub(super) fn item(&self, id: &str) -> Option<Value> {
         let entries: Vec<Entry> = self.lock().values().map(|one| one.entry.clone()).collect();
-        let items = entries
-            .iter()
-            .flat_map(|entry| entry.context().unwrap_or_else(|| entry.input().to_vec()));
-        items.into_iter().find(|item| item["id"] == id)
-    }
-}
-
-/// Bytes that a value takes, roughly: those of its JSON.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len() + 2,
-        Value::Array(list) => list.iter().map(size).sum::<usize>() + 2,
-        Value::Object(map) => map.iter().map(|(key, value)| key.len() + 4 + size(value)).sum(),
-        _ => 8,
+        entries.iter().find_map(|entry| entry.item(id))
     }
 }
 
@@ -150,9 +167,9 @@ mod tests {
     fn put(store: &Store, id: &str, text: &str) {
         store.put(
             id,
-            json!({"id": id}),
-            vec![json!({"id": format!("in_{id}"), "text": text})],
-            Vec::new(),
+            &json!({"id": id}),
+            &[json!({"id": format!("in_{id}"), "text": text})],
+            &[],
         );
     }
 

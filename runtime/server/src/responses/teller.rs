@@ -150,8 +150,8 @@ impl Teller {
             tracing::info!(id = self.request.id, answer = %response["output"], "answer");
         }
         if self.request.store && !self.request.background {
-            let (input, context) = (self.request.input.clone(), self.context());
-            self.app.store.put(&self.request.id, response.clone(), input, context);
+            let (request, context) = (&self.request, self.context());
+            self.app.store.put(&request.id, &response, &request.input, &context);
         }
         self.voice.say(self.status.event(), json!({"response": response}));
         response
