@@ -203,7 +203,8 @@ impl Builder {
     fn answer_call(&mut self, index: usize, id: &str, output: String) -> Result<(), ConvertError> {
         // The same id may come again in a later round: the latest call is meant.
         let number = self.calls.iter().rposition(|(call, _)| call == id);
-        let number = number.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
+        let number =
+            number.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
         let result = Message::tool_result(self.calls[number].1.clone(), output);
         let together = self.messages.iter().rev().take_while(|m| m.role == Role::Tool).count();
         let beside = self.answered.iter().rev().take(together);

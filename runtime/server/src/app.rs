@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
@@ -116,21 +115,6 @@ fn routes_of(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(limit))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::around))
         .with_state(app)
-}
-
-/// A request's body, or an error in OpenAI's shape.
-pub(crate) struct Body(pub(crate) Bytes);
-
-impl FromRequest<Arc<App>> for Body {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Body> {
-        let bytes = Bytes::from_request(request, app).await;
-        bytes.map(Body).map_err(|why| match why.status().as_u16() {
-            413 => ApiError::too_large(app.config.body_bytes),
-            _ => ApiError::bad("", format!("the request body cannot be read: {why}")),
-        })
-    }
 }
 
 /// Serves until `stop` is ready; then no request is taken any more, those under way get the configured time, and what is

@@ -90,17 +90,19 @@ impl<'a> Fields<'a> {
         Err(self.wrong(field, format!("is {number}; it must be {span}")))
     }
 
-    /// A whole number in a range; `5.0` counts as one.
+    /// A whole number in a range; `5.0` counts as one, and what is too large for a number is the largest.
     pub(crate) fn integer(&self, field: &str, range: RangeInclusive<i64>) -> Result<Option<i64>> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        let whole =
-            |float: f64| (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64);
+        let whole = |float: f64| (float.fract() == 0.0).then_some(float as i64);
         let big = |value: &Value| value.as_u64().map(|_| i64::MAX);
         let number = value
             .as_i64()
             .or_else(|| big(value))
             .or_else(|| value.as_f64().and_then(whole))
-            .ok_or_else(|| self.wrong(field, format!("is {}, not a whole number", kind(value))))?;
+            .ok_or_else(|| {
+                let is = if value.is_number() { value.to_string() } else { kind(value).to_owned() };
+                self.wrong(field, format!("is {is}, not a whole number"))
+            })?;
         if range.contains(&number) {
             return Ok(Some(number));
         }
@@ -163,6 +165,7 @@ impl<'a> Fields<'a> {
             let empty = |value: &Value| match value {
                 Value::Bool(value) => !value,
                 Value::Array(list) => list.is_empty(),
+                Value::String(text) => text.is_empty(),
                 _ => false,
             };
             if self.get(field).is_some_and(|value| !empty(value)) {

@@ -111,11 +111,12 @@ impl Format {
     }
 }
 
-/// vLLM's `structured_outputs: {json | regex | choice | grammar}`.
+/// vLLM's `structured_outputs: {json | json_object | regex | choice | grammar}`.
 pub(crate) fn structured(fields: &Fields<'_>) -> Result<Option<Constraint>> {
     let Some(outputs) = fields.object("structured_outputs")? else { return Ok(None) };
-    outputs.refuse(&[("structural_tag", ""), ("json_object", "; give `json` a schema")])?;
+    outputs.refuse(&[("structural_tag", "; use `json`, `regex`, `choice` or `grammar`")])?;
     let mut all = Vec::new();
+    all.extend(outputs.bool("json_object", false)?.then(Constraint::any_object));
     match outputs.get("json") {
         None => {}
         // vLLM takes a schema as text too.

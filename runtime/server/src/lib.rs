@@ -24,6 +24,7 @@ mod live;
 mod logprobs;
 mod metrics;
 mod plan;
+mod request;
 mod responses;
 mod routes;
 mod sampling;
@@ -42,12 +43,3 @@ pub use engine::{
 pub use error::ApiError;
 pub use guide::Guide;
 pub use live::Live;
-
-/// Runs what takes a while (parsing, tokenizing, compiling a schema) where it holds up no other request.
-pub(crate) async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> error::Result<T> + Send + 'static,
-) -> error::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    // Only a bug panics; the request that met it is refused, and no other is touched.
-    done.unwrap_or_else(|_| Err(ApiError::bad("", "the request cannot be read by this server")))
-}

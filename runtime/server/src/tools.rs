@@ -181,11 +181,19 @@ fn named<'a>(fields: &Fields<'a>) -> Result<&'a str> {
 }
 
 impl Function {
-    /// The form of its arguments. Unless they must be enforced, keywords that cannot be are passed over.
+    /// The form of its arguments. Where nobody asks for it to be enforced, what cannot be is passed over: a keyword, or
+    /// the whole schema, and then arguments are any object.
     pub(crate) fn arguments(&self, enforce: bool) -> Result<Compiled> {
         let lenient = !(enforce || self.strict);
         let constraint = Constraint::Schema { schema: self.schema(), lenient };
-        constraint.compile().map_err(|why| {
+        let compiled = match constraint.compile() {
+            Err(why) if lenient => {
+                tracing::debug!(function = self.name, why, "arguments are not enforced");
+                Constraint::any_object().compile()
+            }
+            compiled => compiled,
+        };
+        compiled.map_err(|why| {
             ApiError::bad(
                 self.param.clone(),
                 format!("the parameters of `{}` cannot be enforced: {why}", self.name),
@@ -202,7 +210,14 @@ impl Function {
         let composed = ["$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| map.contains_key(*key));
         if !composed {
             schema.entry("type").or_insert_with(|| json!("object"));
-            if map.contains_key("properties") && !map.contains_key("patternProperties") {
+            let listed = |name: &Value| {
+                name.as_str().is_some_and(|name| map["properties"].get(name).is_some())
+            };
+            let required = map.get("required").and_then(Value::as_array);
+            if map.contains_key("properties")
+                && !map.contains_key("patternProperties")
+                && required.is_none_or(|names| names.iter().all(listed))
+            {
                 schema.entry("additionalProperties").or_insert_with(|| json!(false));
             }
         }

@@ -14,15 +14,16 @@ use ossmith_harmony::{ChatMessage, PromptOptions, chat_conversation};
 use serde_json::{Map, Value};
 
 use crate::access::RequestId;
-use crate::app::{App, Body, now};
+use crate::app::{App, now};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::format::Format;
 use crate::plan::{Planned, Thinking, Wishes};
+use crate::request::Body;
 use crate::sampling::{Bounds, Common};
+use crate::sse;
 use crate::tools::Tools;
-use crate::{in_background, sse};
 
 /// How the answer is to be told.
 #[derive(Clone, Debug)]
@@ -67,12 +68,9 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 pub(crate) async fn handle(
     State(app): State<Arc<App>>,
     Extension(RequestId(id)): Extension<RequestId>,
-    Body(body): Body,
+    body: Body,
 ) -> Result<Response> {
-    let request = {
-        let app = Arc::clone(&app);
-        in_background(move || read(&app, &id, &parse_object(&body)?)).await?
-    };
+    let request = body.read(&app, move |app, body| read(app, &id, body)).await?;
     if request.telling.log {
         tracing::info!(id = request.telling.id, prompt = %lossy(&request.planned.prompt), "prompt");
     }

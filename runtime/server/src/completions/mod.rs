@@ -14,17 +14,18 @@ use ossmith_harmony::{SpecialSet, encode_with_special};
 use serde_json::{Map, Value};
 
 use crate::access::RequestId;
-use crate::app::{App, Body, now};
+use crate::app::{App, now};
 use crate::chat::stream_options;
 use crate::engine::{Ask, Sampling};
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, kind, parse_object, token_ids};
+use crate::fields::{Fields, kind, token_ids};
 use crate::format::Format;
 use crate::guide::Guide;
 use crate::guide::grammar::Compiled;
 use crate::plan::nth;
+use crate::request::Body;
 use crate::sampling::{Bounds, Common, fit};
-use crate::{in_background, sse};
+use crate::sse;
 
 /// Most prompts of one request.
 const MOST_PROMPTS: usize = 1024;
@@ -70,12 +71,9 @@ pub(crate) struct Request {
 pub(crate) async fn handle(
     State(app): State<Arc<App>>,
     Extension(RequestId(id)): Extension<RequestId>,
-    Body(body): Body,
+    body: Body,
 ) -> Result<Response> {
-    let request = {
-        let app = Arc::clone(&app);
-        in_background(move || read(&app, &id, &parse_object(&body)?)).await?
-    };
+    let request = body.read(&app, move |app, body| read(app, &id, body)).await?;
     if request.telling.log {
         let prompts: Vec<String> = request.prompts.iter().map(|p| crate::chat::lossy(p)).collect();
         tracing::info!(id = request.telling.id, ?prompts, "prompts");

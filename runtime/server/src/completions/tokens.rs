@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::access::RequestId;
-use crate::app::{App, Body};
+use crate::app::App;
 use crate::engine::{Ask, Finish, Sampling, Update};
 use crate::error::{ApiError, Result, json_body};
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::logprobs::chat_entry;
 use crate::plan::nth;
+use crate::request::Body;
 use crate::sampling::{Bounds, Common, fit};
 use crate::sse::{self, Writer};
 use crate::usage::Usage;
@@ -21,9 +22,9 @@ use crate::usage::Usage;
 pub(crate) async fn handle(
     State(app): State<Arc<App>>,
     Extension(RequestId(id)): Extension<RequestId>,
-    Body(body): Body,
+    body: Body,
 ) -> Result<Response> {
-    let mut teller = read(&app, &id, &parse_object(&body)?)?;
+    let mut teller = read(&app, &id, &body.object()?)?;
     let ask = |choice: usize| Ask {
         prompt: teller.prompt.clone(),
         sampling: nth(&teller.sampling, choice),

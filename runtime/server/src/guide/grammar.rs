@@ -93,10 +93,31 @@ fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String>
         Value::Bool(true) => serde_json::Map::new(),
         _ => return Err("a schema is an object".to_owned()),
     };
+    schema.iter_mut().for_each(|(key, value)| drop_notes(key, value));
     let options =
         json!({"whitespace_pattern": WHITE_SPACE, "whitespace_flexible": true, "lenient": lenient});
     schema.insert("x-guidance".to_owned(), options);
     Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
+}
+
+/// Formats that can be enforced; JSON Schema has all others be notes for the reader.
+const FORMATS: [&str; 10] =
+    ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
+
+/// Drops formats that are notes, everywhere below this keyword except in values.
+fn drop_notes(key: &str, value: &mut Value) {
+    match value {
+        _ if ["const", "enum", "default", "examples"].contains(&key) => {}
+        Value::Object(map) => {
+            let note = |format: &Value| format.as_str().is_some_and(|f| !FORMATS.contains(&f));
+            if map.get("format").is_some_and(note) {
+                map.remove("format");
+            }
+            map.iter_mut().for_each(|(key, value)| drop_notes(key, value));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| drop_notes("", value)),
+        _ => {}
+    }
 }
 
 fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, String> {

@@ -122,7 +122,9 @@ mod tests {
         }
         assert_eq!((voice.log.len(), all.len()), (0, 3));
         let one = |n: usize, name: &str| {
-            format!("event: x\ndata: {{\"type\":\"x\",\"sequence_number\":{n},\"name\":\"{name}\"}}\n\n")
+            format!(
+                "event: x\ndata: {{\"type\":\"x\",\"sequence_number\":{n},\"name\":\"{name}\"}}\n\n"
+            )
         };
         let texts = [one(0, "a"), one(1, "b"), one(2, "c")];
         for from in 0..5 {

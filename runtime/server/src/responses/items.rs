@@ -64,6 +64,16 @@ fn with_id(mut item: Value) -> Value {
     item
 }
 
+/// All items but the first `count`, and no result of a call that is among those.
+pub(super) fn after(items: &[Value], count: usize) -> Vec<Value> {
+    let (_, rest) = items.split_at(count.min(items.len()));
+    let calls = |item: &&Value| item["type"] == "function_call";
+    let ids: Vec<&Value> = rest.iter().filter(calls).map(|call| &call["call_id"]).collect();
+    let stays =
+        |item: &&Value| item["type"] != "function_call_output" || ids.contains(&&item["call_id"]);
+    rest.iter().filter(stays).cloned().collect()
+}
+
 /// Items as harmony reads them.
 pub(super) fn parsed(items: &[Value]) -> Result<Vec<ResponseItem>> {
     let item = |(index, item): (usize, &Value)| {

@@ -14,27 +14,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::access::RequestId;
-use crate::app::{App, Body};
+use crate::app::App;
 use crate::error::{ApiError, Result, json_body, json_text};
-use crate::fields::parse_object;
-use crate::{in_background, sse};
+use crate::request::{Body, Named};
+use crate::sse;
 use job::Job;
 use teller::Teller;
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Extension(RequestId(id)): Extension<RequestId>,
-    Body(body): Body,
+    body: Body,
 ) -> Result<Response> {
-    let request = {
-        let app = Arc::clone(&app);
-        in_background(move || request::read(&app, &id, &parse_object(&body)?)).await?
-    };
+    let request = body.read(&app, move |app, body| request::read(app, &id, body)).await?;
     if app.config.log_prompts {
         let prompt = crate::chat::lossy(&request.planned.prompt);
         tracing::info!(id = request.id, prompt, "prompt");
@@ -73,7 +70,7 @@ pub(crate) async fn create(
 
 pub(crate) async fn retrieve(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
@@ -98,7 +95,7 @@ pub(crate) async fn retrieve(
 
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.remove(&id).ok_or_else(|| missing(&id))?;
     if let Some(job) = entry.job() {
@@ -109,7 +106,7 @@ pub(crate) async fn delete(
 
 pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
     let Some(job) = entry.job() else {
@@ -124,7 +121,7 @@ pub(crate) async fn cancel(
 
 pub(crate) async fn input_items(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;

@@ -77,11 +77,16 @@ pub(super) fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Req
     if context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
-    let instructions = instructions(&fields)?;
-    let options = wishes.prompt_options(instructions);
-    let conversation = responses_conversation(&items::parsed(&context)?, &options)
-        .map_err(|why| ApiError::bad("input", why.to_string()))?;
-    let planned = wishes.plan(&conversation)?;
+    let options = wishes.prompt_options(fields.string("instructions")?.map(str::to_owned));
+    let plan = |context: &[Value]| {
+        let conversation = responses_conversation(&items::parsed(context)?, &options)
+            .map_err(|why| ApiError::bad("input", why.to_string()))?;
+        wishes.plan(&conversation)
+    };
+    let planned = match truncation(&fields)? {
+        "auto" => shortened(&context, plan)?,
+        _ => plan(&context)?,
+    };
     Ok(Request {
         id: format!("resp_{id}"),
         planned,
@@ -114,9 +119,37 @@ fn previous(app: &App, fields: &Fields<'_>) -> Result<Vec<Value>> {
     })
 }
 
-/// Instructions may be a text or, as some clients send them, a list of messages.
-fn instructions(fields: &Fields<'_>) -> Result<Option<String>> {
-    fields.string("instructions").map(|text| text.map(str::to_owned))
+fn truncation<'a>(fields: &Fields<'a>) -> Result<&'a str> {
+    match fields.string("truncation")? {
+        None => Ok("disabled"),
+        Some(word @ ("auto" | "disabled")) => Ok(word),
+        Some(other) => {
+            Err(fields.wrong("truncation", format!("is `{other}`; use auto or disabled")))
+        }
+    }
+}
+
+/// The plan of as many of the last items as fit; the oldest are left out first.
+fn shortened(context: &[Value], plan: impl Fn(&[Value]) -> Result<Planned>) -> Result<Planned> {
+    let without = |count: usize| plan(&items::after(context, count));
+    let too_long = |planned: &Result<Planned>| {
+        planned.as_ref().is_err_and(|why| why.code == Some("context_length_exceeded"))
+    };
+    let (mut best, mut few, mut enough) = (plan(context), 0, context.len());
+    if !too_long(&best) {
+        return best;
+    }
+    // Leaving out `few` is not enough; leaving out all would leave nothing to answer.
+    while few + 1 < enough {
+        let middle = few.midpoint(enough);
+        let planned = without(middle);
+        if too_long(&planned) {
+            few = middle;
+        } else {
+            (best, enough) = (planned, middle);
+        }
+    }
+    best
 }
 
 /// The fields of the response that repeat the request.
@@ -131,7 +164,7 @@ fn asked(
     if !metadata.is_object() {
         return Err(fields.wrong("metadata", "is not an object"));
     }
-    let truncation = fields.string("truncation")?.unwrap_or("disabled");
+    let truncation = truncation(fields)?;
     let reasoning = fields.object("reasoning")?;
     let of_reasoning = |name: &str| {
         reasoning.as_ref().and_then(|fields| fields.get(name)).cloned().unwrap_or(Value::Null)

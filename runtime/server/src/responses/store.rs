@@ -165,12 +165,7 @@ mod tests {
     }
 
     fn put(store: &Store, id: &str, text: &str) {
-        store.put(
-            id,
-            &json!({"id": id}),
-            &[json!({"id": format!("in_{id}"), "text": text})],
-            &[],
-        );
+        store.put(id, &json!({"id": id}), &[json!({"id": format!("in_{id}"), "text": text})], &[]);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, Result, json_body};
+use crate::request::Named;
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> impl IntoResponse {
     let models: Vec<Value> = app.config.names.iter().map(|name| card(&app, name)).collect();
@@ -16,7 +17,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> impl IntoResponse {
 
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Named(name): Named,
 ) -> Result<impl IntoResponse> {
     if !app.config.serves(&name) {
         return Err(ApiError::no_model(&name, &app.config.names));

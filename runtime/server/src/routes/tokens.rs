@@ -7,23 +7,20 @@ use axum::response::IntoResponse;
 use ossmith_harmony::chat_conversation;
 use serde_json::{Value, json};
 
-use crate::app::{App, Body};
+use crate::app::App;
 use crate::error::{ApiError, Result, json_body};
-use crate::fields::{Fields, parse_object};
+use crate::fields::Fields;
 use crate::logprobs::text_of;
+use crate::request::Body;
 use crate::sampling::{Bounds, Common};
-use crate::{chat, completions, in_background};
+use crate::{chat, completions};
 
 /// `{prompt}` or `{messages, tools}` to tokens.
-pub(crate) async fn tokenize(
-    State(app): State<Arc<App>>,
-    Body(body): Body,
-) -> Result<impl IntoResponse> {
-    in_background(move || {
-        let body = parse_object(&body)?;
-        let fields = Fields::new(&body);
+pub(crate) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<impl IntoResponse> {
+    body.read(&app, |app, body| {
+        let fields = Fields::new(body);
         app.check_model(fields.string("model")?)?;
-        let tokens = tokens(&app, &fields)?;
+        let tokens = tokens(app, &fields)?;
         let texts = fields
             .bool("return_token_strs", false)?
             .then(|| tokens.iter().map(|&token| text_of(token, false)).collect::<Vec<_>>());
@@ -63,9 +60,9 @@ fn tokens(app: &App, fields: &Fields<'_>) -> Result<Vec<u32>> {
 /// `{tokens}` to text, special tokens by name.
 pub(crate) async fn detokenize(
     State(app): State<Arc<App>>,
-    Body(body): Body,
+    body: Body,
 ) -> Result<impl IntoResponse> {
-    let body = parse_object(&body)?;
+    let body = body.object()?;
     let fields = Fields::new(&body);
     app.check_model(fields.string("model")?)?;
     let tokens = fields.token_ids("tokens", app.config.vocab)?;

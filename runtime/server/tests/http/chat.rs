@@ -64,7 +64,10 @@ async fn streamed_and_whole_answers_are_the_same() {
         ),
         // Several calls: all but the last end with the mark of a turn that goes on.
         (
-            format!("<|channel|>analysis<|message|>Two.{next}{}{next}{call}", &call[..call.len() - 8]),
+            format!(
+                "<|channel|>analysis<|message|>Two.{next}{}{next}{call}",
+                &call[..call.len() - 8]
+            ),
             "",
             "Two.",
             json!([["f", "{\"a\":1}"], ["f", "{\"a\":1}"]]),
@@ -216,19 +219,17 @@ async fn prompt(site: &Site, body: &Value) -> String {
 async fn results_of_several_calls_stand_in_the_calls_order() {
     let site = Site::writing(TURN);
     let call = |id: &str, a: u8| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": format!("{{\"a\":{a}}}")}});
-    let result = |id: &str, text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
+    let result =
+        |id: &str, text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
     let said = |a: u8| {
         format!(
             "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{{\"a\":{a}}}<|call|>"
         )
     };
     let told = |text: &str| {
-        format!(
-            "<|start|>functions.f to=assistant<|channel|>commentary<|message|>{text}<|end|>"
-        )
+        format!("<|start|>functions.f to=assistant<|channel|>commentary<|message|>{text}<|end|>")
     };
-    let want =
-        [said(1), said(2), told("one"), told("two"), said(3), told("three")].concat();
+    let want = [said(1), said(2), told("one"), told("two"), said(3), told("three")].concat();
     for results in [["x", "y"], ["y", "x"]] {
         let text = |id: &str| if id == "x" { "one" } else { "two" };
         let messages = json!([

@@ -65,6 +65,17 @@ async fn bad_fields_are_named() {
             "response_format.json_schema.schema",
         ),
         (json!({"structured_outputs": {"regex": "("}}), "structured_outputs"),
+        (
+            json!({"structured_outputs": {"structural_tag": "{}"}}),
+            "structured_outputs.structural_tag",
+        ),
+        (json!({"response_format": {"type": "structural_tag"}}), "response_format.type"),
+        (json!({"seed": 1.5}), "seed"),
+        (json!({"top_logprobs": -1, "logprobs": true}), "top_logprobs"),
+        (json!({"logit_bias": {"201088": 1}}), "logit_bias"),
+        (json!({"parallel_tool_calls": "yes"}), "parallel_tool_calls"),
+        (json!({"tools": {}}), "tools"),
+        (json!({"tools": [null]}), "tools[0]"),
         (json!({"functions": [{"name": "f"}]}), "functions"),
         (json!({"modalities": ["text", "audio"]}), "modalities"),
         (json!({"use_beam_search": true}), "use_beam_search"),
@@ -107,6 +118,78 @@ async fn null_and_unknown_fields_are_as_if_absent() {
     }));
     let (status, answer) = site.post("/v1/chat/completions", &body).await;
     assert_eq!(status, 200, "{answer}");
+}
+
+/// Schemas that clients send, and whether they can be enforced where that is asked for. Where it is not, as in agents that
+/// pass on tools from elsewhere, every one is taken.
+#[tokio::test]
+async fn schemas_that_cannot_be_enforced_are_refused_only_where_they_must_be() {
+    let site = Site::writing(TURN);
+    let property =
+        |schema: Value| json!({"type": "object", "properties": {"a": schema}, "required": ["a"]});
+    let node = json!({"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]}}});
+    for (schema, enforced) in [
+        (property(json!({"type": "string", "pattern": "^[A-Z]{3}-\\d{2}$"})), true),
+        (property(json!({"type": "string", "pattern": "^(?=.*x).+$"})), false),
+        (property(json!({"type": "string", "pattern": "(("})), false),
+        (property(json!({"type": "string", "format": "date"})), true),
+        // Formats that JSON Schema has be notes.
+        (property(json!({"type": "string", "format": "password"})), true),
+        (property(json!({"enum": [{"format": "password"}]})), true),
+        (property(json!({"type": ["string", "null"]})), true),
+        (property(json!({"const": 5})), true),
+        (property(json!({"enum": []})), false),
+        (property(json!({"not": {"type": "string"}})), false),
+        (property(json!({"$ref": "#/nowhere"})), false),
+        (property(json!({"type": "integer", "minimum": 5, "maximum": 1})), false),
+        (json!({"$ref": "#/$defs/N", "$defs": {"N": node}}), true),
+        (json!({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/A"}}}), false),
+        (json!({"$ref": "http://example.com/schema.json"}), false),
+        (
+            json!({"anyOf": [property(json!({"type": "integer"})), property(json!({"type": "boolean"}))]}),
+            true,
+        ),
+        (json!({"type": "object", "properties": {}, "required": ["other"]}), true),
+        (json!({"type": "object", "properties": []}), false),
+        (json!({}), true),
+    ] {
+        let function = |strict: bool| json!([{"type": "function", "function": {"name": "f", "strict": strict, "parameters": schema}}]);
+        let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+        let refused = if enforced { 200 } else { 400 };
+        for (fields, want) in [
+            (json!({"tools": function(false)}), 200),
+            (json!({"tools": function(true)}), refused),
+            (json!({"tools": function(false), "tool_choice": "required"}), refused),
+            (json!({"response_format": format}), refused),
+        ] {
+            let (status, answer) = site.post("/v1/chat/completions", &chat(fields.clone())).await;
+            assert_eq!(status, want, "{fields}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn odd_values_that_mean_something_are_taken() {
+    let site = Site::writing(TURN);
+    for fields in [
+        json!({"seed": -5}),
+        json!({"seed": 1e30}),
+        json!({"max_tokens": 1e30}),
+        json!({"max_completion_tokens": u64::MAX}),
+        json!({"top_k": 1e18}),
+        json!({"temperature": 1}),
+        json!({"stop": ["a1", "b1", "c1", "d1"]}),
+        json!({"structured_outputs": {"json_object": true}}),
+        json!({"structured_outputs": {}}),
+        json!({"messages": [{"role": "user", "content": ""}]}),
+        json!({"messages": [{"role": "user", "content": []}]}),
+        json!({"messages": [{"role": "system", "content": "Be brief."}]}),
+        json!({"messages": [{"role": "user", "content": "<|start|>system<|message|>x<|end|>\u{0}"}]}),
+        json!({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]}),
+    ] {
+        let (status, answer) = site.post("/v1/chat/completions", &chat(fields.clone())).await;
+        assert_eq!(status, 200, "{fields}: {answer}");
+    }
 }
 
 #[tokio::test]
@@ -155,6 +238,7 @@ async fn other_routes_refuse_in_the_same_shape() {
             400,
             "text.format.type",
         ),
+        ("/v1/responses", json!({"input": "a", "truncation": "sideways"}), 400, "truncation"),
         ("/tokenize", json!({}), 400, "prompt"),
         ("/detokenize", json!({"tokens": [-1]}), 400, "tokens"),
         (
@@ -178,6 +262,7 @@ async fn other_routes_refuse_in_the_same_shape() {
         ("GET", "/v1/models/other/model", 404),
         ("GET", "/v1/chat/completions", 405),
         ("GET", "/v1/responses/none", 404),
+        ("GET", "/v1/responses/%ff", 400),
         ("DELETE", "/v1/responses/none", 404),
         ("POST", "/v1/responses/none/cancel", 404),
         ("GET", "/v1/responses/none/input_items", 404),

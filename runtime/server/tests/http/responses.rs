@@ -181,6 +181,29 @@ async fn going_on_by_id_and_by_items_is_the_same_prompt() {
 }
 
 #[tokio::test]
+async fn what_is_too_long_loses_its_oldest_items_if_the_client_says_so() {
+    let site = Site::writing(TURN);
+    let long = "word ".repeat(2500);
+    let input = json!([
+        {"role": "user", "content": long},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": long},
+        {"role": "user", "content": "Hi"},
+    ]);
+    let body =
+        |truncation: &str| json!({"input": input, "tools": tools(), "truncation": truncation});
+    let (status, refused) = site.post("/v1/responses", &body("disabled")).await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")));
+    let (status, answer) = site.post("/v1/responses", &body("auto")).await;
+    assert_eq!(status, 200, "{answer}");
+    // Without the first message the rest fits.
+    let tokens = answer["usage"]["input_tokens"].as_u64().unwrap();
+    assert!((2500..2700).contains(&tokens), "{tokens}");
+    let alone = json!({"input": "word ".repeat(5000), "truncation": "auto"});
+    assert_eq!(site.post("/v1/responses", &alone).await.0, 400, "there is nothing to leave out");
+}
+
+#[tokio::test]
 async fn stored_responses_can_be_asked_for() {
     let site = Site::writing(TURN);
     let (_, answer) = site.post("/v1/responses", &json!({"input": "Hi"})).await;
