@@ -12,8 +12,15 @@ struct QkvOut {
   const bf16* bias;      // [q, k, v rows]
 };
 
+// What a pair's epilogue reads that is constant for the step, fetched ahead.
+struct QkvConstants {
+  bf16 bias_low, bias_high;
+  u32 position;
+  u32 page;  // of keys and values
+};
+
 // Where dims `dim` and `dim + kHeadDim / 2` of fused head `head` (queries first, then keys, then values) of a token
-// go, and what is done to them on the way: all of it constant for the step.
+// go, and what is done to them on the way.
 template <u32 kHeadDim, u32 kQHeads, u32 kKvHeads>
 struct QkvPair {
   static constexpr u32 kHalf = kHeadDim / 2;
@@ -23,11 +30,17 @@ struct QkvPair {
 
   QkvPair() = default;
 
-  __device__ __forceinline__ QkvPair(const QkvOut& out, u32 head, u32 dim, u32 token, float inv_freq,
-                                     float concentration) {
-    bias_low = bf16_to_float(out.bias[head * kHeadDim + dim]);
-    bias_high = bf16_to_float(out.bias[head * kHeadDim + dim + kHalf]);
+  __device__ __forceinline__ static QkvConstants fetch(const QkvOut& out, u32 head, u32 dim, u32 token) {
     const u32 position = out.positions[token];
+    const u32 page = head < kQHeads ? 0 : out.cache.page(out.slots[token], position);
+    return {out.bias[head * kHeadDim + dim], out.bias[head * kHeadDim + dim + kHalf], position, page};
+  }
+
+  __device__ __forceinline__ QkvPair(const QkvOut& out, const QkvConstants& constants, u32 head, u32 dim, u32 token,
+                                     float inv_freq, float concentration) {
+    bias_low = bf16_to_float(constants.bias_low);
+    bias_high = bf16_to_float(constants.bias_high);
+    const u32 position = constants.position;
     const auto turn = cos_sin(rope_angle(position, inv_freq));
     const bool is_value = head >= kQHeads + kKvHeads;
     cos = is_value ? 1.0f : turn.v[0] * concentration;
@@ -37,8 +50,7 @@ struct QkvPair {
       low_out = out.queries + (token * kQHeads + head) * kHeadDim + dim;
       return;
     }
-    const u64 page = out.cache.page(out.slots[token], position);
-    const u64 page_head = page * kKvHeads + (head - kQHeads) % kKvHeads;
+    const u64 page_head = static_cast<u64>(constants.page) * kKvHeads + (head - kQHeads) % kKvHeads;
     const u32 in_page = position % kPageTokens;
     low_out = is_value ? out.cache.values + (page_head * kHeadDim + dim) * kPageTokens + in_page
                        : out.cache.keys + (page_head * kPageTokens + in_page) * kHeadDim + dim;

@@ -1,5 +1,7 @@
-// residual += attn_out(heads) + bias, with what the next norm needs of it (tile/norm.cuh).
+// residual += attn_out(heads) + bias, with what the next norm needs of it (tile/norm.cuh) and a share of the router's
+// logits (moe/logits.cuh).
 #include "epilogue/residual.cuh"
+#include "moe/logits.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
 
@@ -11,6 +13,9 @@ using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 struct Shared {
   SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
+  SharedResidual<spec::kMaxTokens> residual;
+  alignas(16) bf16 bias[kTileRows];
+  SharedRouterPart<spec::kExperts, spec::kHidden, spec::kMaxTokens> router;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
@@ -18,27 +23,29 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ AttnOut p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
+  const u32 first_row = blockIdx.x * kTileRows;
+  copy_small<sizeof(shared.bias)>(shared.bias, p.bias + first_row);
+  shared.residual.fetch_scale(p.next_scale, first_row);
+  shared.router.template fetch<spec::kThreads>(p.router, blockIdx.x);
   auto weights = stream(
       shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
-  const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares, p.next_scale};
-  const u32 first_row = blockIdx.x * kTileRows;
-  FloatPair start[Pairs::kEach];  // the residual before, and the bias
-  u32 scale[Pairs::kEach];
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) {
-    start[j] = bf16_pair(p.bias, first_row + g);
-    scale[j] = out.next_scale_pair(first_row + g);
-  });
   wait_for_inputs();
   start_next_kernel();
 
   ActivationTile x[Slice::kTiles];
   load_activations<Slice, spec::kQWidth>(x, column_row(p.heads, spec::kQWidth, p.tokens));
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) { out.add_before(start[j], first_row + g, token); });
+  shared.residual.fetch_before<spec::kHidden>(p.residual, first_row, p.tokens);
   Sums sums{};
   weights.multiply(sums, x);
   shared.sums.put(0, sums);
+  copy_wait<0>();
   __syncthreads();
-  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 j, u32 g, u32 token, float low, float high) {
-    out.store(first_row + g, token, scale[j], start[j].low + low, start[j].high + high);
+  const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares};
+  Pairs::finish(shared.sums, 0, p.tokens, [&](u32 /*j*/, u32 g, u32 token, float low, float high) {
+    const ScaledPair made = out.add(shared.residual, first_row, g, token, low + bf16_to_float(shared.bias[g]),
+                                    high + bf16_to_float(shared.bias[g + 8]));
+    shared.router.rows[token][g] = made.low, shared.router.rows[token][g + 8] = made.high;
   });
+  __syncthreads();
+  shared.router.template add<spec::kThreads>(p.router_sums, p.tokens);
 }

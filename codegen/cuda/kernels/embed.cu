@@ -11,6 +11,10 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   wait_for_inputs();
   start_next_kernel();
   const u32 t = blockIdx.x;
+  if (p.router_sums) {
+    for (u32 i = threadIdx.x; i < spec::kLayers * spec::kExperts; i += spec::kThreads)
+      p.router_sums[(i / spec::kExperts * spec::kMostSmall + t) * spec::kExperts + i % spec::kExperts] = 0;
+  }
   const u32 given = p.tokens[t];
   const u32 token = given == kSampled ? p.sampled[p.slots[t]] : given;
   const u32* row = reinterpret_cast<const u32*>(p.embedding + static_cast<u64>(token) * spec::kHidden);

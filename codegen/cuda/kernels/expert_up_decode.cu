@@ -4,13 +4,12 @@
 // expert's weights are read once however many tokens chose it. `input` holds scaled rows: their products are divided
 // by the rms at the end.
 #include "epilogue/swiglu.cuh"
+#include "moe/logits.cuh"
 #include "moe/route.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
-#include "tile/norm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kPlacesAhead = 4;  // experts whose second weights are fetched ahead
 constexpr u32 kStripsPerExpert = 2 * spec::kInter / kTileRows;
 using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
@@ -19,30 +18,18 @@ using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 struct Shared {
   SharedTiles<Mxfp4Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
-  SharedInverse<spec::kMaxTokens> inverse;
   Route route;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
-
-// Brings the first strips that the experts' second product will read into L2: memory would be idle between the two.
-__device__ __forceinline__ void prefetch_down(const u8* down, const Route& route) {
-  constexpr u32 kStrips = spec::kHidden / kTileRows;
-  constexpr u32 kStripBytes = Mxfp4Tile::strip_bytes(ceil_div(spec::kInter, kTileK));
-  const u32 strips = min(route.distinct, kPlacesAhead) * kStrips;
-  for (u32 strip = blockIdx.x; strip < strips; strip += gridDim.x) {
-    const u64 expert = route.experts[strip / kStrips];
-    prefetch_block(down + (expert * kStrips + strip % kStrips) * kStripBytes, kStripBytes);
-  }
-}
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ ExpertUp p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  if (threadIdx.x == 0) prefetch_block(p.ahead + static_cast<u64>(blockIdx.x) * p.ahead_bytes, p.ahead_bytes);
   wait_for_inputs();
   start_next_kernel();
-  shared.route.template build<kWarps>(p.logits, p.tokens);
+  const SummedLogits<spec::kExperts, spec::kHidden> logits{p.router_sums, p.squares, p.router_bias, spec::kRmsEps};
+  shared.route.template build<kWarps>(logits, p.tokens, blockIdx.x == 0 ? p.logits : nullptr);
   const u32 strips = shared.route.distinct * kStripsPerExpert;
   auto weights = stream(shared.ring, strips, [&](u32 strip) {
     const u64 expert = shared.route.experts[strip / kStripsPerExpert];
@@ -50,7 +37,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   });
   ActivationTile x[Slice::kTiles];
   load_activations<Slice, spec::kHidden>(x, column_row(p.input, spec::kHidden, p.tokens));
-  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, nullptr, p.tokens, spec::kRmsEps);
 
   u32 turn = 0;
   for (u32 strip = blockIdx.x; strip < strips; strip += gridDim.x, turn ^= 1) {
@@ -58,7 +44,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     const u32* biases = reinterpret_cast<const u32*>(p.bias) + shared.route.experts[place] * spec::kInter + first_pair;
     u32 bias[Pairs::kEach];
     Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) { bias[j] = biases[g]; });
-    if (strip + gridDim.x >= strips && threadIdx.x == 0) prefetch_down(p.next_weight, shared.route);
     Sums sums{};
     weights.multiply(sums, x);
     shared.sums.put(turn, sums);
@@ -66,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     Pairs::finish(shared.sums, turn, p.tokens, [&](u32 j, u32 g, u32 token, float gate, float up) {
       const u8 k = shared.route.rank[place][token];
       if (k == Route::kNotChosen) return;
-      const float factor = p.weight_scale * shared.inverse.of_token[token];
+      const float factor = p.weight_scale * shared.route.inverse[token];
       p.hidden[(token * spec::kTopK + k) * spec::kInter + first_pair + g] =
           to_bf16(biased_swiglu(gate, up, bias[j], factor, spec::kSwigluLimit, spec::kSwigluAlpha));
     });

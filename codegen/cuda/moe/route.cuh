@@ -8,14 +8,16 @@ struct Choice {
   u32 ids[kTopK];
   float weights[kTopK];
 
-  __device__ __forceinline__ void choose(const float* logits) {
-    constexpr u32 kEach = ceil_div(kExperts, kWarpSize);
+  static constexpr u32 kEach = ceil_div(kExperts, kWarpSize);
+
+  // `logits` are those of experts i * 32 + lane.
+  __device__ __forceinline__ void choose(const float (&logits)[kEach]) {
     constexpr u32 kTaken = 0;  // below every float's key
     u32 keys[kEach];
 #pragma unroll
     for (u32 i = 0; i < kEach; ++i) {
       const u32 expert = i * kWarpSize + lane_id();
-      keys[i] = expert < kExperts ? order_key(logits[expert]) : kTaken;
+      keys[i] = expert < kExperts ? order_key(logits[i]) : kTaken;
     }
 #pragma unroll
     for (u32 k = 0; k < kTopK; ++k) {
@@ -57,6 +59,7 @@ struct SharedRoute {
   static constexpr u8 kNotChosen = 0xff;
 
   u32 ids[kTokens][kTopK];
+  float inverse[kTokens];  // one over each row's rms
   float weights[kTokens][kTopK];
   u32 distinct;
   u32 experts[kMaxDistinct];
@@ -64,12 +67,22 @@ struct SharedRoute {
   u8 slots[kTokens * kTopK];       // slots (token * kTopK + choice) in the order of the list
   u8 start[kMaxDistinct + 1];      // where an expert's slots begin in `slots`
 
-  // `logits` is [tokens][experts]. All threads take part; ends with a barrier.
-  template <u32 kWarps>
-  __device__ __forceinline__ void build(const float* logits, u32 tokens) {
+  // All threads take part; ends with a barrier. The logits also go to `kept`, [tokens][kExperts], unless it is null.
+  template <u32 kWarps, class Logits>
+  __device__ __forceinline__ void build(const Logits& source, u32 tokens, float* kept) {
     for (u32 t = warp_id(); t < tokens; t += kWarps) {
       Choice<kExperts, kTopK> choice;
-      choice.choose(logits + t * kExperts);
+      float logits[choice.kEach];
+      const float inverse_of_row = source.make(logits, t);
+      choice.choose(logits);
+      if (lane_id() == 0) inverse[t] = inverse_of_row;
+      if (kept) {
+#pragma unroll
+        for (u32 i = 0; i < choice.kEach; ++i) {
+          const u32 expert = i * kWarpSize + lane_id();
+          if (expert < kExperts) kept[t * kExperts + expert] = logits[i];
+        }
+      }
 #pragma unroll
       for (u32 k = 0; k < kTopK; ++k) {
         if (lane_id() == k) ids[t][k] = choice.ids[k], weights[t][k] = choice.weights[k];

@@ -21,12 +21,13 @@ __device__ __forceinline__ Factors factors(u32 scale_bytes) {
   return {__byte_perm(scale_bytes, 0, 0x4040) << 7, __byte_perm(scale_bytes, 0, 0x4141) << 7};
 }
 
-// A lane's eight codes of one k16 step: three pairs by one shift and mask each, the fourth from the bits between.
+// A lane's eight codes of one k16 step: three pairs by a shift or rotation and a mask, the fourth from the bits
+// between.
 __device__ __forceinline__ FragmentA decode(u32 word, Factors f) {
   const u32 pair0 = word & kLanes;
-  const u32 pair1 = (word << 3) & kLanes;
-  const u32 pair2 = (word << 6) & kLanes;
-  const u32 pair3 = ((word << 1) & 0x80008000u) | ((word >> 3) & 0x01800180u) | ((word >> 7) & 0x00400040u);
+  const u32 pair1 = (word << 4) & kLanes;
+  const u32 pair2 = __funnelshift_r(word, word, 6) & kLanes;
+  const u32 pair3 = ((word << 6) & 0x80C080C0u) | ((word >> 2) & 0x01000100u);
   return {{mul_bf16x2(pair0, f.row_g), mul_bf16x2(pair1, f.row_g8), mul_bf16x2(pair2, f.row_g),
            mul_bf16x2(pair3, f.row_g8)}};
 }

@@ -36,23 +36,17 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
                : "memory");
 }
 
+// kBytes by the first threads of the block, 16 each.
+template <u32 kBytes>
+__device__ __forceinline__ void copy_small(void* shared, const void* global) {
+  if (threadIdx.x < kBytes / 16)
+    copy_async(static_cast<u8*>(shared) + threadIdx.x * 16, static_cast<const u8*>(global) + threadIdx.x * 16, true);
+}
+
 // 16 bytes of weights from global to shared memory, like `load_stream`.
 __device__ __forceinline__ void copy_stream(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
                : "memory");
-}
-
-// The same for weights that pass through L2 once: they make room first, for what was fetched ahead.
-__device__ __forceinline__ void copy_passing(void* shared, const void* global) {
-#if __CUDA_ARCH__ >= 900
-  constexpr u64 kEvictFirst = 0x12f0000000000000;  // what createpolicy makes of L2::evict_first
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2;" ::"r"(
-                   shared_address(shared)),
-               "l"(global), "l"(kEvictFirst)
-               : "memory");
-#else
-  copy_stream(shared, global);
-#endif
 }
 
 // Fetches a 128-byte line into L2, where every kernel's writes meet: safe before the inputs are complete.
@@ -60,18 +54,29 @@ __device__ __forceinline__ void prefetch_line(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
-// The same for `bytes`, a multiple of 16, at a multiple of 16, by one thread.
-__device__ __forceinline__ void prefetch_block(const void* address, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes));
-#endif
-}
-
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <u32 kPending>
 __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Reads what another kernel of the step wrote, also before `wait_for_inputs`: L1 may hold an older value.
+__device__ __forceinline__ float load_past_l1(const float* address) {
+  float v;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(address) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ i64 load_past_l1(const i64* address) {
+  i64 v;
+  asm volatile("ld.global.cg.s64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+  return v;
+}
+
+// Adds to memory, in no order with other accesses.
+__device__ __forceinline__ void add_relaxed(i64* address, i64 value) {
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }
 
 // Adds one and returns the old value; orders this thread's earlier writes before it and later reads after it.

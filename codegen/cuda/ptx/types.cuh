@@ -6,6 +6,7 @@ using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
 using i32 = int;
+using i64 = long long;
 
 // bfloat16 as its bits; two of them in a u32 have the first element in the low half.
 using bf16 = u16;

@@ -43,7 +43,10 @@ class WeightStream {
       : ring_(ring), strips_(Share::count() == 0 ? 0 : strips), address_of_(address_of) {
     if (strip_ < strips_) address_ = address_of_(strip_);
 #pragma unroll
-    for (u32 i = 0; i < kDepth; ++i) fetch(i);
+    for (u32 i = 0; i < kDepth; ++i) {
+      if (i > 0) copy_wait<0>();
+      fetch<true>(i);
+    }
   }
 
   // sums += the next strip's tiles x activations.
@@ -69,10 +72,12 @@ class WeightStream {
   static constexpr u32 kChunk = Ring::kChunk;
 
   // The next chunk, to this place of the ring. Each fetch is a group of copies, also when nothing is left to fetch, so
-  // that groups count chunks.
+  // that groups count chunks. A paced one asks for little at a time: what all blocks ask of memory at once is what the
+  // last kernel's loads and stores queue behind, and a few megabytes keep it busy.
+  template <bool kPaced = false>
   __device__ __forceinline__ void fetch(u32 place) {
     if (strip_ < strips_) {
-      Tile::template fetch<kChunk>(ring_ + place * Ring::kChunkBytes, address_, Share::k_tile(tile_),
+      Tile::template fetch<kChunk, kPaced>(ring_ + place * Ring::kChunkBytes, address_, Share::k_tile(tile_),
                                    Share::count() - tile_, Share::kKTiles);
       tile_ += kChunk;
       if (tile_ >= Share::count()) {
@@ -170,10 +175,3 @@ __device__ __forceinline__ const bf16* column_row(const bf16* rows, u32 width, u
   return rows + static_cast<u64>(min(lane_id() / 4, tokens - 1)) * width;
 }
 
-struct FloatPair {
-  float low, high;
-};
-
-__device__ __forceinline__ FloatPair bf16_pair(const bf16* values, u32 row) {
-  return {bf16_to_float(values[row]), bf16_to_float(values[row + 8])};
-}

@@ -5,8 +5,18 @@
 // reads a row twice before its product can start.
 #pragma once
 #include "ptx/math.cuh"
+#include "ptx/memory.cuh"
 
 constexpr u32 kSquaresWidth = 16;  // elements of a row behind one sum of squares
+
+// One over the rms of a row, by one warp, from its sums of squares.
+template <u32 kWidth>
+__device__ __forceinline__ float inverse_rms(const float* squares, float eps) {
+  float sum = 0.0f;
+#pragma unroll
+  for (u32 i = lane_id(); i < kWidth / kSquaresWidth; i += kWarpSize) sum += load_past_l1(squares + i);
+  return rsqrtf(warp_sum(sum) / kWidth + eps);
+}
 
 // One over each row's rms.
 template <u32 kTokens>
@@ -16,16 +26,10 @@ struct SharedInverse {
   // Warp t serves row t, or row rows[t]; without `squares` the rows are normed already. Read after a barrier.
   template <u32 kWidth, u32 kWarps>
   __device__ __forceinline__ void load(const float* squares, const u32* rows, u32 tokens, float eps) {
-    constexpr u32 kParts = kWidth / kSquaresWidth;
     for (u32 t = warp_id(); t < tokens; t += kWarps) {
-      float sum = 0.0f;
-      if (squares) {
-        const float* parts = squares + static_cast<u64>(rows ? rows[t] : t) * kParts;
-#pragma unroll
-        for (u32 i = lane_id(); i < kParts; i += kWarpSize) sum += parts[i];
-      }
-      sum = warp_sum(sum);
-      if (lane_id() == 0) of_token[t] = squares ? rsqrtf(sum / kWidth + eps) : 1.0f;
+      const float* row = squares + static_cast<u64>(rows ? rows[t] : t) * (kWidth / kSquaresWidth);
+      const float inverse = squares ? inverse_rms<kWidth>(row, eps) : 1.0f;
+      if (lane_id() == 0) of_token[t] = inverse;
     }
   }
 };

@@ -25,14 +25,20 @@ struct Bf16Tile {
       steps[j] = load_stream(strip + ((k_tile * kTileSteps + j) * kWarpSize + lane_id()) * 16);
   }
 
-  // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring. A lane finds its own bytes again.
-  template <u32 kChunk>
+  // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring. A lane finds its own bytes again. If
+  // paced, the second half of a tile follows when all before it is here.
+  template <u32 kChunk, bool kPaced>
   __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 count, u32 /*k_tiles*/) {
     const u8* tiles = strip + k_tile * kBytes + lane_id() * 16;
     place += lane_id() * 16;
 #pragma unroll
-    for (u32 i = 0; i < kChunk * kTileSteps; ++i)
+    for (u32 i = 0; i < kChunk * kTileSteps; ++i) {
+      if (kPaced && i % kTileSteps == kTileSteps / 2) {
+        copy_commit();
+        copy_wait<0>();
+      }
       if (i / kTileSteps < count) copy_stream(place + i * kWarpSize * 16, tiles + i * kWarpSize * 16);
+    }
   }
 
   // Tile i of a chunk that has arrived.
@@ -65,8 +71,8 @@ struct Mxfp4Tile {
   }
 
   // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring: a lane's own codes, then scales,
-  // which the first lanes copy for all.
-  template <u32 kChunk>
+  // which the first lanes copy for all. So little that it needs no pace.
+  template <u32 kChunk, bool kPaced>
   __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 count, u32 k_tiles) {
     const u32 lane = lane_id();
     const u8* codes_from = strip + k_tile * kCodeBytes + lane * 16;
@@ -75,7 +81,7 @@ struct Mxfp4Tile {
     __syncwarp();  // the scales that stood here were read
 #pragma unroll
     for (u32 i = 0; i < kChunk; ++i)
-      if (i < count) copy_passing(place + i * kCodeBytes + lane * 16, codes_from + i * kCodeBytes);
+      if (i < count) copy_stream(place + i * kCodeBytes + lane * 16, codes_from + i * kCodeBytes);
     if (lane < count * (kScaleBytes / 16)) copy_stream(place + kChunk * kCodeBytes + lane * 16, scales_from);
   }
 

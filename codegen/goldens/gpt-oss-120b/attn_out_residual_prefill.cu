@@ -27,13 +27,15 @@ struct AttnOut {
   const bf16* next_scale;
   bf16* scaled;
   float* squares;
+  const u8* router;
+  i64* router_sums;
   u32 tokens;
   u32 unused;
 };
-static_assert(sizeof(AttnOut) == 64 && sizeof(AttnOut::heads) == 8 && sizeof(AttnOut::weight) == 8 &&
+static_assert(sizeof(AttnOut) == 80 && sizeof(AttnOut::heads) == 8 && sizeof(AttnOut::weight) == 8 &&
               sizeof(AttnOut::bias) == 8 && sizeof(AttnOut::residual) == 8 && sizeof(AttnOut::next_scale) == 8 &&
-              sizeof(AttnOut::scaled) == 8 && sizeof(AttnOut::squares) == 8 && sizeof(AttnOut::tokens) == 4 &&
-              sizeof(AttnOut::unused) == 4,
+              sizeof(AttnOut::scaled) == 8 && sizeof(AttnOut::squares) == 8 && sizeof(AttnOut::router) == 8 &&
+              sizeof(AttnOut::router_sums) == 8 && sizeof(AttnOut::tokens) == 4 && sizeof(AttnOut::unused) == 4,
               "the host lays AttnOut out differently");
 
 #include "ptx/launch.cuh"

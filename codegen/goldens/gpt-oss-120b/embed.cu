@@ -11,6 +11,9 @@
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kHidden = 2880;
+constexpr u32 kLayers = 36;
+constexpr u32 kExperts = 128;
+constexpr u32 kMostSmall = 8;
 }  // namespace spec
 
 struct Embed {
@@ -22,10 +25,12 @@ struct Embed {
   const bf16* next_scale;
   bf16* scaled;
   float* squares;
+  i64* router_sums;
 };
-static_assert(sizeof(Embed) == 64 && sizeof(Embed::tokens) == 8 && sizeof(Embed::slots) == 8 &&
+static_assert(sizeof(Embed) == 72 && sizeof(Embed::tokens) == 8 && sizeof(Embed::slots) == 8 &&
               sizeof(Embed::sampled) == 8 && sizeof(Embed::embedding) == 8 && sizeof(Embed::residual) == 8 &&
-              sizeof(Embed::next_scale) == 8 && sizeof(Embed::scaled) == 8 && sizeof(Embed::squares) == 8,
+              sizeof(Embed::next_scale) == 8 && sizeof(Embed::scaled) == 8 && sizeof(Embed::squares) == 8 &&
+              sizeof(Embed::router_sums) == 8,
               "the host lays Embed out differently");
 
 #include "ptx/launch.cuh"
@@ -38,6 +43,10 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) embed(const __grid_
   wait_for_inputs();
   start_next_kernel();
   const u32 t = blockIdx.x;
+  if (p.router_sums) {
+    for (u32 i = threadIdx.x; i < spec::kLayers * spec::kExperts; i += spec::kThreads)
+      p.router_sums[(i / spec::kExperts * spec::kMostSmall + t) * spec::kExperts + i % spec::kExperts] = 0;
+  }
   const u32 given = p.tokens[t];
   const u32 token = given == kSampled ? p.sampled[p.slots[t]] : given;
   const u32* row = reinterpret_cast<const u32*>(p.embedding + static_cast<u64>(token) * spec::kHidden);

@@ -7,26 +7,29 @@
 // list, so the sum needs no atomics and does not depend on timing. A column is a slot: as many experts as have at
 // most eight slots together share one load of hidden rows, and of each product only the expert's own columns count.
 //
-// Launch: 180 x 1 x 1 blocks of 480 threads, 90288 bytes of shared memory, at most 64 registers.
+// Launch: 180 x 1 x 1 blocks of 480 threads, 66640 bytes of shared memory, at most 64 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 480;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 90288;
+constexpr u32 kSharedBytes = 66640;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kExperts = 128;
 constexpr u32 kTopK = 4;
+constexpr float kRmsEps = 1e-5f;
 constexpr u32 kMaxTokens = 8;
-constexpr u32 kRing = 3;
+constexpr u32 kRing = 2;
 }  // namespace spec
 
 struct ExpertTile;
 struct ExpertDown {
   const bf16* hidden;
-  const float* logits;
+  const i64* router_sums;
+  const float* router_squares;
+  const bf16* router_bias;
   const u32* sorted;
   const ExpertTile* tiles;
   const u32* tile_count;
@@ -40,14 +43,16 @@ struct ExpertDown {
   float weight_scale;
   u32 tokens;
 };
-static_assert(sizeof(ExpertDown) == 104 && sizeof(ExpertDown::hidden) == 8 && sizeof(ExpertDown::logits) == 8 &&
-              sizeof(ExpertDown::sorted) == 8 && sizeof(ExpertDown::tiles) == 8 && sizeof(ExpertDown::tile_count) == 8 &&
-              sizeof(ExpertDown::weight) == 8 && sizeof(ExpertDown::bias) == 8 && sizeof(ExpertDown::residual) == 8 &&
-              sizeof(ExpertDown::next_scale) == 8 && sizeof(ExpertDown::scaled) == 8 && sizeof(ExpertDown::squares) == 8 &&
-              sizeof(ExpertDown::slot_out) == 8 && sizeof(ExpertDown::weight_scale) == 4 && sizeof(ExpertDown::tokens) == 4,
+static_assert(sizeof(ExpertDown) == 120 && sizeof(ExpertDown::hidden) == 8 && sizeof(ExpertDown::router_sums) == 8 &&
+              sizeof(ExpertDown::router_squares) == 8 && sizeof(ExpertDown::router_bias) == 8 && sizeof(ExpertDown::sorted) == 8 &&
+              sizeof(ExpertDown::tiles) == 8 && sizeof(ExpertDown::tile_count) == 8 && sizeof(ExpertDown::weight) == 8 &&
+              sizeof(ExpertDown::bias) == 8 && sizeof(ExpertDown::residual) == 8 && sizeof(ExpertDown::next_scale) == 8 &&
+              sizeof(ExpertDown::scaled) == 8 && sizeof(ExpertDown::squares) == 8 && sizeof(ExpertDown::slot_out) == 8 &&
+              sizeof(ExpertDown::weight_scale) == 4 && sizeof(ExpertDown::tokens) == 4,
               "the host lays ExpertDown out differently");
 
 #include "epilogue/residual.cuh"
+#include "moe/logits.cuh"
 #include "moe/route.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
@@ -60,21 +65,12 @@ using Slice = Share<spec::kInter, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 
-struct Shared {
-  SharedTiles<Mxfp4Tile, Slice, kWarps, spec::kRing> ring;
-  SharedSums<kWarps, spec::kMaxTokens> sums;
-  Route route;
-  // Of each row pair: the residual before with the bias, and the next norm's scales. Registers are short here.
-  FloatPair start[8 * spec::kMaxTokens];
-  u32 scale[8 * spec::kMaxTokens];
-};
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
-
 // Experts of the route's list, up to `end`, whose slots fill the columns of one load.
 struct Group {
   u32 end, first_slot, slots;
 
-  __device__ __forceinline__ Group(const Route& route, u32 first) : end(spec::kTopK), first_slot(0), slots(spec::kTopK) {
+  __device__ __forceinline__ Group(const Route& route, u32 first)
+      : end(spec::kTopK), first_slot(0), slots(spec::kTopK) {
     if (kOneToken) return;
     end = first + 1, first_slot = route.start[first];
     while (end < route.distinct && route.start[end + 1] - first_slot <= kColumns) ++end;
@@ -89,107 +85,103 @@ struct Group {
     return p.hidden + slot * spec::kInter;
   }
 
-  // Keeps those of a product's columns that are slots of the expert at `place`.
-  __device__ __forceinline__ void keep(Sums& kept, const Sums& product, const Route& route, u32 place) const {
-    const u32 low = kOneToken ? place : route.start[place] - first_slot;
-    const u32 high = kOneToken ? place + 1 : route.start[place + 1] - first_slot;
+  // The columns that are slots of the expert at `place`: the first, and the one after the last.
+  __device__ __forceinline__ u32 low(const Route& route, u32 place) const {
+    return kOneToken ? place : route.start[place] - first_slot;
+  }
+  __device__ __forceinline__ u32 high(const Route& route, u32 place) const {
+    return kOneToken ? place + 1 : route.start[place + 1] - first_slot;
+  }
+
+  // Adds those columns of a product, each times its slot's weight, to this warp's sums of its token.
+  __device__ __forceinline__ void add(SharedSums<kWarps, spec::kMaxTokens>& sums, const Sums& product,
+                                      const Route& route, u32 place, float weight_scale) const {
+    auto& of_warp = sums.partial[0][warp_id()];
+    const u32 g = lane_id() / 4;
 #pragma unroll
     for (u32 i = 0; i < 2; ++i) {
       const u32 column = lane_id() % 4 * 2 + i;
-      if (column >= low && column < high) kept.s[i] = product.s[i], kept.s[2 + i] = product.s[2 + i];
+      if (column < low(route, place) || column >= high(route, place)) continue;
+      const u32 slot = kOneToken ? column : route.slots[first_slot + column], token = slot / spec::kTopK;
+      const float weight = route.weights[token][slot % spec::kTopK] * weight_scale;
+      of_warp[g][token] += weight * product.s[i];
+      of_warp[g + 8][token] += weight * product.s[2 + i];
     }
-  }
-
-  // Adds each column, times its slot's weight, to this warp's sums of its token: of one token at once, of more one
-  // column after another.
-  __device__ __forceinline__ void add(SharedSums<kWarps, spec::kMaxTokens>& sums, const Sums& kept,
-                                      const Route& route) const {
-    if (kOneToken) return sums.put(0, joined(kept, route));
-    auto& of_warp = sums.partial[0][warp_id()];
-    const u32 g = lane_id() / 4;
-    for (u32 column = 0; column < slots; ++column) {
-      const u32 slot = route.slots[first_slot + column], token = slot / spec::kTopK;
-      if (lane_id() % 4 == column / 2) {
-        const float weight = route.weights[token][slot % spec::kTopK];
-        of_warp[g][token] += weight * (column % 2 == 0 ? kept.s[0] : kept.s[1]);
-        of_warp[g + 8][token] += weight * (column % 2 == 0 ? kept.s[2] : kept.s[3]);
-      }
-      __syncwarp();
-    }
-  }
-
- private:
-  // One token's columns added up, in column 0.
-  __device__ __forceinline__ static Sums joined(const Sums& kept, const Route& route) {
-    const u32 column = lane_id() % 4 * 2;
-    const float weight0 = column < spec::kTopK ? route.weights[0][column] : 0.0f;
-    const float weight1 = column + 1 < spec::kTopK ? route.weights[0][column + 1] : 0.0f;
-    Sums sums{};
-#pragma unroll
-    for (u32 row = 0; row < 4; row += 2) {
-      float sum = weight0 * kept.s[row] + weight1 * kept.s[row + 1];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sums.s[row] = sum + __shfl_xor_sync(~0u, sum, 2);
-    }
-    return sums;
+    __syncwarp();
   }
 };
 
-// The weighted sum of the chosen experts' biases for rows `row` and `row + 8` of a token.
-__device__ __forceinline__ FloatPair weighted_bias(const ExpertDown& p, const Route& route, u32 token, u32 row) {
-  FloatPair sum{};
-#pragma unroll 2
-  for (u32 place = 0; place < route.distinct; ++place) {
-    const float weight = route.weight(place, token, p.tokens);
-    const FloatPair bias = bf16_pair(p.bias + static_cast<u64>(route.experts[place]) * spec::kHidden, row);
-    sum.low += weight * bias.low, sum.high += weight * bias.high;
+// The chosen experts' biases: those of every kWarps-th expert of the list are a warp's to fetch and to add.
+struct BiasShare {
+  alignas(16) bf16 of_place[Route::kMaxDistinct][kTileRows];
+
+  __device__ __forceinline__ void fetch(const bf16* biases, const Route& route, u32 first_row) {
+    constexpr u32 kHalf = kTileRows / 2;  // 16 bytes
+    if (lane_id() >= 2) return;
+    for (u32 place = warp_id(); place < route.distinct; place += kWarps) {
+      const bf16* of_expert = biases + static_cast<u64>(route.experts[place]) * spec::kHidden + first_row;
+      copy_async(&of_place[place][lane_id() * kHalf], of_expert + lane_id() * kHalf, true);
+    }
   }
-  return sum;
-}
+
+  // To be called when this warp's copies are here.
+  __device__ __forceinline__ void add(SharedSums<kWarps, spec::kMaxTokens>& sums, const Route& route,
+                                      u32 tokens) const {
+    const u32 row = lane_id() % kTileRows;
+    for (u32 token = lane_id() / kTileRows; token < tokens; token += kWarpSize / kTileRows) {
+      float& sum = sums.partial[0][warp_id()][row][token];
+      for (u32 place = warp_id(); place < route.distinct; place += kWarps)
+        sum += route.weight(place, token, tokens) * bf16_to_float(of_place[place][row]);
+    }
+  }
+};
+
+struct Shared {
+  SharedTiles<Mxfp4Tile, Slice, kWarps, spec::kRing> ring;
+  SharedSums<kWarps, spec::kMaxTokens> sums;
+  Route route;
+  SharedResidual<spec::kMaxTokens> residual;
+  BiasShare biases;
+};
+static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_down_residual_decode8(const __grid_constant__ ExpertDown p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  // The router's logits are two kernels old and complete: the kernel between waited for them before it let this
-  // one start. So the experts' weights can be on their way before that kernel's hidden rows are.
-  shared.route.template build<kWarps>(p.logits, p.tokens);
+  // The router's sums and the residual are two kernels old and complete: the kernel between waited for them before it
+  // let this one start. So the experts' weights can be on their way before that kernel's hidden rows are.
+  const SummedLogits<spec::kExperts, spec::kHidden> logits{p.router_sums, p.router_squares, p.router_bias,
+                                                           spec::kRmsEps};
+  shared.route.template build<kWarps>(logits, p.tokens, nullptr);
+  const u32 first_row = blockIdx.x * kTileRows;
+  shared.biases.fetch(p.bias, shared.route, first_row);
+  shared.residual.fetch_scale(p.next_scale, first_row);
   auto weights = stream<Strips::kAll>(shared.ring, shared.route.distinct, [&](u32 place) {
     const u64 expert = shared.route.experts[place];
     return p.weight + (expert * kStrips + blockIdx.x) * Mxfp4Tile::strip_bytes(Slice::kKTiles);
   });
-  const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares, p.next_scale};
-  const u32 first_row = blockIdx.x * kTileRows;
-  Pairs::visit(p.tokens, [&](u32 /*j*/, u32 g, u32 token) {
-    shared.start[token * 8 + g] = weighted_bias(p, shared.route, token, first_row + g);
-    shared.scale[token * 8 + g] = out.next_scale_pair(first_row + g);
-  });
+  shared.residual.fetch_before<spec::kHidden>(p.residual, first_row, p.tokens);
+  shared.sums.put(0, Sums{});
   wait_for_inputs();
   start_next_kernel();
 
   ActivationTile x[Slice::kTiles];
-  if (!kOneToken) shared.sums.put(0, Sums{});
-  __syncwarp();
   for (u32 place = 0; place < shared.route.distinct;) {
     const Group group(shared.route, place);
     load_activations<Slice, spec::kInter>(x, group.row(p, shared.route));
-    if (place == 0)
-      Pairs::visit(p.tokens, [&](u32 /*j*/, u32 g, u32 token) {
-        out.add_before(shared.start[token * 8 + g], first_row + g, token);
-      });
-    Sums kept{};
     for (; place < group.end; ++place) {
       Sums product{};
       weights.multiply(product, x);
-      group.keep(kept, product, shared.route, place);
+      group.add(shared.sums, product, shared.route, place, p.weight_scale);
     }
-    group.add(shared.sums, kept, shared.route);
   }
+  copy_wait<0>();
+  __syncwarp();
+  shared.biases.add(shared.sums, shared.route, p.tokens);
   __syncthreads();
+  const ResidualOut<spec::kHidden> out{p.residual, p.scaled, p.squares};
   Pairs::finish(shared.sums, 0, p.tokens, [&](u32 /*j*/, u32 g, u32 token, float low, float high) {
-    const u32 pair = token * 8 + g;
-    const FloatPair start = shared.start[pair];
-    out.store(first_row + g, token, shared.scale[pair], start.low + low * p.weight_scale,
-              start.high + high * p.weight_scale);
+    out.add(shared.residual, first_row, g, token, low, high);
   });
 }

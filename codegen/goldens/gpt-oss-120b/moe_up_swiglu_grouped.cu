@@ -26,26 +26,23 @@ struct ExpertTile;
 struct ExpertUp {
   const bf16* input;
   const float* squares;
-  const float* logits;
+  const i64* router_sums;
+  const bf16* router_bias;
+  float* logits;
   const u32* sorted;
   const ExpertTile* tiles;
   const u32* tile_count;
   const u8* weight;
-  const u8* next_weight;
   const bf16* bias;
   bf16* hidden;
-  const u8* ahead;
-  u32 ahead_bytes;
   float weight_scale;
   u32 tokens;
-  u32 unused;
 };
-static_assert(sizeof(ExpertUp) == 104 && sizeof(ExpertUp::input) == 8 && sizeof(ExpertUp::squares) == 8 &&
-              sizeof(ExpertUp::logits) == 8 && sizeof(ExpertUp::sorted) == 8 && sizeof(ExpertUp::tiles) == 8 &&
-              sizeof(ExpertUp::tile_count) == 8 && sizeof(ExpertUp::weight) == 8 && sizeof(ExpertUp::next_weight) == 8 &&
-              sizeof(ExpertUp::bias) == 8 && sizeof(ExpertUp::hidden) == 8 && sizeof(ExpertUp::ahead) == 8 &&
-              sizeof(ExpertUp::ahead_bytes) == 4 && sizeof(ExpertUp::weight_scale) == 4 && sizeof(ExpertUp::tokens) == 4 &&
-              sizeof(ExpertUp::unused) == 4,
+static_assert(sizeof(ExpertUp) == 96 && sizeof(ExpertUp::input) == 8 && sizeof(ExpertUp::squares) == 8 &&
+              sizeof(ExpertUp::router_sums) == 8 && sizeof(ExpertUp::router_bias) == 8 && sizeof(ExpertUp::logits) == 8 &&
+              sizeof(ExpertUp::sorted) == 8 && sizeof(ExpertUp::tiles) == 8 && sizeof(ExpertUp::tile_count) == 8 &&
+              sizeof(ExpertUp::weight) == 8 && sizeof(ExpertUp::bias) == 8 && sizeof(ExpertUp::hidden) == 8 &&
+              sizeof(ExpertUp::weight_scale) == 4 && sizeof(ExpertUp::tokens) == 4,
               "the host lays ExpertUp out differently");
 
 #include "epilogue/swiglu.cuh"

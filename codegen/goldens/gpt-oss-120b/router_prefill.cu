@@ -19,16 +19,15 @@ constexpr u32 kStages = 4;
 
 struct Router {
   const bf16* input;
-  const float* squares;
   const u8* weight;
   const bf16* bias;
   float* logits;
   u32 tokens;
   u32 unused;
 };
-static_assert(sizeof(Router) == 48 && sizeof(Router::input) == 8 && sizeof(Router::squares) == 8 &&
-              sizeof(Router::weight) == 8 && sizeof(Router::bias) == 8 && sizeof(Router::logits) == 8 &&
-              sizeof(Router::tokens) == 4 && sizeof(Router::unused) == 4,
+static_assert(sizeof(Router) == 40 && sizeof(Router::input) == 8 && sizeof(Router::weight) == 8 &&
+              sizeof(Router::bias) == 8 && sizeof(Router::logits) == 8 && sizeof(Router::tokens) == 4 &&
+              sizeof(Router::unused) == 4,
               "the host lays Router out differently");
 
 #include "ptx/launch.cuh"

@@ -20,7 +20,9 @@ constexpr u32 kStages = 4;
 struct ExpertTile;
 struct ExpertDown {
   const bf16* hidden;
-  const float* logits;
+  const i64* router_sums;
+  const float* router_squares;
+  const bf16* router_bias;
   const u32* sorted;
   const ExpertTile* tiles;
   const u32* tile_count;
@@ -34,11 +36,12 @@ struct ExpertDown {
   float weight_scale;
   u32 tokens;
 };
-static_assert(sizeof(ExpertDown) == 104 && sizeof(ExpertDown::hidden) == 8 && sizeof(ExpertDown::logits) == 8 &&
-              sizeof(ExpertDown::sorted) == 8 && sizeof(ExpertDown::tiles) == 8 && sizeof(ExpertDown::tile_count) == 8 &&
-              sizeof(ExpertDown::weight) == 8 && sizeof(ExpertDown::bias) == 8 && sizeof(ExpertDown::residual) == 8 &&
-              sizeof(ExpertDown::next_scale) == 8 && sizeof(ExpertDown::scaled) == 8 && sizeof(ExpertDown::squares) == 8 &&
-              sizeof(ExpertDown::slot_out) == 8 && sizeof(ExpertDown::weight_scale) == 4 && sizeof(ExpertDown::tokens) == 4,
+static_assert(sizeof(ExpertDown) == 120 && sizeof(ExpertDown::hidden) == 8 && sizeof(ExpertDown::router_sums) == 8 &&
+              sizeof(ExpertDown::router_squares) == 8 && sizeof(ExpertDown::router_bias) == 8 && sizeof(ExpertDown::sorted) == 8 &&
+              sizeof(ExpertDown::tiles) == 8 && sizeof(ExpertDown::tile_count) == 8 && sizeof(ExpertDown::weight) == 8 &&
+              sizeof(ExpertDown::bias) == 8 && sizeof(ExpertDown::residual) == 8 && sizeof(ExpertDown::next_scale) == 8 &&
+              sizeof(ExpertDown::scaled) == 8 && sizeof(ExpertDown::squares) == 8 && sizeof(ExpertDown::slot_out) == 8 &&
+              sizeof(ExpertDown::weight_scale) == 4 && sizeof(ExpertDown::tokens) == 4,
               "the host lays ExpertDown out differently");
 
 #include "moe/group.cuh"

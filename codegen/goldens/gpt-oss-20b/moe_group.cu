@@ -51,7 +51,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) moe_group(const 
 
   for (u32 t = warp_id(); t < p.tokens; t += kWarps) {
     Choice<spec::kExperts, spec::kTopK> choice;
-    choice.choose(p.logits + static_cast<u64>(t) * spec::kExperts);
+    float logits[choice.kEach];
+#pragma unroll
+    for (u32 i = 0; i < choice.kEach; ++i) {
+      const u32 expert = i * kWarpSize + lane_id();
+      logits[i] = expert < spec::kExperts ? p.logits[static_cast<u64>(t) * spec::kExperts + expert] : 0.0f;
+    }
+    choice.choose(logits);
 #pragma unroll
     for (u32 k = 0; k < spec::kTopK; ++k) {
       if (lane_id() == k) {

@@ -6,14 +6,14 @@
 // expert's weights are read once however many tokens chose it. `input` holds scaled rows: their products are divided
 // by the rms at the end.
 //
-// Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 75456 bytes of shared memory, at most 64 registers.
+// Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 26480 bytes of shared memory, at most 64 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 480;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 75456;
+constexpr u32 kSharedBytes = 26480;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kExperts = 32;
@@ -22,43 +22,39 @@ constexpr float kRmsEps = 1e-5f;
 constexpr float kSwigluLimit = 7.0f;
 constexpr float kSwigluAlpha = 1.702f;
 constexpr u32 kMaxTokens = 1;
-constexpr u32 kRing = 3;
+constexpr u32 kRing = 1;
 }  // namespace spec
 
 struct ExpertTile;
 struct ExpertUp {
   const bf16* input;
   const float* squares;
-  const float* logits;
+  const i64* router_sums;
+  const bf16* router_bias;
+  float* logits;
   const u32* sorted;
   const ExpertTile* tiles;
   const u32* tile_count;
   const u8* weight;
-  const u8* next_weight;
   const bf16* bias;
   bf16* hidden;
-  const u8* ahead;
-  u32 ahead_bytes;
   float weight_scale;
   u32 tokens;
-  u32 unused;
 };
-static_assert(sizeof(ExpertUp) == 104 && sizeof(ExpertUp::input) == 8 && sizeof(ExpertUp::squares) == 8 &&
-              sizeof(ExpertUp::logits) == 8 && sizeof(ExpertUp::sorted) == 8 && sizeof(ExpertUp::tiles) == 8 &&
-              sizeof(ExpertUp::tile_count) == 8 && sizeof(ExpertUp::weight) == 8 && sizeof(ExpertUp::next_weight) == 8 &&
-              sizeof(ExpertUp::bias) == 8 && sizeof(ExpertUp::hidden) == 8 && sizeof(ExpertUp::ahead) == 8 &&
-              sizeof(ExpertUp::ahead_bytes) == 4 && sizeof(ExpertUp::weight_scale) == 4 && sizeof(ExpertUp::tokens) == 4 &&
-              sizeof(ExpertUp::unused) == 4,
+static_assert(sizeof(ExpertUp) == 96 && sizeof(ExpertUp::input) == 8 && sizeof(ExpertUp::squares) == 8 &&
+              sizeof(ExpertUp::router_sums) == 8 && sizeof(ExpertUp::router_bias) == 8 && sizeof(ExpertUp::logits) == 8 &&
+              sizeof(ExpertUp::sorted) == 8 && sizeof(ExpertUp::tiles) == 8 && sizeof(ExpertUp::tile_count) == 8 &&
+              sizeof(ExpertUp::weight) == 8 && sizeof(ExpertUp::bias) == 8 && sizeof(ExpertUp::hidden) == 8 &&
+              sizeof(ExpertUp::weight_scale) == 4 && sizeof(ExpertUp::tokens) == 4,
               "the host lays ExpertUp out differently");
 
 #include "epilogue/swiglu.cuh"
+#include "moe/logits.cuh"
 #include "moe/route.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
-#include "tile/norm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kPlacesAhead = 4;  // experts whose second weights are fetched ahead
 constexpr u32 kStripsPerExpert = 2 * spec::kInter / kTileRows;
 using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
@@ -67,30 +63,18 @@ using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 struct Shared {
   SharedTiles<Mxfp4Tile, Slice, kWarps, spec::kRing> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
-  SharedInverse<spec::kMaxTokens> inverse;
   Route route;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
-
-// Brings the first strips that the experts' second product will read into L2: memory would be idle between the two.
-__device__ __forceinline__ void prefetch_down(const u8* down, const Route& route) {
-  constexpr u32 kStrips = spec::kHidden / kTileRows;
-  constexpr u32 kStripBytes = Mxfp4Tile::strip_bytes(ceil_div(spec::kInter, kTileK));
-  const u32 strips = min(route.distinct, kPlacesAhead) * kStrips;
-  for (u32 strip = blockIdx.x; strip < strips; strip += gridDim.x) {
-    const u64 expert = route.experts[strip / kStrips];
-    prefetch_block(down + (expert * kStrips + strip % kStrips) * kStripBytes, kStripBytes);
-  }
-}
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_up_swiglu_decode1(const __grid_constant__ ExpertUp p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  if (threadIdx.x == 0) prefetch_block(p.ahead + static_cast<u64>(blockIdx.x) * p.ahead_bytes, p.ahead_bytes);
   wait_for_inputs();
   start_next_kernel();
-  shared.route.template build<kWarps>(p.logits, p.tokens);
+  const SummedLogits<spec::kExperts, spec::kHidden> logits{p.router_sums, p.squares, p.router_bias, spec::kRmsEps};
+  shared.route.template build<kWarps>(logits, p.tokens, blockIdx.x == 0 ? p.logits : nullptr);
   const u32 strips = shared.route.distinct * kStripsPerExpert;
   auto weights = stream(shared.ring, strips, [&](u32 strip) {
     const u64 expert = shared.route.experts[strip / kStripsPerExpert];
@@ -98,7 +82,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   });
   ActivationTile x[Slice::kTiles];
   load_activations<Slice, spec::kHidden>(x, column_row(p.input, spec::kHidden, p.tokens));
-  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, nullptr, p.tokens, spec::kRmsEps);
 
   u32 turn = 0;
   for (u32 strip = blockIdx.x; strip < strips; strip += gridDim.x, turn ^= 1) {
@@ -106,7 +89,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     const u32* biases = reinterpret_cast<const u32*>(p.bias) + shared.route.experts[place] * spec::kInter + first_pair;
     u32 bias[Pairs::kEach];
     Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) { bias[j] = biases[g]; });
-    if (strip + gridDim.x >= strips && threadIdx.x == 0) prefetch_down(p.next_weight, shared.route);
     Sums sums{};
     weights.multiply(sums, x);
     shared.sums.put(turn, sums);
@@ -114,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     Pairs::finish(shared.sums, turn, p.tokens, [&](u32 j, u32 g, u32 token, float gate, float up) {
       const u8 k = shared.route.rank[place][token];
       if (k == Route::kNotChosen) return;
-      const float factor = p.weight_scale * shared.inverse.of_token[token];
+      const float factor = p.weight_scale * shared.route.inverse[token];
       p.hidden[(token * spec::kTopK + k) * spec::kInter + first_pair + g] =
           to_bf16(biased_swiglu(gate, up, bias[j], factor, spec::kSwigluLimit, spec::kSwigluAlpha));
     });

@@ -79,7 +79,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u32 head = strip / kTilesPerHead, first_dim = strip % kTilesPerHead * 8;
   const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
   product.for_each_row_pair(columns, [&](u32 g, u32 column, float low, float high) {
-    const Pair pair(out, head, first_dim + g, first + column, spec::kInvFreq[first_dim + g], spec::kConcentration);
-    pair.store(low, high);
+    const u32 dim = first_dim + g, token = first + column;
+    const QkvConstants constants = Pair::fetch(out, head, dim, token);
+    Pair(out, constants, head, dim, token, spec::kInvFreq[dim], spec::kConcentration).store(low, high);
   });
 }

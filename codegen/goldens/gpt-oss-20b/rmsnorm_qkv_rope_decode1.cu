@@ -4,14 +4,14 @@
 //
 // A strip is 8 rotary pairs of one head. `input` holds scaled rows: their products are divided by the rms at the end.
 //
-// Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 63376 bytes of shared memory, at most 64 registers.
+// Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 94096 bytes of shared memory, at most 64 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 480;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 63376;
+constexpr u32 kSharedBytes = 94096;
 constexpr u32 kHidden = 2880;
 constexpr float kRmsEps = 1e-5f;
 constexpr u32 kHeadDim = 64;
@@ -26,7 +26,7 @@ __constant__ float kInvFreq[32] = {
     4.0999785e-6f, 2.8250668e-6f, 1.9465963e-6f, 1.3412911e-6f, 9.2420896e-7f, 6.368209e-7f,
     4.3879783e-7f, 3.0235114e-7f};
 constexpr u32 kMaxTokens = 1;
-constexpr u32 kRing = 2;
+constexpr u32 kRing = 3;
 }  // namespace spec
 
 struct Qkv {
@@ -68,23 +68,39 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-__device__ __forceinline__ void prepare(Pair (&pairs)[Pairs::kEach], const Qkv& p, u32 strip) {
-  constexpr u32 kStripsPerHead = spec::kHeadDim / kTileRows;
-  const u32 head = strip / kStripsPerHead, first_dim = strip % kStripsPerHead * 8;
-  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
-  Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 token) {
-    pairs[j] = Pair(out, head, first_dim + g, token, spec::kInvFreq[first_dim + g], spec::kConcentration);
-  });
-}
+// The pairs of a strip that this thread finishes: what they read that is constant for the step, fetched ahead, and then
+// what is done to them.
+struct StripEpilogue {
+  static constexpr u32 kStripsPerHead = spec::kHeadDim / kTileRows;
+  QkvOut out;
+  u32 tokens;
+  QkvConstants constants[Pairs::kEach];
+  Pair pairs[Pairs::kEach];
+
+  __device__ __forceinline__ void fetch(u32 strip) {
+    if (strip >= kStrips) return;
+    Pairs::visit(tokens, [&](u32 j, u32 g, u32 token) {
+      constants[j] = Pair::fetch(out, strip / kStripsPerHead, strip % kStripsPerHead * 8 + g, token);
+    });
+  }
+
+  __device__ __forceinline__ void prepare(u32 strip) {
+    Pairs::visit(tokens, [&](u32 j, u32 g, u32 token) {
+      const u32 dim = strip % kStripsPerHead * 8 + g;
+      pairs[j] = Pair(out, constants[j], strip / kStripsPerHead, dim, token, spec::kInvFreq[dim], spec::kConcentration);
+    });
+  }
+};
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     rmsnorm_qkv_rope_decode1(const __grid_constant__ Qkv p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
+  StripEpilogue epilogue{{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias},
+                         p.tokens};
+  epilogue.fetch(blockIdx.x);
   auto weights = stream(
       shared.ring, kStrips, [&](u32 strip) { return p.weight + strip * Bf16Tile::strip_bytes(Slice::kKTiles); });
-  Pair pairs[Pairs::kEach];
-  if (blockIdx.x < kStrips) prepare(pairs, p, blockIdx.x);
   wait_for_inputs();
   start_next_kernel();
 
@@ -93,14 +109,15 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   shared.inverse.template load<spec::kHidden, kWarps>(p.squares, nullptr, p.tokens, spec::kRmsEps);
   u32 turn = 0;
   for (u32 strip = blockIdx.x; strip < kStrips; strip += gridDim.x, turn ^= 1) {
+    epilogue.prepare(strip);
+    epilogue.fetch(strip + gridDim.x);
     Sums sums{};
     weights.multiply(sums, x);
     shared.sums.put(turn, sums);
     __syncthreads();
     Pairs::finish(shared.sums, turn, p.tokens, [&](u32 j, u32 /*g*/, u32 token, float low, float high) {
       const float inverse = shared.inverse.of_token[token];
-      pairs[j].store(low * inverse, high * inverse);
+      epilogue.pairs[j].store(low * inverse, high * inverse);
     });
-    if (strip + gridDim.x < kStrips) prepare(pairs, p, strip + gridDim.x);
   }
 }

@@ -31,6 +31,9 @@ pub struct Unit {
 /// blocks come as these leave, so that its first tiles are on their way while the last sums are joined.
 pub const PRODUCT_BLOCKS_PER_SM: usize = 2;
 
+/// Tokens of a small step at most: one that runs by a decode schedule.
+pub const MOST_SMALL_TOKENS: usize = 8;
+
 /// Blocks that share the keys of one head of one token at most.
 pub const MOST_KEY_SPLITS: usize = 16;
 
@@ -127,8 +130,8 @@ pub struct Schedule {
     pub attention: [Kernel<params::Attention>; 2],
     /// Phase C.
     pub attn_out: Kernel<params::AttnOut>,
-    /// Phase D.
-    pub router: Kernel<params::Router>,
+    /// Phase D as a kernel. A small step has none: phase C adds up the logits, phase E finishes them.
+    pub router: Option<Kernel<params::Router>>,
     /// Sorts a large step's (token, expert) pairs by expert; small steps list them in each block.
     pub group: Option<Kernel<params::Group>>,
     /// Phase E.
@@ -193,7 +196,8 @@ impl Schedule {
     pub fn infos(&self) -> Vec<KernelInfo> {
         let mut infos = vec![self.embed.info, self.rmsnorm.info, self.qkv.info];
         infos.extend(self.attention.map(|kernel| kernel.info));
-        infos.extend([self.attn_out.info, self.router.info]);
+        infos.push(self.attn_out.info);
+        infos.extend(self.router.map(|kernel| kernel.info));
         infos.extend(self.group.map(|kernel| kernel.info));
         infos.extend([self.expert_up.info, self.expert_down.info]);
         infos.extend(self.combine.map(|kernel| kernel.info));

@@ -65,6 +65,7 @@ params! {
     ///
     /// Here and below, whatever writes the residual in a small step also writes what the next norm needs: `scaled`,
     /// the rows times `next_scale`, and `squares`, a sum for every 16 elements, `[token][hidden / 16]`.
+    /// Small steps start `router_sums`, `[layer][token][expert]`, at zero; in others it is null.
     Embed {
         tokens: ptr = "const u32*",
         slots: ptr = "const u32*",
@@ -74,6 +75,7 @@ params! {
         next_scale: ptr = "const bf16*",
         scaled: ptr = "bf16*",
         squares: ptr = "float*",
+        router_sums: ptr = "i64*",
     }
     /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows.
     RmsNorm {
@@ -112,7 +114,8 @@ params! {
         table_stride: u32 = "u32",
         tokens: u32 = "u32",
     }
-    /// Phase C. Only small steps write `scaled` and `squares`.
+    /// Phase C. Only small steps write `scaled` and `squares`, and add to `router_sums`, `[token][expert]`, what the rows
+    /// of `router` make of them.
     AttnOut {
         heads: ptr = "const bf16*",
         weight: ptr = "const u8*",
@@ -121,13 +124,14 @@ params! {
         next_scale: ptr = "const bf16*",
         scaled: ptr = "bf16*",
         squares: ptr = "float*",
+        router: ptr = "const u8*",
+        router_sums: ptr = "i64*",
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase D. `input` as in phase A.
+    /// Phase D of large steps. `input` holds normed rows.
     Router {
         input: ptr = "const bf16*",
-        squares: ptr = "const float*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         logits: ptr = "float*",
@@ -145,29 +149,28 @@ params! {
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase E. `input` as in phase A. Small steps choose from `logits` and fetch into L2: `ahead_bytes` a block
-    /// from `ahead` on, and phase F's first weights, of `next_weight`. Large ones follow `tiles`.
+    /// Phase E. `input` as in phase A. Small steps turn `router_sums` into `logits` and choose, large ones follow `tiles`.
     ExpertUp {
         input: ptr = "const bf16*",
         squares: ptr = "const float*",
-        logits: ptr = "const float*",
+        router_sums: ptr = "const i64*",
+        router_bias: ptr = "const bf16*",
+        logits: ptr = "float*",
         sorted: ptr = "const u32*",
         tiles: ptr = "const ExpertTile*",
         tile_count: ptr = "const u32*",
         weight: ptr = "const u8*",
-        next_weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         hidden: ptr = "bf16*",
-        ahead: ptr = "const u8*",
-        ahead_bytes: u32 = "u32",
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
-        unused: u32 = "u32",
     }
-    /// Phase F. Small steps add to `residual`, large ones write `slot_out`.
+    /// Phase F. Small steps choose as phase E does, by `router_squares`, and add to `residual`; large ones write `slot_out`.
     ExpertDown {
         hidden: ptr = "const bf16*",
-        logits: ptr = "const float*",
+        router_sums: ptr = "const i64*",
+        router_squares: ptr = "const float*",
+        router_bias: ptr = "const bf16*",
         sorted: ptr = "const u32*",
         tiles: ptr = "const ExpertTile*",
         tile_count: ptr = "const u32*",

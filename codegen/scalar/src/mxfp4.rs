@@ -3,12 +3,12 @@
 //! # The word
 //! A word holds one lane's codes of one k16 step: the pairs of registers `a0 .. a3`, each a low and a high element.
 //! [`mxfp4_pairs`] takes them apart with masks and shifts alone, into bf16 lanes with E2M1's sign at bit 15 and its
-//! three magnitude bits at bits 8..6: the lane's value is the code's times 2^-126. Pairs 0, 1, 2 lie 0, 3 and 6 bits
-//! below that; pair 3 takes the bits left free:
+//! three magnitude bits at bits 8..6: the lane's value is the code's times 2^-126. Pair 0 lies there, pair 1 four bits
+//! below, pair 2 six bits above (its sign goes round into the other half); pair 3 takes the bits left free:
 //!
-//! | bit of each half | 15 | 14 | 13 | 12 | 11 | 10 | 9 | 8..6 | 5..3 | 2..0 |
-//! | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-//! | holds | sign 0 | sign 3 | low bit 3 | sign 1 | high bits 3 | | sign 2 | magnitude 0 | 1 | 2 |
+//! | bit of each half | 15 | 14..12 | 11 | 10 | 9 | 8..6 | 5 | 4..2 | 1..0 |
+//! | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | holds | sign 0 | magnitude 2 | sign 1 | high bit 3 | sign 3 | magnitude 0 | sign 2 of the other half | magnitude 1 | low bits 3 |
 
 use ossmith_device_fn::device_fn;
 
@@ -44,9 +44,8 @@ pub fn mxfp4_word(codes: [u32; 8]) -> u32 {
     let a1: u32 = mxfp4_lanes(codes[2], codes[3]);
     let a2: u32 = mxfp4_lanes(codes[4], codes[5]);
     let a3: u32 = mxfp4_lanes(codes[6], codes[7]);
-    let scattered =
-        ((a3 & 0x8000_8000) >> 1) | ((a3 & 0x0180_0180) << 3) | ((a3 & 0x0040_0040) << 7);
-    a0 | (a1 >> 3) | (a2 >> 6) | scattered
+    let scattered = ((a3 & 0x80C0_80C0) >> 6) | ((a3 & 0x0100_0100) << 2);
+    a0 | (a1 >> 4) | ((a2 << 6) | (a2 >> 26)) | scattered
 }
 
 /// The bf16 lane pairs of registers a0..a3 in a word: values times 2^-126.
@@ -54,10 +53,9 @@ pub fn mxfp4_word(codes: [u32; 8]) -> u32 {
 #[must_use]
 pub fn mxfp4_pairs(word: u32) -> [u32; 4] {
     let a0 = word & 0x81C0_81C0;
-    let a1 = (word << 3) & 0x81C0_81C0;
-    let a2 = (word << 6) & 0x81C0_81C0;
-    let a3 =
-        ((word << 1) & 0x8000_8000) | ((word >> 3) & 0x0180_0180) | ((word >> 7) & 0x0040_0040);
+    let a1 = (word << 4) & 0x81C0_81C0;
+    let a2 = ((word >> 6) | (word << 26)) & 0x81C0_81C0;
+    let a3 = ((word << 6) & 0x80C0_80C0) | ((word >> 2) & 0x0100_0100);
     [a0, a1, a2, a3]
 }
 

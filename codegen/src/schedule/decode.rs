@@ -7,11 +7,10 @@ use super::footprint::{self, TileFormat};
 use super::{Constant, Draft, KernelPlan, ONE, head_constants, swiglu_constants, u32s};
 
 /// The kernels of a step of at most `tokens` tokens, phase by phase.
-pub(super) fn kernels(spec: &ModelSpec, tokens: usize) -> [KernelPlan; 6] {
+pub(super) fn kernels(spec: &ModelSpec, tokens: usize) -> [KernelPlan; 5] {
     [
         qkv(spec, tokens),
         attn_out(spec, tokens),
-        router(spec, tokens),
         expert_up(spec, tokens),
         expert_down(spec, tokens),
         unembed(spec, tokens),
@@ -81,7 +80,7 @@ fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     Product {
         k: spec.hidden,
         format: TileFormat::Bf16,
-        ring: 2,
+        ring: 3,
         grid: RESIDENT,
         other_bytes: footprint::inverse(tokens),
     }
@@ -95,38 +94,21 @@ fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
 }
 
 fn attn_out(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let constants = u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]);
+    let constants =
+        u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width()), ("kExperts", spec.experts)]);
     Product {
         k: spec.q_width(),
         format: TileFormat::Bf16,
-        ring: 2,
+        ring: 3,
         grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
-        other_bytes: 0,
+        other_bytes: footprint::residual(tokens)
+            + footprint::biases(1)
+            + footprint::router_part(spec.experts, tokens),
     }
     .plan(
         format!("attn_out_residual_decode{tokens}"),
         "attn_out_decode.cu",
         &["AttnOut"],
-        tokens,
-        constants,
-    )
-}
-
-fn router(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let mut constants = u32s(&[("kHidden", spec.hidden), ("kExperts", spec.experts)]);
-    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
-    Product {
-        k: spec.hidden,
-        format: TileFormat::Bf16,
-        // All of a warp's tiles: the router is small, and what matters is when it starts.
-        ring: spec.hidden.div_ceil(TILE_K).div_ceil(warps(spec.hidden)),
-        grid: Axis::Fixed(spec.experts.div_ceil(TILE_ROWS) as u32),
-        other_bytes: footprint::inverse(tokens),
-    }
-    .plan(
-        format!("rmsnorm_router_decode{tokens}"),
-        "router_decode.cu",
-        &["Router"],
         tokens,
         constants,
     )
@@ -144,10 +126,9 @@ fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     Product {
         k: spec.hidden,
         format: TileFormat::Mxfp4,
-        ring: 3,
+        ring: 1,
         grid: RESIDENT,
-        other_bytes: footprint::inverse(tokens)
-            + footprint::route(spec.experts, spec.top_k, tokens),
+        other_bytes: footprint::route(spec.experts, spec.top_k, tokens),
     }
     .plan(
         format!("moe_up_swiglu_decode{tokens}"),
@@ -159,19 +140,21 @@ fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
 }
 
 fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let constants = u32s(&[
+    let mut constants = u32s(&[
         ("kHidden", spec.hidden),
         ("kInter", spec.inter),
         ("kExperts", spec.experts),
         ("kTopK", spec.top_k),
     ]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Product {
         k: spec.inter,
         format: TileFormat::Mxfp4,
-        ring: 3,
+        ring: 2,
         grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
         other_bytes: footprint::route(spec.experts, spec.top_k, tokens)
-            + footprint::down_pairs(tokens),
+            + footprint::residual(tokens)
+            + footprint::biases(spec.experts.min(tokens * spec.top_k)),
     }
     .plan(
         format!("moe_down_residual_decode{tokens}"),

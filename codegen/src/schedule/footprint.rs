@@ -34,17 +34,33 @@ pub(super) fn inverse(tokens: usize) -> usize {
     aligned(tokens * 4)
 }
 
+/// `SharedRouterPart` of `moe/logits.cuh`.
+pub(super) fn router_part(experts: usize, tokens: usize) -> usize {
+    (experts.next_multiple_of(TILE_ROWS) + tokens) * TILE_ROWS * 2
+}
+
 /// `SharedRoute` of `moe/route.cuh`.
 pub(super) fn route(experts: usize, top_k: usize, tokens: usize) -> usize {
     let distinct = (tokens * top_k).min(experts);
     aligned(
-        tokens * top_k * 8 + 4 + distinct * 4 + distinct * tokens + tokens * top_k + distinct + 1,
+        tokens * (top_k * 8 + 4)
+            + 4
+            + distinct * 4
+            + distinct * tokens
+            + tokens * top_k
+            + distinct
+            + 1,
     )
 }
 
-/// `start` and `scale` of `kernels/expert_down_decode.cu`.
-pub(super) fn down_pairs(tokens: usize) -> usize {
-    8 * tokens * 12
+/// `SharedResidual` of `epilogue/residual.cuh`.
+pub(super) fn residual(tokens: usize) -> usize {
+    TILE_ROWS * (4 * tokens + 2)
+}
+
+/// Biases of a strip's rows, of one matrix or of several.
+pub(super) fn biases(matrices: usize) -> usize {
+    matrices * TILE_ROWS * 2
 }
 
 /// `SharedRing` of `tile/gemm.cuh`.

@@ -5,10 +5,12 @@ mod decode;
 mod footprint;
 mod prefill;
 
-use ossmith_plan::{Arch, Axis, Grid, KernelInfo, MOST_KEY_SPLITS, ModelSpec, SWIGLU_ALPHA};
+use ossmith_plan::{
+    Arch, Axis, Grid, KernelInfo, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA,
+};
 
 /// Token counts up to which the decode schedules run. Above the last one, the prefill schedule does.
-pub const DECODE_TOKENS: [usize; 2] = [1, 8];
+pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
 
 /// Registers of a quarter of a multiprocessor.
 const QUARTER_REGISTERS: u32 = 16_384;
@@ -149,7 +151,12 @@ fn embed(spec: &ModelSpec) -> KernelPlan {
         threads: 256,
         shared_bytes: 0,
         blocks_per_sm: 1,
-        constants: u32s(&[("kHidden", spec.hidden)]),
+        constants: u32s(&[
+            ("kHidden", spec.hidden),
+            ("kLayers", spec.layers.len()),
+            ("kExperts", spec.experts),
+            ("kMostSmall", MOST_SMALL_TOKENS),
+        ]),
     }
     .plan()
 }

@@ -59,11 +59,14 @@ pub struct DecodeTimes {
     pub phases: Vec<PhaseTime>,
 }
 
-/// The router's place among a layer's phases.
+/// Places of phases of a layer.
+const ATTN_OUT: usize = 2;
 const ROUTER: usize = 3;
 /// Places of the head and of sampling after a layer's phases.
 const HEAD: usize = LAYER_PHASES;
 const SAMPLE: usize = LAYER_PHASES + 1;
+/// The sums of the last real step are not cleared.
+const NO_SUMS: u64 = 0;
 /// Steps timed together.
 const STEPS: usize = 32;
 /// Timings whose median is taken.
@@ -197,11 +200,15 @@ impl CudaBackend {
     fn time_phases(&self, shape: &StepShape) -> Result<Vec<PhaseTime>> {
         let model: &'static Model = self.pass.model;
         let (layers, tokens) = (model.spec.layers.len(), shape.tokens);
-        let names = model.phases.iter().map(|phase| (phase.name, model.phase_bytes(phase, shape)));
+        let phases = model.phases.iter().map(|phase| (phase.name, model.phase_bytes(phase, shape)));
         let sample = ("sample", (size_of::<f32>() * model.spec.vocab * tokens) as f64);
-        names
-            .chain([sample])
-            .enumerate()
+        let mut phases: Vec<(usize, (&str, f64))> = phases.chain([sample]).enumerate().collect();
+        if model.schedule(tokens).router.is_none() {
+            let (_, (_, bytes)) = phases.remove(ROUTER);
+            phases[ATTN_OUT].1.1 += bytes;
+        }
+        phases
+            .into_iter()
             .map(|(index, (name, bytes))| {
                 let alone = self.time_graph(|| match index {
                     HEAD => self.pass.head(&self.inputs, tokens, 0..tokens),
@@ -222,20 +229,20 @@ impl CudaBackend {
             .collect()
     }
 
-    /// A phase of a layer, but the router's logits go where nobody looks: the experts of the last real step stay
-    /// chosen, so that steps without some phase still read as many of them.
+    /// A phase of a layer, but the router's sums go where nobody looks: those of the last real step stay, so that
+    /// steps without some phase still read as many experts.
     fn phase_with_fixed_routes(&self, phase: usize, layer: usize, tokens: usize) -> Result<()> {
-        if phase != ROUTER {
+        if phase != ATTN_OUT {
             return self.pass.phase(phase, &self.inputs, layer, tokens);
         }
         let elsewhere = self.pass.workspace.slot_out.ptr();
-        self.pass.router(self.pass.model.schedule(tokens), layer, tokens, elsewhere)
+        self.pass.attn_out(self.pass.model.schedule(tokens), layer, tokens, elsewhere)
     }
 
     /// The launches of a decode step but for one phase: [`HEAD`], [`SAMPLE`] or one of a layer.
     fn step_without(&self, tokens: usize, skipped: Option<usize>) -> Result<()> {
         let kept = |index: usize| skipped != Some(index);
-        self.pass.embed(&self.inputs, tokens)?;
+        self.pass.embed(&self.inputs, tokens, NO_SUMS)?;
         for layer in 0..self.pass.model.spec.layers.len() {
             for phase in (0..LAYER_PHASES).filter(|&phase| kept(phase)) {
                 self.phase_with_fixed_routes(phase, layer, tokens)?;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{Model, Schedule, Weight};
+use ossmith_plan::{MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
+use super::memory::Buffer;
 use super::weights::DeviceWeights;
 use super::workspace::Workspace;
 use crate::Result;
@@ -42,11 +43,17 @@ pub(super) struct Pass {
 impl Pass {
     /// From token ids to the residual after the last layer.
     pub(super) fn body(&self, inputs: &StepInputs, tokens: usize) -> Result<()> {
-        self.embed(inputs, tokens)?;
+        self.start(inputs, tokens)?;
         (0..self.model.spec.layers.len()).try_for_each(|layer| self.layer(inputs, layer, tokens))
     }
 
-    pub(super) fn embed(&self, inputs: &StepInputs, tokens: usize) -> Result<()> {
+    /// What comes before the layers.
+    pub(super) fn start(&self, inputs: &StepInputs, tokens: usize) -> Result<()> {
+        self.embed(inputs, tokens, self.router_sums(0, tokens))
+    }
+
+    /// The embedding; `router_sums` start at zero unless they are null.
+    pub(super) fn embed(&self, inputs: &StepInputs, tokens: usize, router_sums: Ptr) -> Result<()> {
         let params = params::Embed {
             tokens: inputs.tokens,
             slots: inputs.slots,
@@ -55,7 +62,8 @@ impl Pass {
             residual: self.workspace.residual.ptr(),
             next_scale: self.attn_norm(0),
             scaled: self.workspace.scaled.ptr(),
-            squares: self.workspace.squares.ptr(),
+            squares: self.workspace.attn_squares.ptr(),
+            router_sums,
         };
         self.kernels.launch(
             &self.stream,
@@ -82,8 +90,8 @@ impl Pass {
         match phase {
             0 => self.qkv(schedule, inputs, layer, tokens),
             1 => self.attention(schedule, inputs, layer, tokens),
-            2 => self.attn_out(schedule, layer, tokens),
-            3 => self.router(schedule, layer, tokens, self.workspace.router_logits.ptr()),
+            2 => self.attn_out(schedule, layer, tokens, self.router_sums(layer, tokens)),
+            3 => self.router(schedule, layer, tokens),
             4 => self.expert_up(schedule, layer, tokens),
             _ => self.expert_down(schedule, layer, tokens),
         }
@@ -113,13 +121,22 @@ impl Pass {
     }
 
     /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
-    /// left, or rows normed already, which have none.
-    fn product_input(&self, schedule: &Schedule) -> (Ptr, Ptr) {
+    /// left, with its `squares`, or rows normed already, which have none.
+    fn product_input(&self, schedule: &Schedule, squares: &Buffer) -> (Ptr, Ptr) {
         if schedule.fuses_norm {
-            (self.workspace.scaled.ptr(), self.workspace.squares.ptr())
+            (self.workspace.scaled.ptr(), squares.ptr())
         } else {
             (self.workspace.normed.ptr(), 0)
         }
+    }
+
+    /// Where a layer's logits are summed up, if its schedule has no router of its own; else null.
+    fn router_sums(&self, layer: usize, tokens: usize) -> Ptr {
+        if self.model.schedule(tokens).router.is_some() {
+            return 0;
+        }
+        let of_layer = MOST_SMALL_TOKENS * self.model.spec.experts * size_of::<i64>();
+        self.workspace.router_sums.ptr() + (layer * of_layer) as Ptr
     }
 
     fn qkv(
@@ -132,7 +149,7 @@ impl Pass {
         if !schedule.fuses_norm {
             self.norm(schedule, self.attn_norm(layer), 0, tokens)?;
         }
-        let (input, squares) = self.product_input(schedule);
+        let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
         let (keys, values, page_table) = self.cache.layer(layer);
         let params = params::Qkv {
             input,
@@ -177,7 +194,15 @@ impl Pass {
         self.kernels.launch(&self.stream, kernel, self.extent(tokens), &params)
     }
 
-    fn attn_out(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
+    /// The residual after attention. A small step's shares of the router's logits are added to `router_sums`, which for
+    /// timings is elsewhere than where the experts look.
+    pub(super) fn attn_out(
+        &self,
+        schedule: &Schedule,
+        layer: usize,
+        tokens: usize,
+        router_sums: Ptr,
+    ) -> Result<()> {
         let params = params::AttnOut {
             heads: self.workspace.heads.ptr(),
             weight: self.weights.ptr(Weight::AttnOut, layer),
@@ -185,49 +210,29 @@ impl Pass {
             residual: self.workspace.residual.ptr(),
             next_scale: self.weights.ptr(Weight::MoeNorm, layer),
             scaled: self.workspace.scaled.ptr(),
-            squares: self.workspace.squares.ptr(),
+            squares: self.workspace.moe_squares.ptr(),
+            router: self.weights.ptr(Weight::Router, layer),
+            router_sums,
             tokens: tokens as u32,
             unused: 0,
         };
         self.kernels.launch(&self.stream, &schedule.attn_out, self.extent(tokens), &params)
     }
 
-    /// What each block of phase E fetches into L2 before it knows its experts, when memory would be idle: an address
-    /// and bytes a block. It is the end of the next layer's first product, which that comes to last, or the start of
-    /// the head.
-    fn ahead(&self, layer: usize) -> (Ptr, u32) {
-        let blocks = self.kernels.resident_blocks();
-        let share = |weight: Weight| self.weights.bytes(weight).min(AHEAD_BYTES) / blocks / 16 * 16;
-        if layer + 1 == self.model.spec.layers.len() {
-            return (self.weights.ptr(Weight::Unembedding, 0), share(Weight::Unembedding) as u32);
-        }
-        let bytes = share(Weight::Qkv);
-        let start = self.weights.bytes(Weight::Qkv) - bytes * blocks;
-        (self.weights.ptr(Weight::Qkv, layer + 1) + start as Ptr, bytes as u32)
-    }
-
-    /// The router's logits, to where the experts look for them or, for timings, elsewhere.
-    pub(super) fn router(
-        &self,
-        schedule: &Schedule,
-        layer: usize,
-        tokens: usize,
-        logits: Ptr,
-    ) -> Result<()> {
+    fn router(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
+        let Some(router) = &schedule.router else { return Ok(()) };
         if !schedule.fuses_norm {
             self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
         }
-        let (input, squares) = self.product_input(schedule);
         let params = params::Router {
-            input,
-            squares,
+            input: self.workspace.normed.ptr(),
             weight: self.weights.ptr(Weight::Router, layer),
             bias: self.weights.ptr(Weight::RouterBias, layer),
-            logits,
+            logits: self.workspace.router_logits.ptr(),
             tokens: tokens as u32,
             unused: 0,
         };
-        self.kernels.launch(&self.stream, &schedule.router, self.extent(tokens), &params)
+        self.kernels.launch(&self.stream, router, self.extent(tokens), &params)
     }
 
     fn expert_up(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
@@ -245,24 +250,21 @@ impl Pass {
             };
             self.kernels.launch(&self.stream, group, self.extent(tokens), &params)?;
         }
-        let (input, squares) = self.product_input(schedule);
-        let (ahead, ahead_bytes) = self.ahead(layer);
+        let (input, squares) = self.product_input(schedule, &workspace.moe_squares);
         let params = params::ExpertUp {
             input,
             squares,
+            router_sums: self.router_sums(layer, tokens),
+            router_bias: self.weights.ptr(Weight::RouterBias, layer),
             logits: workspace.router_logits.ptr(),
             sorted: workspace.sorted.ptr(),
             tiles: workspace.tiles.ptr(),
             tile_count: workspace.tile_count.ptr(),
             weight: self.weights.ptr(Weight::GateUp, layer),
-            next_weight: self.weights.ptr(Weight::Down, layer),
             bias: self.weights.ptr(Weight::GateUpBias, layer),
             hidden: workspace.hidden.ptr(),
-            ahead,
-            ahead_bytes,
             weight_scale: self.weights.scale(Weight::GateUp, layer),
             tokens: tokens as u32,
-            unused: 0,
         };
         self.kernels.launch(&self.stream, &schedule.expert_up, self.extent(tokens), &params)
     }
@@ -271,7 +273,9 @@ impl Pass {
         let workspace = &self.workspace;
         let params = params::ExpertDown {
             hidden: workspace.hidden.ptr(),
-            logits: workspace.router_logits.ptr(),
+            router_sums: self.router_sums(layer, tokens),
+            router_squares: workspace.moe_squares.ptr(),
+            router_bias: self.weights.ptr(Weight::RouterBias, layer),
             sorted: workspace.sorted.ptr(),
             tiles: workspace.tiles.ptr(),
             tile_count: workspace.tile_count.ptr(),
@@ -280,7 +284,7 @@ impl Pass {
             residual: workspace.residual.ptr(),
             next_scale: self.attn_norm(layer + 1),
             scaled: workspace.scaled.ptr(),
-            squares: workspace.squares.ptr(),
+            squares: workspace.attn_squares.ptr(),
             slot_out: workspace.slot_out.ptr(),
             weight_scale: self.weights.scale(Weight::Down, layer),
             tokens: tokens as u32,
@@ -305,7 +309,8 @@ impl Pass {
         let (workspace, count) = (&self.workspace, range.len());
         let schedule = self.model.schedule(count);
         let picked = inputs.rows + (range.start * size_of::<u32>()) as Ptr;
-        let (mut input, mut squares) = self.product_input(self.model.schedule(tokens));
+        let (mut input, mut squares) =
+            self.product_input(self.model.schedule(tokens), &workspace.attn_squares);
         let mut rows = picked;
         if squares == 0 || !schedule.fuses_norm {
             self.norm(schedule, self.attn_norm(self.model.spec.layers.len()), picked, count)?;
@@ -342,8 +347,5 @@ impl Pass {
     }
 }
 
-/// Bytes that phase E fetches ahead. They must outlive the experts' weights in L2, which pass through marked as the
-/// first to go; with twice as many the experts' own first weights come later, and the step is slower.
-const AHEAD_BYTES: usize = 6 << 20;
 /// Phases of one layer, A to F.
 pub(super) const LAYER_PHASES: usize = 6;

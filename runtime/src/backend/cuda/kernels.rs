@@ -104,11 +104,6 @@ impl Kernels {
         [info.grid.x, info.grid.y, info.grid.z].map(axis)
     }
 
-    /// Blocks of a decode product that run at once.
-    pub(super) fn resident_blocks(&self) -> usize {
-        ossmith_plan::PRODUCT_BLOCKS_PER_SM * self.multiprocessors as usize
-    }
-
     /// How many blocks share the keys of one head of one token at most.
     pub(super) fn key_splits(&self, tokens: u32) -> u32 {
         let heads = self.kv_heads * tokens.max(1);

@@ -218,7 +218,7 @@ impl CudaBackend {
 
     fn tapped_body(&self, tokens: usize) -> Result<Vec<LayerTaps>> {
         let (spec, workspace) = (&self.pass.model.spec, &self.pass.workspace);
-        self.pass.embed(&self.inputs, tokens)?;
+        self.pass.start(&self.inputs, tokens)?;
         let tap = |layer| {
             self.pass.layer(&self.inputs, layer, tokens)?;
             self.synchronize()?;

@@ -79,11 +79,6 @@ impl DeviceWeights {
         self.place(weight, layer).buffer.ptr()
     }
 
-    /// Bytes of a weight as it lies, of one layer.
-    pub(super) fn bytes(&self, weight: Weight) -> usize {
-        self.place(weight, 0).buffer.bytes()
-    }
-
     /// A vector of bf16 numbers, read back.
     pub(super) fn vector(&self, weight: Weight, layer: usize) -> Result<Vec<f32>> {
         let buffer = &self.place(weight, layer).buffer;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
-use ossmith_plan::ModelSpec;
+use ossmith_plan::{MOST_SMALL_TOKENS, ModelSpec};
 
 use super::memory::Buffer;
 use crate::Result;
@@ -31,11 +31,14 @@ pub(super) struct Workspace<B = Buffer> {
     pub normed: B,
     /// Rows times the next norm's scale, and their squares: small steps' way to the next norm.
     pub scaled: B,
-    pub squares: B,
+    pub attn_squares: B,
+    pub moe_squares: B,
     pub queries: B,
     pub heads: B,
     pub parts: B,
     pub tickets: B,
+    /// Small steps' sums of each layer's logits, `[layer][MOST_SMALL_TOKENS][experts]`.
+    pub router_sums: B,
     pub router_logits: B,
     pub slot_experts: B,
     pub slot_weights: B,
@@ -91,11 +94,17 @@ impl<B> Workspace<B> {
             residual: make(tokens * spec.hidden, 4, "the residual")?,
             normed: make(tokens * spec.hidden, 2, "normed rows")?,
             scaled: make(tokens * spec.hidden, 2, "scaled rows")?,
-            squares: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
+            attn_squares: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
+            moe_squares: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
             queries: make(tokens * spec.q_width(), 2, "queries")?,
             heads: make(tokens * spec.q_width(), 2, "attention outputs")?,
             parts: make(MOST_SPLIT_BLOCKS, part_bytes, "attention parts")?,
             tickets: make(tokens * spec.kv_heads, 4, "attention tickets")?,
+            router_sums: make(
+                spec.layers.len() * MOST_SMALL_TOKENS * spec.experts,
+                size_of::<i64>(),
+                "router sums",
+            )?,
             router_logits: make(tokens * spec.experts, 4, "router logits")?,
             slot_experts: make(slots, 4, "chosen experts")?,
             slot_weights: make(slots, 4, "expert weights")?,

@@ -1,14 +1,18 @@
-//! What small steps hand from the writer of the residual to the next norm: scaled rows and sums of squares, made and
-//! checked on the host.
+//! What small steps hand from the writer of the residual to the next norm and to the router: scaled rows, sums of
+//! squares and of logits, made and checked on the host.
 
 use half::bf16;
-use ossmith_plan::{ModelSpec, Weight};
+use ossmith_plan::{MOST_SMALL_TOKENS, ModelSpec, Weight};
 
 use super::super::forward::Pass;
+use super::super::memory::Buffer;
 use super::super::workspace::SQUARES_WIDTH;
 use super::device_values::{read_bf16, read_f32};
 use super::relative_error;
 use crate::Result;
+
+/// Units of one logit (`kLogitOne` of `moe/logits.cuh`).
+const LOGIT_ONE: f64 = (1_u32 << 28) as f64;
 
 /// Which norm of a layer comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ fn scale_of(pass: &Pass, layer: usize, next: NextNorm) -> Result<Vec<f32>> {
 pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
     pass.workspace.scaled.write(0, &scaled(residual, &scale))?;
-    pass.workspace.squares.write(0, &squares(residual))
+    pass.workspace.attn_squares.write(0, &squares(residual))
 }
 
 /// Relative error of what a kernel handed on, against the residual that it wrote.
@@ -57,21 +61,62 @@ pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) ->
         .map(|bits| bf16::from_bits(bits).to_f32())
         .collect();
     let rows = relative_error(&read_bf16(&pass.workspace.scaled, tokens * hidden)?, &expected)?;
-    let sums = read_f32(&pass.workspace.squares, tokens * hidden / SQUARES_WIDTH)?;
+    let sums = read_f32(squares_before(pass, next), tokens * hidden / SQUARES_WIDTH)?;
     Ok(rows.max(relative_error(&sums, &squares(&residual))?))
 }
 
-/// Normed rows as the products of a small step see them: scaled rows over the rms.
+/// Normed rows as the experts of a small step see them: scaled rows over the rms.
 pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
-    let spec: &ModelSpec = &pass.model.spec;
-    let rows = read_bf16(&pass.workspace.scaled, tokens * spec.hidden)?;
-    let squares = read_f32(&pass.workspace.squares, tokens * spec.hidden / SQUARES_WIDTH)?;
-    let inverse = squares
-        .chunks(spec.hidden / SQUARES_WIDTH)
-        .map(|parts| 1.0 / (parts.iter().sum::<f32>() / spec.hidden as f32 + spec.rms_eps).sqrt());
+    let hidden = pass.model.spec.hidden;
+    let rows = read_bf16(&pass.workspace.scaled, tokens * hidden)?;
     Ok(rows
-        .chunks(spec.hidden)
-        .zip(inverse)
+        .chunks(hidden)
+        .zip(inverse_rms(pass, tokens)?)
         .flat_map(|(row, inverse)| row.iter().map(move |x| x * inverse))
+        .collect())
+}
+
+/// The router's logits as the experts of a small step see them: sums in fixed point, over the rms, and the bias.
+pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32>> {
+    let experts = pass.model.spec.experts;
+    let mut sums = vec![0_i64; tokens * experts];
+    pass.workspace.router_sums.read(sums_offset(pass, layer), &mut sums)?;
+    let bias = pass.weights.vector(Weight::RouterBias, layer)?;
+    Ok(sums
+        .chunks(experts)
+        .zip(inverse_rms(pass, tokens)?)
+        .flat_map(|(row, inverse)| {
+            row.iter()
+                .zip(&bias)
+                .map(move |(&sum, bias)| (sum as f64 / LOGIT_ONE) as f32 * inverse + bias)
+        })
+        .collect())
+}
+
+/// Starts a layer's logits at zero, as the embedding does for all layers.
+pub(super) fn clear_logits(pass: &Pass, layer: usize) -> Result<()> {
+    let zeros = vec![0_i64; MOST_SMALL_TOKENS * pass.model.spec.experts];
+    pass.workspace.router_sums.write(sums_offset(pass, layer), &zeros)
+}
+
+fn sums_offset(pass: &Pass, layer: usize) -> usize {
+    layer * MOST_SMALL_TOKENS * pass.model.spec.experts * size_of::<i64>()
+}
+
+fn squares_before(pass: &Pass, next: NextNorm) -> &Buffer {
+    match next {
+        NextNorm::Attention => &pass.workspace.attn_squares,
+        NextNorm::Experts => &pass.workspace.moe_squares,
+    }
+}
+
+/// One over the rms of each row before the experts.
+fn inverse_rms(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
+    let spec: &ModelSpec = &pass.model.spec;
+    let squares =
+        read_f32(squares_before(pass, NextNorm::Experts), tokens * spec.hidden / SQUARES_WIDTH)?;
+    Ok(squares
+        .chunks(spec.hidden / SQUARES_WIDTH)
+        .map(|parts| 1.0 / (parts.iter().sum::<f32>() / spec.hidden as f32 + spec.rms_eps).sqrt())
         .collect())
 }

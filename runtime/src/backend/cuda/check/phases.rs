@@ -131,8 +131,8 @@ impl Bench {
         let tokens = batch.rows.len();
         let plan: &Phase = &self.model.phases[phase];
         let mut values = Values::new(self.model, tokens);
-        let before = self.inputs(phase, &mut values, tokens)?;
-        self.poison_outputs(phase, tokens)?;
+        let before = self.inputs(phase, layer, &mut values, tokens)?;
+        self.poison_outputs(phase, layer, tokens)?;
         self.launch(phase, layer, tokens)?;
         let actual = self.outputs(phase, layer, batch, &before)?;
         self.executor.run(plan.nodes, layer, &mut values, batch, &mut self.cache)?;
@@ -162,7 +162,13 @@ impl Bench {
     }
 
     /// Gives the executor the device's inputs of a phase; returns the residual before it.
-    fn inputs(&self, phase: usize, values: &mut Values, tokens: usize) -> Result<Vec<f32>> {
+    fn inputs(
+        &self,
+        phase: usize,
+        layer: usize,
+        values: &mut Values,
+        tokens: usize,
+    ) -> Result<Vec<f32>> {
         let (spec, workspace) = (&self.model.spec, &self.device.pass.workspace);
         let residual = read_f32(&workspace.residual, tokens * spec.hidden)?;
         values.set_f32(Value::Residual, &residual)?;
@@ -170,7 +176,6 @@ impl Bench {
             true => next_norm::normed(&self.device.pass, tokens),
             false => read_bf16(&workspace.normed, tokens * spec.hidden),
         };
-        let logits = || read_f32(&workspace.router_logits, tokens * spec.experts);
         match phase {
             1 => {
                 let queries = read_bf16(&workspace.queries, tokens * spec.q_width())?;
@@ -188,18 +193,29 @@ impl Bench {
             )?,
             4 => {
                 values.set_f32(Value::MoeInput, &normed()?)?;
-                values.set_f32(Value::RouterLogits, &logits()?)?;
+                values.set_f32(Value::RouterLogits, &self.logits(tokens, layer)?)?;
             }
             5 => {
                 let hidden = read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter)?;
                 values.set_f32(Value::ExpertHidden, &hidden)?;
-                let (ids, weights) = self.choices(&logits()?, tokens)?;
+                let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
                 values.set_u32(Value::ExpertIds, &ids)?;
                 values.set_f32(Value::ExpertWeights, &weights)?;
             }
             _ => {}
         }
         Ok(residual)
+    }
+
+    /// The router's logits that the device's experts choose from.
+    fn logits(&self, tokens: usize, layer: usize) -> Result<Vec<f32>> {
+        match self.fuses_norm(tokens) {
+            true => next_norm::logits(&self.device.pass, tokens, layer),
+            false => read_f32(
+                &self.device.pass.workspace.router_logits,
+                tokens * self.model.spec.experts,
+            ),
+        }
     }
 
     /// The router's choice by the executor.
@@ -212,10 +228,18 @@ impl Bench {
         Ok((values.u32(Value::ExpertIds)?.to_vec(), values.f32(Value::ExpertWeights)?.to_vec()))
     }
 
-    fn poison_outputs(&self, phase: usize, tokens: usize) -> Result<()> {
+    fn poison_outputs(&self, phase: usize, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.device.pass.workspace;
-        if matches!(phase, 2 | 5) && self.fuses_norm(tokens) {
-            poison(&workspace.scaled).and_then(|()| poison(&workspace.squares))?;
+        if self.fuses_norm(tokens) {
+            match phase {
+                2 => {
+                    next_norm::clear_logits(&self.device.pass, layer)?;
+                    poison(&workspace.scaled).and_then(|()| poison(&workspace.moe_squares))?;
+                }
+                3 => return Ok(()),
+                5 => poison(&workspace.scaled).and_then(|()| poison(&workspace.attn_squares))?,
+                _ => {}
+            }
         }
         match phase {
             0 => poison(&workspace.queries),
@@ -251,7 +275,7 @@ impl Bench {
                     true => Vec::new(),
                     false => read_bf16(&workspace.normed, tokens * spec.hidden)?,
                 };
-                all.extend(read_f32(&workspace.router_logits, tokens * spec.experts)?);
+                all.extend(self.logits(tokens, layer)?);
                 Ok(all)
             }
             4 => read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter),
@@ -299,7 +323,7 @@ impl Bench {
             0 => schedule.qkv.info,
             1 => schedule.attention[self.model.spec.layers[layer] as usize].info,
             2 => schedule.attn_out.info,
-            3 => schedule.router.info,
+            3 => schedule.router.map_or(schedule.attn_out.info, |kernel| kernel.info),
             4 => schedule.expert_up.info,
             _ => schedule.expert_down.info,
         };
