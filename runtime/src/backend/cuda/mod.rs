@@ -11,6 +11,7 @@
 pub mod bench;
 mod cache;
 pub mod check;
+mod clock;
 mod cubins;
 mod device;
 mod forward;
@@ -36,10 +37,11 @@ pub use kernels::Kernels;
 pub use plan_memory::plan_memory;
 pub use sources::Sources;
 
-use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, validate};
+use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, StepTime, validate};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use cache::DeviceCache;
+use clock::{Clock, Marks};
 use forward::{Pass, StepInputs};
 use memory::{Buffer, Pinned, device_error};
 use staging::{Arrays, Staging};
@@ -60,6 +62,7 @@ pub struct CudaBackend {
     graphs: HashMap<usize, DecodeGraph>,
     free: Vec<Staged>,
     in_flight: VecDeque<InFlight>,
+    clock: Clock,
     /// Whether a slot has drawn a token that [`Input::Sampled`](crate::backend::Input) can stand for.
     drawn: Vec<bool>,
 }
@@ -76,11 +79,12 @@ impl std::fmt::Debug for DecodeGraph {
     }
 }
 
-/// Host memory of one step.
+/// Host memory of one step, and its marks on the device's clock.
 #[derive(Debug)]
 struct Staged {
     staging: Staging,
     drawn: Pinned,
+    marks: Marks,
 }
 
 /// A step that was submitted.
@@ -125,6 +129,7 @@ impl CudaBackend {
             graphs: HashMap::new(),
             free: Vec::new(),
             in_flight: VecDeque::new(),
+            clock: Clock::new(),
             info,
             context,
             limits,
@@ -152,6 +157,7 @@ impl CudaBackend {
         Ok(Staged {
             staging: Staging::new(&self.context, self.arrays)?,
             drawn: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
+            marks: Marks::new(&self.context)?,
         })
     }
 
@@ -282,6 +288,10 @@ impl Backend for CudaBackend {
         self.copy_tail(tail, slot, end, false)
     }
 
+    fn step_time(&self) -> Option<StepTime> {
+        self.clock.time()
+    }
+
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         validate::step(self.pass.model, &self.limits, step, |slot| self.drawn[slot])?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
@@ -289,6 +299,7 @@ impl Backend for CudaBackend {
         let cache = &mut self.pass.cache;
         staged.staging.fill(step, |slot, pages| cache.update(slot, pages));
         self.send(&staged.staging)?;
+        staged.marks.begin(&self.pass.stream)?;
 
         let staging = &staged.staging;
         let draws_one_each = staging.tokens == step.sequences.len()
@@ -305,6 +316,7 @@ impl Backend for CudaBackend {
         for (row, values) in staging.wanted.iter().zip(rows) {
             logits[row.sequence].extend(values);
         }
+        staged.marks.end(&self.pass.stream)?;
         staged.drawn.copy_from(
             &self.pass.stream,
             self.pass.workspace.drawn.ptr(),
@@ -328,7 +340,9 @@ impl Backend for CudaBackend {
         for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
             sampled[index] = Some(token);
         }
-        self.free.push(step.staged);
+        let Staged { staging, drawn, marks } = step.staged;
+        let marks = self.clock.read(marks, &self.context)?;
+        self.free.push(Staged { staging, drawn, marks });
         Ok(Output { sampled, logits: step.logits, taps: step.taps })
     }
 }
