@@ -10,6 +10,9 @@
 //! | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 //! | holds | sign 0 | magnitude 2 | sign 1 | high bit 3 | sign 3 | magnitude 0 | sign 2 of the other half | magnitude 1 | low bits 3 |
 
+// CUDA has no `rotate_left`.
+#![allow(clippy::manual_rotate)]
+
 use ossmith_device_fn::device_fn;
 
 /// The value of an E2M1 code (0..16) under an E8M0 scale byte, exactly: `code * 2^(scale - 127)`.
