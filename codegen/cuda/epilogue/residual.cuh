@@ -15,7 +15,7 @@ struct SharedResidual {
     copy_small<sizeof(next_scale)>(next_scale, scale + first_row);
   }
 
-  // To be called once the inputs are complete.
+  // To be called once the residual is complete.
   template <u32 kHidden>
   __device__ __forceinline__ void fetch_before(const float* residual, u32 first_row, u32 tokens) {
     constexpr u32 kQuarters = kTileRows / 4;

@@ -16,6 +16,7 @@ constexpr float kMostShare = 0x1p22f;
 template <u32 kExperts, u32 kHidden, u32 kTokens>
 struct SharedRouterPart {
   static constexpr u32 kPairs = ceil_div(kExperts, kTileRows) * 8;  // experts e and e + 8 of a tile share a lane
+  static_assert(kHidden / kTileRows <= 1u << 12, "more shares than a sum holds");
 
   uint4 weights[kTileSteps][kPairs];
   alignas(8) bf16 rows[kTokens][kTileRows];
