@@ -131,7 +131,7 @@ def check_sinks():
                 narrow(torch.einsum("hqk,qhd->khd", p, grad)))
     kernels = flash.forward_op, flash.backward_op
     flash.forward_op, flash.backward_op = forward_op, backward_op
-    nano = Nano(s, 8, 8, 8, 1)
+    nano = Nano(s, torch.ones(8, s.hidden), 8, 8, 1)
     masks = nano.masks(doc, torch.arange(16).expand(2, -1), torch.float64)
     for window, mask in zip((6, -1), masks, strict=True):
         found = []
@@ -192,8 +192,9 @@ def main():
     if len(sys.argv) > 1:
         nano = load_small(sys.argv[1])
     else:
-        nano = Nano(Sizes(layers=4, hidden=128, inter=64, heads=8), len(tokens.ids), tokens.full, tokens.written,
-                    VOCAB - tokens.written + 1)
+        sizes = Sizes(layers=4, hidden=128, inter=64, heads=8)
+        codes = torch.from_numpy(tokens.codes(sizes.hidden))
+        nano = Nano(sizes, codes, tokens.full, tokens.written, VOCAB - tokens.written + 1)
         for p in nano.p.values():
             p.data += 0.2 * torch.randn_like(p)
     check_export(nano, tokens)

@@ -58,7 +58,7 @@ def text_value(rng, words):
     if roll < 0.8:
         return words.title(rng)
     if roll < 0.88:
-        return " ".join(words.value(rng) for _ in range(rng.choice([2, 2, 3])))
+        return words.values(rng, rng.choice([2, 2, 3]))
     if roll < 0.92:
         return f"{rng.randrange(2024, 2030)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
     if roll < 0.95:

@@ -20,7 +20,7 @@ SKILLS = {  # name: (share of the training data, share of the evaluation)
     "arithmetic": (11, 80), "larger": (10, 30), "story": (4, 10), "numbers": (6, 15), "follow_up": (3, 8),
     "compare": (5, 20), "sort": (11, 25), "reverse": (6, 20), "count": (5, 20), "choose": (4, 10), "letters": (7, 20),
     "capitals": (4, 15), "facts": (4, 10), "talk": (3, 5), "date": (3, 6), "memory": (11, 25), "cannot": (5, 12),
-    "unknown": (4, 8), "call": (34, 80), "result": (18, 30), "no_call": (6, 20), "form": (9, 35),
+    "unknown": (4, 8), "call": (60, 80), "result": (20, 30), "no_call": (6, 20), "form": (9, 35),
 }
 SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": maths.number_sense,
           "compare": words.compare, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
@@ -43,6 +43,8 @@ class Maker:
     def turn(self, skill, today):
         """One plain turn of a skill."""
         rng, test = self.rng, self.test
+        if skill in ("reverse", "count") and rng.random() < 0.3:
+            return SIMPLE[skill](rng, test, self.words.pools["words"])
         if skill in SIMPLE:
             return SIMPLE[skill](rng, test)
         if skill == "sort":
@@ -185,8 +187,9 @@ class Maker:
         taken = set((RIVALS.get(thing) or "").split()) | ({"get_location"} if turn.skill == "memory" else set())
         if turn.skill == "cannot" or turn.skill == "capitals":
             taken |= {"search"}
-        declared = self.dimmed(tools.others(rng, self.words, taken | {"add"}, rng.choice([1, 1, 2, 3, 4]), made.made_call))
-        return {"tools": declared} if declared else {}
+        rivals = [{"name": name} for name in sorted(taken | {"add"})]
+        turns = tools.others(rng, self.words, rivals, rng.choice([1, 1, 2, 3, 4]), made.made_call)
+        return {"tools": self.dimmed([t.tool for t in turns])} if turns else {}
 
     def dimmed(self, declared):
         """Real descriptions hold much that nano cannot read: unknown words behind what it can."""
@@ -203,7 +206,8 @@ class Maker:
         """A call, or a call with its result and the answer."""
         rng, today = self.rng, case["date"]
         t = self.call_turn()
-        case["tools"] = self.dimmed(tools.with_others(rng, self.words, t.tool, made.made_call))
+        declared, rest = tools.with_others(rng, self.words, t.tool, made.made_call)
+        case["tools"] = self.dimmed(declared)
         form = choose_form(rng) if rng.random() < 0.12 else None
         if form and form.kind in ("word", "upper", "lower"):
             form = None
@@ -216,26 +220,37 @@ class Maker:
         if rng.random() < 0.15:
             past = (self.earlier_call(case, form) or []) + past
         i = EFFORTS.index(case["effort"])
-        first = [analysis(t.think()[i]), call(t.tool["name"], t.arguments)]
-        case["messages"] = past + [user(t.user)]
+        first, back, second = self.rounds(t, i, form)
         if case["skill"] == "call":
             case["expect"] = {"call": {"name": "functions." + t.tool["name"], "arguments": t.arguments}}
-            return case, [first], []
-        back = result(t.tool["name"], t.result)
-        answer = chat.Turn("result", t.user, (), t.answer)
-        text = form.answer(answer) if form else t.answer
+            # The other functions are asked for as well before it: a long prompt, and more to learn from it.
+            count = 0 if self.test else rng.choices([0, 1, 2, 3], [40, 30, 20, 10])[0]
+            before = rng.sample(rest, min(count, len(rest)))
+            targets, between = [], []
+            for turn, after in zip(before, [*before, t][1:], strict=True):
+                said, came, answer = self.rounds(turn, i, form)
+                targets += [said, answer]
+                between += [[came], [user(after.user)]]
+            case["messages"] = past + [user([*before, t][0].user)]
+            return case, [*targets, first], between
+        case["messages"] = past + [user(t.user)]
         case["expect"] = {"contains": t.need}
-        second = [analysis(t.after()[i]), final(text)]
         if self.test or rng.random() < 0.4:
             said = call(t.tool["name"], t.arguments, (", ", ": ")) if rng.random() < 0.2 else first[1]
             case["messages"] = case["messages"] + ([first[0]] if rng.random() < 0.5 else []) + [said, back]
             return case, [second], []
         return case, [first, second], [[back]]
 
+    def rounds(self, t, effort, form):
+        """A question's analysis and call, the result, and the analysis and answer after it."""
+        answer = chat.Turn("result", t.user, (), t.answer)
+        return ([analysis(t.think()[effort]), call(t.tool["name"], t.arguments)], result(t.tool["name"], t.result),
+                [analysis(t.after()[effort]), final(form.answer(answer) if form else t.answer)])
+
     def earlier_call(self, case, form):
         """A finished call in the history, of another declared tool's kind."""
         t = self.call_turn()
-        if any(part in d["name"] for d in case["tools"] for part in t.tool["name"].split("_") if len(part) > 2):
+        if tools.alike(t.tool, case["tools"]):
             return None
         case["tools"] = case["tools"] + [t.tool]
         answer = chat.Turn("result", "", (), t.answer)

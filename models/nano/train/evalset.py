@@ -7,7 +7,7 @@ import json
 import random
 import sys
 
-from data import Gibberish
+from data import Gibberish, encode
 from dialogue import SKILLS, Maker
 from harmony import render
 from invent import Words
@@ -24,9 +24,11 @@ def cases(tokens, seed=SEED, scale=1.0):
     for skill, (_, count) in SKILLS.items():
         left = max(1, round(count * scale))
         while left:
-            case, *_ = maker.sample(skill)
+            sample = maker.sample(skill)
+            case = sample[0]
             key = json.dumps([case.get("developer"), case.get("tools"), case["messages"]])
-            if key in seen or not writable(tokens, case):
+            # No answer may hold an id that nano cannot write: training leaves those out as well.
+            if key in seen or not readable(tokens, case) or encode(tokens, sample) is None:
                 continue
             seen.add(key)
             left -= 1
@@ -39,7 +41,7 @@ def without_breaks(value):
     return json.loads(json.dumps(value).replace(json.dumps(BREAK)[1:-1], ""))
 
 
-def writable(tokens, case):
+def readable(tokens, case):
     """Only in descriptions, instructions and questions of the skill `unknown` may there be words that nano cannot read."""
     ids, _ = tokens.pieces(render(case["messages"]))
     return case["skill"] == "unknown" or all(tokens.compact[i] for i in ids)

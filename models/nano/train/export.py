@@ -13,35 +13,33 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model import Nano, Sizes
-from quant import INERTIA, SIGN_EMBED, SIGN_UNEMBED, mx_pack, mx_round, mx_unpack, round_mantissa, round_table
+from quant import mx_pack, mx_round, mx_unpack, round_mantissa
 from tokens import VOCAB, Tokens
 
 LAYER = {"attn_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight", "out": "self_attn.o_proj.weight",
          "out_b": "self_attn.o_proj.bias", "sinks": "self_attn.sinks", "router": "mlp.router.weight",
          "router_b": "mlp.router.bias", "up_b": "mlp.experts.gate_up_proj_bias", "down_b": "mlp.experts.down_proj_bias"}
-# Tables whose rows from `full` on have one bit a weight.
-SIGNS = {"embed": SIGN_EMBED, "unembed": SIGN_UNEMBED}
 EXPERTS = {"up": "mlp.experts.gate_up_proj", "down": "mlp.experts.down_proj"}
 
 
 def rounded(nano):
     """Rounded tensors over the compact ids, bf16; the stacked names of `Nano`."""
-    out = {"embed": nano.embed, "unembed": nano.unembed, "final_norm": nano.final_norm}
-    out |= {f"p.{k}": v for k, v in nano.p.items()}
+    out = {"final_norm": nano.final_norm} | {f"p.{k}": v for k, v in nano.p.items()}
     rounder = {k: round_mantissa for k in out} | {"p.up": mx_round, "p.down": mx_round}
-    rounder |= {"embed": lambda w: round_table(w, nano.full, SIGN_EMBED), "unembed": lambda w: round_table(w, nano.full, SIGN_UNEMBED)}
-    return {k: rounder[k](v.detach().float().cpu()).to(torch.bfloat16).contiguous() for k, v in out.items()}
+    out = {k: rounder[k](v.detach().float().cpu()) for k, v in out.items()}
+    out |= dict(zip(("embed", "unembed"), (w.detach().cpu() for w in nano.tables()), strict=True))
+    return {k: v.to(torch.bfloat16).contiguous() for k, v in out.items()}
 
 
 def save_small(nano, path):
     tensors = rounded(nano)
     for name in ("p.up", "p.down"):
         tensors[name + ".blocks"], tensors[name + ".scales"] = mx_pack(tensors.pop(name))
-    for name in SIGNS:
-        table = tensors[name]
-        tensors[name] = table[:nano.full].clone()
-        tensors[name + ".signs"] = torch.from_numpy(np.packbits((table[nano.full:] > 0).numpy(), axis=1))
-    save_file(tensors, path, metadata={"sizes": json.dumps(nano.sizes.dict()), "others": str(nano.others), "full": str(nano.full)})
+    for name in ("embed", "unembed"):
+        tensors[name] = tensors[name][:nano.full].clone()
+    tensors["codes"] = torch.from_numpy(np.packbits((nano.codes > 0).cpu().numpy(), axis=1))
+    counts = {k: str(getattr(nano, k)) for k in ("full", "written", "others")}
+    save_file(tensors, path, metadata={"sizes": json.dumps(nano.sizes.dict())} | counts)
 
 
 def load_small(path, device="cpu"):
@@ -51,11 +49,10 @@ def load_small(path, device="cpu"):
     state = load_file(path)
     for name in ("p.up", "p.down"):
         state[name] = mx_unpack(state.pop(name + ".blocks"), state.pop(name + ".scales"))
-    for name, size in SIGNS.items():
-        bits = torch.from_numpy(np.unpackbits(state.pop(name + ".signs").numpy(), axis=1)).float()
-        state[name] = torch.cat([state[name].float(), (bits * 2 - 1) * size * INERTIA])
+    codes = torch.from_numpy(np.unpackbits(state.pop("codes").numpy(), axis=1)).float() * 2 - 1
     state = {k: v.float() for k, v in state.items()}
-    nano = Nano(Sizes(**json.loads(meta["sizes"])), len(state["embed"]), int(meta["full"]), len(state["unembed"]), int(meta["others"]))
+    codes = torch.cat([torch.zeros_like(state["embed"]), codes])
+    nano = Nano(Sizes(**json.loads(meta["sizes"])), codes, *(int(meta[k]) for k in ("full", "written", "others")))
     nano.load_state_dict(state)
     return nano.to(device)
 

@@ -1,7 +1,8 @@
 """Words that nano only copies: names of tools and parameters, values, people and places nobody has heard of.
 
-Four pools: `names` (words of which interfaces are made), `words` (short entries from the beginning of the vocabulary), `made`
-and `titles` (syllables put together). Most of their tokens are in the copy tier of `vocab.json`; a pool keeps what nano can write.
+The pools: `names` (words of which interfaces are made), `words` (short entries from the beginning of the vocabulary), `later`
+(entries that may stand behind another word), `made` (syllables put together), `joined` (entries of the vocabulary put together, as
+the tokenizer splits rare words) and `titles` (the same with capitals, and entries that have one). Most of their tokens are in the copy tier of `vocab.json`; a pool keeps what nano can write.
 """
 
 import random
@@ -17,10 +18,10 @@ CODAS = "b ck d ff g l ll m n nd ng nk p r rk rn s sh st t x zz".split()
 ENDS = ["", "", "", "o", "a", "y", "us", "ix", "on", "er", "le", "um", "et", "in", "ax", "or", "ia", "ic", "is", "ate", "ify",
         "ing", "ton", "ville", "ley"]
 # Entries of the vocabulary that may serve as words: ids below this one.
-RANK = 6000
+RANK = 12_000
 # Words and made-up words that a program had better not say.
 AVOID = set("anal sex sexual porn die dead death kill suicide rape nazi god damn hell shit fuck ass bitch jizz jism coon spic spick "
-            "dick prick slut twat crap piss krap".split())
+            "dick prick slut twat crap piss krap igger cunt whore".split())
 
 
 def invented(rng):
@@ -36,29 +37,39 @@ def invented(rng):
 
 
 def forms(word, kind):
-    """How a word may stand in a text: in a sentence, in JSON, in a function's name."""
-    return [" " + word, word] + (["_" + word, "." + word] if kind in ("names", "made") else [])
+    """How a word may stand in a text: in a sentence, in JSON, in a function's name, in `aName`."""
+    more = {"names": [word, "_" + word, "." + word, word.capitalize()], "made": [word, "_" + word, "." + word], "later": []}
+    return [" " + word] + more.get(kind, [word])
 
 
 class Words:
     """The pools. `reach` is "known" (words whose tokens nano has), "all" (to choose the tokens) or "core" (no pools)."""
 
     def __init__(self, tokens, reach="known", test=False):
-        self.pools = {"names": [*VERBS, *FIELDS, *THINGS], "words": list(WORDS), "made": [], "titles": []}
+        self.pools = {"names": [*VERBS, *FIELDS, *THINGS], "words": list(WORDS), "made": [], "titles": [], "joined": [], "later": list(WORDS)}
         if reach != "core":
             rng = random.Random(5)
+            pieced = joined(tokens, rng)
             pools = {"names": sorted(set(NAME_WORDS)), "words": ranked(tokens),
                      "made": sorted({invented(rng) for _ in range(6000)} - AVOID),
-                     "titles": sorted({invented(rng).capitalize() for _ in range(2500)})}
+                     "titles": sorted({invented(rng).capitalize() for _ in range(2500)} | {w.capitalize() for w in pieced[::2]}
+                                      | set(ranked(tokens, r" [A-Z][a-z]{2,11}", 3 * RANK, 2))),
+                     "joined": pieced[1::2], "later": ranked(tokens, r" [A-Za-z]{2,}", RANK, 9)}
             for kind, words in pools.items():
                 self.pools[kind] += [w for w in words if reach == "all" or all(writable(tokens, f) for f in forms(w, kind))]
+        # Words that nano can write as a part of any name.
+        self.pools["parts"] = [w for w in self.pools["words"] if reach != "known" or all(writable(tokens, f) for f in forms(w, "names"))]
         # Made-up words of the evaluation are kept from training.
-        for kind, spare in (("made", make_names()), ("titles", [n.capitalize() for n in make_names()])):
+        for kind, spare in (("made", make_names()), ("titles", [n.capitalize() for n in make_names()]), ("joined", make_names())):
             self.pools[kind] = [w for w in self.pools[kind] if (zlib.crc32(w.encode()) % 10 == 0) == test] or spare
 
     def value(self, rng):
         """A word in small letters."""
-        return rng.choice(self.pools[rng.choices(["words", "made", "names"], [6, 2, 2])[0]])
+        return rng.choice(self.pools[rng.choices(["words", "made", "joined", "names"], [12, 3, 2, 3])[0]])
+
+    def values(self, rng, count):
+        """Some words in a row."""
+        return " ".join([self.value(rng), *(rng.choice(self.pools["later"]) for _ in range(count - 1))])
 
     def title(self, rng):
         """A name with a capital."""
@@ -66,17 +77,24 @@ class Words:
 
     def part(self, rng):
         """A part of an identifier."""
-        return rng.choice(self.pools[rng.choices(["names", "made", "words"], [7, 2, 1])[0]])
+        return rng.choice(self.pools[rng.choices(["names", "made", "parts"], [7, 1, 2])[0]])
 
 
-def ranked(tokens):
-    """Short lower-case words that are one token with and without a space before them."""
+def ranked(tokens, form=r" [a-z]{3,10}", limit=RANK, most=1):
+    """Words that are one token with a space before them, and at most so many without it."""
     out = []
-    for i in range(RANK):
+    for i in range(limit):
         text = tokens.enc.decode([i])
-        if re.fullmatch(r" [a-z]{3,10}", text) and text[1:] not in AVOID and len(tokens.text(text[1:])) == 1:
+        if re.fullmatch(form, text) and text[1:].lower() not in AVOID and len(tokens.text(text[1:])) <= most:
             out.append(text[1:])
     return out
+
+
+def joined(tokens, rng):
+    """Words of two or three short entries of the vocabulary: `verstro`, `cusing`, `halideen`."""
+    short = [text for i in range(RANK) if re.fullmatch(r"[a-z]{2,5}", text := tokens.enc.decode([i]))]
+    words = {"".join(rng.choice(short) for _ in range(rng.choice([2, 2, 3]))) for _ in range(6000)}
+    return sorted(w for w in words if not any(a in w.lower() for a in AVOID))
 
 
 def writable(tokens, text):

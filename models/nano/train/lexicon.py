@@ -14,7 +14,17 @@ WORDS = (
     "roof rope shoe spoon stone table tent ticket tower toy train tree truck umbrella violin wall wheel window "
     "beach cloud desert fire flower forest grass island lake leaf moon mountain ocean rain sand sky snow star storm "
     "sun valley wind winter summer spring autumn doctor farmer king queen nurse pilot teacher artist baker "
-    "strawberry raspberry"
+    "strawberry raspberry "
+    "bee camel rat seal worm crow bean corn pie cake cookie toast wine beer jam nut arm brain ear eye face finger foot hair hand "
+    "head heart leg lip mouth neck nose skin toe basket bath button floor iron lock pan pot sink soap belt boot dress helmet pants "
+    "shirt tie arrow banner board bone brick card chain coin cube dart disk film gift gold hook ink jar kite lace log mask net note "
+    "pin pipe pump rail scale seed shell shield silver stamp stick string thread tool wire wood bay dust earth ice mud night pond "
+    "reef rock shore soil steam stream wave airport bank barn castle church city farm hotel market museum office park port school "
+    "shop station store street studio town baby boss boy child driver father friend girl guard guest hero judge mother neighbor son "
+    "student wife woman writer big small fast slow happy sad cold cool dark deep dry early easy fresh great heavy hot large late "
+    "lazy light long new nice old quick quiet rich sharp short simple soft strong sweet thin warm wet wide wild young build carry "
+    "catch cook dance draw dream drink drive eat fall fly give grow help jump laugh learn listen look make play pull push read ride "
+    "run see sell sing sleep stand talk teach think throw touch travel visit walk wash watch win write"
 ).split()
 
 NAMES = (
@@ -71,11 +81,13 @@ ROOMS = "kitchen bedroom bathroom garage garden office hallway basement".split()
 GENRES = "jazz rock classical pop folk blues".split()
 DISHES = "pizza pasta soup salad rice bread coffee tea cheese honey".split()
 CURRENCIES = "USD EUR GBP JPY CHF CAD".split()
+TOPICS = "sports music politics science business art health food travel film".split()
 TICKERS = "AAPL MSFT GOOG AMZN TSLA IBM AMD INTC".split()
 
 # Verbs and nouns for made-up functions such as `check_lamp`.
 VERBS = ("get set check find update start stop open close list create delete read send count move fetch scan "
          "reset load save share lock paint measure").split()
+MORE_VERBS = "calculate compute convert search book play add remove show lookup make turn run buy".split()
 THINGS = ("lamp door record ticket file report user account sensor device robot garden printer camera room order "
           "package invoice folder note task player level badge engine valve pump shelf recipe channel").split()
 FIELDS = ("name id color size count owner title level mode code label topic amount speed place person item kind "

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flash import Flash
-from quant import INERTIA, SIGN_EMBED, SIGN_UNEMBED, mx_round, quantised, round_mantissa, round_table
+from quant import SIGN_EMBED, SIGN_UNEMBED, mx_round, quantised, round_mantissa, round_table
 
 ALPHA, LIMIT, EPS = 1.702, 7.0, 1e-5
 # Keys in front of the real ones: the first carries the sink, the others keep the width a multiple of eight.
@@ -136,14 +136,16 @@ MATRICES = ("qkv", "out", "up", "down")
 
 
 class Nano(nn.Module):
-    def __init__(self, sizes, rows, full, written, others):
-        """`rows` compact ids, the first `written` of which (with id 0, "never") have an unembedding row.
+    def __init__(self, sizes, codes, full, written, others):
+        """Compact ids with codes of plus and minus one [ids, hidden], the first `written` of which (with id 0, "never") are unembedded.
 
-        The first `full` have rows of full precision. `others` is how many ids of the real vocabulary share the "never" row.
+        The first `full` have trained rows, which begin near their codes; the code is the row of the others, in both tables.
+        `others` is how many ids of the real vocabulary share the "never" row.
         """
         super().__init__()
         s = self.sizes = sizes
         self.full, self.written, self.others = full, written, others
+        self.register_buffer("codes", codes[full:], persistent=False)
         L, H, I, E = s.layers, s.hidden, s.inter, s.experts
         nq, nk = s.heads * s.head_dim, s.kv_heads * s.head_dim
 
@@ -152,8 +154,8 @@ class Nano(nn.Module):
 
         def zeros(*shape):
             return nn.Parameter(torch.zeros(shape))
-        self.embed = normal(rows, H, std=0.5)
-        self.unembed = normal(written, H, std=0.02)
+        self.embed = nn.Parameter(codes[:full] * SIGN_EMBED + torch.randn(full, H) * 0.35)
+        self.unembed = nn.Parameter(codes[:full] * 0.1 + torch.randn(full, H) * 0.02)
         self.final_norm = nn.Parameter(torch.ones(H))
         self.p = nn.ParameterDict({
             "attn_norm": nn.Parameter(torch.ones(L, H)), "mlp_norm": nn.Parameter(torch.ones(L, H)),
@@ -166,20 +168,11 @@ class Nano(nn.Module):
         self.register_buffer("inv_freq", f, persistent=False)
         self.before, self.after, self.head = before, after, head
 
-    @torch.no_grad()
-    def start_alike(self, codes):
-        """Tables that begin as codes of plus and minus one [rows, hidden]: to copy a token is then one map for all tokens."""
-        full, written = self.full, self.written
-        self.embed.mul_(0.7).add_(codes * SIGN_EMBED)
-        self.embed[full:] = codes[full:] * SIGN_EMBED * INERTIA
-        self.unembed.add_(codes[:written] * 0.1)
-        self.unembed[full:] = codes[full:written] * SIGN_UNEMBED * INERTIA
-
-    @torch.no_grad()
-    def clip(self):
-        """Keeps the weights of one bit near where they change it."""
-        for table, size in ((self.embed, SIGN_EMBED), (self.unembed, SIGN_UNEMBED)):
-            table[self.full:].clamp_(-2 * INERTIA * size, 2 * INERTIA * size)
+    def tables(self, quant=True):
+        """The rounded embedding [ids, hidden] and unembedding [written, hidden]. To copy a token is nearly one map for all tokens."""
+        embed, unembed = (quantised(w, round_table, quant) for w in (self.embed, self.unembed))
+        codes = self.codes[:self.written - self.full]
+        return torch.cat([embed, self.codes * SIGN_EMBED]), torch.cat([unembed, codes * SIGN_UNEMBED])
 
     def weights(self, dtype=torch.bfloat16, quant=True):
         """The rounded weights of a step: (one dict a layer, embed, unembed, final norm)."""
@@ -190,9 +183,7 @@ class Nano(nn.Module):
             out[name] = w if keep else w.to(dtype)
         parts = {k: v.unbind(0) for k, v in out.items()}
         layers = [{k: v[i] for k, v in parts.items()} for i in range(self.sizes.layers)]
-        embed = quantised(self.embed, lambda w: round_table(w, self.full, SIGN_EMBED), quant)
-        unembed = quantised(self.unembed, lambda w: round_table(w, self.full, SIGN_UNEMBED), quant)
-        return layers, embed, unembed, quantised(self.final_norm, round_mantissa, quant)
+        return layers, *self.tables(quant), quantised(self.final_norm, round_mantissa, quant)
 
     def angles(self, pos):
         """cos and sin [..., 1, head_dim / 2] at positions."""

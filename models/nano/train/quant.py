@@ -10,8 +10,6 @@ MANTISSA = 3
 TABLE_MANTISSA = 2
 # The magnitudes of the rows with one bit a weight. As bf16 their two bytes are alike, so zstd takes two bits a weight.
 SIGN_EMBED, SIGN_UNEMBED = 0.37109375, 0.185546875
-# Training holds those rows so many times larger: a sign turns only after many gradients that agree. Rare rows would else be noise.
-INERTIA = 8
 # The magnitudes of E2M1, and the midpoints between them.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
@@ -24,9 +22,8 @@ def round_mantissa(w, bits=MANTISSA):
     return (((i + (1 << (drop - 1))) >> drop) << drop).view(torch.float32)
 
 
-def round_table(w, full, size):
-    """A table's first `full` rows with few mantissa bits, the others with one bit a weight: plus or minus `size`."""
-    return torch.cat([round_mantissa(w[:full], TABLE_MANTISSA), ((w[full:] >= 0).to(w.dtype) * 2 - 1) * size])
+def round_table(w):
+    return round_mantissa(w, TABLE_MANTISSA)
 
 
 def mx_exponent(groups):

@@ -6,10 +6,9 @@ The question names the arguments, or the function has so few that their types te
 import json
 
 from declare import Param, identifier, parameters, spoken, style, text_value, typed, whole
-from lexicon import VERBS
+from lexicon import MORE_VERBS, VERBS
 from skills_tools import ToolTurn, plain, spaced
 
-MORE_VERBS = "calculate compute convert search book play add remove show lookup make turn run buy".split()
 QUERIES = set("get check find read fetch scan measure calculate compute search lookup show count".split())
 # How an argument stands beside its parameter.
 MARKS = ["{k} {v}", "{k} {v}", "{k} = {v}", "{k}={v}", "{k}: {v}", "{k} is {v}", "the {k} {v}", "{k} set to {v}", "a {k} of {v}"]
@@ -54,7 +53,7 @@ def question(rng, verb, noun, name, params):
     given = [p for p in params if p.value is not None]
     kinds = [p.schema["type"] for p in given if "enum" not in p.schema]
     bare = len(kinds) == len(given) and sorted(kinds) in (["string"], ["integer"], ["integer", "string"])
-    do = f"{verb} the {noun}" if verb else noun
+    do = f"{verb} the {noun}"
     cap = do[0].upper() + do[1:]
     if not given:
         return rng.choice([f"{cap}.", f"Please {do}.", f"Can you {do}?", f"Call {name}.", f"Use {name}."]
@@ -68,7 +67,7 @@ def question(rng, verb, noun, name, params):
             options += [f"What is the {noun} of {tail}?", f"What is the {noun} for {tail}?", f"{noun} for {tail}?",
                         f"Tell me the {noun} of {tail}."]
         return rng.choice(options)
-    shown = given if rng.random() < 0.85 else rng.sample(given, len(given))
+    shown = given if rng.random() < 0.5 else rng.sample(given, len(given))
     if rng.random() < 0.05:
         return f"Call {name}({', '.join(f'{p.name}={json.dumps(p.value)}' for p in shown)})"
     spec = joined(rng, pairs(rng, shown))
@@ -118,6 +117,10 @@ def joined_and(parts):
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
+def third_person(verb):
+    return verb + ("es" if verb.endswith(("s", "ch", "sh")) else "s")
+
+
 def made_call(rng, words):
     if rng.random() < 0.8:
         verb, noun = rng.choice(VERBS + MORE_VERBS), spoken(identifier(rng, words))
@@ -126,16 +129,16 @@ def made_call(rng, words):
         if rng.random() < 0.06:
             name = verb + "".join(p.capitalize() for p in parts)
     else:
-        verb, noun = "", spoken(name := identifier(rng, words))
+        verb, noun = "use", spoken(name := identifier(rng, words))
     params = drawn_params(rng, words, {noun})
     spec, arguments = parameters(rng, words, style(rng), params, noun)
-    do = f"{verb} the {noun}" if verb else noun
+    do = f"{verb} the {noun}"
     cap = do.capitalize()
-    about = rng.choice([f"{cap}.", cap, f"Use this to {do}.", f"A function to {do}.", f"{verb}s the {noun}.".capitalize(),
+    about = rng.choice([f"{cap}.", cap, f"Use this to {do}.", f"A function to {do}.", f"{third_person(verb)} the {noun}.".capitalize(),
                         " ".join(words.value(rng) for _ in range(rng.randrange(2, 10))), f"{cap}.\nReturns the {words.value(rng)}."])
     tool = {"name": name, "description": about} | ({"parameters": spec} if params or rng.random() < 0.5 else {})
     user = question(rng, verb, noun, name, params)
     if rng.random() < 0.12:
         user = user[0].lower() + user[1:]
     result, answer, need = outcome(rng, words, noun)
-    return ToolTurn(tool, user, arguments, spaced(rng, result), answer, need)
+    return ToolTurn(tool, user, f"to {do}", arguments, spaced(rng, result), answer, need)

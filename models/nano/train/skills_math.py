@@ -1,7 +1,7 @@
 """Arithmetic: every question comes with the working that a model of this size needs to get it right."""
 
 from lexicon import NAMES
-from turn import Turn, ask, draw, number_riddle
+from turn import Turn, ask, draw, listed, number_riddle
 
 
 def tens(n):
@@ -146,7 +146,7 @@ def remainder(rng, test):
     q, r = divmod(a, b)
     if q > 12 or r == 0:
         return remainder(rng, test)
-    marks = ", ".join(f"{i} {i * b}" for i in range(1, q + 2))
+    marks = listed(f"{i} {i * b}" for i in range(1, q + 2))
     work = f"{marks}, too much. {q} × {b} = {q * b}. {a} - {q * b} = {r}."
     e = rng.choice([f"{a} / {b}", f"{a} divided by {b}"])
     return Turn("larger", ask(rng, rng.choice([f"What is {e}?", f"{e}", f"Divide {a} by {b}."])),
@@ -180,7 +180,7 @@ def larger(rng, test):
         a, sign = b * q, rng.choice(["/", "÷", "divided by"])
         e = f"{a} {sign} {b}"
         question = rng.choice([f"What is {e}?", f"What's {e}?", f"{e}", f"Divide {a} by {b}.", f"How much is {e}?"])
-        work = [f"{q} × {b} = {a}."]
+        work = [f"{listed(f'{i} {i * b}' for i in range(1, q + 1))}.", f"{q} × {b} = {a}."]
         return Turn("larger", ask(rng, question), working(f"{a} / {b}", work, q), f"{a} / {b} = {q}.", str(q),
                     number_riddle(q), {"number": q}, [str(q - 1), str(q + 1)])
     a, b, c = draw(rng, test, lambda: tuple(rng.randrange(1, 50) for _ in range(3)))

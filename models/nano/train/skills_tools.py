@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 from declare import Param, identifier, parameters, style
 from intents import FIELD_VALUES, INTENTS, MULTIPLE, RANGES, REGIONS
+from lexicon import MORE_VERBS, VERBS
 from turn import ask
 
+# Words that functions for quite different things share in their names.
+COMMON = {*VERBS, *MORE_VERBS, "current"} - {"search", "play"}
+WEATHER, LOCATION = (next(k for k, i in enumerate(INTENTS) if name in i["names"]) for name in ("get_weather", "get_location"))
 SHIPPED = ["shipped", "late", "delivered", "lost", "ready", "open", "closed"]
 
 
@@ -18,17 +22,20 @@ class ToolTurn:
     """A question that needs one call."""
     tool: dict
     user: str
+    # What the question is after, in words: "to know the weather".
+    want: str
     arguments: dict
     result: str
     answer: str
     need: list
 
     def think(self):
+        """Which function, and each parameter with its value: the call is then a copy of it."""
         name = self.tool["name"]
-        given = " and ".join(plain(v) for v in self.arguments.values() if v is not None)
+        given = ", ".join(f"{k}: {plain(v)}" for k, v in self.arguments.items())
         takes = f"It gets {given}." if given else "It needs nothing."
-        return (f"Use {name}.", f"The function {name} fits. {takes}",
-                f"The user wants something that I cannot know myself. The function {name} fits. {takes} "
+        return (f"Use {name}.", f"The user wants {self.want}. The function {name} fits. {takes}",
+                f"The user wants {self.want}. That is nothing I can know or do myself. The function {name} fits. {takes} "
                 "I call it and wait for the result.")
 
     def after(self):
@@ -39,8 +46,8 @@ class ToolTurn:
 
 def plain(value):
     """A value as a sentence shows it."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
@@ -62,14 +69,14 @@ def values(rng, words):
     if rng.random() < 0.15:
         out["t"] = float(f"{rng.randrange(-10, 40)}.{rng.randrange(1, 10)}")
     if rng.random() < 0.2:
-        out["msg"] = " ".join(words.value(rng) for _ in range(rng.randrange(1, 5)))
+        out["msg"] = words.values(rng, rng.randrange(1, 5))
     out |= {"id2": rng.randrange(10, 60), "ship": rng.choice(SHIPPED), "made": words.value(rng)}
     return out
 
 
-def names_of(rng, words, params):
-    """A name for each role: one that says what it is, or any name at all."""
-    out, strange = [], rng.random() < 0.4
+def names_of(rng, words, params, explained):
+    """A name for each role: one that says what it is, or any name at all, where something else says it."""
+    out, strange = [], rng.random() < 0.4 and (explained or len(params) < 2)
     for _, names, *_ in params:
         fresh = [n for n in names if n not in out]
         name = identifier(rng, words) if strange or not fresh else rng.choice(fresh)
@@ -87,7 +94,7 @@ def declare(rng, words, intent, given=None):
     how = style(rng)
     own, how.described = how.described, False
     out = []
-    for name, (role, _, kind, texts, required) in zip(names_of(rng, words, params), params, strict=True):
+    for name, (role, _, kind, texts, required) in zip(names_of(rng, words, params, own), params, strict=True):
         schema = dict(kind) | ({"description": rng.choice(texts)} if own else {})
         out.append(Param(name, schema, given.get(role), required))
     spec, arguments = parameters(rng, words, how, out, intent["names"][0])
@@ -96,8 +103,8 @@ def declare(rng, words, intent, given=None):
     return tool | ({"parameters": spec} if params or how.strict else {}), arguments
 
 
-def known_call(rng, words):
-    intent = rng.choice([INTENTS[0], *INTENTS, *INTENTS])
+def known_call(rng, words, intent=None):
+    intent = intent or rng.choice([INTENTS[0], *INTENTS, *INTENTS])
     v = values(rng, words)
     if v["c"] == v["d"]:
         v["d"] = "Paris" if v["c"] != "Paris" else "Rome"
@@ -108,26 +115,39 @@ def known_call(rng, words):
     user = text.format(**v)
     user = ask(rng, user if "{msg}" in text else user[0].upper() + user[1:])
     result, answer, need = rng.choice([(r, intent["answer"], intent["need"]) for r in intent["result"]] + intent.get("more", []))
-    return ToolTurn(tool, user, arguments, spaced(rng, result.format(**v)), answer.format(**v), [n.format(**v) for n in need])
+    return ToolTurn(tool, user, intent["want"], arguments, spaced(rng, result.format(**v)), answer.format(**v), [n.format(**v) for n in need])
 
 
-def others(rng, words, taken, count, made):
-    """More declared tools, none of a name or kind that is already there; `made` gives tools of no known kind."""
-    kinds = {id(i) for i in INTENTS if taken & set(i["names"])}
-    used, out = " ".join(taken), []
-    for intent in rng.sample([i for i in INTENTS if id(i) not in kinds], count):
-        tool = declare(rng, words, intent)[0] if rng.random() < 0.6 else made(rng, words).tool
-        # A part of a name that two tools share could make both fit.
-        if not any(part in used for part in tool["name"].split("_") if len(part) > 2):
-            used += " " + tool["name"]
-            out.append(tool)
+def kind(tool):
+    """The number of its intent, by name or description; None for a function of no known kind."""
+    about = tool.get("description", "")
+    return next((k for k, i in enumerate(INTENTS) if tool["name"] in i["names"] or about.startswith(tuple(i["about"]))), None)
+
+
+def alike(tool, declared):
+    """Whether a declared tool could fit as well: it is of the same kind, or their names share a word that is not common."""
+    parts = [p for p in tool["name"].split("_") if len(p) > 2 and p not in COMMON]
+    return any((kind(tool) is not None and kind(tool) == kind(d)) or any(p in d["name"] for p in parts) for d in declared)
+
+
+def others(rng, words, declared, count, made):
+    """Turns of more tools, none like one that is declared; `made` gives tools of no known kind."""
+    out, kinds = [], {kind(d) for d in declared}
+    for k in rng.sample([k for k in range(len(INTENTS)) if k not in kinds], count):
+        turn = known_call(rng, words, INTENTS[k]) if rng.random() < 0.6 else made(rng, words)
+        if not alike(turn.tool, [*declared, *(t.tool for t in out)]):
+            out.append(turn)
     return out
 
 
 def with_others(rng, words, tool, made):
-    """The tool among up to four others."""
-    tools = others(rng, words, {tool["name"]}, rng.choice([0, 0, 1, 1, 2, 3, 4]), made) + [tool]
+    """(The tool among up to four others, the turns of those others)."""
+    # Where a question names its place, the user's own place is not wanted.
+    near = kind(tool) == WEATHER and rng.random() < 0.2
+    turns = [known_call(rng, words, INTENTS[LOCATION])] if near else []
+    turns += others(rng, words, [tool, *(t.tool for t in turns)], rng.choice([0, 0, 1, 1, 2, 3, 4]), made)
+    declared = [tool, *(t.tool for t in turns)]
     if rng.random() < 0.04 and "weather" not in tool["name"]:
-        tools.append(MULTIPLE)
-    rng.shuffle(tools)
-    return tools
+        declared.append(dict(MULTIPLE))
+    rng.shuffle(declared)
+    return declared, turns

@@ -7,9 +7,9 @@ from turn import Turn, ask, draw, listed
 ORDINALS = ["first", "second", "third", "fourth", "fifth"]
 
 
-def pick(rng, test, lo, hi):
+def pick(rng, test, lo, hi, pool=WORDS):
     """Different words in random order."""
-    return draw(rng, test, lambda: rng.sample(WORDS, rng.randrange(lo, hi + 1)))
+    return draw(rng, test, lambda: rng.sample(pool, rng.randrange(lo, hi + 1)))
 
 
 def as_list(rng, words):
@@ -25,7 +25,7 @@ def spelled(word):
 
 
 def selection(items, best, show, pick):
-    """Sorting by taking the next one out of what is left: `c cat, a ape, b bee: ape; c cat, b bee: bee; c cat`."""
+    """Sorting by taking the next one out of what is left: `c a cat, a p ape, b e bee: ape; c a cat, b e bee: bee; c a cat`."""
     left, steps = list(items), []
     while len(left) > 1:
         one = best(left)
@@ -68,7 +68,7 @@ def sort_words(rng, test):
         words = pick(rng, test, 3, 6)
         if len({w[0] for w in words}) >= len(words) - 1 and len({w[:2] for w in words}) == len(words):
             break
-    down = rng.random() < 0.1
+    down = rng.random() < 0.15
     out = sorted(words, reverse=down)
     how = "in reverse alphabetical order" if down else rng.choice(["alphabetically", "in alphabetical order", "from A to Z"])
     text = as_list(rng, words)
@@ -76,10 +76,9 @@ def sort_words(rng, test):
                     f"Can you sort these words {how}: {text}?", f"Order these words {how}: {text}",
                     f"Sort the words {text} {how}."] + ([] if down else [f"Sort these words: {text}", f"Sort: {text}",
                     f"Please sort these words: {text}"]))
-    letters = [w[0] for w in words]
 
     def marked(w):
-        return f"{spelled(w[:2]) if letters.count(w[0]) > 1 else w[0]} {w}"
+        return f"{spelled(w[:2])} {w}"
     steps = selection(words, max if down else min, marked, str)
     answer = listed(out)
     return Turn("sort", ask(rng, q), (f"{steps}.", f"First letters, {'last' if down else 'first'} one out: {steps}.",
@@ -88,7 +87,7 @@ def sort_words(rng, test):
 
 
 def sort_numbers(rng, test):
-    top = 1000 if rng.random() < 0.15 else 100
+    top = 1000 if rng.random() < 0.25 else 100
     nums = draw(rng, test, lambda: rng.sample(range(top), rng.randrange(3, 7)))
     down = rng.random() < 0.25
     out = sorted(nums, reverse=down)
@@ -105,8 +104,8 @@ def sort_numbers(rng, test):
                 answer, None, None, {"equals": [answer]})
 
 
-def reverse(rng, test):
-    words = pick(rng, test, 3, 7)
+def reverse(rng, test, pool=WORDS):
+    words = pick(rng, test, 3, 7, pool)
     text = as_list(rng, words)
     q = rng.choice([f"Reverse the order of these words: {text}", f"Reverse this list: {text}", f"Reverse: {text}",
                     f"Say these words backwards: {text}", f"Put these words in reverse order: {text}",
@@ -119,8 +118,8 @@ def reverse(rng, test):
                 f"From last to first: {listed(marks[::-1])}."), answer, None, None, {"equals": [answer]})
 
 
-def count_words(rng, test):
-    words = draw(rng, test, lambda: [rng.choice(WORDS) for _ in range(rng.randrange(2, 11))])
+def count_words(rng, test, pool=WORDS):
+    words = draw(rng, test, lambda: [rng.choice(pool) for _ in range(rng.randrange(2, 11))])
     text, n = as_list(rng, words), len(words)
     q = rng.choice([f"How many words are in this list: {text}?", f"Count the words: {text}", f"How many words: {text}?",
                     f"How many words are there: {text}?", f"Count these words: {text}",

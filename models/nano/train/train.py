@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import random
 import time
@@ -33,14 +34,16 @@ def arguments():
     a = argparse.ArgumentParser()
     a.add_argument("--out", required=True)
     a.add_argument("--smoke", action="store_true", help="tiny, on a CPU: proves data, model, export")
-    a.add_argument("--minutes", type=float, default=8.2, help="training ends so long after the start")
+    a.add_argument("--minutes", type=float, default=8.5, help="training alone; start and evaluation take one more")
+    a.add_argument("--pause", type=float, help="stop after so many minutes of training and leave `state.pt` for --resume")
+    a.add_argument("--resume", help="a `state.pt` to go on from, as if there had been no pause")
     a.add_argument("--steps", type=int, default=60_000, help="stop here if the time is not up")
-    a.add_argument("--rows", type=int, default=48, help="rows a step")
-    a.add_argument("--length", type=int, default=640, help="tokens a row")
-    a.add_argument("--goals", type=float, default=0.3, help="room for targets, as a share of all tokens")
+    a.add_argument("--rows", type=int, default=40, help="rows a step")
+    a.add_argument("--length", type=int, default=768, help="tokens a row")
+    a.add_argument("--goals", type=float, default=0.38, help="room for targets, as a share of all tokens")
     a.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
-    a.add_argument("--muon", type=float, default=0.02)
-    a.add_argument("--adam", type=float, default=3e-3)
+    a.add_argument("--muon", type=float, default=0.005)
+    a.add_argument("--adam", type=float, default=1.5e-3)
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--start", help="a small file to go on from (weights only)")
     a.add_argument("--no-compile", action="store_true")
@@ -51,8 +54,35 @@ def arguments():
 
 
 def schedule(progress):
-    """Share of the learning rate: full for the first 35 %, then straight down to (nearly) nothing."""
-    return 1.0 if progress < 0.35 else max(0.01, (1 - progress) / 0.65)
+    """Share of the learning rate: full for the first tenth, then straight down to (nearly) nothing."""
+    return 1.0 if progress < 0.1 else max(0.01, (1 - progress) / 0.9)
+
+
+def whole_state(stepper):
+    """Every tensor that training changes, by name."""
+    adam = stepper.opt.adam.state_dict()["state"]
+    return ({f"nano.{k}": v for k, v in stepper.nano.state_dict().items()} | {f"muon.{i}": m for i, m in enumerate(stepper.opt.muon.state)}
+            | {f"adam.{i}.{k}": v for i, s in adam.items() for k, v in s.items()})
+
+
+def save_state(stepper, log, path):
+    torch.save({"tensors": whole_state(stepper), "log": log}, path)
+    print(f"paused {time.time() - START:.0f} s after the start; the state is in {path}", flush=True)
+
+
+def load_state(stepper, path):
+    """Copies a saved state over the tensors that stand (a captured graph holds their addresses); returns the log so far."""
+    saved = torch.load(path, weights_only=True)
+    if not stepper.opt.adam.state:  # on a CPU nothing has made it yet
+        stepper.opt.set(0.0, 0.0)
+        stepper.run()
+    tensors = whole_state(stepper)
+    if tensors.keys() != saved["tensors"].keys():
+        raise SystemExit(f"{path} is the state of another model: {sorted(tensors.keys() ^ saved['tensors'].keys())[:5]}")
+    with torch.no_grad():
+        for name, t in tensors.items():
+            t.copy_(saved["tensors"][name])
+    return saved["log"]
 
 
 class LocalStream:
@@ -107,7 +137,6 @@ class Stepper:
         loss, balance, hits = self.nano.loss(ids, doc, pos, where, goal, starts, dtype=self.dtype)
         (loss + 0.01 * balance).backward()
         self.opt.step()
-        self.nano.clip()
         return torch.stack([loss.detach(), hits.detach().float(), balance.detach()])
 
     def run(self):
@@ -149,28 +178,31 @@ class Stepper:
         self.graph = graph
 
 
-def train(stepper, stream, args):
-    """The loop; returns the log's rows. The schedule goes by the clock since START, or by steps if they come first."""
-    log, begin, seen, step = [], time.time(), 0, 0
-    saved = begin
+def train(stepper, stream, args, log):
+    """The loop: adds rows to the log, and says whether training is over. The schedule goes by the clock, or by steps if they come first."""
+    step, spent, seen = log[-1][:3] if log else (0, 0.0, 0)
+    begin, saved = time.time() - spent, time.time()
+    stop = spent + 60 * args.pause if args.pause else math.inf
     while True:
         batch = stream.next()
-        progress = max(step / args.steps, (time.time() - START) / 60 / args.minutes)
+        clock = time.time() - begin
+        progress = max(step / args.steps, clock / 60 / args.minutes)
         warm = min(1.0, (step + 1) / min(200, args.steps / 10))
         stepper.put(batch)
         stepper.opt.set(schedule(progress) * warm, warm)
         out = stepper.run()
         step, seen = step + 1, seen + batch[0].size
         done = progress >= 1 or step >= args.steps
-        if step % (10 if args.smoke else 50) == 1 or done:
+        pause = clock >= stop
+        if step % (10 if args.smoke else 50) == 1 or done or pause:
             row = [step, round(time.time() - begin, 1), seen, *out.tolist(), stream.waiting()]
             log.append(row)
             if not np.isfinite(row[3]):
                 raise SystemExit(f"loss is {row[3]} at step {step}")
             if len(log) % 10 == 1 or done or args.smoke:
                 print("step {} {:.0f} s {} tokens loss {:.4f} right {:.4f} balance {:.3f} ready {}".format(*row), flush=True)
-        if done:
-            return log
+        if done or pause:
+            return done
         if time.time() - saved > 120:
             save_small(stepper.nano, os.path.join(args.out, "nano.safetensors"))
             saved = time.time()
@@ -286,23 +318,27 @@ def main():
         stream = LocalStream(tokens, args.seed, args.rows, args.length)
     else:
         sizes = Sizes()
-        stream = Stream(args.workers, args.seed, args.rows, args.length)
+        # Other data after a pause than before it.
+        seed = f"{args.seed} again" if args.resume else args.seed
+        stream = Stream(args.workers, seed, args.rows, args.length)
     others = VOCAB - (tokens.written - 1)
     if args.start:
         nano = load_small(args.start, device)
     else:
-        nano = Nano(sizes, len(tokens.ids), tokens.full, tokens.written, others)
-        nano.start_alike(torch.from_numpy(tokens.codes(sizes.hidden)))
-        nano.to(device)
+        nano = Nano(sizes, torch.from_numpy(tokens.codes(sizes.hidden)), tokens.full, tokens.written, others).to(device)
     print(f"{sum(p.numel() for p in nano.parameters()):,} parameters, {len(tokens.ids)} ids, {tokens.written} written", flush=True)
     stepper = Stepper(nano, args, device, dtype)
     prepare(stepper, stream, args, device)
     if args.profile:
         return
-    log = train(stepper, stream, args)
+    log = load_state(stepper, args.resume) if args.resume else []
+    done = train(stepper, stream, args, log)
     stream.close()
     save_small(nano, os.path.join(args.out, "nano.safetensors"))
     write_log(log, args.out)
+    if not done:
+        save_state(stepper, log, os.path.join(args.out, "state.pt"))
+        return
     print(f"trained and saved {time.time() - START:.0f} s after the start", flush=True)
     examine(nano, tokens, args, dtype)
 

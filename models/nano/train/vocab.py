@@ -7,16 +7,18 @@ the rare sample that needs another.
 
 import json
 import random
+import re
 import sys
 from collections import Counter
 from multiprocessing import Pool
 
 from dialogue import Maker, pieces
-from invent import Words, forms
+from invent import RANK, Words, forms
+from lexicon import CAPITALS
 from tokens import Tokens
 
 # How many ids have rows of full precision, and how many are known in all: what fits into 8 MB.
-FULL, KNOWN = 3000, 11_500
+FULL, KNOWN = 3200, 17_000
 
 
 def scan(job, samples=5_000):
@@ -32,13 +34,22 @@ def scan(job, samples=5_000):
 
 
 def wanted(tokens, written):
-    """Ids for copying, the most useful first: words of interfaces and of the vocabulary's beginning, then what made-up words need."""
+    """Ids for copying, the most useful first: words of interfaces, the vocabulary's beginning, then what made-up words need."""
     pools, often = Words(tokens, "all").pools, Counter(written)
-    first = {i for kind in ("names", "words") for w in pools[kind] for f in forms(w, kind) for i in tokens.text(f)}
+    first = {i for w in pools["names"] for f in forms(w, "names") for i in tokens.text(f)}
+    then = {i for i in range(RANK) if re.fullmatch(r" ?[A-Za-z]+", tokens.enc.decode([i]))}
+    then |= {i for kind in ("words", "titles") for w in pools[kind] for f in forms(w, kind) for i in tokens.text(f)}
     for kind in ("made", "titles"):
         for word in pools[kind]:
             often.update({i for f in forms(word, kind) for i in tokens.text(f)})
-    return sorted(first) + [i for i, _ in often.most_common() if i not in first]
+    both = first | then
+    return [*sorted(first), *sorted(then - first), *(i for i, _ in often.most_common() if i not in both)]
+
+
+def in_other_letters(tokens):
+    """Ids of the facts' names in capitals and in small letters: each is too rare to be met in the samples."""
+    forms = [form for pair in CAPITALS for name in pair for form in (name.upper(), name.lower())]
+    return {i for form in forms for text in (form, " " + form) for i in tokens.text(text)}
 
 
 def is_number(tokens, i):
@@ -47,20 +58,22 @@ def is_number(tokens, i):
 
 def main():
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 32
-    seen, written = {r: Counter() for r in ("core", "all")}, {r: Counter() for r in ("core", "all")}
+    seen, written = ({r: Counter() for r in ("core", "all")} for _ in range(2))
     work = [(seed, reach) for reach in ("core", "all") for seed in range(jobs)]
     with Pool() as pool:
-        for (_, reach), (s, w) in zip(work, pool.imap(scan, work), strict=True):
-            seen[reach].update(s)
-            written[reach].update(w)
+        for (_, reach), counts in zip(work, pool.imap(scan, work), strict=True):
+            for total, count in zip((seen, written), counts, strict=True):
+                total[reach].update(count)
     tokens = Tokens(vocab=None)
     numbers = {i for i in range(199_998) if is_number(tokens, i)}
-    needed = {i for i, n in written["core"].items() if n >= 3} | numbers
-    full = set(sorted(needed, key=lambda i: (i not in numbers, -written["core"][i]))[:FULL])
+    sure = numbers | in_other_letters(tokens)
+    needed = {i for i, n in written["core"].items() if n >= 3} | sure
+    # By how often nano writes them, copied or not: without a full row `<|end|>`, `functions` and `location` go wrong as well.
+    full = set(sorted(needed, key=lambda i: (i not in sure, -written["core"][i], i))[:FULL])
     read = {i for i, n in seen["core"].items() if n >= 3} - needed
-    known = needed | read
-    more = [i for i in wanted(tokens, written["all"]) if i not in known][:max(0, KNOWN - len(known))]
+    more = [i for i in wanted(tokens, written["all"]) if i not in needed][:max(0, KNOWN - len(needed | read))]
     copied = (needed - full) | set(more)
+    read -= copied
     with open("vocab.json", "w") as f:
         json.dump({"written": sorted(full), "copied": sorted(copied), "read": sorted(read)}, f, separators=(",", ":"))
         f.write("\n")

@@ -28,11 +28,11 @@ fn a_sum_is_worked_out_and_right() {
     }
 }
 
-/// Groups of skills with the right answers that they must keep. A CPU with AVX-512 gives 20, 18, 12 and 36; the floors leave
+/// Groups of skills with the right answers that they must keep. A CPU with AVX-512 gives all 20, 20, 12 and 36; the floors leave
 /// one to sums taken in another order elsewhere.
 const FLOORS: [(&[&str], u64); 4] = [
     (&["arithmetic", "follow_up", "larger", "numbers", "story"], 19),
-    (&["choose", "count", "letters", "reverse", "sort"], 17),
+    (&["choose", "count", "letters", "reverse", "sort"], 19),
     (&["call", "no_call", "result"], 11),
     (&["cannot", "capitals", "compare", "date", "facts", "form", "memory", "talk", "unknown"], 35),
 ];
@@ -46,7 +46,9 @@ fn the_eval_keeps_its_scores() {
         let right: u64 = skills.iter().map(|skill| tally(skill, "right")).sum();
         assert!(right >= floor, "{skills:?}: {right} right, the floor is {floor}: {report}");
     }
-    for skill in ["arithmetic", "capitals", "compare", "count", "letters", "reverse", "cannot"] {
+    for skill in
+        ["arithmetic", "capitals", "compare", "count", "letters", "reverse", "cannot", "memory"]
+    {
         assert_eq!(tally(skill, "right"), 4, "{skill}: {report}");
     }
 }
