@@ -152,7 +152,12 @@ impl Events {
 
     /// Waits for the next event, at most this long: `Pending` means that the time is up.
     pub fn next_within(&mut self, time: Duration) -> Poll<Option<TokenEvent>> {
-        let end = Instant::now() + time;
+        self.wait(Instant::now().checked_add(time))
+    }
+
+    /// Waits for the next event until then, or for as long as it takes.
+    fn wait(&self, end: Option<Instant>) -> Poll<Option<TokenEvent>> {
+        let ready = &self.queue.ready;
         let mut state = self.queue.lock();
         loop {
             if let Some(event) = self.pop(&mut state) {
@@ -161,13 +166,12 @@ impl Events {
             if state.unfinished == 0 {
                 return Poll::Ready(None);
             }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Poll::Pending;
-            }
-            state = match self.queue.ready.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
+            state = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return Poll::Pending,
+                Some(left) => {
+                    ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
             };
         }
     }
@@ -186,15 +190,10 @@ impl Iterator for Events {
     type Item = TokenEvent;
 
     fn next(&mut self) -> Option<TokenEvent> {
-        let mut state = self.queue.lock();
-        loop {
-            if let Some(event) = self.pop(&mut state) {
-                return Some(event);
-            }
-            if state.unfinished == 0 {
-                return None;
-            }
-            state = self.queue.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        match self.wait(None) {
+            Poll::Ready(event) => event,
+            // Without an end there is no giving up.
+            Poll::Pending => None,
         }
     }
 }

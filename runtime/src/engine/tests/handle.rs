@@ -87,6 +87,8 @@ fn events_can_be_polled() {
         }
     }
     assert_eq!(tokens, expected(&prompt(5, 0), &params(2, 4)));
+    // A wait longer than any clock can say.
+    assert_eq!(events.next_within(Duration::MAX), Poll::Ready(None));
 }
 
 #[test]

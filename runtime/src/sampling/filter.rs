@@ -1,0 +1,50 @@
+//! Which tokens may be drawn at all: top-k and top-p.
+
+use super::Sampling;
+use super::scores::Scores;
+
+/// The tokens that top-k and top-p keep, or `None` for all.
+pub(super) fn kept(view: &Scores<'_>, sampling: &Sampling) -> Option<Vec<u32>> {
+    let vocab = view.logits.len();
+    let top_k = if sampling.top_k == 0 { vocab } else { vocab.min(sampling.top_k as usize) };
+    if top_k == vocab && sampling.top_p >= 1.0 {
+        return None;
+    }
+    let mut ranks: Vec<u64> = (0..vocab as u32).map(|id| view.rank(id)).collect();
+    if top_k < vocab {
+        ranks.select_nth_unstable(top_k);
+        ranks.truncate(top_k);
+    }
+    if sampling.top_p < 1.0 {
+        let wanted = f64::from(sampling.top_p) * view.mass(&ranks);
+        let count = count_to_mass(view, &mut ranks, wanted);
+        ranks.truncate(count);
+    }
+    Some(ranks.into_iter().map(|rank| rank as u32).collect())
+}
+
+/// How many of the best have `wanted` mass together; moves them to the front. Halves what is left to look at, as
+/// quickselect does, so a vocabulary is never sorted.
+fn count_to_mass(view: &Scores<'_>, ranks: &mut [u64], mut wanted: f64) -> usize {
+    let (mut start, mut end) = (0, ranks.len());
+    while end - start > 64 {
+        let half = (end - start) / 2;
+        ranks[start..end].select_nth_unstable(half);
+        let mass = view.mass(&ranks[start..start + half]);
+        if mass >= wanted {
+            end = start + half;
+        } else {
+            wanted -= mass;
+            start += half;
+        }
+    }
+    ranks[start..end].sort_unstable();
+    while start < end {
+        wanted -= view.mass(&ranks[start..=start]);
+        start += 1;
+        if wanted <= 0.0 {
+            break;
+        }
+    }
+    start
+}

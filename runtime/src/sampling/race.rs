@@ -1,0 +1,89 @@
+//! The race for the largest `score + gumbel`: most of a vocabulary is passed over at a glance.
+
+use ossmith_scalar::{gumbel_of_bits, noise_bits};
+
+use super::scores::{BLOCK, Scores};
+
+/// Finds the largest `score + gumbel`.
+pub(super) struct Race {
+    stream: u64,
+    best: f32,
+    pub(super) winner: u32,
+    /// Bits above this cannot win with any score.
+    bound: u32,
+}
+
+impl Race {
+    pub(super) fn new(stream: u64) -> Race {
+        Race { stream, best: f32::NEG_INFINITY, winner: u32::MAX, bound: u32::MAX }
+    }
+
+    /// Enters a whole vocabulary, most of it by a glance at its blocks' largest logits and at the bits.
+    pub(super) fn enter_all(&mut self, view: &Scores<'_>, peaks: &[f32], floor: f32) {
+        // Whoever follows the best one's block has much to beat.
+        let first = peaks.iter().position(|&peak| peak == view.largest).unwrap_or(0);
+        for block in std::iter::once(first).chain(0..peaks.len()) {
+            let score = view.of_logit(peaks[block]);
+            if score < floor || score + MOST_GUMBEL < self.best {
+                continue;
+            }
+            let ids = block * BLOCK..view.logits.len().min((block + 1) * BLOCK);
+            let ids = ids.start as u32..ids.end as u32;
+            let bound = self.bound.min(bits_to_beat(self.best - score));
+            let least = ids.clone().map(|id| noise_bits(self.stream, id)).min();
+            if least.is_some_and(|least| least <= bound) {
+                ids.for_each(|id| self.enter(id, view.score(id), floor));
+            }
+        }
+    }
+
+    pub(super) fn enter(&mut self, id: u32, score: f32, floor: f32) {
+        let bits = noise_bits(self.stream, id);
+        // A gumbel is below -ln(v), and v at least 2^-(zeros + 1): no logarithm for those far behind.
+        let most = (bits.leading_zeros() + 1) as f32 * 0.694;
+        let behind = score < floor || score + most < self.best || score.is_nan();
+        if bits > self.bound || behind {
+            return;
+        }
+        let sum = score + gumbel_of_bits(bits);
+        if sum > self.best || (sum == self.best && id < self.winner) || self.winner == u32::MAX {
+            (self.best, self.winner) = (sum, id);
+            // Scores are at most 0, so whoever beats `best` has a gumbel above it: solve `gumbel(bits) = best` for
+            // the bits and leave room for f32's rounding.
+            let share = -(-(-f64::from(sum)).exp()).exp_m1();
+            self.bound = (share * 1.0001 * 2f64.powi(32)) as u32;
+        }
+    }
+}
+
+/// Above every gumbel, that of no bits set included.
+const MOST_GUMBEL: f32 = 22.9;
+
+/// Bits above this have a gumbel below `gumbel`, f32's rounding included: a share of `1 - exp(-exp(-gumbel))`, which is
+/// below `exp(-gumbel)`, of all bits.
+fn bits_to_beat(gumbel: f32) -> u32 {
+    ((-gumbel).exp() * 1.0001 * 2f32.powi(32)).ceil() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bits_to_beat_a_gumbel_leave_none_out() {
+        for exponent in 0..32 {
+            for bits in [(1_u32 << exponent) - 1, 1 << exponent, (1 << exponent) + 1] {
+                let gumbel = gumbel_of_bits(bits);
+                assert!(gumbel < MOST_GUMBEL && bits <= bits_to_beat(gumbel), "{bits}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_noise_is_finite_and_falls_with_the_bits() {
+        let extremes = [0, 1, 1 << 9, 1 << 31, u32::MAX - 1, u32::MAX].map(gumbel_of_bits);
+        assert!(extremes.iter().all(|g| g.is_finite()) && extremes.is_sorted_by(|a, b| a >= b));
+        // -ln(-ln(1 - 2^-33)): the far tail survives.
+        assert!((extremes[0] - 22.873_855).abs() < 1e-4, "{}", extremes[0]);
+    }
+}

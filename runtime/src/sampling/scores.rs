@@ -1,0 +1,51 @@
+//! A row of logits as the sampler sees it: over temperature, and in blocks.
+
+/// Logits that are passed over together where none of them can be drawn.
+pub(super) const BLOCK: usize = 64;
+
+/// Logits over temperature, less the largest.
+pub(super) struct Scores<'a> {
+    pub(super) logits: &'a [f32],
+    pub(super) largest: f32,
+    pub(super) inverse: f32,
+}
+
+impl Scores<'_> {
+    pub(super) fn score(&self, id: u32) -> f32 {
+        self.of_logit(self.logits[id as usize])
+    }
+
+    pub(super) fn of_logit(&self, logit: f32) -> f32 {
+        (logit - self.largest) * self.inverse
+    }
+
+    /// A number that orders tokens best first, the lowest id among equals, what is not a number last; the id is
+    /// its low half.
+    pub(super) fn rank(&self, id: u32) -> u64 {
+        let logit = self.logits[id as usize];
+        let bits = if logit.is_nan() { f32::NEG_INFINITY.to_bits() } else { logit.to_bits() };
+        // Flipped to grow with the logit, then inverted.
+        let grows = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+        u64::from(!grows) << 32 | u64::from(id)
+    }
+
+    pub(super) fn mass(&self, ranks: &[u64]) -> f64 {
+        let weight = |&rank: &u64| f64::from(self.score(rank as u32).exp());
+        ranks.iter().map(weight).filter(|weight| !weight.is_nan()).sum()
+    }
+}
+
+/// The largest of some numbers, whatever is not a number aside.
+pub(super) fn peak(numbers: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = numbers.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, &b| larger(a, b));
+    for chunk in chunks {
+        for (lane, &number) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, number);
+        }
+    }
+    lanes.iter().fold(rest, |a, &b| larger(a, b))
+}
