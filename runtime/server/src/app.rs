@@ -101,9 +101,10 @@ fn routes_of(app: Arc<App>) -> Router {
         .route("/openapi.json", get(routes::openapi::document))
         .route("/", get(routes::page::page));
     if app.config.development {
-        for path in ["/start_profile", "/stop_profile", "/reset_prefix_cache"] {
-            router = router.route(path, post(routes::status::nothing));
-        }
+        router = router
+            .route("/reset_prefix_cache", post(routes::status::reset_prefix_cache))
+            .route("/start_profile", post(routes::status::no_profile))
+            .route("/stop_profile", post(routes::status::no_profile));
     }
     router
         .fallback(|uri: Uri| async move {

@@ -35,7 +35,7 @@ pub struct Config {
     pub reasoning_content: bool,
     /// Tokens a chunk of a stream, unless the request says.
     pub stream_interval: usize,
-    /// The routes that load generators use to profile a server.
+    /// The routes that load generators use: to forget cached prefixes, and to profile (which does nothing here).
     pub development: bool,
     /// Bounds of the store of responses.
     pub store: StoreLimits,

@@ -203,6 +203,9 @@ pub trait Source: Send + Sync {
     /// Why nothing can be generated any more, if so.
     fn failure(&self) -> Option<String>;
 
+    /// Forgets cached prefixes that no generation holds.
+    fn reset_prefix_cache(&self);
+
     /// Stops: what is under way ends with a failure.
     fn stop(&self);
 }

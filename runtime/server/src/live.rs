@@ -70,6 +70,10 @@ impl Source for Live {
         self.handle.closed()
     }
 
+    fn reset_prefix_cache(&self) {
+        self.handle.reset_prefix_cache();
+    }
+
     fn stop(&self) {
         self.handle.shutdown();
     }

@@ -74,6 +74,11 @@ pub(crate) fn data(out: &mut Vec<u8>, value: &impl serde::Serialize) {
     out.extend_from_slice(b"\n\n");
 }
 
+/// Appends what tells OpenAI's SDKs that a stream has ended.
+pub(crate) fn done(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"data: [DONE]\n\n");
+}
+
 struct Events<W> {
     generation: Option<Generation>,
     writer: W,

@@ -30,6 +30,7 @@ pub struct Stub {
     writer: Box<Writer>,
     most: usize,
     running: Arc<AtomicUsize>,
+    resets: AtomicUsize,
 }
 
 impl std::fmt::Debug for Stub {
@@ -41,13 +42,24 @@ impl std::fmt::Debug for Stub {
 impl Stub {
     /// Yields what `writer` says, for at most `most` generations at a time.
     pub fn new(most: usize, writer: impl Fn(&Ask) -> Script + Send + Sync + 'static) -> Stub {
-        Stub { writer: Box::new(writer), most, running: Arc::default() }
+        Stub {
+            writer: Box::new(writer),
+            most,
+            running: Arc::default(),
+            resets: AtomicUsize::new(0),
+        }
     }
 
     /// Generations under way.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked to forget cached prefixes; it has none.
+    #[must_use]
+    pub fn resets(&self) -> usize {
+        self.resets.load(Ordering::SeqCst)
     }
 }
 
@@ -84,6 +96,10 @@ impl Source for Stub {
 
     fn failure(&self) -> Option<String> {
         None
+    }
+
+    fn reset_prefix_cache(&self) {
+        self.resets.fetch_add(1, Ordering::SeqCst);
     }
 
     fn stop(&self) {}

@@ -140,7 +140,7 @@ struct HttpArgs {
     #[arg(long)]
     log_prompts: bool,
 
-    /// Also answer /start_profile, /stop_profile and /reset_prefix_cache, which load generators call.
+    /// Also answer what load generators call: /reset_prefix_cache, and /start_profile and /stop_profile, which do nothing.
     #[arg(long)]
     development: bool,
 }

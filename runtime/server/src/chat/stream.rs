@@ -193,13 +193,13 @@ impl Writer for ChatWriter {
             let usage = Some(self.usage().json());
             sse::data(out, &Chunk { usage, ..self.chunk() });
         }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        sse::done(out);
     }
 
     fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.failed, true) {
             sse::data(out, &error.body());
-            out.extend_from_slice(b"data: [DONE]\n\n");
+            sse::done(out);
         }
     }
 }

@@ -216,13 +216,13 @@ impl Writer for Teller {
         if self.telling().include_usage {
             sse::data(out, &self.chunk(Vec::new(), true));
         }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        sse::done(out);
     }
 
     fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
         if !self.choices.is_empty() {
             sse::data(out, &error.body());
-            out.extend_from_slice(b"data: [DONE]\n\n");
+            sse::done(out);
             self.choices.clear();
         }
         self.failed = Some(error);

@@ -155,14 +155,14 @@ impl Writer for Teller {
         if !self.failed {
             let usage = self.usage().json();
             sse::data(out, &json!({"request_id": self.id, "choices": [], "usage": usage}));
-            out.extend_from_slice(b"data: [DONE]\n\n");
+            sse::done(out);
         }
     }
 
     fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.failed, true) {
             sse::data(out, &error.body());
-            out.extend_from_slice(b"data: [DONE]\n\n");
+            sse::done(out);
         }
     }
 }

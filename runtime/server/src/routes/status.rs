@@ -35,7 +35,13 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
-/// What load generators may ask for and there is nothing to do about.
-pub(crate) async fn nothing() -> StatusCode {
+/// Load generators ask for it between runs, so that each begins cold.
+pub(crate) async fn reset_prefix_cache(State(app): State<Arc<App>>) -> StatusCode {
+    app.source.reset_prefix_cache();
+    StatusCode::OK
+}
+
+/// Load generators ask for a profile whether or not the server keeps one; this one keeps none.
+pub(crate) async fn no_profile() -> StatusCode {
     StatusCode::OK
 }

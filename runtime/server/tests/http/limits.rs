@@ -11,7 +11,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::common::{chat, config, tokens};
+use crate::common::{Site, chat, config, request, tokens};
+
+#[tokio::test]
+async fn what_load_generators_call_is_there_if_asked_for() {
+    for development in [false, true] {
+        let site = Site::with(Config { development, ..config() }, |_| Script::default());
+        for path in ["/start_profile", "/reset_prefix_cache", "/stop_profile"] {
+            let (status, _, _) = site.ask(request("POST", path, "")).await;
+            assert_eq!(status, if development { 200 } else { 404 }, "{path}");
+        }
+        assert_eq!(site.stub.resets(), usize::from(development));
+    }
+}
 
 /// A server on a real socket, over a source that writes a word each millisecond.
 struct Running {
