@@ -13,6 +13,7 @@ mod hub;
 mod interrupt;
 mod load;
 mod model;
+mod output;
 mod progress;
 mod prompt;
 mod sampling;
@@ -24,7 +25,7 @@ mod tokens;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing_subscriber::EnvFilter;
 
 /// A kernel smith for gpt-oss models: generated CUDA kernels, a lean runtime, and the tools to look inside.
@@ -38,15 +39,36 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let usual = cli.command.log_level();
-    let filter = EnvFilter::try_from_env("OSSMITH_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    log.with_writer(std::io::stderr).init();
-    match interrupt::install().and_then(|()| cli.command.run()) {
+    let matches = negatives_are_values(Cli::command()).get_matches();
+    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    match run(command) {
         Ok(()) if interrupt::asked() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+/// `--temperature -1` is a wrong temperature, not an unknown flag `-1`.
+fn negatives_are_values(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let takes_values = arg.get_action().takes_values();
+            arg.allow_negative_numbers(takes_values)
+        })
+        .mut_subcommands(negatives_are_values)
+}
+
+fn run(command: commands::Command) -> anyhow::Result<()> {
+    let asked = std::env::var("OSSMITH_LOG").ok().filter(|asked| !asked.is_empty());
+    let filter = EnvFilter::try_new(asked.as_deref().unwrap_or_else(|| command.log_level()))
+        .map_err(|why| {
+            let asked = asked.unwrap_or_default();
+            let hint = "write a level, such as info, or the level of a part: ossmith=debug";
+            failure::fail(format!("OSSMITH_LOG={asked} is no filter: {why}"), hint)
+        })?;
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    log.with_writer(std::io::stderr).init();
+    interrupt::install()?;
+    command.run()
 }

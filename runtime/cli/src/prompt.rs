@@ -24,7 +24,7 @@ pub(crate) struct PromptArgs {
     reasoning: Reasoning,
 
     /// The date in the system message [default: today].
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = today::parse)]
     date: Option<String>,
 
     /// Begin the answer on this channel, such as analysis or final [default: the model chooses; final with random

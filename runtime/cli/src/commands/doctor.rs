@@ -2,16 +2,18 @@
 
 use std::io::Write;
 
+use ossmith::Device;
 use ossmith::backend::cpu::Isa;
-use ossmith::backend::cuda::{CubinCache, DeviceInfo, probe};
+use ossmith::backend::cuda::{CubinCache, DeviceInfo, nvrtc, probe};
+use ossmith::engine::resolve;
 use serde_json::{Value, json};
 
 use crate::model::names;
 
 /// Show what this machine and this build can do.
 ///
-/// Prints the processor's features and threads, memory, GPU, the models built in and the folder of compiled
-/// kernels. With --json, one object with the same keys.
+/// Prints the processor's features and threads, memory, GPU, NVRTC, the backend that `auto` takes, the models built
+/// in and the folder of compiled kernels. With --json, one object with the same keys.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print one JSON object.
@@ -48,6 +50,20 @@ fn facts() -> Vec<(&'static str, Value)> {
         (
             "cuda_device",
             probe(0).map_or_else(|why| json!(why.to_string()), |device| describe(&device)),
+        ),
+        (
+            "nvrtc",
+            nvrtc::version().map_or_else(
+                |why| json!(why.to_string()),
+                |(major, minor)| json!(format!("{major}.{minor}")),
+            ),
+        ),
+        (
+            "auto_backend",
+            match resolve(Device::Auto).0 {
+                Device::Cuda(number) => json!(format!("cuda:{number}")),
+                Device::Auto | Device::Cpu => json!("cpu"),
+            },
         ),
         ("kernel_cache", folder()),
         ("models", json!(names())),

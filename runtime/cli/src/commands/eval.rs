@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::table;
 use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
+use crate::output;
 use crate::progress::Bars;
 use cases::Case;
 use score::Parts;
@@ -92,6 +93,7 @@ impl Args {
 
 impl Nano {
     fn run(self) -> anyhow::Result<()> {
+        self.tokens.as_deref().map_or(Ok(()), output::check)?;
         let cases = cases::nano(self.limit.map_or(usize::MAX, |limit| limit as usize))?;
         let prompts: Vec<Vec<u32>> = cases.iter().map(Case::prompt).collect::<Result<_, _>>()?;
         let chosen = self.model.choose()?;

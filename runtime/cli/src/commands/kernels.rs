@@ -75,12 +75,12 @@ struct Plan {
     model: ModelArgs,
 
     /// Tokens of the step, one a sequence.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    batch: usize,
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
 
     /// Keys that each token sees.
-    #[arg(long, default_value_t = 1024, value_name = "N")]
-    context: usize,
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: u32,
 
     /// Memory bandwidth in GB/s that times are given for.
     #[arg(long, default_value_t = 3350.0, value_name = "GB/s")]
@@ -89,12 +89,17 @@ struct Plan {
 
 impl Plan {
     fn run(self) -> anyhow::Result<()> {
+        if !self.bandwidth.is_finite() || self.bandwidth <= 0.0 {
+            let message = format!("--bandwidth is {}", self.bandwidth);
+            return Err(fail(message, "give GB/s above 0, such as 3350"));
+        }
         let model = self.model.shape()?;
         let spec = &model.spec;
+        let (batch, context) = (self.batch as usize, self.context as usize);
         // Distinct experts of a batch under uniform routing.
-        let missed = (1.0 - spec.top_k as f64 / spec.experts as f64).powi(self.batch as i32);
+        let missed = (1.0 - spec.top_k as f64 / spec.experts as f64).powf(f64::from(self.batch));
         let distinct_experts = spec.experts as f64 * (1.0 - missed);
-        let shape = StepShape { tokens: self.batch, keys: self.context, distinct_experts };
+        let shape = StepShape { tokens: batch, keys: context, distinct_experts };
         let rows: Vec<Vec<String>> = model
             .phases
             .iter()
@@ -107,7 +112,7 @@ impl Plan {
                     phase.name.to_owned(),
                     format!("{times}"),
                     format!("{:.2}", bytes / 1e6),
-                    format!("{:.3}", model.token_flops(phase) * (times * self.batch) as f64 / 1e9),
+                    format!("{:.3}", model.token_flops(phase) * (times * batch) as f64 / 1e9),
                     format!("{:.1}", bytes / self.bandwidth / 1e3),
                     ops.join(" + "),
                 ]
@@ -135,7 +140,7 @@ impl Plan {
             total / 1e9,
             total / self.bandwidth / 1e6,
             self.bandwidth,
-            self.batch as f64 * self.bandwidth * 1e9 / total
+            f64::from(self.batch) * self.bandwidth * 1e9 / total
         )?;
         for schedule in model.schedules {
             let most = schedule.max_tokens;
@@ -233,7 +238,7 @@ struct Show {
     /// Print the PTX that NVRTC makes of it.
     #[arg(long, conflicts_with = "sass")]
     ptx: bool,
-    /// Print the machine code (needs nvdisasm on PATH).
+    /// Print the machine code (needs nvdisasm on PATH or in OSSMITH_NVRTC).
     #[arg(long)]
     sass: bool,
 }
@@ -260,15 +265,24 @@ impl Show {
     }
 }
 
+/// The disassembler that lies beside NVRTC, else the one on `PATH`.
+fn nvdisasm(beside_nvrtc: Option<&Path>) -> PathBuf {
+    let file = beside_nvrtc.map(|folder| folder.join("nvdisasm")).filter(|file| file.is_file());
+    file.unwrap_or_else(|| PathBuf::from("nvdisasm"))
+}
+
 fn sass(sources: &Sources, unit: &Unit, target: &str) -> anyhow::Result<String> {
     let cubin = nvrtc::compile(sources, unit, target)?;
     let file = std::env::temp_dir().join(format!("{}-{}.cubin", unit.name, std::process::id()));
     std::fs::write(&file, cubin.image)
         .with_context(|| format!("cannot write {}", file.display()))?;
-    let run = std::process::Command::new("nvdisasm").arg("-c").arg(&file).output();
+    let beside_nvrtc = std::env::var_os("OSSMITH_NVRTC").map(PathBuf::from);
+    let run =
+        std::process::Command::new(nvdisasm(beside_nvrtc.as_deref())).arg("-c").arg(&file).output();
     let _ = std::fs::remove_file(&file);
     let output = run.map_err(|error| {
-        let hint = "it is in the CUDA toolkit and in the PyPI package nvidia-cuda-nvdisasm; put it on PATH";
+        let hint = "it is in the CUDA toolkit, in the PyPI package nvidia-cuda-nvdisasm and in the folder that \
+                    `cargo xtask nvrtc` prints; put it on PATH, or set OSSMITH_NVRTC to that folder";
         fail(format!("cannot run nvdisasm: {error}"), hint)
     })?;
     if !output.status.success() {
@@ -315,6 +329,14 @@ fn write(folder: &Path, path: &str, text: &str) -> anyhow::Result<()> {
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
+/// Makes the folder, and a file in it for a moment.
+fn try_writing(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join(format!("try.tmp{}", std::process::id()));
+    std::fs::write(&file, "")?;
+    std::fs::remove_file(file)
+}
+
 #[derive(Debug, clap::Args)]
 struct Compile {
     #[command(flatten)]
@@ -326,6 +348,13 @@ struct Compile {
 impl Compile {
     fn run(self) -> anyhow::Result<()> {
         let model = self.model.shape()?;
+        let cache = CubinCache::of_user()?;
+        let folder = cache.folder();
+        // Filling the cache is all this command is for, so a cache that cannot be written is an error here.
+        try_writing(folder).map_err(|why| {
+            let message = format!("cannot write to the kernel cache {}: {why}", folder.display());
+            fail(message, "set OSSMITH_CACHE to a folder that can be written")
+        })?;
         let begin = Instant::now();
         let (cubins, compiled) = compiled(model, &self.target)?;
         eprintln!(
@@ -334,9 +363,24 @@ impl Compile {
             model.spec.name,
             self.target.arch,
             cubins.len() - compiled,
-            CubinCache::of_user()?.folder().display(),
+            folder.display(),
             begin.elapsed().as_secs_f64()
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disassembler_beside_nvrtc_comes_before_the_one_on_path() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(nvdisasm(None), Path::new("nvdisasm"));
+        assert_eq!(nvdisasm(Some(folder.path())), Path::new("nvdisasm"));
+        let file = folder.path().join("nvdisasm");
+        std::fs::write(&file, "").expect("a file");
+        assert_eq!(nvdisasm(Some(folder.path())), file);
     }
 }

@@ -6,9 +6,9 @@ use ossmith::backend::{Output, PAGE_TOKENS};
 use ossmith::engine::LogitsOptions;
 use ossmith::{Engine, Limits};
 
-use crate::failure::fail;
 use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
+use crate::output;
 use crate::tensors::{Element, Layout, TensorFile};
 use crate::tokens;
 
@@ -61,14 +61,7 @@ enum Inner {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let tokens = tokens::from_file(&self.tokens)?;
-        let folder = self.out.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            let folder = folder.display();
-            return Err(fail(
-                format!("there is no folder {folder}"),
-                format!("make it: mkdir -p {folder}"),
-            ));
-        }
+        output::check(&self.out)?;
         let chosen = self.model.choose()?;
         let mut engine = self.device.load(&chosen, self.limits(tokens.len()))?;
         let mut file = TensorFile::create(&self.out, self.layouts(&engine, tokens.len()))?;

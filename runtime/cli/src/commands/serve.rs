@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::builder::NonEmptyStringValueParser;
 use ossmith::backend::PAGE_TOKENS;
 use ossmith::engine::{EngineHandle, Policy, resolve};
 use ossmith::{Device, Limits};
@@ -49,7 +50,7 @@ pub(crate) struct Args {
     port: u16,
 
     /// Name under which the model is served, and answers; several may be given [default: the model's own].
-    #[arg(long, value_name = "NAME", num_args = 1..)]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
 
     /// Key that clients must send; several may be given [default: OSSMITH_API_KEY, if set; else none is asked for].
@@ -121,7 +122,7 @@ struct HttpArgs {
     allowed_origins: Vec<String>,
 
     /// The date in the system message [default: SYSTEM_START_DATE, else today].
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = today::parse)]
     date: Option<String>,
 
     /// Seconds to wait for requests under way when stopping.
@@ -165,6 +166,11 @@ impl Args {
         chosen.warn_if_random();
         let opened = begun.elapsed().as_secs_f64();
         let spec = &chosen.model.spec;
+        if let Some(asked) = self.limits.max_model_len.filter(|&most| most as usize > spec.context)
+        {
+            let (name, most) = (spec.name, spec.context);
+            tracing::warn!("--max-model-len {asked} is cut to the context of {name}, {most}");
+        }
         let limits = self.engine_limits(spec);
         let policy = Policy { max_waiting: self.limits.max_queue, ..Policy::default() };
         let engine = self.device.load_with(&chosen, limits, policy)?;
@@ -199,6 +205,10 @@ impl Args {
 
     fn keys(&self) -> anyhow::Result<Vec<String>> {
         let mut keys = self.api_key.clone();
+        if keys.iter().any(|key| key.trim().is_empty()) {
+            // What `--api-key "$KEY"` gives where KEY is not set: no client could send it.
+            return Err(fail("--api-key is empty", "give a key, or leave the flag out"));
+        }
         if let Some(file) = &self.api_key_file {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("cannot read the keys in {}", file.display()))?;

@@ -126,6 +126,10 @@ fn the_doctor_knows_the_models() {
     let facts: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     let models = facts["models"].as_array().unwrap();
     assert!(models.contains(&json!("gpt-oss-20b")) && models.contains(&json!("nano")), "{facts}");
+    let backend = facts["auto_backend"].as_str().unwrap();
+    assert!(backend == "cpu" || backend == "cuda:0", "{facts}");
+    assert_eq!(backend == "cpu", facts["cuda_device"].is_string(), "{facts}");
+    assert!(facts["nvrtc"].is_string(), "{facts}");
     assert!(facts["cpu_threads"].as_u64().unwrap() >= 1);
     ossmith(&["doctor"]).assert().success();
 }
@@ -169,6 +173,7 @@ fn bad_input_is_told_what_is_wrong_and_what_to_do() {
         (ask(&model, &["--prompt-ids", "nothing.json"]), &["cannot read nothing.json"]),
         (ask(&model, &["--prompt-ids", "[1]", "-n", "0"]), &["max_tokens is 0"]),
         (ask(&model, &["--prompt-ids", "[1]", "--temperature=-1"]), &["temperature is -1"]),
+        (ask(&model, &["--prompt-ids", "[1]", "-t", "-1"]), &["temperature is -1"]),
         (ask(&model, &["--prompt-ids", "[1]", "--top-p", "2"]), &["top_p is 2"]),
         (logits("nothing.json"), &["cannot read nothing.json"]),
         (logits(&file("bad.json", "{}")), &["bad.json is not a JSON array", "hint:"]),
@@ -190,11 +195,59 @@ fn wrong_usage_is_exit_code_2() {
         (&["logits", "--tokens", "x"], "--out"),
         (&["logits", "--tokens", "x", "--out", "y", "--chunk", "0"], "--chunk"),
         (&["logits", "--tokens", "x", "--out", "y", "--chunk", "3", "--step"], "--step"),
+        (&["generate", "Hi", "-n", "-1"], "'-1' for '--max-tokens"),
+        (&["generate", "Hi", "--date", "today"], "2026-01-31"),
+        (&["chat", "--date", "2026-02-30"], "no such day"),
+        (&["serve", "--date", "2026-02-30"], "no such day"),
+        (&["serve", "--served-model-name", ""], "--served-model-name"),
+        (&["kernels", "plan", "--batch", "0"], "--batch"),
+        (&["kernels", "plan", "--context", "0"], "--context"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         refuses(&args, 2, &[want]);
     }
+}
+
+#[test]
+fn what_cannot_end_well_is_refused_before_it_begins() {
+    let nowhere = "/no/such/folder/x";
+    for (args, want) in [
+        (&["eval", "nano", "--tokens", nowhere][..], "no folder /no/such/folder"),
+        (&["bench", "latency", "--output-json", nowhere], "no folder /no/such/folder"),
+        (&["bench", "throughput", "--output-json", nowhere], "no folder /no/such/folder"),
+        (&["bench", "throughput", "--output-json", "/"], "/ is a folder"),
+        (&["bench", "decode", "--svg", nowhere], "no folder /no/such/folder"),
+        (&["bench", "serve", "--save-result", "--result-dir", nowhere], "no folder /no/such"),
+        (&["kernels", "plan", "--bandwidth", "0"], "--bandwidth is 0"),
+        (&["kernels", "plan", "--bandwidth", "-5"], "--bandwidth is -5"),
+        (&["kernels", "plan", "--bandwidth", "nan"], "--bandwidth is NaN"),
+        (&["serve", "--port", "0", "--api-key", ""], "--api-key is empty"),
+    ] {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        refuses(&args, 1, &[want, "hint:"]);
+    }
+    let folder = Folder::empty();
+    let file = folder.write("file", "");
+    for (variable, value, args, want) in [
+        ("OSSMITH_CACHE", file.as_str(), &["kernels", "compile"][..], "kernel cache"),
+        ("OSSMITH_LOG", "[[[", &["doctor"], "OSSMITH_LOG=[[["),
+    ] {
+        let output = ossmith(args).env(variable, value).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{variable}: {stderr}");
+        assert!(stderr.contains(want) && stderr.contains("hint:"), "{variable}: {stderr}");
+    }
+}
+
+#[test]
+fn a_plan_of_the_largest_batch_is_in_numbers() {
+    let most = u32::MAX.to_string();
+    let args = ["kernels", "plan", "--batch", &most, "--context", &most];
+    let plan = ossmith(&args).assert().success();
+    let text = String::from_utf8_lossy(&plan.get_output().stdout).into_owned();
+    assert!(text.contains("8.0 distinct experts"), "{text}");
+    assert!(!text.contains("inf") && !text.contains("NaN") && !text.contains(" -"), "{text}");
 }
 
 #[test]

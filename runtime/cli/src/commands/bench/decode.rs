@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::super::table;
 use super::{load, picture};
 use crate::model::ModelArgs;
+use crate::output;
 
 /// Prints per batch and context: median step time, tokens/s, GB/s, share of the roofline (a flat read of the same
 /// bytes in the same run), and each phase's bytes, time alone and
@@ -41,6 +42,7 @@ pub(super) struct Decode {
 impl Decode {
     pub(super) fn run(self) -> anyhow::Result<()> {
         const ROOM: usize = 1024;
+        self.svg.as_deref().map_or(Ok(()), output::check)?;
         let pairs: Vec<(usize, usize)> = self
             .batch
             .iter()

@@ -8,6 +8,7 @@ use ossmith::engine::SamplingParams;
 use serde_json::{Map, Value, json};
 
 use super::load::{EngineArgs, Random, write_json};
+use crate::output;
 
 /// Percentiles that are reported.
 const PERCENTILES: [usize; 6] = [10, 25, 50, 75, 90, 99];
@@ -59,6 +60,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        self.output_json.as_deref().map_or(Ok(()), output::check)?;
         let chosen = self.engine.model.choose()?;
         let (input, output) = (self.input_len as usize, self.output_len as usize);
         let mut engine = self.engine.engine(&chosen, input + output)?;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::load::{EngineArgs, Random, write_json};
 use crate::failure::fail;
+use crate::output;
 
 /// Time many requests at once through the engine.
 ///
@@ -109,6 +110,7 @@ impl Args {
                 "give a number from 0 to below 1",
             ));
         }
+        self.output_json.as_deref().map_or(Ok(()), output::check)?;
         let chosen = self.engine.model.choose()?;
         let spec = &chosen.model.spec;
         let requests = self.requests(spec)?;

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::commands::table;
 use crate::failure::fail;
+use crate::output;
 use client::{Target, Timed};
 
 /// Which API is asked.
@@ -138,6 +139,9 @@ impl Args {
                 "a rate is not above 0",
                 "give --request-rate and --burstiness above 0, or leave them out",
             ));
+        }
+        if self.save_result {
+            output::check_folder(&self.result_dir)?;
         }
         let bounds = stats::bounds(&self.goodput)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
