@@ -75,11 +75,11 @@ struct Plan {
     model: ModelArgs,
 
     /// Tokens of the step, one a sequence.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     batch: u32,
 
     /// Keys that each token sees.
-    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     context: u32,
 
     /// Memory bandwidth in GB/s that times are given for.
