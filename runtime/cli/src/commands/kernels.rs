@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use ossmith::backend::cuda::nvrtc::{self, Cubin};
 use ossmith::backend::cuda::{CubinCache, Sources};
-use ossmith_plan::{Axis, KernelInfo, Model, StepShape, Unit};
+use ossmith_plan::{Axis, KernelInfo, Model, Phase, StepShape, Unit};
 
 use super::table;
 use crate::failure::fail;
@@ -95,29 +95,16 @@ impl Plan {
         }
         let model = self.model.shape()?;
         let spec = &model.spec;
-        let (batch, context) = (self.batch as usize, self.context as usize);
         // Distinct experts of a batch under uniform routing.
         let missed = (1.0 - spec.top_k as f64 / spec.experts as f64).powf(f64::from(self.batch));
         let distinct_experts = spec.experts as f64 * (1.0 - missed);
-        let shape = StepShape { tokens: batch, keys: context, distinct_experts };
-        let rows: Vec<Vec<String>> = model
-            .phases
-            .iter()
-            .map(|phase| {
-                let bytes = model.phase_bytes(phase, &shape);
-                let times = if model.is_head(phase) { 1 } else { spec.layers.len() };
-                let ops: Vec<String> =
-                    phase.nodes.iter().map(|node| format!("{:?}", node.op)).collect();
-                vec![
-                    phase.name.to_owned(),
-                    format!("{times}"),
-                    format!("{:.2}", bytes / 1e6),
-                    format!("{:.3}", model.token_flops(phase) * (times * batch) as f64 / 1e9),
-                    format!("{:.1}", bytes / self.bandwidth / 1e3),
-                    ops.join(" + "),
-                ]
-            })
-            .collect();
+        let shape = StepShape {
+            tokens: self.batch as usize,
+            keys: self.context as usize,
+            distinct_experts,
+        };
+        let rows: Vec<Vec<String>> =
+            model.phases.iter().map(|phase| self.row(model, phase, &shape)).collect();
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
@@ -153,6 +140,21 @@ impl Plan {
             writeln!(out, "kernels for {tokens} tokens: {}", names.join(" "))?;
         }
         Ok(())
+    }
+
+    /// A phase: how often it runs in a step, what it reads and computes then, and the nodes that it fuses.
+    fn row(&self, model: &Model, phase: &Phase, shape: &StepShape) -> Vec<String> {
+        let bytes = model.phase_bytes(phase, shape);
+        let times = if model.is_head(phase) { 1 } else { model.spec.layers.len() };
+        let ops: Vec<String> = phase.nodes.iter().map(|node| format!("{:?}", node.op)).collect();
+        vec![
+            phase.name.to_owned(),
+            format!("{times}"),
+            format!("{:.2}", bytes / 1e6),
+            format!("{:.3}", model.token_flops(phase) * (times * shape.tokens) as f64 / 1e9),
+            format!("{:.1}", bytes / self.bandwidth / 1e3),
+            ops.join(" + "),
+        ]
     }
 }
 

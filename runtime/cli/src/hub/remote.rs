@@ -117,7 +117,7 @@ pub(super) fn unreachable(url: &str, why: &ureq::Error) -> anyhow::Error {
 /// Statuses that no second try changes.
 pub(super) fn check_status(status: u16, what: &str) -> anyhow::Result<()> {
     match status {
-        200 | 206 | 416 => Ok(()),
+        200 | 206 => Ok(()),
         401 | 403 => Err(fail(
             format!("the hub does not give out {what} (status {status})"),
             "accept the model's conditions on its page if it has any, and set HF_TOKEN to a token of your account",

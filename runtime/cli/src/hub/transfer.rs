@@ -46,7 +46,7 @@ pub(super) fn file(
         }
         let now = unfinished.metadata().map_or(0, |found| found.len());
         match outcome {
-            Ok(()) if now > have || file.bytes == 0 => tries = 0,
+            Ok(()) if now > have => tries = 0,
             Err(why) if why.downcast_ref::<std::io::Error>().is_none() => return Err(why),
             Ok(()) | Err(_) if tries + 1 < TRIES => {
                 tries = if now > have { 0 } else { tries + 1 };

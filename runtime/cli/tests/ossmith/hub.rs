@@ -182,6 +182,7 @@ fn what_goes_wrong_is_said() {
             &["owner/small", "404", "check the name"][..],
         ),
         (Faults { status: Some(401), ..Faults::default() }, "owner/small", &["401", "HF_TOKEN"]),
+        (Faults { status: Some(416), ..Faults::default() }, "owner/small", &["status 416"]),
         (
             Faults { damaged: true, ..Faults::default() },
             "owner/small",

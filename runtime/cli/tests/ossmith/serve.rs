@@ -113,6 +113,23 @@ fn it_answers_and_stops_when_asked() {
 }
 
 #[test]
+fn load_generators_can_begin_cold() {
+    let server = Server::start(&["--development"]);
+    let cached = || {
+        let question = json!([{"role": "user", "content": "What is 17 + 25?"}]);
+        let ask = json!({"messages": question, "max_tokens": 1});
+        let (_, answer) = server.post("/v1/chat/completions", &ask);
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(cached(), 0);
+    assert!(cached() > 0);
+    for path in ["/start_profile", "/reset_prefix_cache", "/stop_profile"] {
+        assert_eq!(server.ask("POST", path, "", ""), (200, String::new()), "{path}");
+    }
+    assert_eq!(cached(), 0);
+}
+
+#[test]
 fn keys_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");

@@ -41,17 +41,7 @@ pub(super) fn report(
     let good: Vec<&Timed> = runs.iter().filter(|run| run.error.is_none()).collect();
     let input: usize = good.iter().map(|run| run.input_tokens).sum();
     let output: usize = good.iter().map(|run| run.output_tokens).sum();
-    let keeps = |run: &&&Timed| {
-        bounds.iter().all(|(name, ms)| {
-            let seconds = match name.as_str() {
-                "ttft" => run.first,
-                "tpot" => per_token(run).unwrap_or(0.0),
-                _ => run.whole,
-            };
-            seconds * 1e3 <= *ms
-        })
-    };
-    let kept = good.iter().filter(keeps).count();
+    let kept = good.iter().filter(|run| keeps(run, bounds)).count();
     let errors: Vec<&str> = runs.iter().filter_map(|run| run.error.as_deref()).take(10).collect();
     let mut report = Map::new();
     for (key, value) in [
@@ -77,24 +67,42 @@ pub(super) fn report(
         ("itl", good.iter().flat_map(|run| run.gaps.iter().copied()).collect()),
         ("e2el", good.iter().map(|run| run.whole).collect()),
     ];
-    for (name, mut seconds) in times {
-        seconds.sort_by(f64::total_cmp);
-        let ms = |value: Option<f64>| value.map_or(Value::Null, |value| json!(value * 1e3));
-        let mean =
-            (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64);
-        let deviation = mean.map(|mean| {
-            let squares: f64 = seconds.iter().map(|value| (value - mean).powi(2)).sum();
-            (squares / seconds.len() as f64).sqrt()
-        });
-        report.insert(format!("mean_{name}_ms"), ms(mean));
-        report.insert(format!("median_{name}_ms"), ms(percentile(&seconds, 50.0)));
-        report.insert(format!("std_{name}_ms"), ms(deviation));
-        for &p in percentiles {
-            let key = format!("{}_{name}_ms", percentile_name(p));
-            report.insert(key, ms(percentile(&seconds, p)));
-        }
+    for (name, seconds) in times {
+        report.extend(spread(name, seconds, percentiles));
     }
     Value::Object(report)
+}
+
+/// Whether an answer was as fast as all bounds ask.
+fn keeps(run: &Timed, bounds: &[Bound]) -> bool {
+    bounds.iter().all(|(name, ms)| {
+        let seconds = match name.as_str() {
+            "ttft" => run.first,
+            "tpot" => per_token(run).unwrap_or(0.0),
+            _ => run.whole,
+        };
+        seconds * 1e3 <= *ms
+    })
+}
+
+/// Mean, median, deviation and percentiles of one time, in milliseconds; null where nothing was timed.
+fn spread(name: &str, mut seconds: Vec<f64>, percentiles: &[f64]) -> Vec<(String, Value)> {
+    seconds.sort_by(f64::total_cmp);
+    let ms = |value: Option<f64>| value.map_or(Value::Null, |value| json!(value * 1e3));
+    let mean = (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64);
+    let deviation = mean.map(|mean| {
+        let squares: f64 = seconds.iter().map(|value| (value - mean).powi(2)).sum();
+        (squares / seconds.len() as f64).sqrt()
+    });
+    let mut figures = vec![
+        (format!("mean_{name}_ms"), ms(mean)),
+        (format!("median_{name}_ms"), ms(percentile(&seconds, 50.0))),
+        (format!("std_{name}_ms"), ms(deviation)),
+    ];
+    figures.extend(percentiles.iter().map(|&percent| {
+        (format!("{}_{name}_ms", percentile_name(percent)), ms(percentile(&seconds, percent)))
+    }));
+    figures
 }
 
 /// The value below which this share of sorted values lies, between neighbours in proportion, as numpy does it.
