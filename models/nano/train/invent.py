@@ -94,7 +94,7 @@ def joined(tokens, rng):
     """Words of two or three short entries of the vocabulary: `verstro`, `cusing`, `halideen`."""
     short = [text for i in range(RANK) if re.fullmatch(r"[a-z]{2,5}", text := tokens.enc.decode([i]))]
     words = {"".join(rng.choice(short) for _ in range(rng.choice([2, 2, 3]))) for _ in range(6000)}
-    return sorted(w for w in words if not any(a in w.lower() for a in AVOID))
+    return sorted(w for w in words if not any(a in w for a in AVOID))
 
 
 def writable(tokens, text):
