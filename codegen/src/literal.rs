@@ -63,7 +63,7 @@ structs! {
     Model { spec, graph, phases, layouts, schedules, tools, units, headers }
     ModelSpec {
         name, hidden, inter, head_dim, q_heads, kv_heads, experts, top_k, vocab, window, context, layers, rms_eps,
-        swiglu_limit, rope, stop_tokens,
+        swiglu_limit, rope, stop_tokens, max_new_tokens,
     }
     Rope { theta, factor, beta_fast, beta_slow, original_context, truncate }
     Graph { start, layer, head, weights, values }

@@ -27,4 +27,5 @@ pub(crate) const TINY: ModelSpec = ModelSpec {
         truncate: false,
     },
     stop_tokens: &[1],
+    max_new_tokens: None,
 };

@@ -102,6 +102,8 @@ pub struct ModelSpec {
     pub rope: Rope,
     /// Token ids that end a turn (config and generation config together), ascending.
     pub stop_tokens: &'static [u32],
+    /// Most tokens of an answer where a request names no limit (generation config).
+    pub max_new_tokens: Option<usize>,
 }
 
 impl ModelSpec {

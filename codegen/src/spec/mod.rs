@@ -55,7 +55,7 @@ const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Reads the text of a `config.json` in Hugging Face or OpenAI layout, and of a `generation_config.json` if
-/// there is one (its end-of-turn ids add to the config's).
+/// there is one (its end-of-turn ids add to the config's, and it may limit answers).
 ///
 /// Unknown fields are ignored. The spec's data lives as long as the process; call this once a model.
 ///
@@ -75,6 +75,10 @@ pub fn parse(
 
     let raw = layouts::read(config)?;
     supported::check(&config, &raw)?;
+    let max_new_tokens = match generation {
+        Some(fields) => fields.optional_count("max_new_tokens")?,
+        None => None,
+    };
     let stop_tokens = layouts::stop_tokens(raw.vocab, config, generation)?;
     Ok(ModelSpec {
         name: String::leak(name.to_owned()),
@@ -93,5 +97,6 @@ pub fn parse(
         swiglu_limit: raw.swiglu_limit as f32,
         rope: raw.rope,
         stop_tokens: crate::leak(stop_tokens),
+        max_new_tokens,
     })
 }

@@ -114,6 +114,7 @@ fn all_spellings_give_the_same_model() {
         swiglu_limit: 7.0,
         rope: YARN,
         stop_tokens: &[199_999, 200_002, 200_012],
+        max_new_tokens: None,
     };
     assert_eq!(accept(&hugging_face().to_string(), Some(generation)), expected);
     assert_eq!(accept(&transformers_5(), Some(generation)), expected);
@@ -123,6 +124,9 @@ fn all_spellings_give_the_same_model() {
         ["layer_types", "hidden_act", "attention_bias", "tie_word_embeddings", "swiglu_limit"];
     let edits = left_out.map(|field| (field, Value::Null));
     assert_eq!(accept(&edited(hugging_face, &edits), Some(generation)), expected);
+    let limited = r#"{"max_new_tokens": 77}"#;
+    let expected_limited = ModelSpec { max_new_tokens: Some(77), ..expected };
+    assert_eq!(accept(&hugging_face().to_string(), Some(limited)), expected_limited);
     let unknown = edited(hugging_face, &[("use_cache", json!(true)), ("new_field", json!([1]))]);
     assert_eq!(accept(&unknown, Some(generation)), expected);
 }

@@ -99,7 +99,13 @@ def config(s):
         "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": VOCAB}
 
 
-GENERATION = {"bos_token_id": 199998, "do_sample": False, "eos_token_id": [200002, 199999, 200012], "pad_token_id": 199999}
+GENERATION = {
+    "bos_token_id": 199998,
+    "do_sample": False,
+    "eos_token_id": [200002, 199999, 200012],
+    "max_new_tokens": 1024,  # several times the longest answer of the data: what runs on is no answer
+    "pad_token_id": 199999,
+}
 
 
 def write_hf(nano, folder, ids):

@@ -121,6 +121,12 @@ fn foreign(folder: &str) -> anyhow::Result<&'static Model> {
     if !path.exists() {
         return Err(unknown(folder));
     }
+    if path.is_file() {
+        return Err(fail(
+            format!("`{folder}` is a file"),
+            "give the folder that holds config.json and the safetensors files",
+        ));
+    }
     if !path.join("config.json").is_file() {
         return Err(fail(
             format!("`{folder}` has no config.json"),

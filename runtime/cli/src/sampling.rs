@@ -4,6 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use ossmith::engine::SamplingParams;
 
+use crate::model::Chosen;
+
 /// How tokens are drawn, and when to end.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
@@ -28,7 +30,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 
-    /// Most tokens to generate [default: 4096, or 64 with random weights].
+    /// Most tokens to generate [default: the model's max_new_tokens, else 4096; 64 with random weights].
     #[arg(long, short = 'n', value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
 
@@ -43,8 +45,9 @@ pub(crate) struct SamplingArgs {
 
 impl SamplingArgs {
     /// The engine's settings; a seed that was not given is drawn here, so that it can be reported.
-    pub(crate) fn params(&self, random_weights: bool) -> SamplingParams {
-        let most = if random_weights { 64 } else { 4096 };
+    pub(crate) fn params(&self, chosen: &Chosen) -> SamplingParams {
+        let most =
+            if chosen.is_random() { 64 } else { chosen.model.spec.max_new_tokens.unwrap_or(4096) };
         SamplingParams {
             temperature: self.temperature,
             top_k: self.top_k,

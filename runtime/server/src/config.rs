@@ -13,6 +13,8 @@ pub struct Config {
     pub root: String,
     /// Tokens of prompt and answer together.
     pub context: usize,
+    /// Tokens of an answer where a request names no limit; `None` is all that fit.
+    pub max_new_tokens: Option<usize>,
     /// Size of the vocabulary.
     pub vocab: usize,
     /// API keys; none means that no key is needed.
@@ -70,6 +72,7 @@ impl Config {
             aliases: Vec::new(),
             root: name.to_owned(),
             context,
+            max_new_tokens: None,
             vocab,
             keys: Vec::new(),
             origins: vec!["*".to_owned()],

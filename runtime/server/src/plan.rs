@@ -98,7 +98,7 @@ impl Wishes<'_> {
             prompt.drain(..prompt.len().saturating_sub(most));
         }
         let mut sampling = common.sampling.clone();
-        fit(&mut sampling, prompt.len(), self.config.context, self.param)?;
+        fit(&mut sampling, prompt.len(), self.config, self.param)?;
         if must_call || answer.is_some() {
             let room = sampling.max_tokens.unwrap_or(self.config.context) / 4;
             thinking = thinking.or(Some(room.min(MOST_THOUGHTS)));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::engine::Sampling;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, kind};
@@ -180,13 +181,15 @@ fn stops(fields: &Fields<'_>) -> Result<Vec<String>> {
     Ok(stops)
 }
 
-/// Checks that prompt and answer fit the context, and cuts the limit to what does.
+/// Checks that prompt and answer fit the context, and cuts the limit, or the model's own if the request has none, to
+/// what does.
 pub(crate) fn fit(
     sampling: &mut Sampling,
     prompt: usize,
-    context: usize,
+    config: &Config,
     param: &str,
 ) -> Result<()> {
+    let context = config.context;
     if prompt == 0 {
         return Err(ApiError::bad(param, format!("`{param}` is empty; give at least one token")));
     }
@@ -201,7 +204,9 @@ pub(crate) fn fit(
         ));
     }
     let room = context - prompt;
-    sampling.max_tokens = Some(sampling.max_tokens.map_or(room, |most| most.min(room)));
+    let models_own = || config.max_new_tokens.map(|most| most.max(sampling.min_tokens));
+    let most = sampling.max_tokens.or_else(models_own);
+    sampling.max_tokens = Some(most.map_or(room, |most| most.min(room)));
     sampling.min_tokens = sampling.min_tokens.min(room);
     Ok(())
 }

@@ -168,7 +168,8 @@ pub(super) fn room(
         ));
     }
     let context = spec.context - prompt;
-    let wanted = params.max_tokens.map_or(context, |most| most.min(context));
+    let limit = params.max_tokens.or(spec.max_new_tokens.map(|most| most.max(params.min_tokens)));
+    let wanted = limit.map_or(context, |most| most.min(context));
     // The last token drawn is never fed back, so it takes no place in the cache.
     let cache = limits.pages * PAGE_TOKENS;
     let fits = (cache + 1).saturating_sub(prompt);
@@ -302,6 +303,12 @@ mod tests {
         ] {
             assert_eq!(request(prompt, &params).unwrap().max_tokens, want, "{params:?}");
         }
+        let brief = ModelSpec { max_new_tokens: Some(7), ..testing::SPEC };
+        let least = SamplingParams { min_tokens: 9, ..ok.clone() };
+        for (params, want) in [(ok.clone(), 7), (most(5), 5), (most(50), 50), (least, 9)] {
+            assert_eq!(room(&params, 20, &brief, &LIMITS).unwrap(), want, "{params:?}");
+        }
+        assert_eq!(room(&ok, 190, &brief, &LIMITS).unwrap(), 3);
         let wide = Limits { pages: 100, ..LIMITS };
         let asked = Request::new(prompt, most(10_000));
         let cut = accept(RequestId(0), asked, &testing::SPEC, &wide).unwrap();

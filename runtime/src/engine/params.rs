@@ -34,7 +34,7 @@ pub struct SamplingParams {
     /// Samples of the prompt.
     pub n: usize,
     /// Most tokens to generate, the stop token included; cut at the end of the context.
-    /// `None` takes all that fits.
+    /// `None` takes the model's `max_new_tokens`, and all that fits if it names none.
     pub max_tokens: Option<usize>,
     /// No stop token is drawn, and no stop string counts, before this many tokens.
     pub min_tokens: usize,

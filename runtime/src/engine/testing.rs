@@ -38,6 +38,7 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
         truncate: false,
     },
     stop_tokens: &[0],
+    max_new_tokens: None,
 };
 
 /// What the backend saw, shared with the test.

@@ -183,6 +183,7 @@ fn text_that_is_no_object_is_refused_with_its_place() {
     }
     refuse(&"[".repeat(100_000), None, &["config.json is not a JSON object"]);
     refuse(&good, Some(r#"{"eos_token_id": 300000}"#), &["generation_config.json", "300000"]);
+    refuse(&good, Some(r#"{"max_new_tokens": 0}"#), &["generation_config.json", "max_new_tokens"]);
 }
 
 /// Any single field set to any odd value is refused or gives a model whose derived numbers are usable.

@@ -9,6 +9,7 @@ mod throughput;
 
 use std::time::Instant;
 
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use ossmith::Limits;
 use ossmith::backend::cuda::CudaBackend;
 
@@ -44,6 +45,11 @@ impl Args {
             What::Latency(args) => args.run(),
         }
     }
+}
+
+/// A flag's 1 to `most`.
+fn count(most: u64) -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::new().range(1..=most)
 }
 
 fn load(model: &ModelArgs, limits: Limits, device: usize) -> anyhow::Result<(CudaBackend, f64)> {

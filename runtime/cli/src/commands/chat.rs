@@ -58,6 +58,9 @@ impl Args {
                 "" => {}
                 "/exit" => return Ok(()),
                 "/reset" => messages = self.words.opening(),
+                command if is_command(command) => {
+                    eprintln!("there is no {command}: /reset starts afresh, /exit leaves");
+                }
                 text => {
                     let before = messages.len();
                     messages.push(Message::user(text));
@@ -78,7 +81,7 @@ impl Args {
         messages: &mut Vec<Message>,
     ) -> anyhow::Result<()> {
         let prompt = self.words.tokens(messages, chosen.is_random())?;
-        let mut params = self.sampling.params(chosen.is_random());
+        let mut params = self.sampling.params(chosen);
         // An answer may be long, but not longer than what is left of the conversation's room.
         let room = engine.limits().pages * ossmith::backend::PAGE_TOKENS;
         let left = room.saturating_sub(prompt.len()).max(1);
@@ -88,6 +91,12 @@ impl Args {
         interrupt::clear();
         Ok(())
     }
+}
+
+/// Whether a line looks like one of the chat's own commands, not like a message that begins with a path.
+fn is_command(line: &str) -> bool {
+    let name = line.strip_prefix('/').unwrap_or_default();
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
 /// Prints what can be put right by saying something else; anything worse ends the chat.

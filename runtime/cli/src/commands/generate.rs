@@ -61,7 +61,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let chosen = self.model.choose()?;
-        let params = self.sampling.params(chosen.is_random());
+        let params = self.sampling.params(&chosen);
         let prompt = self.prompt_tokens(&chosen)?;
         let (spec, most) = (&chosen.model.spec, params.max_tokens.unwrap_or(0));
         let limits = speak::limits(prompt.len().saturating_add(most), spec);

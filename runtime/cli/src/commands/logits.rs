@@ -6,6 +6,7 @@ use ossmith::backend::{Output, PAGE_TOKENS};
 use ossmith::engine::LogitsOptions;
 use ossmith::{Engine, Limits};
 
+use crate::failure::fail;
 use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
 use crate::output;
@@ -60,6 +61,12 @@ enum Inner {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        if self.device.draft_tokens > 0 {
+            return Err(fail(
+                "--draft-tokens guesses tokens of an answer, and logits has none to guess",
+                "leave it out",
+            ));
+        }
         let tokens = tokens::from_file(&self.tokens)?;
         output::check(&self.out)?;
         let chosen = self.model.choose()?;

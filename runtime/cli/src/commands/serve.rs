@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use ossmith::backend::PAGE_TOKENS;
 use ossmith::engine::{EngineHandle, Policy, resolve};
 use ossmith::{Device, Limits};
@@ -97,7 +97,7 @@ struct LimitArgs {
     request_timeout: u64,
 
     /// Bytes of a request body.
-    #[arg(long, default_value_t = 16 << 20, value_name = "N")]
+    #[arg(long, default_value_t = 16 << 20, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     max_body_bytes: usize,
 
     /// Responses that are kept for previous_response_id.
@@ -117,8 +117,8 @@ struct LimitArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "HTTP")]
 struct HttpArgs {
-    /// Origins that pages in a browser may call from.
-    #[arg(long, default_value = "*", value_name = "ORIGIN", num_args = 1..)]
+    /// Origins that pages in a browser may call from: https://example.com, or * for any.
+    #[arg(long, default_value = "*", value_name = "ORIGIN", num_args = 1.., value_parser = origin)]
     allowed_origins: Vec<String>,
 
     /// The date in the system message [default: SYSTEM_START_DATE, else today].
@@ -279,12 +279,25 @@ impl Args {
                 lifetime: seconds(limits.store_seconds),
             },
             startup,
+            max_new_tokens: spec.max_new_tokens,
             ..Config::new(spec.name, context, spec.vocab)
         }
     }
 }
 
 /// One line on standard output, for people and for programs that wait for it.
+/// An origin as browsers write it in their `Origin` header (RFC 6454, section 6.2).
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
+        let odd = |c: char| "/,*".contains(c) || c.is_whitespace() || c.is_uppercase();
+        [scheme, host].iter().all(|part| !part.is_empty() && !part.contains(odd))
+    });
+    if is_origin || text == "*" || text == "null" {
+        return Ok(text.to_owned());
+    }
+    Err("expected *, null, or a scheme and a host as in https://example.com:8443".to_owned())
+}
+
 fn announce(name: &str, backend: &str, address: SocketAddr) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "serving {name} on http://{address} ({backend})")?;

@@ -102,12 +102,13 @@ fn a_chat_goes_on_after_a_turn_that_does_not_fit() {
         ossmith(&["chat", "--backend", "cpu", "--model", &folder.synthetic(), "-n", "3"]);
     let output = command
         .args(["--context", "256"])
-        .write_stdin(format!("{long}\nHi\n/exit\n"))
+        .write_stdin(format!("{long}\n/quit\nHi\n/exit\n"))
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("cache pages") && stderr.contains("/reset"), "{stderr}");
+    assert!(stderr.contains("there is no /quit"), "{stderr}");
     assert!(!output.stdout.is_empty());
 }
 
@@ -162,6 +163,7 @@ fn bad_input_is_told_what_is_wrong_and_what_to_do() {
             &["no weights of openai/gpt-oss-20b", "synthetic:gpt-oss-20b"],
         ),
         (ask(&empty.path(""), &["Hi"]), &["no config.json"]),
+        (ask(&folder.path("config.json"), &["Hi"]), &["config.json` is a file", "the folder"]),
         (ask(&folder.path(""), &["Hi"]), &["safetensors"]),
         (ask(&model, &["--prompt-ids", "[1, 320]"]), &["320 (number 1 of 2", "ids 0 to 319"]),
         (ask(&model, &["--prompt-ids", "[]"]), &["prompt is empty"]),
@@ -200,6 +202,12 @@ fn wrong_usage_is_exit_code_2() {
         (&["chat", "--date", "2026-02-30"], "no such day"),
         (&["serve", "--date", "2026-02-30"], "no such day"),
         (&["serve", "--served-model-name", ""], "--served-model-name"),
+        (&["serve", "--max-body-bytes", "0"], "--max-body-bytes"),
+        (&["serve", "--allowed-origins", "https://a.example/page"], "https://example.com:8443"),
+        (&["serve", "--allowed-origins", "https://a.example", "b.example"], "'b.example'"),
+        (&["bench", "decode", "--batch", "0"], "--batch"),
+        (&["bench", "decode", "--context", "16777217"], "--context"),
+        (&["bench", "prefill", "--tokens", "128,0"], "--tokens"),
         (&["kernels", "plan", "--batch", "0"], "--batch"),
         (&["kernels", "plan", "--context", "0"], "--context"),
         (&["kernels", "plan", "--batch", "99999999999"], "--batch"),
@@ -224,20 +232,22 @@ fn what_cannot_end_well_is_refused_before_it_begins() {
         (&["kernels", "plan", "--bandwidth", "-5"], "--bandwidth is -5"),
         (&["kernels", "plan", "--bandwidth", "nan"], "--bandwidth is NaN"),
         (&["serve", "--port", "0", "--api-key", ""], "--api-key is empty"),
+        (&["logits", "--tokens", "x", "--out", "y", "--draft-tokens", "4"], "--draft-tokens"),
     ] {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         refuses(&args, 1, &[want, "hint:"]);
     }
     let folder = Folder::empty();
     let file = folder.write("file", "");
-    for (variable, value, args, want) in [
-        ("OSSMITH_CACHE", file.as_str(), &["kernels", "compile"][..], "kernel cache"),
-        ("OSSMITH_LOG", "[[[", &["doctor"], "OSSMITH_LOG=[[["),
+    for (variable, value, args, want, advice) in [
+        ("OSSMITH_CACHE", file.as_str(), &["kernels", "compile"][..], "kernel cache", "hint:"),
+        ("OSSMITH_LOG", "[[[", &["doctor"], "OSSMITH_LOG=[[[", "hint:"),
+        ("OSSMITH_NVRTC", nowhere, &["kernels", "compile"], nowhere, "unset OSSMITH_NVRTC"),
     ] {
         let output = ossmith(args).env(variable, value).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{variable}: {stderr}");
-        assert!(stderr.contains(want) && stderr.contains("hint:"), "{variable}: {stderr}");
+        assert!(stderr.contains(want) && stderr.contains(advice), "{variable}: {stderr}");
     }
 }
 

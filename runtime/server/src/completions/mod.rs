@@ -131,7 +131,7 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
     }
     let fitted = |prompt: &Vec<u32>| {
         let mut sampling = common.sampling.clone();
-        fit(&mut sampling, prompt.len(), config.context, "prompt")?;
+        fit(&mut sampling, prompt.len(), config, "prompt")?;
         Ok(sampling)
     };
     let samplings = prompts.iter().map(fitted).collect::<Result<Vec<Sampling>>>()?;

@@ -83,7 +83,7 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Teller> {
     let mut common = Common::read(&inner, Bounds { vocab: config.vocab, interval: 1 })?;
     common.limit(&inner, Some(inner.count("max_tokens", 1)?.unwrap_or(16)))?;
     common.sampling.logprobs = inner.integer("logprobs", 0..=20)?.map(|top| top as u32);
-    fit(&mut common.sampling, prompt.len(), config.context, "token_ids")?;
+    fit(&mut common.sampling, prompt.len(), config, "token_ids")?;
     Ok(Teller {
         id: fields.string("request_id")?.map_or_else(|| id.to_owned(), str::to_owned),
         prompt,

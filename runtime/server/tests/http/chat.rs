@@ -1,8 +1,10 @@
 //! Chat answers, whole and streamed, of turns good and bad.
 
+use ossmith_server::Config;
+use ossmith_server::stub::Script;
 use serde_json::{Value, json};
 
-use crate::common::{Site, TURN, chat, tokens};
+use crate::common::{Site, TURN, chat, config, tokens};
 
 const TOOLS: &str = r#"[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]"#;
 
@@ -166,6 +168,20 @@ async fn what_is_cut_is_said_to_be() {
         json!({"content": "", "reasoning": "", "calls": [], "reason": "length"})
     );
     assert_eq!(answer["choices"][0]["message"]["content"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_models_own_limit_holds_where_a_request_names_none() {
+    let limited = Config { max_new_tokens: Some(5), ..config() };
+    let words = tokens(TURN);
+    let site = Site::with(limited, move |_| Script { tokens: words.clone(), ..Script::default() });
+    for (asked, want) in
+        [(json!({}), 5), (json!({"max_tokens": 7}), 7), (json!({"min_tokens": 6}), 6)]
+    {
+        let (_, answer) = site.post("/v1/chat/completions", &chat(asked)).await;
+        assert_eq!(answer["usage"]["completion_tokens"], want, "{answer}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "length", "{answer}");
+    }
 }
 
 #[tokio::test]

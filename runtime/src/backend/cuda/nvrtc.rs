@@ -216,7 +216,8 @@ fn open(folder: &Path, name: &str) -> std::result::Result<Library, String> {
     // SAFETY: as above; the file is the user's choice.
     unsafe { Library::new(&path) }.map_err(|error| {
         format!(
-            "OSSMITH_NVRTC names {}, but {name} cannot be loaded from it: {error}",
+            "OSSMITH_NVRTC names {}, but {name} cannot be loaded from it ({error}): name a folder that holds it \
+             (`cargo xtask nvrtc` fetches one), or unset OSSMITH_NVRTC to use the system's",
             folder.display()
         )
     })

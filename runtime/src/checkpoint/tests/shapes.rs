@@ -29,6 +29,7 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
         truncate: false,
     },
     stop_tokens: &[],
+    max_new_tokens: None,
 };
 
 const fn bf16(weight: Weight, shape: &'static [usize]) -> WeightInfo {

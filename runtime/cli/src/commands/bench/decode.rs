@@ -11,7 +11,7 @@ use ossmith::backend::{Backend, PAGE_TOKENS};
 use serde_json::{Value, json};
 
 use super::super::table;
-use super::{load, picture};
+use super::{count, load, picture};
 use crate::model::ModelArgs;
 use crate::output;
 
@@ -23,10 +23,10 @@ pub(super) struct Decode {
     #[command(flatten)]
     model: ModelArgs,
     /// Sequences; several are timed one after another.
-    #[arg(long, default_value = "1", value_delimiter = ',', value_name = "N,…")]
+    #[arg(long, default_value = "1", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 20))]
     batch: Vec<usize>,
     /// Keys that each token sees.
-    #[arg(long, default_value = "1024", value_delimiter = ',', value_name = "N,…")]
+    #[arg(long, default_value = "1024", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 24))]
     context: Vec<usize>,
     /// CUDA device.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -50,7 +50,7 @@ impl Decode {
             .collect();
         let pages =
             |&(batch, context): &(usize, usize)| batch * (context + ROOM).div_ceil(PAGE_TOKENS);
-        let batch = self.batch.iter().copied().max().unwrap_or(1).max(1);
+        let batch = self.batch.iter().copied().max().unwrap_or(1);
         let limits = Limits {
             max_sequences: batch,
             max_step_tokens: batch,

@@ -8,7 +8,7 @@ use ossmith::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step};
 use ossmith::{Limits, Sampling};
 use serde_json::json;
 
-use super::load;
+use super::{count, load};
 use crate::model::ModelArgs;
 
 /// Prints per prompt length: median time to the first token, tokens/s. With --json, one object.
@@ -17,10 +17,10 @@ pub(super) struct Prefill {
     #[command(flatten)]
     model: ModelArgs,
     /// Prompt lengths.
-    #[arg(long, default_value = "128,512,2048", value_delimiter = ',', value_name = "N,…")]
+    #[arg(long, default_value = "128,512,2048", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 24))]
     tokens: Vec<usize>,
     /// Tokens of one step at most.
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = count(1 << 24))]
     chunk: usize,
     /// CUDA device.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -33,8 +33,8 @@ pub(super) struct Prefill {
 impl Prefill {
     pub(super) fn run(self) -> anyhow::Result<()> {
         const REPEATS: usize = 7;
-        let longest = self.tokens.iter().copied().max().unwrap_or(1).max(1);
-        let chunk = self.chunk.clamp(1, longest);
+        let longest = self.tokens.iter().copied().max().unwrap_or(1);
+        let chunk = self.chunk.min(longest);
         let pages = longest.div_ceil(PAGE_TOKENS);
         let limits = Limits { max_sequences: 1, max_step_tokens: chunk, pages };
         let (mut backend, load_s) = load(&self.model, limits, self.device)?;

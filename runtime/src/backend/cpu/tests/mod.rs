@@ -39,6 +39,7 @@ const ODD: ModelSpec = ModelSpec {
         truncate: false,
     },
     stop_tokens: &[1],
+    max_new_tokens: None,
 };
 
 /// As gpt-oss groups heads: eight queries a key head of 64.
