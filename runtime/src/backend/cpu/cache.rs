@@ -8,6 +8,7 @@
 use ossmith_plan::{LayerKind, Model, ModelSpec};
 
 use super::batch::Member;
+use super::floats::Floats;
 use crate::backend::memory::PAGES_PER_TAIL;
 use crate::backend::{Limits, MemoryPlan, PAGE_TOKENS};
 use crate::{Error, Result};
@@ -24,9 +25,9 @@ pub struct Cache {
     /// Tiles of the window before a tile's edge.
     window_tiles: usize,
     kinds: &'static [LayerKind],
-    layers: Vec<Vec<f32>>,
+    layers: Vec<Floats>,
     /// By layer, `[tails, window_tiles]` tiles; nothing for full layers.
-    tails: Vec<Vec<f32>>,
+    tails: Vec<Floats>,
 }
 
 impl Cache {
@@ -50,7 +51,7 @@ impl Cache {
             window_tiles: spec.window.min(spec.context).div_ceil(TILE),
             kinds: spec.layers,
             layers: spec.layers.iter().map(layer).collect::<Result<_>>()?,
-            tails: vec![Vec::new(); spec.layers.len()],
+            tails: spec.layers.iter().map(|_| Floats::default()).collect(),
         })
     }
 
@@ -190,15 +191,11 @@ fn ring_tiles(spec: &ModelSpec, limits: &Limits) -> usize {
     spec.window.saturating_add(limits.max_step_tokens).min(spec.context).div_ceil(TILE) + 1
 }
 
-/// Zeroed memory that the system provides page by page when it is written.
-fn zeros(len: usize) -> Result<Vec<f32>> {
-    let refused = |_| {
+fn zeros(len: usize) -> Result<Floats> {
+    Floats::zeroed(len).map_err(|_| {
         let gigabytes = len as f64 * 4e-9;
         Error::Device(format!(
             "no memory for a key/value cache of {gigabytes:.1} GB a layer; lower max_sequences, max_step_tokens or pages"
         ))
-    };
-    // `vec!` aborts when refused, so ask first.
-    Vec::<f32>::new().try_reserve_exact(len).map_err(refused)?;
-    Ok(vec![0.0; len])
+    })
 }

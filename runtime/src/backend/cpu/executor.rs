@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ossmith_plan::{Model, Node, Op, Value, Weight};
 use rayon::prelude::*;
 
+use super::attention::Attention;
 use super::batch::Batch;
 use super::cache::Cache;
 use super::distinct::Distinct;
@@ -15,7 +16,7 @@ use super::isa::Isa;
 use super::product::{self, Product};
 use super::values::Values;
 use super::weights::{self, Rows, Weights};
-use super::{attention, scalar, simd};
+use super::{scalar, simd};
 use crate::{Checkpoint, Error, Result};
 
 /// A model with its weights and threads, ready to run nodes.
@@ -300,7 +301,8 @@ impl Executor {
         let sinks = weights.vector(matrix_of(node)?, 0, spec.q_heads)?;
         let mut out = values.take_f32(output);
         let qkv = values.f32(input_of(node)?)?;
-        attention::run(self.isa, spec, weights.layer, batch, cache, qkv, &sinks, &mut out);
+        let (isa, layer) = (self.isa, weights.layer);
+        Attention { isa, spec, layer, sinks: &sinks, cache }.run(batch, qkv, &mut out);
         values.put_f32(output, out);
         Ok(())
     }

@@ -10,6 +10,7 @@ mod batch;
 mod cache;
 mod distinct;
 mod executor;
+mod floats;
 mod isa;
 mod product;
 mod scalar;

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::floats::Floats;
 use super::isa::Isa;
 use super::simd;
 use super::weights::Rows;
@@ -34,7 +35,7 @@ pub(super) struct Product<'a> {
 /// Working memory of [`run`], kept between calls.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    packed: Vec<f32>,
+    packed: Floats,
     results: Vec<f32>,
     /// Results over different rows, before they are spread.
     pub(super) distinct: Vec<f32>,
@@ -62,12 +63,12 @@ pub(super) fn run(
     let sizes = products.iter().map(|product| product.weights.rows() * product.pairs.len());
     let total: usize = sizes.sum();
     let parallel = total * k > SERIAL_WORK;
-    scratch.packed.resize(x.len(), 0.0);
-    simd::pack(isa, x, &mut scratch.packed);
+    let packed = scratch.packed.first(x.len());
+    simd::pack(isa, x, packed);
     if scratch.results.len() < total {
         scratch.results.resize(total, 0.0);
     }
-    let (packed, results) = (&scratch.packed, &mut scratch.results[..total]);
+    let (packed, results) = (&*packed, &mut scratch.results[..total]);
     let compute = |task: Task<'_>| {
         let product = &products[task.product];
         let row = |&(input, _): &(u32, u32)| &packed[input as usize * k..(input as usize + 1) * k];

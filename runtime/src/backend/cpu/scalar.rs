@@ -4,6 +4,9 @@
 
 use ossmith_plan::SWIGLU_ALPHA;
 
+use super::attention::View;
+use super::cache::TILE;
+use super::floats::Floats;
 use super::weights::{BLOCK, Bf16Rows, Mxfp4Rows, Rows, bf16};
 
 /// The sixteen E2M1 codes: sign, two bits of exponent, one of mantissa.
@@ -132,20 +135,20 @@ pub(super) fn softmax_with_sink(scores: &mut [f32], sink: f32) {
 }
 
 /// Attention of all query heads of one key/value head, over cache tiles (see `cache`).
-pub(super) fn attend(view: &super::attention::View<'_>, scores: &mut Vec<f32>, out: &mut [f32]) {
+pub(super) fn attend(view: &View<'_>, scores: &mut Floats, out: &mut [f32]) {
     let head_dim = view.head_dim;
+    let scores = scores.first(view.last + 1 - view.first);
     let heads = view.queries.chunks_exact(head_dim).zip(view.sinks);
     for ((query, &sink), out) in heads.zip(out.chunks_exact_mut(head_dim)) {
-        scores.clear();
-        for position in view.keys.clone() {
+        for (position, score) in (view.first..=view.last).zip(&mut *scores) {
             let (keys, lane) = view.key_tile(position);
-            let column = keys.iter().skip(lane).step_by(super::cache::TILE);
+            let column = keys.iter().skip(lane).step_by(TILE);
             let dot: f32 = query.iter().zip(column).map(|(q, k)| q * k).sum();
-            scores.push(dot * view.scale);
+            *score = dot * view.scale;
         }
         softmax_with_sink(scores, sink);
         out.fill(0.0);
-        for (position, weight) in view.keys.clone().zip(scores.iter()) {
+        for (position, weight) in (view.first..=view.last).zip(scores.iter()) {
             for (out, value) in out.iter_mut().zip(view.value(position)) {
                 *out += weight * value;
             }

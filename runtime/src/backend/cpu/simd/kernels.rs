@@ -2,7 +2,7 @@
 //! instruction set.
 //!
 //! Sums run in one order for each output element, whatever is computed beside it: one register sums a product's
-//! every `LANES`-th pair of elements over k, and is added up at the end; attention adds keys in order of position.
+//! every `LANES`-th pair of elements over k, and is added up at the end.
 //!
 //! Safety, for the whole file: the entry points give the instruction set. Pointers come from slices whose lengths are
 //! asserted where they are taken, or from [`Bf16Rows`] and [`Mxfp4Rows`], which hold whole rows.
@@ -10,8 +10,6 @@
 
 use std::ops::Range;
 
-use super::super::attention::View;
-use super::super::cache::TILE;
 use super::super::scalar::E8M0;
 use super::super::weights::{BLOCK, Bf16Rows, Mxfp4Rows};
 use super::vector::Vector;
@@ -165,7 +163,7 @@ pub(super) unsafe fn rms_norm<V: Vector>(x: &[f32], scale: &[f32], eps: f32, out
 
 /// `e^x` within two units in the last place for `-87 <= x <= 88`; beyond, the value at the bound.
 #[inline(always)]
-unsafe fn exp<V: Vector>(x: V) -> V {
+pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
     let x = x.max(V::splat(-87.0)).min(V::splat(88.0));
     // Adding 1.5 * 2^23 rounds to an integer in the low bits; 127 more makes it an exponent.
     let magic = V::splat(12_582_912.0 + 127.0);
@@ -180,133 +178,4 @@ unsafe fn exp<V: Vector>(x: V) -> V {
         sum = sum.fma(rest, V::splat(1.0 / factorial));
     }
     sum.mul(rounded.to_exponent())
-}
-
-/// See `simd::attend`.
-#[inline(always)]
-pub(super) unsafe fn attend<V: Vector>(view: &View<'_>, scores: &mut Vec<f32>, out: &mut [f32]) {
-    let (group, padded) = (view.sinks.len(), view.tiles.len() * TILE);
-    assert!(view.queries.len() == group * view.head_dim && out.len() == view.queries.len());
-    assert!(view.head_dim.is_multiple_of(2 * V::LANES));
-    scores.clear();
-    scores.resize(group * padded, 0.0);
-    let mut head = 0;
-    while head < group {
-        let width = view.head_dim;
-        let scores = &mut scores[head * padded..];
-        let out = &mut out[head * width..];
-        head += match group - head {
-            left if left >= 4 && V::HEADS >= 4 => heads::<V, 4>(view, head, scores, out),
-            left if left >= 2 => heads::<V, 2>(view, head, scores, out),
-            _ => heads::<V, 1>(view, head, scores, out),
-        };
-    }
-}
-
-/// `H` query heads; gives `H`.
-#[inline(always)]
-unsafe fn heads<V: Vector, const H: usize>(
-    view: &View<'_>,
-    head: usize,
-    scores: &mut [f32],
-    out: &mut [f32],
-) -> usize {
-    let (width, padded) = (view.head_dim, view.tiles.len() * TILE);
-    let queries: [*const f32; H] =
-        std::array::from_fn(|h| view.queries[(head + h) * width..].as_ptr());
-    for (index, &at) in view.tiles.iter().enumerate() {
-        let keys = view.storage[at..at + width * TILE].as_ptr();
-        for lanes in (0..TILE).step_by(V::LANES) {
-            key_scores::<V, H>(
-                view,
-                queries,
-                keys.add(lanes),
-                &mut scores[index * TILE + lanes..],
-                padded,
-            );
-        }
-    }
-    let visible = view.keys.start % TILE..view.keys.start % TILE + view.keys.len();
-    let mut inverses = [0.0; H];
-    for (h, inverse) in inverses.iter_mut().enumerate() {
-        let scores = &mut scores[h * padded..(h + 1) * padded];
-        scores[..visible.start].fill(f32::NEG_INFINITY);
-        scores[visible.end..].fill(f32::NEG_INFINITY);
-        *inverse = 1.0 / softmax::<V>(scores, view.sinks[head + h]);
-    }
-    for dims in (0..width).step_by(2 * V::LANES) {
-        weigh_values::<V, H>(view, scores, padded, dims, inverses, out);
-    }
-    H
-}
-
-/// `scores[h][lane] = scale * query[h] · key[lane]` for `LANES` transposed keys.
-#[inline(always)]
-unsafe fn key_scores<V: Vector, const H: usize>(
-    view: &View<'_>,
-    queries: [*const f32; H],
-    keys: *const f32,
-    scores: &mut [f32],
-    padded: usize,
-) {
-    // Two sums a head, over even and odd dimensions, hide the latency of the additions.
-    let mut sums = [[V::splat(0.0); 2]; H];
-    for dim in (0..view.head_dim).step_by(2) {
-        let (even, odd) = (V::load(keys.add(dim * TILE)), V::load(keys.add((dim + 1) * TILE)));
-        for h in 0..H {
-            sums[h][0] = even.fma(V::splat(*queries[h].add(dim)), sums[h][0]);
-            sums[h][1] = odd.fma(V::splat(*queries[h].add(dim + 1)), sums[h][1]);
-        }
-    }
-    for (h, [even, odd]) in sums.into_iter().enumerate() {
-        let scores = &mut scores[h * padded..h * padded + V::LANES];
-        even.add(odd).mul(V::splat(view.scale)).store(scores.as_mut_ptr());
-    }
-}
-
-/// Replaces scores by `exp(score - max)` and gives their sum, the sink's share included.
-#[inline(always)]
-unsafe fn softmax<V: Vector>(scores: &mut [f32], sink: f32) -> f32 {
-    let largest = scores.iter().fold(sink, |a, &b| if b > a { b } else { a });
-    let minus = V::splat(-largest);
-    let mut sums = V::splat(0.0);
-    for scores in scores.chunks_exact_mut(V::LANES) {
-        let weights = exp(V::load(scores.as_ptr()).add(minus));
-        weights.store(scores.as_mut_ptr());
-        sums = sums.add(weights);
-    }
-    sums.sum() + (sink - largest).exp()
-}
-
-/// `out[h][dims..] = inverse[h] * Σ weight[h][key] * value[key][dims..]` for `2 * LANES` dimensions.
-#[inline(always)]
-unsafe fn weigh_values<V: Vector, const H: usize>(
-    view: &View<'_>,
-    scores: &[f32],
-    padded: usize,
-    dims: usize,
-    inverses: [f32; H],
-    out: &mut [f32],
-) {
-    let (width, first) = (view.head_dim, view.keys.start / TILE * TILE);
-    assert!(scores.len() >= H * padded && padded == view.tiles.len() * TILE);
-    let mut sums = [[V::splat(0.0); 2]; H];
-    for (index, &at) in view.tiles.iter().enumerate() {
-        let values = view.storage[at + width * TILE..at + 2 * width * TILE].as_ptr();
-        let positions = first + index * TILE..first + (index + 1) * TILE;
-        for position in positions.start.max(view.keys.start)..positions.end.min(view.keys.end) {
-            let value = values.add((position - positions.start) * width + dims);
-            let (low, high) = (V::load(value), V::load(value.add(V::LANES)));
-            for (h, sums) in sums.iter_mut().enumerate() {
-                let weight = V::splat(*scores.get_unchecked(h * padded + position - first));
-                sums[0] = low.fma(weight, sums[0]);
-                sums[1] = high.fma(weight, sums[1]);
-            }
-        }
-    }
-    for (h, [low, high]) in sums.into_iter().enumerate() {
-        let out = &mut out[h * width + dims..h * width + dims + 2 * V::LANES];
-        low.mul(V::splat(inverses[h])).store(out.as_mut_ptr());
-        high.mul(V::splat(inverses[h])).store(out.as_mut_ptr().add(V::LANES));
-    }
 }

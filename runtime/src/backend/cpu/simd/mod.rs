@@ -1,9 +1,11 @@
 //! Vector kernels, and the choice among them and their scalar twins.
 //!
-//! `kernels` is written once over `vector::Vector`; `avx2` and `avx512` implement that. The entry points here enable
-//! an instruction set, so that everything is inlined into code that has it.
+//! `kernels` and `attention` are written once over `vector::Vector`; `avx2` and `avx512` implement that. The entry
+//! points here enable an instruction set, so that everything is inlined into code that has it.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +18,7 @@ mod vector;
 use std::ops::Range;
 
 use super::attention::View;
+use super::floats::Floats;
 use super::isa::{Isa, Kind};
 use super::scalar;
 use super::weights::Rows;
@@ -56,16 +59,20 @@ pub(super) fn products(
     }
 }
 
-/// Attention of one task. `scores` is working memory.
-pub(super) fn attend(isa: Isa, view: &View<'_>, scores: &mut Vec<f32>, out: &mut [f32]) {
+/// Attention of tokens that share a key/value head of one sequence. `scores` is working memory.
+pub(super) fn attend(isa: Isa, views: &[View<'_>], scores: &mut Floats, outs: &mut [&mut [f32]]) {
     match isa.kind() {
-        Kind::Scalar => scalar::attend(view, scores, out),
+        Kind::Scalar => {
+            for (view, out) in views.iter().zip(outs) {
+                scalar::attend(view, scores, out);
+            }
+        }
         // SAFETY: `Isa` has this kind only where the instruction set was detected.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { entry::avx2::attend(view, scores, out) },
+        Kind::Avx2 => unsafe { entry::avx2::attend(views, scores, outs) },
         // SAFETY: `Isa` has this kind only where the instruction set was detected.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { entry::avx512::attend(view, scores, out) },
+        Kind::Avx512 => unsafe { entry::avx512::attend(views, scores, outs) },
     }
 }
 
@@ -92,8 +99,9 @@ mod entry {
                 use std::ops::Range;
 
                 use super::super::super::attention::View;
+                use super::super::super::floats::Floats;
                 use super::super::super::weights::Rows;
-                use super::super::kernels;
+                use super::super::{attention, kernels};
 
                 #[target_feature(enable = $features)]
                 pub(in super::super) fn products(
@@ -116,12 +124,12 @@ mod entry {
 
                 #[target_feature(enable = $features)]
                 pub(in super::super) fn attend(
-                    view: &View<'_>,
-                    scores: &mut Vec<f32>,
-                    out: &mut [f32],
+                    views: &[View<'_>],
+                    scores: &mut Floats,
+                    outs: &mut [&mut [f32]],
                 ) {
                     // SAFETY: this function enables what the vector needs.
-                    unsafe { kernels::attend::<$vector>(view, scores, out) }
+                    unsafe { attention::attend::<$vector>(views, scores, outs) }
                 }
 
                 #[target_feature(enable = $features)]
