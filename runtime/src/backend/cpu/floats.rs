@@ -4,7 +4,7 @@ use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line, and of the widest register.
-const LINE_BYTES: usize = 64;
+pub(super) const LINE_BYTES: usize = 64;
 const LINE: usize = LINE_BYTES / size_of::<f32>();
 
 /// Floats whose first lies at the start of a cache line. They never move.

@@ -54,6 +54,11 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let fours = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
         let twos = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));

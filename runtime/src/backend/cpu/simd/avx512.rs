@@ -54,6 +54,11 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         _mm512_reduce_add_ps(self)
     }

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::super::floats::LINE_BYTES;
 use super::super::scalar::E8M0;
 use super::super::weights::{BLOCK, Bf16Rows, Mxfp4Rows};
 use super::vector::Vector;
@@ -22,6 +23,8 @@ pub(super) trait Packed {
     fn row(&self, row: usize) -> Self::Row;
     /// Elements `2 * LANES * step ..` of a row: the even ones, then the odd ones; they must exist.
     unsafe fn pair<V: Vector>(row: Self::Row, step: usize) -> (V, V);
+    /// Asks for what [`Packed::pair`] reads of the row that comes `rows` later, if there is one.
+    unsafe fn prefetch<V: Vector>(&self, row: Self::Row, step: usize, rows: usize);
     /// Elements in a row.
     fn k(&self) -> usize;
 }
@@ -37,6 +40,14 @@ impl Packed for Bf16Rows<'_> {
     #[inline(always)]
     unsafe fn pair<V: Vector>(row: Self::Row, step: usize) -> (V, V) {
         V::bf16_pair(row.add(4 * V::LANES * step))
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<V: Vector>(&self, row: Self::Row, step: usize, rows: usize) {
+        let at = 4 * V::LANES * step;
+        if at.is_multiple_of(LINE_BYTES) {
+            V::prefetch(row.wrapping_add(at + rows * 2 * self.k()));
+        }
     }
 
     fn k(&self) -> usize {
@@ -56,6 +67,14 @@ impl Packed for Mxfp4Rows<'_> {
     unsafe fn pair<V: Vector>((codes, scales): Self::Row, step: usize) -> (V, V) {
         let scale = E8M0[usize::from(*scales.add(2 * V::LANES * step / BLOCK))];
         V::mxfp4_pair(codes.add(V::LANES * step), scale)
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<V: Vector>(&self, (codes, _): Self::Row, step: usize, rows: usize) {
+        let at = V::LANES * step;
+        if at.is_multiple_of(LINE_BYTES) {
+            V::prefetch(codes.wrapping_add(at + rows * self.k() / 2));
+        }
     }
 
     fn k(&self) -> usize {
@@ -82,66 +101,74 @@ pub(super) unsafe fn products<V: Vector, W: Packed>(
     out: &mut [f32],
 ) {
     assert!(xs.iter().all(|x| x.len() == weights.k()) && out.len() == xs.len() * rows.len());
-    for (xs, out) in xs.chunks(4).zip(out.chunks_mut(4 * rows.len())) {
-        let rows = rows.clone();
+    for (index, (xs, out)) in xs.chunks(4).zip(out.chunks_mut(4 * rows.len())).enumerate() {
+        // The first activations bring the weights close; the others find them there.
+        let sweep = Sweep { weights, rows: rows.clone(), far: index == 0 };
         match *xs {
-            [a, b, c, d] => sweep::<V, W, 4>(weights, rows, [a, b, c, d].map(<[f32]>::as_ptr), out),
-            [a, b, c] => sweep::<V, W, 3>(weights, rows, [a, b, c].map(<[f32]>::as_ptr), out),
-            [a, b] => sweep::<V, W, 2>(weights, rows, [a, b].map(<[f32]>::as_ptr), out),
-            [a] => sweep::<V, W, 1>(weights, rows, [a.as_ptr()], out),
+            [a, b, c, d] => sweep.run::<V, 4>([a, b, c, d].map(<[f32]>::as_ptr), out),
+            [a, b, c] => sweep.run::<V, 3>([a, b, c].map(<[f32]>::as_ptr), out),
+            [a, b] => sweep.run::<V, 2>([a, b].map(<[f32]>::as_ptr), out),
+            [a] => sweep.run::<V, 1>([a.as_ptr()], out),
             _ => {}
         }
     }
 }
 
-/// All rows times `T` activation rows, in tiles of as many weight rows as the registers hold.
-#[inline(always)]
-unsafe fn sweep<V: Vector, W: Packed, const T: usize>(
-    weights: &W,
+/// Some weight rows, once over.
+struct Sweep<'a, W> {
+    weights: &'a W,
     rows: Range<usize>,
-    xs: [*const f32; T],
-    out: &mut [f32],
-) {
-    let (mut row, start) = (rows.start, rows.start);
-    while row < rows.end {
-        let left = rows.end - row;
-        let out = &mut out[row - start..];
-        row += match (T, V::LANES) {
-            (1, _) if left >= 8 => tile::<V, W, 8, T>(weights, row, xs, out, rows.len()),
-            (_, 16) if left >= 4 => tile::<V, W, 4, T>(weights, row, xs, out, rows.len()),
-            _ if left >= 2 => tile::<V, W, 2, T>(weights, row, xs, out, rows.len()),
-            _ => tile::<V, W, 1, T>(weights, row, xs, out, rows.len()),
-        };
-    }
+    /// Whether the rows come from far memory, and are asked for ahead.
+    far: bool,
 }
 
-/// `R` weight rows times `T` activation rows; gives `R`.
-#[inline(always)]
-unsafe fn tile<V: Vector, W: Packed, const R: usize, const T: usize>(
-    weights: &W,
-    row: usize,
-    xs: [*const f32; T],
-    out: &mut [f32],
-    stride: usize,
-) -> usize {
-    let rows: [W::Row; R] = std::array::from_fn(|r| weights.row(row + r));
-    let mut sums = [[V::splat(0.0); T]; R];
-    for step in 0..weights.k() / (2 * V::LANES) {
-        for r in 0..R {
-            let (even, odd) = W::pair::<V>(rows[r], step);
-            for t in 0..T {
-                let x = xs[t].add(2 * V::LANES * step);
-                sums[r][t] = even.fma(V::load(x), sums[r][t]);
-                sums[r][t] = odd.fma(V::load(x.add(V::LANES)), sums[r][t]);
+impl<W: Packed> Sweep<'_, W> {
+    /// All rows times `T` activation rows, in tiles of as many weight rows as the registers hold.
+    #[inline(always)]
+    unsafe fn run<V: Vector, const T: usize>(&self, xs: [*const f32; T], out: &mut [f32]) {
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let left = self.rows.end - row;
+            let out = &mut out[row - self.rows.start..];
+            row += match (T, V::LANES) {
+                (1, _) if left >= 8 => self.tile::<V, 8, T>(row, xs, out),
+                (_, 16) if left >= 4 => self.tile::<V, 4, T>(row, xs, out),
+                _ if left >= 2 => self.tile::<V, 2, T>(row, xs, out),
+                _ => self.tile::<V, 1, T>(row, xs, out),
+            };
+        }
+    }
+
+    /// `R` weight rows times `T` activation rows; gives `R`.
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const R: usize, const T: usize>(
+        &self,
+        row: usize,
+        xs: [*const f32; T],
+        out: &mut [f32],
+    ) -> usize {
+        let rows: [W::Row; R] = std::array::from_fn(|r| self.weights.row(row + r));
+        let mut sums = [[V::splat(0.0); T]; R];
+        for step in 0..self.weights.k() / (2 * V::LANES) {
+            for r in 0..R {
+                if self.far {
+                    self.weights.prefetch::<V>(rows[r], step, R);
+                }
+                let (even, odd) = W::pair::<V>(rows[r], step);
+                for t in 0..T {
+                    let x = xs[t].add(2 * V::LANES * step);
+                    sums[r][t] = even.fma(V::load(x), sums[r][t]);
+                    sums[r][t] = odd.fma(V::load(x.add(V::LANES)), sums[r][t]);
+                }
             }
         }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        for (t, sum) in sums.iter().enumerate() {
-            out[t * stride + r] = sum.sum();
+        for (r, sums) in sums.iter().enumerate() {
+            for (t, sum) in sums.iter().enumerate() {
+                out[t * self.rows.len() + r] = sum.sum();
+            }
         }
+        R
     }
-    R
 }
 
 /// See `simd::rms_norm`.

@@ -27,6 +27,8 @@ pub(super) trait Vector: Copy {
     unsafe fn max(self, b: Self) -> Self;
     /// The smaller; `self` where either is not a number.
     unsafe fn min(self, b: Self) -> Self;
+    /// Asks for the cache line that holds `at`, which need not be readable.
+    unsafe fn prefetch(at: *const u8);
     /// All lanes added up, in an order of its own.
     unsafe fn sum(self) -> f32;
     /// The bits of each lane shifted left by 23: an exponent made of a small integer.
