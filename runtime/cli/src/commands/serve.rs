@@ -285,7 +285,6 @@ impl Args {
     }
 }
 
-/// One line on standard output, for people and for programs that wait for it.
 /// An origin as browsers write it in their `Origin` header (RFC 6454, section 6.2).
 fn origin(text: &str) -> Result<String, String> {
     let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
@@ -298,6 +297,7 @@ fn origin(text: &str) -> Result<String, String> {
     Err("expected *, null, or a scheme and a host as in https://example.com:8443".to_owned())
 }
 
+/// One line on standard output, for people and for programs that wait for it.
 fn announce(name: &str, backend: &str, address: SocketAddr) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "serving {name} on http://{address} ({backend})")?;

@@ -166,10 +166,10 @@ unsafe fn key_scores<V: Vector, const H: usize, const R: usize>(
 /// has grown, what was added before is made as much smaller.
 #[inline(always)]
 unsafe fn softmax<V: Vector>(token: &mut Token<'_>, tiles: Range<usize>) {
-    let (view, width) = (token.view, token.view.head_dim);
     if tiles.is_empty() {
         return;
     }
+    let (view, width) = (token.view, token.view.head_dim);
     let start = tiles.start % SPAN * TILE;
     let seen = visible(&view, &tiles);
     for (head, largest) in token.largest.iter_mut().enumerate() {
