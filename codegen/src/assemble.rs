@@ -2,7 +2,7 @@
 
 use ossmith_plan::params::Params;
 use ossmith_plan::{
-    DType, Kernel, KernelInfo, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
+    DType, Kernel, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
 };
 
 use crate::schedule::{DECODE_TOKENS, KernelPlan, schedule};
@@ -63,17 +63,13 @@ struct Named<'a> {
 }
 
 impl Named<'_> {
-    fn info(&self, name: &str) -> KernelInfo {
-        let found = self.plans.iter().find(|plan| plan.info.name == name);
-        found.unwrap_or_else(|| panic!("no kernel is named {name}")).info
-    }
-
-    /// The kernel of this name, if it takes parameters `P`.
+    /// The kernel of this name, which must take parameters `P`.
     fn kernel<P: Params>(&self, name: &str) -> Kernel<P> {
-        let plan = self.plans.iter().find(|plan| plan.info.name == name);
-        let takes = plan.and_then(|plan| plan.params.last()).copied();
+        let found = self.plans.iter().find(|plan| plan.info.name == name);
+        let plan = found.unwrap_or_else(|| panic!("no kernel is named {name}"));
+        let takes = plan.params.last().copied();
         assert_eq!(takes, Some(P::NAME), "kernel {name} takes other parameters");
-        Kernel::new(self.info(name))
+        Kernel::new(plan.info)
     }
 }
 

@@ -78,7 +78,7 @@ structs! {
     Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, shared_bytes, dependent_launch }
     Grid { x, y, z }
-    Unit { name, source, arch, max_registers }
+    Unit { name, source, max_registers }
 }
 
 enums! {
@@ -87,7 +87,7 @@ enums! {
     WeightLayout { RowMajor, Bf16Tiles(order), Mxfp4Tiles(order) }
 }
 
-names! { Arch DType LayerKind Op Value Weight }
+names! { DType LayerKind Op Value Weight }
 
 impl<P: Params> Literal for Kernel<P> {
     fn tokens(&self) -> TokenStream {

@@ -5,24 +5,14 @@ use std::marker::PhantomData;
 use crate::params;
 use crate::{Graph, ModelSpec, Node, Weight, WeightLayout};
 
-/// The instruction set that a unit needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Arch {
-    /// Ampere and later (`mma.sync` on bf16, `cp.async`); compiled for the architecture of the device at hand.
-    Portable,
-    /// Hopper's own instructions (`wgmma`, bulk copies): `sm_90a` only.
-    Sm90a,
-}
-
-/// One CUDA translation unit: a kernel with its constants, as a person would read it.
+/// One CUDA translation unit: a kernel with its constants, as a person would read it. It needs Ampere or later
+/// (`mma.sync` on bf16, `cp.async`) and is compiled for the architecture of the device at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Unit and file name without extension; also the entry point's name.
     pub name: &'static str,
     /// CUDA C++ text; includes only files of [`Model::headers`].
     pub source: &'static str,
-    /// What it needs.
-    pub arch: Arch,
     /// Registers a thread may use at most (the gate that CI holds it to).
     pub max_registers: u32,
 }

@@ -6,7 +6,7 @@ mod footprint;
 mod prefill;
 
 use ossmith_plan::{
-    Arch, Axis, Grid, KernelInfo, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA,
+    Axis, Grid, KernelInfo, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA,
 };
 
 /// Token counts up to which the decode schedules run. Above the last one, the prefill schedule does.
@@ -49,8 +49,6 @@ pub struct KernelPlan {
     pub constants: Vec<Constant>,
     /// Blocks that share a multiprocessor, by which registers are bounded.
     pub blocks_per_sm: u32,
-    /// What it needs.
-    pub arch: Arch,
 }
 
 impl KernelPlan {
@@ -96,7 +94,6 @@ impl Draft {
             params: self.params,
             constants,
             blocks_per_sm: self.blocks_per_sm as u32,
-            arch: Arch::Portable,
         }
     }
 }

@@ -254,7 +254,7 @@ impl Show {
             fail(format!("{} has no kernel {}", model.spec.name, self.kernel), known)
         })?;
         let sources = Sources::of(model)?;
-        let target = nvrtc::target(unit.arch, self.target.compute()?);
+        let target = nvrtc::target(self.target.compute()?);
         let text = if self.ptx {
             nvrtc::ptx(&sources, unit, &target)?
         } else if self.sass {

@@ -70,24 +70,19 @@ impl CubinCache {
         let sources = Sources::of(model)?;
         let version = nvrtc::version().ok();
         let total = model.units.len() as u64;
-        let keyed: Vec<(&Unit, String, PathBuf)> = model
-            .units
-            .iter()
-            .map(|unit| {
-                let target = nvrtc::target(unit.arch, compute);
-                let path = self.folder.join(entry_name(&sources, unit, &target, version));
-                (unit, target, path)
-            })
-            .collect();
-        let mut cubins: Vec<Option<Cubin>> = keyed.iter().map(|(_, _, path)| read(path)).collect();
+        let target = nvrtc::target(compute);
+        let path = |unit| self.folder.join(entry_name(&sources, unit, &target, version));
+        let keyed: Vec<(&Unit, PathBuf)> =
+            model.units.iter().map(|unit| (unit, path(unit))).collect();
+        let mut cubins: Vec<Option<Cubin>> = keyed.iter().map(|(_, path)| read(path)).collect();
         let hits = cubins.iter().flatten().count();
         progress(Progress { stage: "compile kernels", done: hits as u64, total });
         let missing: Vec<usize> = (0..keyed.len()).filter(|&i| cubins[i].is_none()).collect();
         let compiled: Vec<Result<(usize, Cubin)>> = missing
             .par_iter()
             .map(|&i| {
-                let (unit, target, path) = &keyed[i];
-                let cubin = nvrtc::compile(&sources, unit, target)?;
+                let (unit, path) = &keyed[i];
+                let cubin = nvrtc::compile(&sources, unit, &target)?;
                 if let Err(error) = write(path, &cubin) {
                     tracing::warn!(path = %path.display(), %error, "cannot keep a compiled kernel");
                 }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use cudarc::nvrtc::{result, sys};
 use libloading::Library;
-use ossmith_plan::{Arch, Unit};
+use ossmith_plan::Unit;
 
 use super::sources::Sources;
 use crate::{Error, Result};
@@ -35,12 +35,12 @@ pub struct Resources {
     pub shared_bytes: u32,
 }
 
-/// The architecture name that a unit is compiled for on a device of this compute capability: `sm_90a`, `sm_80`.
+/// The architecture name that units are compiled for on a device of this compute capability: `sm_90a`, `sm_80`.
 #[must_use]
-pub fn target(arch: Arch, compute: (i32, i32)) -> String {
-    match (arch, compute) {
-        (Arch::Sm90a, _) | (Arch::Portable, (9, 0)) => "sm_90a".to_owned(),
-        (Arch::Portable, (major, minor)) => format!("sm_{major}{minor}"),
+pub fn target(compute: (i32, i32)) -> String {
+    match compute {
+        (9, 0) => "sm_90a".to_owned(),
+        (major, minor) => format!("sm_{major}{minor}"),
     }
 }
 
@@ -241,8 +241,8 @@ mod tests {
 
     #[test]
     fn hopper_gets_its_own_instructions() {
-        assert_eq!(target(Arch::Portable, (9, 0)), "sm_90a");
-        assert_eq!(target(Arch::Portable, (8, 9)), "sm_89");
-        assert_eq!(target(Arch::Portable, (12, 0)), "sm_120");
+        assert_eq!(target((9, 0)), "sm_90a");
+        assert_eq!(target((8, 9)), "sm_89");
+        assert_eq!(target((12, 0)), "sm_120");
     }
 }
