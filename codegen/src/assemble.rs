@@ -2,7 +2,7 @@
 
 use ossmith_plan::params::Params;
 use ossmith_plan::{
-    DType, Kernel, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
+    DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
 };
 
 use crate::schedule::{DECODE_TOKENS, KernelPlan, schedule};
@@ -76,17 +76,14 @@ impl Named<'_> {
 fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
     Schedule {
         max_tokens: tokens,
-        fuses_norm: true,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
         qkv: named.kernel(&format!("rmsnorm_qkv_rope_decode{tokens}")),
         attention: [named.kernel("attn_sliding"), named.kernel("attn_full")],
         attn_out: named.kernel(&format!("attn_out_residual_decode{tokens}")),
-        router: None,
-        group: None,
         expert_up: named.kernel(&format!("moe_up_swiglu_decode{tokens}")),
         expert_down: named.kernel(&format!("moe_down_residual_decode{tokens}")),
-        combine: None,
+        large: None,
         unembed: named.kernel(&format!("unembed_decode{tokens}")),
         sample: named.kernel("sample"),
     }
@@ -95,17 +92,18 @@ fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
 fn prefill_schedule(named: &Named<'_>) -> Schedule {
     Schedule {
         max_tokens: usize::MAX,
-        fuses_norm: false,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
         qkv: named.kernel("qkv_rope_prefill"),
         attention: [named.kernel("attn_sliding"), named.kernel("attn_full")],
         attn_out: named.kernel("attn_out_residual_prefill"),
-        router: Some(named.kernel("router_prefill")),
-        group: Some(named.kernel("moe_group")),
         expert_up: named.kernel("moe_up_swiglu_grouped"),
         expert_down: named.kernel("moe_down_grouped"),
-        combine: Some(named.kernel("moe_combine")),
+        large: Some(LargeStep {
+            router: named.kernel("router_prefill"),
+            group: named.kernel("moe_group"),
+            combine: named.kernel("moe_combine"),
+        }),
         unembed: named.kernel("unembed_prefill"),
         sample: named.kernel("sample"),
     }

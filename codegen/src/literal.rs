@@ -72,9 +72,9 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes }
     Schedule {
-        max_tokens, fuses_norm, embed, rmsnorm, qkv, attention, attn_out, router, group, expert_up, expert_down,
-        combine, unembed, sample,
+        max_tokens, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed, sample,
     }
+    LargeStep { router, group, combine }
     Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, shared_bytes, dependent_launch }
     Grid { x, y, z }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::params;
-use crate::{Graph, ModelSpec, Node, Weight, WeightLayout};
+use crate::{Graph, LayerKind, ModelSpec, Node, Weight, WeightLayout};
 
 /// One CUDA translation unit: a kernel with its constants, as a person would read it. It needs Ampere or later
 /// (`mma.sync` on bf16, `cp.async`) and is compiled for the architecture of the device at hand.
@@ -108,11 +108,9 @@ pub struct Phase {
 pub struct Schedule {
     /// Most tokens of a step that this schedule runs.
     pub max_tokens: usize,
-    /// Whether the products norm their input themselves; if not, `rmsnorm` runs before them.
-    pub fuses_norm: bool,
     /// Residual rows from the embedding.
     pub embed: Kernel<params::Embed>,
-    /// The norm as a kernel of its own: before the unembedding, and before every product that does not fuse it.
+    /// The norm as a kernel of its own: before the unembedding, and before every product of a large step.
     pub rmsnorm: Kernel<params::RmsNorm>,
     /// Phase A.
     pub qkv: Kernel<params::Qkv>,
@@ -120,20 +118,27 @@ pub struct Schedule {
     pub attention: [Kernel<params::Attention>; 2],
     /// Phase C.
     pub attn_out: Kernel<params::AttnOut>,
-    /// Phase D as a kernel. A small step has none: phase C adds up the logits, phase E finishes them.
-    pub router: Option<Kernel<params::Router>>,
-    /// Sorts a large step's (token, expert) pairs by expert; small steps list them in each block.
-    pub group: Option<Kernel<params::Group>>,
     /// Phase E.
     pub expert_up: Kernel<params::ExpertUp>,
     /// Phase F.
     pub expert_down: Kernel<params::ExpertDown>,
-    /// Sums a large step's expert outputs into the residual; small steps do it in phase F.
-    pub combine: Option<Kernel<params::Combine>>,
+    /// What large steps run beside these; small ones do it inside them.
+    pub large: Option<LargeStep>,
     /// Unembedding of the normed rows whose logits are wanted.
     pub unembed: Kernel<params::Unembed>,
     /// Draws each sequence's next token.
     pub sample: Kernel<params::Sample>,
+}
+
+/// Kernels of a large step alone.
+#[derive(Clone, Copy, Debug)]
+pub struct LargeStep {
+    /// Phase D. In small steps phase C adds up the logits and phase E finishes them.
+    pub router: Kernel<params::Router>,
+    /// Sorts (token, expert) pairs by expert; in small steps each block lists them.
+    pub group: Kernel<params::Group>,
+    /// Sums the experts' outputs into the residual; small steps do it in phase F.
+    pub combine: Kernel<params::Combine>,
 }
 
 /// Kernels that are no part of a step.
@@ -181,16 +186,30 @@ impl Model {
 }
 
 impl Schedule {
+    /// Whether its products norm, route and combine themselves.
+    #[must_use]
+    pub const fn is_small(&self) -> bool {
+        self.large.is_none()
+    }
+
+    /// Phase B of a layer of this kind.
+    #[must_use]
+    pub const fn attention_of(&self, kind: LayerKind) -> &Kernel<params::Attention> {
+        match kind {
+            LayerKind::Sliding => &self.attention[0],
+            LayerKind::Full => &self.attention[1],
+        }
+    }
+
     /// Name and geometry of every kernel, in the order of a step.
     #[must_use]
     pub fn infos(&self) -> Vec<KernelInfo> {
         let mut infos = vec![self.embed.info, self.rmsnorm.info, self.qkv.info];
         infos.extend(self.attention.map(|kernel| kernel.info));
         infos.push(self.attn_out.info);
-        infos.extend(self.router.map(|kernel| kernel.info));
-        infos.extend(self.group.map(|kernel| kernel.info));
+        infos.extend(self.large.iter().flat_map(|large| [large.router.info, large.group.info]));
         infos.extend([self.expert_up.info, self.expert_down.info]);
-        infos.extend(self.combine.map(|kernel| kernel.info));
+        infos.extend(self.large.map(|large| large.combine.info));
         infos.extend([self.unembed.info, self.sample.info]);
         infos
     }

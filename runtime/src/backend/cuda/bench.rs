@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use ossmith_plan::params::{FillBf16, FlatRead};
-use ossmith_plan::{Model, StepShape};
+use ossmith_plan::{Model, Phase, StepShape};
 
-use super::forward::LAYER_PHASES;
 use super::kernels::Extent;
 use super::memory::{Buffer, device_error};
+use super::phase::LayerPhase;
 use super::{CudaBackend, weights};
 use crate::backend::{Backend, Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
 use crate::{Error, Result, Sampling};
@@ -59,12 +59,15 @@ pub struct DecodeTimes {
     pub phases: Vec<PhaseTime>,
 }
 
-/// Places of phases of a layer.
-const ATTN_OUT: usize = 2;
-const ROUTER: usize = 3;
-/// Places of the head and of sampling after a layer's phases.
-const HEAD: usize = LAYER_PHASES;
-const SAMPLE: usize = LAYER_PHASES + 1;
+/// A part of a step that is timed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// A phase, in every layer.
+    Layers(LayerPhase),
+    Head,
+    Sample,
+}
+
 /// The sums of the last real step are not cleared.
 const NO_SUMS: u64 = 0;
 /// Steps timed together.
@@ -198,27 +201,19 @@ impl CudaBackend {
     }
 
     fn time_phases(&self, shape: &StepShape) -> Result<Vec<PhaseTime>> {
-        let model: &'static Model = self.pass.model;
-        let (layers, tokens) = (model.spec.layers.len(), shape.tokens);
-        let phases = model.phases.iter().map(|phase| (phase.name, model.phase_bytes(phase, shape)));
-        let sample = ("sample", (size_of::<f32>() * model.spec.vocab * tokens) as f64);
-        let mut phases: Vec<(usize, (&str, f64))> = phases.chain([sample]).enumerate().collect();
-        if model.schedule(tokens).router.is_none() {
-            let (_, (_, bytes)) = phases.remove(ROUTER);
-            phases[ATTN_OUT].1.1 += bytes;
-        }
-        phases
+        let (layers, tokens) = (self.pass.model.spec.layers.len(), shape.tokens);
+        parts(self.pass.model, shape)
             .into_iter()
-            .map(|(index, (name, bytes))| {
-                let alone = self.time_graph(|| match index {
-                    HEAD => self.pass.head(&self.inputs, tokens, 0..tokens),
-                    SAMPLE => self.pass.sample(&self.inputs, tokens),
-                    _ => (0..layers)
-                        .try_for_each(|layer| self.phase_with_fixed_routes(index, layer, tokens)),
+            .map(|(part, name, bytes)| {
+                let alone = self.time_graph(|| match part {
+                    Part::Layers(phase) => (0..layers)
+                        .try_for_each(|layer| self.phase_with_fixed_routes(phase, layer, tokens)),
+                    Part::Head => self.pass.head(&self.inputs, tokens, 0..tokens),
+                    Part::Sample => self.pass.sample(&self.inputs, tokens),
                 })?;
                 // Side by side, so that a clock that moves moves both.
                 let whole = self.time_graph(|| self.step_without(tokens, None))?;
-                let without = self.time_graph(|| self.step_without(tokens, Some(index)))?;
+                let without = self.time_graph(|| self.step_without(tokens, Some(part)))?;
                 Ok(PhaseTime {
                     name,
                     bytes,
@@ -231,27 +226,32 @@ impl CudaBackend {
 
     /// A phase of a layer, but the router's sums go where nobody looks: those of the last real step stay, so that
     /// steps without some phase still read as many experts.
-    fn phase_with_fixed_routes(&self, phase: usize, layer: usize, tokens: usize) -> Result<()> {
-        if phase != ATTN_OUT {
+    fn phase_with_fixed_routes(
+        &self,
+        phase: LayerPhase,
+        layer: usize,
+        tokens: usize,
+    ) -> Result<()> {
+        if phase != LayerPhase::AttnOut {
             return self.pass.phase(phase, &self.inputs, layer, tokens);
         }
         let elsewhere = self.pass.workspace.slot_out.ptr();
         self.pass.attn_out(self.pass.model.schedule(tokens), layer, tokens, elsewhere)
     }
 
-    /// The launches of a decode step but for one phase: [`HEAD`], [`SAMPLE`] or one of a layer.
-    fn step_without(&self, tokens: usize, skipped: Option<usize>) -> Result<()> {
-        let kept = |index: usize| skipped != Some(index);
+    /// The launches of a decode step but for one part.
+    fn step_without(&self, tokens: usize, skipped: Option<Part>) -> Result<()> {
+        let kept = |part: Part| skipped != Some(part);
         self.pass.embed(&self.inputs, tokens, NO_SUMS)?;
         for layer in 0..self.pass.model.spec.layers.len() {
-            for phase in (0..LAYER_PHASES).filter(|&phase| kept(phase)) {
+            for phase in LayerPhase::ALL.into_iter().filter(|&phase| kept(Part::Layers(phase))) {
                 self.phase_with_fixed_routes(phase, layer, tokens)?;
             }
         }
-        if kept(HEAD) {
+        if kept(Part::Head) {
             self.pass.head(&self.inputs, tokens, 0..tokens)?;
         }
-        if kept(SAMPLE) { self.pass.sample(&self.inputs, tokens) } else { Ok(()) }
+        if kept(Part::Sample) { self.pass.sample(&self.inputs, tokens) } else { Ok(()) }
     }
 
     /// Captures launches and times replays.
@@ -283,6 +283,28 @@ impl Spread {
 fn drawing<'a>(slot: usize, start: usize, input: Input<'a>, pages: &'a [u32]) -> Sequence<'a> {
     let sample = Sampling { temperature: 1.0, seed: slot as u64, ..Sampling::GREEDY };
     Sequence { slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
+}
+
+/// The parts of a step with their names and the bytes that they must read in a whole step. Small steps have no router
+/// of their own: what it would read, the phase before it does.
+fn parts(model: &Model, shape: &StepShape) -> Vec<(Part, &'static str, f64)> {
+    let small = model.schedule(shape.tokens).is_small();
+    let bytes = |phase: &Phase| model.phase_bytes(phase, shape);
+    let mut parts = Vec::new();
+    for phase in LayerPhase::ALL {
+        let plan = phase.plan(model);
+        let more = match phase {
+            LayerPhase::Router if small => continue,
+            LayerPhase::AttnOut if small => bytes(LayerPhase::Router.plan(model)),
+            _ => 0.0,
+        };
+        parts.push((Part::Layers(phase), plan.name, bytes(plan) + more));
+    }
+    let head = model.phases.iter().filter(|phase| model.is_head(phase));
+    parts.extend(head.map(|phase| (Part::Head, phase.name, bytes(phase))));
+    let logits = size_of::<f32>() * model.spec.vocab * shape.tokens;
+    parts.push((Part::Sample, "sample", logits as f64));
+    parts
 }
 
 /// Distinct experts of a layer, averaged over layers.

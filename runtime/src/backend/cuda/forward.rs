@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{MOST_SMALL_TOKENS, Model, Schedule, Weight};
+use ossmith_plan::{LargeStep, MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
 use super::memory::Buffer;
+use super::phase::LayerPhase;
 use super::weights::DeviceWeights;
 use super::workspace::Workspace;
 use crate::Result;
@@ -75,25 +76,27 @@ impl Pass {
 
     /// Every phase of a layer.
     pub(super) fn layer(&self, inputs: &StepInputs, layer: usize, tokens: usize) -> Result<()> {
-        (0..LAYER_PHASES).try_for_each(|phase| self.phase(phase, inputs, layer, tokens))
+        LayerPhase::ALL.into_iter().try_for_each(|phase| self.phase(phase, inputs, layer, tokens))
     }
 
-    /// One phase of a layer, by its place in [`Model::phases`].
+    /// One phase of a layer.
     pub(super) fn phase(
         &self,
-        phase: usize,
+        phase: LayerPhase,
         inputs: &StepInputs,
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
         let schedule = self.model.schedule(tokens);
         match phase {
-            0 => self.qkv(schedule, inputs, layer, tokens),
-            1 => self.attention(schedule, inputs, layer, tokens),
-            2 => self.attn_out(schedule, layer, tokens, self.router_sums(layer, tokens)),
-            3 => self.router(schedule, layer, tokens),
-            4 => self.expert_up(schedule, layer, tokens),
-            _ => self.expert_down(schedule, layer, tokens),
+            LayerPhase::Qkv => self.qkv(schedule, inputs, layer, tokens),
+            LayerPhase::Attention => self.attention(schedule, inputs, layer, tokens),
+            LayerPhase::AttnOut => {
+                self.attn_out(schedule, layer, tokens, self.router_sums(layer, tokens))
+            }
+            LayerPhase::Router => self.router(schedule, layer, tokens),
+            LayerPhase::ExpertUp => self.expert_up(schedule, layer, tokens),
+            LayerPhase::ExpertDown => self.expert_down(schedule, layer, tokens),
         }
     }
 
@@ -123,16 +126,16 @@ impl Pass {
     /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
     /// left, with its `squares`, or rows normed already, which have none.
     fn product_input(&self, schedule: &Schedule, squares: &Buffer) -> (Ptr, Ptr) {
-        if schedule.fuses_norm {
+        if schedule.is_small() {
             (self.workspace.scaled.ptr(), squares.ptr())
         } else {
             (self.workspace.normed.ptr(), 0)
         }
     }
 
-    /// Where a layer's logits are summed up, if its schedule has no router of its own; else null.
+    /// Where a layer's logits are summed up in small steps; null in others.
     fn router_sums(&self, layer: usize, tokens: usize) -> Ptr {
-        if self.model.schedule(tokens).router.is_some() {
+        if !self.model.schedule(tokens).is_small() {
             return 0;
         }
         let of_layer = MOST_SMALL_TOKENS * self.model.spec.experts * size_of::<i64>();
@@ -146,7 +149,7 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
-        if !schedule.fuses_norm {
+        if !schedule.is_small() {
             self.norm(schedule, self.attn_norm(layer), 0, tokens)?;
         }
         let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
@@ -190,7 +193,7 @@ impl Pass {
             table_stride: self.cache.stride() as u32,
             tokens: tokens as u32,
         };
-        let kernel = &schedule.attention[self.model.spec.layers[layer] as usize];
+        let kernel = schedule.attention_of(self.model.spec.layers[layer]);
         self.kernels.launch(&self.stream, kernel, self.extent(tokens), &params)
     }
 
@@ -220,10 +223,8 @@ impl Pass {
     }
 
     fn router(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
-        let Some(router) = &schedule.router else { return Ok(()) };
-        if !schedule.fuses_norm {
-            self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
-        }
+        let Some(LargeStep { router, .. }) = &schedule.large else { return Ok(()) };
+        self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
         let params = params::Router {
             input: self.workspace.normed.ptr(),
             weight: self.weights.ptr(Weight::Router, layer),
@@ -237,7 +238,7 @@ impl Pass {
 
     fn expert_up(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
-        if let Some(group) = &schedule.group {
+        if let Some(LargeStep { group, .. }) = &schedule.large {
             let params = params::Group {
                 logits: workspace.router_logits.ptr(),
                 slot_experts: workspace.slot_experts.ptr(),
@@ -290,7 +291,7 @@ impl Pass {
             tokens: tokens as u32,
         };
         self.kernels.launch(&self.stream, &schedule.expert_down, self.extent(tokens), &params)?;
-        let Some(combine) = &schedule.combine else { return Ok(()) };
+        let Some(LargeStep { combine, .. }) = &schedule.large else { return Ok(()) };
         let params = params::Combine {
             slot_out: workspace.slot_out.ptr(),
             slot_weights: workspace.slot_weights.ptr(),
@@ -312,7 +313,7 @@ impl Pass {
         let (mut input, mut squares) =
             self.product_input(self.model.schedule(tokens), &workspace.attn_squares);
         let mut rows = picked;
-        if squares == 0 || !schedule.fuses_norm {
+        if squares == 0 || !schedule.is_small() {
             self.norm(schedule, self.attn_norm(self.model.spec.layers.len()), picked, count)?;
             (input, squares, rows) = (workspace.normed.ptr(), 0, 0);
         }
@@ -346,6 +347,3 @@ impl Pass {
         )
     }
 }
-
-/// Phases of one layer, A to F.
-pub(super) const LAYER_PHASES: usize = 6;

@@ -19,6 +19,7 @@ mod kernels;
 mod memory;
 pub mod nvrtc;
 pub mod pack;
+mod phase;
 mod plan_memory;
 mod sources;
 mod staging;

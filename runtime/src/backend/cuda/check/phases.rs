@@ -1,29 +1,29 @@
-//! One step, phase by phase, on the device and in the executor.
+//! One step, phase by phase, on the device and in the executor. What follows the layers is in [`super::head`].
 
 use std::sync::Arc;
 
-use ossmith_plan::{LayerKind, Model, Phase, Value};
+use ossmith_plan::{LayerKind, Model, Value};
 
 use super::super::CudaBackend;
-use super::super::forward::LAYER_PHASES;
+use super::super::phase::LayerPhase;
 use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
 use super::next_norm::{self, NextNorm};
+use super::relative_error;
 use super::step_layout::{Layout, Random, SEQUENCES};
-use super::{relative_error, sampler};
+use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use crate::backend::{Input, LogitRows, Sequence, Step};
 use crate::checkpoint::Checkpoint;
-use crate::{Error, Result};
 
 /// Receives (kernel, part, error).
 pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
 
 /// The device and the executor over the same weights.
 pub(super) struct Bench {
-    device: CudaBackend,
-    model: &'static Model,
-    executor: Executor,
-    cache: Cache,
+    pub(super) device: CudaBackend,
+    pub(super) model: &'static Model,
+    pub(super) executor: Executor,
+    pub(super) cache: Cache,
     random: Random,
 }
 
@@ -46,11 +46,11 @@ impl Bench {
             self.fill_history(&layout, layer)?;
             let batch = self.stage(&layout.sequences())?;
             self.randomise_residual(tokens, layer)?;
-            for phase in 0..LAYER_PHASES {
+            for phase in LayerPhase::ALL {
                 self.phase(phase, layer, &batch, report)?;
             }
         }
-        self.head(&layout, report)
+        self.check_head(&layout, report)
     }
 
     /// Sends a step's words and lays it out for the executor.
@@ -92,14 +92,14 @@ impl Bench {
                 };
                 let batch = self.stage(&[sequence])?;
                 self.randomise_residual(tokens.len(), layer)?;
-                self.launch(0, layer, tokens.len())?;
+                self.launch(LayerPhase::Qkv, layer, tokens.len())?;
                 self.copy_cache(&batch, layer)?;
             }
         }
         Ok(())
     }
 
-    fn launch(&self, phase: usize, layer: usize, tokens: usize) -> Result<()> {
+    fn launch(&self, phase: LayerPhase, layer: usize, tokens: usize) -> Result<()> {
         self.device.pass.phase(phase, &self.device.inputs, layer, tokens)?;
         self.device.synchronize()
     }
@@ -123,21 +123,21 @@ impl Bench {
 
     fn phase(
         &mut self,
-        phase: usize,
+        phase: LayerPhase,
         layer: usize,
         batch: &Batch,
         report: Report<'_>,
     ) -> Result<()> {
         let tokens = batch.rows.len();
-        let plan: &Phase = &self.model.phases[phase];
         let mut values = Values::new(self.model, tokens);
         let before = self.inputs(phase, layer, &mut values, tokens)?;
         self.poison_outputs(phase, layer, tokens)?;
         self.launch(phase, layer, tokens)?;
         let actual = self.outputs(phase, layer, batch, &before)?;
-        self.executor.run(plan.nodes, layer, &mut values, batch, &mut self.cache)?;
+        let nodes = phase.plan(self.model).nodes;
+        self.executor.run(nodes, layer, &mut values, batch, &mut self.cache)?;
         let expected = self.expected(phase, &values, &before, tokens)?;
-        if phase == 0 {
+        if phase == LayerPhase::Qkv {
             // The executor wrote its own keys and values; attention is checked on the device's.
             self.copy_cache(batch, layer)?;
         }
@@ -146,10 +146,14 @@ impl Bench {
             LayerKind::Full => "full",
         };
         let mut error = relative_error(&actual, &expected)?;
-        if self.fuses_norm(tokens) {
+        if self.is_small(tokens) {
             error = error.max(match phase {
-                2 => next_norm::error(&self.device.pass, tokens, layer, NextNorm::Experts)?,
-                5 => next_norm::error(&self.device.pass, tokens, layer + 1, NextNorm::Attention)?,
+                LayerPhase::AttnOut => {
+                    next_norm::error(&self.device.pass, tokens, layer, NextNorm::Experts)?
+                }
+                LayerPhase::ExpertDown => {
+                    next_norm::error(&self.device.pass, tokens, layer + 1, NextNorm::Attention)?
+                }
                 _ => 0.0,
             });
         }
@@ -157,14 +161,14 @@ impl Bench {
         Ok(())
     }
 
-    fn fuses_norm(&self, tokens: usize) -> bool {
-        self.model.schedule(tokens).fuses_norm
+    fn is_small(&self, tokens: usize) -> bool {
+        self.model.schedule(tokens).is_small()
     }
 
     /// Gives the executor the device's inputs of a phase; returns the residual before it.
     fn inputs(
         &self,
-        phase: usize,
+        phase: LayerPhase,
         layer: usize,
         values: &mut Values,
         tokens: usize,
@@ -172,12 +176,12 @@ impl Bench {
         let (spec, workspace) = (&self.model.spec, &self.device.pass.workspace);
         let residual = read_f32(&workspace.residual, tokens * spec.hidden)?;
         values.set_f32(Value::Residual, &residual)?;
-        let normed = || match self.fuses_norm(tokens) {
+        let normed = || match self.is_small(tokens) {
             true => next_norm::normed(&self.device.pass, tokens),
             false => read_bf16(&workspace.normed, tokens * spec.hidden),
         };
         match phase {
-            1 => {
+            LayerPhase::Attention => {
                 let queries = read_bf16(&workspace.queries, tokens * spec.q_width())?;
                 let mut qkv = vec![0.0; tokens * spec.qkv_width()];
                 for (row, queries) in
@@ -187,29 +191,29 @@ impl Bench {
                 }
                 values.set_f32(Value::Qkv, &qkv)?;
             }
-            2 => values.set_f32(
+            LayerPhase::AttnOut => values.set_f32(
                 Value::AttnHeads,
                 &read_bf16(&workspace.heads, tokens * spec.q_width())?,
             )?,
-            4 => {
+            LayerPhase::ExpertUp => {
                 values.set_f32(Value::MoeInput, &normed()?)?;
                 values.set_f32(Value::RouterLogits, &self.logits(tokens, layer)?)?;
             }
-            5 => {
+            LayerPhase::ExpertDown => {
                 let hidden = read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter)?;
                 values.set_f32(Value::ExpertHidden, &hidden)?;
                 let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
                 values.set_u32(Value::ExpertIds, &ids)?;
                 values.set_f32(Value::ExpertWeights, &weights)?;
             }
-            _ => {}
+            LayerPhase::Qkv | LayerPhase::Router => {}
         }
         Ok(residual)
     }
 
     /// The router's logits that the device's experts choose from.
     fn logits(&self, tokens: usize, layer: usize) -> Result<Vec<f32>> {
-        match self.fuses_norm(tokens) {
+        match self.is_small(tokens) {
             true => next_norm::logits(&self.device.pass, tokens, layer),
             false => read_f32(
                 &self.device.pass.workspace.router_logits,
@@ -222,64 +226,66 @@ impl Bench {
     fn choices(&self, logits: &[f32], tokens: usize) -> Result<(Vec<u32>, Vec<f32>)> {
         let mut values = Values::new(self.model, tokens);
         values.set_f32(Value::RouterLogits, logits)?;
-        let top_k = &self.model.phases[4].nodes[..1];
+        let top_k = &LayerPhase::ExpertUp.plan(self.model).nodes[..1];
         let mut unused = Cache::new(self.model, &self.device.limits)?;
         self.executor.run(top_k, 0, &mut values, &Batch::default(), &mut unused)?;
         Ok((values.u32(Value::ExpertIds)?.to_vec(), values.f32(Value::ExpertWeights)?.to_vec()))
     }
 
-    fn poison_outputs(&self, phase: usize, layer: usize, tokens: usize) -> Result<()> {
+    fn poison_outputs(&self, phase: LayerPhase, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.device.pass.workspace;
-        if self.fuses_norm(tokens) {
+        if self.is_small(tokens) {
             match phase {
-                2 => {
+                LayerPhase::AttnOut => {
                     next_norm::clear_logits(&self.device.pass, layer)?;
                     poison(&workspace.scaled).and_then(|()| poison(&workspace.moe_squares))?;
                 }
-                3 => return Ok(()),
-                5 => poison(&workspace.scaled).and_then(|()| poison(&workspace.attn_squares))?,
+                LayerPhase::Router => return Ok(()),
+                LayerPhase::ExpertDown => {
+                    poison(&workspace.scaled).and_then(|()| poison(&workspace.attn_squares))?
+                }
                 _ => {}
             }
         }
         match phase {
-            0 => poison(&workspace.queries),
-            1 => poison(&workspace.heads),
-            3 => poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits)),
-            4 => poison(&workspace.hidden),
-            5 => poison(&workspace.slot_out),
-            _ => Ok(()),
+            LayerPhase::Qkv => poison(&workspace.queries),
+            LayerPhase::Attention => poison(&workspace.heads),
+            LayerPhase::AttnOut => Ok(()),
+            LayerPhase::Router => {
+                poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits))
+            }
+            LayerPhase::ExpertUp => poison(&workspace.hidden),
+            LayerPhase::ExpertDown => poison(&workspace.slot_out),
         }
     }
 
     fn outputs(
         &mut self,
-        phase: usize,
+        phase: LayerPhase,
         layer: usize,
         batch: &Batch,
         before: &[f32],
     ) -> Result<Vec<f32>> {
         let spec = self.model.spec;
         let tokens = batch.rows.len();
-        if phase == 0 {
-            let mut all = read_bf16(&self.device.pass.workspace.queries, tokens * spec.q_width())?;
-            let (keys, values) = self.copy_cache(batch, layer)?;
-            all.extend(keys);
-            all.extend(values);
-            return Ok(all);
-        }
         let workspace = &self.device.pass.workspace;
         match phase {
-            1 => read_bf16(&workspace.heads, tokens * spec.q_width()),
-            3 => {
-                let mut all = match self.fuses_norm(tokens) {
+            LayerPhase::Qkv => {
+                let queries = read_bf16(&workspace.queries, tokens * spec.q_width())?;
+                let (keys, values) = self.copy_cache(batch, layer)?;
+                Ok([queries, keys, values].concat())
+            }
+            LayerPhase::Attention => read_bf16(&workspace.heads, tokens * spec.q_width()),
+            LayerPhase::Router => {
+                let mut all = match self.is_small(tokens) {
                     true => Vec::new(),
                     false => read_bf16(&workspace.normed, tokens * spec.hidden)?,
                 };
                 all.extend(self.logits(tokens, layer)?);
                 Ok(all)
             }
-            4 => read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter),
-            _ => {
+            LayerPhase::ExpertUp => read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter),
+            LayerPhase::AttnOut | LayerPhase::ExpertDown => {
                 let after = read_f32(&workspace.residual, tokens * spec.hidden)?;
                 Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())
             }
@@ -288,14 +294,14 @@ impl Bench {
 
     fn expected(
         &self,
-        phase: usize,
+        phase: LayerPhase,
         values: &Values,
         before: &[f32],
         tokens: usize,
     ) -> Result<Vec<f32>> {
         let spec = &self.model.spec;
         match phase {
-            0 => {
+            LayerPhase::Qkv => {
                 let rows = values.f32(Value::Qkv)?.chunks(spec.qkv_width());
                 let (q, kv) = (spec.q_width(), spec.kv_width());
                 let part = |range: std::ops::Range<usize>| {
@@ -305,11 +311,15 @@ impl Bench {
                 };
                 Ok([part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)].concat())
             }
-            1 => Ok(values.f32(Value::AttnHeads)?.to_vec()),
-            3 if self.fuses_norm(tokens) => Ok(values.f32(Value::RouterLogits)?.to_vec()),
-            3 => Ok([values.f32(Value::MoeInput)?, values.f32(Value::RouterLogits)?].concat()),
-            4 => Ok(values.f32(Value::ExpertHidden)?.to_vec()),
-            _ => {
+            LayerPhase::Attention => Ok(values.f32(Value::AttnHeads)?.to_vec()),
+            LayerPhase::Router if self.is_small(tokens) => {
+                Ok(values.f32(Value::RouterLogits)?.to_vec())
+            }
+            LayerPhase::Router => {
+                Ok([values.f32(Value::MoeInput)?, values.f32(Value::RouterLogits)?].concat())
+            }
+            LayerPhase::ExpertUp => Ok(values.f32(Value::ExpertHidden)?.to_vec()),
+            LayerPhase::AttnOut | LayerPhase::ExpertDown => {
                 debug_assert_eq!(before.len(), tokens * spec.hidden);
                 let after = values.f32(Value::Residual)?;
                 Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())
@@ -317,73 +327,18 @@ impl Bench {
         }
     }
 
-    fn kernel_of(&self, phase: usize, layer: usize, tokens: usize) -> &'static str {
+    fn kernel_of(&self, phase: LayerPhase, layer: usize, tokens: usize) -> &'static str {
         let schedule = self.model.schedule(tokens);
         let info = match phase {
-            0 => schedule.qkv.info,
-            1 => schedule.attention[self.model.spec.layers[layer] as usize].info,
-            2 => schedule.attn_out.info,
-            3 => schedule.router.map_or(schedule.attn_out.info, |kernel| kernel.info),
-            4 => schedule.expert_up.info,
-            _ => schedule.expert_down.info,
+            LayerPhase::Qkv => schedule.qkv.info,
+            LayerPhase::Attention => schedule.attention_of(self.model.spec.layers[layer]).info,
+            LayerPhase::AttnOut => schedule.attn_out.info,
+            LayerPhase::Router => {
+                schedule.large.map_or(schedule.attn_out.info, |large| large.router.info)
+            }
+            LayerPhase::ExpertUp => schedule.expert_up.info,
+            LayerPhase::ExpertDown => schedule.expert_down.info,
         };
         info.name
-    }
-
-    /// The head over every token's row (as many as fit), and draws for the sampled rows.
-    fn head(&mut self, layout: &Layout, report: Report<'_>) -> Result<()> {
-        let spec = self.model.spec;
-        let mut sequences = layout.sequences();
-        for sequence in &mut sequences {
-            sequence.logits = LogitRows::All;
-        }
-        let mut staged = self.device.staged()?;
-        let cache = &mut self.device.pass.cache;
-        staged
-            .staging
-            .fill(&Step { sequences: &sequences, taps: false }, |slot, p| cache.update(slot, p));
-        self.device.send(&staged.staging)?;
-        let rows = staged.staging.head_rows.min(self.device.pass.workspace.logit_rows);
-        let sampled = staged.staging.sampled.len();
-        poison(&self.device.pass.workspace.logits)?;
-        self.device.pass.head(&self.device.inputs, layout.tokens.len(), 0..rows)?;
-        self.device.pass.sample(&self.device.inputs, sampled)?;
-        self.device.synchronize()?;
-
-        let workspace = &self.device.pass.workspace;
-        let actual = read_f32(&workspace.logits, rows * spec.vocab)?;
-        let residual = read_f32(&workspace.residual, layout.tokens.len() * spec.hidden)?;
-        let mut values = Values::new(self.model, rows);
-        let picked: Vec<f32> = staged
-            .staging
-            .head_row_tokens(rows)
-            .iter()
-            .flat_map(|&row| &residual[row as usize * spec.hidden..][..spec.hidden])
-            .copied()
-            .collect();
-        values.set_f32(Value::Residual, &picked)?;
-        let head = self
-            .model
-            .phases
-            .last()
-            .ok_or_else(|| Error::Internal("a plan without a head".into()))?;
-        self.executor.run(head.nodes, 0, &mut values, &Batch::default(), &mut self.cache)?;
-        let schedule = self.model.schedule(rows);
-        report(
-            schedule.unembed.info.name,
-            "head",
-            relative_error(&actual, values.f32(Value::Logits)?)?,
-        );
-
-        let mut drawn = vec![0_u32; sampled];
-        workspace.drawn.read(0, &mut drawn)?;
-        let positions: Vec<usize> =
-            sequences.iter().map(|sequence| sequence.start + sequence.input.len()).collect();
-        let settings: Vec<_> = sequences.iter().filter_map(|sequence| sequence.sample).collect();
-        let logits = &actual[..sampled * spec.vocab];
-        let differ = sampler::disagreement(logits, spec.vocab, &positions, &settings, &drawn)?;
-        report(schedule.sample.info.name, sampler::PART, differ);
-        self.device.free.push(staged);
-        Ok(())
     }
 }

@@ -1,0 +1,69 @@
+//! What follows the layers: the head against the executor, and draws against the host's sampler.
+
+use ossmith_plan::Value;
+
+use super::device_values::{poison, read_f32};
+use super::phases::{Bench, Report};
+use super::step_layout::Layout;
+use super::{relative_error, sampler};
+use crate::backend::cpu::{Batch, Values};
+use crate::backend::{LogitRows, Sequence, Step};
+use crate::{Error, Result};
+
+impl Bench {
+    /// The head over every token's row (as many as fit), and draws for the sampled rows.
+    pub(super) fn check_head(&mut self, layout: &Layout, report: Report<'_>) -> Result<()> {
+        let mut sequences = layout.sequences();
+        for sequence in &mut sequences {
+            sequence.logits = LogitRows::All;
+        }
+        let mut staged = self.device.staged()?;
+        let cache = &mut self.device.pass.cache;
+        let step = Step { sequences: &sequences, taps: false };
+        staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
+        self.device.send(&staged.staging)?;
+        let rows = staged.staging.head_rows.min(self.device.pass.workspace.logit_rows);
+        let sampled = staged.staging.sampled.len();
+        poison(&self.device.pass.workspace.logits)?;
+        self.device.pass.head(&self.device.inputs, layout.tokens.len(), 0..rows)?;
+        self.device.pass.sample(&self.device.inputs, sampled)?;
+        self.device.synchronize()?;
+
+        let logits = read_f32(&self.device.pass.workspace.logits, rows * self.model.spec.vocab)?;
+        let tokens = staged.staging.head_row_tokens(rows);
+        let error = relative_error(&logits, &self.logits_of(tokens, layout.tokens.len())?)?;
+        let schedule = self.model.schedule(rows);
+        report(schedule.unembed.info.name, "head", error);
+        report(schedule.sample.info.name, sampler::PART, self.draws(&sequences, sampled, &logits)?);
+        self.device.free.push(staged);
+        Ok(())
+    }
+
+    /// The executor's logits of some tokens of a step, from the residual on the device.
+    fn logits_of(&mut self, tokens: &[u32], of_step: usize) -> Result<Vec<f32>> {
+        let hidden = self.model.spec.hidden;
+        let residual = read_f32(&self.device.pass.workspace.residual, of_step * hidden)?;
+        let picked: Vec<f32> = tokens
+            .iter()
+            .flat_map(|&token| &residual[token as usize * hidden..][..hidden])
+            .copied()
+            .collect();
+        let mut values = Values::new(self.model, tokens.len());
+        values.set_f32(Value::Residual, &picked)?;
+        let missing = || Error::Internal("a plan without a head".into());
+        let head = self.model.phases.last().ok_or_else(missing)?;
+        self.executor.run(head.nodes, 0, &mut values, &Batch::default(), &mut self.cache)?;
+        Ok(values.f32(Value::Logits)?.to_vec())
+    }
+
+    /// The share of the device's draws that differ from the host's on the same logits.
+    fn draws(&self, sequences: &[Sequence<'_>], sampled: usize, logits: &[f32]) -> Result<f64> {
+        let mut drawn = vec![0_u32; sampled];
+        self.device.pass.workspace.drawn.read(0, &mut drawn)?;
+        let positions: Vec<usize> =
+            sequences.iter().map(|sequence| sequence.start + sequence.input.len()).collect();
+        let settings: Vec<_> = sequences.iter().filter_map(|sequence| sequence.sample).collect();
+        let vocab = self.model.spec.vocab;
+        sampler::disagreement(&logits[..sampled * vocab], vocab, &positions, &settings, &drawn)
+    }
+}
