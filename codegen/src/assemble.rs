@@ -5,7 +5,7 @@ use ossmith_plan::{
     DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
 };
 
-use crate::schedule::{DECODE_TOKENS, KernelPlan, schedule};
+use crate::schedule::{BATCH_TOKENS, DECODE_TOKENS, KernelPlan, schedule};
 use crate::{emit, fuse, graph, leak, library};
 
 /// Compiles a model.
@@ -19,7 +19,8 @@ pub fn assemble(spec: ModelSpec) -> Model {
     let named = Named { plans: &plans };
     let mut schedules: Vec<Schedule> =
         DECODE_TOKENS.iter().map(|&tokens| decode_schedule(&named, tokens)).collect();
-    schedules.push(prefill_schedule(&named));
+    schedules.push(large_schedule(&named, &format!("batch{BATCH_TOKENS}"), BATCH_TOKENS));
+    schedules.push(large_schedule(&named, "prefill", usize::MAX));
     Model {
         spec,
         graph,
@@ -89,22 +90,22 @@ fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
     }
 }
 
-fn prefill_schedule(named: &Named<'_>) -> Schedule {
+fn large_schedule(named: &Named<'_>, suffix: &str, max_tokens: usize) -> Schedule {
     Schedule {
-        max_tokens: usize::MAX,
+        max_tokens,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
-        qkv: named.kernel("qkv_rope_prefill"),
+        qkv: named.kernel(&format!("qkv_rope_{suffix}")),
         attention: [named.kernel("attn_sliding"), named.kernel("attn_full")],
-        attn_out: named.kernel("attn_out_residual_prefill"),
-        expert_up: named.kernel("moe_up_swiglu_grouped"),
-        expert_down: named.kernel("moe_down_grouped"),
+        attn_out: named.kernel(&format!("attn_out_residual_{suffix}")),
+        expert_up: named.kernel(&format!("moe_up_swiglu_{suffix}")),
+        expert_down: named.kernel(&format!("moe_down_{suffix}")),
         large: Some(LargeStep {
-            router: named.kernel("router_prefill"),
-            group: named.kernel("moe_group"),
+            router: named.kernel(&format!("router_{suffix}")),
+            group: named.kernel(&format!("moe_group_{suffix}")),
             combine: named.kernel("moe_combine"),
         }),
-        unembed: named.kernel("unembed_prefill"),
+        unembed: named.kernel(&format!("unembed_{suffix}")),
         sample: named.kernel("sample"),
     }
 }

@@ -3,14 +3,17 @@
 
 mod decode;
 mod footprint;
-mod prefill;
+mod large;
 
 use ossmith_plan::{
     Axis, Grid, KernelInfo, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA,
 };
 
-/// Token counts up to which the decode schedules run. Above the last one, the prefill schedule does.
+/// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
+
+/// Tokens up to which the batch schedule runs, beyond those of the decode schedules. Above, the prefill schedule does.
+pub const BATCH_TOKENS: usize = 64;
 
 /// Registers of a quarter of a multiprocessor.
 const QUARTER_REGISTERS: u32 = 16_384;
@@ -115,8 +118,9 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
         plans.extend(decode::kernels(spec, tokens));
     }
     plans.extend([attention(spec, "attn_sliding", spec.window), attention(spec, "attn_full", 0)]);
-    plans.extend(prefill::kernels(spec));
-    plans.push(sample(spec));
+    plans.extend(large::batch(spec));
+    plans.extend(large::prefill(spec));
+    plans.extend([large::combine(spec), sample(spec)]);
     plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));
     plans.push(tool("fill_mxfp4", "fill_mxfp4.cu", &["FillMxfp4"], 256, 8));
     plans.push(tool("flat_read", "flat_read.cu", &["FlatRead"], 512, 2));
