@@ -17,6 +17,7 @@ const HEADERS: &[(&str, &str)] = files![
     "moe/logits.cuh",
     "moe/route.cuh",
     "mxfp4/decode.cuh",
+    "ptx/cluster.cuh",
     "ptx/launch.cuh",
     "ptx/math.cuh",
     "ptx/memory.cuh",

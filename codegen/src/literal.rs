@@ -76,7 +76,7 @@ structs! {
     }
     LargeStep { router, group, combine }
     Tools { fill_bf16, fill_mxfp4, flat_read }
-    KernelInfo { name, grid, threads, shared_bytes, dependent_launch }
+    KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
     Unit { name, source, max_registers }
 }
@@ -176,6 +176,7 @@ mod tests {
             name: "k",
             grid: Grid { x: Axis::Fixed(3), y: Axis::Tokens, z: Axis::PerSm(2) },
             threads: 256,
+            cluster: 1,
             shared_bytes: 0,
             dependent_launch: true,
         });
@@ -185,7 +186,7 @@ mod tests {
                 kernel.tokens(),
                 "::ossmith_plan::Kernel::new(::ossmith_plan::KernelInfo{name:\"k\",grid:::ossmith_plan::Grid{\
                  x:::ossmith_plan::Axis::Fixed(3),y:::ossmith_plan::Axis::Tokens,z:::ossmith_plan::Axis::PerSm(2)},\
-                 threads:256,shared_bytes:0,dependent_launch:true})",
+                 threads:256,cluster:1,shared_bytes:0,dependent_launch:true})",
             ),
             (
                 WeightLayout::Bf16Tiles(RowOrder::RopePairs { head_dim: 64 }).tokens(),

@@ -31,9 +31,15 @@ struct QkvPair {
   QkvPair() = default;
 
   __device__ __forceinline__ static QkvConstants fetch(const QkvOut& out, u32 head, u32 dim, u32 token) {
-    const u32 position = out.positions[token];
-    const u32 page = head < kQHeads ? 0 : out.cache.page(out.slots[token], position);
-    return {out.bias[head * kHeadDim + dim], out.bias[head * kHeadDim + dim + kHalf], position, page};
+    QkvConstants constants = fetch_bias(out, head, dim);
+    constants.position = out.positions[token];
+    if (head >= kQHeads) constants.page = out.cache.page(out.slots[token], constants.position);
+    return constants;
+  }
+
+  // The part that is the same for every token.
+  __device__ __forceinline__ static QkvConstants fetch_bias(const QkvOut& out, u32 head, u32 dim) {
+    return {out.bias[head * kHeadDim + dim], out.bias[head * kHeadDim + dim + kHalf], 0, 0};
   }
 
   __device__ __forceinline__ QkvPair(const QkvOut& out, const QkvConstants& constants, u32 head, u32 dim, u32 token,

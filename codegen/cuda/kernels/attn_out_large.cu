@@ -1,24 +1,27 @@
 // residual += attn_out(heads) + bias
 //
-// A block computes kWarps row tiles for up to kTileTokens tokens.
+// A block computes kWarps row tiles for up to kTileTokens tokens; kSplits of them share the sum over k.
 #include "ptx/launch.cuh"
 #include "tile/gemm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = TileProduct<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStages>;
+using Product = TileProduct<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages,
+                            spec::kSplits>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ AttnOut p) {
   extern __shared__ __align__(16) u8 storage[];
   Product::Ring& ring = *reinterpret_cast<Product::Ring*>(storage);
-  wait_for_inputs();
-  start_next_kernel();
+  if (blockIdx.z >= Product::kParts) return;
   const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
   const u32 columns = min(spec::kTileTokens, p.tokens - first);
   const u8* weights = strip < spec::kRowTiles
                           ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
                           : nullptr;
+  Product::start<true>(ring, weights);
+  wait_for_inputs();
+  start_next_kernel();
   const bf16* x = p.heads + static_cast<u64>(first) * spec::kQWidth;
   Product product;
   product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kQWidth; });

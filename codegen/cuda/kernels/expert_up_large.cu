@@ -7,7 +7,7 @@
 #include "tile/gemm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = TileProduct<Mxfp4Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
+using Product = TileProduct<Mxfp4Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages>;
 
 struct Shared {
   Product::Ring ring;
@@ -21,15 +21,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();
   start_next_kernel();
-  if (blockIdx.y >= *p.tile_count) return;
-  const ExpertTile tile = p.tiles[blockIdx.y];
-  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
-  __syncthreads();
+  const ExpertTile tile = load_tile(p.tiles + blockIdx.y);  // at once with the count; beyond it anything
+  if (blockIdx.y >= load_past_l1(p.tile_count)) return;
 
   const u32 strip = blockIdx.x * kWarps + warp_id();
   const u64 strip_of_expert = static_cast<u64>(tile.expert) * spec::kRowTiles + strip;
   const u8* weights =
       strip < spec::kRowTiles ? p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(Product::kKTiles) : nullptr;
+  Product::start(shared.ring, weights);
+  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
+  __syncthreads();
   Product product;
   product.run(shared.ring, weights, tile.count, [&](u32 n) {
     return p.input + static_cast<u64>(shared.slots[n] / spec::kTopK) * spec::kHidden;

@@ -1,11 +1,17 @@
 // Slots sorted by expert: a warp scans all slots for one expert, in order.
 #pragma once
 #include "moe/route.cuh"
+#include "ptx/memory.cuh"
 
 // Up to a tile's worth of one expert's slots: sorted[start .. start + count].
 struct ExpertTile {
   u32 expert, start, count, unused;
 };
+
+__device__ __forceinline__ ExpertTile load_tile(const ExpertTile* tile) {
+  const uint4 words = load_past_l1(reinterpret_cast<const uint4*>(tile));
+  return {words.x, words.y, words.z, words.w};
+}
 
 __device__ __forceinline__ u32 count_slots(const u32* slot_experts, u32 slots, u32 expert) {
   u32 count = 0;

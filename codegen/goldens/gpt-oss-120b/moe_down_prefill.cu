@@ -2,18 +2,19 @@
 //
 // out[slot] = down[expert of slot](hidden[slot]) + bias, in fp32, grouped by expert.
 //
-// Launch: 23 x expert tiles of 64 x 1 blocks of 256 threads, 37120 bytes of shared memory, at most 128 registers.
+// Launch: 23 x expert tiles of 64 x 1 blocks of 256 threads, 54528 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 37120;
+constexpr u32 kSharedBytes = 54528;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kRowTiles = 180;
 constexpr u32 kTileTokens = 64;
+constexpr u32 kStageTiles = 1;
 constexpr u32 kStages = 4;
 }  // namespace spec
 
@@ -49,7 +50,7 @@ static_assert(sizeof(ExpertDown) == 120 && sizeof(ExpertDown::hidden) == 8 && si
 #include "tile/gemm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = TileProduct<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStages>;
+using Product = TileProduct<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages>;
 
 struct Shared {
   Product::Ring ring;
@@ -61,17 +62,19 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_down_prefill(const __grid_constant__ ExpertDown p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  wait_for_inputs();
-  start_next_kernel();
-  if (blockIdx.y >= *p.tile_count) return;
-  const ExpertTile tile = p.tiles[blockIdx.y];
-  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
-  __syncthreads();
+  // The list of tiles is two kernels old and complete, so the first weights are on their way before hidden rows are.
+  const ExpertTile tile = load_tile(p.tiles + blockIdx.y);  // at once with the count; beyond it anything
+  if (blockIdx.y >= load_past_l1(p.tile_count)) return;
 
   const u32 strip = blockIdx.x * kWarps + warp_id();
   const u64 strip_of_expert = static_cast<u64>(tile.expert) * spec::kRowTiles + strip;
   const u8* weights =
       strip < spec::kRowTiles ? p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(Product::kKTiles) : nullptr;
+  Product::start(shared.ring, weights);
+  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = load_past_l1(p.sorted + tile.start + threadIdx.x);
+  wait_for_inputs();
+  start_next_kernel();
+  __syncthreads();
   Product product;
   product.run(shared.ring, weights, tile.count,
               [&](u32 n) { return p.hidden + static_cast<u64>(shared.slots[n]) * spec::kInter; });

@@ -4,19 +4,20 @@
 //
 // A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows.
 //
-// Launch: 45 x expert tiles of 64 x 1 blocks of 256 threads, 37120 bytes of shared memory, at most 128 registers.
+// Launch: 45 x expert tiles of 64 x 1 blocks of 256 threads, 54528 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 37120;
+constexpr u32 kSharedBytes = 54528;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kTopK = 4;
 constexpr u32 kRowTiles = 360;
 constexpr u32 kTileTokens = 64;
+constexpr u32 kStageTiles = 1;
 constexpr u32 kStages = 4;
 constexpr float kSwigluLimit = 7.0f;
 constexpr float kSwigluAlpha = 1.702f;
@@ -51,7 +52,7 @@ static_assert(sizeof(ExpertUp) == 96 && sizeof(ExpertUp::input) == 8 && sizeof(E
 #include "tile/gemm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = TileProduct<Mxfp4Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
+using Product = TileProduct<Mxfp4Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages>;
 
 struct Shared {
   Product::Ring ring;
@@ -65,15 +66,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();
   start_next_kernel();
-  if (blockIdx.y >= *p.tile_count) return;
-  const ExpertTile tile = p.tiles[blockIdx.y];
-  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
-  __syncthreads();
+  const ExpertTile tile = load_tile(p.tiles + blockIdx.y);  // at once with the count; beyond it anything
+  if (blockIdx.y >= load_past_l1(p.tile_count)) return;
 
   const u32 strip = blockIdx.x * kWarps + warp_id();
   const u64 strip_of_expert = static_cast<u64>(tile.expert) * spec::kRowTiles + strip;
   const u8* weights =
       strip < spec::kRowTiles ? p.weight + strip_of_expert * Mxfp4Tile::strip_bytes(Product::kKTiles) : nullptr;
+  Product::start(shared.ring, weights);
+  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
+  __syncthreads();
   Product product;
   product.run(shared.ring, weights, tile.count, [&](u32 n) {
     return p.input + static_cast<u64>(shared.slots[n] / spec::kTopK) * spec::kHidden;

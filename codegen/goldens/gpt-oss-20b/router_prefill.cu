@@ -2,19 +2,21 @@
 //
 // logits = router(input) + bias
 //
-// Launch: 1 x ceil(tokens / 64) x 1 blocks of 256 threads, 36864 bytes of shared memory, at most 128 registers.
+// Launch: 1 x ceil(tokens / 64) x 1 blocks of 256 threads, 102400 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 36864;
+constexpr u32 kSharedBytes = 102400;
 constexpr u32 kHidden = 2880;
 constexpr u32 kExperts = 32;
 constexpr u32 kRowTiles = 2;
 constexpr u32 kTileTokens = 64;
+constexpr u32 kStageTiles = 1;
 constexpr u32 kStages = 4;
+constexpr u32 kSplits = 1;
 }  // namespace spec
 
 struct Router {
@@ -34,20 +36,23 @@ static_assert(sizeof(Router) == 40 && sizeof(Router::input) == 8 && sizeof(Route
 #include "tile/gemm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = TileProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
+using Product = TileProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages,
+                            spec::kSplits>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     router_prefill(const __grid_constant__ Router p) {
   extern __shared__ __align__(16) u8 storage[];
   Product::Ring& ring = *reinterpret_cast<Product::Ring*>(storage);
-  wait_for_inputs();
-  start_next_kernel();
+  if (blockIdx.z >= Product::kParts) return;
   const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
   const u32 columns = min(spec::kTileTokens, p.tokens - first);
   const u8* weights = strip < spec::kRowTiles
                           ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
                           : nullptr;
+  Product::start<true>(ring, weights);
+  wait_for_inputs();
+  start_next_kernel();
   const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
   product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });

@@ -64,6 +64,8 @@ pub struct KernelInfo {
     pub grid: Grid,
     /// Threads a block.
     pub threads: u32,
+    /// Blocks along z that form a cluster, on devices that have clusters (compute capability 9.0 and later).
+    pub cluster: u32,
     /// Dynamic shared memory in bytes.
     pub shared_bytes: u32,
     /// Whether the kernel waits by programmatic dependent launch (`griddepcontrol.wait`) before it reads values.

@@ -13,14 +13,23 @@ pub(super) enum TileFormat {
     Mxfp4,
 }
 
+impl TileFormat {
+    fn tile_bytes(self) -> usize {
+        let elements = TILE_ROWS * TILE_K;
+        match self {
+            TileFormat::Bf16 => elements * 2,
+            TileFormat::Mxfp4 => elements / 2 + elements / 32,
+        }
+    }
+}
+
 /// `SharedTiles` of `tile/gemv.cuh`: `depth` chunks a warp.
 pub(super) fn weight_ring(format: TileFormat, k_tiles: usize, warps: usize, depth: usize) -> usize {
-    let elements = TILE_ROWS * TILE_K;
-    let chunk = match format {
-        TileFormat::Bf16 => elements * 2,
-        TileFormat::Mxfp4 => (elements / 2 + elements / 32) * k_tiles.div_ceil(warps),
+    let tiles = match format {
+        TileFormat::Bf16 => 1,
+        TileFormat::Mxfp4 => k_tiles.div_ceil(warps),
     };
-    warps * depth * chunk
+    warps * depth * tiles * format.tile_bytes()
 }
 
 /// `SharedSums` of `tile/gemv.cuh`: each warp's partial tile, twice.
@@ -63,9 +72,21 @@ pub(super) fn biases(matrices: usize) -> usize {
     matrices * TILE_ROWS * 2
 }
 
-/// `SharedRing` of `tile/gemm.cuh`.
-pub(super) fn ring(stages: usize, tokens: usize) -> usize {
-    stages * tokens * (TILE_K + 8) * 2
+/// `SharedStages` of `tile/gemm.cuh`: `stages` times some k tiles of `tokens` rows and of `warps` strips.
+pub(super) fn stages(
+    format: TileFormat,
+    warps: usize,
+    tokens: usize,
+    k_tiles: usize,
+    stages: usize,
+) -> usize {
+    let rows = tokens * (k_tiles * TILE_K + 8) * 2;
+    stages * (rows + warps * k_tiles * format.tile_bytes())
+}
+
+/// Where `tokens` tokens go, of `kernels/qkv_large.cu`: a position and a page each.
+pub(super) fn places(tokens: usize) -> usize {
+    tokens * 8
 }
 
 /// `Part`s of `attn/merge.cuh`, one a warp.

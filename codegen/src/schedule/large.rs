@@ -1,53 +1,105 @@
 //! Kernels of large steps: a block computes some row tiles by some tokens; experts take their tokens as tiles of a
 //! list sorted by expert. A batch of decoding sequences and a prompt run the same bodies in other shapes.
 
-use ossmith_plan::{Axis, ModelSpec, TILE_ROWS};
+use ossmith_plan::{Axis, ModelSpec, TILE_K, TILE_ROWS};
 
-use super::{Constant, Draft, KernelPlan, ONE, footprint, head_constants, swiglu_constants, u32s};
+use super::footprint::{self, TileFormat};
+use super::{Constant, Draft, KernelPlan, ONE, head_constants, swiglu_constants, u32s};
 
-/// The shape of a large step's products.
-struct Shape {
-    /// What kernel names end in.
-    suffix: String,
+/// The shape of a product's blocks.
+#[derive(Clone, Copy)]
+struct Blocks {
     /// Tokens of one block.
-    tile_tokens: usize,
+    tokens: usize,
     /// Row tiles of one block, one a warp.
     warps: usize,
-    /// k tiles of activations on their way or in use.
+    /// k tiles that move together.
+    stage_tiles: usize,
+    /// Stages on their way or in use.
     stages: usize,
+    /// Blocks that share a multiprocessor.
+    per_sm: usize,
+}
+
+impl Blocks {
+    fn shared_bytes(&self, format: TileFormat) -> usize {
+        footprint::stages(format, self.warps, self.tokens, self.stage_tiles, self.stages)
+    }
+
+    fn constants(&self, row_tiles: usize) -> Vec<Constant> {
+        u32s(&[
+            ("kRowTiles", row_tiles),
+            ("kTileTokens", self.tokens),
+            ("kStageTiles", self.stage_tiles),
+            ("kStages", self.stages),
+        ])
+    }
+
+    fn along_rows(&self, row_tiles: usize) -> Axis {
+        Axis::Fixed(row_tiles.div_ceil(self.warps) as u32)
+    }
+}
+
+/// Blocks that run at once on the smallest device of the kind that kernels are tuned for.
+const BLOCKS_AT_ONCE: usize = 2 * 132;
+/// Blocks of a cluster at most, on any device that has them.
+const MOST_CLUSTER: usize = 8;
+
+/// How large steps run.
+struct Large {
+    /// What kernel names end in.
+    suffix: String,
+    dense: Blocks,
+    experts: Blocks,
+    /// Whether a dense product of few rows has its sum split over clusters, to have enough blocks.
+    splits: bool,
 }
 
 /// The kernels of a step of at most [`super::BATCH_TOKENS`] tokens, phase by phase.
 pub(super) fn batch(spec: &ModelSpec) -> Vec<KernelPlan> {
-    let suffix = format!("batch{}", super::BATCH_TOKENS);
-    Shape { suffix, tile_tokens: 64, warps: 8, stages: 4 }.kernels(spec)
+    Large {
+        suffix: format!("batch{}", super::BATCH_TOKENS),
+        dense: Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, per_sm: 2 },
+        // Most experts have few slots: narrow tiles leave room for three blocks, which hide each other's latency.
+        experts: Blocks { tokens: 24, warps: 8, stage_tiles: 3, stages: 3, per_sm: 3 },
+        splits: true,
+    }
+    .kernels(spec)
 }
 
 /// The kernels of a step of any size, phase by phase.
 pub(super) fn prefill(spec: &ModelSpec) -> Vec<KernelPlan> {
-    Shape { suffix: "prefill".into(), tile_tokens: 64, warps: 8, stages: 4 }.kernels(spec)
+    let blocks = Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, per_sm: 2 };
+    Large { suffix: "prefill".into(), dense: blocks, experts: blocks, splits: false }.kernels(spec)
 }
 
-impl Shape {
+impl Large {
     fn kernels(&self, spec: &ModelSpec) -> Vec<KernelPlan> {
+        let mut qkv = u32s(&[("kHidden", spec.hidden)]);
+        qkv.extend(head_constants(spec));
         vec![
-            self.dense("qkv_rope", "qkv_large.cu", &["Qkv"], spec.qkv_width(), {
-                let mut constants = u32s(&[("kHidden", spec.hidden)]);
-                constants.extend(head_constants(spec));
-                constants
-            }),
+            self.dense(
+                "qkv_rope",
+                "qkv_large.cu",
+                &["Qkv"],
+                [spec.qkv_width(), spec.hidden],
+                footprint::places(self.dense.tokens),
+                qkv,
+            ),
             self.dense(
                 "attn_out_residual",
                 "attn_out_large.cu",
                 &["AttnOut"],
-                spec.hidden,
+                [spec.hidden, spec.q_width()],
+                0,
                 u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]),
             ),
             self.dense(
                 "router",
                 "router.cu",
                 &["Router"],
-                spec.experts,
+                [spec.experts, spec.hidden],
+                0,
                 u32s(&[("kHidden", spec.hidden), ("kExperts", spec.experts)]),
             ),
             self.group(spec),
@@ -71,7 +123,8 @@ impl Shape {
                 "unembed",
                 "unembed_large.cu",
                 &["Unembed"],
-                spec.vocab,
+                [spec.vocab, spec.hidden],
+                0,
                 u32s(&[("kHidden", spec.hidden), ("kVocab", spec.vocab)]),
             ),
         ]
@@ -81,36 +134,50 @@ impl Shape {
         format!("{operations}_{}", self.suffix)
     }
 
-    fn row_blocks(&self, row_tiles: usize) -> Axis {
-        Axis::Fixed(row_tiles.div_ceil(self.warps) as u32)
+    /// Blocks that split a dense product's sum of `k_tiles` tiles: a power of two, of which most clusters find room at
+    /// once, each block with tiles.
+    fn splits(&self, row_blocks: usize, k_tiles: usize) -> usize {
+        let fits = |splits: usize| {
+            splits * row_blocks <= BLOCKS_AT_ONCE
+                && (splits - 1) * k_tiles.div_ceil(splits) < k_tiles
+        };
+        match self.splits {
+            true => [MOST_CLUSTER, 4, 2].into_iter().find(|&splits| fits(splits)).unwrap_or(1),
+            false => 1,
+        }
     }
 
-    /// A dense product of `rows` rows for tiles of tokens.
+    /// A dense product of `rows` rows and sums of `k` elements for tiles of tokens.
     fn dense(
         &self,
         operations: &str,
         body: &'static str,
         params: &'static [&'static str],
-        rows: usize,
+        [rows, k]: [usize; 2],
+        other_bytes: usize,
         mut constants: Vec<Constant>,
     ) -> KernelPlan {
         let row_tiles = rows.div_ceil(TILE_ROWS);
-        constants.extend(u32s(&[
-            ("kRowTiles", row_tiles),
-            ("kTileTokens", self.tile_tokens),
-            ("kStages", self.stages),
-        ]));
-        Draft {
+        let splits = self.splits(row_tiles.div_ceil(self.dense.warps), k.div_ceil(TILE_K));
+        constants.extend(self.dense.constants(row_tiles));
+        constants.extend(u32s(&[("kSplits", splits)]));
+        let mut plan = Draft {
             name: self.name(operations),
             body,
             params,
-            grid: [self.row_blocks(row_tiles), Axis::TokenTiles(self.tile_tokens as u32), ONE],
-            threads: self.warps * 32,
-            shared_bytes: footprint::ring(self.stages, self.tile_tokens),
-            blocks_per_sm: 2,
+            grid: [
+                self.dense.along_rows(row_tiles),
+                Axis::TokenTiles(self.dense.tokens as u32),
+                Axis::Fixed(splits as u32),
+            ],
+            threads: self.dense.warps * 32,
+            shared_bytes: self.dense.shared_bytes(TileFormat::Bf16) + other_bytes,
+            blocks_per_sm: self.dense.per_sm,
             constants,
         }
-        .plan()
+        .plan();
+        plan.info.cluster = splits as u32;
+        plan
     }
 
     /// An expert product of `row_tiles` row tiles for tiles of one expert's slots.
@@ -123,24 +190,24 @@ impl Shape {
         row_tiles: usize,
         extra: Vec<Constant>,
     ) -> KernelPlan {
+        let blocks = self.experts;
         let mut constants = u32s(&[
             ("kHidden", spec.hidden),
             ("kInter", spec.inter),
             ("kTopK", spec.top_k),
             ("kExperts", spec.experts),
-            ("kRowTiles", row_tiles),
-            ("kTileTokens", self.tile_tokens),
-            ("kStages", self.stages),
         ]);
+        constants.extend(blocks.constants(row_tiles));
         constants.extend(extra);
         Draft {
             name: self.name(operations),
             body,
             params,
-            grid: [self.row_blocks(row_tiles), Axis::ExpertTiles(self.tile_tokens as u32), ONE],
-            threads: self.warps * 32,
-            shared_bytes: footprint::ring(self.stages, self.tile_tokens) + self.tile_tokens * 4,
-            blocks_per_sm: 2,
+            grid: [blocks.along_rows(row_tiles), Axis::ExpertTiles(blocks.tokens as u32), ONE],
+            threads: blocks.warps * 32,
+            shared_bytes: blocks.shared_bytes(TileFormat::Mxfp4)
+                + (blocks.tokens * 4).next_multiple_of(16),
+            blocks_per_sm: blocks.per_sm,
             constants,
         }
         .plan()
@@ -158,7 +225,7 @@ impl Shape {
             constants: u32s(&[
                 ("kExperts", spec.experts),
                 ("kTopK", spec.top_k),
-                ("kTileTokens", self.tile_tokens),
+                ("kTileTokens", self.experts.tokens),
             ]),
         }
         .plan()

@@ -13,7 +13,7 @@ use ossmith_plan::{
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
 
 /// Tokens up to which the batch schedule runs, beyond those of the decode schedules. Above, the prefill schedule does.
-pub const BATCH_TOKENS: usize = 64;
+pub const BATCH_TOKENS: usize = 128;
 
 /// Registers of a quarter of a multiprocessor.
 const QUARTER_REGISTERS: u32 = 16_384;
@@ -90,6 +90,7 @@ impl Draft {
                 name: self.name.leak(),
                 grid: Grid { x, y, z },
                 threads: self.threads as u32,
+                cluster: 1,
                 shared_bytes: self.shared_bytes as u32,
                 dependent_launch: true,
             },

@@ -20,6 +20,9 @@ use crate::{Error, Result};
 /// Blocks a multiprocessor that splitting keys aims for.
 const SPLIT_BLOCKS_PER_SM: u32 = 2;
 
+/// The first compute capability whose blocks form clusters.
+const FIRST_WITH_CLUSTERS: (i32, i32) = (9, 0);
+
 /// What a launch grid depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -37,6 +40,7 @@ pub struct Kernels {
     cache_use: CacheUse,
     text_hash: String,
     multiprocessors: u32,
+    has_clusters: bool,
     experts: u32,
     kv_heads: u32,
 }
@@ -68,6 +72,7 @@ impl Kernels {
             cache_use,
             text_hash: Sources::of(model)?.hash(model),
             multiprocessors: device.multiprocessors,
+            has_clusters: device.compute >= FIRST_WITH_CLUSTERS,
             experts: model.spec.experts as u32,
             kv_heads: model.spec.kv_heads as u32,
         })
@@ -125,7 +130,14 @@ impl Kernels {
         let function = function
             .ok_or_else(|| Error::Internal(format!("no kernel {} is loaded", info.name)))?;
         let [x, y, z] = self.grid(info, extent);
-        let mut attribute = dependent_launch();
+        let cluster = if self.has_clusters { info.cluster } else { 1 };
+        let mut attributes = [cluster_along_z(cluster), dependent_launch()];
+        let attributes = match (cluster > 1, info.dependent_launch) {
+            (true, true) => &mut attributes[..],
+            (true, false) => &mut attributes[..1],
+            (false, true) => &mut attributes[1..],
+            (false, false) => &mut [],
+        };
         let config = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
@@ -135,8 +147,8 @@ impl Kernels {
             blockDimZ: 1,
             sharedMemBytes: info.shared_bytes,
             hStream: stream.cu_stream(),
-            attrs: &mut attribute,
-            numAttrs: u32::from(info.dependent_launch),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
         // SAFETY: `P` is the struct that this kernel was generated for (`Kernel<P>`, and the unit asserts its layout);
@@ -162,6 +174,16 @@ fn dependent_launch() -> sys::CUlaunchAttribute {
     let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
     attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attribute.value.programmaticStreamSerializationAllowed = 1;
+    attribute
+}
+
+/// The launch attribute that makes `blocks` blocks along z a cluster.
+fn cluster_along_z(blocks: u32) -> sys::CUlaunchAttribute {
+    // SAFETY: the attribute is plain data for which zero bytes are valid.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attribute.value.clusterDim =
+        sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: 1, y: 1, z: blocks };
     attribute
 }
 

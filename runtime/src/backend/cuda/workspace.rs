@@ -14,7 +14,7 @@ const PART_HEADS: usize = 8;
 /// Key splits times tokens times heads stay below this many blocks more than one a head.
 const MOST_SPLIT_BLOCKS: usize = 4096;
 /// Slots that an expert tile holds at least, except the last of each expert.
-const TILE_SLOTS: usize = 64;
+const TILE_SLOTS: usize = 16;
 /// Bytes of an expert tile's entry.
 const TILE_ENTRY_BYTES: usize = 16;
 /// Elements of a row behind one sum of squares (`kSquaresWidth` of `tile/norm.cuh`).
