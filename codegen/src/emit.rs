@@ -65,6 +65,7 @@ fn describe(axis: Axis) -> String {
         Axis::Tokens => "tokens".into(),
         Axis::TokenTiles(n) => format!("ceil(tokens / {n})"),
         Axis::ExpertTiles(n) => format!("expert tiles of {n}"),
+        Axis::RunTiles(n) => format!("tiles of {n} consecutive tokens"),
         Axis::KeySplits => "key splits".into(),
         Axis::PerSm(n) => format!("{n} per multiprocessor"),
     }

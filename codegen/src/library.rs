@@ -9,6 +9,7 @@ macro_rules! files {
 const HEADERS: &[(&str, &str)] = files![
     "attn/attend.cuh",
     "attn/merge.cuh",
+    "attn/tile.cuh",
     "epilogue/cache.cuh",
     "epilogue/qkv.cuh",
     "epilogue/residual.cuh",
@@ -34,6 +35,7 @@ const HEADERS: &[(&str, &str)] = files![
 
 const KERNELS: &[(&str, &str)] = files![
     "kernels/attention.cu",
+    "kernels/attention_tile.cu",
     "kernels/attn_out_decode.cu",
     "kernels/attn_out_large.cu",
     "kernels/combine.cu",

@@ -74,7 +74,7 @@ structs! {
     Schedule {
         max_tokens, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed, sample,
     }
-    LargeStep { router, group, combine }
+    LargeStep { attention, router, group, combine }
     Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
@@ -82,7 +82,7 @@ structs! {
 }
 
 enums! {
-    Axis { Fixed(count), Tokens, TokenTiles(tokens), ExpertTiles(slots), KeySplits, PerSm(blocks) }
+    Axis { Fixed(count), Tokens, TokenTiles(tokens), ExpertTiles(slots), RunTiles(tokens), KeySplits, PerSm(blocks) }
     RowOrder { Natural, RopePairs { head_dim }, GateUpPairs }
     WeightLayout { RowMajor, Bf16Tiles(order), Mxfp4Tiles(order) }
 }

@@ -1,5 +1,6 @@
 // heads = softmax(q k^T / sqrt(head_dim), sink) v, over the keys that each token sees.
 //
+// Of all tokens of the step, or of those that no tile takes (attention_tile.cu).
 // A block attends one token and one key/value head with its group of query heads, over one of gridDim.y splits of
 // the pages; a warp takes every kWarps-th page. Short sequences use fewer splits: the rest leave at once. The last
 // block of a head to finish joins the parts, in split order, so the result does not depend on timing.
@@ -47,9 +48,9 @@ __device__ __forceinline__ void prefetch_page(const Attention& p, u64 offset) {
 }
 
 // `offset` is where the warp's first page lies.
-__device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span, u32 slot,
-                                             u32 position, u64 offset) {
-  const u32 kv_head = blockIdx.x, token = blockIdx.z;
+__device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span, u32 token,
+                                             u32 slot, u32 position, u64 offset) {
+  const u32 kv_head = blockIdx.x;
   const u32 g = lane_id() / 4, c = lane_id() % 4;
   const u32 head = kv_head * spec::kGroup + min(g, spec::kGroup - 1);
   u32 query[2 * HeadAttended::kSteps];
@@ -73,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   // Positions, slots, page tables and sinks are constant for the whole step, so they need not be waited for.
-  const u32 kv_head = blockIdx.x, split = blockIdx.y, token = blockIdx.z;
+  const u32 kv_head = blockIdx.x, split = blockIdx.y;
+  const u32 token = p.alone ? p.alone[blockIdx.z] : blockIdx.z;
   const u32 position = p.positions[token], slot = p.slots[token];
   const Span span(position);
   const bool has_share = split < span.splits;
@@ -88,14 +90,14 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   if (!has_share) return;
 
   HeadAttended attended;
-  attend_share(attended, p, span, slot, position, offset);
+  attend_share(attended, p, span, token, slot, position, offset);
   put_part(shared.parts[warp_id()], attended);
   __syncthreads();
 
   HeadJoined joined;
   joined.join<kWarps>(shared.parts, kWarps);
   if (spec::kMostSplits > 1 && span.splits > 1) {
-    const u32 token_head = token * spec::kKvHeads + kv_head;
+    const u32 token_head = blockIdx.z * spec::kKvHeads + kv_head;
     HeadPart* parts = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
     joined.put(parts[split]);
     __syncthreads();

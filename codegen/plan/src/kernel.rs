@@ -38,6 +38,8 @@ pub enum Axis {
     TokenTiles(u32),
     /// The most tiles of this many slots that experts can start.
     ExpertTiles(u32),
+    /// One for each started tile of this many tokens that follow one another in one sequence.
+    RunTiles(u32),
     /// One for each part that a kernel's keys are split into at most.
     KeySplits,
     /// This many a multiprocessor.
@@ -135,6 +137,8 @@ pub struct Schedule {
 /// Kernels of a large step alone.
 #[derive(Clone, Copy, Debug)]
 pub struct LargeStep {
+    /// Phase B, by layer kind, of tokens that follow one another. [`Schedule::attention`] takes those that stand alone.
+    pub attention: [Kernel<params::AttentionTile>; 2],
     /// Phase D. In small steps phase C adds up the logits and phase E finishes them.
     pub router: Kernel<params::Router>,
     /// Sorts (token, expert) pairs by expert; in small steps each block lists them.
@@ -187,6 +191,29 @@ impl Model {
     }
 }
 
+impl LargeStep {
+    /// Tokens of a tile of phase B.
+    ///
+    /// # Panics
+    /// When its kernels are not launched by tiles: a generator bug, found by the tests of every shipped model.
+    #[must_use]
+    pub const fn attention_tile_tokens(&self) -> usize {
+        match self.attention[0].info.grid.y {
+            Axis::RunTiles(tokens) => tokens as usize,
+            _ => panic!("tiles of tokens are the second axis"),
+        }
+    }
+
+    /// Phase B of a layer of this kind, for tokens that follow one another.
+    #[must_use]
+    pub const fn attention_of(&self, kind: LayerKind) -> &Kernel<params::AttentionTile> {
+        match kind {
+            LayerKind::Sliding => &self.attention[0],
+            LayerKind::Full => &self.attention[1],
+        }
+    }
+}
+
 impl Schedule {
     /// Whether its products norm, route and combine themselves.
     #[must_use]
@@ -208,6 +235,7 @@ impl Schedule {
     pub fn infos(&self) -> Vec<KernelInfo> {
         let mut infos = vec![self.embed.info, self.rmsnorm.info, self.qkv.info];
         infos.extend(self.attention.map(|kernel| kernel.info));
+        infos.extend(self.large.iter().flat_map(|large| large.attention.map(|kernel| kernel.info)));
         infos.push(self.attn_out.info);
         infos.extend(self.large.iter().flat_map(|large| [large.router.info, large.group.info]));
         infos.extend([self.expert_up.info, self.expert_down.info]);

@@ -99,7 +99,8 @@ params! {
         table_stride: u32 = "u32",
         tokens: u32 = "u32",
     }
-    /// Phase B. `parts` has room for `[token][kv head][split]`; `tickets` are zero between launches.
+    /// Phase B. `alone` lists the tokens to attend, or is null for all of them; `parts` has room for
+    /// `[token of these][kv head][split]`; `tickets` are zero between launches.
     Attention {
         queries: ptr = "const bf16*",
         keys: ptr = "bf16*",
@@ -109,10 +110,25 @@ params! {
         slots: ptr = "const u32*",
         sinks: ptr = "const bf16*",
         heads: ptr = "bf16*",
+        alone: ptr = "const u32*",
         parts: ptr = "void*",
         tickets: ptr = "u32*",
         table_stride: u32 = "u32",
-        tokens: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// Phase B of tokens that follow one another in a sequence. `tiles` are pairs: first token, number of tokens.
+    AttentionTile {
+        queries: ptr = "const bf16*",
+        keys: ptr = "const bf16*",
+        values: ptr = "const bf16*",
+        page_table: ptr = "const u32*",
+        positions: ptr = "const u32*",
+        slots: ptr = "const u32*",
+        sinks: ptr = "const bf16*",
+        heads: ptr = "bf16*",
+        tiles: ptr = "const u32*",
+        table_stride: u32 = "u32",
+        unused: u32 = "u32",
     }
     /// Phase C. Only small steps write `scaled` and `squares`, and add to `router_sums`, `[token][expert]`, what the rows
     /// of `router` make of them.

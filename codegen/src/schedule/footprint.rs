@@ -95,6 +95,12 @@ pub(super) fn attention_parts(warps: usize, head_dim: usize) -> usize {
     warps * COLUMN_HEADS * (2 + head_dim) * 4
 }
 
+/// A ring of `SharedPage`s of `attn/tile.cuh`.
+pub(super) fn pages(stages: usize, head_dim: usize) -> usize {
+    const PAGE_TOKENS: usize = 64;
+    stages * 2 * PAGE_TOKENS * head_dim * 2
+}
+
 /// `Shared` of `kernels/sample.cu`.
 pub(super) fn sample(warps: usize) -> usize {
     const SELECT: usize = 256 * 8 + 8 + 8;

@@ -1,13 +1,12 @@
 //! Schedules: how many warps split a sum, what a block owns, how much stands in shared memory. The result is a list
 //! of [`KernelPlan`]s, printable data that [`crate::emit`] turns into CUDA text.
 
+mod attention;
 mod decode;
 mod footprint;
 mod large;
 
-use ossmith_plan::{
-    Axis, Grid, KernelInfo, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA,
-};
+use ossmith_plan::{Axis, Grid, KernelInfo, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA};
 
 /// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
@@ -118,7 +117,7 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     for tokens in DECODE_TOKENS {
         plans.extend(decode::kernels(spec, tokens));
     }
-    plans.extend([attention(spec, "attn_sliding", spec.window), attention(spec, "attn_full", 0)]);
+    plans.extend(attention::kernels(spec));
     plans.extend(large::batch(spec));
     plans.extend(large::prefill(spec));
     plans.extend([large::combine(spec), sample(spec)]);
@@ -174,31 +173,6 @@ fn rmsnorm(spec: &ModelSpec) -> KernelPlan {
         threads: 256,
         shared_bytes: 0,
         blocks_per_sm: 1,
-        constants,
-    }
-    .plan()
-}
-
-fn attention(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
-    const WARPS: usize = 4;
-    let splits = if window == 0 { Axis::KeySplits } else { ONE };
-    let mut constants = u32s(&[
-        ("kHeadDim", spec.head_dim),
-        ("kQHeads", spec.q_heads),
-        ("kKvHeads", spec.kv_heads),
-        ("kGroup", spec.group()),
-        ("kWindow", window),
-        ("kMostSplits", if window == 0 { MOST_KEY_SPLITS } else { 1 }),
-    ]);
-    constants.push(Constant::F32("kScoreScale", 1.0 / (spec.head_dim as f32).sqrt()));
-    Draft {
-        name: name.into(),
-        body: "attention.cu",
-        params: &["Attention"],
-        grid: [Axis::Fixed(spec.kv_heads as u32), splits, Axis::Tokens],
-        threads: WARPS * 32,
-        shared_bytes: footprint::attention_parts(WARPS, spec.head_dim) + 16,
-        blocks_per_sm: 2,
         constants,
     }
     .plan()

@@ -218,6 +218,7 @@ fn grid(info: &KernelInfo) -> String {
         Axis::Tokens => "tokens".to_owned(),
         Axis::TokenTiles(tokens) => format!("tokens/{tokens}"),
         Axis::ExpertTiles(slots) => format!("tiles/{slots}"),
+        Axis::RunTiles(tokens) => format!("runs/{tokens}"),
         Axis::KeySplits => "splits".to_owned(),
         Axis::PerSm(blocks) => format!("{blocks}·SMs"),
     };

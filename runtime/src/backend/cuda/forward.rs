@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{LargeStep, MOST_SMALL_TOKENS, Model, Schedule, Weight};
+use ossmith_plan::{Kernel, LargeStep, MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
@@ -28,6 +28,19 @@ pub(super) struct StepInputs {
     pub rows: Ptr,
     /// `[rows]`: sampling settings.
     pub sampling: Ptr,
+    /// Set in steps with tokens that attention takes in tiles.
+    pub tiled: Option<TiledInputs>,
+}
+
+/// How attention divides a step's tokens; [`super::runs`] says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TiledInputs {
+    /// `[tile_count][2]`: first token and number of tokens.
+    pub tiles: Ptr,
+    pub tile_count: usize,
+    /// `[alone_count]`: tokens that are in no tile.
+    pub alone: Ptr,
+    pub alone_count: usize,
 }
 
 /// Everything that launches need.
@@ -101,7 +114,8 @@ impl Pass {
     }
 
     fn extent(&self, tokens: usize) -> Extent {
-        Extent { tokens: tokens as u32, slots: (tokens * self.model.spec.top_k) as u32 }
+        let slots = tokens * self.model.spec.top_k;
+        Extent { tokens: tokens as u32, slots: slots as u32, tiles: 0 }
     }
 
     /// The scale of the norm before a layer, or before the head after the last one.
@@ -178,6 +192,15 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
+        let kind = self.model.spec.layers[layer];
+        let (mut alone, mut alone_count) = (0, tokens);
+        if let (Some(large), Some(tiled)) = (&schedule.large, &inputs.tiled) {
+            self.attention_tiles(large.attention_of(kind), inputs, tiled, layer)?;
+            (alone, alone_count) = (tiled.alone, tiled.alone_count);
+        }
+        if alone_count == 0 {
+            return Ok(());
+        }
         let (keys, values, page_table) = self.cache.layer(layer);
         let params = params::Attention {
             queries: self.workspace.queries.ptr(),
@@ -188,13 +211,39 @@ impl Pass {
             slots: inputs.slots,
             sinks: self.weights.ptr(Weight::Sinks, layer),
             heads: self.workspace.heads.ptr(),
+            alone,
             parts: self.workspace.parts.ptr(),
             tickets: self.workspace.tickets.ptr(),
             table_stride: self.cache.stride() as u32,
-            tokens: tokens as u32,
+            unused: 0,
         };
-        let kernel = schedule.attention_of(self.model.spec.layers[layer]);
-        self.kernels.launch(&self.stream, kernel, self.extent(tokens), &params)
+        let kernel = schedule.attention_of(kind);
+        self.kernels.launch(&self.stream, kernel, self.extent(alone_count), &params)
+    }
+
+    fn attention_tiles(
+        &self,
+        kernel: &Kernel<params::AttentionTile>,
+        inputs: &StepInputs,
+        tiled: &TiledInputs,
+        layer: usize,
+    ) -> Result<()> {
+        let (keys, values, page_table) = self.cache.layer(layer);
+        let params = params::AttentionTile {
+            queries: self.workspace.queries.ptr(),
+            keys,
+            values,
+            page_table,
+            positions: inputs.positions,
+            slots: inputs.slots,
+            sinks: self.weights.ptr(Weight::Sinks, layer),
+            heads: self.workspace.heads.ptr(),
+            tiles: tiled.tiles,
+            table_stride: self.cache.stride() as u32,
+            unused: 0,
+        };
+        let extent = Extent { tiles: tiled.tile_count as u32, ..self.extent(0) };
+        self.kernels.launch(&self.stream, kernel, extent, &params)
     }
 
     /// The residual after attention. A small step's shares of the router's logits are added to `router_sums`, which for

@@ -30,6 +30,8 @@ pub(super) struct Extent {
     pub tokens: u32,
     /// Slots: tokens times experts a token.
     pub slots: u32,
+    /// Tiles of tokens that follow one another.
+    pub tiles: u32,
 }
 
 /// A model's kernels, loaded on a device.
@@ -103,6 +105,7 @@ impl Kernels {
             Axis::Tokens => extent.tokens,
             Axis::TokenTiles(tokens) => extent.tokens.div_ceil(tokens),
             Axis::ExpertTiles(slots) => extent.slots / slots + self.experts.min(extent.slots),
+            Axis::RunTiles(_) => extent.tiles,
             Axis::KeySplits => self.key_splits(extent.tokens),
             Axis::PerSm(blocks) => blocks * self.multiprocessors,
         };

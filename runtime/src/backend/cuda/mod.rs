@@ -21,6 +21,7 @@ pub mod nvrtc;
 pub mod pack;
 mod phase;
 mod plan_memory;
+mod runs;
 mod sources;
 mod staging;
 mod weights;
@@ -155,8 +156,10 @@ impl CudaBackend {
         if let Some(staged) = self.free.pop() {
             return Ok(staged);
         }
+        let largest = self.pass.model.schedule(usize::MAX).large;
+        let tile_tokens = largest.map(|large| large.attention_tile_tokens());
         Ok(Staged {
-            staging: Staging::new(&self.context, self.arrays)?,
+            staging: Staging::new(&self.context, self.arrays, tile_tokens)?,
             drawn: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
             marks: Marks::new(&self.context)?,
         })
@@ -194,10 +197,11 @@ impl CudaBackend {
 
     /// Any other step: launches one by one, and rows back to the host where they are wanted.
     fn eager_step(&self, staging: &Staging, taps: bool) -> Result<(Vec<Vec<f32>>, Vec<LayerTaps>)> {
+        let inputs = staging.inputs(&self.inputs);
         let tapped = if taps {
-            self.tapped_body(staging.tokens)?
+            self.tapped_body(&inputs, staging.tokens)?
         } else {
-            self.pass.body(&self.inputs, staging.tokens)?;
+            self.pass.body(&inputs, staging.tokens)?;
             Vec::new()
         };
         let vocab = self.pass.model.spec.vocab;
@@ -205,9 +209,9 @@ impl CudaBackend {
         let block = self.pass.workspace.logit_rows;
         for first in (0..staging.head_rows).step_by(block) {
             let range = first..staging.head_rows.min(first + block);
-            self.pass.head(&self.inputs, staging.tokens, range.clone())?;
+            self.pass.head(&inputs, staging.tokens, range.clone())?;
             if first == 0 && !staging.sampled.is_empty() {
-                self.pass.sample(&self.inputs, staging.sampled.len())?;
+                self.pass.sample(&inputs, staging.sampled.len())?;
             }
             let wanted = staging.wanted.iter().zip(&mut rows);
             let here: Vec<_> = wanted.filter(|(row, _)| range.contains(&row.head_row)).collect();
@@ -223,11 +227,11 @@ impl CudaBackend {
         Ok((rows, tapped))
     }
 
-    fn tapped_body(&self, tokens: usize) -> Result<Vec<LayerTaps>> {
+    fn tapped_body(&self, inputs: &StepInputs, tokens: usize) -> Result<Vec<LayerTaps>> {
         let (spec, workspace) = (&self.pass.model.spec, &self.pass.workspace);
-        self.pass.start(&self.inputs, tokens)?;
+        self.pass.start(inputs, tokens)?;
         let tap = |layer| {
-            self.pass.layer(&self.inputs, layer, tokens)?;
+            self.pass.layer(inputs, layer, tokens)?;
             self.synchronize()?;
             let mut residual = vec![0.0; tokens * spec.hidden];
             workspace.residual.read(0, &mut residual)?;

@@ -2,15 +2,16 @@
 //! sequence whose page table changed).
 //!
 //! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[head rows]`; sampling settings
-//! `[sequences][8]`; then page-table entries.
+//! `[sequences][8]`; tiles of consecutive tokens and tokens alone, `[step tokens]`; then page-table entries.
 
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 use ossmith_plan::params::SampleRow;
 
-use super::forward::StepInputs;
+use super::forward::{StepInputs, TiledInputs};
 use super::memory::{Buffer, Pinned};
+use super::runs::Runs;
 use crate::Result;
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::sampling::Sampling;
@@ -41,8 +42,12 @@ impl Arrays {
         self.rows() + self.step_tokens + self.sequences
     }
 
-    fn pages(&self) -> usize {
+    fn runs(&self) -> usize {
         self.sampling() + self.sequences * SAMPLE_ROW_WORDS
+    }
+
+    fn pages(&self) -> usize {
+        self.runs() + Runs::most_words(self.step_tokens)
     }
 
     /// Words of the device's copy, which has no page-table entries.
@@ -63,6 +68,7 @@ impl Arrays {
             slots: at(2 * self.step_tokens),
             rows: at(self.rows()),
             sampling: at(self.sampling()),
+            tiled: None,
         }
     }
 }
@@ -80,6 +86,9 @@ pub(super) struct WantedRow {
 #[derive(Debug)]
 pub(super) struct Staging {
     arrays: Arrays,
+    /// Tokens of a tile of attention, if the model takes any in tiles.
+    tile_tokens: Option<usize>,
+    runs: Runs,
     pub words: Pinned,
     /// Page-table entries to send: (range of words, device address).
     pub page_updates: Vec<(std::ops::Range<usize>, u64)>,
@@ -94,9 +103,15 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub(super) fn new(context: &Arc<CudaContext>, arrays: Arrays) -> Result<Staging> {
+    pub(super) fn new(
+        context: &Arc<CudaContext>,
+        arrays: Arrays,
+        tile_tokens: Option<usize>,
+    ) -> Result<Staging> {
         Ok(Staging {
             arrays,
+            tile_tokens,
+            runs: Runs::default(),
             words: Pinned::zeroed(context, arrays.words())?,
             page_updates: Vec::new(),
             tokens: 0,
@@ -129,6 +144,7 @@ impl Staging {
             }
         }
         self.put_head_rows(step, &last_rows);
+        self.put_runs(step);
     }
 
     fn put_tokens(&mut self, sequence: &Sequence<'_>) {
@@ -144,6 +160,30 @@ impl Staging {
             words[2 * capacity + first + i] = sequence.slot as u32;
         }
         self.tokens += count;
+    }
+
+    fn put_runs(&mut self, step: &Step<'_>) {
+        let Some(tile_tokens) = self.tile_tokens else { return };
+        let sequences = step.sequences.iter();
+        self.runs.fill(sequences.map(|one| (one.start, one.input.len())), tile_tokens);
+        let at = self.arrays.runs();
+        let words = &mut self.words.words_mut()[at..self.arrays.pages()];
+        let (tiles, alone) = words.split_at_mut(2 * self.runs.tiles.len());
+        tiles.copy_from_slice(self.runs.tiles.as_flattened());
+        alone[..self.runs.alone.len()].copy_from_slice(&self.runs.alone);
+    }
+
+    /// Where the step's words lie on the device; `arrays` are those of any step.
+    pub(super) fn inputs(&self, arrays: &StepInputs) -> StepInputs {
+        let Runs { tiles, alone } = &self.runs;
+        let at = arrays.tokens + (self.arrays.runs() * size_of::<u32>()) as u64;
+        let tiled = (!tiles.is_empty()).then(|| TiledInputs {
+            tiles: at,
+            tile_count: tiles.len(),
+            alone: at + size_of_val(&tiles[..]) as u64,
+            alone_count: alone.len(),
+        });
+        StepInputs { tiled, ..*arrays }
     }
 
     /// Sampled rows first, then every other row that is wanted.
@@ -187,7 +227,7 @@ impl Staging {
 
     /// The words that a step needs on the device.
     pub(super) fn device_range(&self) -> std::ops::Range<usize> {
-        0..self.arrays.device_words()
+        0..self.arrays.runs() + 2 * self.runs.tiles.len() + self.runs.alone.len()
     }
 }
 

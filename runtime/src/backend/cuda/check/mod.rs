@@ -21,7 +21,7 @@ use crate::{Error, Result};
 use phases::Bench;
 
 /// Tokens of the steps that are checked: each schedule's fewest and most, and tiles that do not fill.
-const TOKENS: [usize; 9] = [1, 2, 7, 8, 9, 33, 65, 128, 129];
+const TOKENS: [usize; 10] = [1, 2, 7, 8, 9, 33, 65, 128, 129, 600];
 /// First positions of the steps that are checked.
 const STARTS: [usize; 3] = [0, 120, 4090];
 /// bf16 activations and outputs differ from the executor's fp32 by about 2e-3; a wrong element shows above this.
@@ -97,7 +97,7 @@ fn limits(spec: &ModelSpec) -> Limits {
     let positions = (STARTS[STARTS.len() - 1] + TOKENS[TOKENS.len() - 1]).min(spec.context);
     Limits {
         max_sequences: step_layout::SEQUENCES,
-        max_step_tokens: 512,
+        max_step_tokens: TOKENS[TOKENS.len() - 1],
         pages: step_layout::SEQUENCES * positions.div_ceil(PAGE_TOKENS),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ossmith_plan::{LayerKind, Model, Value};
 
 use super::super::CudaBackend;
+use super::super::forward::StepInputs;
 use super::super::phase::LayerPhase;
 use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
 use super::next_norm::{self, NextNorm};
@@ -24,6 +25,8 @@ pub(super) struct Bench {
     pub(super) model: &'static Model,
     pub(super) executor: Executor,
     pub(super) cache: Cache,
+    /// Where the words of the step lie.
+    step_inputs: StepInputs,
     random: Random,
 }
 
@@ -34,6 +37,7 @@ impl Bench {
             executor: Executor::new(model, weights, Isa::detect()?, None)?,
             cache: Cache::new(model, &device.limits)?,
             random: Random(seed),
+            step_inputs: device.inputs,
             model,
             device,
         })
@@ -61,6 +65,7 @@ impl Bench {
         staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
         self.device.send(&staged.staging)?;
         self.device.synchronize()?;
+        self.step_inputs = staged.staging.inputs(&self.device.inputs);
         self.device.free.push(staged);
         Batch::new(self.model, &self.device.limits, sequences, &[None; SEQUENCES])
     }
@@ -100,7 +105,7 @@ impl Bench {
     }
 
     fn launch(&self, phase: LayerPhase, layer: usize, tokens: usize) -> Result<()> {
-        self.device.pass.phase(phase, &self.device.inputs, layer, tokens)?;
+        self.device.pass.phase(phase, &self.step_inputs, layer, tokens)?;
         self.device.synchronize()
     }
 
@@ -331,7 +336,11 @@ impl Bench {
         let schedule = self.model.schedule(tokens);
         let info = match phase {
             LayerPhase::Qkv => schedule.qkv.info,
-            LayerPhase::Attention => schedule.attention_of(self.model.spec.layers[layer]).info,
+            LayerPhase::Attention => {
+                let kind = self.model.spec.layers[layer];
+                let tiled = schedule.large.filter(|_| self.step_inputs.tiled.is_some());
+                tiled.map_or(schedule.attention_of(kind).info, |l| l.attention_of(kind).info)
+            }
             LayerPhase::AttnOut => schedule.attn_out.info,
             LayerPhase::Router => {
                 schedule.large.map_or(schedule.attn_out.info, |large| large.router.info)
