@@ -102,9 +102,9 @@ fn large_schedule(named: &Named<'_>, suffix: &str, max_tokens: usize) -> Schedul
         expert_down: named.kernel(&format!("moe_down_{suffix}")),
         large: Some(LargeStep {
             attention: [named.kernel("attn_sliding_tile"), named.kernel("attn_full_tile")],
-            router: named.kernel("rmsnorm_router"),
+            router: named.kernel(&format!("router_{suffix}")),
             group: named.kernel(&format!("moe_group_{suffix}")),
-            combine: named.kernel("moe_combine_rmsnorm"),
+            combine: named.kernel("moe_combine"),
         }),
         unembed: named.kernel(&format!("unembed_{suffix}")),
         sample: named.kernel("sample"),

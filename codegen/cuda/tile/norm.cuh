@@ -34,26 +34,6 @@ struct SharedInverse {
   }
 };
 
-__device__ __forceinline__ float squares_of(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
-
-// Four elements of a normed row.
-__device__ __forceinline__ uint2 normed_quad(float4 v, uint2 scale, float inverse) {
-  return make_uint2(pack_bf16(v.x * inverse * bf16_low(scale.x), v.y * inverse * bf16_high(scale.x)),
-                    pack_bf16(v.z * inverse * bf16_low(scale.y), v.w * inverse * bf16_high(scale.y)));
-}
-
-// One over the rms of a row whose squares the block's threads have summed up in parts. All threads take part.
-template <u32 kWidth, u32 kWarps>
-__device__ __forceinline__ float block_inverse_rms(float squares, float eps, float (&squares_of_warp)[kWarps]) {
-  squares = warp_sum(squares);
-  if (lane_id() == 0) squares_of_warp[warp_id()] = squares;
-  __syncthreads();
-  squares = 0.0f;
-#pragma unroll
-  for (u32 w = 0; w < kWarps; ++w) squares += squares_of_warp[w];
-  return rsqrtf(squares / kWidth + eps);
-}
-
 // Norms one fp32 row. All threads of the block take part.
 template <u32 kWidth, u32 kWarps>
 __device__ __forceinline__ void rmsnorm_row(bf16* out, const float* x, const bf16* scale, float eps,
@@ -62,25 +42,22 @@ __device__ __forceinline__ void rmsnorm_row(bf16* out, const float* x, const bf1
   constexpr u32 kThreads = kWarps * kWarpSize;
   const float4* row = reinterpret_cast<const float4*>(x);
   float squares = 0.0f;
-  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) squares += squares_of(row[i]);
-  const float inverse = block_inverse_rms<kWidth>(squares, eps, squares_of_warp);
-  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads)
-    reinterpret_cast<uint2*>(out)[i] = normed_quad(row[i], reinterpret_cast<const uint2*>(scale)[i], inverse);
-}
-
-// Norms one fp32 row into shared memory, and to `also` unless that is null. A warp does it.
-template <u32 kWidth>
-__device__ __forceinline__ void norm_by_warp(bf16* out, bf16* also, const float* x, const bf16* scale, float eps) {
-  static_assert(kWidth % 4 == 0, "rows are read four elements at a time");
-  const float4* row = reinterpret_cast<const float4*>(x);
-  float squares = 0.0f;
-#pragma unroll 8
-  for (u32 i = lane_id(); i < kWidth / 4; i += kWarpSize) squares += squares_of(row[i]);
-  const float inverse = rsqrtf(warp_sum(squares) / kWidth + eps);
-#pragma unroll 8
-  for (u32 i = lane_id(); i < kWidth / 4; i += kWarpSize) {
-    const uint2 normed = normed_quad(row[i], reinterpret_cast<const uint2*>(scale)[i], inverse);
-    reinterpret_cast<uint2*>(out)[i] = normed;
-    if (also) reinterpret_cast<uint2*>(also)[i] = normed;
+  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) {
+    const float4 v = row[i];
+    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  }
+  squares = warp_sum(squares);
+  if (lane_id() == 0) squares_of_warp[warp_id()] = squares;
+  __syncthreads();
+  squares = 0.0f;
+#pragma unroll
+  for (u32 w = 0; w < kWarps; ++w) squares += squares_of_warp[w];
+  const float inverse = rsqrtf(squares / kWidth + eps);
+  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) {
+    const float4 v = row[i];
+    const uint2 s = reinterpret_cast<const uint2*>(scale)[i];
+    reinterpret_cast<uint2*>(out)[i] =
+        make_uint2(pack_bf16(v.x * inverse * bf16_low(s.x), v.y * inverse * bf16_high(s.x)),
+                   pack_bf16(v.z * inverse * bf16_low(s.y), v.w * inverse * bf16_high(s.y)));
   }
 }

@@ -114,7 +114,7 @@ pub struct Schedule {
     pub max_tokens: usize,
     /// Residual rows from the embedding.
     pub embed: Kernel<params::Embed>,
-    /// The norm as a kernel of its own: before the unembedding, and before the first layer of a large step.
+    /// The norm as a kernel of its own: before the unembedding, and before every product of a large step.
     pub rmsnorm: Kernel<params::RmsNorm>,
     /// Phase A.
     pub qkv: Kernel<params::Qkv>,
@@ -139,11 +139,11 @@ pub struct Schedule {
 pub struct LargeStep {
     /// Phase B, by layer kind, of tokens that follow one another. [`Schedule::attention`] takes those that stand alone.
     pub attention: [Kernel<params::AttentionTile>; 2],
-    /// Phase D, with the norm before it. In small steps phase C adds up the logits and phase E finishes them.
+    /// Phase D. In small steps phase C adds up the logits and phase E finishes them.
     pub router: Kernel<params::Router>,
     /// Sorts (token, expert) pairs by expert; in small steps each block lists them.
     pub group: Kernel<params::Group>,
-    /// Sums the experts' outputs into the residual and norms it for the next layer; small steps do it in phase F.
+    /// Sums the experts' outputs into the residual; small steps do it in phase F.
     pub combine: Kernel<params::Combine>,
 }
 

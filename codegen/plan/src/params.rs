@@ -145,11 +145,9 @@ params! {
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase D of large steps, with the norm before it.
+    /// Phase D of large steps. `input` holds normed rows.
     Router {
-        residual: ptr = "const float*",
-        scale: ptr = "const bf16*",
-        normed: ptr = "bf16*",
+        input: ptr = "const bf16*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         logits: ptr = "float*",
@@ -202,13 +200,11 @@ params! {
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
     }
-    /// The weighted sum of a large step's expert outputs, and the next norm: `normed` rows.
+    /// The weighted sum of a large step's expert outputs.
     Combine {
         slot_out: ptr = "const float*",
         slot_weights: ptr = "const float*",
         residual: ptr = "float*",
-        next_scale: ptr = "const bf16*",
-        normed: ptr = "bf16*",
     }
     /// The unembedding of `count` rows of `input`: of those that `rows` picks, or all in order. `input` holds normed
     /// rows, or scaled ones if there are `squares`.

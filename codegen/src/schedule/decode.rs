@@ -21,7 +21,7 @@ pub(super) fn kernels(spec: &ModelSpec, tokens: usize) -> [KernelPlan; 5] {
 const MOST_WARPS: usize = 16;
 
 /// Warps that share `k_tiles` evenly, if there are enough such; else as many as there can be.
-pub(super) fn warps(k: usize) -> usize {
+fn warps(k: usize) -> usize {
     let k_tiles = k.div_ceil(TILE_K);
     let most = k_tiles.min(MOST_WARPS);
     (most.div_ceil(2)..=most).rev().find(|&warps| k_tiles.is_multiple_of(warps)).unwrap_or(most)

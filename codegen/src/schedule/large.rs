@@ -94,6 +94,14 @@ impl Large {
                 0,
                 u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]),
             ),
+            self.dense(
+                "router",
+                "router.cu",
+                &["Router"],
+                [spec.experts, spec.hidden],
+                0,
+                u32s(&[("kHidden", spec.hidden), ("kExperts", spec.experts)]),
+            ),
             self.group(spec),
             self.grouped(
                 spec,
@@ -224,50 +232,17 @@ impl Large {
     }
 }
 
-/// The norm before the experts and the router's logits, eight tokens a block.
-pub(super) fn router(spec: &ModelSpec) -> KernelPlan {
-    const COLUMNS: usize = 8;
-    const RING: usize = 3;
-    let warps = super::decode::warps(spec.hidden);
-    let mut constants =
-        u32s(&[("kHidden", spec.hidden), ("kExperts", spec.experts), ("kRing", RING)]);
-    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
-    Draft {
-        name: "rmsnorm_router".into(),
-        body: "router.cu",
-        params: &["Router"],
-        grid: [
-            Axis::Fixed(spec.experts.div_ceil(TILE_ROWS) as u32),
-            Axis::TokenTiles(COLUMNS as u32),
-            ONE,
-        ],
-        threads: warps * 32,
-        shared_bytes: footprint::weight_ring(
-            TileFormat::Bf16,
-            spec.hidden.div_ceil(TILE_K),
-            warps,
-            RING,
-        ) + footprint::sums(warps, COLUMNS)
-            + COLUMNS * (spec.hidden + 8) * 2,
-        blocks_per_sm: 1,
-        constants,
-    }
-    .plan()
-}
-
-/// The weighted sum of the experts' outputs, and the norm of what it makes.
+/// The weighted sum of the experts' outputs.
 pub(super) fn combine(spec: &ModelSpec) -> KernelPlan {
-    let mut constants = u32s(&[("kHidden", spec.hidden), ("kTopK", spec.top_k)]);
-    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Draft {
-        name: "moe_combine_rmsnorm".into(),
+        name: "moe_combine".into(),
         body: "combine.cu",
         params: &["Combine"],
         grid: [Axis::Tokens, ONE, ONE],
         threads: 256,
         shared_bytes: 0,
         blocks_per_sm: 1,
-        constants,
+        constants: u32s(&[("kHidden", spec.hidden), ("kTopK", spec.top_k)]),
     }
     .plan()
 }

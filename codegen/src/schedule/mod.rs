@@ -120,7 +120,7 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     plans.extend(attention::kernels(spec));
     plans.extend(large::batch(spec));
     plans.extend(large::prefill(spec));
-    plans.extend([large::router(spec), large::combine(spec), sample(spec)]);
+    plans.extend([large::combine(spec), sample(spec)]);
     plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));
     plans.push(tool("fill_mxfp4", "fill_mxfp4.cu", &["FillMxfp4"], 256, 8));
     plans.push(tool("flat_read", "flat_read.cu", &["FlatRead"], 512, 2));

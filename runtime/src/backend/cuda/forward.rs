@@ -140,9 +140,10 @@ impl Pass {
     /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
     /// left, with its `squares`, or rows normed already, which have none.
     fn product_input(&self, schedule: &Schedule, squares: &Buffer) -> (Ptr, Ptr) {
-        match schedule.is_small() {
-            true => (self.workspace.scaled.ptr(), squares.ptr()),
-            false => (self.workspace.normed.ptr(), 0),
+        if schedule.is_small() {
+            (self.workspace.scaled.ptr(), squares.ptr())
+        } else {
+            (self.workspace.normed.ptr(), 0)
         }
     }
 
@@ -162,8 +163,7 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
-        // In later layers of a large step whoever wrote the residual has normed it.
-        if !schedule.is_small() && layer == 0 {
+        if !schedule.is_small() {
             self.norm(schedule, self.attn_norm(layer), 0, tokens)?;
         }
         let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
@@ -273,10 +273,9 @@ impl Pass {
 
     fn router(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
         let Some(LargeStep { router, .. }) = &schedule.large else { return Ok(()) };
+        self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
         let params = params::Router {
-            residual: self.workspace.residual.ptr(),
-            scale: self.weights.ptr(Weight::MoeNorm, layer),
-            normed: self.workspace.normed.ptr(),
+            input: self.workspace.normed.ptr(),
             weight: self.weights.ptr(Weight::Router, layer),
             bias: self.weights.ptr(Weight::RouterBias, layer),
             logits: self.workspace.router_logits.ptr(),
@@ -346,8 +345,6 @@ impl Pass {
             slot_out: workspace.slot_out.ptr(),
             slot_weights: workspace.slot_weights.ptr(),
             residual: workspace.residual.ptr(),
-            next_scale: self.attn_norm(layer + 1),
-            normed: workspace.normed.ptr(),
         };
         self.kernels.launch(&self.stream, combine, self.extent(tokens), &params)
     }
@@ -361,11 +358,12 @@ impl Pass {
     ) -> Result<()> {
         let (workspace, count) = (&self.workspace, range.len());
         let schedule = self.model.schedule(count);
-        let mut rows = inputs.rows + (range.start * size_of::<u32>()) as Ptr;
+        let picked = inputs.rows + (range.start * size_of::<u32>()) as Ptr;
         let (mut input, mut squares) =
             self.product_input(self.model.schedule(tokens), &workspace.attn_squares);
+        let mut rows = picked;
         if squares == 0 || !schedule.is_small() {
-            self.norm(schedule, self.attn_norm(self.model.spec.layers.len()), rows, count)?;
+            self.norm(schedule, self.attn_norm(self.model.spec.layers.len()), picked, count)?;
             (input, squares, rows) = (workspace.normed.ptr(), 0, 0);
         }
         let params = params::Unembed {

@@ -161,8 +161,6 @@ impl Bench {
                 }
                 _ => 0.0,
             });
-        } else if phase == LayerPhase::ExpertDown {
-            error = error.max(next_norm::normed_error(&self.device.pass, tokens, layer + 1)?);
         }
         report(self.kernel_of(phase, layer, tokens), part, error);
         Ok(())
@@ -262,9 +260,7 @@ impl Bench {
                 poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits))
             }
             LayerPhase::ExpertUp => poison(&workspace.hidden),
-            LayerPhase::ExpertDown => {
-                poison(&workspace.normed).and_then(|()| poison(&workspace.slot_out))
-            }
+            LayerPhase::ExpertDown => poison(&workspace.slot_out),
         }
     }
 
