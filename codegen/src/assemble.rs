@@ -2,10 +2,11 @@
 
 use ossmith_plan::params::Params;
 use ossmith_plan::{
-    DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Tools, Weight, WeightLayout,
+    DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Target, Tools, Weight,
+    WeightLayout,
 };
 
-use crate::schedule::{BATCH_TOKENS, DECODE_TOKENS, KernelPlan, schedule};
+use crate::schedule::{BATCH_TOKENS, DECODE_TOKENS, KernelPlan, WGMMA, schedule, wgmma_fits};
 use crate::{emit, fuse, graph, leak, library};
 
 /// Compiles a model.
@@ -20,6 +21,9 @@ pub fn assemble(spec: ModelSpec) -> Model {
     let mut schedules: Vec<Schedule> =
         DECODE_TOKENS.iter().map(|&tokens| decode_schedule(&named, tokens)).collect();
     schedules.push(large_schedule(&named, &format!("batch{BATCH_TOKENS}"), BATCH_TOKENS));
+    if wgmma_fits(&spec) {
+        schedules.push(hopper_schedule(&named));
+    }
     schedules.push(large_schedule(&named, "prefill", usize::MAX));
     Model {
         spec,
@@ -77,6 +81,7 @@ impl Named<'_> {
 fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
     Schedule {
         max_tokens: tokens,
+        target: Target::Any,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
         qkv: named.kernel(&format!("rmsnorm_qkv_rope_decode{tokens}")),
@@ -93,6 +98,7 @@ fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
 fn large_schedule(named: &Named<'_>, suffix: &str, max_tokens: usize) -> Schedule {
     Schedule {
         max_tokens,
+        target: Target::Any,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
         qkv: named.kernel(&format!("qkv_rope_{suffix}")),
@@ -101,12 +107,24 @@ fn large_schedule(named: &Named<'_>, suffix: &str, max_tokens: usize) -> Schedul
         expert_up: named.kernel(&format!("moe_up_swiglu_{suffix}")),
         expert_down: named.kernel(&format!("moe_down_{suffix}")),
         large: Some(LargeStep {
+            tile_order: false,
             attention: [named.kernel("attn_sliding_tile"), named.kernel("attn_full_tile")],
             router: named.kernel(&format!("router_{suffix}")),
+            choose: named.kernel("moe_choose"),
             group: named.kernel(&format!("moe_group_{suffix}")),
             combine: named.kernel("moe_combine"),
         }),
         unembed: named.kernel(&format!("unembed_{suffix}")),
         sample: named.kernel("sample"),
     }
+}
+
+/// Steps of any size with products by warpgroups, which read rows in tile order.
+fn hopper_schedule(named: &Named<'_>) -> Schedule {
+    let mut schedule = large_schedule(named, WGMMA, usize::MAX);
+    schedule.target = Target::Hopper;
+    if let Some(large) = &mut schedule.large {
+        large.tile_order = true;
+    }
+    schedule
 }

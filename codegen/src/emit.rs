@@ -23,7 +23,12 @@ pub fn unit(spec: &ModelSpec, plan: &KernelPlan) -> Unit {
         without_header_comment(body).replace("KERNEL_NAME", plan.info.name),
     ]
     .join("\n");
-    Unit { name: plan.info.name, source: text.leak(), max_registers: plan.max_registers() }
+    Unit {
+        name: plan.info.name,
+        source: text.leak(),
+        target: plan.target,
+        max_registers: plan.max_registers(),
+    }
 }
 
 /// The comment that a body starts with: what the kernel computes and how.

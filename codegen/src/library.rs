@@ -24,6 +24,7 @@ const HEADERS: &[(&str, &str)] = files![
     "ptx/memory.cuh",
     "ptx/mma.cuh",
     "ptx/types.cuh",
+    "ptx/wgmma.cuh",
     "sample/candidate.cuh",
     "sample/select.cuh",
     "tile/gemm.cuh",
@@ -31,6 +32,7 @@ const HEADERS: &[(&str, &str)] = files![
     "tile/norm.cuh",
     "tile/order.cuh",
     "tile/weights.cuh",
+    "tile/wgmma.cuh",
 ];
 
 const KERNELS: &[(&str, &str)] = files![
@@ -38,23 +40,29 @@ const KERNELS: &[(&str, &str)] = files![
     "kernels/attention_tile.cu",
     "kernels/attn_out_decode.cu",
     "kernels/attn_out_large.cu",
+    "kernels/attn_out_wgmma.cu",
+    "kernels/choose.cu",
     "kernels/combine.cu",
     "kernels/embed.cu",
     "kernels/expert_down_decode.cu",
     "kernels/expert_down_large.cu",
+    "kernels/expert_down_wgmma.cu",
     "kernels/expert_up_decode.cu",
     "kernels/expert_up_large.cu",
+    "kernels/expert_up_wgmma.cu",
     "kernels/fill_bf16.cu",
     "kernels/fill_mxfp4.cu",
     "kernels/flat_read.cu",
     "kernels/group.cu",
     "kernels/qkv_decode.cu",
     "kernels/qkv_large.cu",
+    "kernels/qkv_wgmma.cu",
     "kernels/rmsnorm.cu",
     "kernels/router.cu",
     "kernels/sample.cu",
     "kernels/unembed_decode.cu",
     "kernels/unembed_large.cu",
+    "kernels/unembed_wgmma.cu",
 ];
 
 /// Every header that a unit may include, by its path: the library's and the one made from `ossmith-scalar`.

@@ -72,13 +72,13 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes }
     Schedule {
-        max_tokens, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed, sample,
+        max_tokens, target, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed, sample,
     }
-    LargeStep { attention, router, group, combine }
+    LargeStep { tile_order, attention, router, choose, group, combine }
     Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
-    Unit { name, source, max_registers }
+    Unit { name, source, target, max_registers }
 }
 
 enums! {
@@ -87,7 +87,7 @@ enums! {
     WeightLayout { RowMajor, Bf16Tiles(order), Mxfp4Tiles(order) }
 }
 
-names! { DType LayerKind Op Value Weight }
+names! { DType LayerKind Op Target Value Weight }
 
 impl<P: Params> Literal for Kernel<P> {
     fn tokens(&self) -> TokenStream {

@@ -6,6 +6,7 @@
 // block of a head to finish joins the parts, in split order, so the result does not depend on timing.
 #include "attn/merge.cuh"
 #include "ptx/launch.cuh"
+#include "tile/order.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using HeadPart = Part<spec::kHeadDim>;
@@ -114,7 +115,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
 #pragma unroll
   for (u32 pair = 0; pair < HeadJoined::kPairs; ++pair) {
     const float2 out = joined.out[pair];
-    *reinterpret_cast<u32*>(&p.heads[(token * spec::kQHeads + head) * spec::kHeadDim + HeadJoined::dim(pair)]) =
+    const u32 place = row_place(head * spec::kHeadDim + HeadJoined::dim(pair), p.tile_order);
+    *reinterpret_cast<u32*>(&p.heads[token * spec::kQHeads * spec::kHeadDim + place]) =
         pack_bf16(out.x * normalizer, out.y * normalizer);
   }
 }

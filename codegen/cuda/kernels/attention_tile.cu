@@ -7,6 +7,7 @@
 // layers, 113 clocks of a multiprocessor a token and page, of which tensor cores need 47.
 #include "attn/tile.cuh"
 #include "ptx/launch.cuh"
+#include "tile/order.cuh"
 
 using Tile = TileAttended<spec::kHeadDim, spec::kRowTiles>;
 using Page = SharedPage<spec::kHeadDim>;
@@ -102,12 +103,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   for (u32 t = 0; t < Tile::kTokens; ++t) {
     if (first_of_warp + t >= count || g >= spec::kGroup) continue;
     const u64 token = first_token + first_of_warp + t;
-    bf16* out = p.heads + (token * spec::kQHeads + head) * spec::kHeadDim;
+    bf16* row = p.heads + token * spec::kQHeads * spec::kHeadDim;
     const float normalizer = 1.0f / tile.denominator[t / 2][t % 2];
 #pragma unroll
     for (u32 d = 0; d < Tile::kDimTiles; ++d) {
       const float* sums = tile.out[t / 2][d].s + t % 2 * 2;
-      *reinterpret_cast<u32*>(out + d * 8 + 2 * c) = pack_bf16(sums[0] * normalizer, sums[1] * normalizer);
+      const u32 place = row_place(head * spec::kHeadDim + d * 8 + 2 * c, p.tile_order);
+      *reinterpret_cast<u32*>(row + place) = pack_bf16(sums[0] * normalizer, sums[1] * normalizer);
     }
   }
 }

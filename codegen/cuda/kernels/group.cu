@@ -1,10 +1,14 @@
-// Chooses experts and sorts the step's slots (token * top_k + choice) by expert, tokens in order within an expert.
+// Sorts the step's slots (token * top_k + choice) by expert, tokens in order within an expert.
 //
-// One block: the lists are small and everything after needs them whole. The order is fixed, so results are too.
+// One block: the lists are small and everything after needs them whole. Each warp counts a part of the slots, then puts
+// them behind those of the parts before. The order is fixed, so results are too.
 #include "moe/group.cuh"
 #include "ptx/launch.cuh"
 
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+
 struct Shared {
+  u32 of_warp[kWarps][spec::kExperts];  // slots counted; then where the next goes, from its expert's first
   u32 counts[spec::kExperts];
   u32 starts[spec::kExperts];
   u32 tile_starts[spec::kExperts];
@@ -12,35 +16,28 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ Group p) {
-  constexpr u32 kWarps = spec::kThreads / kWarpSize;
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
+  u32(&mine)[spec::kExperts] = shared.of_warp[warp_id()];
+  for (u32 expert = lane_id(); expert < spec::kExperts; expert += kWarpSize) mine[expert] = 0;
+  __syncwarp();
   wait_for_inputs();
   start_next_kernel();
 
-  for (u32 t = warp_id(); t < p.tokens; t += kWarps) {
-    Choice<spec::kExperts, spec::kTopK> choice;
-    float logits[choice.kEach];
-#pragma unroll
-    for (u32 i = 0; i < choice.kEach; ++i) {
-      const u32 expert = i * kWarpSize + lane_id();
-      logits[i] = expert < spec::kExperts ? p.logits[static_cast<u64>(t) * spec::kExperts + expert] : 0.0f;
-    }
-    choice.choose(logits);
-#pragma unroll
-    for (u32 k = 0; k < spec::kTopK; ++k) {
-      if (lane_id() == k) {
-        p.slot_experts[t * spec::kTopK + k] = choice.ids[k];
-        p.slot_weights[t * spec::kTopK + k] = choice.weights[k];
-      }
-    }
-  }
+  const WarpSlots<kWarps> slots(p.slot_experts, p.tokens * spec::kTopK);
+  slots.for_each_row([&](u32 /*slot*/, u32 expert, u32 /*before*/, u32 count, bool is_first) {
+    if (is_first) mine[expert] += count;
+    __syncwarp();
+  });
   __syncthreads();
-
-  const u32 slots = p.tokens * spec::kTopK;
-  for (u32 expert = warp_id(); expert < spec::kExperts; expert += kWarps) {
-    const u32 count = count_slots(p.slot_experts, slots, expert);
-    if (lane_id() == 0) shared.counts[expert] = count;
+  for (u32 expert = threadIdx.x; expert < spec::kExperts; expert += spec::kThreads) {
+    u32 count = 0;
+    for (u32 warp = 0; warp < kWarps; ++warp) {
+      const u32 of_warp = shared.of_warp[warp][expert];
+      shared.of_warp[warp][expert] = count;
+      count += of_warp;
+    }
+    shared.counts[expert] = count;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -54,9 +51,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(cons
     *p.tile_count = tile;
   }
   __syncthreads();
-  for (u32 expert = warp_id(); expert < spec::kExperts; expert += kWarps) {
-    list_slots(p.sorted + shared.starts[expert], p.slot_experts, slots, expert);
+  slots.for_each_row([&](u32 slot, u32 expert, u32 before, u32 count, bool is_first) {
+    if (expert < spec::kExperts) p.sorted[shared.starts[expert] + mine[expert] + before] = slot;
+    __syncwarp();
+    if (is_first) mine[expert] += count;
+    __syncwarp();
+  });
+  for (u32 expert = warp_id(); expert < spec::kExperts; expert += kWarps)
     list_tiles(p.tiles + shared.tile_starts[expert], expert, shared.starts[expert], shared.counts[expert],
                spec::kTileTokens);
-  }
 }

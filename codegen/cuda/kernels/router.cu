@@ -4,7 +4,7 @@
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Product = TileProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages,
-                            spec::kSplits>;
+                            spec::kSplits, spec::kTileOrder != 0>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)

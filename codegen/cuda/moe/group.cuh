@@ -1,6 +1,5 @@
-// Slots sorted by expert: a warp scans all slots for one expert, in order.
+// Slots sorted by expert.
 #pragma once
-#include "moe/route.cuh"
 #include "ptx/memory.cuh"
 
 // Up to a tile's worth of one expert's slots: sorted[start .. start + count].
@@ -13,25 +12,30 @@ __device__ __forceinline__ ExpertTile load_tile(const ExpertTile* tile) {
   return {words.x, words.y, words.z, words.w};
 }
 
-__device__ __forceinline__ u32 count_slots(const u32* slot_experts, u32 slots, u32 expert) {
-  u32 count = 0;
-  for (u32 base = 0; base < slots; base += kWarpSize) {
-    const u32 slot = base + lane_id();
-    count += __popc(__ballot_sync(~0u, slot < slots && slot_experts[slot] == expert));
-  }
-  return count;
-}
+// A warp's part of the slots: rows of kWarpSize that follow one another.
+template <u32 kWarps>
+struct WarpSlots {
+  static constexpr u32 kNone = ~0u;
+  const u32* slot_experts;
+  u32 first, end, slots;
 
-__device__ __forceinline__ void list_slots(u32* sorted, const u32* slot_experts, u32 slots, u32 expert) {
-  u32 count = 0;
-  for (u32 base = 0; base < slots; base += kWarpSize) {
-    const u32 slot = base + lane_id();
-    const bool mine = slot < slots && slot_experts[slot] == expert;
-    const u32 chosen = __ballot_sync(~0u, mine);
-    if (mine) sorted[count + __popc(chosen & ((1u << lane_id()) - 1))] = slot;
-    count += __popc(chosen);
+  __device__ __forceinline__ WarpSlots(const u32* slot_experts, u32 slots) : slot_experts(slot_experts), slots(slots) {
+    const u32 part = ceil_div(ceil_div(slots, kWarpSize), kWarps) * kWarpSize;
+    first = warp_id() * part, end = min(first + part, slots);
   }
-}
+
+  // Calls `visit(slot, its expert, how many lower lanes have it too, how many lanes, whether this is the first)`, row by
+  // row. Lanes beyond the last slot have expert kNone and are never the first.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_row(Visit visit) const {
+    for (u32 row = first; row < end; row += kWarpSize) {
+      const u32 slot = row + lane_id();
+      const u32 expert = slot < slots ? slot_experts[slot] : kNone;
+      const u32 same = __match_any_sync(~0u, expert), before = __popc(same & ((1u << lane_id()) - 1));
+      visit(slot, expert, before, __popc(same), expert != kNone && before == 0);
+    }
+  }
+};
 
 __device__ __forceinline__ void list_tiles(ExpertTile* tiles, u32 expert, u32 start, u32 count, u32 tile_tokens) {
   for (u32 i = lane_id(); i < ceil_div(count, tile_tokens); i += kWarpSize)

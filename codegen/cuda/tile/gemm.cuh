@@ -16,7 +16,8 @@ struct SharedStages {
   alignas(16) u8 weights[kStages][kWarps][kStageTiles * Tile::kBytes];
 };
 
-template <class Tile, u32 kK, u32 kWarps, u32 kTokens, u32 kStageTiles, u32 kStages, u32 kSplits = 1>
+template <class Tile, u32 kK, u32 kWarps, u32 kTokens, u32 kStageTiles, u32 kStages, u32 kSplits = 1,
+          bool kTileOrder = false>
 struct TileProduct {
   static constexpr u32 kKTiles = ceil_div(kK, kTileK);
   static constexpr u32 kParts = kHasClusters ? kSplits : 1;  // blocks that split the sum; blockIdx.z is a block's rank
@@ -151,7 +152,11 @@ struct TileProduct {
 #pragma unroll
       for (u32 n = 0; n < kCount; ++n) {
         ActivationTile x;
-        x.load(&ring.rows[place][n * 8 + g][i * kTileK + c * 16]);
+        const bf16* row = &ring.rows[place][n * 8 + g][i * kTileK];
+        if (kTileOrder)
+          x.load_tile_order(row);
+        else
+          x.load(row + c * 16);
 #pragma unroll
         for (u32 j = 0; j < kTileSteps; ++j) mma(sums[n], fragments[j], x.words[2 * j], x.words[2 * j + 1]);
       }

@@ -6,6 +6,7 @@
 #pragma once
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
+#include "tile/order.cuh"
 
 constexpr u32 kSquaresWidth = 16;  // elements of a row behind one sum of squares
 
@@ -37,7 +38,7 @@ struct SharedInverse {
 // Norms one fp32 row. All threads of the block take part.
 template <u32 kWidth, u32 kWarps>
 __device__ __forceinline__ void rmsnorm_row(bf16* out, const float* x, const bf16* scale, float eps,
-                                            float (&squares_of_warp)[kWarps]) {
+                                            u32 tile_order, float (&squares_of_warp)[kWarps]) {
   static_assert(kWidth % 4 == 0, "rows are read four elements at a time");
   constexpr u32 kThreads = kWarps * kWarpSize;
   const float4* row = reinterpret_cast<const float4*>(x);
@@ -56,8 +57,9 @@ __device__ __forceinline__ void rmsnorm_row(bf16* out, const float* x, const bf1
   for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) {
     const float4 v = row[i];
     const uint2 s = reinterpret_cast<const uint2*>(scale)[i];
-    reinterpret_cast<uint2*>(out)[i] =
-        make_uint2(pack_bf16(v.x * inverse * bf16_low(s.x), v.y * inverse * bf16_high(s.x)),
-                   pack_bf16(v.z * inverse * bf16_low(s.y), v.w * inverse * bf16_high(s.y)));
+    *reinterpret_cast<u32*>(out + row_place(4 * i, tile_order)) =
+        pack_bf16(v.x * inverse * bf16_low(s.x), v.y * inverse * bf16_high(s.x));
+    *reinterpret_cast<u32*>(out + row_place(4 * i + 2, tile_order)) =
+        pack_bf16(v.z * inverse * bf16_low(s.y), v.w * inverse * bf16_high(s.y));
   }
 }

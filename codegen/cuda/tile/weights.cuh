@@ -52,6 +52,17 @@ struct Bf16Tile {
   __device__ __forceinline__ FragmentA fragment(u32 j) const {
     return {{steps[j].x, steps[j].y, steps[j].z, steps[j].w}};
   }
+
+  // A tile that has arrived alone. Its fragments are read one by one, each when its registers are free: products on
+  // their way read theirs for longer than the compiler knows.
+  struct Arrived {
+    const u8* place;
+    __device__ __forceinline__ explicit Arrived(const u8* place) : place(place) {}
+    __device__ __forceinline__ FragmentA fragment(u32 j) const {
+      const uint4 v = load_shared(place + (j * kWarpSize + lane_id()) * 16);
+      return {{v.x, v.y, v.z, v.w}};
+    }
+  };
 };
 
 // MXFP4: [k tile][lane][a word a step] of codes, then [k tile][g][block][row g, row g + 8] of scale bytes.
@@ -97,6 +108,15 @@ struct Mxfp4Tile {
     const u32 word = j == 0 ? codes.x : j == 1 ? codes.y : j == 2 ? codes.z : codes.w;
     return mxfp4::decode(word, mxfp4::factors(scales));
   }
+
+  // A tile that has arrived alone.
+  struct Arrived;
+};
+
+struct Mxfp4Tile::Arrived {
+  Mxfp4Tile tile;
+  __device__ __forceinline__ explicit Arrived(const u8* place) { tile.take<1>(place, 0); }
+  __device__ __forceinline__ FragmentA fragment(u32 j) const { return tile.fragment(j); }
 };
 
 // Column g's activations for one k tile: b0, b1 of step j are words 2j and 2j + 1.
@@ -109,6 +129,13 @@ struct ActivationTile {
     const uint4 high = *reinterpret_cast<const uint4*>(column + 8);
     words[0] = low.x, words[1] = low.y, words[2] = low.z, words[3] = low.w;
     words[4] = high.x, words[5] = high.y, words[6] = high.z, words[7] = high.w;
+  }
+
+  // The same of a row in tile order (`tile_place`), at its k tile.
+  __device__ __forceinline__ void load_tile_order(const bf16* tile) {
+#pragma unroll
+    for (u32 i = 0; i < 2 * kTileSteps; ++i)
+      words[i] = *reinterpret_cast<const u32*>(tile + i * 8 + lane_id() % 4 * 2);
   }
 
   __device__ __forceinline__ void clear() {

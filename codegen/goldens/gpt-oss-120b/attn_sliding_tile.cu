@@ -38,16 +38,17 @@ struct AttentionTile {
   bf16* heads;
   const u32* tiles;
   u32 table_stride;
-  u32 unused;
+  u32 tile_order;
 };
 static_assert(sizeof(AttentionTile) == 80 && sizeof(AttentionTile::queries) == 8 && sizeof(AttentionTile::keys) == 8 &&
               sizeof(AttentionTile::values) == 8 && sizeof(AttentionTile::page_table) == 8 && sizeof(AttentionTile::positions) == 8 &&
               sizeof(AttentionTile::slots) == 8 && sizeof(AttentionTile::sinks) == 8 && sizeof(AttentionTile::heads) == 8 &&
-              sizeof(AttentionTile::tiles) == 8 && sizeof(AttentionTile::table_stride) == 4 && sizeof(AttentionTile::unused) == 4,
+              sizeof(AttentionTile::tiles) == 8 && sizeof(AttentionTile::table_stride) == 4 && sizeof(AttentionTile::tile_order) == 4,
               "the host lays AttentionTile out differently");
 
 #include "attn/tile.cuh"
 #include "ptx/launch.cuh"
+#include "tile/order.cuh"
 
 using Tile = TileAttended<spec::kHeadDim, spec::kRowTiles>;
 using Page = SharedPage<spec::kHeadDim>;
@@ -143,12 +144,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   for (u32 t = 0; t < Tile::kTokens; ++t) {
     if (first_of_warp + t >= count || g >= spec::kGroup) continue;
     const u64 token = first_token + first_of_warp + t;
-    bf16* out = p.heads + (token * spec::kQHeads + head) * spec::kHeadDim;
+    bf16* row = p.heads + token * spec::kQHeads * spec::kHeadDim;
     const float normalizer = 1.0f / tile.denominator[t / 2][t % 2];
 #pragma unroll
     for (u32 d = 0; d < Tile::kDimTiles; ++d) {
       const float* sums = tile.out[t / 2][d].s + t % 2 * 2;
-      *reinterpret_cast<u32*>(out + d * 8 + 2 * c) = pack_bf16(sums[0] * normalizer, sums[1] * normalizer);
+      const u32 place = row_place(head * spec::kHeadDim + d * 8 + 2 * c, p.tile_order);
+      *reinterpret_cast<u32*>(row + place) = pack_bf16(sums[0] * normalizer, sums[1] * normalizer);
     }
   }
 }

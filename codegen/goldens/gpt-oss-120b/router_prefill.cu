@@ -12,6 +12,7 @@ constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 102400;
 constexpr u32 kHidden = 2880;
 constexpr u32 kExperts = 128;
+constexpr u32 kTileOrder = 0;
 constexpr u32 kRowTiles = 8;
 constexpr u32 kTileTokens = 64;
 constexpr u32 kStageTiles = 1;
@@ -37,7 +38,7 @@ static_assert(sizeof(Router) == 40 && sizeof(Router::input) == 8 && sizeof(Route
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Product = TileProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages,
-                            spec::kSplits>;
+                            spec::kSplits, spec::kTileOrder != 0>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)

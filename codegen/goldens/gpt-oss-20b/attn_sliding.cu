@@ -36,17 +36,18 @@ struct Attention {
   void* parts;
   u32* tickets;
   u32 table_stride;
-  u32 unused;
+  u32 tile_order;
 };
 static_assert(sizeof(Attention) == 96 && sizeof(Attention::queries) == 8 && sizeof(Attention::keys) == 8 &&
               sizeof(Attention::values) == 8 && sizeof(Attention::page_table) == 8 && sizeof(Attention::positions) == 8 &&
               sizeof(Attention::slots) == 8 && sizeof(Attention::sinks) == 8 && sizeof(Attention::heads) == 8 &&
               sizeof(Attention::alone) == 8 && sizeof(Attention::parts) == 8 && sizeof(Attention::tickets) == 8 &&
-              sizeof(Attention::table_stride) == 4 && sizeof(Attention::unused) == 4,
+              sizeof(Attention::table_stride) == 4 && sizeof(Attention::tile_order) == 4,
               "the host lays Attention out differently");
 
 #include "attn/merge.cuh"
 #include "ptx/launch.cuh"
+#include "tile/order.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using HeadPart = Part<spec::kHeadDim>;
@@ -155,7 +156,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_sliding(const 
 #pragma unroll
   for (u32 pair = 0; pair < HeadJoined::kPairs; ++pair) {
     const float2 out = joined.out[pair];
-    *reinterpret_cast<u32*>(&p.heads[(token * spec::kQHeads + head) * spec::kHeadDim + HeadJoined::dim(pair)]) =
+    const u32 place = row_place(head * spec::kHeadDim + HeadJoined::dim(pair), p.tile_order);
+    *reinterpret_cast<u32*>(&p.heads[token * spec::kQHeads * spec::kHeadDim + place]) =
         pack_bf16(out.x * normalizer, out.y * normalizer);
   }
 }

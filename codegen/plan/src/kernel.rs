@@ -5,14 +5,36 @@ use std::marker::PhantomData;
 use crate::params;
 use crate::{Graph, LayerKind, ModelSpec, Node, Weight, WeightLayout};
 
-/// One CUDA translation unit: a kernel with its constants, as a person would read it. It needs Ampere or later
-/// (`mma.sync` on bf16, `cp.async`) and is compiled for the architecture of the device at hand.
+/// The devices that a kernel is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Ampere and later: `mma.sync` on bf16, `cp.async`.
+    Any,
+    /// Hopper's own instructions (`sm_90a`): products by groups of four warps, `wgmma`.
+    Hopper,
+}
+
+impl Target {
+    /// Whether its kernels run on devices of this compute capability.
+    #[must_use]
+    pub const fn runs_on(self, compute: (i32, i32)) -> bool {
+        match self {
+            Target::Any => true,
+            Target::Hopper => matches!(compute, (9, 0)),
+        }
+    }
+}
+
+/// One CUDA translation unit: a kernel with its constants, as a person would read it, compiled for the architecture of
+/// the device at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Unit and file name without extension; also the entry point's name.
     pub name: &'static str,
     /// CUDA C++ text; includes only files of [`Model::headers`].
     pub source: &'static str,
+    /// Devices that it compiles for.
+    pub target: Target,
     /// Registers a thread may use at most (the gate that CI holds it to).
     pub max_registers: u32,
 }
@@ -112,6 +134,8 @@ pub struct Phase {
 pub struct Schedule {
     /// Most tokens of a step that this schedule runs.
     pub max_tokens: usize,
+    /// Devices that it runs on.
+    pub target: Target,
     /// Residual rows from the embedding.
     pub embed: Kernel<params::Embed>,
     /// The norm as a kernel of its own: before the unembedding, and before every product of a large step.
@@ -137,10 +161,15 @@ pub struct Schedule {
 /// Kernels of a large step alone.
 #[derive(Clone, Copy, Debug)]
 pub struct LargeStep {
+    /// Whether the rows that products read are in tile order (`ossmith_scalar::tile_place`), each 64 elements by
+    /// themselves.
+    pub tile_order: bool,
     /// Phase B, by layer kind, of tokens that follow one another. [`Schedule::attention`] takes those that stand alone.
     pub attention: [Kernel<params::AttentionTile>; 2],
     /// Phase D. In small steps phase C adds up the logits and phase E finishes them.
     pub router: Kernel<params::Router>,
+    /// Chooses each token's experts; in small steps each block does.
+    pub choose: Kernel<params::Choose>,
     /// Sorts (token, expert) pairs by expert; in small steps each block lists them.
     pub group: Kernel<params::Group>,
     /// Sums the experts' outputs into the residual; small steps do it in phase F.
@@ -158,6 +187,14 @@ pub struct Tools {
     pub flat_read: Kernel<params::FlatRead>,
 }
 
+impl Tools {
+    /// Name and geometry of each.
+    #[must_use]
+    pub const fn infos(&self) -> [KernelInfo; 3] {
+        [self.fill_bf16.info, self.fill_mxfp4.info, self.flat_read.info]
+    }
+}
+
 /// A model, ready for a runtime: what `model!` expands to.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
@@ -169,7 +206,8 @@ pub struct Model {
     pub phases: &'static [Phase],
     /// Device layout of every weight.
     pub layouts: &'static [(Weight, WeightLayout)],
-    /// Schedules by ascending `max_tokens`; the last takes any number of tokens.
+    /// Schedules by ascending `max_tokens`, of equal ones the more special target first; the last takes any number of
+    /// tokens on any device.
     pub schedules: &'static [Schedule],
     /// Kernels that are no part of a step.
     pub tools: Tools,
@@ -180,6 +218,23 @@ pub struct Model {
 }
 
 impl Model {
+    /// The model with what a device of this compute capability needs of it: schedules that can be its choice, and the
+    /// units that they and the tools launch.
+    #[must_use]
+    pub fn on(&self, compute: (i32, i32)) -> Model {
+        let mut schedules: Vec<Schedule> = Vec::new();
+        for schedule in self.schedules.iter().filter(|one| one.target.runs_on(compute)) {
+            if schedules.last().is_none_or(|last| last.max_tokens < schedule.max_tokens) {
+                schedules.push(*schedule);
+            }
+        }
+        let mut launched: Vec<KernelInfo> = self.tools.infos().into();
+        launched.extend(schedules.iter().flat_map(Schedule::infos));
+        let needed = |unit: &&Unit| launched.iter().any(|info| info.name == unit.name);
+        let units: Vec<Unit> = self.units.iter().filter(needed).copied().collect();
+        Model { schedules: schedules.leak(), units: units.leak(), ..*self }
+    }
+
     /// The schedule for a step of `tokens` tokens.
     ///
     /// # Panics
@@ -237,7 +292,11 @@ impl Schedule {
         infos.extend(self.attention.map(|kernel| kernel.info));
         infos.extend(self.large.iter().flat_map(|large| large.attention.map(|kernel| kernel.info)));
         infos.push(self.attn_out.info);
-        infos.extend(self.large.iter().flat_map(|large| [large.router.info, large.group.info]));
+        infos.extend(
+            self.large
+                .iter()
+                .flat_map(|large| [large.router.info, large.choose.info, large.group.info]),
+        );
         infos.extend([self.expert_up.info, self.expert_down.info]);
         infos.extend(self.large.map(|large| large.combine.info));
         infos.extend([self.unembed.info, self.sample.info]);

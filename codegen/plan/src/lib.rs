@@ -19,7 +19,7 @@ pub use cost::StepShape;
 pub use graph::{DType, Graph, Node, Op, Value, ValueInfo, Weight, WeightInfo};
 pub use kernel::{
     Axis, Grid, Kernel, KernelInfo, LargeStep, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, Model,
-    PRODUCT_BLOCKS_PER_SM, Phase, Schedule, Tools, Unit,
+    PRODUCT_BLOCKS_PER_SM, Phase, Schedule, Target, Tools, Unit,
 };
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
 pub use spec::{LayerKind, ModelSpec, Rope, SWIGLU_ALPHA};

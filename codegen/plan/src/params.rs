@@ -77,12 +77,15 @@ params! {
         squares: ptr = "float*",
         router_sums: ptr = "i64*",
     }
-    /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows.
+    /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows. `tile_order` is 1 for rows
+    /// in tile order.
     RmsNorm {
         residual: ptr = "const float*",
         rows: ptr = "const u32*",
         scale: ptr = "const bf16*",
         normed: ptr = "bf16*",
+        tile_order: u32 = "u32",
+        unused: u32 = "u32",
     }
     /// Phase A. `input` holds scaled rows in small steps, normed rows in large ones.
     Qkv {
@@ -100,7 +103,7 @@ params! {
         tokens: u32 = "u32",
     }
     /// Phase B. `alone` lists the tokens to attend, or is null for all of them; `parts` has room for
-    /// `[token of these][kv head][split]`; `tickets` are zero between launches.
+    /// `[token of these][kv head][split]`; `tickets` are zero between launches. `tile_order` is 1 for heads in tile order.
     Attention {
         queries: ptr = "const bf16*",
         keys: ptr = "bf16*",
@@ -114,7 +117,7 @@ params! {
         parts: ptr = "void*",
         tickets: ptr = "u32*",
         table_stride: u32 = "u32",
-        unused: u32 = "u32",
+        tile_order: u32 = "u32",
     }
     /// Phase B of tokens that follow one another in a sequence. `tiles` are pairs: first token, number of tokens.
     AttentionTile {
@@ -128,7 +131,7 @@ params! {
         heads: ptr = "bf16*",
         tiles: ptr = "const u32*",
         table_stride: u32 = "u32",
-        unused: u32 = "u32",
+        tile_order: u32 = "u32",
     }
     /// Phase C. Only small steps write `scaled` and `squares`, and add to `router_sums`, `[token][expert]`, what the rows
     /// of `router` make of them.
@@ -154,11 +157,17 @@ params! {
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// A large step's slots (token * top_k + choice) sorted by expert, and the tiles of them that blocks take.
-    Group {
+    /// The experts of a large step's slots (token * top_k + choice), and their weights.
+    Choose {
         logits: ptr = "const float*",
         slot_experts: ptr = "u32*",
         slot_weights: ptr = "float*",
+        tokens: u32 = "u32",
+        unused: u32 = "u32",
+    }
+    /// A large step's slots sorted by expert, and the tiles of them that blocks take.
+    Group {
+        slot_experts: ptr = "const u32*",
         sorted: ptr = "u32*",
         tiles: ptr = "ExpertTile*",
         tile_count: ptr = "u32*",

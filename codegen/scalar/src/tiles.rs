@@ -22,6 +22,17 @@ pub fn tile_row(lane: u32, a_register: u32) -> u32 {
     (lane >> 2) + 8 * (a_register & 1)
 }
 
+/// Where element `element` of a row stands in tile order, in which the elements that a k16 step multiplies follow one
+/// another: first every lane's first two, then their last two.
+#[device_fn]
+#[must_use]
+pub fn tile_place(element: u32) -> u32 {
+    let lane = (element / 16) % 4;
+    let step = (element / 4) % 4;
+    let half = (element / 2) % 2;
+    element - element % 64 + 16 * step + 8 * half + 2 * lane + element % 2
+}
+
 /// The checkpoint row in a packed row where rotary pairs share a thread: within each head, tile `j` holds
 /// dimensions `8j + g` at rows `g` and their partners, `head_dim / 2` later, at rows `g + 8`.
 #[device_fn]
@@ -72,6 +83,19 @@ mod tests {
                 assert_eq!(tile_k(lane, step, 2 * register + 1), k + 1);
             }
         }
+    }
+
+    #[test]
+    fn tile_order_is_that_of_the_columns_of_mma() {
+        for (lane, step, element) in
+            (0..4).flat_map(|l| (0..4).flat_map(move |s| (0..8).map(move |e| (l, s, e))))
+        {
+            let place = 16 * step + 8 * (element / 4) + 2 * lane + element % 2;
+            let k = tile_k(lane, step, element);
+            assert_eq!(tile_place(k), place);
+            assert_eq!(tile_place(64 + k), 64 + place);
+        }
+        assert!(is_permutation(tile_place, 192));
     }
 
     fn is_permutation(map: impl Fn(u32) -> u32, rows: u32) -> bool {

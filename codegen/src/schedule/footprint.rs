@@ -89,6 +89,17 @@ pub(super) fn places(tokens: usize) -> usize {
     tokens * 8
 }
 
+/// `WgmmaRing` of `tile/wgmma.cuh`: four k tiles of `tokens` columns and of each warp's weights.
+pub(super) fn wgmma_ring(format: TileFormat, warps: usize, tokens: usize) -> usize {
+    const STAGES: usize = 4;
+    STAGES * (tokens * TILE_K * 2 + warps * format.tile_bytes())
+}
+
+/// `Shared` of `kernels/group.cu`.
+pub(super) fn group(experts: usize, warps: usize) -> usize {
+    (warps + 3) * experts * 4
+}
+
 /// `Part`s of `attn/merge.cuh`, one a warp.
 pub(super) fn attention_parts(warps: usize, head_dim: usize) -> usize {
     const COLUMN_HEADS: usize = 8;

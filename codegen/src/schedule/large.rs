@@ -69,8 +69,13 @@ pub(super) fn batch(spec: &ModelSpec) -> Vec<KernelPlan> {
 
 /// The kernels of a step of any size, phase by phase.
 pub(super) fn prefill(spec: &ModelSpec) -> Vec<KernelPlan> {
+    portable().kernels(spec)
+}
+
+/// The shapes that do for any number of tokens.
+fn portable() -> Large {
     let blocks = Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, per_sm: 2 };
-    Large { suffix: "prefill".into(), dense: blocks, experts: blocks, splits: false }.kernels(spec)
+    Large { suffix: "prefill".into(), dense: blocks, experts: blocks, splits: false }
 }
 
 impl Large {
@@ -94,15 +99,8 @@ impl Large {
                 0,
                 u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]),
             ),
-            self.dense(
-                "router",
-                "router.cu",
-                &["Router"],
-                [spec.experts, spec.hidden],
-                0,
-                u32s(&[("kHidden", spec.hidden), ("kExperts", spec.experts)]),
-            ),
-            self.group(spec),
+            self.router(spec, false),
+            group(spec, &self.suffix, self.experts.tokens),
             self.grouped(
                 spec,
                 "moe_up_swiglu",
@@ -128,6 +126,16 @@ impl Large {
                 u32s(&[("kHidden", spec.hidden), ("kVocab", spec.vocab)]),
             ),
         ]
+    }
+
+    fn router(&self, spec: &ModelSpec, tile_order: bool) -> KernelPlan {
+        let constants = u32s(&[
+            ("kHidden", spec.hidden),
+            ("kExperts", spec.experts),
+            ("kTileOrder", tile_order.into()),
+        ]);
+        let shape = [spec.experts, spec.hidden];
+        self.dense("router", "router.cu", &["Router"], shape, 0, constants)
     }
 
     fn name(&self, operations: &str) -> String {
@@ -212,24 +220,47 @@ impl Large {
         }
         .plan()
     }
+}
 
-    fn group(&self, spec: &ModelSpec) -> KernelPlan {
-        Draft {
-            name: self.name("moe_group"),
-            body: "group.cu",
-            params: &["Group"],
-            grid: [ONE, ONE, ONE],
-            threads: 1024,
-            shared_bytes: 3 * spec.experts * 4,
-            blocks_per_sm: 1,
-            constants: u32s(&[
-                ("kExperts", spec.experts),
-                ("kTopK", spec.top_k),
-                ("kTileTokens", self.experts.tokens),
-            ]),
-        }
-        .plan()
+/// The router for rows in tile order.
+pub(super) fn router_in_tile_order(spec: &ModelSpec, suffix: &str) -> KernelPlan {
+    Large { suffix: suffix.into(), splits: true, ..portable() }.router(spec, true)
+}
+
+/// Each token's experts, a warp a token.
+pub(super) fn choose(spec: &ModelSpec) -> KernelPlan {
+    const WARPS: usize = 8;
+    Draft {
+        name: "moe_choose".into(),
+        body: "choose.cu",
+        params: &["Choose"],
+        grid: [Axis::TokenTiles(WARPS as u32), ONE, ONE],
+        threads: WARPS * 32,
+        shared_bytes: 0,
+        blocks_per_sm: 1,
+        constants: u32s(&[("kExperts", spec.experts), ("kTopK", spec.top_k)]),
     }
+    .plan()
+}
+
+/// Sorts a step's slots into tiles of one expert.
+pub(super) fn group(spec: &ModelSpec, suffix: &str, tile_tokens: usize) -> KernelPlan {
+    const WARPS: usize = 32;
+    Draft {
+        name: format!("moe_group_{suffix}"),
+        body: "group.cu",
+        params: &["Group"],
+        grid: [ONE, ONE, ONE],
+        threads: WARPS * 32,
+        shared_bytes: footprint::group(spec.experts, WARPS),
+        blocks_per_sm: 1,
+        constants: u32s(&[
+            ("kExperts", spec.experts),
+            ("kTopK", spec.top_k),
+            ("kTileTokens", tile_tokens),
+        ]),
+    }
+    .plan()
 }
 
 /// The weighted sum of the experts' outputs.

@@ -5,14 +5,16 @@ mod attention;
 mod decode;
 mod footprint;
 mod large;
+mod wgmma;
 
-use ossmith_plan::{Axis, Grid, KernelInfo, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA};
+use ossmith_plan::{Axis, Grid, KernelInfo, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA, Target};
+pub use wgmma::{WGMMA, fits as wgmma_fits};
 
 /// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
 
 /// Tokens up to which the batch schedule runs, beyond those of the decode schedules. Above, the prefill schedule does.
-pub const BATCH_TOKENS: usize = 128;
+pub const BATCH_TOKENS: usize = 256;
 
 /// Registers of a quarter of a multiprocessor.
 const QUARTER_REGISTERS: u32 = 16_384;
@@ -51,6 +53,8 @@ pub struct KernelPlan {
     pub constants: Vec<Constant>,
     /// Blocks that share a multiprocessor, by which registers are bounded.
     pub blocks_per_sm: u32,
+    /// Devices that it is made for.
+    pub target: Target,
 }
 
 impl KernelPlan {
@@ -97,6 +101,7 @@ impl Draft {
             params: self.params,
             constants,
             blocks_per_sm: self.blocks_per_sm as u32,
+            target: Target::Any,
         }
     }
 }
@@ -120,7 +125,10 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     plans.extend(attention::kernels(spec));
     plans.extend(large::batch(spec));
     plans.extend(large::prefill(spec));
-    plans.extend([large::combine(spec), sample(spec)]);
+    if wgmma::fits(spec) {
+        plans.extend(wgmma::kernels(spec));
+    }
+    plans.extend([large::choose(spec), large::combine(spec), sample(spec)]);
     plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));
     plans.push(tool("fill_mxfp4", "fill_mxfp4.cu", &["FillMxfp4"], 256, 8));
     plans.push(tool("flat_read", "flat_read.cu", &["FlatRead"], 512, 2));

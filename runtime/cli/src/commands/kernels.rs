@@ -136,8 +136,12 @@ impl Plan {
             } else {
                 format!("up to {most}")
             };
+            let on = match schedule.target {
+                ossmith_plan::Target::Any => "",
+                ossmith_plan::Target::Hopper => " on Hopper",
+            };
             let names: Vec<&str> = schedule.infos().iter().map(|info| info.name).collect();
-            writeln!(out, "kernels for {tokens} tokens: {}", names.join(" "))?;
+            writeln!(out, "kernels for {tokens} tokens{on}: {}", names.join(" "))?;
         }
         Ok(())
     }
@@ -168,7 +172,7 @@ struct List {
 
 impl List {
     fn run(self) -> anyhow::Result<()> {
-        let model = self.model.shape()?;
+        let model = &self.model.shape()?.on(self.target.compute()?);
         let (cubins, _) = compiled(model, &self.target)?;
         let rows: Vec<Vec<String>> = model
             .units
@@ -197,7 +201,7 @@ impl List {
     }
 }
 
-fn compiled(model: &'static Model, target: &Target) -> anyhow::Result<(Vec<Cubin>, usize)> {
+fn compiled(model: &Model, target: &Target) -> anyhow::Result<(Vec<Cubin>, usize)> {
     let mut bars = Bars::new();
     let cache = CubinCache::of_user()?;
     let (cubins, cache_use) = cache.units(model, target.compute()?, &mut |at| bars.show(at))?;
@@ -206,10 +210,8 @@ fn compiled(model: &'static Model, target: &Target) -> anyhow::Result<(Vec<Cubin
 }
 
 fn info_of(model: &Model, name: &str) -> Option<KernelInfo> {
-    let tools =
-        [model.tools.fill_bf16.info, model.tools.fill_mxfp4.info, model.tools.flat_read.info];
     let scheduled = model.schedules.iter().flat_map(|schedule| schedule.infos());
-    scheduled.chain(tools).find(|info| info.name == name)
+    scheduled.chain(model.tools.infos()).find(|info| info.name == name)
 }
 
 fn grid(info: &KernelInfo) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{Kernel, LargeStep, MOST_SMALL_TOKENS, Model, Schedule, Weight};
+use ossmith_plan::{LargeStep, MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
@@ -133,6 +133,8 @@ impl Pass {
             rows,
             scale,
             normed: self.workspace.normed.ptr(),
+            tile_order: tile_order(schedule),
+            unused: 0,
         };
         self.kernels.launch(&self.stream, &schedule.rmsnorm, self.extent(count), &params)
     }
@@ -195,7 +197,7 @@ impl Pass {
         let kind = self.model.spec.layers[layer];
         let (mut alone, mut alone_count) = (0, tokens);
         if let (Some(large), Some(tiled)) = (&schedule.large, &inputs.tiled) {
-            self.attention_tiles(large.attention_of(kind), inputs, tiled, layer)?;
+            self.attention_tiles(large, inputs, tiled, layer)?;
             (alone, alone_count) = (tiled.alone, tiled.alone_count);
         }
         if alone_count == 0 {
@@ -215,7 +217,7 @@ impl Pass {
             parts: self.workspace.parts.ptr(),
             tickets: self.workspace.tickets.ptr(),
             table_stride: self.cache.stride() as u32,
-            unused: 0,
+            tile_order: tile_order(schedule),
         };
         let kernel = schedule.attention_of(kind);
         self.kernels.launch(&self.stream, kernel, self.extent(alone_count), &params)
@@ -223,7 +225,7 @@ impl Pass {
 
     fn attention_tiles(
         &self,
-        kernel: &Kernel<params::AttentionTile>,
+        large: &LargeStep,
         inputs: &StepInputs,
         tiled: &TiledInputs,
         layer: usize,
@@ -240,9 +242,10 @@ impl Pass {
             heads: self.workspace.heads.ptr(),
             tiles: tiled.tiles,
             table_stride: self.cache.stride() as u32,
-            unused: 0,
+            tile_order: u32::from(large.tile_order),
         };
         let extent = Extent { tiles: tiled.tile_count as u32, ..self.extent(0) };
+        let kernel = large.attention_of(self.model.spec.layers[layer]);
         self.kernels.launch(&self.stream, kernel, extent, &params)
     }
 
@@ -287,11 +290,17 @@ impl Pass {
 
     fn expert_up(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
-        if let Some(LargeStep { group, .. }) = &schedule.large {
-            let params = params::Group {
+        if let Some(LargeStep { choose, group, .. }) = &schedule.large {
+            let params = params::Choose {
                 logits: workspace.router_logits.ptr(),
                 slot_experts: workspace.slot_experts.ptr(),
                 slot_weights: workspace.slot_weights.ptr(),
+                tokens: tokens as u32,
+                unused: 0,
+            };
+            self.kernels.launch(&self.stream, choose, self.extent(tokens), &params)?;
+            let params = params::Group {
+                slot_experts: workspace.slot_experts.ptr(),
                 sorted: workspace.sorted.ptr(),
                 tiles: workspace.tiles.ptr(),
                 tile_count: workspace.tile_count.ptr(),
@@ -395,4 +404,9 @@ impl Pass {
             &params,
         )
     }
+}
+
+/// Whether the rows that this schedule's products read are in tile order, as kernels are told it.
+fn tile_order(schedule: &Schedule) -> u32 {
+    schedule.large.is_some_and(|large| large.tile_order).into()
 }

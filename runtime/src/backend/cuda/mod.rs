@@ -114,6 +114,7 @@ impl CudaBackend {
     ) -> Result<CudaBackend> {
         validate::limits(&limits)?;
         let (context, info) = device::open(ordinal)?;
+        let model: &'static Model = Box::leak(Box::new(model.on(info.compute)));
         let stream = context.new_stream().map_err(device_error("make a stream"))?;
         let kernels = Kernels::load(&context, &info, model, progress)?;
         let weights =

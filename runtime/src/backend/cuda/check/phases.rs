@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use ossmith_plan::{LayerKind, Model, Value};
+use ossmith_scalar::tile_place;
 
 use super::super::CudaBackend;
 use super::super::forward::StepInputs;
+use super::super::memory::Buffer;
 use super::super::phase::LayerPhase;
 use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
 use super::next_norm::{self, NextNorm};
@@ -15,6 +17,11 @@ use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use crate::backend::{Input, LogitRows, Sequence, Step};
 use crate::checkpoint::Checkpoint;
+
+/// Rows in tile order, element by element.
+fn out_of_tile_order(rows: &[f32]) -> Vec<f32> {
+    (0..rows.len()).map(|element| rows[tile_place(element as u32) as usize]).collect()
+}
 
 /// Receives (kernel, part, error).
 pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
@@ -170,6 +177,13 @@ impl Bench {
         self.model.schedule(tokens).is_small()
     }
 
+    /// Rows that a product of a step of `tokens` tokens reads, element by element.
+    fn read_rows(&self, buffer: &Buffer, elements: usize, tokens: usize) -> Result<Vec<f32>> {
+        let rows = read_bf16(buffer, elements)?;
+        let in_tiles = self.model.schedule(tokens).large.is_some_and(|large| large.tile_order);
+        Ok(if in_tiles { out_of_tile_order(&rows) } else { rows })
+    }
+
     /// Gives the executor the device's inputs of a phase; returns the residual before it.
     fn inputs(
         &self,
@@ -183,7 +197,7 @@ impl Bench {
         values.set_f32(Value::Residual, &residual)?;
         let normed = || match self.is_small(tokens) {
             true => next_norm::normed(&self.device.pass, tokens),
-            false => read_bf16(&workspace.normed, tokens * spec.hidden),
+            false => self.read_rows(&workspace.normed, tokens * spec.hidden, tokens),
         };
         match phase {
             LayerPhase::Attention => {
@@ -198,14 +212,15 @@ impl Bench {
             }
             LayerPhase::AttnOut => values.set_f32(
                 Value::AttnHeads,
-                &read_bf16(&workspace.heads, tokens * spec.q_width())?,
+                &self.read_rows(&workspace.heads, tokens * spec.q_width(), tokens)?,
             )?,
             LayerPhase::ExpertUp => {
                 values.set_f32(Value::MoeInput, &normed()?)?;
                 values.set_f32(Value::RouterLogits, &self.logits(tokens, layer)?)?;
             }
             LayerPhase::ExpertDown => {
-                let hidden = read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter)?;
+                let elements = tokens * spec.top_k * spec.inter;
+                let hidden = self.read_rows(&workspace.hidden, elements, tokens)?;
                 values.set_f32(Value::ExpertHidden, &hidden)?;
                 let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
                 values.set_u32(Value::ExpertIds, &ids)?;
@@ -280,16 +295,20 @@ impl Bench {
                 let (keys, values) = self.copy_cache(batch, layer)?;
                 Ok([queries, keys, values].concat())
             }
-            LayerPhase::Attention => read_bf16(&workspace.heads, tokens * spec.q_width()),
+            LayerPhase::Attention => {
+                self.read_rows(&workspace.heads, tokens * spec.q_width(), tokens)
+            }
             LayerPhase::Router => {
                 let mut all = match self.is_small(tokens) {
                     true => Vec::new(),
-                    false => read_bf16(&workspace.normed, tokens * spec.hidden)?,
+                    false => self.read_rows(&workspace.normed, tokens * spec.hidden, tokens)?,
                 };
                 all.extend(self.logits(tokens, layer)?);
                 Ok(all)
             }
-            LayerPhase::ExpertUp => read_bf16(&workspace.hidden, tokens * spec.top_k * spec.inter),
+            LayerPhase::ExpertUp => {
+                self.read_rows(&workspace.hidden, tokens * spec.top_k * spec.inter, tokens)
+            }
             LayerPhase::AttnOut | LayerPhase::ExpertDown => {
                 let after = read_f32(&workspace.residual, tokens * spec.hidden)?;
                 Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())

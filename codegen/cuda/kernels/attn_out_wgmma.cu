@@ -1,0 +1,33 @@
+// residual += attn_out(heads) + bias
+//
+// A block computes kWarps strips for up to kMostColumns tokens, whose rows are in tile order.
+#include "ptx/launch.cuh"
+#include "tile/wgmma.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+using Product = WgmmaProduct<Bf16Tile, spec::kQWidth, kWarps>;
+static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ AttnOut p) {
+  extern __shared__ __align__(1024) u8 storage[];
+  wait_for_inputs();
+  start_next_kernel();
+  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * kMostColumns;
+  const u32 columns = min(kMostColumns, p.tokens - first);
+  const bf16* x = p.heads + static_cast<u64>(first) * spec::kQWidth;
+  Product product;
+  product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, strip, spec::kRowTiles, columns,
+              [&](u32 n) { return x + n * spec::kQWidth; });
+  if (strip >= spec::kRowTiles) return;
+
+  const u32 row = strip * kTileRows + Product::row();
+  const float bias_low = bf16_to_float(p.bias[row]), bias_high = bf16_to_float(p.bias[row + 8]);
+  float* residual = p.residual + static_cast<u64>(first) * spec::kHidden + row;
+  product.for_each_column(
+      columns,
+      [&](u32 column) { return make_float2(residual[column * spec::kHidden], residual[column * spec::kHidden + 8]); },
+      [&](u32 column, float low, float high, float2 before) {
+        residual[column * spec::kHidden] = before.x + (low + bias_low);
+        residual[column * spec::kHidden + 8] = before.y + (high + bias_high);
+      });
+}

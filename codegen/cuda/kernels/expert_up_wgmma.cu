@@ -1,0 +1,57 @@
+// hidden[slot] = swiglu(gate_up[expert of slot](input[token]) + bias), in bf16, grouped by expert.
+//
+// A block computes kWarps strips of one expert for up to kMostColumns of its slots, gathering their rows, which are in
+// tile order, as what it writes is: eight strips make a tile of 64 elements, written as a whole.
+#include "epilogue/swiglu.cuh"
+#include "moe/group.cuh"
+#include "ptx/launch.cuh"
+#include "tile/order.cuh"
+#include "tile/wgmma.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+static_assert(kWarps * 8 == kTileK, "a block's gates and ups make a tile");
+using Product = WgmmaProduct<Mxfp4Tile, spec::kHidden, kWarps>;
+
+struct Shared {
+  Product::Ring ring;
+  u32 slots[kMostColumns];
+};
+static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+// The tile of a column, in 16-byte pieces like the products' columns.
+__device__ __forceinline__ bf16* element_of(u8* columns, u32 column, u32 place) {
+  return reinterpret_cast<bf16*>(columns + swizzled(column, place / 8)) + place % 8;
+}
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ ExpertUp p) {
+  extern __shared__ __align__(1024) u8 storage[];
+  Shared& shared = *reinterpret_cast<Shared*>(storage);
+  wait_for_inputs();
+  start_next_kernel();
+  const ExpertTile tile = load_tile(p.tiles + blockIdx.y);  // at once with the count; beyond it anything
+  if (blockIdx.y >= *p.tile_count) return;
+  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.sorted[tile.start + threadIdx.x];
+  __syncthreads();
+
+  const u32 strip = blockIdx.x * kWarps + warp_id();
+  const u64 expert_bytes = static_cast<u64>(spec::kRowTiles) * Mxfp4Tile::strip_bytes(Product::kKTiles);
+  Product product;
+  product.run(shared.ring, p.weight + tile.expert * expert_bytes, strip, spec::kRowTiles, tile.count, [&](u32 n) {
+    return p.input + static_cast<u64>(shared.slots[n] / spec::kTopK) * spec::kHidden;
+  });
+
+  u8* columns = shared.ring.bytes;
+  __syncthreads();  // the ring is read no more
+  const u32 pair = strip * 8 + Product::row(), place = tile_place(warp_id() * 8 + Product::row());
+  const u32 bias = reinterpret_cast<const u32*>(p.bias)[static_cast<u64>(tile.expert) * spec::kInter + pair];
+  product.for_each_column(tile.count, [&](u32 column, float gate, float up) {
+    *element_of(columns, column, place) =
+        to_bf16(biased_swiglu(gate, up, bias, p.weight_scale, spec::kSwigluLimit, spec::kSwigluAlpha));
+  });
+  __syncthreads();
+  for (u32 i = threadIdx.x; i < tile.count * kPieces; i += spec::kThreads) {
+    const u32 column = i / kPieces, piece = i % kPieces;
+    bf16* row = p.hidden + static_cast<u64>(shared.slots[column]) * spec::kInter + blockIdx.x * kTileK;
+    reinterpret_cast<uint4*>(row)[piece] = load_shared(columns + swizzled(column, piece));
+  }
+}

@@ -1,0 +1,46 @@
+// q, k, v = rope(qkv(input) + bias); keys and values go to the cache.
+//
+// A block computes kWarps strips of 8 rotary pairs for up to kMostColumns tokens, whose rows are in tile order.
+#include "epilogue/qkv.cuh"
+#include "ptx/launch.cuh"
+#include "tile/wgmma.cuh"
+
+constexpr u32 kWarps = spec::kThreads / kWarpSize;
+using Product = WgmmaProduct<Bf16Tile, spec::kHidden, kWarps>;
+using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
+
+struct Shared {
+  Product::Ring ring;
+  u32 positions[kMostColumns];
+  u32 pages[kMostColumns];
+};
+static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ Qkv p) {
+  extern __shared__ __align__(1024) u8 storage[];
+  Shared& shared = *reinterpret_cast<Shared*>(storage);
+  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * kMostColumns;
+  const u32 columns = min(kMostColumns, p.tokens - first);
+  const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
+  // Constant for the whole step, so it need not be waited for.
+  if (threadIdx.x < columns) {
+    const u32 token = first + threadIdx.x, position = shared.positions[threadIdx.x] = p.positions[token];
+    shared.pages[threadIdx.x] = out.cache.page(p.slots[token], position);
+  }
+  wait_for_inputs();
+  start_next_kernel();
+  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
+  Product product;
+  product.run(shared.ring, p.weight, strip, spec::kRowTiles, columns,
+              [&](u32 n) { return x + n * spec::kHidden; });
+  if (strip >= spec::kRowTiles) return;
+
+  constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
+  const u32 head = strip / kTilesPerHead, dim = strip % kTilesPerHead * 8 + Product::row();
+  QkvConstants constants = Pair::fetch_bias(out, head, dim);
+  const float inv_freq = spec::kInvFreq[dim];
+  product.for_each_column(columns, [&](u32 column, float low, float high) {
+    constants.position = shared.positions[column], constants.page = shared.pages[column];
+    Pair(out, constants, head, dim, first + column, inv_freq, spec::kConcentration).store(low, high);
+  });
+}

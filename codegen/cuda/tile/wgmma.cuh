@@ -1,0 +1,129 @@
+// Products for very many tokens, on Hopper: a block computes kWarps row tiles by up to kMostColumns columns, four warps
+// together.
+//
+// A warp's weights go from a ring of its own to fragments; the columns, which all warps read, are rows of activations in
+// tile order (`tile/order.cuh`). Both are copied some k tiles ahead. Up to four products of a warp are on their way, one
+// for each fragment of a k tile, so that the tensor cores have work while the next fragments are decoded.
+#pragma once
+#include "ptx/wgmma.cuh"
+#include "tile/weights.cuh"
+
+// Four k tiles of all columns with their weights; or more k tiles of fewer columns.
+template <class Tile, u32 kWarps>
+struct WgmmaRing {
+  static constexpr u32 kStages = 4;
+  static constexpr u32 kWeightBytes = kWarps * Tile::kBytes;
+  alignas(1024) u8 bytes[kStages * (kMostColumns * kColumnBytes + kWeightBytes)];
+};
+
+template <class Tile, u32 kK, u32 kWarps>
+struct WgmmaProduct {
+  static_assert(kK % kTileK == 0, "rows in tile order are whole tiles");
+  static constexpr u32 kKTiles = kK / kTileK;
+  static constexpr u32 kThreads = kWarps * kWarpSize;
+  using Ring = WgmmaRing<Tile, kWarps>;
+
+  Sums sums[kMostColumns / 8] = {};
+
+  // Multiplies strip `index` of the matrix at `weights`, if it is among its `strips`, with the first `columns` rows, of
+  // which `row(n)` is the n-th. The whole block comes here.
+  template <class Row>
+  __device__ __forceinline__ void run(Ring& ring, const u8* weights, u32 index, u32 strips, u32 columns, Row row) {
+    // A warp without a strip multiplies another's, for the company.
+    const u8* strip = weights + static_cast<u64>(min(index, strips - 1)) * Tile::strip_bytes(kKTiles);
+    if (columns > 128)
+      multiply<256>(ring, strip, columns, row);
+    else if (columns > 64)
+      multiply<128>(ring, strip, columns, row);
+    else
+      multiply<64>(ring, strip, columns, row);
+  }
+
+  // This lane's row of a strip; it has the one eight further on too.
+  __device__ __forceinline__ static u32 row() { return lane_id() / 4; }
+
+  // Calls `epilogue(column, sum of row(), sum of row() + 8)` for this lane's columns below `columns`.
+  template <class Epilogue>
+  __device__ __forceinline__ void for_each_column(u32 columns, Epilogue epilogue) const {
+    for_each_column(
+        columns, [](u32) { return 0; },
+        [&](u32 column, float low, float high, int) { epilogue(column, low, high); });
+  }
+
+  // The same with `fetch(column)` as another argument. What is fetched for some columns is on its way together, before
+  // anything is done with it: stores would hold up the loads after them.
+  template <class Fetch, class Epilogue>
+  __device__ __forceinline__ void for_each_column(u32 columns, Fetch fetch, Epilogue epilogue) const {
+    constexpr u32 kTogether = 16;
+#pragma unroll
+    for (u32 first = 0; first < kMostColumns / 4; first += kTogether) {
+      decltype(fetch(0)) fetched[kTogether];
+#pragma unroll
+      for (u32 i = 0; i < kTogether; ++i) {
+        if (column_of(first + i) < columns) fetched[i] = fetch(column_of(first + i));
+      }
+#pragma unroll
+      for (u32 i = 0; i < kTogether; ++i) {
+        const float(&s)[4] = sums[(first + i) / 2].s;
+        if (column_of(first + i) < columns) epilogue(column_of(first + i), s[i % 2], s[2 + i % 2], fetched[i]);
+      }
+    }
+  }
+
+ private:
+  // The i-th of a lane's columns.
+  __device__ __forceinline__ static u32 column_of(u32 i) { return i / 2 * 8 + lane_id() % 4 * 2 + i % 2; }
+
+  template <u32 kColumns, class Row>
+  __device__ __forceinline__ void multiply(Ring& ring, const u8* strip, u32 columns, Row row) {
+    constexpr u32 kStageColumns = kColumns * kColumnBytes;
+    constexpr u32 kStages = sizeof(Ring) / (kStageColumns + Ring::kWeightBytes);
+    constexpr u32 kAhead = kStages - 2;  // one stage is read, one may still be
+    constexpr u32 kCopies = kColumns * kPieces / kThreads;
+    u8* columns_of_stages = ring.bytes;
+    u8* weights_of_stages = ring.bytes + kStages * kStageColumns + warp_id() * Tile::kBytes;
+
+    const u32 first_column = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
+    const auto column_of = [&](u32 copy) { return first_column + copy * (kThreads / kPieces); };
+    const bf16* pieces[kCopies];
+#pragma unroll
+    for (u32 i = 0; i < kCopies; ++i) pieces[i] = row(column_of(i) < columns ? column_of(i) : 0) + piece * 8;
+
+    const auto fetch = [&](u32 k_tile, u32 stage) {
+      if (k_tile < kKTiles) {
+        u8* to = columns_of_stages + stage * kStageColumns;
+#pragma unroll
+        for (u32 i = 0; i < kCopies; ++i)
+          copy_async(to + swizzled(column_of(i), piece), pieces[i] + k_tile * kTileK, column_of(i) < columns);
+        Tile::template fetch<1, false>(weights_of_stages + stage * Ring::kWeightBytes, strip, k_tile, 1, kKTiles);
+      }
+      copy_commit();
+    };
+#pragma unroll
+    for (u32 stage = 0; stage < kAhead; ++stage) fetch(stage, stage);
+
+    FragmentA fragments[kTileSteps];
+    u32 stage = 0, next = kAhead;
+#pragma unroll 1
+    for (u32 k_tile = 0; k_tile < kKTiles; ++k_tile) {
+      copy_wait<kAhead - 1>();
+      const typename Tile::Arrived tile(weights_of_stages + stage * Ring::kWeightBytes);
+      publish_to_tensor_cores();
+      // This k tile's columns are here, and those of the tile before the last are no longer read.
+      __syncthreads();
+      fetch(k_tile + kAhead, next);
+      const u64 at = columns_at(columns_of_stages + stage * kStageColumns);
+#pragma unroll
+      for (u32 j = 0; j < kTileSteps; ++j) {
+        wgmma_wait<kTileSteps - 1>();  // the product that read this fragment a k tile ago
+        fragments[j] = tile.fragment(j);
+        wgmma_fence();
+        wgmma<kColumns>(sums, fragments[j], at + j * kStepOfColumns);
+        wgmma_commit();
+      }
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+      next = next + 1 == kStages ? 0 : next + 1;
+    }
+    wgmma_wait<0>();
+  }
+};
