@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ossmith_codegen::{compile, spec};
-use ossmith_plan::LayerKind;
+use ossmith_plan::{LayerKind, Target};
 
 use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
 
@@ -24,6 +24,34 @@ fn built_at_build_time_is_compiled_at_run_time() {
         // Models hold floats and kernels' phantom types; their debug text shows every field.
         assert!(format!("{model:?}") == format!("{:?}", compile(spec)), "{name} differs");
     }
+}
+
+#[test]
+fn a_device_needs_the_schedules_that_it_runs_and_their_units() {
+    for model in ALL {
+        for (compute, expected) in [((9, 0), Target::Hopper), ((8, 0), Target::Any)] {
+            let on = model.on(compute);
+            let limits: Vec<usize> = on.schedules.iter().map(|one| one.max_tokens).collect();
+            assert!(limits.is_sorted_by(|a, b| a < b), "{limits:?}");
+            let last = on.schedule(usize::MAX);
+            assert_eq!(last.target, expected, "{} on {compute:?}", model.spec.name);
+            assert_eq!(last.large.map(|large| large.tile_order), Some(compute == (9, 0)));
+            assert!(on.units.iter().all(|unit| unit.target.runs_on(compute)));
+            let has = |name| on.units.iter().any(|unit| unit.name == name);
+            let launched = on.schedules.iter().flat_map(|schedule| schedule.infos());
+            assert!(launched.chain(on.tools.infos()).all(|info| has(info.name)));
+            assert!(on.units.len() < model.units.len(), "nothing was left out");
+        }
+    }
+}
+
+#[test]
+fn sums_of_broken_tiles_have_no_products_by_warpgroups() {
+    let config = read("gpt-oss-20b", "config.json")
+        .replace("\"intermediate_size\": 2880", "\"intermediate_size\": 2848");
+    let model = compile(spec::parse("broken", &config, None).expect("supported"));
+    assert!(model.schedules.iter().all(|schedule| schedule.target == Target::Any));
+    assert!(model.units.iter().all(|unit| unit.target == Target::Any));
 }
 
 #[test]

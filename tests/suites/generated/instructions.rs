@@ -1,12 +1,12 @@
-//! What the decode products cost to run, read from their disassembly: instructions for each weight value, and that
-//! the instructions which make them fast are there. A change that makes the compiler spill, move loads or expand
-//! addresses shows here, with no GPU.
+//! What products cost to run, read from their disassembly: of decode the instructions for each weight value, and that
+//! the instructions which make them fast are there; of prompts that one product is begun before the last has ended. A
+//! change that makes the compiler spill, move loads, expand addresses or wait shows here, with no GPU.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ossmith::backend::cuda::{Sources, nvrtc};
-use ossmith_plan::Unit;
+use ossmith_plan::{Model, Target, Unit};
 use ossmith_tests::not_checked;
 
 /// Weight values of one lane in one `mma.m16n8k16`.
@@ -28,28 +28,48 @@ const PRODUCTS: [(&str, f64); 5] = [
 
 #[test]
 fn products_stay_lean() {
-    const WHAT: &str = "instructions a weight value, from the disassembly";
+    check("instructions a weight value, from the disassembly", |unit, text| {
+        let most = ceiling(unit)?;
+        let code: Vec<String> = text().lines().filter_map(mnemonic).collect();
+        Some(problems(&code, most))
+    });
+}
+
+/// Waits that let three products run on; a compiler that cannot follow the registers of asynchronous products runs them
+/// one after another instead, and says so nowhere else.
+#[test]
+fn products_of_warpgroups_overlap() {
+    check("that products of warpgroups overlap, from the disassembly", |unit, text| {
+        if unit.target != Target::Hopper {
+            return None;
+        }
+        let text = text();
+        let products = text.matches(" HGMMA.64x").count();
+        let overlapping = text.matches("WARPGROUP.DEPBAR.LE gsb0, 0x3").count();
+        let good = products > 0 && products == overlapping;
+        let problem = format!("{products} products, {overlapping} waits that let others run on");
+        Some(if good { Vec::new() } else { vec![problem] })
+    });
+}
+
+/// Disassembles the published models' units as `problems` asks for their text, and fails if it finds any.
+fn check(what: &str, problems: impl Fn(&Unit, &dyn Fn() -> String) -> Option<Vec<String>>) {
     let Some(disassembler) = disassembler() else {
-        return not_checked(WHAT, "OSSMITH_NVRTC names no folder that holds nvdisasm");
+        return not_checked(what, "OSSMITH_NVRTC names no folder that holds nvdisasm");
     };
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let mut offences = Vec::new();
+    let (mut offences, mut looked_at) = (Vec::new(), 0);
     for model in ossmith_models::ALL.iter().filter(|model| model.spec.name != "nano") {
-        let sources = Sources::of(model).expect("the model's own text");
         for unit in model.units {
-            let Some(most) = ceiling(unit) else { continue };
-            let cubin = nvrtc::compile(&sources, unit, "sm_90a").expect("compiles");
-            let path = scratch.path().join(unit.name);
-            std::fs::write(&path, cubin.image).expect("write a cubin");
-            let code = disassemble(&disassembler, &path);
-            offences.extend(
-                problems(&code, most)
-                    .into_iter()
-                    .map(|problem| format!("{}, {}: {problem}", model.spec.name, unit.name)),
-            );
+            let text = || disassemble(&disassembler, scratch.path(), model, unit);
+            let Some(found) = problems(unit, &text) else { continue };
+            looked_at += 1;
+            let named = |problem| format!("{}, {}: {problem}", model.spec.name, unit.name);
+            offences.extend(found.into_iter().map(named));
         }
     }
-    assert!(offences.is_empty(), "products grew\n  {}", offences.join("\n  "));
+    assert!(looked_at > 0, "no unit was looked at");
+    assert!(offences.is_empty(), "{what}\n  {}", offences.join("\n  "));
 }
 
 fn disassembler() -> Option<PathBuf> {
@@ -62,15 +82,17 @@ fn ceiling(unit: &Unit) -> Option<f64> {
     PRODUCTS.iter().find(|(name, _)| *name == stem).map(|&(_, most)| most)
 }
 
-/// Mnemonics in order, without predicates and operands.
-fn disassemble(disassembler: &Path, cubin: &Path) -> Vec<String> {
-    let output = Command::new(disassembler).arg("-c").arg(cubin).output().expect("run nvdisasm");
-    let text = String::from_utf8_lossy(&output.stdout);
+fn disassemble(disassembler: &Path, scratch: &Path, model: &Model, unit: &Unit) -> String {
+    let sources = Sources::of(model).expect("the model's own text");
+    let cubin = nvrtc::compile(&sources, unit, "sm_90a").expect("compiles");
+    let path = scratch.join(unit.name);
+    std::fs::write(&path, cubin.image).expect("write a cubin");
+    let output = Command::new(disassembler).arg("-c").arg(path).output().expect("run nvdisasm");
     assert!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
-    text.lines().filter_map(mnemonic).collect()
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The mnemonic of a line such as `/*0120*/  @P0 LDG.E R2, desc[UR4][R2.64] ;`.
+/// The mnemonic, without predicate and operands, of a line such as `/*0120*/  @P0 LDG.E R2, desc[UR4][R2.64] ;`.
 fn mnemonic(line: &str) -> Option<String> {
     let code = line.trim_start().strip_prefix("/*")?.split_once("*/")?.1.trim_start();
     let code = if code.starts_with('@') { code.split_once(' ')?.1.trim_start() } else { code };

@@ -257,7 +257,13 @@ impl Show {
             fail(format!("{} has no kernel {}", model.spec.name, self.kernel), known)
         })?;
         let sources = Sources::of(model)?;
-        let target = nvrtc::target(self.target.compute()?);
+        let compute = self.target.compute()?;
+        if (self.ptx || self.sass) && !unit.target.runs_on(compute) {
+            let why =
+                format!("{} is made for Hopper, not for {}", unit.name, nvrtc::target(compute));
+            return Err(fail(why, "ask for --arch sm_90a, or leave --arch out"));
+        }
+        let target = nvrtc::target(compute);
         let text = if self.ptx {
             nvrtc::ptx(&sources, unit, &target)?
         } else if self.sass {

@@ -1,11 +1,14 @@
-//! One forward pass as kernel launches: the graph's phases in the order of the plan. Nothing here waits.
+//! One forward pass as kernel launches: the graph's phases in the order of the plan. Nothing here waits. What large
+//! steps launch beside that is in [`large`].
+
+mod large;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{LargeStep, MOST_SMALL_TOKENS, Model, Schedule, Weight};
+use ossmith_plan::{MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
@@ -107,7 +110,10 @@ impl Pass {
             LayerPhase::AttnOut => {
                 self.attn_out(schedule, layer, tokens, self.router_sums(layer, tokens))
             }
-            LayerPhase::Router => self.router(schedule, layer, tokens),
+            LayerPhase::Router => match &schedule.large {
+                Some(large) => self.router(large, schedule, layer, tokens),
+                None => Ok(()),
+            },
             LayerPhase::ExpertUp => self.expert_up(schedule, layer, tokens),
             LayerPhase::ExpertDown => self.expert_down(schedule, layer, tokens),
         }
@@ -223,32 +229,6 @@ impl Pass {
         self.kernels.launch(&self.stream, kernel, self.extent(alone_count), &params)
     }
 
-    fn attention_tiles(
-        &self,
-        large: &LargeStep,
-        inputs: &StepInputs,
-        tiled: &TiledInputs,
-        layer: usize,
-    ) -> Result<()> {
-        let (keys, values, page_table) = self.cache.layer(layer);
-        let params = params::AttentionTile {
-            queries: self.workspace.queries.ptr(),
-            keys,
-            values,
-            page_table,
-            positions: inputs.positions,
-            slots: inputs.slots,
-            sinks: self.weights.ptr(Weight::Sinks, layer),
-            heads: self.workspace.heads.ptr(),
-            tiles: tiled.tiles,
-            table_stride: self.cache.stride() as u32,
-            tile_order: u32::from(large.tile_order),
-        };
-        let extent = Extent { tiles: tiled.tile_count as u32, ..self.extent(0) };
-        let kernel = large.attention_of(self.model.spec.layers[layer]);
-        self.kernels.launch(&self.stream, kernel, extent, &params)
-    }
-
     /// The residual after attention. A small step's shares of the router's logits are added to `router_sums`, which for
     /// timings is elsewhere than where the experts look.
     pub(super) fn attn_out(
@@ -274,40 +254,10 @@ impl Pass {
         self.kernels.launch(&self.stream, &schedule.attn_out, self.extent(tokens), &params)
     }
 
-    fn router(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
-        let Some(LargeStep { router, .. }) = &schedule.large else { return Ok(()) };
-        self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
-        let params = params::Router {
-            input: self.workspace.normed.ptr(),
-            weight: self.weights.ptr(Weight::Router, layer),
-            bias: self.weights.ptr(Weight::RouterBias, layer),
-            logits: self.workspace.router_logits.ptr(),
-            tokens: tokens as u32,
-            unused: 0,
-        };
-        self.kernels.launch(&self.stream, router, self.extent(tokens), &params)
-    }
-
     fn expert_up(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
-        if let Some(LargeStep { choose, group, .. }) = &schedule.large {
-            let params = params::Choose {
-                logits: workspace.router_logits.ptr(),
-                slot_experts: workspace.slot_experts.ptr(),
-                slot_weights: workspace.slot_weights.ptr(),
-                tokens: tokens as u32,
-                unused: 0,
-            };
-            self.kernels.launch(&self.stream, choose, self.extent(tokens), &params)?;
-            let params = params::Group {
-                slot_experts: workspace.slot_experts.ptr(),
-                sorted: workspace.sorted.ptr(),
-                tiles: workspace.tiles.ptr(),
-                tile_count: workspace.tile_count.ptr(),
-                tokens: tokens as u32,
-                unused: 0,
-            };
-            self.kernels.launch(&self.stream, group, self.extent(tokens), &params)?;
+        if let Some(large) = &schedule.large {
+            self.route(large, tokens)?;
         }
         let (input, squares) = self.product_input(schedule, &workspace.moe_squares);
         let params = params::ExpertUp {
@@ -349,13 +299,7 @@ impl Pass {
             tokens: tokens as u32,
         };
         self.kernels.launch(&self.stream, &schedule.expert_down, self.extent(tokens), &params)?;
-        let Some(LargeStep { combine, .. }) = &schedule.large else { return Ok(()) };
-        let params = params::Combine {
-            slot_out: workspace.slot_out.ptr(),
-            slot_weights: workspace.slot_weights.ptr(),
-            residual: workspace.residual.ptr(),
-        };
-        self.kernels.launch(&self.stream, combine, self.extent(tokens), &params)
+        schedule.large.as_ref().map_or(Ok(()), |large| self.combine(large, tokens))
     }
 
     /// Logits of the head's rows `range` of a step of `tokens` tokens, into rows `0..range.len()` of the logits.

@@ -1,0 +1,90 @@
+//! What only large steps launch: attention in tiles, the router as a kernel of its own, slots sorted by expert, and the
+//! experts' outputs summed.
+
+use ossmith_plan::{LargeStep, Schedule, Weight, params};
+
+use super::super::kernels::Extent;
+use super::{Pass, StepInputs, TiledInputs};
+use crate::Result;
+
+impl Pass {
+    /// Attention of the tokens that follow one another.
+    pub(super) fn attention_tiles(
+        &self,
+        large: &LargeStep,
+        inputs: &StepInputs,
+        tiled: &TiledInputs,
+        layer: usize,
+    ) -> Result<()> {
+        let (keys, values, page_table) = self.cache.layer(layer);
+        let params = params::AttentionTile {
+            queries: self.workspace.queries.ptr(),
+            keys,
+            values,
+            page_table,
+            positions: inputs.positions,
+            slots: inputs.slots,
+            sinks: self.weights.ptr(Weight::Sinks, layer),
+            heads: self.workspace.heads.ptr(),
+            tiles: tiled.tiles,
+            table_stride: self.cache.stride() as u32,
+            tile_order: u32::from(large.tile_order),
+        };
+        let extent = Extent { tiles: tiled.tile_count as u32, ..self.extent(0) };
+        let kernel = large.attention_of(self.model.spec.layers[layer]);
+        self.kernels.launch(&self.stream, kernel, extent, &params)
+    }
+
+    /// The norm before the experts, and the router's logits.
+    pub(super) fn router(
+        &self,
+        large: &LargeStep,
+        schedule: &Schedule,
+        layer: usize,
+        tokens: usize,
+    ) -> Result<()> {
+        self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
+        let params = params::Router {
+            input: self.workspace.normed.ptr(),
+            weight: self.weights.ptr(Weight::Router, layer),
+            bias: self.weights.ptr(Weight::RouterBias, layer),
+            logits: self.workspace.router_logits.ptr(),
+            tokens: tokens as u32,
+            unused: 0,
+        };
+        self.kernels.launch(&self.stream, &large.router, self.extent(tokens), &params)
+    }
+
+    /// Each token's experts, and its slots sorted by them.
+    pub(super) fn route(&self, large: &LargeStep, tokens: usize) -> Result<()> {
+        let workspace = &self.workspace;
+        let params = params::Choose {
+            logits: workspace.router_logits.ptr(),
+            slot_experts: workspace.slot_experts.ptr(),
+            slot_weights: workspace.slot_weights.ptr(),
+            tokens: tokens as u32,
+            unused: 0,
+        };
+        self.kernels.launch(&self.stream, &large.choose, self.extent(tokens), &params)?;
+        let params = params::Group {
+            slot_experts: workspace.slot_experts.ptr(),
+            sorted: workspace.sorted.ptr(),
+            tiles: workspace.tiles.ptr(),
+            tile_count: workspace.tile_count.ptr(),
+            tokens: tokens as u32,
+            unused: 0,
+        };
+        self.kernels.launch(&self.stream, &large.group, self.extent(tokens), &params)
+    }
+
+    /// The experts' outputs, weighted and added to the residual.
+    pub(super) fn combine(&self, large: &LargeStep, tokens: usize) -> Result<()> {
+        let workspace = &self.workspace;
+        let params = params::Combine {
+            slot_out: workspace.slot_out.ptr(),
+            slot_weights: workspace.slot_weights.ptr(),
+            residual: workspace.residual.ptr(),
+        };
+        self.kernels.launch(&self.stream, &large.combine, self.extent(tokens), &params)
+    }
+}
