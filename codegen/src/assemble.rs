@@ -20,7 +20,9 @@ pub fn assemble(spec: ModelSpec) -> Model {
     let named = Named { plans: &plans };
     let mut schedules: Vec<Schedule> =
         DECODE_TOKENS.iter().map(|&tokens| decode_schedule(&named, tokens)).collect();
-    schedules.push(large_schedule(&named, &format!("batch{BATCH_TOKENS}"), BATCH_TOKENS));
+    let mut batch = large_schedule(&named, &format!("batch{BATCH_TOKENS}"), BATCH_TOKENS);
+    batch.target = Target::Hopper;
+    schedules.push(batch);
     if wgmma_fits(&spec) {
         schedules.push(hopper_schedule(&named));
     }

@@ -50,8 +50,20 @@ fn sums_of_broken_tiles_have_no_products_by_warpgroups() {
     let config = read("gpt-oss-20b", "config.json")
         .replace("\"intermediate_size\": 2880", "\"intermediate_size\": 2848");
     let model = compile(spec::parse("broken", &config, None).expect("supported"));
-    assert!(model.schedules.iter().all(|schedule| schedule.target == Target::Any));
-    assert!(model.units.iter().all(|unit| unit.target == Target::Any));
+    let on = model.on((9, 0));
+    assert!(on.schedules.iter().filter_map(|one| one.large).all(|large| !large.tile_order));
+    assert_eq!(on.schedule(usize::MAX).target, Target::Any);
+}
+
+/// Shared memory that a block can have on compute capability 8.6, 8.9 and 12.0 (CUDA programming guide, technical
+/// specifications).
+#[test]
+fn nano_fits_into_the_smallest_shared_memory() {
+    const MOST: u32 = 99 * 1024;
+    let on = NANO.on((8, 9));
+    for info in on.schedules.iter().flat_map(|schedule| schedule.infos()) {
+        assert!(info.shared_bytes <= MOST, "{}: {} bytes", info.name, info.shared_bytes);
+    }
 }
 
 #[test]

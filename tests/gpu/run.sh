@@ -22,14 +22,14 @@ check() { $ossmith check --model gpt-oss-20b && $ossmith check --model gpt-oss-1
 # Whole models against stored references, in bf16 bounds: one shot, in chunks, a token at a time, and greedy runs.
 fixtures() { python3 gpu/fixtures.py --ossmith "$ossmith" --fixtures fixtures --backend cuda --out out; }
 
-# Memory errors and races: the whole prompt of tiny runs the batch kernels, a token at a time the decode kernels, and
-# window's longer prompt the prefill kernels.
+# Memory errors and races: the whole prompt of tiny runs the batch kernels, a token at a time the decode kernels, and the
+# longer prompts of window and deep-rope those of prompts, without and with wgmma.
 sanitizer() {
-  for fixture in tiny window; do
+  for fixture in tiny window deep-rope; do
     python3 gpu/fixtures.py --fixtures fixtures --out out --only $fixture --prepare || return 1
   done
   for tool in memcheck racecheck; do
-    for run in tiny "tiny --step" window; do
+    for run in tiny "tiny --step" window deep-rope; do
       fixture=${run%% *}
       compute-sanitizer --tool "$tool" --error-exitcode 9 "$ossmith" logits --backend cuda ${run#"$fixture"} \
         --model fixtures/$fixture --tokens out/$fixture.tokens.json --out "out/sanitizer.$tool.safetensors" || return 1

@@ -63,8 +63,8 @@ struct LaneRow {
   }
 };
 
-// What a warp's first token sees of a span: keys from `first` to `last`, counted from the span's start. Each later token
-// sees one further on at both ends.
+// What a warp's first token sees of a span: keys from `first` to `last`, counted from the span's start. Each later
+// token sees one further on at both ends.
 struct Sight {
   i32 first, last;
 

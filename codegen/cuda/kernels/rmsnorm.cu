@@ -1,4 +1,5 @@
-// normed[i] = rmsnorm(residual[rows[i]]) * scale, in bf16, if so asked in tile order; without `rows`, of every row in order.
+// normed[i] = rmsnorm(residual[rows[i]]) * scale, in bf16, if so asked in tile order; without `rows`, of every row in
+// order.
 #include "ptx/launch.cuh"
 #include "tile/norm.cuh"
 
@@ -8,6 +9,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   wait_for_inputs();
   start_next_kernel();
   const u64 row = p.rows ? p.rows[blockIdx.x] : blockIdx.x;
-  rmsnorm_row<spec::kHidden, kWarps>(p.normed + static_cast<u64>(blockIdx.x) * spec::kHidden,
-                                     p.residual + row * spec::kHidden, p.scale, spec::kRmsEps, p.tile_order, squares_of_warp);
+  bf16* normed = p.normed + static_cast<u64>(blockIdx.x) * spec::kHidden;
+  rmsnorm_row<spec::kHidden, kWarps>(normed, p.residual + row * spec::kHidden, p.scale, spec::kRmsEps, p.tile_order,
+                                     squares_of_warp);
 }

@@ -24,8 +24,8 @@ struct WarpSlots {
     first = warp_id() * part, end = min(first + part, slots);
   }
 
-  // Calls `visit(slot, its expert, how many lower lanes have it too, how many lanes, whether this is the first)`, row by
-  // row. Lanes beyond the last slot have expert kNone and are never the first.
+  // Calls `visit(slot, its expert, how many lower lanes have it too, how many lanes, whether this is the first)`, row
+  // by row. Lanes beyond the last slot have expert kNone and are never the first.
   template <class Visit>
   __device__ __forceinline__ void for_each_row(Visit visit) const {
     for (u32 row = first; row < end; row += kWarpSize) {

@@ -3,7 +3,8 @@
 #include "ptx/types.cuh"
 
 // Blocks until every kernel this one depends on has finished and its writes are visible.
-// What a kernel reads before this call must be constant for the whole step: weights, never values.
+// What a kernel reads before this call must be constant for the whole step, as weights are, or written by a kernel that
+// the one before has waited for: that one lets this kernel start after its own wait.
 __device__ __forceinline__ void wait_for_inputs() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -1,9 +1,9 @@
-// Hopper's asynchronous tensor cores: four warps multiply 64 rows, a fragment in their registers, with columns that stand
-// in shared memory.
+// Hopper's asynchronous tensor cores: four warps multiply 64 rows, a fragment in their registers, with columns that
+// stand in shared memory.
 //
-// Fragments and sums lie in each warp as those of mma.m16n8k16 do (`ptx/mma.cuh`): warp w of the four has rows 16w and on,
-// and sums i are those of columns 8i and on. A column's 64 elements are 128 bytes; eight columns are a block of 1024 bytes,
-// aligned to as much, in which the 16-byte piece p of column n stands at place p ^ n (`swizzled`).
+// Fragments and sums lie in each warp as those of mma.m16n8k16 do (`ptx/mma.cuh`): warp w of the four has rows 16w and
+// on, and sums i are those of columns 8i and on. A column has 64 elements in 128 bytes; eight columns are a block of
+// 1024 bytes, aligned to as much, in which the 16-byte piece p of column n stands at place p ^ n (`swizzled`).
 #pragma once
 #include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
@@ -17,8 +17,8 @@ __device__ __forceinline__ u32 swizzled(u32 column, u32 piece) {
   return column * kColumnBytes + (piece ^ (column % kPieces)) * 16;
 }
 
-// What names columns to the tensor cores (PTX ISA, "matrix-descriptor-encode"): address, 1024 bytes from eight columns to
-// the next, 128-byte swizzle. Adding `kStepOfColumns` moves on by 16 elements.
+// What names columns to the tensor cores (PTX ISA, "matrix-descriptor-encode"): address, 1024 bytes from eight columns
+// to the next, 128-byte swizzle. Adding `kStepOfColumns` moves on by 16 elements.
 __device__ __forceinline__ u64 columns_at(const void* shared) {
   return static_cast<u64>((shared_address(shared) & 0x3ffff) >> 4) | 1ull << 16 | (1024ull >> 4) << 32 | 1ull << 62;
 }
@@ -37,7 +37,9 @@ __device__ __forceinline__ void wgmma_wait() {
 }
 
 // Shared memory written by plain stores before is seen by the tensor cores after the next barrier.
-__device__ __forceinline__ void publish_to_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void publish_to_tensor_cores() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 #define SUMS(i) "+f"(d[i].s[0]), "+f"(d[i].s[1]), "+f"(d[i].s[2]), "+f"(d[i].s[3])
 

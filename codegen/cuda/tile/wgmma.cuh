@@ -1,9 +1,9 @@
 // Products for very many tokens, on Hopper: a block computes kWarps row tiles by up to kMostColumns columns, four warps
 // together.
 //
-// A warp's weights go from a ring of its own to fragments; the columns, which all warps read, are rows of activations in
-// tile order (`tile/order.cuh`). Both are copied some k tiles ahead. Up to four products of a warp are on their way, one
-// for each fragment of a k tile, so that the tensor cores have work while the next fragments are decoded.
+// A warp's weights go from a ring of its own to fragments; the columns, which all warps read, are rows of activations
+// in tile order (`tile/order.cuh`). Both are copied some k tiles ahead. Up to four products of a warp are on their way,
+// one for each fragment of a k tile, so that the tensor cores have work while the next fragments are decoded.
 #pragma once
 #include "ptx/wgmma.cuh"
 #include "tile/weights.cuh"

@@ -2,20 +2,20 @@
 //
 // out[slot] = down[expert of slot](hidden[slot]) + bias, in fp32, grouped by expert.
 //
-// Launch: 23 x expert tiles of 64 x 1 blocks of 256 threads, 54528 bytes of shared memory, at most 128 registers.
+// Launch: 23 x expert tiles of 64 x 1 blocks of 256 threads, 40960 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 54528;
+constexpr u32 kSharedBytes = 40960;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kRowTiles = 180;
 constexpr u32 kTileTokens = 64;
 constexpr u32 kStageTiles = 1;
-constexpr u32 kStages = 4;
+constexpr u32 kStages = 3;
 }  // namespace spec
 
 struct ExpertTile;

@@ -4,14 +4,14 @@
 //
 // A block computes kWarps strips of 8 rotary pairs for up to kTileTokens tokens; kSplits of them share the sum over k.
 //
-// Launch: 40 x ceil(tokens / 64) x 1 blocks of 256 threads, 102912 bytes of shared memory, at most 128 registers.
+// Launch: 40 x ceil(tokens / 64) x 1 blocks of 256 threads, 77312 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 102912;
+constexpr u32 kSharedBytes = 77312;
 constexpr u32 kHidden = 2880;
 constexpr u32 kHeadDim = 64;
 constexpr u32 kQHeads = 64;
@@ -27,7 +27,7 @@ __constant__ float kInvFreq[32] = {
 constexpr u32 kRowTiles = 320;
 constexpr u32 kTileTokens = 64;
 constexpr u32 kStageTiles = 1;
-constexpr u32 kStages = 4;
+constexpr u32 kStages = 3;
 constexpr u32 kSplits = 1;
 }  // namespace spec
 

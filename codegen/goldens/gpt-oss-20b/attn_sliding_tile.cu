@@ -92,8 +92,8 @@ struct Pages {
   }
 };
 
-// Attends what a warp's tokens, of which `position` is the first, see of the pages from `first` to before `end`. A span's
-// scores are computed beside the weights and values of the one before, so that tensor cores need not wait for
+// Attends what a warp's tokens, of which `position` is the first, see of the pages from `first` to before `end`. A
+// span's scores are computed beside the weights and values of the one before, so that tensor cores need not wait for
 // exponentials. After the last page, the first half of a stale one is scored in vain.
 __device__ __forceinline__ void attend_pages(Tile& tile, Pages& pages, u32 first, u32 end, i32 position) {
   constexpr float kScale = spec::kScoreScale * kLog2e;

@@ -10,7 +10,7 @@ use crate::{Graph, LayerKind, ModelSpec, Node, Weight, WeightLayout};
 pub enum Target {
     /// Ampere and later: `mma.sync` on bf16, `cp.async`.
     Any,
-    /// Hopper's own instructions (`sm_90a`): products by groups of four warps, `wgmma`.
+    /// Hopper (`sm_90a`): products by groups of four warps (`wgmma`), clusters, 227 KiB of shared memory a block.
     Hopper,
 }
 
@@ -219,7 +219,7 @@ pub struct Model {
 
 impl Model {
     /// The model with what a device of this compute capability needs of it: schedules that can be its choice, and the
-    /// units that they and the tools launch.
+    /// units that they and the tools launch. The lists live as long as the program: ask once a device.
     #[must_use]
     pub fn on(&self, compute: (i32, i32)) -> Model {
         let mut schedules: Vec<Schedule> = Vec::new();

@@ -1,7 +1,7 @@
 //! Kernels of large steps: a block computes some row tiles by some tokens; experts take their tokens as tiles of a
 //! list sorted by expert. A batch of decoding sequences and a prompt run the same bodies in other shapes.
 
-use ossmith_plan::{Axis, ModelSpec, TILE_K, TILE_ROWS};
+use ossmith_plan::{Axis, ModelSpec, TILE_K, TILE_ROWS, Target};
 
 use super::footprint::{self, TileFormat};
 use super::{Constant, Draft, KernelPlan, ONE, head_constants, swiglu_constants, u32s};
@@ -55,16 +55,19 @@ struct Large {
     splits: bool,
 }
 
-/// The kernels of a step of at most [`super::BATCH_TOKENS`] tokens, phase by phase.
+/// The kernels of a step of at most [`super::BATCH_TOKENS`] tokens, phase by phase. Their rings are too large for other
+/// devices than Hopper.
 pub(super) fn batch(spec: &ModelSpec) -> Vec<KernelPlan> {
-    Large {
+    let batch = Large {
         suffix: format!("batch{}", super::BATCH_TOKENS),
-        dense: Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, per_sm: 2 },
+        dense: DEEP,
         // Most experts have few slots: narrow tiles leave room for three blocks, which hide each other's latency.
         experts: Blocks { tokens: 24, warps: 8, stage_tiles: 3, stages: 3, per_sm: 3 },
         splits: true,
-    }
-    .kernels(spec)
+    };
+    let mut plans = batch.kernels(spec);
+    plans.iter_mut().for_each(|plan| plan.target = Target::Hopper);
+    plans
 }
 
 /// The kernels of a step of any size, phase by phase.
@@ -72,9 +75,12 @@ pub(super) fn prefill(spec: &ModelSpec) -> Vec<KernelPlan> {
     portable().kernels(spec)
 }
 
-/// The shapes that do for any number of tokens.
+/// Blocks of 64 tokens with as much on its way as Hopper has room for.
+const DEEP: Blocks = Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, per_sm: 2 };
+
+/// The shapes that do for any number of tokens on any device: their rings fit into 99 KiB.
 fn portable() -> Large {
-    let blocks = Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, per_sm: 2 };
+    let blocks = Blocks { stages: 3, ..DEEP };
     Large { suffix: "prefill".into(), dense: blocks, experts: blocks, splits: false }
 }
 
@@ -199,12 +205,8 @@ impl Large {
         extra: Vec<Constant>,
     ) -> KernelPlan {
         let blocks = self.experts;
-        let mut constants = u32s(&[
-            ("kHidden", spec.hidden),
-            ("kInter", spec.inter),
-            ("kTopK", spec.top_k),
-            ("kExperts", spec.experts),
-        ]);
+        let mut constants =
+            u32s(&[("kHidden", spec.hidden), ("kInter", spec.inter), ("kTopK", spec.top_k)]);
         constants.extend(blocks.constants(row_tiles));
         constants.extend(extra);
         Draft {
@@ -224,7 +226,10 @@ impl Large {
 
 /// The router for rows in tile order.
 pub(super) fn router_in_tile_order(spec: &ModelSpec, suffix: &str) -> KernelPlan {
-    Large { suffix: suffix.into(), splits: true, ..portable() }.router(spec, true)
+    let large = Large { suffix: suffix.into(), dense: DEEP, splits: true, ..portable() };
+    let mut plan = large.router(spec, true);
+    plan.target = Target::Hopper;
+    plan
 }
 
 /// Each token's experts, a warp a token.

@@ -13,7 +13,8 @@ pub use wgmma::{WGMMA, fits as wgmma_fits};
 /// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
 
-/// Tokens up to which the batch schedule runs, beyond those of the decode schedules. Above, the prefill schedule does.
+/// Tokens up to which the batch schedule runs on Hopper, beyond those of the decode schedules. Above, and elsewhere,
+/// schedules for any number of tokens do.
 pub const BATCH_TOKENS: usize = 256;
 
 /// Registers of a quarter of a multiprocessor.

@@ -20,8 +20,8 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// Words of the lists of a step of `tokens` tokens at most: of at least eight tokens that a whole tile has, two
-    /// words stand for all, and of a run that fills no tile, for 16.
+    /// Words of the lists of a step of `tokens` tokens at most. A token alone is one word. A tile is two, and stands for
+    /// at least eight tokens, or ends a run of at least [`SHORTEST_RUN`].
     pub(super) const fn most_words(tokens: usize) -> usize {
         tokens
     }
