@@ -84,17 +84,17 @@ struct WgmmaProduct {
     u8* weights_of_stages = ring.bytes + kStages * kStageColumns + warp_id() * Tile::kBytes;
 
     const u32 first_column = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
-    const auto column_of = [&](u32 copy) { return first_column + copy * (kThreads / kPieces); };
+    const auto copied_column = [&](u32 copy) { return first_column + copy * (kThreads / kPieces); };
     const bf16* pieces[kCopies];
 #pragma unroll
-    for (u32 i = 0; i < kCopies; ++i) pieces[i] = row(column_of(i) < columns ? column_of(i) : 0) + piece * 8;
+    for (u32 i = 0; i < kCopies; ++i) pieces[i] = row(copied_column(i) < columns ? copied_column(i) : 0) + piece * 8;
 
     const auto fetch = [&](u32 k_tile, u32 stage) {
       if (k_tile < kKTiles) {
         u8* to = columns_of_stages + stage * kStageColumns;
 #pragma unroll
         for (u32 i = 0; i < kCopies; ++i)
-          copy_async(to + swizzled(column_of(i), piece), pieces[i] + k_tile * kTileK, column_of(i) < columns);
+          copy_async(to + swizzled(copied_column(i), piece), pieces[i] + k_tile * kTileK, copied_column(i) < columns);
         Tile::template fetch<1, false>(weights_of_stages + stage * Ring::kWeightBytes, strip, k_tile, 1, kKTiles);
       }
       copy_commit();
