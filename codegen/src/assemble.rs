@@ -6,7 +6,9 @@ use ossmith_plan::{
     WeightLayout,
 };
 
-use crate::schedule::{BATCH_TOKENS, DECODE_TOKENS, KernelPlan, WGMMA, schedule, wgmma_fits};
+use crate::schedule::{
+    BATCH_TOKENS, DECODE_TOKENS, KernelPlan, PROMPTS, Prompts, schedule, wgmma_fits,
+};
 use crate::{emit, fuse, graph, leak, library};
 
 /// Compiles a model.
@@ -24,7 +26,7 @@ pub fn assemble(spec: ModelSpec) -> Model {
     batch.target = Target::Hopper;
     schedules.push(batch);
     if wgmma_fits(&spec) {
-        schedules.push(hopper_schedule(&named));
+        schedules.extend(PROMPTS.iter().map(|prompts| hopper_schedule(&named, prompts)));
     }
     schedules.push(large_schedule(&named, "prefill", usize::MAX));
     Model {
@@ -114,16 +116,16 @@ fn large_schedule(named: &Named<'_>, suffix: &str, max_tokens: usize) -> Schedul
             router: named.kernel(&format!("router_{suffix}")),
             choose: named.kernel("moe_choose"),
             group: named.kernel(&format!("moe_group_{suffix}")),
-            combine: named.kernel("moe_combine"),
+            combine: named.kernel("moe_combine_rmsnorm"),
         }),
         unembed: named.kernel(&format!("unembed_{suffix}")),
         sample: named.kernel("sample"),
     }
 }
 
-/// Steps of any size with products by warpgroups, which read rows in tile order.
-fn hopper_schedule(named: &Named<'_>) -> Schedule {
-    let mut schedule = large_schedule(named, WGMMA, usize::MAX);
+/// Prompts with products by warpgroups, which read rows in tile order.
+fn hopper_schedule(named: &Named<'_>, prompts: &Prompts) -> Schedule {
+    let mut schedule = large_schedule(named, prompts.suffix, prompts.max_tokens);
     schedule.target = Target::Hopper;
     if let Some(large) = &mut schedule.large {
         large.tile_order = true;

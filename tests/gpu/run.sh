@@ -23,13 +23,13 @@ check() { $ossmith check --model gpt-oss-20b && $ossmith check --model gpt-oss-1
 fixtures() { python3 gpu/fixtures.py --ossmith "$ossmith" --fixtures fixtures --backend cuda --out out; }
 
 # Memory errors and races: the whole prompt of tiny runs the batch kernels, a token at a time the decode kernels, and the
-# longer prompts of window and deep-rope those of prompts, without and with wgmma.
+# longer prompts of window and deep-rope those of prompts, without wgmma and with it in wide and in narrow tiles.
 sanitizer() {
   for fixture in tiny window deep-rope; do
     python3 gpu/fixtures.py --fixtures fixtures --out out --only $fixture --prepare || return 1
   done
   for tool in memcheck racecheck; do
-    for run in tiny "tiny --step" window deep-rope; do
+    for run in tiny "tiny --step" window deep-rope "deep-rope --chunk 600"; do
       fixture=${run%% *}
       compute-sanitizer --tool "$tool" --error-exitcode 9 "$ossmith" logits --backend cuda ${run#"$fixture"} \
         --model fixtures/$fixture --tokens out/$fixture.tokens.json --out "out/sanitizer.$tool.safetensors" || return 1

@@ -1,19 +1,20 @@
 // residual += attn_out(heads) + bias
 //
-// A block computes kWarps strips for up to kMostColumns tokens, whose rows are in tile order.
+// A block computes kWarps strips for up to kTileTokens tokens, whose rows are in tile order.
 #include "ptx/launch.cuh"
 #include "tile/wgmma.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = WgmmaProduct<Bf16Tile, spec::kQWidth, kWarps>;
+using Product = WgmmaProduct<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStages>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ AttnOut p) {
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ AttnOut p) {
   extern __shared__ __align__(1024) u8 storage[];
   wait_for_inputs();
   start_next_kernel();
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * kMostColumns;
-  const u32 columns = min(kMostColumns, p.tokens - first);
+  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
+  const u32 columns = min(spec::kTileTokens, p.tokens - first);
   const bf16* x = p.heads + static_cast<u64>(first) * spec::kQWidth;
   Product product;
   product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, strip, spec::kRowTiles, columns,

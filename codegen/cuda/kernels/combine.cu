@@ -1,23 +1,40 @@
-// residual[token] += sum over slots of weight[slot] * out[slot], in slot order.
+// residual[token] += sum over slots of weight[slot] * out[slot], in slot order;
+// normed[token] = rmsnorm(residual[token]) * next_scale, in bf16, if so asked in tile order: what the next product reads.
 #include "ptx/launch.cuh"
-#include "ptx/types.cuh"
+#include "tile/norm.cuh"
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const __grid_constant__ Combine p) {
+  constexpr u32 kWarps = spec::kThreads / kWarpSize;
+  constexpr u32 kQuads = spec::kHidden / 4, kEach = ceil_div(kQuads, spec::kThreads);
+  __shared__ float squares_of_warp[kWarps];
   wait_for_inputs();
   start_next_kernel();
   const u64 token = blockIdx.x;
   float4* residual = reinterpret_cast<float4*>(p.residual + token * spec::kHidden);
   const float4* out = reinterpret_cast<const float4*>(p.slot_out + token * spec::kTopK * spec::kHidden);
-  for (u32 i = threadIdx.x; i < spec::kHidden / 4; i += spec::kThreads) {
+  float4 made[kEach];
+  float squares = 0.0f;
+#pragma unroll
+  for (u32 j = 0; j < kEach; ++j) {
+    const u32 i = threadIdx.x + j * spec::kThreads;
+    if (i >= kQuads) break;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
     for (u32 k = 0; k < spec::kTopK; ++k) {
       const float weight = p.slot_weights[token * spec::kTopK + k];
-      const float4 v = out[k * (spec::kHidden / 4) + i];
+      const float4 v = out[k * kQuads + i];
       sum.x += weight * v.x, sum.y += weight * v.y, sum.z += weight * v.z, sum.w += weight * v.w;
     }
     float4 r = residual[i];
     r.x += sum.x, r.y += sum.y, r.z += sum.z, r.w += sum.w;
-    residual[i] = r;
+    residual[i] = made[j] = r;
+    squares += squares_of(r);
+  }
+  const float inverse = block_inverse_rms<spec::kHidden>(squares, spec::kRmsEps, squares_of_warp);
+  bf16* normed = p.normed + token * spec::kHidden;
+#pragma unroll
+  for (u32 j = 0; j < kEach; ++j) {
+    const u32 i = threadIdx.x + j * spec::kThreads;
+    if (i < kQuads) put_normed(normed, i, made[j], p.next_scale, inverse, p.tile_order);
   }
 }

@@ -1,20 +1,21 @@
 // out[slot] = down[expert of slot](hidden[slot]) + bias, in fp32, grouped by expert.
 //
-// A block computes kWarps strips of one expert for up to kMostColumns of its slots, whose rows are in tile order.
+// A block computes kWarps strips of one expert for up to kTileTokens of its slots, whose rows are in tile order.
 #include "moe/group.cuh"
 #include "ptx/launch.cuh"
 #include "tile/wgmma.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = WgmmaProduct<Mxfp4Tile, spec::kInter, kWarps>;
+using Product = WgmmaProduct<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStages>;
 
 struct Shared {
   Product::Ring ring;
-  u32 slots[kMostColumns];
+  u32 slots[spec::kTileTokens];
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ ExpertDown p) {
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ ExpertDown p) {
   extern __shared__ __align__(1024) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();

@@ -1,6 +1,6 @@
 // hidden[slot] = swiglu(gate_up[expert of slot](input[token]) + bias), in bf16, grouped by expert.
 //
-// A block computes kWarps strips of one expert for up to kMostColumns of its slots, gathering their rows, which are in
+// A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows, which are in
 // tile order, as what it writes is: eight strips make a tile of 64 elements, written as a whole.
 #include "epilogue/swiglu.cuh"
 #include "moe/group.cuh"
@@ -10,11 +10,11 @@
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 static_assert(kWarps * 8 == kTileK, "a block's gates and ups make a tile");
-using Product = WgmmaProduct<Mxfp4Tile, spec::kHidden, kWarps>;
+using Product = WgmmaProduct<Mxfp4Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
 
 struct Shared {
   Product::Ring ring;
-  u32 slots[kMostColumns];
+  u32 slots[spec::kTileTokens];
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
@@ -23,7 +23,8 @@ __device__ __forceinline__ bf16* element_of(u8* columns, u32 column, u32 place) 
   return reinterpret_cast<bf16*>(columns + swizzled(column, place / 8)) + place % 8;
 }
 
-extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ ExpertUp p) {
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ ExpertUp p) {
   extern __shared__ __align__(1024) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();

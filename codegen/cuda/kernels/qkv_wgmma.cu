@@ -1,26 +1,27 @@
 // q, k, v = rope(qkv(input) + bias); keys and values go to the cache.
 //
-// A block computes kWarps strips of 8 rotary pairs for up to kMostColumns tokens, whose rows are in tile order.
+// A block computes kWarps strips of 8 rotary pairs for up to kTileTokens tokens, whose rows are in tile order.
 #include "epilogue/qkv.cuh"
 #include "ptx/launch.cuh"
 #include "tile/wgmma.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = WgmmaProduct<Bf16Tile, spec::kHidden, kWarps>;
+using Product = WgmmaProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
 using Pair = QkvPair<spec::kHeadDim, spec::kQHeads, spec::kKvHeads>;
 
 struct Shared {
   Product::Ring ring;
-  u32 positions[kMostColumns];
-  u32 pages[kMostColumns];
+  u32 positions[spec::kTileTokens];
+  u32 pages[spec::kTileTokens];
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ Qkv p) {
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ Qkv p) {
   extern __shared__ __align__(1024) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * kMostColumns;
-  const u32 columns = min(kMostColumns, p.tokens - first);
+  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
+  const u32 columns = min(spec::kTileTokens, p.tokens - first);
   const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
   // Constant for the whole step, so it need not be waited for.
   if (threadIdx.x < columns) {

@@ -3,15 +3,16 @@
 #include "tile/wgmma.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = WgmmaProduct<Bf16Tile, spec::kHidden, kWarps>;
+using Product = WgmmaProduct<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
 static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ Unembed p) {
+extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
+    KERNEL_NAME(const __grid_constant__ Unembed p) {
   extern __shared__ __align__(1024) u8 storage[];
   wait_for_inputs();
   start_next_kernel();
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * kMostColumns;
-  const u32 columns = min(kMostColumns, p.count - first);
+  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
+  const u32 columns = min(spec::kTileTokens, p.count - first);
   const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
   product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, strip, spec::kRowTiles, columns,

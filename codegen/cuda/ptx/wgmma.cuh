@@ -8,7 +8,6 @@
 #include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
-constexpr u32 kMostColumns = 256;
 constexpr u32 kColumnBytes = 128;
 constexpr u32 kPieces = kColumnBytes / 16;
 
@@ -43,12 +42,10 @@ __device__ __forceinline__ void publish_to_tensor_cores() {
 
 #define SUMS(i) "+f"(d[i].s[0]), "+f"(d[i].s[1]), "+f"(d[i].s[2]), "+f"(d[i].s[3])
 
-// d += a x columns, for 64 rows and the first kColumns columns.
-template <u32 kColumns>
-__device__ void wgmma(Sums (&d)[kMostColumns / 8], const FragmentA& a, u64 columns);
-
-template <>
-__device__ __forceinline__ void wgmma<64>(Sums (&d)[kMostColumns / 8], const FragmentA& a, u64 columns) {
+// d += a x columns, for 64 rows and the first 64, 128 or 256 columns.
+template <u32 kTiles>
+__device__ __forceinline__ void wgmma64(Sums (&d)[kTiles], const FragmentA& a, u64 columns) {
+  static_assert(kTiles >= 8, "a sum for every column");
   asm volatile(
       "{ .reg .pred add; setp.eq.u32 add, 0, 0; "
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
@@ -60,8 +57,9 @@ __device__ __forceinline__ void wgmma<64>(Sums (&d)[kMostColumns / 8], const Fra
       : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
 }
 
-template <>
-__device__ __forceinline__ void wgmma<128>(Sums (&d)[kMostColumns / 8], const FragmentA& a, u64 columns) {
+template <u32 kTiles>
+__device__ __forceinline__ void wgmma128(Sums (&d)[kTiles], const FragmentA& a, u64 columns) {
+  static_assert(kTiles >= 16, "a sum for every column");
   asm volatile(
       "{ .reg .pred add; setp.eq.u32 add, 0, 0; "
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
@@ -77,8 +75,9 @@ __device__ __forceinline__ void wgmma<128>(Sums (&d)[kMostColumns / 8], const Fr
       : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
 }
 
-template <>
-__device__ __forceinline__ void wgmma<256>(Sums (&d)[kMostColumns / 8], const FragmentA& a, u64 columns) {
+template <u32 kTiles>
+__device__ __forceinline__ void wgmma256(Sums (&d)[kTiles], const FragmentA& a, u64 columns) {
+  static_assert(kTiles >= 32, "a sum for every column");
   asm volatile(
       "{ .reg .pred add; setp.eq.u32 add, 0, 0; "
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "

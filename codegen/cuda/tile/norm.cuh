@@ -35,31 +35,39 @@ struct SharedInverse {
   }
 };
 
-// Norms one fp32 row. All threads of the block take part.
+__device__ __forceinline__ float squares_of(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
+
+// Writes elements 4i to 4i + 3 of a normed row.
+__device__ __forceinline__ void put_normed(bf16* out, u32 i, float4 v, const bf16* scale, float inverse,
+                                           u32 tile_order) {
+  const uint2 s = reinterpret_cast<const uint2*>(scale)[i];
+  *reinterpret_cast<u32*>(out + row_place(4 * i, tile_order)) =
+      pack_bf16(v.x * inverse * bf16_low(s.x), v.y * inverse * bf16_high(s.x));
+  *reinterpret_cast<u32*>(out + row_place(4 * i + 2, tile_order)) =
+      pack_bf16(v.z * inverse * bf16_low(s.y), v.w * inverse * bf16_high(s.y));
+}
+
+// One over the rms of a row whose squares the block's threads have summed up in parts. All threads take part.
 template <u32 kWidth, u32 kWarps>
-__device__ __forceinline__ void rmsnorm_row(bf16* out, const float* x, const bf16* scale, float eps,
-                                            u32 tile_order, float (&squares_of_warp)[kWarps]) {
-  static_assert(kWidth % 4 == 0, "rows are read four elements at a time");
-  constexpr u32 kThreads = kWarps * kWarpSize;
-  const float4* row = reinterpret_cast<const float4*>(x);
-  float squares = 0.0f;
-  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) {
-    const float4 v = row[i];
-    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-  }
+__device__ __forceinline__ float block_inverse_rms(float squares, float eps, float (&squares_of_warp)[kWarps]) {
   squares = warp_sum(squares);
   if (lane_id() == 0) squares_of_warp[warp_id()] = squares;
   __syncthreads();
   squares = 0.0f;
 #pragma unroll
   for (u32 w = 0; w < kWarps; ++w) squares += squares_of_warp[w];
-  const float inverse = rsqrtf(squares / kWidth + eps);
-  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) {
-    const float4 v = row[i];
-    const uint2 s = reinterpret_cast<const uint2*>(scale)[i];
-    *reinterpret_cast<u32*>(out + row_place(4 * i, tile_order)) =
-        pack_bf16(v.x * inverse * bf16_low(s.x), v.y * inverse * bf16_high(s.x));
-    *reinterpret_cast<u32*>(out + row_place(4 * i + 2, tile_order)) =
-        pack_bf16(v.z * inverse * bf16_low(s.y), v.w * inverse * bf16_high(s.y));
-  }
+  return rsqrtf(squares / kWidth + eps);
+}
+
+// Norms one fp32 row. All threads of the block take part.
+template <u32 kWidth, u32 kWarps>
+__device__ __forceinline__ void rmsnorm_row(bf16* out, const float* x, const bf16* scale, float eps, u32 tile_order,
+                                            float (&squares_of_warp)[kWarps]) {
+  static_assert(kWidth % 4 == 0, "rows are read four elements at a time");
+  constexpr u32 kThreads = kWarps * kWarpSize;
+  const float4* row = reinterpret_cast<const float4*>(x);
+  float squares = 0.0f;
+  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) squares += squares_of(row[i]);
+  const float inverse = block_inverse_rms<kWidth>(squares, eps, squares_of_warp);
+  for (u32 i = threadIdx.x; i < kWidth / 4; i += kThreads) put_normed(out, i, row[i], scale, inverse, tile_order);
 }

@@ -1,5 +1,4 @@
-// Products for very many tokens, on Hopper: a block computes kWarps row tiles by up to kMostColumns columns, four warps
-// together.
+// Products for many tokens, on Hopper: a block computes kWarps row tiles by up to kTokens columns, four warps together.
 //
 // A warp's weights go from a ring of its own to fragments; the columns, which all warps read, are rows of activations
 // in tile order (`tile/order.cuh`). Both are copied some k tiles ahead. Up to four products of a warp are on their way,
@@ -8,22 +7,23 @@
 #include "ptx/wgmma.cuh"
 #include "tile/weights.cuh"
 
-// Four k tiles of all columns with their weights; or more k tiles of fewer columns.
-template <class Tile, u32 kWarps>
+// kStages k tiles of all columns with their weights; or more k tiles of fewer columns.
+template <class Tile, u32 kWarps, u32 kTokens, u32 kStages>
 struct WgmmaRing {
-  static constexpr u32 kStages = 4;
   static constexpr u32 kWeightBytes = kWarps * Tile::kBytes;
-  alignas(1024) u8 bytes[kStages * (kMostColumns * kColumnBytes + kWeightBytes)];
+  alignas(1024) u8 bytes[kStages * (kTokens * kColumnBytes + kWeightBytes)];
 };
 
-template <class Tile, u32 kK, u32 kWarps>
+template <class Tile, u32 kK, u32 kWarps, u32 kTokens, u32 kRingStages>
 struct WgmmaProduct {
   static_assert(kK % kTileK == 0, "rows in tile order are whole tiles");
+  static_assert(kTokens == 64 || kTokens == 128 || kTokens == 256, "columns of one product");
+  static_assert(kRingStages > 2, "one stage is read, one may still be, and one is on its way");
   static constexpr u32 kKTiles = kK / kTileK;
   static constexpr u32 kThreads = kWarps * kWarpSize;
-  using Ring = WgmmaRing<Tile, kWarps>;
+  using Ring = WgmmaRing<Tile, kWarps, kTokens, kRingStages>;
 
-  Sums sums[kMostColumns / 8] = {};
+  Sums sums[kTokens / 8] = {};
 
   // Multiplies strip `index` of the matrix at `weights`, if it is among its `strips`, with the first `columns` rows, of
   // which `row(n)` is the n-th. The whole block comes here.
@@ -31,12 +31,13 @@ struct WgmmaProduct {
   __device__ __forceinline__ void run(Ring& ring, const u8* weights, u32 index, u32 strips, u32 columns, Row row) {
     // A warp without a strip multiplies another's, for the company.
     const u8* strip = weights + static_cast<u64>(min(index, strips - 1)) * Tile::strip_bytes(kKTiles);
-    if (columns > 128)
-      multiply<256>(ring, strip, columns, row);
-    else if (columns > 64)
-      multiply<128>(ring, strip, columns, row);
-    else
-      multiply<64>(ring, strip, columns, row);
+    if constexpr (kTokens > 128) {
+      if (columns > 128) return multiply<256>(ring, strip, columns, row);
+    }
+    if constexpr (kTokens > 64) {
+      if (columns > 64) return multiply<128>(ring, strip, columns, row);
+    }
+    multiply<64>(ring, strip, columns, row);
   }
 
   // This lane's row of a strip; it has the one eight further on too.
@@ -56,7 +57,7 @@ struct WgmmaProduct {
   __device__ __forceinline__ void for_each_column(u32 columns, Fetch fetch, Epilogue epilogue) const {
     constexpr u32 kTogether = 16;
 #pragma unroll
-    for (u32 first = 0; first < kMostColumns / 4; first += kTogether) {
+    for (u32 first = 0; first < kTokens / 4; first += kTogether) {
       decltype(fetch(0)) fetched[kTogether];
 #pragma unroll
       for (u32 i = 0; i < kTogether; ++i) {
@@ -73,6 +74,17 @@ struct WgmmaProduct {
  private:
   // The i-th of a lane's columns.
   __device__ __forceinline__ static u32 column_of(u32 i) { return i / 2 * 8 + lane_id() % 4 * 2 + i % 2; }
+
+  // sums += a fragment x kColumns columns.
+  template <u32 kColumns>
+  __device__ __forceinline__ void multiply_step(const FragmentA& fragment, u64 columns) {
+    if constexpr (kColumns == 256)
+      wgmma256(sums, fragment, columns);
+    else if constexpr (kColumns == 128)
+      wgmma128(sums, fragment, columns);
+    else
+      wgmma64(sums, fragment, columns);
+  }
 
   template <u32 kColumns, class Row>
   __device__ __forceinline__ void multiply(Ring& ring, const u8* strip, u32 columns, Row row) {
@@ -118,7 +130,7 @@ struct WgmmaProduct {
         wgmma_wait<kTileSteps - 1>();  // the product that read this fragment a k tile ago
         fragments[j] = tile.fragment(j);
         wgmma_fence();
-        wgmma<kColumns>(sums, fragments[j], at + j * kStepOfColumns);
+        multiply_step<kColumns>(fragments[j], at + j * kStepOfColumns);
         wgmma_commit();
       }
       stage = stage + 1 == kStages ? 0 : stage + 1;

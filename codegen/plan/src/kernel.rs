@@ -138,7 +138,8 @@ pub struct Schedule {
     pub target: Target,
     /// Residual rows from the embedding.
     pub embed: Kernel<params::Embed>,
-    /// The norm as a kernel of its own: before the unembedding, and before every product of a large step.
+    /// The norm as a kernel of its own: before the unembedding, and before the first layer and the router of a large
+    /// step.
     pub rmsnorm: Kernel<params::RmsNorm>,
     /// Phase A.
     pub qkv: Kernel<params::Qkv>,
@@ -172,7 +173,7 @@ pub struct LargeStep {
     pub choose: Kernel<params::Choose>,
     /// Sorts (token, expert) pairs by expert; in small steps each block lists them.
     pub group: Kernel<params::Group>,
-    /// Sums the experts' outputs into the residual; small steps do it in phase F.
+    /// Sums the experts' outputs into the residual and norms it for the next layer; small steps do it in phase F.
     pub combine: Kernel<params::Combine>,
 }
 

@@ -209,11 +209,15 @@ params! {
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
     }
-    /// The weighted sum of a large step's expert outputs.
+    /// The weighted sum of a large step's expert outputs, and the next norm: `normed` rows, in tile order if that is 1.
     Combine {
         slot_out: ptr = "const float*",
         slot_weights: ptr = "const float*",
         residual: ptr = "float*",
+        next_scale: ptr = "const bf16*",
+        normed: ptr = "bf16*",
+        tile_order: u32 = "u32",
+        unused: u32 = "u32",
     }
     /// The unembedding of `count` rows of `input`: of those that `rows` picks, or all in order. `input` holds normed
     /// rows, or scaled ones if there are `squares`.

@@ -89,10 +89,19 @@ pub(super) fn places(tokens: usize) -> usize {
     tokens * 8
 }
 
-/// `WgmmaRing` of `tile/wgmma.cuh`: four k tiles of `tokens` columns and of each warp's weights.
-pub(super) fn wgmma_ring(format: TileFormat, warps: usize, tokens: usize) -> usize {
-    const STAGES: usize = 4;
-    STAGES * (tokens * TILE_K * 2 + warps * format.tile_bytes())
+/// `WgmmaRing` of `tile/wgmma.cuh`, `stages` k tiles of `tokens` columns and of each warp's weights, and `words` for each
+/// of the tokens, in the `Shared` of a kernel.
+pub(super) fn wgmma(
+    format: TileFormat,
+    warps: usize,
+    tokens: usize,
+    stages: usize,
+    words: usize,
+) -> usize {
+    const RING_ALIGNMENT: usize = 1024;
+    let stage = tokens * TILE_K * 2 + warps * format.tile_bytes();
+    let ring = (stages * stage).next_multiple_of(RING_ALIGNMENT);
+    (ring + words * tokens * 4).next_multiple_of(RING_ALIGNMENT)
 }
 
 /// `Shared` of `kernels/group.cu`.

@@ -268,17 +268,19 @@ pub(super) fn group(spec: &ModelSpec, suffix: &str, tile_tokens: usize) -> Kerne
     .plan()
 }
 
-/// The weighted sum of the experts' outputs.
+/// The weighted sum of the experts' outputs, and the norm of what it makes.
 pub(super) fn combine(spec: &ModelSpec) -> KernelPlan {
+    let mut constants = u32s(&[("kHidden", spec.hidden), ("kTopK", spec.top_k)]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Draft {
-        name: "moe_combine".into(),
+        name: "moe_combine_rmsnorm".into(),
         body: "combine.cu",
         params: &["Combine"],
         grid: [Axis::Tokens, ONE, ONE],
         threads: 256,
         shared_bytes: 0,
         blocks_per_sm: 1,
-        constants: u32s(&[("kHidden", spec.hidden), ("kTopK", spec.top_k)]),
+        constants,
     }
     .plan()
 }

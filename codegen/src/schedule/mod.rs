@@ -8,7 +8,7 @@ mod large;
 mod wgmma;
 
 use ossmith_plan::{Axis, Grid, KernelInfo, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA, Target};
-pub use wgmma::{WGMMA, fits as wgmma_fits};
+pub use wgmma::{PROMPTS, Prompts, fits as wgmma_fits};
 
 /// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
@@ -127,7 +127,7 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     plans.extend(large::batch(spec));
     plans.extend(large::prefill(spec));
     if wgmma::fits(spec) {
-        plans.extend(wgmma::kernels(spec));
+        plans.extend(PROMPTS.iter().flat_map(|prompts| prompts.kernels(spec)));
     }
     plans.extend([large::choose(spec), large::combine(spec), sample(spec)]);
     plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));

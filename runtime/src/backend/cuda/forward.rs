@@ -171,7 +171,8 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
-        if !schedule.is_small() {
+        // In later layers of a large step whoever wrote the residual has normed it.
+        if !schedule.is_small() && layer == 0 {
             self.norm(schedule, self.attn_norm(layer), 0, tokens)?;
         }
         let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
@@ -299,7 +300,7 @@ impl Pass {
             tokens: tokens as u32,
         };
         self.kernels.launch(&self.stream, &schedule.expert_down, self.extent(tokens), &params)?;
-        schedule.large.as_ref().map_or(Ok(()), |large| self.combine(large, tokens))
+        schedule.large.as_ref().map_or(Ok(()), |large| self.combine(large, layer, tokens))
     }
 
     /// Logits of the head's rows `range` of a step of `tokens` tokens, into rows `0..range.len()` of the logits.

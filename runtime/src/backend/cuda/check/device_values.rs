@@ -1,8 +1,10 @@
 //! Values on the device, read and written as f32, and poisoned so that what a kernel forgets to write shows.
 
 use half::bf16;
+use ossmith_scalar::tile_place;
 
 use super::super::cache::DeviceCache;
+use super::super::forward::Pass;
 use super::super::memory::Buffer;
 use crate::Result;
 use crate::backend::PAGE_TOKENS;
@@ -12,6 +14,34 @@ pub(super) fn read_bf16(buffer: &Buffer, count: usize) -> Result<Vec<f32>> {
     let mut bits = vec![0_u16; count];
     buffer.read(0, &mut bits)?;
     Ok(bits.into_iter().map(|bits| bf16::from_bits(bits).to_f32()).collect())
+}
+
+/// The first `count` elements of rows that a product of a step of `tokens` tokens reads, element by element.
+pub(super) fn read_rows(
+    pass: &Pass,
+    buffer: &Buffer,
+    count: usize,
+    tokens: usize,
+) -> Result<Vec<f32>> {
+    let rows = read_bf16(buffer, count)?;
+    Ok((0..count).map(|element| rows[row_place(pass, tokens, element)]).collect())
+}
+
+/// Writes such rows.
+pub(super) fn write_rows(pass: &Pass, buffer: &Buffer, rows: &[f32], tokens: usize) -> Result<()> {
+    let mut placed = vec![0_u16; rows.len()];
+    for (element, &value) in rows.iter().enumerate() {
+        placed[row_place(pass, tokens, element)] = bf16::from_f32(value).to_bits();
+    }
+    buffer.write(0, &placed)
+}
+
+/// Where an element stands among the rows that a product of a step of `tokens` tokens reads.
+fn row_place(pass: &Pass, tokens: usize, element: usize) -> usize {
+    match pass.model.schedule(tokens).large {
+        Some(large) if large.tile_order => tile_place(element as u32) as usize,
+        _ => element,
+    }
 }
 
 /// The first `count` f32 elements.

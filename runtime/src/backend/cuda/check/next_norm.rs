@@ -1,5 +1,5 @@
-//! What small steps hand from the writer of the residual to the next norm and to the router: scaled rows, sums of
-//! squares and of logits, made and checked on the host.
+//! What the writer of the residual hands to the next norm and to the router, made and checked on the host: in small
+//! steps scaled rows, sums of squares and of logits, in large ones normed rows.
 
 use half::bf16;
 use ossmith_plan::{MOST_SMALL_TOKENS, ModelSpec, Weight};
@@ -7,7 +7,7 @@ use ossmith_plan::{MOST_SMALL_TOKENS, ModelSpec, Weight};
 use super::super::forward::Pass;
 use super::super::memory::Buffer;
 use super::super::workspace::SQUARES_WIDTH;
-use super::device_values::{read_bf16, read_f32};
+use super::device_values::{read_bf16, read_f32, read_rows, write_rows};
 use super::relative_error;
 use crate::Result;
 
@@ -30,6 +30,16 @@ fn scaled(residual: &[f32], scale: &[f32]) -> Vec<u16> {
         .collect()
 }
 
+/// Rows over their rms and times a norm's scale.
+fn rmsnorm(residual: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
+    let normed = |row: &[f32]| {
+        let mean = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
+        let inverse = 1.0 / (mean + eps).sqrt();
+        row.iter().zip(scale).map(|(x, s)| x * inverse * s).collect::<Vec<_>>()
+    };
+    residual.chunks(scale.len()).flat_map(normed).collect()
+}
+
 fn squares(residual: &[f32]) -> Vec<f32> {
     residual.chunks(SQUARES_WIDTH).map(|part| part.iter().map(|x| x * x).sum()).collect()
 }
@@ -48,11 +58,22 @@ fn scale_of(pass: &Pass, layer: usize, next: NextNorm) -> Result<Vec<f32>> {
 /// Writes what the norm of `layer` needs of a residual.
 pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
+    let normed = rmsnorm(residual, &scale, pass.model.spec.rms_eps);
+    write_rows(pass, &pass.workspace.normed, &normed, residual.len() / scale.len())?;
     pass.workspace.scaled.write(0, &scaled(residual, &scale))?;
     pass.workspace.attn_squares.write(0, &squares(residual))
 }
 
-/// Relative error of what a kernel handed on, against the residual that it wrote.
+/// Relative error of the rows that a large step's layer normed for `layer`, against the residual that it wrote.
+pub(super) fn normed_error(pass: &Pass, tokens: usize, layer: usize) -> Result<f64> {
+    let elements = tokens * pass.model.spec.hidden;
+    let residual = read_f32(&pass.workspace.residual, elements)?;
+    let scale = scale_of(pass, layer, NextNorm::Attention)?;
+    let expected = rmsnorm(&residual, &scale, pass.model.spec.rms_eps);
+    relative_error(&read_rows(pass, &pass.workspace.normed, elements, tokens)?, &expected)
+}
+
+/// Relative error of what a kernel of a small step handed on, against the residual that it wrote.
 pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) -> Result<f64> {
     let hidden = pass.model.spec.hidden;
     let residual = read_f32(&pass.workspace.residual, tokens * hidden)?;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ossmith_plan::{LayerKind, Model, Value};
-use ossmith_scalar::tile_place;
 
 use super::super::CudaBackend;
 use super::super::forward::StepInputs;
 use super::super::memory::Buffer;
 use super::super::phase::LayerPhase;
-use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32};
+use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32, read_rows};
+use super::head::HEAD_ROWS;
 use super::next_norm::{self, NextNorm};
 use super::relative_error;
 use super::step_layout::{Layout, Random, SEQUENCES};
@@ -17,11 +17,6 @@ use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use crate::backend::{Input, LogitRows, Sequence, Step};
 use crate::checkpoint::Checkpoint;
-
-/// Rows in tile order, element by element.
-fn out_of_tile_order(rows: &[f32]) -> Vec<f32> {
-    (0..rows.len()).map(|element| rows[tile_place(element as u32) as usize]).collect()
-}
 
 /// Receives (kernel, part, error).
 pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
@@ -38,8 +33,14 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new(device: CudaBackend, weights: Arc<Checkpoint>, seed: u64) -> Result<Bench> {
+    pub(super) fn new(
+        mut device: CudaBackend,
+        weights: Arc<Checkpoint>,
+        seed: u64,
+    ) -> Result<Bench> {
         let model = device.pass.model;
+        let logits = HEAD_ROWS * model.spec.vocab * size_of::<f32>();
+        device.pass.workspace.logits = Buffer::zeroed(&device.context, logits, "logits to check")?;
         Ok(Bench {
             executor: Executor::new(model, weights, Isa::detect()?, None)?,
             cache: Cache::new(model, &device.limits)?,
@@ -168,6 +169,8 @@ impl Bench {
                 }
                 _ => 0.0,
             });
+        } else if phase == LayerPhase::ExpertDown {
+            error = error.max(next_norm::normed_error(&self.device.pass, tokens, layer + 1)?);
         }
         report(self.kernel_of(phase, layer, tokens), part, error);
         Ok(())
@@ -175,13 +178,6 @@ impl Bench {
 
     fn is_small(&self, tokens: usize) -> bool {
         self.model.schedule(tokens).is_small()
-    }
-
-    /// Rows that a product of a step of `tokens` tokens reads, element by element.
-    fn read_rows(&self, buffer: &Buffer, elements: usize, tokens: usize) -> Result<Vec<f32>> {
-        let rows = read_bf16(buffer, elements)?;
-        let in_tiles = self.model.schedule(tokens).large.is_some_and(|large| large.tile_order);
-        Ok(if in_tiles { out_of_tile_order(&rows) } else { rows })
     }
 
     /// Gives the executor the device's inputs of a phase; returns the residual before it.
@@ -197,7 +193,7 @@ impl Bench {
         values.set_f32(Value::Residual, &residual)?;
         let normed = || match self.is_small(tokens) {
             true => next_norm::normed(&self.device.pass, tokens),
-            false => self.read_rows(&workspace.normed, tokens * spec.hidden, tokens),
+            false => read_rows(&self.device.pass, &workspace.normed, tokens * spec.hidden, tokens),
         };
         match phase {
             LayerPhase::Attention => {
@@ -212,7 +208,7 @@ impl Bench {
             }
             LayerPhase::AttnOut => values.set_f32(
                 Value::AttnHeads,
-                &self.read_rows(&workspace.heads, tokens * spec.q_width(), tokens)?,
+                &read_rows(&self.device.pass, &workspace.heads, tokens * spec.q_width(), tokens)?,
             )?,
             LayerPhase::ExpertUp => {
                 values.set_f32(Value::MoeInput, &normed()?)?;
@@ -220,7 +216,7 @@ impl Bench {
             }
             LayerPhase::ExpertDown => {
                 let elements = tokens * spec.top_k * spec.inter;
-                let hidden = self.read_rows(&workspace.hidden, elements, tokens)?;
+                let hidden = read_rows(&self.device.pass, &workspace.hidden, elements, tokens)?;
                 values.set_f32(Value::ExpertHidden, &hidden)?;
                 let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
                 values.set_u32(Value::ExpertIds, &ids)?;
@@ -275,7 +271,9 @@ impl Bench {
                 poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits))
             }
             LayerPhase::ExpertUp => poison(&workspace.hidden),
-            LayerPhase::ExpertDown => poison(&workspace.slot_out),
+            LayerPhase::ExpertDown => {
+                poison(&workspace.normed).and_then(|()| poison(&workspace.slot_out))
+            }
         }
     }
 
@@ -296,19 +294,27 @@ impl Bench {
                 Ok([queries, keys, values].concat())
             }
             LayerPhase::Attention => {
-                self.read_rows(&workspace.heads, tokens * spec.q_width(), tokens)
+                read_rows(&self.device.pass, &workspace.heads, tokens * spec.q_width(), tokens)
             }
             LayerPhase::Router => {
                 let mut all = match self.is_small(tokens) {
                     true => Vec::new(),
-                    false => self.read_rows(&workspace.normed, tokens * spec.hidden, tokens)?,
+                    false => read_rows(
+                        &self.device.pass,
+                        &workspace.normed,
+                        tokens * spec.hidden,
+                        tokens,
+                    )?,
                 };
                 all.extend(self.logits(tokens, layer)?);
                 Ok(all)
             }
-            LayerPhase::ExpertUp => {
-                self.read_rows(&workspace.hidden, tokens * spec.top_k * spec.inter, tokens)
-            }
+            LayerPhase::ExpertUp => read_rows(
+                &self.device.pass,
+                &workspace.hidden,
+                tokens * spec.top_k * spec.inter,
+                tokens,
+            ),
             LayerPhase::AttnOut | LayerPhase::ExpertDown => {
                 let after = read_f32(&workspace.residual, tokens * spec.hidden)?;
                 Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())

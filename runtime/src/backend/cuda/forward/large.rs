@@ -77,13 +77,17 @@ impl Pass {
         self.kernels.launch(&self.stream, &large.group, self.extent(tokens), &params)
     }
 
-    /// The experts' outputs, weighted and added to the residual.
-    pub(super) fn combine(&self, large: &LargeStep, tokens: usize) -> Result<()> {
+    /// The experts' outputs, weighted and added to the residual, which is normed for the next layer.
+    pub(super) fn combine(&self, large: &LargeStep, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
         let params = params::Combine {
             slot_out: workspace.slot_out.ptr(),
             slot_weights: workspace.slot_weights.ptr(),
             residual: workspace.residual.ptr(),
+            next_scale: self.attn_norm(layer + 1),
+            normed: workspace.normed.ptr(),
+            tile_order: u32::from(large.tile_order),
+            unused: 0,
         };
         self.kernels.launch(&self.stream, &large.combine, self.extent(tokens), &params)
     }
