@@ -6,9 +6,7 @@ use ossmith_plan::{
     WeightLayout,
 };
 
-use crate::schedule::{
-    BATCH_TOKENS, DECODE_TOKENS, KernelPlan, PROMPTS, Prompts, schedule, wgmma_fits,
-};
+use crate::schedule::{BATCH_TOKENS, DECODE_TOKENS, KernelPlan, large, schedule, wgmma};
 use crate::{emit, fuse, graph, leak, library};
 
 /// Compiles a model.
@@ -22,13 +20,22 @@ pub fn assemble(spec: ModelSpec) -> Model {
     let named = Named { plans: &plans };
     let mut schedules: Vec<Schedule> =
         DECODE_TOKENS.iter().map(|&tokens| decode_schedule(&named, tokens)).collect();
-    let mut batch = large_schedule(&named, &format!("batch{BATCH_TOKENS}"), BATCH_TOKENS);
-    batch.target = Target::Hopper;
-    schedules.push(batch);
-    if wgmma_fits(&spec) {
-        schedules.extend(PROMPTS.iter().map(|prompts| hopper_schedule(&named, prompts)));
+    let hopper = |max_tokens, suffixes: Suffixes| Schedule {
+        target: Target::Hopper,
+        ..large_schedule(&named, &suffixes, max_tokens)
+    };
+    let batch = Suffixes::all(large::BATCH);
+    if wgmma::fits(&spec) {
+        schedules.push(hopper(large::BATCH_UNEMBED_ROWS, batch));
+        schedules.push(hopper(BATCH_TOKENS, Suffixes { unembed: wgmma::SUFFIX, ..batch }));
+        schedules.extend(wgmma::PROMPTS.iter().map(|prompts| {
+            let [qkv, attn_out] = prompts.suffixes();
+            hopper(prompts.max_tokens, Suffixes { qkv, attn_out, ..Suffixes::all(wgmma::SUFFIX) })
+        }));
+    } else {
+        schedules.push(hopper(BATCH_TOKENS, batch));
     }
-    schedules.push(large_schedule(&named, "prefill", usize::MAX));
+    schedules.push(large_schedule(&named, &Suffixes::all("prefill"), usize::MAX));
     Model {
         spec,
         graph,
@@ -95,40 +102,48 @@ fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
         expert_down: named.kernel(&format!("moe_down_residual_decode{tokens}")),
         large: None,
         unembed: named.kernel(&format!("unembed_decode{tokens}")),
+        unembed_tile_order: false,
         sample: named.kernel("sample"),
     }
 }
 
-fn large_schedule(named: &Named<'_>, suffix: &str, max_tokens: usize) -> Schedule {
+/// What names of a large schedule's kernels end in.
+#[derive(Clone, Copy)]
+struct Suffixes {
+    qkv: &'static str,
+    attn_out: &'static str,
+    unembed: &'static str,
+    others: &'static str,
+}
+
+impl Suffixes {
+    fn all(suffix: &'static str) -> Suffixes {
+        Suffixes { qkv: suffix, attn_out: suffix, unembed: suffix, others: suffix }
+    }
+}
+
+fn large_schedule(named: &Named<'_>, suffixes: &Suffixes, max_tokens: usize) -> Schedule {
+    let Suffixes { qkv, attn_out, unembed, others } = suffixes;
     Schedule {
         max_tokens,
         target: Target::Any,
         embed: named.kernel("embed"),
         rmsnorm: named.kernel("rmsnorm"),
-        qkv: named.kernel(&format!("qkv_rope_{suffix}")),
+        qkv: named.kernel(&format!("qkv_rope_{qkv}")),
         attention: [named.kernel("attn_sliding"), named.kernel("attn_full")],
-        attn_out: named.kernel(&format!("attn_out_residual_{suffix}")),
-        expert_up: named.kernel(&format!("moe_up_swiglu_{suffix}")),
-        expert_down: named.kernel(&format!("moe_down_{suffix}")),
+        attn_out: named.kernel(&format!("attn_out_residual_{attn_out}")),
+        expert_up: named.kernel(&format!("moe_up_swiglu_{others}")),
+        expert_down: named.kernel(&format!("moe_down_{others}")),
         large: Some(LargeStep {
-            tile_order: false,
+            tile_order: *others == wgmma::SUFFIX,
             attention: [named.kernel("attn_sliding_tile"), named.kernel("attn_full_tile")],
-            router: named.kernel(&format!("router_{suffix}")),
+            router: named.kernel(&format!("router_{others}")),
             choose: named.kernel("moe_choose"),
-            group: named.kernel(&format!("moe_group_{suffix}")),
+            group: named.kernel(&format!("moe_group_{others}")),
             combine: named.kernel("moe_combine_rmsnorm"),
         }),
-        unembed: named.kernel(&format!("unembed_{suffix}")),
+        unembed: named.kernel(&format!("unembed_{unembed}")),
+        unembed_tile_order: *unembed == wgmma::SUFFIX,
         sample: named.kernel("sample"),
     }
-}
-
-/// Prompts with products by warpgroups, which read rows in tile order.
-fn hopper_schedule(named: &Named<'_>, prompts: &Prompts) -> Schedule {
-    let mut schedule = large_schedule(named, prompts.suffix, prompts.max_tokens);
-    schedule.target = Target::Hopper;
-    if let Some(large) = &mut schedule.large {
-        large.tile_order = true;
-    }
-    schedule
 }

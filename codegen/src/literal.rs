@@ -72,7 +72,8 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes }
     Schedule {
-        max_tokens, target, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed, sample,
+        max_tokens, target, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed,
+        unembed_tile_order, sample,
     }
     LargeStep { tile_order, attention, router, choose, group, combine }
     Tools { fill_bf16, fill_mxfp4, flat_read }

@@ -29,7 +29,7 @@ sanitizer() {
     python3 gpu/fixtures.py --fixtures fixtures --out out --only $fixture --prepare || return 1
   done
   for tool in memcheck racecheck; do
-    for run in tiny "tiny --step" window deep-rope "deep-rope --chunk 600"; do
+    for run in tiny "tiny --step" window deep-rope "deep-rope --chunk 500"; do
       fixture=${run%% *}
       compute-sanitizer --tool "$tool" --error-exitcode 9 "$ossmith" logits --backend cuda ${run#"$fixture"} \
         --model fixtures/$fixture --tokens out/$fixture.tokens.json --out "out/sanitizer.$tool.safetensors" || return 1

@@ -11,7 +11,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   start_next_kernel();
   const u64 token = blockIdx.x;
   float4* residual = reinterpret_cast<float4*>(p.residual + token * spec::kHidden);
-  const float4* out = reinterpret_cast<const float4*>(p.slot_out + token * spec::kTopK * spec::kHidden);
+  const uint2* out = reinterpret_cast<const uint2*>(p.slot_out + token * spec::kTopK * spec::kHidden);
   float4 made[kEach];
   float squares = 0.0f;
 #pragma unroll
@@ -22,8 +22,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
 #pragma unroll
     for (u32 k = 0; k < spec::kTopK; ++k) {
       const float weight = p.slot_weights[token * spec::kTopK + k];
-      const float4 v = out[k * kQuads + i];
-      sum.x += weight * v.x, sum.y += weight * v.y, sum.z += weight * v.z, sum.w += weight * v.w;
+      const uint2 v = out[k * kQuads + i];
+      sum.x += weight * bf16_low(v.x), sum.y += weight * bf16_high(v.x);
+      sum.z += weight * bf16_low(v.y), sum.w += weight * bf16_high(v.y);
     }
     float4 r = residual[i];
     r.x += sum.x, r.y += sum.y, r.z += sum.z, r.w += sum.w;

@@ -1,4 +1,4 @@
-// out[slot] = down[expert of slot](hidden[slot]) + bias, in fp32, grouped by expert.
+// out[slot] = down[expert of slot](hidden[slot]) + bias, in bf16, grouped by expert.
 #include "moe/group.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemm.cuh"
@@ -37,8 +37,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u32 first_row = strip * kTileRows;
   const bf16* bias = p.bias + static_cast<u64>(tile.expert) * spec::kHidden + first_row;
   product.for_each_row_pair(tile.count, [&](u32 g, u32 column, float low, float high) {
-    float* out = p.slot_out + static_cast<u64>(shared.slots[column]) * spec::kHidden + first_row;
-    out[g] = low * p.weight_scale + bf16_to_float(bias[g]);
-    out[g + 8] = high * p.weight_scale + bf16_to_float(bias[g + 8]);
+    bf16* out = p.slot_out + static_cast<u64>(shared.slots[column]) * spec::kHidden + first_row;
+    out[g] = to_bf16(low * p.weight_scale + bf16_to_float(bias[g]));
+    out[g + 8] = to_bf16(high * p.weight_scale + bf16_to_float(bias[g + 8]));
   });
 }

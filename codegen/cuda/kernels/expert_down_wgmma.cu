@@ -1,11 +1,13 @@
-// out[slot] = down[expert of slot](hidden[slot]) + bias, in fp32, grouped by expert.
+// out[slot] = down[expert of slot](hidden[slot]) + bias, in bf16, grouped by expert.
 //
-// A block computes kWarps strips of one expert for up to kTileTokens of its slots, whose rows are in tile order.
+// A block computes kWarps strips of one expert for up to kTileTokens of its slots, whose rows are in tile order. What it
+// writes is as elements follow one another, in two halves of four strips.
 #include "moe/group.cuh"
 #include "ptx/launch.cuh"
 #include "tile/wgmma.cuh"
 
-constexpr u32 kWarps = spec::kThreads / kWarpSize;
+constexpr u32 kWarps = spec::kThreads / kWarpSize, kHalf = kWarps / 2;
+static_assert(kHalf * kTileRows == kTileK && spec::kHidden % kTileK == 0, "half a block's rows are a column, or none");
 using Product = WgmmaProduct<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStages>;
 
 struct Shared {
@@ -13,6 +15,11 @@ struct Shared {
   u32 slots[spec::kTileTokens];
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+
+// Columns of a half's results, in what was the ring.
+__device__ __forceinline__ u8* half_of(Shared& shared, u32 half) {
+  return shared.ring.bytes + half * spec::kTileTokens * kColumnBytes;
+}
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ ExpertDown p) {
@@ -30,14 +37,22 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Product product;
   product.run(shared.ring, p.weight + tile.expert * expert_bytes, strip, spec::kRowTiles, tile.count,
               [&](u32 n) { return p.hidden + static_cast<u64>(shared.slots[n]) * spec::kInter; });
-  if (strip >= spec::kRowTiles) return;
 
-  const u32 row = strip * kTileRows + Product::row();
-  const bf16* bias = p.bias + static_cast<u64>(tile.expert) * spec::kHidden + row;
-  const float bias_low = bf16_to_float(bias[0]), bias_high = bf16_to_float(bias[8]);
-  product.for_each_column(tile.count, [&](u32 column, float low, float high) {
-    float* out = p.slot_out + static_cast<u64>(shared.slots[column]) * spec::kHidden + row;
-    out[0] = low * p.weight_scale + bias_low;
-    out[8] = high * p.weight_scale + bias_high;
-  });
+  __syncthreads();  // the ring is read no more
+  if (strip < spec::kRowTiles) {
+    const bf16* bias = p.bias + static_cast<u64>(tile.expert) * spec::kHidden + strip * kTileRows + Product::row();
+    const float bias_low = bf16_to_float(bias[0]), bias_high = bf16_to_float(bias[8]);
+    product.store_strip(
+        half_of(shared, warp_id() / kHalf), warp_id() % kHalf, [&](float sum) { return sum * p.weight_scale + bias_low; },
+        [&](float sum) { return sum * p.weight_scale + bias_high; });
+  }
+  __syncthreads();
+#pragma unroll
+  for (u32 half = 0; half < 2; ++half) {
+    const u32 row = (blockIdx.x * 2 + half) * kTileK;
+    if (row >= spec::kHidden) return;
+    write_columns<spec::kThreads>(half_of(shared, half), tile.count, [&](u32 n) {
+      return p.slot_out + static_cast<u64>(shared.slots[n]) * spec::kHidden + row;
+    });
+  }
 }

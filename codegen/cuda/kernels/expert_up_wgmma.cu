@@ -18,11 +18,6 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-// The tile of a column, in 16-byte pieces like the products' columns.
-__device__ __forceinline__ bf16* element_of(u8* columns, u32 column, u32 place) {
-  return reinterpret_cast<bf16*>(columns + swizzled(column, place / 8)) + place % 8;
-}
-
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ ExpertUp p) {
   extern __shared__ __align__(1024) u8 storage[];
@@ -50,9 +45,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
         to_bf16(biased_swiglu(gate, up, bias, p.weight_scale, spec::kSwigluLimit, spec::kSwigluAlpha));
   });
   __syncthreads();
-  for (u32 i = threadIdx.x; i < tile.count * kPieces; i += spec::kThreads) {
-    const u32 column = i / kPieces, piece = i % kPieces;
-    bf16* row = p.hidden + static_cast<u64>(shared.slots[column]) * spec::kInter + blockIdx.x * kTileK;
-    reinterpret_cast<uint4*>(row)[piece] = load_shared(columns + swizzled(column, piece));
-  }
+  write_columns<spec::kThreads>(columns, tile.count, [&](u32 n) {
+    return p.hidden + static_cast<u64>(shared.slots[n]) * spec::kInter + blockIdx.x * kTileK;
+  });
 }

@@ -24,11 +24,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(cons
   wait_for_inputs();
   start_next_kernel();
 
-  const WarpSlots<kWarps> slots(p.slot_experts, p.tokens * spec::kTopK);
-  slots.for_each_row([&](u32 /*slot*/, u32 expert, u32 /*before*/, u32 count, bool is_first) {
-    if (is_first) mine[expert] += count;
-    __syncwarp();
-  });
+  const WarpSlots<kWarps, spec::kExperts> slots(p.slot_experts, p.tokens * spec::kTopK);
+  slots.count(mine);
   __syncthreads();
   for (u32 expert = threadIdx.x; expert < spec::kExperts; expert += spec::kThreads) {
     u32 count = 0;
@@ -40,21 +37,28 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(cons
     shared.counts[expert] = count;
   }
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (warp_id() == 0) {
     u32 start = 0, tile = 0;
-    for (u32 expert = 0; expert < spec::kExperts; ++expert) {
-      shared.starts[expert] = start;
-      shared.tile_starts[expert] = tile;
-      start += shared.counts[expert];
-      tile += ceil_div(shared.counts[expert], spec::kTileTokens);
+    for (u32 first = 0; first < spec::kExperts; first += kWarpSize) {
+      const u32 expert = first + lane_id();
+      const u32 count = expert < spec::kExperts ? shared.counts[expert] : 0;
+      const u32 tiles = ceil_div(count, spec::kTileTokens);
+      const u32 counts_to_here = warp_sum_to_here(count), tiles_to_here = warp_sum_to_here(tiles);
+      if (expert < spec::kExperts) {
+        shared.starts[expert] = start + counts_to_here - count;
+        shared.tile_starts[expert] = tile + tiles_to_here - tiles;
+      }
+      start += __shfl_sync(~0u, counts_to_here, kWarpSize - 1);
+      tile += __shfl_sync(~0u, tiles_to_here, kWarpSize - 1);
     }
-    *p.tile_count = tile;
+    if (lane_id() == 0) *p.tile_count = tile;
   }
   __syncthreads();
-  slots.for_each_row([&](u32 slot, u32 expert, u32 before, u32 count, bool is_first) {
-    if (expert < spec::kExperts) p.sorted[shared.starts[expert] + mine[expert] + before] = slot;
+  slots.for_each_row([&](u32 slot, u32 expert, u32 before, u32 count) {
+    const bool has_slot = expert < spec::kExperts;
+    if (has_slot) p.sorted[shared.starts[expert] + mine[expert] + before] = slot;
     __syncwarp();
-    if (is_first) mine[expert] += count;
+    if (has_slot && before == 0) mine[expert] += count;
     __syncwarp();
   });
   for (u32 expert = warp_id(); expert < spec::kExperts; expert += kWarps)

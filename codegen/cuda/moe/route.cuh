@@ -103,15 +103,6 @@ struct SharedRoute {
  private:
   static_assert(kTokens * kTopK < 256, "a byte names a slot");
 
-  __device__ __forceinline__ static u32 inclusive_sum(u32 value) {
-#pragma unroll
-    for (u32 step = 1; step < kWarpSize; step *= 2) {
-      const u32 below = __shfl_up_sync(~0u, value, step);
-      if (lane_id() >= step) value += below;
-    }
-    return value;
-  }
-
   __device__ __forceinline__ void list(u32 tokens) {
     if (kTokens == 1) {
       const u32 k = lane_id();
@@ -131,7 +122,7 @@ struct SharedRoute {
         }
       }
       const u32 chosen = __ballot_sync(~0u, choosers != 0);
-      const u32 listed_here = inclusive_sum(__popc(choosers));
+      const u32 listed_here = warp_sum_to_here(__popc(choosers));
       if (choosers != 0) {
         const u32 place = count + __popc(chosen & ((1u << lane_id()) - 1));
         u32 next = listed + listed_here - __popc(choosers);

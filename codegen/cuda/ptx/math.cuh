@@ -61,3 +61,13 @@ __device__ __forceinline__ float warp_max(float v) {
   for (u32 step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, step));
   return v;
 }
+
+// The sum of this lane's value and those of all lower lanes.
+__device__ __forceinline__ u32 warp_sum_to_here(u32 value) {
+#pragma unroll
+  for (u32 step = 1; step < kWarpSize; step *= 2) {
+    const u32 below = __shfl_up_sync(~0u, value, step);
+    if (lane_id() >= step) value += below;
+  }
+  return value;
+}

@@ -16,6 +16,28 @@ __device__ __forceinline__ u32 swizzled(u32 column, u32 piece) {
   return column * kColumnBytes + (piece ^ (column % kPieces)) * 16;
 }
 
+// An element of a column.
+__device__ __forceinline__ bf16* element_of(u8* columns, u32 column, u32 element) {
+  return reinterpret_cast<bf16*>(columns + swizzled(column, element / 8)) + element % 8;
+}
+
+// Stores four 8x8 matrices of bf16, transposed: lane 4g + c gives row g of each, columns 2c and 2c + 1; lane 8m + n says
+// where the 16 bytes of matrix m's column n go.
+__device__ __forceinline__ void store_transposed(u8* shared, u32 m0, u32 m1, u32 m2, u32 m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)),
+               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+               : "memory");
+}
+
+// Copies the first `count` columns to global memory, column n to the 128 bytes at `to(n)`; a block's kThreads threads.
+template <u32 kThreads, class To>
+__device__ __forceinline__ void write_columns(const u8* columns, u32 count, To to) {
+  for (u32 i = threadIdx.x; i < count * kPieces; i += kThreads) {
+    const u32 column = i / kPieces, piece = i % kPieces;
+    reinterpret_cast<uint4*>(to(column))[piece] = load_shared(columns + swizzled(column, piece));
+  }
+}
+
 // What names columns to the tensor cores (PTX ISA, "matrix-descriptor-encode"): address, 1024 bytes from eight columns
 // to the next, 128-byte swizzle. Adding `kStepOfColumns` moves on by 16 elements.
 __device__ __forceinline__ u64 columns_at(const void* shared) {

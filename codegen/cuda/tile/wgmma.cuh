@@ -71,6 +71,20 @@ struct WgmmaProduct {
     }
   }
 
+  // Stores this warp's strip as elements 16 * `place` and on of the columns at `columns`, in bf16: low(sum of row()) and
+  // high(sum of row() + 8).
+  template <class Low, class High>
+  __device__ __forceinline__ void store_strip(u8* columns, u32 place, Low low, High high) const {
+    const u32 matrix = lane_id() / 8, column = lane_id() % 8 + matrix / 2 * 8, piece = place * 2 + matrix % 2;
+#pragma unroll
+    for (u32 i = 0; i < kTokens / 8; i += 2) {
+      const float(&a)[4] = sums[i].s, (&b)[4] = sums[i + 1].s;
+      store_transposed(columns + swizzled(i * 8 + column, piece), pack_bf16(low(a[0]), low(a[1])),
+                       pack_bf16(high(a[2]), high(a[3])), pack_bf16(low(b[0]), low(b[1])),
+                       pack_bf16(high(b[2]), high(b[3])));
+    }
+  }
+
  private:
   // The i-th of a lane's columns.
   __device__ __forceinline__ static u32 column_of(u32 i) { return i / 2 * 8 + lane_id() % 4 * 2 + i % 2; }

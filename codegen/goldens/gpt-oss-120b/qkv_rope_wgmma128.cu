@@ -4,7 +4,7 @@
 //
 // A block computes kWarps strips of 8 rotary pairs for up to kTileTokens tokens, whose rows are in tile order.
 //
-// Launch: 40 x ceil(tokens / 64) x 1 blocks of 256 threads, 99328 bytes of shared memory, at most 128 registers.
+// Launch: 40 x ceil(tokens / 128) x 1 blocks of 256 threads, 99328 bytes of shared memory, at most 128 registers.
 
 #include "ptx/types.cuh"
 
@@ -25,8 +25,8 @@ __constant__ float kInvFreq[32] = {
     4.0999785e-6f, 2.8250668e-6f, 1.9465963e-6f, 1.3412911e-6f, 9.2420896e-7f, 6.368209e-7f,
     4.3879783e-7f, 3.0235114e-7f};
 constexpr u32 kRowTiles = 320;
-constexpr u32 kTileTokens = 64;
-constexpr u32 kStages = 4;
+constexpr u32 kTileTokens = 128;
+constexpr u32 kStages = 3;
 }  // namespace spec
 
 struct Qkv {

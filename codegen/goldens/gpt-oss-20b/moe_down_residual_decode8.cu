@@ -39,7 +39,7 @@ struct ExpertDown {
   const bf16* next_scale;
   bf16* scaled;
   float* squares;
-  float* slot_out;
+  bf16* slot_out;
   float weight_scale;
   u32 tokens;
 };

@@ -205,13 +205,13 @@ params! {
         next_scale: ptr = "const bf16*",
         scaled: ptr = "bf16*",
         squares: ptr = "float*",
-        slot_out: ptr = "float*",
+        slot_out: ptr = "bf16*",
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
     }
     /// The weighted sum of a large step's expert outputs, and the next norm: `normed` rows, in tile order if that is 1.
     Combine {
-        slot_out: ptr = "const float*",
+        slot_out: ptr = "const bf16*",
         slot_weights: ptr = "const float*",
         residual: ptr = "float*",
         next_scale: ptr = "const bf16*",

@@ -45,6 +45,11 @@ const BLOCKS_AT_ONCE: usize = 2 * 132;
 /// Blocks of a cluster at most, on any device that has them.
 const MOST_CLUSTER: usize = 8;
 
+/// What names of the batch schedule's kernels end in.
+pub const BATCH: &str = "batch";
+/// Rows that the batch schedule's unembedding reads all weights for once.
+pub const BATCH_UNEMBED_ROWS: usize = DEEP.tokens;
+
 /// How large steps run.
 struct Large {
     /// What kernel names end in.
@@ -59,7 +64,7 @@ struct Large {
 /// devices than Hopper.
 pub(super) fn batch(spec: &ModelSpec) -> Vec<KernelPlan> {
     let batch = Large {
-        suffix: format!("batch{}", super::BATCH_TOKENS),
+        suffix: BATCH.into(),
         dense: DEEP,
         // Most experts have few slots: narrow tiles leave room for three blocks, which hide each other's latency.
         experts: Blocks { tokens: 24, warps: 8, stage_tiles: 3, stages: 3, per_sm: 3 },

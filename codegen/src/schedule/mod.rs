@@ -4,18 +4,17 @@
 mod attention;
 mod decode;
 mod footprint;
-mod large;
-mod wgmma;
+pub mod large;
+pub mod wgmma;
 
 use ossmith_plan::{Axis, Grid, KernelInfo, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_ALPHA, Target};
-pub use wgmma::{PROMPTS, Prompts, fits as wgmma_fits};
 
 /// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
 
 /// Tokens up to which the batch schedule runs on Hopper, beyond those of the decode schedules. Above, and elsewhere,
 /// schedules for any number of tokens do.
-pub const BATCH_TOKENS: usize = 256;
+pub const BATCH_TOKENS: usize = 192;
 
 /// Registers of a quarter of a multiprocessor.
 const QUARTER_REGISTERS: u32 = 16_384;
@@ -127,7 +126,7 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     plans.extend(large::batch(spec));
     plans.extend(large::prefill(spec));
     if wgmma::fits(spec) {
-        plans.extend(PROMPTS.iter().flat_map(|prompts| prompts.kernels(spec)));
+        plans.extend(wgmma::kernels(spec));
     }
     plans.extend([large::choose(spec), large::combine(spec), sample(spec)]);
     plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));

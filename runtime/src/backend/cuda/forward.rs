@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{MOST_SMALL_TOKENS, Model, Schedule, Weight};
+use ossmith_plan::{Kernel, MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
@@ -133,16 +133,24 @@ impl Pass {
         }
     }
 
-    fn norm(&self, schedule: &Schedule, scale: Ptr, rows: Ptr, count: usize) -> Result<()> {
+    /// Norms `count` residual rows, those that `rows` picks or all in order.
+    fn norm(
+        &self,
+        kernel: &Kernel<params::RmsNorm>,
+        scale: Ptr,
+        rows: Ptr,
+        count: usize,
+        tile_order: u32,
+    ) -> Result<()> {
         let params = params::RmsNorm {
             residual: self.workspace.residual.ptr(),
             rows,
             scale,
             normed: self.workspace.normed.ptr(),
-            tile_order: tile_order(schedule),
+            tile_order,
             unused: 0,
         };
-        self.kernels.launch(&self.stream, &schedule.rmsnorm, self.extent(count), &params)
+        self.kernels.launch(&self.stream, kernel, self.extent(count), &params)
     }
 
     /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
@@ -173,7 +181,7 @@ impl Pass {
     ) -> Result<()> {
         // In later layers of a large step whoever wrote the residual has normed it.
         if !schedule.is_small() && layer == 0 {
-            self.norm(schedule, self.attn_norm(layer), 0, tokens)?;
+            self.norm(&schedule.rmsnorm, self.attn_norm(layer), 0, tokens, tile_order(schedule))?;
         }
         let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
         let (keys, values, page_table) = self.cache.layer(layer);
@@ -317,7 +325,9 @@ impl Pass {
             self.product_input(self.model.schedule(tokens), &workspace.attn_squares);
         let mut rows = picked;
         if squares == 0 || !schedule.is_small() {
-            self.norm(schedule, self.attn_norm(self.model.spec.layers.len()), picked, count)?;
+            let final_norm = self.attn_norm(self.model.spec.layers.len());
+            let tile_order = u32::from(schedule.unembed_tile_order);
+            self.norm(&schedule.rmsnorm, final_norm, picked, count, tile_order)?;
             (input, squares, rows) = (workspace.normed.ptr(), 0, 0);
         }
         let params = params::Unembed {

@@ -116,7 +116,7 @@ impl<B> Workspace<B> {
             )?,
             tile_count: make(1, 4, "a count")?,
             hidden: make(slots * spec.inter, 2, "expert activations")?,
-            slot_out: make(slots * spec.hidden, 4, "expert outputs")?,
+            slot_out: make(slots * spec.hidden, 2, "expert outputs")?,
             logits: make(logit_rows * spec.vocab, 4, "logits")?,
             logit_rows,
             candidates: make(logit_rows * MOST_SAMPLE_SPLITS, 8, "candidate tokens")?,

@@ -43,7 +43,8 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
-        self.norm(schedule, self.weights.ptr(Weight::MoeNorm, layer), 0, tokens)?;
+        let scale = self.weights.ptr(Weight::MoeNorm, layer);
+        self.norm(&schedule.rmsnorm, scale, 0, tokens, u32::from(large.tile_order))?;
         let params = params::Router {
             input: self.workspace.normed.ptr(),
             weight: self.weights.ptr(Weight::Router, layer),
