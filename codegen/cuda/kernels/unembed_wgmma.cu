@@ -11,17 +11,14 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(1024) u8 storage[];
   wait_for_inputs();
   start_next_kernel();
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
-  const u32 columns = min(spec::kTileTokens, p.count - first);
-  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
+  const Product::Dense dense(p.count);
   Product product;
-  product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, strip, spec::kRowTiles, columns,
-              [&](u32 n) { return x + n * spec::kHidden; });
-  if (strip >= spec::kRowTiles) return;
+  product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, spec::kRowTiles, dense, p.input);
+  if (dense.strip >= spec::kRowTiles) return;
 
-  const u32 row = strip * kTileRows + Product::row();
-  product.for_each_column(columns, [&](u32 column, float low, float high) {
-    float* logits = p.logits + static_cast<u64>(first + column) * spec::kVocab;
+  const u32 row = dense.strip * kTileRows + Product::row();
+  product.for_each_column(dense.columns, [&](u32 column, float low, float high) {
+    float* logits = p.logits + static_cast<u64>(dense.first + column) * spec::kVocab;
     if (row < spec::kVocab) logits[row] = low;
     if (row + 8 < spec::kVocab) logits[row + 8] = high;
   });

@@ -34,6 +34,17 @@ struct TileProduct {
 
   Sums sums[kColumnTiles] = {};
 
+  // What a block has of a dense product: a strip a warp, with null weights where there is none, and tokens from `first`.
+  struct Dense {
+    u32 strip, first, columns;
+    const u8* weights;
+
+    __device__ __forceinline__ Dense(const u8* matrix, u32 strips, u32 tokens)
+        : strip(blockIdx.x * kWarps + warp_id()), first(blockIdx.y * kTokens), columns(min(kTokens, tokens - first)) {
+      weights = strip < strips ? matrix + static_cast<u64>(strip) * Tile::strip_bytes(kKTiles) : nullptr;
+    }
+  };
+
   // This block's k tiles: from first() to end().
   __device__ __forceinline__ static u32 first() { return kParts == 1 ? 0 : blockIdx.z * kPartTiles; }
   __device__ __forceinline__ static u32 end() { return kParts == 1 ? kKTiles : min(first() + kPartTiles, kKTiles); }
@@ -68,6 +79,12 @@ struct TileProduct {
     const u32 column_tiles = ceil_div(columns, 8);
     multiply_stages<1>(ring, strip, rows, column_tiles);
     if (kParts > 1) join(ring, column_tiles);
+  }
+
+  // The same for what this block has of a dense product with rows of `input`.
+  __device__ __forceinline__ void run(Ring& ring, const Dense& dense, const bf16* input) {
+    const bf16* rows = input + static_cast<u64>(dense.first) * kK;
+    run(ring, dense.weights, dense.columns, [&](u32 n) { return rows + n * kK; });
   }
 
   // Calls `epilogue(g, column, sum of row g, sum of row g + 8)` for this lane's rows and columns below `columns`, as

@@ -25,6 +25,14 @@ struct WgmmaProduct {
 
   Sums sums[kTokens / 8] = {};
 
+  // What a block has of a dense product: a strip a warp, and tokens from `first` on.
+  struct Dense {
+    u32 strip, first, columns;
+
+    __device__ __forceinline__ explicit Dense(u32 tokens)
+        : strip(blockIdx.x * kWarps + warp_id()), first(blockIdx.y * kTokens), columns(min(kTokens, tokens - first)) {}
+  };
+
   // Multiplies strip `index` of the matrix at `weights`, if it is among its `strips`, with the first `columns` rows, of
   // which `row(n)` is the n-th. The whole block comes here.
   template <class Row>
@@ -38,6 +46,12 @@ struct WgmmaProduct {
       if (columns > 64) return multiply<128>(ring, strip, columns, row);
     }
     multiply<64>(ring, strip, columns, row);
+  }
+
+  // The same for what this block has of a dense product with rows of `input`.
+  __device__ __forceinline__ void run(Ring& ring, const u8* weights, u32 strips, const Dense& dense, const bf16* input) {
+    const bf16* rows = input + static_cast<u64>(dense.first) * kK;
+    run(ring, weights, dense.strip, strips, dense.columns, [&](u32 n) { return rows + n * kK; });
   }
 
   // This lane's row of a strip; it has the one eight further on too.

@@ -73,31 +73,26 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   if (blockIdx.z >= Product::kParts) return;
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
-  const u32 columns = min(spec::kTileTokens, p.tokens - first);
-  const u8* weights = strip < spec::kRowTiles
-                          ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
-                          : nullptr;
+  const Product::Dense dense(p.weight, spec::kRowTiles, p.tokens);
   // What the epilogue reads that is constant for the step, fetched ahead.
   constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
-  const u32 head = strip / kTilesPerHead, dim = strip % kTilesPerHead * 8 + lane_id() / 4;
+  const u32 head = dense.strip / kTilesPerHead, dim = dense.strip % kTilesPerHead * 8 + lane_id() / 4;
   const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
-  if (threadIdx.x < columns) {
-    const u32 token = first + threadIdx.x, position = p.positions[token];
+  if (threadIdx.x < dense.columns) {
+    const u32 token = dense.first + threadIdx.x, position = p.positions[token];
     shared.positions[threadIdx.x] = position;
     shared.pages[threadIdx.x] = out.cache.page(p.slots[token], position);
   }
-  QkvConstants constants = weights ? Pair::fetch_bias(out, head, dim) : QkvConstants{};
-  Product::start<true>(shared.ring, weights);
+  QkvConstants constants = dense.weights ? Pair::fetch_bias(out, head, dim) : QkvConstants{};
+  Product::start<true>(shared.ring, dense.weights);
   wait_for_inputs();
   start_next_kernel();
-  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
-  product.run(shared.ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });
-  if (!weights) return;
+  product.run(shared.ring, dense, p.input);
+  if (!dense.weights) return;
 
-  product.for_each_row_pair(columns, [&](u32 /*g*/, u32 column, float low, float high) {
+  product.for_each_row_pair(dense.columns, [&](u32 /*g*/, u32 column, float low, float high) {
     constants.position = shared.positions[column], constants.page = shared.pages[column];
-    Pair(out, constants, head, dim, first + column, spec::kInvFreq[dim], spec::kConcentration).store(low, high);
+    Pair(out, constants, head, dim, dense.first + column, spec::kInvFreq[dim], spec::kConcentration).store(low, high);
   });
 }

@@ -69,28 +69,25 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     qkv_rope_wgmma64(const __grid_constant__ Qkv p) {
   extern __shared__ __align__(1024) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
-  const u32 columns = min(spec::kTileTokens, p.tokens - first);
+  const Product::Dense dense(p.tokens);
   const QkvOut out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.slots, p.bias};
   // Constant for the whole step, so it need not be waited for.
-  if (threadIdx.x < columns) {
-    const u32 token = first + threadIdx.x, position = shared.positions[threadIdx.x] = p.positions[token];
+  if (threadIdx.x < dense.columns) {
+    const u32 token = dense.first + threadIdx.x, position = shared.positions[threadIdx.x] = p.positions[token];
     shared.pages[threadIdx.x] = out.cache.page(p.slots[token], position);
   }
   wait_for_inputs();
   start_next_kernel();
-  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
-  product.run(shared.ring, p.weight, strip, spec::kRowTiles, columns,
-              [&](u32 n) { return x + n * spec::kHidden; });
-  if (strip >= spec::kRowTiles) return;
+  product.run(shared.ring, p.weight, spec::kRowTiles, dense, p.input);
+  if (dense.strip >= spec::kRowTiles) return;
 
   constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
-  const u32 head = strip / kTilesPerHead, dim = strip % kTilesPerHead * 8 + Product::row();
+  const u32 head = dense.strip / kTilesPerHead, dim = dense.strip % kTilesPerHead * 8 + Product::row();
   QkvConstants constants = Pair::fetch_bias(out, head, dim);
   const float inv_freq = spec::kInvFreq[dim];
-  product.for_each_column(columns, [&](u32 column, float low, float high) {
+  product.for_each_column(dense.columns, [&](u32 column, float low, float high) {
     constants.position = shared.positions[column], constants.page = shared.pages[column];
-    Pair(out, constants, head, dim, first + column, inv_freq, spec::kConcentration).store(low, high);
+    Pair(out, constants, head, dim, dense.first + column, inv_freq, spec::kConcentration).store(low, high);
   });
 }

@@ -46,22 +46,17 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(16) u8 storage[];
   Product::Ring& ring = *reinterpret_cast<Product::Ring*>(storage);
   if (blockIdx.z >= Product::kParts) return;
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
-  const u32 columns = min(spec::kTileTokens, p.count - first);
-  const u8* weights = strip < spec::kRowTiles
-                          ? p.weight + static_cast<u64>(strip) * Bf16Tile::strip_bytes(Product::kKTiles)
-                          : nullptr;
-  Product::start<true>(ring, weights);
+  const Product::Dense dense(p.weight, spec::kRowTiles, p.count);
+  Product::start<true>(ring, dense.weights);
   wait_for_inputs();
   start_next_kernel();
-  const bf16* x = p.input + static_cast<u64>(first) * spec::kHidden;
   Product product;
-  product.run(ring, weights, columns, [&](u32 n) { return x + n * spec::kHidden; });
-  if (!weights) return;
+  product.run(ring, dense, p.input);
+  if (!dense.weights) return;
 
-  product.for_each_row_pair(columns, [&](u32 g, u32 column, float low, float high) {
-    float* logits = p.logits + static_cast<u64>(first + column) * spec::kVocab;
-    const u32 row = strip * kTileRows + g;
+  product.for_each_row_pair(dense.columns, [&](u32 g, u32 column, float low, float high) {
+    float* logits = p.logits + static_cast<u64>(dense.first + column) * spec::kVocab;
+    const u32 row = dense.strip * kTileRows + g;
     if (row < spec::kVocab) logits[row] = low;
     if (row + 8 < spec::kVocab) logits[row + 8] = high;
   });

@@ -50,19 +50,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(1024) u8 storage[];
   wait_for_inputs();
   start_next_kernel();
-  const u32 strip = blockIdx.x * kWarps + warp_id(), first = blockIdx.y * spec::kTileTokens;
-  const u32 columns = min(spec::kTileTokens, p.tokens - first);
-  const bf16* x = p.heads + static_cast<u64>(first) * spec::kQWidth;
+  const Product::Dense dense(p.tokens);
   Product product;
-  product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, strip, spec::kRowTiles, columns,
-              [&](u32 n) { return x + n * spec::kQWidth; });
-  if (strip >= spec::kRowTiles) return;
+  product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, spec::kRowTiles, dense, p.heads);
+  if (dense.strip >= spec::kRowTiles) return;
 
-  const u32 row = strip * kTileRows + Product::row();
+  const u32 row = dense.strip * kTileRows + Product::row();
   const float bias_low = bf16_to_float(p.bias[row]), bias_high = bf16_to_float(p.bias[row + 8]);
-  float* residual = p.residual + static_cast<u64>(first) * spec::kHidden + row;
+  float* residual = p.residual + static_cast<u64>(dense.first) * spec::kHidden + row;
   product.for_each_column(
-      columns,
+      dense.columns,
       [&](u32 column) { return make_float2(residual[column * spec::kHidden], residual[column * spec::kHidden + 8]); },
       [&](u32 column, float low, float high, float2 before) {
         residual[column * spec::kHidden] = before.x + (low + bias_low);
