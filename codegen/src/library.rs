@@ -9,6 +9,7 @@ macro_rules! files {
 const HEADERS: &[(&str, &str)] = files![
     "attn/attend.cuh",
     "attn/merge.cuh",
+    "attn/span.cuh",
     "attn/tile.cuh",
     "epilogue/cache.cuh",
     "epilogue/qkv.cuh",

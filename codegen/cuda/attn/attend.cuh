@@ -1,96 +1,82 @@
 // Softmax attention of one token's query heads that share a key/value head, with one sink logit a query head.
 //
 // Scores are computed transposed, S^T = K Q^T, with keys as rows and the (at most eight) query heads as columns, and
-// so are outputs, O^T = V^T P^T. Keys and values go straight from the cache to fragments: lane 4g + c takes 16
-// consecutive bytes pairs of a row, and the order of keys within a 64-key page is chosen so that the transposed
-// scores of step i are the B fragment of step i.
+// so are outputs, O^T = V^T P^T. The order of keys within a span is chosen so that the transposed scores of step i are
+// the B fragment of step i.
 #pragma once
-#include "epilogue/cache.cuh"
+#include "attn/span.cuh"
 #include "ptx/math.cuh"
-#include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
 constexpr u32 kColumnHeads = 8;
 
-// Row fragments of two matrix rows (g and g + 8): kWords 32-bit words each, consecutive in memory.
-template <u32 kWords>
-struct RowPair {
-  u32 low[kWords], high[kWords];
+// Half a page of one head's keys and values, which a warp copies for itself.
+template <u32 kHeadDim>
+struct SharedSpan {
+  alignas(16) bf16 keys[kSpanKeys * kHeadDim];
+  alignas(16) bf16 values[kHeadDim * kSpanKeys];
 
-  __device__ __forceinline__ void load(const bf16* row_low, const bf16* row_high) {
-    load_row(low, row_low);
-    load_row(high, row_high);
-  }
-
-  __device__ __forceinline__ FragmentA fragment(u32 step) const {
-    return {{low[2 * step], high[2 * step], low[2 * step + 1], high[2 * step + 1]}};
-  }
-
-  __device__ __forceinline__ static void load_row(u32 (&words)[kWords], const bf16* row) {
-#pragma unroll
-    for (u32 i = 0; i < kWords / 4; ++i) {
-      const uint4 v = reinterpret_cast<const uint4*>(row)[i];
-      words[4 * i] = v.x, words[4 * i + 1] = v.y, words[4 * i + 2] = v.z, words[4 * i + 3] = v.w;
-    }
+  // `kWholePage`: the other half is soon read too, so that L2 may fetch both at once.
+  template <bool kWholePage>
+  __device__ __forceinline__ void fetch(const bf16* span_keys, const bf16* span_values) {
+    const auto copy = [](bf16* shared, const bf16* global) {
+      if constexpr (kWholePage) {
+        copy_stream(shared, global);
+      } else {
+        copy_async(shared, global, true);
+      }
+    };
+    fetch_rows<kWarpSize, kSpanKeys, kHeadDim, kHeadDim>(keys, span_keys, lane_id(), copy);
+    fetch_rows<kWarpSize, kHeadDim, kSpanKeys, kPageTokens>(values, span_values, lane_id(), copy);
   }
 };
 
-// A warp's running softmax over the pages it has seen. Scores are in units of log2. In lane 4g + c, index 0 is
+// Two rows of a matrix in shared memory whose rows have kRow elements.
+template <u32 kRow>
+struct RowPair {
+  LaneRow<kRow> low, high;
+
+  __device__ __forceinline__ RowPair(const bf16* matrix, u32 row_low, u32 row_high) {
+    low.load([&](u32 unit) { return matrix + unit_place<kRow>(row_low, unit); });
+    high.load([&](u32 unit) { return matrix + unit_place<kRow>(row_high, unit); });
+  }
+
+  __device__ __forceinline__ FragmentA fragment(u32 step) const {
+    return {{low.words[2 * step], high.words[2 * step], low.words[2 * step + 1], high.words[2 * step + 1]}};
+  }
+};
+
+// A warp's running softmax over the spans it has seen. Scores are in units of log2. In lane 4g + c, index 0 is
 // column head 2c and index 1 is head 2c + 1.
 template <u32 kHeadDim>
 struct Attended {
-  static constexpr u32 kSteps = kHeadDim / 16;      // k16 steps over dims; also tiles of 16 output dims
-  static constexpr u32 kQuarter = kHeadDim / 4;     // consecutive dims of a row in one lane
-  static constexpr u32 kKeySteps = kPageTokens / 16;
+  static constexpr u32 kSteps = kHeadDim / 16;  // k16 steps over dims; also tiles of 16 output dims
+  static constexpr u32 kKeySteps = kSpanKeys / 16;
 
   float largest[2] = {kMinusInfinity, kMinusInfinity};
   float denominator[2] = {};
   Sums out[kSteps] = {};  // dims 16d + g and 16d + g + 8
 
-  // The key within a page that stands in fragment row g of step i; row g + 8 holds the key two further on.
-  __device__ __forceinline__ static u32 key_of_row(u32 i) {
-    const u32 g = lane_id() / 4;
-    return g / 2 * 16 + i * 4 + g % 2;
-  }
-
-  // `keys` and `values` are this head's page; keys of the page outside [first, last] are not attended.
-  __device__ __forceinline__ void attend_page(const bf16* keys, const bf16* values, const u32 (&query)[2 * kSteps],
-                                              i32 first, i32 last, float scale_log2e) {
-    const u32 g = lane_id() / 4, c = lane_id() % 4;
-    // Loads are issued before the first is used, so that a page costs one memory latency; two where registers end.
-    constexpr bool kAllAtOnce = kHeadDim <= 64;
-    RowPair<2 * kSteps> k[kKeySteps];
-    RowPair<2 * kKeySteps> v[kSteps];
-#pragma unroll
-    for (u32 i = 0; i < kKeySteps; ++i) {
-      const bf16* row = keys + key_of_row(i) * kHeadDim + c * kQuarter;
-      k[i].load(row, row + 2 * kHeadDim);
-    }
-    const auto load_values = [&] {
-#pragma unroll
-      for (u32 d = 0; d < kSteps; ++d) {
-        const bf16* row = values + (d * 16 + g) * kPageTokens + c * 16;
-        v[d].load(row, row + 8 * kPageTokens);
-      }
-    };
-    if (kAllAtOnce) load_values();
-    issue_loads();
+  // Adds a span; keys of it outside [first, last] are not attended.
+  __device__ __forceinline__ void attend(const SharedSpan<kHeadDim>& span, const LaneRow<kHeadDim>& query, i32 first,
+                                         i32 last, float scale_log2e) {
     Sums scores[kKeySteps] = {};
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
+      const RowPair<kHeadDim> keys(span.keys, key_of_row(i), key_of_row(i) + 2);
 #pragma unroll
-      for (u32 j = 0; j < kSteps; ++j) mma(scores[i], k[i].fragment(j), query[2 * j], query[2 * j + 1]);
+      for (u32 j = 0; j < kSteps; ++j) mma(scores[i], keys.fragment(j), query.words[2 * j], query.words[2 * j + 1]);
     }
-    if (!kAllAtOnce) load_values();
-    issue_loads();
     mask_and_scale(scores, first, last, scale_log2e);
     grow(scores);
     u32 low[kKeySteps], high[kKeySteps];
     exponentiate(scores, low, high);
 #pragma unroll
     for (u32 d = 0; d < kSteps; ++d) {
+      const u32 row = d * 16 + lane_id() / 4;
+      const RowPair<kSpanKeys> values(span.values, row, row + 8);
 #pragma unroll
-      for (u32 i = 0; i < kKeySteps; ++i) mma(out[d], v[d].fragment(i), low[i], high[i]);
+      for (u32 i = 0; i < kKeySteps; ++i) mma(out[d], values.fragment(i), low[i], high[i]);
     }
   }
 
@@ -104,6 +90,12 @@ struct Attended {
   }
 
  private:
+  // The key within a span that stands in fragment row g of step i; row g + 8 holds the key two further on.
+  __device__ __forceinline__ static u32 key_of_row(u32 i) {
+    const u32 g = lane_id() / 4;
+    return g / 2 * 8 + i * 4 + g % 2;
+  }
+
   __device__ __forceinline__ static void mask_and_scale(Sums (&scores)[kKeySteps], i32 first, i32 last, float scale) {
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
@@ -115,16 +107,16 @@ struct Attended {
     }
   }
 
-  // Raises the running maxima to the page's and rescales what was summed below them. Every page has a key to attend.
+  // Raises the running maxima to the span's and rescales what was summed below them. Every span has a key to attend.
   __device__ __forceinline__ void grow(const Sums (&scores)[kKeySteps]) {
 #pragma unroll
     for (u32 h = 0; h < 2; ++h) {
-      float page = kMinusInfinity;
+      float most = kMinusInfinity;
 #pragma unroll
-      for (u32 i = 0; i < kKeySteps; ++i) page = fmaxf(page, fmaxf(scores[i].s[h], scores[i].s[2 + h]));
+      for (u32 i = 0; i < kKeySteps; ++i) most = fmaxf(most, fmaxf(scores[i].s[h], scores[i].s[2 + h]));
 #pragma unroll
-      for (u32 step = 4; step < kWarpSize; step *= 2) page = fmaxf(page, __shfl_xor_sync(~0u, page, step));
-      const float grown = fmaxf(largest[h], page);
+      for (u32 step = 4; step < kWarpSize; step *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+      const float grown = fmaxf(largest[h], most);
       const float shrink = exp2_fast(largest[h] - grown);
       largest[h] = grown;
       denominator[h] *= shrink;

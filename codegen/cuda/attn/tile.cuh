@@ -6,60 +6,22 @@
 // order of dims in a score and of keys in a span are chosen so that a unit is the B fragments of two steps, and so that
 // the scores of two key tiles are the A fragment of one step over keys.
 #pragma once
-#include "epilogue/cache.cuh"
+#include "attn/span.cuh"
 #include "ptx/math.cuh"
-#include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
-constexpr u32 kUnit = 8;  // elements of 16 bytes
-// Keys attended at once: half a page, so that scores, outputs and queries of 32 rows fit in registers.
-constexpr u32 kSpanKeys = kPageTokens / 2;
-
-// A page of one head's keys and values. Units of odd rows are swapped in fours, so that the eight lanes that read at a
-// time (two rows, four units) meet all banks.
+// A page of one head's keys and values.
 template <u32 kHeadDim>
 struct SharedPage {
   alignas(16) bf16 keys[kPageTokens * kHeadDim];
   alignas(16) bf16 values[kHeadDim * kPageTokens];
 
-  template <u32 kRow>
-  __device__ __forceinline__ static u32 place(u32 row, u32 unit) {
-    return row * kRow + (kRow >= 8 * kUnit ? unit ^ row % 2 * 4 : unit) * kUnit;
-  }
-
   // Starts the copy of a page by the block's kThreads threads.
   template <u32 kThreads>
   __device__ __forceinline__ void fetch(const bf16* page_keys, const bf16* page_values) {
-    fetch_rows<kThreads, kHeadDim>(keys, page_keys);
-    fetch_rows<kThreads, kPageTokens>(values, page_values);
-  }
-
- private:
-  template <u32 kThreads, u32 kRow>
-  __device__ __forceinline__ static void fetch_rows(bf16* shared, const bf16* global) {
-    constexpr u32 kUnits = kPageTokens * kHeadDim / kUnit, kRowUnits = kRow / kUnit;
-    static_assert(kUnits % kThreads == 0, "every thread copies as many units");
-#pragma unroll
-    for (u32 i = 0; i < kUnits / kThreads; ++i) {
-      const u32 unit = i * kThreads + threadIdx.x;
-      copy_async(shared + place<kRow>(unit / kRowUnits, unit % kRowUnits), global + unit * kUnit, true);
-    }
-  }
-};
-
-// A lane's share of a row of kRow elements: words 2j and 2j + 1 belong to step j.
-template <u32 kRow>
-struct LaneRow {
-  static constexpr u32 kWords = kRow / 8;
-  u32 words[kWords];
-
-  template <class Address>
-  __device__ __forceinline__ void load(Address address) {
-#pragma unroll
-    for (u32 i = 0; i < kWords / 4; ++i) {
-      const uint4 v = *reinterpret_cast<const uint4*>(address(4 * i + lane_id() % 4));
-      words[4 * i] = v.x, words[4 * i + 1] = v.y, words[4 * i + 2] = v.z, words[4 * i + 3] = v.w;
-    }
+    const auto copy = [](bf16* shared, const bf16* global) { copy_async(shared, global, true); };
+    fetch_rows<kThreads, kPageTokens, kHeadDim, kHeadDim>(keys, page_keys, threadIdx.x, copy);
+    fetch_rows<kThreads, kHeadDim, kPageTokens, kPageTokens>(values, page_values, threadIdx.x, copy);
   }
 };
 
@@ -129,7 +91,7 @@ struct TileAttended {
 #pragma unroll
       for (u32 e = 0; e < 2; ++e) {
         const u32 row = span * kSpanKeys + key_of(i, e, lane_id() / 4);
-        keys[e].load([&](u32 unit) { return page.keys + Page::template place<kHeadDim>(row, unit); });
+        keys[e].load([&](u32 unit) { return page.keys + unit_place<kHeadDim>(row, unit); });
 #pragma unroll
         for (u32 m = 0; m < kRowTiles; ++m) scores[m][2 * i + e] = {};
       }
@@ -175,7 +137,7 @@ struct TileAttended {
       for (u32 e = 0; e < 2; ++e) {
         const u32 row = (d + e) * 8 + lane_id() / 4;
         values[e].load([&](u32 unit) {
-          return page.values + Page::template place<kPageTokens>(row, span * (kSpanKeys / kUnit) + unit);
+          return page.values + unit_place<kPageTokens>(row, span * (kSpanKeys / kUnit) + unit);
         });
       }
 #pragma unroll

@@ -4,16 +4,20 @@
 //
 // Of all tokens of the step, or of those that no tile takes (attention_tile.cu).
 // A block attends one token and one key/value head with its group of query heads, over one of gridDim.y splits of
-// the pages; a warp takes every kWarps-th page. Short sequences use fewer splits: the rest leave at once. The last
-// block of a head to finish joins the parts, in split order, so the result does not depend on timing.
+// the spans (half pages); a warp takes every kWarps-th of them, through a ring of its own in shared memory. Short
+// sequences use fewer splits: the rest leave at once. The last block of a head to finish joins the parts, in split
+// order, so the result does not depend on timing.
 //
-// Launch: 8 x key splits x tokens blocks of 128 threads, 8464 bytes of shared memory, at most 255 registers.
+// For a token, a key/value head and a span it computes 2 x 32 x 8 x head_dim multiplications and reads
+// 2 x 32 x head_dim x 2 bytes.
+//
+// Launch: 8 x key splits x tokens blocks of 128 threads, 65536 bytes of shared memory, at most 168 registers.
 
 #include "ptx/types.cuh"
 
 namespace spec {
 constexpr u32 kThreads = 128;
-constexpr u32 kSharedBytes = 8464;
+constexpr u32 kSharedBytes = 65536;
 constexpr u32 kHeadDim = 64;
 constexpr u32 kQHeads = 64;
 constexpr u32 kKvHeads = 8;
@@ -21,6 +25,7 @@ constexpr u32 kGroup = 8;
 constexpr u32 kWindow = 0;
 constexpr float kScoreScale = 0.125f;
 constexpr u32 kMostSplits = 16;
+constexpr u32 kStages = 2;
 }  // namespace spec
 
 struct Attention {
@@ -52,62 +57,106 @@ static_assert(sizeof(Attention) == 96 && sizeof(Attention::queries) == 8 && size
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using HeadPart = Part<spec::kHeadDim>;
 using HeadAttended = Attended<spec::kHeadDim>;
-
 using HeadJoined = Joined<spec::kHeadDim, spec::kThreads>;
+using Span = SharedSpan<spec::kHeadDim>;
+constexpr u32 kPageSpans = kPageTokens / kSpanKeys;
+// Tokens whose blocks may be there before their inputs are. Later blocks come as others leave.
+constexpr u32 kEarlyTokens = 32;
 
-struct Shared {
-  HeadPart parts[kWarps];
-  u32 is_last;
+union Shared {
+  Span spans[kWarps][spec::kStages];
+  struct {
+    HeadPart parts[kWarps];
+    u32 is_last;
+  };
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(spec::kStages >= 2, "a span in use and one on its way");
 
-// The pages that a token at `position` sees, and how many blocks share them.
-struct Span {
-  u32 first_key, first_page, pages, splits;
+// The spans that a token at `position` sees, and how many blocks share them.
+struct Sight {
+  u32 first_key, first_span, spans, splits;
 
-  __device__ __forceinline__ explicit Span(u32 position) {
+  __device__ __forceinline__ explicit Sight(u32 position) {
     first_key = spec::kWindow != 0 && position >= spec::kWindow ? position - spec::kWindow + 1 : 0;
-    first_page = first_key / kPageTokens;
-    pages = position / kPageTokens - first_page + 1;
-    splits = min(gridDim.y, ceil_div(pages, kWarps));
+    first_span = first_key / kSpanKeys;
+    spans = position / kSpanKeys - first_span + 1;
+    splits = min(min(gridDim.y, spec::kMostSplits), ceil_div(spans, kWarps));
   }
 };
 
-// Where this block's head lies in the page that holds `page_start`.
-__device__ __forceinline__ u64 page_offset(const Attention& p, u32 slot, u32 page_start) {
-  const Cache cache{p.keys, p.values, p.page_table, p.table_stride};
-  const u64 page_head = static_cast<u64>(cache.page(slot, page_start)) * spec::kKvHeads + blockIdx.x;
-  return page_head * kPageTokens * spec::kHeadDim;
-}
+// A warp's share of the spans, and how far their copies are. Spans 2n and 2n + 1 of a sequence are the halves of its
+// n-th page.
+struct Share {
+  const Attention& p;
+  const u32* table;      // the sequence's pages
+  u32 first, end, step;  // the warp's spans are first, first + step, ... before end
+  u32 fetched = 0;       // how many of them are here or on their way
+  u32 page;              // of the next, looked up a round ahead
 
-// Brings a page of this block's head into L2, where every kernel's writes meet: it need not be complete yet.
-__device__ __forceinline__ void prefetch_page(const Attention& p, u64 offset) {
-  constexpr u32 kLine = 64;  // elements of 128 bytes
-  for (u32 line = lane_id(); line < spec::kHeadDim; line += kWarpSize) {
-    prefetch_line(p.keys + offset + line * kLine);
-    prefetch_line(p.values + offset + line * kLine);
+  __device__ __forceinline__ Share(const Attention& p, const Sight& sight, u32 slot)
+      : p(p),
+        table(p.page_table + slot * p.table_stride),
+        first(sight.first_span + blockIdx.y * kWarps + warp_id()),
+        end(sight.first_span + sight.spans),
+        step(sight.splits * kWarps) {
+    look_up();
   }
-}
 
-// `offset` is where the warp's first page lies.
-__device__ __forceinline__ void attend_share(HeadAttended& attended, const Attention& p, const Span& span, u32 token,
-                                             u32 slot, u32 position, u64 offset) {
-  const u32 kv_head = blockIdx.x;
-  const u32 g = lane_id() / 4, c = lane_id() % 4;
-  const u32 head = kv_head * spec::kGroup + min(g, spec::kGroup - 1);
-  u32 query[2 * HeadAttended::kSteps];
-  RowPair<2 * HeadAttended::kSteps>::load_row(
-      query, p.queries + (token * spec::kQHeads + head) * spec::kHeadDim + c * HeadAttended::kQuarter);
+  __device__ __forceinline__ u32 span(u32 i) const { return first + i * step; }
+  __device__ __forceinline__ bool has(u32 i) const { return span(i) < end; }
 
-  const u32 stride = span.splits * kWarps;
-  for (u32 i = blockIdx.y * kWarps + warp_id(); i < span.pages; i += stride) {
-    const u32 page_start = (span.first_page + i) * kPageTokens;
-    u64 next = 0;
-    if (i + stride < span.pages) prefetch_page(p, next = page_offset(p, slot, page_start + stride * kPageTokens));
-    attended.attend_page(p.keys + offset, p.values + offset, query,
-                         static_cast<i32>(span.first_key) - static_cast<i32>(page_start),
-                         static_cast<i32>(position - page_start), spec::kScoreScale * kLog2e);
-    offset = next;
+  // Brings the first span into L2, where every kernel's writes meet: it need not be complete yet.
+  __device__ __forceinline__ void prefetch() const {
+    if (!has(0)) return;
+    constexpr u32 kLine = 64;  // elements of 128 bytes
+    const bf16* keys = p.keys + page_offset() + key() * spec::kHeadDim;
+    const bf16* values = p.values + page_offset();
+    for (u32 line = lane_id(); line < spec::kHeadDim / 2; line += kWarpSize) prefetch_line(keys + line * kLine);
+    for (u32 row = lane_id(); row < spec::kHeadDim; row += kWarpSize) prefetch_line(values + row * kPageTokens);
+  }
+
+  // Starts the next copy, if there is one.
+  __device__ __forceinline__ void fetch(Span (&ring)[spec::kStages]) {
+    if (has(fetched)) {
+      ring[fetched % spec::kStages].fetch<spec::kWindow == 0>(p.keys + page_offset() + key() * spec::kHeadDim,
+                                                              p.values + page_offset() + key());
+      ++fetched;
+      look_up();
+    }
+    copy_commit();
+  }
+
+ private:
+  __device__ __forceinline__ void look_up() {
+    if (has(fetched)) page = table[span(fetched) / kPageSpans];
+  }
+
+  // Where this head begins in the next span's page.
+  __device__ __forceinline__ u64 page_offset() const {
+    return (static_cast<u64>(page) * spec::kKvHeads + blockIdx.x) * kPageTokens * spec::kHeadDim;
+  }
+
+  // The next span's first key within its page.
+  __device__ __forceinline__ u32 key() const { return span(fetched) % kPageSpans * kSpanKeys; }
+};
+
+__device__ __forceinline__ void attend_share(HeadAttended& attended, Share& share, const Sight& sight,
+                                             Span (&ring)[spec::kStages], u32 token, u32 position) {
+#pragma unroll
+  for (u32 i = 0; i + 1 < spec::kStages; ++i) share.fetch(ring);
+  const u32 head = blockIdx.x * spec::kGroup + min(lane_id() / 4, spec::kGroup - 1);
+  const bf16* row = share.p.queries + (token * spec::kQHeads + head) * spec::kHeadDim;
+  LaneRow<spec::kHeadDim> query;
+  query.load([&](u32 unit) { return row + unit * kUnit; });
+  for (u32 i = 0; share.has(i); ++i) {
+    share.fetch(ring);
+    copy_wait<spec::kStages - 1>();
+    __syncwarp();
+    const i32 start = static_cast<i32>(share.span(i) * kSpanKeys);
+    attended.attend(ring[i % spec::kStages], query, static_cast<i32>(sight.first_key) - start,
+                    static_cast<i32>(position) - start, spec::kScoreScale * kLog2e);
+    __syncwarp();
   }
   attended.finish();
 }
@@ -119,12 +168,10 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_full(const __g
   const u32 kv_head = blockIdx.x, split = blockIdx.y;
   const u32 token = p.alone ? p.alone[blockIdx.z] : blockIdx.z;
   const u32 position = p.positions[token], slot = p.slots[token];
-  const Span span(position);
-  const bool has_share = split < span.splits;
-  const u32 first_page = split * kWarps + warp_id();
-  u64 offset = 0;
-  if (has_share && first_page < span.pages)
-    prefetch_page(p, offset = page_offset(p, slot, (span.first_page + first_page) * kPageTokens));
+  const Sight sight(position);
+  const bool has_share = split < sight.splits;
+  Share share(p, sight, slot);
+  if (has_share && blockIdx.z < kEarlyTokens) share.prefetch();
   const u32 head = kv_head * spec::kGroup + min(HeadJoined::head(), spec::kGroup - 1);
   const float sink = bf16_to_float(p.sinks[head]);
   wait_for_inputs();
@@ -132,24 +179,25 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) attn_full(const __g
   if (!has_share) return;
 
   HeadAttended attended;
-  attend_share(attended, p, span, token, slot, position, offset);
+  attend_share(attended, share, sight, shared.spans[warp_id()], token, position);
+  __syncthreads();
   put_part(shared.parts[warp_id()], attended);
   __syncthreads();
 
   HeadJoined joined;
   joined.join<kWarps>(shared.parts, kWarps);
-  if (spec::kMostSplits > 1 && span.splits > 1) {
+  if (spec::kMostSplits > 1 && sight.splits > 1) {
     const u32 token_head = blockIdx.z * spec::kKvHeads + kv_head;
     HeadPart* parts = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
     joined.put(parts[split]);
     __syncthreads();
     if (threadIdx.x == 0) {
-      shared.is_last = arrive(&p.tickets[token_head]) == span.splits - 1;
+      shared.is_last = arrive(&p.tickets[token_head]) == sight.splits - 1;
       if (shared.is_last) p.tickets[token_head] = 0;
     }
     __syncthreads();
     if (!shared.is_last) return;
-    joined.join<spec::kMostSplits>(parts, span.splits);
+    joined.join<spec::kMostSplits>(parts, sight.splits);
   }
   if (HeadJoined::head() >= spec::kGroup) return;
   const float normalizer = joined.normalizer(sink);

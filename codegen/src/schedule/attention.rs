@@ -30,19 +30,23 @@ fn constants(spec: &ModelSpec, window: usize) -> Vec<Constant> {
 }
 
 fn by_token(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
-    const WARPS: usize = 4;
+    /// Spans of keys and values in use and on their way to a warp.
+    const STAGES: usize = 2;
+    // Three blocks a multiprocessor, and within the 99 KiB of a block where there is less shared memory.
+    let (warps, most_joined) = if spec.head_dim <= 64 { (4, MOST_KEY_SPLITS) } else { (2, 8) };
     let (splits, most_splits) =
-        if window == 0 { (Axis::KeySplits, MOST_KEY_SPLITS) } else { (ONE, 1) };
+        if window == 0 { (Axis::KeySplits, most_joined) } else { (ONE, 1) };
     let mut constants = constants(spec, window);
-    constants.extend(u32s(&[("kMostSplits", most_splits)]));
+    constants.extend(u32s(&[("kMostSplits", most_splits), ("kStages", STAGES)]));
+    let parts = footprint::attention_parts(warps, spec.head_dim) + 16;
     Draft {
         name: name.into(),
         body: "attention.cu",
         params: &["Attention"],
         grid: [Axis::Fixed(spec.kv_heads as u32), splits, Axis::Tokens],
-        threads: WARPS * 32,
-        shared_bytes: footprint::attention_parts(WARPS, spec.head_dim) + 16,
-        blocks_per_sm: 2,
+        threads: warps * 32,
+        shared_bytes: parts.max(footprint::spans(warps, STAGES, spec.head_dim)),
+        blocks_per_sm: 3,
         constants,
     }
     .plan()

@@ -115,6 +115,12 @@ pub(super) fn attention_parts(warps: usize, head_dim: usize) -> usize {
     warps * COLUMN_HEADS * (2 + head_dim) * 4
 }
 
+/// Rings of `SharedSpan`s of `attn/attend.cuh`, one a warp.
+pub(super) fn spans(warps: usize, stages: usize, head_dim: usize) -> usize {
+    const SPAN_KEYS: usize = 32;
+    warps * stages * 2 * SPAN_KEYS * head_dim * 2
+}
+
 /// A ring of `SharedPage`s of `attn/tile.cuh`.
 pub(super) fn pages(stages: usize, head_dim: usize) -> usize {
     const PAGE_TOKENS: usize = 64;

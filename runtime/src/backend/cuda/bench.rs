@@ -82,7 +82,8 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Request`] if the limits do not hold the batch; device errors.
     pub fn time_decode(&mut self, batch: usize, context: usize) -> Result<DecodeTimes> {
-        let last = context + STEPS * (REPEATS + 2);
+        let first = context.saturating_sub(STEPS / 2);
+        let last = first + STEPS;
         let pages = last.div_ceil(PAGE_TOKENS);
         if batch > self.limits.max_sequences || batch * pages > self.limits.pages {
             return Err(Error::Request(format!(
@@ -95,15 +96,16 @@ impl CudaBackend {
         self.fill_cache()?;
         let tables: Vec<Vec<u32>> =
             (0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect();
-        let distinct_experts = self.start(&tables, context)?;
-        let mut next = context + 1;
-        self.steps(&tables, &mut next)?;
+        self.start(&tables, first)?;
+        self.steps(&tables, first)?;
         let mut times = Vec::new();
         for _ in 0..REPEATS {
             let begin = Instant::now();
-            self.steps(&tables, &mut next)?;
+            self.steps(&tables, first)?;
             times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
         }
+        // Phases have the positions and routes that this step leaves.
+        let distinct_experts = self.start(&tables, context.saturating_sub(1))?;
         let shape = StepShape { tokens: batch, keys: context, distinct_experts };
         let bytes = self.pass.model.step_bytes(&shape);
         Ok(DecodeTimes {
@@ -130,15 +132,15 @@ impl CudaBackend {
         Ok(distinct(&output, self.pass.model.spec.experts))
     }
 
-    fn steps(&mut self, tables: &[Vec<u32>], next: &mut usize) -> Result<()> {
+    /// Steps of the sequences' positions from `first` on.
+    fn steps(&mut self, tables: &[Vec<u32>], first: usize) -> Result<()> {
         for i in 0..STEPS {
             let sequences: Vec<Sequence<'_>> = tables
                 .iter()
                 .enumerate()
-                .map(|(slot, pages)| drawing(slot, *next, Input::Sampled, pages))
+                .map(|(slot, pages)| drawing(slot, first + i, Input::Sampled, pages))
                 .collect();
             self.submit(&Step { sequences: &sequences, taps: false })?;
-            *next += 1;
             if i > 0 {
                 self.collect()?;
             }

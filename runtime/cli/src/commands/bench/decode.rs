@@ -41,7 +41,6 @@ pub(super) struct Decode {
 
 impl Decode {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        const ROOM: usize = 1024;
         self.svg.as_deref().map_or(Ok(()), output::check)?;
         let pairs: Vec<(usize, usize)> = self
             .batch
@@ -49,7 +48,7 @@ impl Decode {
             .flat_map(|&batch| self.context.iter().map(move |&context| (batch, context)))
             .collect();
         let pages =
-            |&(batch, context): &(usize, usize)| batch * (context + ROOM).div_ceil(PAGE_TOKENS);
+            |&(batch, context): &(usize, usize)| batch * (context + PAGE_TOKENS).div_ceil(PAGE_TOKENS);
         let batch = self.batch.iter().copied().max().unwrap_or(1);
         let limits = Limits {
             max_sequences: batch,
