@@ -16,12 +16,12 @@ struct SharedSpan {
   alignas(16) bf16 keys[kSpanKeys * kHeadDim];
   alignas(16) bf16 values[kHeadDim * kSpanKeys];
 
-  // `kWholePage`: the other half is soon read too, so that L2 may fetch both at once.
+  // `kWholePage`: another warp reads the other half, with which a row of values shares its lines.
   template <bool kWholePage>
   __device__ __forceinline__ void fetch(const bf16* span_keys, const bf16* span_values) {
     const auto copy = [](bf16* shared, const bf16* global) {
       if constexpr (kWholePage) {
-        copy_stream(shared, global);
+        copy_of_line(shared, global);
       } else {
         copy_async(shared, global, true);
       }

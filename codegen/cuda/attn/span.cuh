@@ -25,8 +25,9 @@ __device__ __forceinline__ void fetch_rows(bf16* shared, const bf16* global, u32
   static_assert(kUnits % kThreads == 0, "every thread copies as many units");
 #pragma unroll
   for (u32 i = 0; i < kUnits / kThreads; ++i) {
-    const u32 row = (i * kThreads + thread) / kRowUnits, unit = (i * kThreads + thread) % kRowUnits;
-    copy(shared + unit_place<kRow>(row, unit), global + row * kStride + unit * kUnit);
+    const u32 index = i * kThreads + thread, row = index / kRowUnits, unit = index % kRowUnits;
+    const u32 from = kStride == kRow ? index * kUnit : row * kStride + unit * kUnit;
+    copy(shared + unit_place<kRow>(row, unit), global + from);
   }
 }
 

@@ -49,6 +49,12 @@ __device__ __forceinline__ void copy_stream(void* shared, const void* global) {
                : "memory");
 }
 
+// 16 bytes from global to shared memory, of a 128-byte line of which others want the rest: L2 fetches it whole.
+__device__ __forceinline__ void copy_of_line(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+               : "memory");
+}
+
 // Fetches a 128-byte line into L2, where every kernel's writes meet: safe before the inputs are complete.
 __device__ __forceinline__ void prefetch_line(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));

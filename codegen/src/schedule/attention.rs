@@ -34,8 +34,7 @@ fn by_token(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
     const STAGES: usize = 2;
     // Three blocks a multiprocessor, and within the 99 KiB of a block where there is less shared memory.
     let (warps, most_joined) = if spec.head_dim <= 64 { (4, MOST_KEY_SPLITS) } else { (2, 8) };
-    let (splits, most_splits) =
-        if window == 0 { (Axis::KeySplits, most_joined) } else { (ONE, 1) };
+    let (splits, most_splits) = if window == 0 { (Axis::KeySplits, most_joined) } else { (ONE, 1) };
     let mut constants = constants(spec, window);
     constants.extend(u32s(&[("kMostSplits", most_splits), ("kStages", STAGES)]));
     let parts = footprint::attention_parts(warps, spec.head_dim) + 16;

@@ -76,8 +76,9 @@ const STEPS: usize = 32;
 const REPEATS: usize = 9;
 
 impl CudaBackend {
-    /// Times decode steps of `batch` sequences that each see about `context` keys. The cache holds random keys and
-    /// values, tokens are drawn at temperature 1, so routing is as diverse as the weights make it.
+    /// Times decode steps of `batch` sequences that each see `context` keys: steps half of which see fewer, half more,
+    /// and phases with just as many. The cache holds random keys and values, tokens are drawn at temperature 1, so
+    /// routing is as diverse as the weights make it.
     ///
     /// # Errors
     /// [`Error::Request`] if the limits do not hold the batch; device errors.

@@ -47,8 +47,9 @@ impl Decode {
             .iter()
             .flat_map(|&batch| self.context.iter().map(move |&context| (batch, context)))
             .collect();
-        let pages =
-            |&(batch, context): &(usize, usize)| batch * (context + PAGE_TOKENS).div_ceil(PAGE_TOKENS);
+        let pages = |&(batch, context): &(usize, usize)| {
+            batch * (context + PAGE_TOKENS).div_ceil(PAGE_TOKENS)
+        };
         let batch = self.batch.iter().copied().max().unwrap_or(1);
         let limits = Limits {
             max_sequences: batch,
