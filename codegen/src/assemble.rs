@@ -24,18 +24,21 @@ pub fn assemble(spec: ModelSpec) -> Model {
         target: Target::Hopper,
         ..large_schedule(&named, &suffixes, max_tokens)
     };
-    let batch = Suffixes::all(large::BATCH);
+    let batch = Suffixes::all(large::BATCH, false);
+    let by_warpgroups = Suffixes::all(wgmma::SUFFIX, true);
     if wgmma::fits(&spec) {
         schedules.push(hopper(large::BATCH_UNEMBED_ROWS, batch));
-        schedules.push(hopper(BATCH_TOKENS, Suffixes { unembed: wgmma::SUFFIX, ..batch }));
+        let unembed = by_warpgroups.unembed;
+        schedules
+            .push(hopper(BATCH_TOKENS, Suffixes { unembed, unembed_tile_order: true, ..batch }));
         schedules.extend(wgmma::PROMPTS.iter().map(|prompts| {
             let [qkv, attn_out] = prompts.suffixes();
-            hopper(prompts.max_tokens, Suffixes { qkv, attn_out, ..Suffixes::all(wgmma::SUFFIX) })
+            hopper(prompts.max_tokens, Suffixes { qkv, attn_out, ..by_warpgroups })
         }));
     } else {
         schedules.push(hopper(BATCH_TOKENS, batch));
     }
-    schedules.push(large_schedule(&named, &Suffixes::all("prefill"), usize::MAX));
+    schedules.push(large_schedule(&named, &Suffixes::all(large::PREFILL, false), usize::MAX));
     Model {
         spec,
         graph,
@@ -107,23 +110,32 @@ fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
     }
 }
 
-/// What names of a large schedule's kernels end in.
+/// What names of a large schedule's kernels end in, and which of them read rows in tile order.
 #[derive(Clone, Copy)]
 struct Suffixes {
     qkv: &'static str,
     attn_out: &'static str,
     unembed: &'static str,
     others: &'static str,
+    tile_order: bool,
+    unembed_tile_order: bool,
 }
 
 impl Suffixes {
-    fn all(suffix: &'static str) -> Suffixes {
-        Suffixes { qkv: suffix, attn_out: suffix, unembed: suffix, others: suffix }
+    fn all(suffix: &'static str, tile_order: bool) -> Suffixes {
+        Suffixes {
+            qkv: suffix,
+            attn_out: suffix,
+            unembed: suffix,
+            others: suffix,
+            tile_order,
+            unembed_tile_order: tile_order,
+        }
     }
 }
 
 fn large_schedule(named: &Named<'_>, suffixes: &Suffixes, max_tokens: usize) -> Schedule {
-    let Suffixes { qkv, attn_out, unembed, others } = suffixes;
+    let Suffixes { qkv, attn_out, unembed, others, .. } = suffixes;
     Schedule {
         max_tokens,
         target: Target::Any,
@@ -135,7 +147,7 @@ fn large_schedule(named: &Named<'_>, suffixes: &Suffixes, max_tokens: usize) -> 
         expert_up: named.kernel(&format!("moe_up_swiglu_{others}")),
         expert_down: named.kernel(&format!("moe_down_{others}")),
         large: Some(LargeStep {
-            tile_order: *others == wgmma::SUFFIX,
+            tile_order: suffixes.tile_order,
             attention: [named.kernel("attn_sliding_tile"), named.kernel("attn_full_tile")],
             router: named.kernel(&format!("router_{others}")),
             choose: named.kernel("moe_choose"),
@@ -143,7 +155,7 @@ fn large_schedule(named: &Named<'_>, suffixes: &Suffixes, max_tokens: usize) -> 
             combine: named.kernel("moe_combine_rmsnorm"),
         }),
         unembed: named.kernel(&format!("unembed_{unembed}")),
-        unembed_tile_order: *unembed == wgmma::SUFFIX,
+        unembed_tile_order: suffixes.unembed_tile_order,
         sample: named.kernel("sample"),
     }
 }

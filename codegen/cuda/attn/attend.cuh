@@ -16,11 +16,11 @@ struct SharedSpan {
   alignas(16) bf16 keys[kSpanKeys * kHeadDim];
   alignas(16) bf16 values[kHeadDim * kSpanKeys];
 
-  // `kWholePage`: another warp reads the other half, with which a row of values shares its lines.
-  template <bool kWholePage>
+  // `kLinesShared`: another warp reads the page's other half, with which a row of values shares its lines.
+  template <bool kLinesShared>
   __device__ __forceinline__ void fetch(const bf16* span_keys, const bf16* span_values) {
     const auto copy = [](bf16* shared, const bf16* global) {
-      if constexpr (kWholePage) {
+      if constexpr (kLinesShared) {
         copy_of_line(shared, global);
       } else {
         copy_async(shared, global, true);
@@ -80,7 +80,7 @@ struct Attended {
     }
   }
 
-  // Sums the lanes' shares of the denominators; called once, after the last page.
+  // Sums the lanes' shares of the denominators; called once, after the last span.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (u32 h = 0; h < 2; ++h) {

@@ -33,10 +33,10 @@ static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too lit
 static_assert(spec::kStages >= 2, "a span in use and one on its way");
 
 // The spans that a token at `position` sees, and how many blocks share them.
-struct Sight {
+struct Seen {
   u32 first_key, first_span, spans, splits;
 
-  __device__ __forceinline__ explicit Sight(u32 position) {
+  __device__ __forceinline__ explicit Seen(u32 position) {
     first_key = spec::kWindow != 0 && position >= spec::kWindow ? position - spec::kWindow + 1 : 0;
     first_span = first_key / kSpanKeys;
     spans = position / kSpanKeys - first_span + 1;
@@ -53,12 +53,12 @@ struct Share {
   u32 fetched = 0;       // how many of them are here or on their way
   u32 page;              // of the next, looked up a round ahead
 
-  __device__ __forceinline__ Share(const Attention& p, const Sight& sight, u32 slot)
+  __device__ __forceinline__ Share(const Attention& p, const Seen& seen, u32 slot)
       : p(p),
         table(p.page_table + slot * p.table_stride),
-        first(sight.first_span + blockIdx.y * kWarps + warp_id()),
-        end(sight.first_span + sight.spans),
-        step(sight.splits * kWarps) {
+        first(seen.first_span + blockIdx.y * kWarps + warp_id()),
+        end(seen.first_span + seen.spans),
+        step(seen.splits * kWarps) {
     look_up();
   }
 
@@ -100,7 +100,7 @@ struct Share {
   __device__ __forceinline__ u32 key() const { return span(fetched) % kPageSpans * kSpanKeys; }
 };
 
-__device__ __forceinline__ void attend_share(HeadAttended& attended, Share& share, const Sight& sight,
+__device__ __forceinline__ void attend_share(HeadAttended& attended, Share& share, const Seen& seen,
                                              Span (&ring)[spec::kStages], u32 token, u32 position) {
 #pragma unroll
   for (u32 i = 0; i + 1 < spec::kStages; ++i) share.fetch(ring);
@@ -113,7 +113,7 @@ __device__ __forceinline__ void attend_share(HeadAttended& attended, Share& shar
     copy_wait<spec::kStages - 1>();
     __syncwarp();
     const i32 start = static_cast<i32>(share.span(i) * kSpanKeys);
-    attended.attend(ring[i % spec::kStages], query, static_cast<i32>(sight.first_key) - start,
+    attended.attend(ring[i % spec::kStages], query, static_cast<i32>(seen.first_key) - start,
                     static_cast<i32>(position) - start, spec::kScoreScale * kLog2e);
     __syncwarp();
   }
@@ -127,9 +127,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   const u32 kv_head = blockIdx.x, split = blockIdx.y;
   const u32 token = p.alone ? p.alone[blockIdx.z] : blockIdx.z;
   const u32 position = p.positions[token], slot = p.slots[token];
-  const Sight sight(position);
-  const bool has_share = split < sight.splits;
-  Share share(p, sight, slot);
+  const Seen seen(position);
+  const bool has_share = split < seen.splits;
+  Share share(p, seen, slot);
   if (has_share && blockIdx.z < kEarlyTokens) share.prefetch();
   const u32 head = kv_head * spec::kGroup + min(HeadJoined::head(), spec::kGroup - 1);
   const float sink = bf16_to_float(p.sinks[head]);
@@ -138,25 +138,25 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   if (!has_share) return;
 
   HeadAttended attended;
-  attend_share(attended, share, sight, shared.spans[warp_id()], token, position);
+  attend_share(attended, share, seen, shared.spans[warp_id()], token, position);
   __syncthreads();
   put_part(shared.parts[warp_id()], attended);
   __syncthreads();
 
   HeadJoined joined;
   joined.join<kWarps>(shared.parts, kWarps);
-  if (spec::kMostSplits > 1 && sight.splits > 1) {
+  if (spec::kMostSplits > 1 && seen.splits > 1) {
     const u32 token_head = blockIdx.z * spec::kKvHeads + kv_head;
     HeadPart* parts = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
     joined.put(parts[split]);
     __syncthreads();
     if (threadIdx.x == 0) {
-      shared.is_last = arrive(&p.tickets[token_head]) == sight.splits - 1;
+      shared.is_last = arrive(&p.tickets[token_head]) == seen.splits - 1;
       if (shared.is_last) p.tickets[token_head] = 0;
     }
     __syncthreads();
     if (!shared.is_last) return;
-    joined.join<spec::kMostSplits>(parts, sight.splits);
+    joined.join<spec::kMostSplits>(parts, seen.splits);
   }
   if (HeadJoined::head() >= spec::kGroup) return;
   const float normalizer = joined.normalizer(sink);

@@ -153,9 +153,10 @@ pub struct Schedule {
     pub expert_down: Kernel<params::ExpertDown>,
     /// What large steps run beside these; small ones do it inside them.
     pub large: Option<LargeStep>,
-    /// Unembedding of the normed rows whose logits are wanted; the schedule is that of a step of as many tokens.
+    /// Unembedding of the normed rows whose logits are wanted. A step takes it from the schedule for as many tokens as it
+    /// wants rows, which may be another than its own.
     pub unembed: Kernel<params::Unembed>,
-    /// Whether it reads them in tile order.
+    /// Whether the unembedding reads its rows in tile order, whatever [`LargeStep::tile_order`] says.
     pub unembed_tile_order: bool,
     /// Draws each sequence's next token.
     pub sample: Kernel<params::Sample>,

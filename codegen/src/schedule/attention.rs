@@ -32,7 +32,8 @@ fn constants(spec: &ModelSpec, window: usize) -> Vec<Constant> {
 fn by_token(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
     /// Spans of keys and values in use and on their way to a warp.
     const STAGES: usize = 2;
-    // Three blocks a multiprocessor, and within the 99 KiB of a block where there is less shared memory.
+    // Three blocks a multiprocessor on Hopper, and within the 99 KiB of a block elsewhere. Spans of 128 dims are twice as
+    // large, so half the warps; and a thread joins eight of their parts at once, or registers end.
     let (warps, most_joined) = if spec.head_dim <= 64 { (4, MOST_KEY_SPLITS) } else { (2, 8) };
     let (splits, most_splits) = if window == 0 { (Axis::KeySplits, most_joined) } else { (ONE, 1) };
     let mut constants = constants(spec, window);

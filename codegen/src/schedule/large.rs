@@ -47,13 +47,15 @@ const MOST_CLUSTER: usize = 8;
 
 /// What names of the batch schedule's kernels end in.
 pub const BATCH: &str = "batch";
+/// What names of the portable schedule's kernels end in.
+pub const PREFILL: &str = "prefill";
 /// Rows that the batch schedule's unembedding reads all weights for once.
 pub const BATCH_UNEMBED_ROWS: usize = DEEP.tokens;
 
 /// How large steps run.
 struct Large {
     /// What kernel names end in.
-    suffix: String,
+    suffix: &'static str,
     dense: Blocks,
     experts: Blocks,
     /// Whether a dense product of few rows has its sum split over clusters, to have enough blocks.
@@ -64,7 +66,7 @@ struct Large {
 /// devices than Hopper.
 pub(super) fn batch(spec: &ModelSpec) -> Vec<KernelPlan> {
     let batch = Large {
-        suffix: BATCH.into(),
+        suffix: BATCH,
         dense: DEEP,
         // Most experts have few slots: narrow tiles leave room for three blocks, which hide each other's latency.
         experts: Blocks { tokens: 24, warps: 8, stage_tiles: 3, stages: 3, per_sm: 3 },
@@ -86,7 +88,7 @@ const DEEP: Blocks = Blocks { tokens: 64, warps: 8, stage_tiles: 1, stages: 4, p
 /// The shapes that do for any number of tokens on any device: their rings fit into 99 KiB.
 fn portable() -> Large {
     let blocks = Blocks { stages: 3, ..DEEP };
-    Large { suffix: "prefill".into(), dense: blocks, experts: blocks, splits: false }
+    Large { suffix: PREFILL, dense: blocks, experts: blocks, splits: false }
 }
 
 impl Large {
@@ -111,7 +113,7 @@ impl Large {
                 u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]),
             ),
             self.router(spec, false),
-            group(spec, &self.suffix, self.experts.tokens),
+            group(spec, self.suffix, self.experts.tokens),
             self.grouped(
                 spec,
                 "moe_up_swiglu",
@@ -230,8 +232,8 @@ impl Large {
 }
 
 /// The router for rows in tile order.
-pub(super) fn router_in_tile_order(spec: &ModelSpec, suffix: &str) -> KernelPlan {
-    let large = Large { suffix: suffix.into(), dense: DEEP, splits: true, ..portable() };
+pub(super) fn router_in_tile_order(spec: &ModelSpec, suffix: &'static str) -> KernelPlan {
+    let large = Large { suffix, dense: DEEP, splits: true, ..portable() };
     let mut plan = large.router(spec, true);
     plan.target = Target::Hopper;
     plan

@@ -12,8 +12,8 @@ use ossmith_plan::{Axis, Grid, KernelInfo, MOST_SMALL_TOKENS, ModelSpec, SWIGLU_
 /// Token counts up to which the decode schedules run.
 pub const DECODE_TOKENS: [usize; 2] = [1, MOST_SMALL_TOKENS];
 
-/// Tokens up to which the batch schedule runs on Hopper, beyond those of the decode schedules. Above, and elsewhere,
-/// schedules for any number of tokens do.
+/// Tokens up to which the batch schedule runs on Hopper, beyond those of the decode schedules. Above, those of prompts do
+/// ([`wgmma::PROMPTS`], where sums are made of whole tiles); elsewhere, one for any number of tokens.
 pub const BATCH_TOKENS: usize = 192;
 
 /// Registers of a quarter of a multiprocessor.

@@ -17,6 +17,8 @@ pub struct Prompts {
 /// What a block has of a product.
 #[derive(Clone, Copy)]
 struct Tiles {
+    /// What names of attention's products end in.
+    suffix: &'static str,
     /// Tokens, or an expert's slots.
     tokens: usize,
     /// k tiles of all of them on their way or in use.
@@ -24,10 +26,10 @@ struct Tiles {
     blocks_per_sm: usize,
 }
 
-const NARROW: Tiles = Tiles { tokens: 64, stages: 4, blocks_per_sm: 2 };
-const MIDDLE: Tiles = Tiles { tokens: 128, stages: 3, blocks_per_sm: 2 };
-const WIDE: Tiles = Tiles { tokens: 256, stages: 4, blocks_per_sm: 1 };
-const EXPERTS: Tiles = Tiles { tokens: 128, stages: 5, blocks_per_sm: 2 };
+const NARROW: Tiles = Tiles { suffix: "wgmma64", tokens: 64, stages: 4, blocks_per_sm: 2 };
+const MIDDLE: Tiles = Tiles { suffix: "wgmma128", tokens: 128, stages: 3, blocks_per_sm: 2 };
+const WIDE: Tiles = Tiles { suffix: "wgmma256", tokens: 256, stages: 4, blocks_per_sm: 1 };
+const EXPERTS: Tiles = Tiles { suffix: SUFFIX, tokens: 128, stages: 5, blocks_per_sm: 2 };
 
 /// Short prompts, then any.
 pub const PROMPTS: [Prompts; 2] = [
@@ -35,7 +37,7 @@ pub const PROMPTS: [Prompts; 2] = [
     Prompts { max_tokens: usize::MAX, qkv: MIDDLE, attn_out: WIDE },
 ];
 
-/// What names of kernels for any number of tokens end in; those of dense products have their tiles' tokens behind it.
+/// What names of these kernels end in; those of attention's products have their tiles' tokens behind it.
 pub const SUFFIX: &str = "wgmma";
 
 /// Row tiles of one block, one a warp: two groups of four.
@@ -76,7 +78,7 @@ impl Prompts {
     /// What the names of its products of attention end in: before it, and after it.
     #[must_use]
     pub fn suffixes(&self) -> [&'static str; 2] {
-        [self.qkv, self.attn_out].map(|tiles| &*format!("{SUFFIX}{}", tiles.tokens).leak())
+        [self.qkv.suffix, self.attn_out.suffix]
     }
 
     fn kernels(&self, spec: &ModelSpec) -> [KernelPlan; 2] {

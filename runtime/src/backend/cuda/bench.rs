@@ -76,8 +76,8 @@ const STEPS: usize = 32;
 const REPEATS: usize = 9;
 
 impl CudaBackend {
-    /// Times decode steps of `batch` sequences that each see `context` keys: steps half of which see fewer, half more,
-    /// and phases with just as many. The cache holds random keys and values, tokens are drawn at temperature 1, so
+    /// Times decode steps of `batch` sequences that each see `context` keys: steps around that many (from none on
+    /// where `context` is below 16), and phases with just as many. The cache holds random keys and values, tokens are drawn at temperature 1, so
     /// routing is as diverse as the weights make it.
     ///
     /// # Errors
@@ -238,7 +238,7 @@ impl CudaBackend {
         if phase != LayerPhase::AttnOut {
             return self.pass.phase(phase, &self.inputs, layer, tokens);
         }
-        let elsewhere = self.pass.workspace.slot_out.ptr();
+        let elsewhere = self.pass.workspace.parts.ptr(); // attention writes them before it reads them
         self.pass.attn_out(self.pass.model.schedule(tokens), layer, tokens, elsewhere)
     }
 

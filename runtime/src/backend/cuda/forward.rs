@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ossmith_plan::params::{self, Ptr};
-use ossmith_plan::{Kernel, MOST_SMALL_TOKENS, Model, Schedule, Weight};
+use ossmith_plan::{MOST_SMALL_TOKENS, Model, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
@@ -136,21 +136,21 @@ impl Pass {
     /// Norms `count` residual rows, those that `rows` picks or all in order.
     fn norm(
         &self,
-        kernel: &Kernel<params::RmsNorm>,
+        schedule: &Schedule,
         scale: Ptr,
         rows: Ptr,
         count: usize,
-        tile_order: u32,
+        tile_order: bool,
     ) -> Result<()> {
         let params = params::RmsNorm {
             residual: self.workspace.residual.ptr(),
             rows,
             scale,
             normed: self.workspace.normed.ptr(),
-            tile_order,
+            tile_order: tile_order.into(),
             unused: 0,
         };
-        self.kernels.launch(&self.stream, kernel, self.extent(count), &params)
+        self.kernels.launch(&self.stream, &schedule.rmsnorm, self.extent(count), &params)
     }
 
     /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
@@ -181,7 +181,7 @@ impl Pass {
     ) -> Result<()> {
         // In later layers of a large step whoever wrote the residual has normed it.
         if !schedule.is_small() && layer == 0 {
-            self.norm(&schedule.rmsnorm, self.attn_norm(layer), 0, tokens, tile_order(schedule))?;
+            self.norm(schedule, self.attn_norm(layer), 0, tokens, in_tile_order(schedule))?;
         }
         let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
         let (keys, values, page_table) = self.cache.layer(layer);
@@ -232,7 +232,7 @@ impl Pass {
             parts: self.workspace.parts.ptr(),
             tickets: self.workspace.tickets.ptr(),
             table_stride: self.cache.stride() as u32,
-            tile_order: tile_order(schedule),
+            tile_order: in_tile_order(schedule).into(),
         };
         let kernel = schedule.attention_of(kind);
         self.kernels.launch(&self.stream, kernel, self.extent(alone_count), &params)
@@ -326,8 +326,8 @@ impl Pass {
         let mut rows = picked;
         if squares == 0 || !schedule.is_small() {
             let final_norm = self.attn_norm(self.model.spec.layers.len());
-            let tile_order = u32::from(schedule.unembed_tile_order);
-            self.norm(&schedule.rmsnorm, final_norm, picked, count, tile_order)?;
+            // The last combination has normed every row; the head's are picked, in the order that its product reads.
+            self.norm(schedule, final_norm, picked, count, schedule.unembed_tile_order)?;
             (input, squares, rows) = (workspace.normed.ptr(), 0, 0);
         }
         let params = params::Unembed {
@@ -361,7 +361,7 @@ impl Pass {
     }
 }
 
-/// Whether the rows that this schedule's products read are in tile order, as kernels are told it.
-fn tile_order(schedule: &Schedule) -> u32 {
-    schedule.large.is_some_and(|large| large.tile_order).into()
+/// Whether the rows that this schedule's products read are in tile order.
+fn in_tile_order(schedule: &Schedule) -> bool {
+    schedule.large.is_some_and(|large| large.tile_order)
 }

@@ -25,7 +25,7 @@ pub(super) struct Decode {
     /// Sequences; several are timed one after another.
     #[arg(long, default_value = "1", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 20))]
     batch: Vec<usize>,
-    /// Keys that each token sees.
+    /// Keys that each token sees: exactly in phases, on average in steps.
     #[arg(long, default_value = "1024", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 24))]
     context: Vec<usize>,
     /// CUDA device.

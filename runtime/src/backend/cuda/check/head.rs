@@ -15,7 +15,7 @@ pub(super) const HEAD_ROWS: usize = 300;
 const FEW_HEAD_ROWS: usize = 32;
 
 impl Bench {
-    /// The head over every token's row (as many as fit), and draws for the sampled rows.
+    /// The head over the first tokens' rows, [`HEAD_ROWS`] at most, and draws for the sampled rows.
     pub(super) fn check_head(&mut self, layout: &Layout, report: Report<'_>) -> Result<()> {
         let mut sequences = layout.sequences();
         for sequence in &mut sequences {
@@ -26,7 +26,7 @@ impl Bench {
         let step = Step { sequences: &sequences, taps: false };
         staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
         self.device.send(&staged.staging)?;
-        // The executor takes a second for many rows, which are rows wherever they come from.
+        // The executor takes a second for many rows, and positions do not matter to them: one start has many.
         let most = if layout.starts[0] == 0 { HEAD_ROWS } else { FEW_HEAD_ROWS };
         let rows = staged.staging.head_rows.min(most);
         let sampled = staged.staging.sampled.len();

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 use phases::Bench;
 
 /// Tokens of the steps that are checked: each schedule's fewest and most, and tiles that do not fill.
-const TOKENS: [usize; 11] = [1, 2, 7, 8, 9, 33, 65, 192, 193, 512, 1100];
+const TOKENS: [usize; 12] = [1, 2, 7, 8, 9, 64, 65, 192, 193, 512, 513, 1100];
 /// First positions of the steps that are checked.
 const STARTS: [usize; 3] = [0, 120, 4090];
 /// bf16 activations and outputs differ from the executor's fp32 by about 2e-3; a wrong element shows above this.
@@ -68,21 +68,21 @@ pub fn check(
     let backend = CudaBackend::new(model, weights.clone(), limits, ordinal, progress)?;
     let mut bench = Bench::new(backend, weights, seed)?;
     let mut lines = Lines::default();
-    let total = (TOKENS.len() * STARTS.len()) as u64;
-    let mut done = 0;
-    for start in
-        STARTS.into_iter().filter(|start| start + TOKENS[TOKENS.len() - 1] < model.spec.context)
-    {
-        for tokens in TOKENS {
-            let shape = format!("{tokens} tokens from position {start}");
-            bench.step(tokens, start, &mut |kernel, part, error| {
-                lines.add(kernel, part, &shape, error)
-            })?;
-            done += 1;
-            progress(Progress { stage: "check kernels", done, total });
-        }
+    let shapes = shapes(model.spec.context);
+    for (done, &(tokens, start)) in (1..).zip(&shapes) {
+        let shape = format!("{tokens} tokens from position {start}");
+        bench.step(tokens, start, &mut |kernel, part, error| {
+            lines.add(kernel, part, &shape, error)
+        })?;
+        progress(Progress { stage: "check kernels", done, total: shapes.len() as u64 });
     }
     Ok(lines.0.into_values().collect())
+}
+
+/// Tokens and first position of every step that is checked and that `context` holds: at least one.
+fn shapes(context: usize) -> Vec<(usize, usize)> {
+    let all = STARTS.into_iter().flat_map(|start| TOKENS.map(|tokens| (tokens, start)));
+    all.filter(|&(tokens, start)| start + tokens <= context).collect()
 }
 
 /// The same kernels over the first sliding and the first full layer alone.
@@ -138,4 +138,16 @@ fn relative_error(actual: &[f32], expected: &[f32]) -> Result<f64> {
     let size: f64 = expected.iter().map(|&e| square(f64::from(e))).sum();
     let error = (difference / size.max(1e-30)).sqrt();
     Ok(if error.is_finite() { error } else { f64::INFINITY })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_contexts_are_checked_too() {
+        assert_eq!(shapes(1), [(1, 0)]);
+        assert_eq!(shapes(130).last(), Some(&(9, 120)));
+        assert_eq!(shapes(131_072).len(), TOKENS.len() * STARTS.len());
+    }
 }

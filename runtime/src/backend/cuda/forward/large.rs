@@ -44,7 +44,7 @@ impl Pass {
         tokens: usize,
     ) -> Result<()> {
         let scale = self.weights.ptr(Weight::MoeNorm, layer);
-        self.norm(&schedule.rmsnorm, scale, 0, tokens, u32::from(large.tile_order))?;
+        self.norm(schedule, scale, 0, tokens, large.tile_order)?;
         let params = params::Router {
             input: self.workspace.normed.ptr(),
             weight: self.weights.ptr(Weight::Router, layer),
