@@ -48,6 +48,7 @@ impl Buffer {
         let buffer = Buffer { pointer, bytes, context: context.clone() };
         // SAFETY: the allocation has `bytes` bytes.
         unsafe { result::memset_d8_sync(pointer, 0, bytes) }
+            .and_then(|()| default_stream_is_done())
             .map_err(device_error("clear memory"))?;
         Ok(buffer)
     }
@@ -71,8 +72,9 @@ impl Buffer {
     /// Copies host data to `offset` bytes into the buffer and waits.
     pub(super) fn write<T: bytemuck::NoUninit>(&self, offset: usize, data: &[T]) -> Result<()> {
         self.check(offset, size_of_val(data))?;
-        // SAFETY: the range lies in this allocation, and the copy is synchronous.
+        // SAFETY: the range lies in this allocation, and `data` is no longer read when the copy returns.
         unsafe { result::memcpy_htod_sync(self.at(offset), data) }
+            .and_then(|()| default_stream_is_done())
             .map_err(device_error("copy to the device"))
     }
 
@@ -116,6 +118,14 @@ impl Buffer {
         };
         if fits { Ok(()) } else { Err(problem()) }
     }
+}
+
+/// Waits for what was done on the default stream. Clearing memory is asynchronous there, a copy from pageable memory
+/// returns when the driver has staged it (CUDA driver API, "API synchronization behavior"), and the backend's own stream
+/// waits for neither.
+fn default_stream_is_done() -> std::result::Result<(), DriverError> {
+    // SAFETY: null is the default stream, which always exists.
+    unsafe { result::stream::synchronize(std::ptr::null_mut()) }
 }
 
 /// Page-locked host memory of 32-bit words, from and to which the device copies while the host goes on.
