@@ -13,7 +13,7 @@ __device__ __forceinline__ ExpertTile load_tile(const ExpertTile* tile) {
   return {words.x, words.y, words.z, words.w};
 }
 
-// The lanes that have the same value, which is below 2^kBits. A vote a bit: `match.any` takes its lanes in turns.
+// The lanes that have the same value, which is below 2^kBits: a vote a bit.
 template <u32 kBits>
 __device__ __forceinline__ u32 lanes_with(u32 value) {
   u32 same = ~0u;

@@ -29,6 +29,8 @@ pub use batch::{Batch, Member, Row};
 pub use cache::{Cache, plan_memory};
 pub use executor::Executor;
 pub use isa::{Isa, OVERRIDE};
+#[cfg(feature = "cuda")]
+pub(super) use scalar::rms_norm;
 pub use values::Values;
 
 use crate::backend::{Backend, LayerTaps, Limits, LogitRows, Output, Step, validate};

@@ -56,7 +56,7 @@ fn mxfp4_product(rows: &Mxfp4Rows<'_>, row: usize, x: &[f32]) -> f32 {
 }
 
 /// `out = x · rsqrt(mean(x²) + eps) · scale`.
-pub(super) fn rms_norm(x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
+pub(in crate::backend) fn rms_norm(x: &[f32], scale: &[f32], eps: f32, out: &mut [f32]) {
     let mean_square = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
     let inverse = 1.0 / (mean_square + eps).sqrt();
     for ((out, x), scale) in out.iter_mut().zip(x).zip(scale) {

@@ -77,8 +77,8 @@ const REPEATS: usize = 9;
 
 impl CudaBackend {
     /// Times decode steps of `batch` sequences that each see `context` keys: steps around that many (from none on
-    /// where `context` is below 16), and phases with just as many. The cache holds random keys and values, tokens are drawn at temperature 1, so
-    /// routing is as diverse as the weights make it.
+    /// where `context` is below 16), and phases with just as many. The cache holds random keys and values, tokens are
+    /// drawn at temperature 1, so routing is as diverse as the weights make it.
     ///
     /// # Errors
     /// [`Error::Request`] if the limits do not hold the batch; device errors.

@@ -48,7 +48,7 @@ impl Buffer {
         let buffer = Buffer { pointer, bytes, context: context.clone() };
         // SAFETY: the allocation has `bytes` bytes.
         unsafe { result::memset_d8_sync(pointer, 0, bytes) }
-            .and_then(|()| default_stream_is_done())
+            .and_then(|()| wait_for_default_stream())
             .map_err(device_error("clear memory"))?;
         Ok(buffer)
     }
@@ -74,7 +74,7 @@ impl Buffer {
         self.check(offset, size_of_val(data))?;
         // SAFETY: the range lies in this allocation, and `data` is no longer read when the copy returns.
         unsafe { result::memcpy_htod_sync(self.at(offset), data) }
-            .and_then(|()| default_stream_is_done())
+            .and_then(|()| wait_for_default_stream())
             .map_err(device_error("copy to the device"))
     }
 
@@ -123,7 +123,7 @@ impl Buffer {
 /// Waits for what was done on the default stream. Clearing memory is asynchronous there, a copy from pageable memory
 /// returns when the driver has staged it (CUDA driver API, "API synchronization behavior"), and the backend's own stream
 /// waits for neither.
-fn default_stream_is_done() -> std::result::Result<(), DriverError> {
+fn wait_for_default_stream() -> std::result::Result<(), DriverError> {
     // SAFETY: null is the default stream, which always exists.
     unsafe { result::stream::synchronize(std::ptr::null_mut()) }
 }

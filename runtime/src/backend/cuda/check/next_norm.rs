@@ -10,6 +10,7 @@ use super::super::workspace::SQUARES_WIDTH;
 use super::device_values::{read_bf16, read_f32, read_rows, write_rows};
 use super::relative_error;
 use crate::Result;
+use crate::backend::cpu::rms_norm;
 
 /// Units of one logit (`kLogitOne` of `moe/logits.cuh`).
 const LOGIT_ONE: f64 = (1_u32 << 28) as f64;
@@ -30,14 +31,13 @@ fn scaled(residual: &[f32], scale: &[f32]) -> Vec<u16> {
         .collect()
 }
 
-/// Rows over their rms and times a norm's scale.
-fn rmsnorm(residual: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
-    let normed = |row: &[f32]| {
-        let mean = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
-        let inverse = 1.0 / (mean + eps).sqrt();
-        row.iter().zip(scale).map(|(x, s)| x * inverse * s).collect::<Vec<_>>()
-    };
-    residual.chunks(scale.len()).flat_map(normed).collect()
+/// Normed rows of a residual.
+fn rms_norm_rows(residual: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
+    let mut rows = vec![0.0; residual.len()];
+    for (out, row) in rows.chunks_mut(scale.len()).zip(residual.chunks(scale.len())) {
+        rms_norm(row, scale, eps, out);
+    }
+    rows
 }
 
 fn squares(residual: &[f32]) -> Vec<f32> {
@@ -58,7 +58,7 @@ fn scale_of(pass: &Pass, layer: usize, next: NextNorm) -> Result<Vec<f32>> {
 /// Writes what the norm of `layer` needs of a residual.
 pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
-    let normed = rmsnorm(residual, &scale, pass.model.spec.rms_eps);
+    let normed = rms_norm_rows(residual, &scale, pass.model.spec.rms_eps);
     write_rows(pass, &pass.workspace.normed, &normed, residual.len() / scale.len())?;
     pass.workspace.scaled.write(0, &scaled(residual, &scale))?;
     pass.workspace.attn_squares.write(0, &squares(residual))
@@ -69,7 +69,7 @@ pub(super) fn normed_error(pass: &Pass, tokens: usize, layer: usize) -> Result<f
     let elements = tokens * pass.model.spec.hidden;
     let residual = read_f32(&pass.workspace.residual, elements)?;
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
-    let expected = rmsnorm(&residual, &scale, pass.model.spec.rms_eps);
+    let expected = rms_norm_rows(&residual, &scale, pass.model.spec.rms_eps);
     relative_error(&read_rows(pass, &pass.workspace.normed, elements, tokens)?, &expected)
 }
 
