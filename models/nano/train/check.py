@@ -131,7 +131,7 @@ def check_sinks():
                 narrow(torch.einsum("hqk,qhd->khd", p, grad)))
     kernels = flash.forward_op, flash.backward_op
     flash.forward_op, flash.backward_op = forward_op, backward_op
-    nano = Nano(s, torch.ones(8, s.hidden), 8, 8, 1)
+    nano = Nano(s, [torch.ones(8, s.hidden)] * 2, 8, 8, 1)
     masks = nano.masks(doc, torch.arange(16).expand(2, -1), torch.float64)
     for window, mask in zip((6, -1), masks, strict=True):
         found = []
@@ -193,7 +193,7 @@ def main():
         nano = load_small(sys.argv[1])
     else:
         sizes = Sizes(layers=4, hidden=128, inter=64, heads=8)
-        codes = torch.from_numpy(tokens.codes(sizes.hidden))
+        codes = [torch.from_numpy(c) for c in tokens.codes(sizes.hidden)]
         nano = Nano(sizes, codes, tokens.full, tokens.written, VOCAB - tokens.written + 1)
         for p in nano.p.values():
             p.data += 0.2 * torch.randn_like(p)

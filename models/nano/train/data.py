@@ -1,6 +1,7 @@
 """Streams of packed rows for training: worker processes draw samples, encode them and fill rows of a fixed length."""
 
 import multiprocessing
+import queue
 import random
 
 import numpy as np
@@ -57,12 +58,12 @@ def rows(tokens, maker, length):
         yield row
 
 
-def work(queue, seed, batch, length):
+def work(batches, seed, batch, length):
     tokens = Tokens()
     maker = Maker(random.Random(seed), Words(tokens), gibberish=Gibberish(tokens))
     source = rows(tokens, maker, length)
     while True:
-        queue.put(np.stack([next(source) for _ in range(batch)], 1))
+        batches.put(np.stack([next(source) for _ in range(batch)], 1))
 
 
 class Stream:
@@ -79,7 +80,14 @@ class Stream:
 
     def next(self):
         self.turn += 1
-        return self.queues[self.turn % len(self.queues)].get()
+        i = self.turn % len(self.queues)
+        while True:
+            try:
+                return self.queues[i].get(timeout=20)
+            except queue.Empty:
+                if not self.processes[i].is_alive():
+                    self.close()
+                    raise RuntimeError(f"worker {i}, which makes samples, has ended; its error is above") from None
 
     def waiting(self):
         """Batches that lie ready: zero means that training waits for data."""

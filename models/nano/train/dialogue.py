@@ -12,23 +12,30 @@ import skills_chat as chat
 import skills_math as maths
 import skills_made as made
 import skills_memory as memory
+import skills_numbers as numbers
+import skills_requests as requests
 import skills_tools as tools
 import skills_words as words
 from turn import EFFORTS
 
 SKILLS = {  # name: (share of the training data, share of the evaluation)
-    "arithmetic": (11, 80), "larger": (10, 30), "story": (4, 10), "numbers": (6, 15), "follow_up": (3, 8),
-    "compare": (5, 20), "sort": (11, 25), "reverse": (6, 20), "count": (5, 20), "choose": (4, 10), "letters": (7, 20),
-    "capitals": (4, 15), "facts": (4, 10), "talk": (3, 5), "date": (3, 6), "memory": (11, 25), "cannot": (5, 12),
-    "unknown": (4, 8), "call": (60, 80), "result": (20, 30), "no_call": (6, 20), "form": (9, 35),
+    "arithmetic": (11, 80), "larger": (17, 40), "story": (5, 10), "numbers": (11, 30), "follow_up": (3, 8),
+    "compare": (6, 20), "sort": (15, 25), "reverse": (6, 20), "count": (6, 20), "choose": (4, 10), "letters": (14, 25),
+    "capitals": (4, 15), "facts": (5, 12), "talk": (4, 10), "date": (3, 8), "repeat": (3, 8), "memory": (11, 25), "cannot": (6, 15),
+    "unknown": (6, 12), "call": (78, 80), "result": (22, 30), "no_call": (6, 20), "form": (9, 35),
 }
-SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": maths.number_sense,
-          "compare": words.compare, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
+# Words of these come from the wide pool as well.
+OF_WORDS = ("compare", "sort", "reverse", "count", "choose", "letters")
+SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": numbers.number_sense,
+          "compare": words.compare, "sort": words.sort_words, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
           "letters": words.letters, "capitals": chat.capitals, "facts": chat.facts, "talk": chat.talk}
 # Intents that would fit what nano otherwise cannot do.
-RIVALS = {"weather": "get_weather", "time": "get_time", "message": "send_message", "search": "search", "price": "get_stock_price",
-          "map": "get_distance", "language": "translate", "order": "book_table add_to_cart", "house": "play_music set_light set_timer",
-          "news": "search", "sport": "search", "text": "send_message", "program": "", "picture": ""}
+RIVALS = {"weather": "get_weather get_weather_forecast", "time": "get_time", "message": "send_message send_mail",
+          "search": "search search_documents", "price": "get_stock_price", "map": "get_distance get_directions", "language": "translate",
+          "order": "book_table add_to_cart book_flight find_restaurant", "house": "play_music set_light set_timer set_alarm",
+          "news": "search get_news", "sport": "search", "text": "send_message get_joke", "program": "", "picture": ""}
+# What may answer a question about numbers.
+CALCULATORS = {"add", "multiply", "square_root", "evaluate", "convert_units"}
 
 
 class Maker:
@@ -40,15 +47,27 @@ class Maker:
     def made_up(self, rng):
         return self.words.title(rng)
 
+    def unread(self, rng, title=False):
+        """A word of which nano cannot read a part."""
+        return self.gibberish(rng) if rng.random() < 0.3 else self.words.unread(rng, title)
+
     def turn(self, skill, today):
         """One plain turn of a skill."""
         rng, test = self.rng, self.test
-        if skill in ("reverse", "count") and rng.random() < 0.3:
-            return SIMPLE[skill](rng, test, self.words.pools["words"])
+        if skill == "sort" and rng.random() < 0.35:
+            return words.sort_numbers(rng, test)
+        if skill in OF_WORDS and rng.random() < 0.4:
+            others = ["entries", "joined", "titles"] if skill == "letters" else ["words", "entries", "joined"]
+            return SIMPLE[skill](rng, test, self.words.pools[rng.choices(others, [6, 1, 1] if skill == "letters" else [6, 5, 1])[0]])
+        if skill in OF_WORDS and self.gibberish and rng.random() < 0.04:
+            strange = [self.unread(rng) for _ in range(3)]
+            turn = SIMPLE[skill](rng, False, rng.sample(self.words.pools["words"], 20) + 4 * strange if skill == "count" else
+                                 rng.sample(self.words.pools["words"], 7) + strange)
+            return requests.unread(turn) if any(word in turn.user for word in strange) else self.turn(skill, today)
         if skill in SIMPLE:
             return SIMPLE[skill](rng, test)
-        if skill == "sort":
-            return (words.sort_words if rng.random() < 0.65 else words.sort_numbers)(rng, test)
+        if skill == "repeat":
+            return requests.repeat(rng, test, lambda: self.words.value(rng))
         if skill == "date":
             return chat.date(rng, test, today)
         if skill == "unknown":
@@ -160,24 +179,40 @@ class Maker:
         roll = rng.random()
         if roll < 0.15:
             return self.history(today, told, count), memory.told_and_asked(rng, self.made_up)
-        if roll < 0.3:
+        if roll < 0.18:
+            return [], memory.nothing_before(rng)
+        if roll < 0.33:
             turns = [self.any_turn(today, told) for _ in range(max(1, count))]
             # Words of a quote must be among those nano writes, so only some questions are quoted.
             quotable = all(t.skill in ("arithmetic", "capitals", "talk") for t in (turns[0], turns[-1]))
             make = memory.earlier_question if quotable else memory.how_many_questions
             return self.messages(turns, told), make(rng, turns)
         kind = rng.choice(["name", "name", *memory.NOTES])
-        if roll < 0.4:
+        if self.gibberish and rng.random() < 0.07:
+            return self.unread_memory(today, told, count)
+        if roll < 0.42:
             other = [memory.tell(rng, k, self.made_up)[0] for k in rng.sample([k for k in memory.NOTES if k != kind and
                      (kind, k) != ("city", "name")], rng.randrange(2))]
             return self.messages(other, told), memory.recall(rng, kind, None)
-        if roll < 0.5 and not self.test:
+        if roll < 0.52 and not self.test:
             return self.history(today, told, count), memory.tell(rng, kind, self.made_up)[0]
         kinds = [kind] + rng.sample([k for k in memory.NOTES if k != kind], rng.choice([0, 0, 1, 2]))
         notes = [memory.tell(rng, k, self.made_up) for k in kinds]
         turns = [n[0] for n in notes] + [self.any_turn(today, told) for _ in range(min(count, 3))]
         rng.shuffle(turns)
         return self.messages(turns, told), memory.recall(rng, kind, notes[0][1])
+
+    def unread_memory(self, today, told, count):
+        """Something told that nano cannot read, and the question for it: at once, later, or not at all."""
+        rng = self.rng
+        kind = rng.choice(list(memory.UNREAD))
+        word = self.unread(rng, kind in ("name", "city"))
+        roll, past = rng.random(), self.history(today, told, count)
+        if roll < 0.4:
+            return past, memory.tell_unread(rng, kind, word)
+        if roll < 0.6:
+            return past, memory.told_and_asked_unread(rng, kind, word)
+        return self.messages([memory.tell_unread(rng, kind, word)], told) + past, memory.recall_unread(rng, kind)
 
     def unfit(self, turn):
         """Declared tools of which none fits the turn; now and then there is none at all."""
@@ -186,8 +221,8 @@ class Maker:
             thing=t, verb=next(c[1] for c in chat.CANNOT if c[2] == t))), None)
         taken = set((RIVALS.get(thing) or "").split()) | ({"get_location"} if turn.skill == "memory" else set())
         if turn.skill == "cannot" or turn.skill == "capitals":
-            taken |= {"search"}
-        rivals = [{"name": name} for name in sorted(taken | {"add"})]
+            taken |= {"search", "search_documents"}
+        rivals = [{"name": name} for name in sorted(taken | CALCULATORS)]
         turns = tools.others(rng, self.words, rivals, rng.choice([1, 1, 2, 3, 4]), made.made_call)
         return {"tools": self.dimmed([t.tool for t in turns])} if turns else {}
 
@@ -222,6 +257,10 @@ class Maker:
         i = EFFORTS.index(case["effort"])
         first, back, second = self.rounds(t, i, form)
         if case["skill"] == "call":
+            unread = tools.unread_call(rng, t, self.unread) if self.gibberish and not self.test and rng.random() < 0.08 else None
+            if unread:
+                case["messages"], case["expect"] = past + [user(unread.user)], unread.rule()
+                return case, [[analysis(unread.think[i]), final(form.answer(unread) if form and form.fits(unread) else unread.answer)]], []
             case["expect"] = {"call": {"name": "functions." + t.tool["name"], "arguments": t.arguments}}
             # The other functions are asked for as well before it: a long prompt, and more to learn from it.
             count = 0 if self.test else rng.choices([0, 1, 2, 3], [40, 30, 20, 10])[0]

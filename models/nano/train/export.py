@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from model import Nano, Sizes
 from quant import mx_pack, mx_round, mx_unpack, round_mantissa
-from tokens import VOCAB, Tokens
+from tokens import VOCAB, Tokens, copy_codes
 
 LAYER = {"attn_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight", "out": "self_attn.o_proj.weight",
          "out_b": "self_attn.o_proj.bias", "sinks": "self_attn.sinks", "router": "mlp.router.weight",
@@ -52,6 +52,7 @@ def load_small(path, device="cpu"):
     codes = torch.from_numpy(np.unpackbits(state.pop("codes").numpy(), axis=1)).float() * 2 - 1
     state = {k: v.float() for k, v in state.items()}
     codes = torch.cat([torch.zeros_like(state["embed"]), codes])
+    codes = codes, copy_codes(codes)
     nano = Nano(Sizes(**json.loads(meta["sizes"])), codes, *(int(meta[k]) for k in ("full", "written", "others")))
     nano.load_state_dict(state)
     return nano.to(device)

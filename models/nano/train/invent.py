@@ -1,8 +1,10 @@
 """Words that nano only copies: names of tools and parameters, values, people and places nobody has heard of.
 
 The pools: `names` (words of which interfaces are made), `words` (short entries from the beginning of the vocabulary), `later`
-(entries that may stand behind another word), `made` (syllables put together), `joined` (entries of the vocabulary put together, as
-the tokenizer splits rare words) and `titles` (the same with capitals, and entries that have one). Most of their tokens are in the copy tier of `vocab.json`; a pool keeps what nano can write.
+(entries that may stand behind another word), `entries` (those in small letters, to be spelled), `made` (syllables put together),
+`joined` (entries of the vocabulary put together, as the tokenizer splits rare words) and `titles` (the same with capitals, and entries
+that have one). Most of their tokens are in the copy tier of `vocab.json`; a pool keeps what nano can write. `unread` is the other way
+round: words with a piece it does not know.
 """
 
 import random
@@ -38,7 +40,7 @@ def invented(rng):
 
 def forms(word, kind):
     """How a word may stand in a text: in a sentence, in JSON, in a function's name, in `aName`."""
-    more = {"names": [word, "_" + word, "." + word, word.capitalize()], "made": [word, "_" + word, "." + word], "later": []}
+    more = {"names": [word, "_" + word, "." + word, word.capitalize()], "made": [word, "_" + word, "." + word], "later": [], "entries": []}
     return [" " + word] + more.get(kind, [word])
 
 
@@ -46,7 +48,8 @@ class Words:
     """The pools. `reach` is "known" (words whose tokens nano has), "all" (to choose the tokens) or "core" (no pools)."""
 
     def __init__(self, tokens, reach="known", test=False):
-        self.pools = {"names": [*VERBS, *FIELDS, *THINGS], "words": list(WORDS), "made": [], "titles": [], "joined": [], "later": list(WORDS)}
+        self.pools = {"names": [*VERBS, *FIELDS, *THINGS], "made": [], "titles": [], "joined": []}
+        self.pools |= {kind: list(WORDS) for kind in ("words", "later", "entries")}
         if reach != "core":
             rng = random.Random(5)
             pieced = joined(tokens, rng)
@@ -54,9 +57,11 @@ class Words:
                      "made": sorted({invented(rng) for _ in range(6000)} - AVOID),
                      "titles": sorted({invented(rng).capitalize() for _ in range(2500)} | {w.capitalize() for w in pieced[::2]}
                                       | set(ranked(tokens, r" [A-Z][a-z]{2,11}", 3 * RANK, 2))),
-                     "joined": pieced[1::2], "later": ranked(tokens, r" [A-Za-z]{2,}", RANK, 9)}
+                     "joined": pieced[1::2], "later": ranked(tokens, r" [A-Za-z]{2,}", RANK, 9),
+                     "entries": ranked(tokens, r" [a-z]{2,10}", RANK, 9)}
             for kind, words in pools.items():
                 self.pools[kind] += [w for w in words if reach == "all" or all(writable(tokens, f) for f in forms(w, kind))]
+        self.pools["unread"] = half_read(tokens) if reach == "known" else []
         # Words that nano can write as a part of any name.
         self.pools["parts"] = [w for w in self.pools["words"] if reach != "known" or all(writable(tokens, f) for f in forms(w, "names"))]
         # Made-up words of the evaluation are kept from training.
@@ -74,6 +79,11 @@ class Words:
     def title(self, rng):
         """A name with a capital."""
         return rng.choice(self.pools["titles"])
+
+    def unread(self, rng, title=False):
+        """A word such as `frobnicate` or `Wilhelmina`, with a piece that nano cannot read."""
+        word = rng.choice(self.pools["unread"])
+        return word.capitalize() if title else word
 
     def part(self, rng):
         """A part of an identifier."""
@@ -95,6 +105,28 @@ def joined(tokens, rng):
     short = [text for i in range(RANK) if re.fullmatch(r"[a-z]{2,5}", text := tokens.enc.decode([i]))]
     words = {"".join(rng.choice(short) for _ in range(rng.choice([2, 2, 3]))) for _ in range(6000)}
     return sorted(w for w in words if not any(a in w for a in AVOID))
+
+
+def half_read(tokens, count=2000):
+    """Words of several tokens, of which nano knows some and not others, in small letters as with a capital."""
+    rng = random.Random(11)
+    pieces = [text for i in range(3 * RANK) if re.fullmatch(r"[a-z]{2,6}", text := tokens.enc.decode([i]))]
+    known = [p for p in pieces if writable(tokens, p)]
+    strange = [p for p in pieces if not tokens.compact[tokens.text(p)[0]]]
+    out = set()
+    while len(out) < count:
+        parts = rng.choice([(known, strange), (strange, known), (known, strange, known), (known, known, strange)])
+        word = "".join(rng.choice(p) for p in parts)
+        shown = [" " + word.capitalize(), *forms(word, "names")]
+        if all(partly_known(tokens, f) for f in shown) and not any(a in word for a in AVOID):
+            out.add(word)
+    return sorted(out)
+
+
+def partly_known(tokens, text):
+    """Whether nano knows some tokens of a text, but not all."""
+    known = [bool(tokens.compact[i]) for i in tokens.text(text)]
+    return any(known) and not all(known)
 
 
 def writable(tokens, text):

@@ -27,6 +27,9 @@ WORDS = (
     "run see sell sing sleep stand talk teach think throw touch travel visit walk wash watch win write"
 ).split()
 
+# Words that hold sentences together.
+SMALL = "the a is of to in and my very on with it was for at by this that his her we they not all so are from or be as you I".split()
+
 NAMES = (
     "Anna Ben Carlos David Emma Felix Grace Henry Ivan Jack Kate Laura Maria Nina Oliver Paul Rachel Sam Tom "
     "Victor Alice Bob Charlie Daniel Elena Frank George Hannah Isaac Julia Kevin Lucas Mark Nora Oscar Peter Robert "
@@ -60,20 +63,43 @@ CITIES = sorted({c for _, c in CAPITALS}) + [
     "Osaka", "Kyoto", "Hong Kong", "Miami", "Dallas", "Austin", "Denver", "NYC"]
 
 OPPOSITES = [p.split(":") for p in (
+    "yes:no buy:sell win:lose start:stop push:pull come:go give:take north:south east:west clean:dirty "
+    "loud:quiet before:after above:below inside:outside summer:winter friend:enemy laugh:cry arrive:leave wide:narrow "
     "hot:cold big:small fast:slow up:down left:right day:night black:white happy:sad old:young hard:soft light:dark "
     "open:closed wet:dry high:low early:late full:empty rich:poor strong:weak long:short good:bad true:false in:out "
     "on:off near:far thick:thin first:last").split()]
 SOUNDS = [p.split(":") for p in
           "cat:meow dog:woof cow:moo duck:quack sheep:baa pig:oink lion:roar snake:hiss wolf:howl".split()]
 COLOUR_OF = [p.split(":") for p in (
-    "the sky:blue|grass:green|snow:white|a banana:yellow|blood:red|a lemon:yellow|a tomato:red|coal:black|"
+    "the sky:blue|grass:green|an orange:orange|the sea:blue|an apple:red|a cherry:red|chocolate:brown|the moon:white|a frog:green|"
+    "snow:white|a banana:yellow|blood:red|a lemon:yellow|a tomato:red|coal:black|"
     "a strawberry:red|milk:white|the sun:yellow|a carrot:orange").split("|")]
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = ("January February March April May June July August September October November December").split()
 HOW_MANY = [("days", "a week", 7), ("months", "a year", 12), ("hours", "a day", 24), ("minutes", "an hour", 60),
             ("seconds", "a minute", 60), ("legs", "a spider", 8), ("legs", "a dog", 4), ("legs", "a bird", 2),
             ("wheels", "a car", 4), ("letters", "the alphabet", 26), ("days", "a year", 365), ("sides", "a triangle", 3),
-            ("sides", "a square", 4), ("eggs", "a dozen", 12), ("years", "a century", 100)]
+            ("sides", "a square", 4), ("eggs", "a dozen", 12), ("years", "a century", 100), ("hours", "two days", 48),
+            ("legs", "a cat", 4), ("legs", "a horse", 4), ("legs", "an ant", 6),
+            ("wings", "a bird", 2), ("fingers", "a hand", 5), ("wheels", "a bike", 2), ("letters", "the English alphabet", 26),
+            ("weeks", "a year", 52), ("days", "June", 30), ("days", "July", 31), ("days", "January", 31), ("sides", "a cube", 6),
+            ("years", "a decade", 10), ("seasons", "a year", 4), ("continents", "the world", 7), ("vowels", "the alphabet", 5),
+            ("cents", "a dollar", 100), ("arms", "an octopus", 8), ("strings", "a guitar", 6), ("planets", "the solar system", 8),
+            ("minutes", "half an hour", 30), ("days", "two weeks", 14), ("days", "a leap year", 366)]
+
+# What belongs to what: for "Name an animal" and "List three colors".
+KINDS = {"animal": "cat dog horse lion bear wolf", "color": "red blue green yellow purple white", "fruit": "apple banana cherry pear plum lemon",
+         "country": "France Italy Japan Canada Brazil Egypt", "city": "Paris Rome Tokyo London Madrid Vienna", "bird": "eagle owl duck penguin crow",
+         "vegetable": "carrot potato onion corn bean", "drink": "water tea coffee milk juice", "month": "January April June August October",
+         "day of the week": "Monday Tuesday Wednesday Thursday Friday", "season": "spring summer autumn winter", "tree": "oak pine palm",
+         "language": "French German Spanish Italian", "metal": "iron gold silver copper", "planet": "Mars Venus Saturn Earth Jupiter",
+         "name": "Anna Ben Emma Tom", "sport": "football tennis golf hockey", "job": "doctor teacher farmer nurse pilot baker",
+         "number": "7 12 3 42", "shape": "circle square triangle", "dish": "pizza soup salad pasta", "body part": "hand head arm leg eye",
+         "food": "bread cheese rice soup pizza", "tool": "hammer knife brush", "toy": "ball doll kite robot", "even number": "2 4 6 8",
+         "odd number": "1 3 5 7", "prime number": "2 3 5 7 11", "continent": "Europe Asia Africa Australia", "vowel": "a e i o u",
+         "musical instrument": "guitar piano violin drum"}
+PLURALS = {"country": "countries", "city": "cities", "day of the week": "days of the week", "dish": "dishes", "body part": "body parts",
+           "food": "foods"}
 
 CONDITIONS = "sunny cloudy rainy windy snowy foggy stormy clear".split()
 LANGUAGES = "French German Spanish Italian Japanese Chinese Russian Greek Dutch Swedish Polish Arabic".split()

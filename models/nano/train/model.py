@@ -137,15 +137,18 @@ MATRICES = ("qkv", "out", "up", "down")
 
 class Nano(nn.Module):
     def __init__(self, sizes, codes, full, written, others):
-        """Compact ids with codes of plus and minus one [ids, hidden], the first `written` of which (with id 0, "never") are unembedded.
+        """Compact ids with codes of plus and minus one for both tables [ids, hidden], of which the first `written` (with id 0, "never")
+        are unembedded.
 
-        The first `full` have trained rows, which begin near their codes; the code is the row of the others, in both tables.
+        The first `full` have trained rows, which begin near their codes; the code is the row of the others.
         `others` is how many ids of the real vocabulary share the "never" row.
         """
         super().__init__()
         s = self.sizes = sizes
         self.full, self.written, self.others = full, written, others
-        self.register_buffer("codes", codes[full:], persistent=False)
+        read, write = codes
+        self.register_buffer("codes", read[full:], persistent=False)
+        self.register_buffer("copy_codes", write[full:written], persistent=False)
         L, H, I, E = s.layers, s.hidden, s.inter, s.experts
         nq, nk = s.heads * s.head_dim, s.kv_heads * s.head_dim
 
@@ -154,8 +157,8 @@ class Nano(nn.Module):
 
         def zeros(*shape):
             return nn.Parameter(torch.zeros(shape))
-        self.embed = nn.Parameter(codes[:full] * SIGN_EMBED + torch.randn(full, H) * 0.35)
-        self.unembed = nn.Parameter(codes[:full] * 0.1 + torch.randn(full, H) * 0.02)
+        self.embed = nn.Parameter(read[:full] * SIGN_EMBED + torch.randn(full, H) * 0.35)
+        self.unembed = nn.Parameter(write[:full] * 0.1 + torch.randn(full, H) * 0.02)
         self.final_norm = nn.Parameter(torch.ones(H))
         self.p = nn.ParameterDict({
             "attn_norm": nn.Parameter(torch.ones(L, H)), "mlp_norm": nn.Parameter(torch.ones(L, H)),
@@ -171,8 +174,7 @@ class Nano(nn.Module):
     def tables(self, quant=True):
         """The rounded embedding [ids, hidden] and unembedding [written, hidden]. To copy a token is nearly one map for all tokens."""
         embed, unembed = (quantised(w, round_table, quant) for w in (self.embed, self.unembed))
-        codes = self.codes[:self.written - self.full]
-        return torch.cat([embed, self.codes * SIGN_EMBED]), torch.cat([unembed, codes * SIGN_UNEMBED])
+        return torch.cat([embed, self.codes * SIGN_EMBED]), torch.cat([unembed, self.copy_codes * SIGN_UNEMBED])
 
     def weights(self, dtype=torch.bfloat16, quant=True):
         """The rounded weights of a step: (one dict a layer, embed, unembed, final norm)."""

@@ -4,16 +4,22 @@ Functions that nobody has heard of: `skills_made.py`. How declarations are writt
 """
 
 import json
+import re
 from dataclasses import dataclass
 
 from declare import Param, identifier, parameters, style
-from intents import FIELD_VALUES, INTENTS, MULTIPLE, RANGES, REGIONS
-from lexicon import MORE_VERBS, VERBS
-from turn import ask
+from intents import MULTIPLE, RANGES, REGIONS
+from intents_more import DEGREES, FIELD_VALUES, FILM_NOUNS, INTENTS, MEASURES, STATES
+from lexicon import DAYS, MONTHS, MORE_VERBS, VERBS
+from turn import Turn, ask
 
 # Words that functions for quite different things share in their names.
 COMMON = {*VERBS, *MORE_VERBS, "current"} - {"search", "play"}
 WEATHER, LOCATION = (next(k for k, i in enumerate(INTENTS) if name in i["names"]) for name in ("get_weather", "get_location"))
+# Functions for sums; the last takes any of them as a text.
+SUMS = [next(k for k, i in enumerate(INTENTS) if name in i["names"]) for name in ("add", "multiply", "square_root", "evaluate")]
+EXPRESSIONS = ["{} + {} * {}", "({} + {}) * {}", "{} * {} - {}", "{} + {} + {}", "{} * ({} - {})", "{} / {}", "{} - {}", "{} * {}",
+               "{} + {}"]
 SHIPPED = ["shipped", "late", "delivered", "lost", "ready", "open", "closed"]
 
 
@@ -71,7 +77,29 @@ def values(rng, words):
     if rng.random() < 0.2:
         out["msg"] = words.values(rng, rng.randrange(1, 5))
     out |= {"id2": rng.randrange(10, 60), "ship": rng.choice(SHIPPED), "made": words.value(rng)}
-    return out
+    return out | more_values(rng, words, out["w"])
+
+
+def more_values(rng, words, word):
+    """Values that are put together: titles, dates, codes, queries, sums, and those that go in pairs."""
+    out = {"title": words.title(rng), "year": rng.randrange(1950, 2027)}
+    for names, pair in ((("u", "u2"), rng.sample(rng.choice(MEASURES), 2)), (("g", "g2"), rng.sample(DEGREES, 2)),
+                        (("us", "st"), rng.choice(STATES))):
+        out |= dict(zip(names, pair, strict=True))
+    phrase = rng.choice(FIELD_VALUES["phrase"])
+    out["q"] = rng.choice([word, word, phrase, words.values(rng, 2), words.values(rng, rng.choice([3, 4]))])
+    noun = rng.choice(FILM_NOUNS)
+    out["film"] = rng.choice([out["title"], f"The {noun}", f"The {noun} of {out['title']}"])
+    out["date"] = rng.choice([rng.choice(DAYS), f"{rng.choice(MONTHS)} {rng.randrange(1, 29)}",
+                              f"{rng.randrange(2024, 2030)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"])
+    out["clock"] = rng.choice([f"{rng.randrange(24):02}:{rng.randrange(60):02}", f"{rng.randrange(1, 13)} am",
+                               f"{rng.randrange(1, 13)} pm", f"{rng.randrange(7, 22)}:00"])
+    number, letter = rng.randrange(10, 10 ** rng.choice([3, 4, 5, 6])), rng.choice("ABCDEFGHKLMPRSTX")
+    out["code"] = rng.choice(["{n}", "{n}", "{l}{n}", "{l}-{n}"]).format(n=number, l=letter)
+    out["expr"] = rng.choice(EXPRESSIONS).format(*(rng.randrange(2, 10 ** rng.choice([1, 2])) for _ in range(3)))
+    root, low = rng.randrange(2, 40), rng.choice([0, 1, 1, 1, rng.randrange(2, 50)])
+    high = low + rng.choice([5, 9, 10, 99, rng.randrange(2, 1000)])
+    return out | {"lo": low, "hi": high, "rnd": rng.randint(low, high), "root": root, "square": root * root}
 
 
 def names_of(rng, words, params, explained):
@@ -110,6 +138,7 @@ def known_call(rng, words, intent=None):
         v["d"] = "Paris" if v["c"] != "Paris" else "Rome"
     if v["cur"] == v["cur2"]:
         v["cur2"] = "EUR" if v["cur"] != "EUR" else "USD"
+    v |= {"an": "an" if v["sign"][0] == "A" else "a", "prod": v["k"] * v["m"]}
     text = rng.choice(intent["ask"])
     tool, arguments = declare(rng, words, intent, {p[0]: v[p[0]] for p in intent["params"] if "{" + p[0] + "}" in text})
     user = text.format(**v)
@@ -127,7 +156,38 @@ def kind(tool):
 def alike(tool, declared):
     """Whether a declared tool could fit as well: it is of the same kind, or their names share a word that is not common."""
     parts = [p for p in tool["name"].split("_") if len(p) > 2 and p not in COMMON]
-    return any((kind(tool) is not None and kind(tool) == kind(d)) or any(p in d["name"] for p in parts) for d in declared)
+    return any(same_kind(kind(tool), kind(d)) or any(p in d["name"] for p in parts) for d in declared)
+
+
+def same_kind(a, b):
+    return a is not None and (a == b or SUMS[-1] in (a, b) and a in SUMS and b in SUMS)
+
+
+def alone(text):
+    """Finds a text that is no part of a longer word."""
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
+
+
+def unread_call(rng, turn, unread):
+    """A call's question with a value that nano cannot read, and the answer that says so; None where it copies no text.
+
+    `unread(rng, title)` draws the word, `title` for one with a capital.
+    """
+    spec = turn.tool.get("parameters", {}).get("properties", {})
+    once = [k for k, v in turn.arguments.items() if isinstance(v, str) and len(alone(v).findall(turn.user)) == 1]
+    copied = [k for k in once if "enum" not in spec[k] and re.search(r"[A-Za-z]{2}", turn.arguments[k])]
+    if not copied:
+        return None
+    param = rng.choice(copied)
+    value = turn.arguments[param]
+    old = rng.choice(re.findall(r"[A-Za-z]{2,}", value)) if rng.random() < 0.5 else value
+    strange = value.replace(old, unread(rng, old[0].isupper()), 1)
+    user = alone(value).sub(strange, turn.user)
+    finding, wants = f"I cannot read the {param}.", f"The user wants {turn.want}."
+    fits = f"The function {turn.tool['name']} fits. {finding}"
+    return Turn("unread", user, (finding, f"{wants} {fits}",
+                f"{wants} That is nothing I can know or do myself. {fits} I should not make it up. I say so."),
+                "I am sorry, I cannot read a part of that.", expect={"contains": ["cannot read"]})
 
 
 def others(rng, words, declared, count, made):

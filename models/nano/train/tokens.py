@@ -19,6 +19,8 @@ SPECIAL = {"<|startoftext|>": 199998, "<|endoftext|>": 199999, "<|return|>": 200
            "<|channel|>": 200005, "<|start|>": 200006, "<|end|>": 200007, "<|message|>": 200008, "<|call|>": 200012}
 # Splits a text where the tokenizer would not: a model may write `tac` letter by letter.
 BREAK = "\x1f"
+# How many letters of an entry its code spells, in nine signs each.
+LETTERS = 8
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The split pattern of o200k, as published with the vocabulary (openai/tiktoken, `openai_public.py`).
 _CASE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -44,6 +46,33 @@ def encoder():
         lines = [line.split() for line in f.read().splitlines() if line]
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
     return tiktoken.Encoding("o200k", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def signs(key, count):
+    """As many of plus and minus one, drawn by a text."""
+    return np.random.default_rng(zlib.crc32(key.encode())).integers(0, 2, count) * 2 - 1
+
+
+def code_parts(width):
+    """How many signs of a code are for a token's form, and how many are its own; the rest are for letters."""
+    form = width * 3 // 16
+    return form, width - form - 9 * LETTERS
+
+
+def copy_codes(codes):
+    """The unembedding's codes of entries [ids, width]: what is their own stands again where letters were, since a like spelling misleads there."""
+    form, own = code_parts(codes.shape[1])
+    again = form + np.arange(9 * LETTERS) % own
+    return codes[:, [*range(form + own), *again]]
+
+
+def letter_codes():
+    """32 codes of nine signs, any two of which differ in three or more: for `a` to `z` and the blank, by the last five bits."""
+    words = []
+    for word in range(512):
+        if all((word ^ other).bit_count() >= 3 for other in words):
+            words.append(word)
+    return [np.array([1 if word >> bit & 1 else -1 for bit in range(9)]) for word in words[:32]]
 
 
 class Tokens:
@@ -83,21 +112,27 @@ class Tokens:
         return ids, loss
 
     def codes(self, width):
-        """A code of plus and minus one for each compact id [ids, width], f32: a quarter for its form, the rest for its letters.
+        """Codes of plus and minus one for the rows of both tables, each [ids, width] f32: a token's form, then what it says.
 
-        ` cat`, `cat` and `_cat` differ in the form alone; numbers are made of the codes of their digits.
+        ` cat`, `cat` and `_cat` differ in the form alone. Numbers are made of the codes of their digits. Of other entries the last part
+        spells the first letters, so that nano can spell, sort and reverse words that it was never taught; the part before is their own.
         """
-        out = np.empty((len(self.ids), width), np.float32)
+        (form, own), letters = code_parts(width), letter_codes()
+        read = np.ones((len(self.ids), width), np.float32)
+        write = read.copy()
         for row, i in enumerate(self.ids):
             text = self.enc.decode_single_token_bytes(int(i)).decode(errors="replace") if 0 <= i < 199_998 else f"<{i}>"
             stem = text.lstrip(" _.")
             case = "upper" if stem.isupper() and len(stem) > 1 else "title" if stem[:1].isupper() else "lower"
-            kind = f"{text[:len(text) - len(stem)]}|{case}"
-            keys = [f"{place}|{d}" for place, d in zip("hto", stem.rjust(3), strict=True)] if stem.isdecimal() else [stem.lower()]
-            begin, size = width // 4, (width - width // 4) // len(keys)
-            for at, count, key in [(0, begin, kind)] + [(begin + n * size, size, k) for n, k in enumerate(keys)]:
-                out[row, at:at + count] = np.random.default_rng(zlib.crc32(key.encode())).integers(0, 2, count) * 2 - 1
-        return out
+            parts = [signs(f"{text[:len(text) - len(stem)]}|{case}", form)]
+            if stem.isdecimal():
+                parts += [signs(f"{place}|{d}", (width - form) // 3) for place, d in zip("hto", stem.rjust(3), strict=True)]
+            else:
+                parts += [signs(stem.lower(), own)] + [letters[ord(c) % 32] for c in stem.lower().ljust(LETTERS)[:LETTERS]]
+            code = np.concatenate(parts)
+            read[row, :len(code)] = code
+            write[row] = read[row] if stem.isdecimal() else copy_codes(read[row:row + 1])[0]
+        return read, write
 
     def decode(self, ids):
         """Ids to text, special tokens by their names."""

@@ -39,8 +39,16 @@ def draw(rng, test, make, *, key=lambda v: v):
             return values
 
 
+# How a text begins that one may ask for with "Please" or "Can you".
+ORDERS = ("Sort ", "Reverse ", "Count ", "Spell ", "Name ", "List ", "Write ", "Tell ", "Give ", "Put ", "Arrange ", "Order these", "Alphabetize ",
+          "Calculate ", "Compute ", "Solve ", "Multiply ", "Divide ", "Add ", "Subtract ", "Compare ", "Find ", "Repeat ", "Say ", "Double ", "Halve ")
+
+
 def ask(rng, text):
     """A question as people type it: with or without capital, question mark, courtesy."""
+    if text.startswith(ORDERS) and rng.random() < 0.12:
+        return rng.choice(["Please ", "please ", "Can you ", "Could you ", "Could you please ", "I want you to ", "Hi, please ", "Now "]) + \
+            text[0].lower() + text[1:]
     roll = rng.random()
     if roll < 0.12:
         text = text[0].lower() + text[1:]
@@ -49,7 +57,8 @@ def ask(rng, text):
     if rng.random() < 0.1 and text.endswith("?") and text.startswith(("W", "w", "How")):
         low = text[0].lower() + text[1:]
         text = rng.choice([f"Please tell me: {low}", f"Hi, {low}", f"Hello! {text}", f"Can you tell me {low}",
-                           f"Quick question: {low}", f"Tell me, {low}"])
+                           f"Quick question: {low}", f"Tell me, {low}", f"Hey, {low}", f"{text} Thanks!", f"Do you know {low}",
+                           f"I have a question: {low}", f"So {low}", f"And {low}", f"ok, {low}", f"{text} Please tell me."])
     return text
 
 
