@@ -7,7 +7,8 @@ use ruzstd::decoding::StreamingDecoder;
 
 static COMPRESSED: &[u8] = include_bytes!("../nano/model.safetensors.zst");
 
-/// Questions for nano with the rules by which an answer is right, one JSON object a line; none was seen in training.
+/// Questions for nano with the rules by which an answer is right, one JSON object a line; drawn apart from the
+/// training, from another seed.
 pub static NANO_EVAL: &str = include_str!("../nano/train/eval.jsonl");
 
 /// nano's checkpoint: a safetensors file in Hugging Face's layout, 214 MB, decompressed anew by each call.

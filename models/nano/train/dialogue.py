@@ -3,8 +3,6 @@
 `sample` makes one from a random generator: a case (what stands in the prompt), the target messages, a scoring rule.
 """
 
-import random
-
 from forms import Form, by_user, choose_form
 from harmony import analysis, call, final, prompt_messages, render, render_target, result, user
 from lexicon import PLAIN_INSTRUCTIONS

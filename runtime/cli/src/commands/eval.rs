@@ -47,7 +47,7 @@ enum Set {
     Nano(Nano),
 }
 
-/// What nano was trained to do: 558 questions of 23 skills, none of them seen in training.
+/// What nano was trained to do: 558 questions of 23 skills, drawn apart from its training.
 ///
 /// Prints a line a skill: how many answers are right, and how many have the harmony form (an analysis, then a final
 /// answer or a call).
