@@ -58,7 +58,7 @@ def main():
     a = ap.parse_args()
     sys.path.insert(0, a.fixtures)
     import check_logits as bounds
-    from gptoss_np import load_safetensors
+    from checkpoint import load_safetensors
     os.makedirs(a.out, exist_ok=True)
     failed = 0
     for name, profile in BF16.items():
