@@ -5,6 +5,9 @@
 // 2 kRowTiles of the tokens. For a token and a page it computes 2 x 64 x 8 x head_dim multiplications, and reads
 // 2 x 64 x head_dim x 2 bytes of the cache a tile. gpt-oss-20b, 8,192 tokens on an H100 (2026-11-22): 24 ms in all full
 // layers, 113 clocks of a multiprocessor a token and page, of which tensor cores need 47.
+//
+// Layouts: queries and heads [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh); tiles
+// [tile] pairs of u32, first token and count. kGroup is at most 8.
 #include "attn/tile.cuh"
 #include "ptx/launch.cuh"
 #include "tile/order.cuh"

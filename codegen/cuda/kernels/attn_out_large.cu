@@ -1,6 +1,10 @@
 // residual += attn_out(heads) + bias
 //
 // A block computes kWarps row tiles for up to kTileTokens tokens; kSplits of them share the sum over k.
+//
+// Layouts: heads [tokens][q_heads][head_dim] bf16; weight [strip][tile] of hidden rows by q_heads x head_dim, bf16;
+// residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops a token, reads as many bytes
+// of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual a token.
 #include "ptx/launch.cuh"
 #include "tile/gemm.cuh"
 

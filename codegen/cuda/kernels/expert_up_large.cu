@@ -1,6 +1,10 @@
 // hidden[slot] = swiglu(gate_up[expert of slot](input[token]) + bias), in bf16, grouped by expert.
 //
 // A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows.
+//
+// Layouts: input [tokens][hidden] bf16; weight [expert][strip][tile] of 2 x inter rows by hidden, MXFP4, a gate and its
+// up in one lane; hidden [tokens][top_k][inter] bf16. A call computes 4 x inter x hidden flops a slot and reads 2 x
+// inter x hidden x 17 / 32 bytes for each tile of up to kTileTokens of an expert's slots.
 #include "epilogue/swiglu.cuh"
 #include "moe/group.cuh"
 #include "ptx/launch.cuh"

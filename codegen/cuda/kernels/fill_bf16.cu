@@ -1,6 +1,9 @@
 // Seeded random bf16 weights, made where and in the order in which they will lie.
 //
 // The value at a checkpoint index is the same as on the host; padding is zero.
+//
+// Layouts: out as tile/weights.cuh has it, [strip][tile], or [rows][k] if so asked. A call writes 2 bytes an element,
+// padding to whole tiles included, and reads nothing. A matrix has fewer than 2^32 elements.
 #include "ptx/types.cuh"
 #include "tile/order.cuh"
 

@@ -2,6 +2,9 @@
 //
 // The code and the scale at a checkpoint index are the same as on the host; padding is zero. `rows` counts the
 // rows of all matrices together, which tile evenly.
+//
+// Layouts: out [strip], of each the codes of its tiles and then their scales (tile/weights.cuh). A call writes 17 / 32
+// bytes a value, padding to whole tiles included, and reads nothing. All matrices together have fewer than 2^32 values.
 #include "ptx/types.cuh"
 #include "tile/order.cuh"
 

@@ -1,4 +1,6 @@
 // Reads memory front to back, eight 16-byte loads a thread in flight: what the memory can give, measured.
+//
+// A call reads 16 x units bytes, each once, and writes none: `out` is there so that the reads are not optimised away.
 #include "ptx/memory.cuh"
 
 constexpr u32 kInFlight = 8;

@@ -1,5 +1,8 @@
 // normed[i] = rmsnorm(residual[rows[i]]) * scale, in bf16, if so asked in tile order; without `rows`, of every row in
 // order.
+//
+// A block makes one row. Layouts: residual [tokens][hidden] float; rows [count] u32; normed [count][hidden] bf16. A
+// call reads 4 x hidden bytes a row and writes 2 x hidden. hidden is a multiple of 4.
 #include "ptx/launch.cuh"
 #include "tile/norm.cuh"
 

@@ -4,6 +4,10 @@
 // Rows without filters are split among gridDim.x blocks, the last of which to finish compares their candidates;
 // filters need the whole row, which one block takes. The noise depends on seed, position and token alone, so a draw
 // depends on neither batch nor timing.
+//
+// Layouts: logits [rows][vocab] float; candidates [rows][gridDim.x]; drawn [rows] u32; sampled [slots] u32. A call
+// reads a row's 4 x vocab bytes once, or, with filters, twice (the largest logit, the draw), four times more for top-k
+// and five for top-p, and takes one Gumbel number for each kept token.
 #include "ptx/launch.cuh"
 #include "sample/candidate.cuh"
 #include "sample/select.cuh"
