@@ -9,10 +9,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read or written.
+    /// A file or folder could not be read.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried: `read`, `map`, `write`.
+        /// What was tried: `open`, `read`, `map`, `list`, `read the kernels of`.
         action: &'static str,
         /// Which file.
         path: PathBuf,
