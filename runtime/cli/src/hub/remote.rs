@@ -23,9 +23,18 @@ pub(super) struct Hub {
 pub(super) struct RemoteFile {
     pub(super) name: String,
     pub(super) bytes: u64,
-    /// Name of its content: the SHA-256 for large files, git's own for small ones.
+    /// Name of its content: its checksum.
     pub(super) blob: String,
-    pub(super) sha256: Option<String>,
+    pub(super) checksum: Checksum,
+}
+
+/// How the hub names content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checksum {
+    /// Large files: SHA-256.
+    Sha256,
+    /// Small ones: git's SHA-1 of a blob.
+    Git,
 }
 
 /// Downloads what a model needs, and gives its folder.
@@ -141,10 +150,12 @@ fn needed(listing: &Value) -> Vec<RemoteFile> {
     };
     let file = |entry: &Value| {
         let name = entry["rfilename"].as_str().filter(|name| wanted(name))?.to_owned();
-        let sha256 = entry["lfs"]["sha256"].as_str().map(str::to_owned);
-        let blob = sha256.clone().or_else(|| entry["blobId"].as_str().map(str::to_owned))?;
+        let (blob, checksum) = match entry["lfs"]["sha256"].as_str() {
+            Some(sum) => (sum.to_owned(), Checksum::Sha256),
+            None => (entry["blobId"].as_str()?.to_owned(), Checksum::Git),
+        };
         let bytes = entry["lfs"]["size"].as_u64().or(entry["size"].as_u64())?;
-        is_plain(&blob).then_some(RemoteFile { name, bytes, blob, sha256 })
+        is_plain(&blob).then_some(RemoteFile { name, bytes, blob, checksum })
     };
     listing["siblings"].as_array().into_iter().flatten().filter_map(file).collect()
 }

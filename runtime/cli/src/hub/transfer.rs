@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::remote::{Hub, RemoteFile, check_status, unreachable};
+use super::remote::{Checksum, Hub, RemoteFile, check_status, unreachable};
 use crate::failure::fail;
 use crate::interrupt;
 
@@ -123,28 +124,38 @@ fn part(
     }
 }
 
-/// Compares size and checksum; what differs is thrown away.
+/// Compares the checksum, which covers the size; what differs is thrown away.
 fn check(path: &Path, file: &RemoteFile) -> anyhow::Result<()> {
-    let Some(wanted) = &file.sha256 else { return Ok(()) };
     let told = || format!("cannot read {}", path.display());
-    let mut source = File::open(path).with_context(told)?;
-    let (mut sum, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        let count = source.read(&mut buffer).with_context(told)?;
-        if count == 0 {
-            break;
+    let source = File::open(path).with_context(told)?;
+    let (kind, found) = match file.checksum {
+        Checksum::Sha256 => ("SHA-256", sum(Sha256::new(), source)),
+        Checksum::Git => {
+            let head = format!("blob {}\0", file.bytes);
+            ("git hash", sum(Sha1::new_with_prefix(head), source))
         }
-        sum.update(&buffer[..count]);
-    }
-    let found: String = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if found.eq_ignore_ascii_case(wanted) {
+    };
+    let found = found.with_context(told)?;
+    if found.eq_ignore_ascii_case(&file.blob) {
         return Ok(());
     }
     discard(path);
     Err(fail(
-        format!("{} came damaged: its SHA-256 is {found}, not {wanted}", file.name),
+        format!("{} came damaged: its {kind} is {found}, not {}", file.name, file.blob),
         "it was thrown away; run it again",
     ))
+}
+
+/// The checksum of what `hash` has taken and all of `source`, in hexadecimal.
+fn sum(mut hash: impl Digest, mut source: impl Read) -> std::io::Result<String> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = source.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hash.update(&buffer[..count]);
+    }
 }
 
 fn discard(path: &Path) {

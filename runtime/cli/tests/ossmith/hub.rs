@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 /// SHA-256 of the weights below.
 const WEIGHTS_SHA256: &str = "136f334d647619879743ff33fde1ac6547f40e314692441f2a125e087cad47c9";
+/// Git's hash of `{}`.
+const CONFIG_GIT: &str = "9e26dfeeb6e641a33dae4961196235bdb965b21b";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// How the stand-in misbehaves.
@@ -19,8 +21,8 @@ struct Faults {
     status: Option<u16>,
     /// How many transfers of weights break off after half of what was asked for.
     broken: usize,
-    /// The weights arrive changed.
-    damaged: bool,
+    /// The file of this name arrives changed.
+    damaged: Option<&'static str>,
     /// Ranges are not known.
     no_ranges: bool,
 }
@@ -101,8 +103,8 @@ fn answer(mut socket: TcpStream, faults: &mut Faults, log: &Mutex<Vec<String>>) 
         other if other.ends_with("config.json") => b"{}".to_vec(),
         other => panic!("nobody should ask for {other}"),
     };
-    if path == "/elsewhere/weights" && faults.damaged {
-        content[7] ^= 1;
+    if faults.damaged.is_some_and(|name| path.ends_with(name)) {
+        content[1] ^= 1;
     }
     let bounds = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
     let bounds = bounds.filter(|_| !faults.no_ranges);
@@ -128,8 +130,8 @@ fn send(socket: &mut TcpStream, status: u16, body: &[u8], only: Option<usize>) {
 
 fn listing() -> Value {
     json!({"sha": COMMIT, "siblings": [
-        {"rfilename": "config.json", "size": 2, "blobId": "c0ffee"},
-        {"rfilename": "generation_config.json", "size": 2, "blobId": "c0ffee02"},
+        {"rfilename": "config.json", "size": 2, "blobId": CONFIG_GIT},
+        {"rfilename": "generation_config.json", "size": 2, "blobId": CONFIG_GIT},
         {"rfilename": "model.safetensors", "size": 300_000, "blobId": "ab", "lfs": {"sha256": WEIGHTS_SHA256, "size": 300_000}},
         {"rfilename": "original/model.safetensors", "size": 9, "blobId": "aa"},
         {"rfilename": "metal/model.bin", "size": 9, "blobId": "bb"},
@@ -184,9 +186,14 @@ fn what_goes_wrong_is_said() {
         (Faults { status: Some(401), ..Faults::default() }, "owner/small", &["401", "HF_TOKEN"]),
         (Faults { status: Some(416), ..Faults::default() }, "owner/small", &["status 416"]),
         (
-            Faults { damaged: true, ..Faults::default() },
+            Faults { damaged: Some("/elsewhere/weights"), ..Faults::default() },
             "owner/small",
             &["SHA-256", WEIGHTS_SHA256, "run it again"],
+        ),
+        (
+            Faults { damaged: Some("/config.json"), ..Faults::default() },
+            "owner/small",
+            &["git hash", CONFIG_GIT, "run it again"],
         ),
         (Faults::default(), "not a name", &["no model of the hub"]),
     ] {
