@@ -10,6 +10,11 @@ use tokio::net::TcpStream;
 
 use crate::failure::fail;
 
+/// Most bytes of one chunk: no event of a stream comes near.
+const MOST_CHUNK_BYTES: usize = 64 << 20;
+/// Most bytes of a line of the head.
+const MOST_LINE_BYTES: u64 = 64 << 10;
+
 /// The server.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -157,8 +162,12 @@ struct Answer {
 impl Answer {
     async fn line(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
-        let count = self.socket.read_line(&mut line).await?;
+        let count = (&mut self.socket).take(MOST_LINE_BYTES).read_line(&mut line).await?;
         anyhow::ensure!(count > 0, "the server closed the connection");
+        anyhow::ensure!(
+            line.ends_with('\n'),
+            "a line of the answer's head is cut off or over {MOST_LINE_BYTES} bytes"
+        );
         Ok(line.trim_end().to_owned())
     }
 
@@ -167,8 +176,11 @@ impl Answer {
         let mut bytes = std::mem::take(&mut self.held);
         let before = bytes.len();
         if self.chunked {
-            let size = self.line().await?;
-            let size = usize::from_str_radix(&size, 16).context("a bad chunk")?;
+            let head = self.line().await?;
+            // Extensions may follow the size.
+            let size = head.split(';').next().unwrap_or_default().trim();
+            let size = usize::from_str_radix(size, 16).context("a bad chunk")?;
+            anyhow::ensure!(size <= MOST_CHUNK_BYTES, "a chunk of {size} bytes is too large");
             let mut chunk = vec![0; size + 2];
             self.socket.read_exact(&mut chunk).await?;
             bytes.extend_from_slice(&chunk[..size]);
@@ -186,5 +198,59 @@ impl Answer {
         let whole = std::str::from_utf8(&bytes).map_or_else(|why| why.valid_up_to(), str::len);
         self.held = bytes.split_off(whole);
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// What a client makes of this answer to its question for models.
+    fn asked(answer: String) -> anyhow::Result<String> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target =
+            Target::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+        let server = std::thread::spawn(move || {
+            let mut socket = listener.accept().unwrap().0;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            // A client may have gone away.
+            let _ = socket.write_all(answer.as_bytes());
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let model = runtime.block_on(target.first_model());
+        server.join().unwrap();
+        model
+    }
+
+    #[test]
+    fn chunks_are_read_or_refused() {
+        let models = r#"{"data": [{"id": "m"}]}"#;
+        for (size, want) in [
+            ("17", Ok("m")),
+            ("17;name=value", Ok("m")),
+            ("17 ; name", Ok("m")),
+            ("4000001", Err("too large")),
+            ("fffffffffffffff0", Err("too large")),
+            ("ffffffffffffffff", Err("too large")),
+            ("10000000000000000", Err("a bad chunk")),
+            ("-1", Err("a bad chunk")),
+        ] {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let found = asked(format!("{head}{size}\r\n{models}\r\n0\r\n\r\n"));
+            match want {
+                Ok(model) => assert_eq!(found.unwrap(), model, "{size}"),
+                Err(why) => assert!(format!("{:#}", found.unwrap_err()).contains(why), "{size}"),
+            }
+        }
+        let endless = format!("HTTP/1.1 200 {}", "x".repeat(1 << 17));
+        assert!(format!("{:#}", asked(endless).unwrap_err()).contains("65536 bytes"));
     }
 }
