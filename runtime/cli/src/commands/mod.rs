@@ -11,7 +11,9 @@ mod harmony;
 mod kernels;
 mod logits;
 mod pull;
+mod random;
 mod serve;
+mod spread;
 mod table;
 
 /// What to do.

@@ -7,11 +7,13 @@ use std::time::Instant;
 use ossmith::engine::SamplingParams;
 use serde_json::{Map, Value, json};
 
-use super::load::{EngineArgs, Random, write_json};
+use super::load::{EngineArgs, tokens, write_json};
+use crate::commands::random::Random;
+use crate::commands::spread::{mean_and_deviation, percentile};
 use crate::output;
 
 /// Percentiles that are reported.
-const PERCENTILES: [usize; 6] = [10, 25, 50, 75, 90, 99];
+const PERCENTILES: [u8; 6] = [10, 25, 50, 75, 90, 99];
 
 /// Time one batch of requests, again and again.
 ///
@@ -64,9 +66,9 @@ impl Args {
         let chosen = self.engine.model.choose()?;
         let (input, output) = (self.input_len as usize, self.output_len as usize);
         let mut engine = self.engine.engine(&chosen, input + output)?;
-        let mut random = Random::new(self.seed);
+        let mut random = Random(self.seed);
         let prompts: Vec<Vec<u32>> =
-            (0..self.batch_size).map(|_| random.tokens(input, &chosen.model.spec)).collect();
+            (0..self.batch_size).map(|_| tokens(&mut random, input, &chosen.model.spec)).collect();
         let params =
             SamplingParams { n: self.n.into(), seed: self.seed, ..SamplingParams::default() };
         let ask = |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
@@ -78,13 +80,16 @@ impl Args {
                 latencies.push(begin.elapsed().as_secs_f64());
             }
         }
-        let (mean, deviation) = spread(&latencies);
+        // There is at least one round.
+        let (mean, deviation) = mean_and_deviation(&latencies).unwrap_or_default();
+        let mut sorted = latencies.clone();
+        sorted.sort_by(f64::total_cmp);
         let mut out = std::io::stdout().lock();
         writeln!(out, "Avg latency: {mean} seconds")?;
         writeln!(out, "Std latency: {deviation} seconds")?;
         let mut percentiles = Map::new();
         for percent in PERCENTILES {
-            let value = percentile(&latencies, percent);
+            let value = percentile(&sorted, percent.into()).unwrap_or_default();
             writeln!(out, "{percent}% percentile latency: {value} seconds")?;
             percentiles.insert(percent.to_string(), value.into());
         }
@@ -100,39 +105,5 @@ impl Args {
             write_json(file, &result)?;
         }
         Ok(())
-    }
-}
-
-/// Mean and standard deviation.
-fn spread(values: &[f64]) -> (f64, f64) {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-    (mean, variance.sqrt())
-}
-
-/// The value below which so many percent lie, with a straight line between neighbours.
-fn percentile(values: &[f64], percent: usize) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let place = percent as f64 / 100.0 * (sorted.len().max(1) - 1) as f64;
-    let (low, high) = (place.floor() as usize, place.ceil() as usize);
-    match (sorted.get(low), sorted.get(high)) {
-        (Some(&a), Some(&b)) => a + (b - a) * (place - low as f64),
-        _ => 0.0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_lie_on_lines_between_neighbours() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        for (percent, want) in [(0, 1.0), (50, 2.5), (90, 3.7), (100, 4.0)] {
-            assert!((percentile(&values, percent) - want).abs() < 1e-12, "{percent}");
-        }
-        assert_eq!(spread(&[1.0, 3.0]), (2.0, 1.0));
     }
 }

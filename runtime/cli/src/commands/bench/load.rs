@@ -12,6 +12,7 @@ use ossmith_harmony::token_bytes;
 use ossmith_plan::ModelSpec;
 use serde_json::Value;
 
+use crate::commands::random::Random;
 use crate::load::DeviceArgs;
 use crate::model::{Chosen, ModelArgs};
 
@@ -92,25 +93,9 @@ impl EngineArgs {
     }
 }
 
-/// A plain stream of random numbers from a seed.
-#[derive(Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    /// A number below `bound`.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        ((self.0 >> 33) % bound.max(1) as u64) as usize
-    }
-
-    /// Token ids that are text in every model's vocabulary of this size.
-    pub(super) fn tokens(&mut self, count: usize, spec: &ModelSpec) -> Vec<u32> {
-        (0..count).map(|_| self.below(spec.vocab.min(10_000)) as u32).collect()
-    }
+/// Token ids that are text in every model's vocabulary of this size.
+pub(super) fn tokens(random: &mut Random, count: usize, spec: &ModelSpec) -> Vec<u32> {
+    (0..count).map(|_| random.below(spec.vocab.min(10_000)) as u32).collect()
 }
 
 /// Writes a result to a file.

@@ -13,7 +13,8 @@ use ossmith_plan::ModelSpec;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::load::{EngineArgs, Random, write_json};
+use super::load::{EngineArgs, tokens, write_json};
+use crate::commands::random::Random;
 use crate::failure::fail;
 use crate::output;
 
@@ -180,10 +181,10 @@ impl Args {
 
     /// Prompts and lengths of answers.
     fn requests(&self, spec: &ModelSpec) -> anyhow::Result<Vec<(Vec<u32>, usize)>> {
-        let (mut random, output) = (Random::new(self.seed), self.output_len as usize);
-        let prefix = random.tokens(self.prefix_len, spec);
+        let (mut random, output) = (Random(self.seed), self.output_len as usize);
+        let prefix = tokens(&mut random, self.prefix_len, spec);
         let prompt =
-            |random: &mut Random, length| [&prefix[..], &random.tokens(length, spec)].concat();
+            |random: &mut Random, length| [&prefix[..], &tokens(random, length, spec)].concat();
         if let Some(file) = &self.dataset_path {
             let lines = lines(file)?;
             let request = |line: &Line| match (&line.prompt, line.input_len) {

@@ -13,6 +13,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::commands::random::Random;
 use crate::commands::table;
 use crate::failure::fail;
 use crate::output;
@@ -74,11 +75,12 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     num_prompts: u32,
 
-    /// Requests a second; inf sends all at once.
+    /// Requests a second, from 0.000001; inf sends all at once.
     #[arg(long, default_value_t = f64::INFINITY, value_name = "X")]
     request_rate: f64,
 
-    /// 1 spaces requests as a Poisson process, larger values more evenly.
+    /// 1 spaces requests as a Poisson process, larger values (to 1000000) more evenly, smaller ones (from 0.001) in
+    /// bursts: the gaps are a gamma distribution of this shape.
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     burstiness: f64,
 
@@ -134,11 +136,16 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if self.request_rate.is_nan() || self.request_rate <= 0.0 || self.burstiness <= 0.0 {
-            return Err(fail(
-                "a rate is not above 0",
-                "give --request-rate and --burstiness above 0, or leave them out",
-            ));
+        for (flag, value, within) in [
+            ("--request-rate", self.request_rate, 1e-6..=f64::INFINITY),
+            ("--burstiness", self.burstiness, 1e-3..=1e6),
+        ] {
+            if !within.contains(&value) {
+                return Err(fail(
+                    format!("{flag} is {value}"),
+                    format!("give a number from {} to {}", within.start(), within.end()),
+                ));
+            }
         }
         if self.save_result {
             output::check_folder(&self.result_dir)?;
@@ -185,7 +192,8 @@ impl Args {
             let (path, body) = self.request(&model, number, &mut random);
             if self.request_rate.is_finite() {
                 tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
-                due += Duration::from_secs_f64(random.gap(self.request_rate, self.burstiness));
+                let gap = random.gamma(self.burstiness, 1.0 / self.request_rate);
+                due += Duration::from_secs_f64(gap);
             }
             let (target, room) = (Arc::clone(&target), Arc::clone(&room));
             let input = self.random_input_len as usize;
@@ -205,7 +213,7 @@ impl Args {
     fn request(&self, model: &str, number: u32, random: &mut Random) -> (String, String) {
         // Ordinary tokens only; the first one tells prompts apart, so that no prefix is shared.
         let mut ids: Vec<u32> =
-            (0..self.random_input_len).map(|_| 1000 + random.below(190_000)).collect();
+            (0..self.random_input_len).map(|_| 1000 + random.below(190_000) as u32).collect();
         ids[0] = 1000 + number % 190_000;
         let mut body = json!({
             "model": model, "stream": true, "stream_options": {"include_usage": true}, "repetition_penalty": 1.0,
@@ -298,32 +306,5 @@ impl Args {
             writeln!(out, "{line}")?;
         }
         Ok(())
-    }
-}
-
-/// A small generator of random numbers: the load has to be the same again, not unpredictable.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u32) -> u32 {
-        (self.next() % u64::from(bound)) as u32
-    }
-
-    /// Above 0 and at most 1.
-    fn share(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Seconds to the next arrival: the mean of `burstiness` exponential gaps, rounded to a whole number of them.
-    fn gap(&mut self, rate: f64, burstiness: f64) -> f64 {
-        let parts = burstiness.round().max(1.0) as u32;
-        (0..parts).map(|_| -self.share().ln()).sum::<f64>() / (f64::from(parts) * rate)
     }
 }

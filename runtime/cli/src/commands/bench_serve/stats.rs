@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::client::Timed;
+use crate::commands::spread::{mean_and_deviation, percentile};
 use crate::failure::fail;
 
 /// A bound in ms that a good request keeps.
@@ -89,11 +90,7 @@ fn keeps(run: &Timed, bounds: &[Bound]) -> bool {
 fn spread(name: &str, mut seconds: Vec<f64>, percentiles: &[f64]) -> Vec<(String, Value)> {
     seconds.sort_by(f64::total_cmp);
     let ms = |value: Option<f64>| value.map_or(Value::Null, |value| json!(value * 1e3));
-    let mean = (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64);
-    let deviation = mean.map(|mean| {
-        let squares: f64 = seconds.iter().map(|value| (value - mean).powi(2)).sum();
-        (squares / seconds.len() as f64).sqrt()
-    });
+    let (mean, deviation) = mean_and_deviation(&seconds).unzip();
     let mut figures = vec![
         (format!("mean_{name}_ms"), ms(mean)),
         (format!("median_{name}_ms"), ms(percentile(&seconds, 50.0))),
@@ -103,14 +100,6 @@ fn spread(name: &str, mut seconds: Vec<f64>, percentiles: &[f64]) -> Vec<(String
         (format!("{}_{name}_ms", percentile_name(percent)), ms(percentile(&seconds, percent)))
     }));
     figures
-}
-
-/// The value below which this share of sorted values lies, between neighbours in proportion, as numpy does it.
-fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    let place = percent.clamp(0.0, 100.0) / 100.0 * last as f64;
-    let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    Some(low + (high - low) * place.fract())
 }
 
 #[cfg(test)]
