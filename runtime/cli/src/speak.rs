@@ -10,9 +10,29 @@ use ossmith_plan::ModelSpec;
 
 use crate::answer::Answer;
 use crate::interrupt::{self, Watch};
+use crate::load::DeviceArgs;
+use crate::model::ModelArgs;
+use crate::prompt::PromptArgs;
+use crate::sampling::SamplingArgs;
 
 /// Largest share of a prompt that is read in one step.
 const MAX_CHUNK: usize = 512;
+
+/// Who answers, where and how: what `generate` and `chat` share.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SpeakArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+
+    #[command(flatten)]
+    pub(crate) words: PromptArgs,
+
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
 
 /// Room for one sequence of this many tokens, as far as the context goes.
 pub(crate) fn limits(tokens: usize, spec: &ModelSpec) -> Limits {

@@ -6,11 +6,9 @@ use anyhow::Context;
 use ossmith::Engine;
 use ossmith_harmony::Message;
 
-use crate::load::DeviceArgs;
-use crate::model::{Chosen, ModelArgs};
-use crate::prompt::PromptArgs;
-use crate::sampling::SamplingArgs;
-use crate::{interrupt, speak};
+use crate::interrupt;
+use crate::model::Chosen;
+use crate::speak::{self, SpeakArgs};
 
 /// Talk with a model.
 ///
@@ -23,25 +21,16 @@ pub(crate) struct Args {
     context: usize,
 
     #[command(flatten)]
-    model: ModelArgs,
-
-    #[command(flatten)]
-    device: DeviceArgs,
-
-    #[command(flatten)]
-    words: PromptArgs,
-
-    #[command(flatten)]
-    sampling: SamplingArgs,
+    asked: SpeakArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let chosen = self.model.choose()?;
+        let chosen = self.asked.model.choose()?;
         chosen.warn_if_random();
         let limits = speak::limits(self.context, &chosen.model.spec);
-        let mut engine = self.device.load(&chosen, limits)?;
-        let mut messages = self.words.opening();
+        let mut engine = self.asked.device.load(&chosen, limits)?;
+        let mut messages = self.asked.words.opening();
         let ask = std::io::stdin().is_terminal();
         let mut line = String::new();
         loop {
@@ -57,7 +46,7 @@ impl Args {
             match line.trim() {
                 "" => {}
                 "/exit" => return Ok(()),
-                "/reset" => messages = self.words.opening(),
+                "/reset" => messages = self.asked.words.opening(),
                 command if is_command(command) => {
                     eprintln!("there is no {command}: /reset starts afresh, /exit leaves");
                 }
@@ -80,8 +69,8 @@ impl Args {
         engine: &mut Engine,
         messages: &mut Vec<Message>,
     ) -> anyhow::Result<()> {
-        let prompt = self.words.tokens(messages, chosen.is_random())?;
-        let mut params = self.sampling.params(chosen);
+        let prompt = self.asked.words.tokens(messages, chosen.is_random())?;
+        let mut params = self.asked.sampling.params(chosen);
         // An answer may be long, but not longer than what is left of the conversation's room.
         let room = engine.limits().pages * ossmith::backend::PAGE_TOKENS;
         let left = room.saturating_sub(prompt.len()).max(1);

@@ -9,11 +9,8 @@ use ossmith::engine::SamplingParams;
 use ossmith_harmony::Message;
 use serde_json::{Map, Value, json};
 
-use crate::load::DeviceArgs;
-use crate::model::{Chosen, ModelArgs};
-use crate::prompt::PromptArgs;
-use crate::sampling::SamplingArgs;
-use crate::speak::{self, Spoken};
+use crate::model::Chosen;
+use crate::speak::{self, SpeakArgs, Spoken};
 use crate::tokens;
 
 /// Answer a prompt.
@@ -46,29 +43,20 @@ pub(crate) struct Args {
     json: bool,
 
     #[command(flatten)]
-    model: ModelArgs,
-
-    #[command(flatten)]
-    device: DeviceArgs,
-
-    #[command(flatten)]
-    words: PromptArgs,
-
-    #[command(flatten)]
-    sampling: SamplingArgs,
+    asked: SpeakArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let chosen = self.model.choose()?;
-        let params = self.sampling.params(&chosen);
+        let chosen = self.asked.model.choose()?;
+        let params = self.asked.sampling.params(&chosen);
         let prompt = self.prompt_tokens(&chosen)?;
         let (spec, most) = (&chosen.model.spec, params.max_tokens.unwrap_or(0));
         let limits = speak::limits(prompt.len().saturating_add(most), spec);
         params.check(&prompt, spec, &limits)?;
         chosen.warn_if_random();
         let start = Instant::now();
-        let mut engine = self.device.load(&chosen, limits)?;
+        let mut engine = self.asked.device.load(&chosen, limits)?;
         let load = start.elapsed();
         let spoken = speak::speak(&mut engine, &prompt, &params, !self.json)?;
         if self.json {
@@ -94,9 +82,9 @@ impl Args {
             }
             (text, None) => text.unwrap_or_default().to_owned(),
         };
-        let mut messages = self.words.opening();
+        let mut messages = self.asked.words.opening();
         messages.push(Message::user(text));
-        self.words.tokens(&messages, chosen.is_random())
+        self.asked.words.tokens(&messages, chosen.is_random())
     }
 }
 
