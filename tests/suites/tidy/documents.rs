@@ -9,15 +9,20 @@ use crate::sources::{self, Source};
 
 /// The one table of environment variables.
 const TABLE: &str = "docs/ENVIRONMENT.md";
+/// How Rust, the command's and the cache's own helpers, and Python read a variable.
+const READERS: [&str; 5] =
+    ["env::var(\"", "env::var_os(\"", "variable(\"", "set(\"", "environ.get(\""];
+/// What the system and cargo set; the table names them where a default depends on them.
+const SYSTEM: [&str; 3] = ["HOME", "XDG_CACHE_HOME", "OUT_DIR"];
 
 #[test]
 fn environment_variables_are_in_the_table() {
     let table = std::fs::read_to_string(root().join(TABLE)).expect("the table of variables");
-    let documented = variables(&table);
-    let used: BTreeSet<String> = sources::with(&["rs", "sh", "py"])
-        .iter()
-        .flat_map(|source| variables(&source.text))
-        .collect();
+    let documented = listed(&table);
+    let sources = sources::with(&["rs", "sh", "py"]);
+    let mut used: BTreeSet<String> =
+        sources.iter().flat_map(|source| ours(&source.text).chain(read(&source.text))).collect();
+    used.retain(|name| !SYSTEM.contains(&name.as_str()) && !name.starts_with("CARGO"));
     let missing = used.difference(&documented).map(|name| format!("{name}: not in {TABLE}"));
     let stale =
         documented.difference(&used).map(|name| format!("{name}: in {TABLE}, used nowhere"));
@@ -27,14 +32,36 @@ fn environment_variables_are_in_the_table() {
     );
 }
 
-/// Names of our environment variables in a text.
-fn variables(text: &str) -> BTreeSet<String> {
+/// Names in the table's first column.
+fn listed(table: &str) -> BTreeSet<String> {
+    let cells = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names.map(str::to_owned).collect()
+}
+
+/// Names of our own environment variables, wherever they stand.
+fn ours(text: &str) -> impl Iterator<Item = String> {
     let prefix = ["OSSMITH", "_"].concat();
-    let found = text.match_indices(&prefix).map(|(at, _)| {
-        let name = text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_');
-        name.collect::<String>()
-    });
-    found.filter(|name| *name != prefix).collect()
+    text.match_indices(&prefix)
+        .map(|(at, _)| name_at(&text[at..]).to_owned())
+        .filter(|name| *name != prefix)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// Names that a call which reads a variable is given, other people's too.
+fn read(text: &str) -> impl Iterator<Item = String> {
+    let given = READERS.iter().flat_map(|reader| text.split(reader).skip(1));
+    given.filter_map(|rest| {
+        let name = name_at(rest);
+        (!name.is_empty() && rest[name.len()..].starts_with('"')).then(|| name.to_owned())
+    })
+}
+
+/// The variable's name that a text begins with.
+fn name_at(text: &str) -> &str {
+    let end = text.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+    &text[..end.unwrap_or(text.len())]
 }
 
 #[test]
