@@ -1,6 +1,6 @@
 //! Who may depend on whom, and what must stay out of a room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
@@ -81,21 +81,39 @@ fn rooms_do_not_know_what_they_must_not() {
 
 #[test]
 fn every_dependency_is_listed_once_with_its_reason() {
-    let manifest = std::fs::read_to_string(ossmith_tests::root().join("Cargo.toml"));
-    let manifest = manifest.expect("the root's Cargo.toml");
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(ossmith_tests::root().join(path));
+        text.unwrap_or_else(|why| panic!("{path}: {why}"))
+    };
+    let (manifest, table) = (read("Cargo.toml"), read("docs/DEPENDENCIES.md"));
+    let section = manifest.lines().skip_while(|line| *line != "[workspace.dependencies]").skip(1);
+    let listed: BTreeMap<&str, &str> = section
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once(" = "))
+        .collect();
+    let packages = packages();
+    let mut unused: BTreeSet<&str> = listed.keys().copied().collect();
     let mut offences = Vec::new();
-    for (name, package) in packages() {
+    for (name, package) in &packages {
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let dependency = dependency["name"].as_str().unwrap_or_default();
-            let listed = manifest.lines().any(|line| {
-                line.strip_prefix(dependency).is_some_and(|rest| rest.starts_with([' ', '=']))
-            });
-            if !listed {
-                offences.push(format!("{name}: {dependency}"));
+            unused.remove(dependency);
+            if !listed.contains_key(dependency) {
+                offences.push(format!("{name}: {dependency} is not listed"));
             }
         }
     }
-    expect_none("dependencies that the root's [workspace.dependencies] does not list", &offences);
+    offences.extend(unused.iter().map(|name| format!("{name}: listed, used nowhere")));
+    // Our own crates need no reason.
+    for (name, line) in listed.iter().filter(|(name, _)| !packages.contains_key(**name)) {
+        if line.split_once('#').is_none_or(|(_, reason)| reason.trim().is_empty()) {
+            offences.push(format!("{name}: has no reason beside it"));
+        }
+        if !table.contains(&format!("`{name}`")) {
+            offences.push(format!("{name}: not in docs/DEPENDENCIES.md"));
+        }
+    }
+    expect_none("dependencies and the root's [workspace.dependencies] differ", &offences);
 }
 
 /// Every workspace member, by name.
