@@ -58,10 +58,16 @@ impl Choice {
             }
             let mut text = String::new();
             spell(token, telling.skip_special, &mut decoder, &mut text);
-            self.chars += text.chars().count();
-            self.text.push_str(&text);
+            self.give_back(&text);
         }
-        decoder.finish(&mut self.text);
+        let mut rest = String::new();
+        decoder.finish(&mut rest);
+        self.give_back(&rest);
+    }
+
+    fn give_back(&mut self, text: &str) {
+        self.chars += text.chars().count();
+        self.text.push_str(text);
     }
 
     /// Takes a token; true if it ends the generation.
