@@ -11,9 +11,9 @@ use super::job::Job;
 use crate::config::StoreLimits;
 
 /// Values as JSON text.
-type Text = Arc<str>;
+pub(super) type Text = Arc<str>;
 
-fn text_of(values: &[Value]) -> Text {
+pub(super) fn text_of(values: &[Value]) -> Text {
     Value::from(values).to_string().into()
 }
 
@@ -53,7 +53,7 @@ impl Entry {
     pub(super) fn context(&self) -> Option<Vec<Value>> {
         match &self.content {
             Content::Done { context, .. } => Some(values_of(context)),
-            Content::Background(job) => job.context(),
+            Content::Background(job) => job.context().map(|context| values_of(&context)),
         }
     }
 
