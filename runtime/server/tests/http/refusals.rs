@@ -236,6 +236,12 @@ async fn other_routes_refuse_in_the_same_shape() {
         ),
         (
             "/v1/responses",
+            json!({"input": [{"type": "item_reference", "id": "x"}, {"type": "item_reference", "id": "x"}]}),
+            400,
+            "input[1]",
+        ),
+        (
+            "/v1/responses",
             json!({"input": "a", "previous_response_id": "x"}),
             404,
             "previous_response_id",
