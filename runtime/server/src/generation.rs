@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
+
 use crate::engine::{Answer, Ask, Finish, Source, Update};
 use crate::error::{ApiError, Result};
 use crate::metrics::{End, Metrics};
@@ -57,7 +59,10 @@ impl Run {
                     None => {}
                 }
             }
-            Update::Failed(_) => self.end = Some(End::Error),
+            Update::Failed(error) => {
+                let late = error.status == StatusCode::REQUEST_TIMEOUT;
+                self.end = Some(if late { End::Abort } else { End::Error });
+            }
         }
     }
 }

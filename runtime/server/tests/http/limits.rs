@@ -186,6 +186,8 @@ async fn time_is_over_for_what_nobody_reads_too() {
     let (_, events) = site.get(&path).await;
     let last = events.lines().rfind(|line| line.starts_with("data: ")).unwrap();
     assert!(last.contains("response.failed") && last.contains("was not done after"), "{last}");
+    let (_, counts) = site.get("/metrics").await;
+    assert!(counts.contains("finished_reason=\"abort\"} 2\n"), "{counts}");
 }
 
 #[tokio::test]
