@@ -47,11 +47,12 @@ impl App {
         })
     }
 
-    /// Starts generations, unless the server is stopping.
-    pub(crate) fn generate(&self, asks: Vec<Ask>) -> Result<Generation> {
+    /// Starts generations, each with the configured time, unless the server is stopping.
+    pub(crate) fn generate(&self, mut asks: Vec<Ask>) -> Result<Generation> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(ApiError::unavailable("the server is stopping"));
         }
+        asks.iter_mut().for_each(|ask| ask.timeout = self.config.timeout);
         Generation::start(self.source.as_ref(), &self.metrics, asks)
     }
 

@@ -23,7 +23,7 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Bytes of a request body.
     pub body_bytes: usize,
-    /// How long a request may take.
+    /// How long a request may take, one in the background too.
     pub timeout: Option<Duration>,
     /// How long to wait for requests under way when stopping.
     pub drain: Duration,

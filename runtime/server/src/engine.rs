@@ -2,6 +2,7 @@
 //! (`live`) and the scripted one (`stub`) implement. Nothing here knows HTTP or text.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -85,6 +86,8 @@ pub struct Ask {
     pub guide: Option<Guide>,
     /// Which of the alternatives for its prompt this is, from 0.
     pub alternative: usize,
+    /// Time after which it ends with a failure, whether or not anyone reads what comes.
+    pub timeout: Option<Duration>,
 }
 
 /// A token with its log-probability.
@@ -123,6 +126,8 @@ pub enum Update {
     Prompt {
         /// Prompt tokens whose cache was there already.
         cached: usize,
+        /// How long it waited for its first step.
+        queued: Duration,
         /// One entry a prompt token (none for the first), if asked for.
         logprobs: Vec<Option<Logprobs>>,
     },

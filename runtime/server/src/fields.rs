@@ -115,6 +115,14 @@ impl<'a> Fields<'a> {
         Err(self.wrong(field, format!("is {number}; it must be {span}")))
     }
 
+    /// A whole number of which only the bits matter.
+    pub(crate) fn bits(&self, field: &str) -> Result<Option<u64>> {
+        match self.get(field).and_then(Value::as_u64) {
+            Some(bits) => Ok(Some(bits)),
+            None => Ok(self.integer(field, i64::MIN..=i64::MAX)?.map(|number| number as u64)),
+        }
+    }
+
     /// A count of at least `low`.
     pub(crate) fn count(&self, field: &str, low: i64) -> Result<Option<usize>> {
         Ok(self.integer(field, low..=i64::MAX)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))

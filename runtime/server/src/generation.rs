@@ -1,13 +1,23 @@
 //! The generations of one request, read as one stream, and what is measured about them.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
 
 use crate::engine::{Answer, Ask, Finish, Source, Update};
 use crate::error::{ApiError, Result};
 use crate::metrics::{End, Metrics};
+
+/// What `work` gives, or the error that it took longer than `limit`.
+pub(crate) async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T> {
+    let Some(limit) = limit else { return Ok(work.await) };
+    let late = |_| ApiError::timed_out(limit.as_secs());
+    tokio::time::timeout(limit, work).await.map_err(late)
+}
 
 /// One generation, measured.
 struct Run {
@@ -26,18 +36,18 @@ impl Run {
     fn update(&mut self, update: &Update) {
         let now = Instant::now();
         match update {
-            Update::Prompt { cached, .. } => {
-                self.admitted = Some(now);
+            Update::Prompt { cached, queued, .. } => {
+                self.admitted = Some(self.begun + *queued);
                 let cached = (*cached).min(self.prompt) as u64;
                 self.metrics.cached_tokens.fetch_add(cached, Ordering::Relaxed);
-                self.metrics.queued.add((now - self.begun).as_secs_f64());
+                self.metrics.queued.add(queued.as_secs_f64());
             }
             Update::Token { finish, .. } => {
                 if self.first.is_none() {
                     self.first = Some(now);
                     self.metrics.first_token.add((now - self.begun).as_secs_f64());
                     let begun = self.admitted.unwrap_or(self.begun);
-                    self.metrics.prefill.add((now - begun).as_secs_f64());
+                    self.metrics.prefill.add(now.saturating_duration_since(begun).as_secs_f64());
                 } else {
                     self.metrics.between_tokens.add((now - self.last).as_secs_f64());
                 }
@@ -49,7 +59,10 @@ impl Run {
                     None => {}
                 }
             }
-            Update::Failed(_) => self.end = Some(End::Error),
+            Update::Failed(error) => {
+                let late = error.status == StatusCode::REQUEST_TIMEOUT;
+                self.end = Some(if late { End::Abort } else { End::Error });
+            }
         }
     }
 }
@@ -67,7 +80,7 @@ impl Drop for Run {
         }
         metrics.whole.add((self.last - self.begun).as_secs_f64());
         let admitted = self.admitted.unwrap_or(self.begun);
-        metrics.inference.add((self.last - admitted).as_secs_f64());
+        metrics.inference.add(self.last.saturating_duration_since(admitted).as_secs_f64());
         metrics.prompt_sizes.add(self.prompt as f64);
         metrics.answer_sizes.add(self.tokens as f64);
         if let Some(first) = self.first {
@@ -94,16 +107,20 @@ impl Generation {
         metrics: &Arc<Metrics>,
         asks: Vec<Ask>,
     ) -> Result<Generation> {
-        let mut runs = Vec::with_capacity(asks.len());
-        for ask in asks {
+        let submit = |ask: Ask| {
             // A prompt counts once, however many alternatives are asked for.
             let prompt = if ask.alternative == 0 { ask.prompt.len() } else { 0 };
-            let begun = Instant::now();
-            if let Some(most) = ask.sampling.max_tokens {
+            let (most, begun) = (ask.sampling.max_tokens, Instant::now());
+            Ok((source.submit(ask)?, prompt, most, begun))
+        };
+        // What is refused is not counted, nor what was taken before it and is given back.
+        let taken = asks.into_iter().map(submit).collect::<Result<Vec<_>>>()?;
+        metrics.choices.add(taken.len() as f64);
+        let run = |(answer, prompt, most, begun): (_, _, Option<usize>, _)| {
+            if let Some(most) = most {
                 metrics.most_tokens.add(most as f64);
             }
-            let answer = source.submit(ask)?;
-            runs.push(Some(Run {
+            Some(Run {
                 answer,
                 prompt,
                 begun,
@@ -113,10 +130,9 @@ impl Generation {
                 tokens: 0,
                 end: None,
                 metrics: Arc::clone(metrics),
-            }));
-        }
-        metrics.choices.add(runs.len() as f64);
-        Ok(Generation { runs, next: 0 })
+            })
+        };
+        Ok(Generation { runs: taken.into_iter().map(run).collect(), next: 0 })
     }
 
     /// The next update of any choice, with the choice's index; none when all have ended.

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use ossmith::engine::{
     Allowed, EngineHandle, Events, FinishReason, MaskSource, Request, SamplingParams, TokenEvent,
@@ -31,24 +32,25 @@ impl Live {
 
 impl Source for Live {
     fn submit(&self, ask: Ask) -> Result<Box<dyn Answer>, ApiError> {
-        let Ask { prompt, sampling, guide, .. } = ask;
+        let Ask { prompt, sampling, guide, timeout, .. } = ask;
         let mask = mask(guide, &sampling);
         let mut request = Request::new(prompt, params(&sampling));
         request.priority = sampling.priority;
         request.mask = mask;
+        request.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let events = self.handle.submit(request).map_err(|why| match why {
             ossmith::Error::Request(why) => ApiError::bad("", why),
             ossmith::Error::Busy(why) => ApiError::overloaded(why),
             ossmith::Error::Closed(why) => ApiError::unavailable(why),
             other => ApiError::internal(other.to_string()),
         })?;
-        Ok(Box::new(LiveAnswer { events, next: None }))
+        Ok(Box::new(LiveAnswer { events, timeout, next: None }))
     }
 
     fn stats(&self) -> EngineStats {
         let metrics = self.handle.metrics();
         EngineStats {
-            running: metrics.running + metrics.held,
+            running: metrics.running,
             waiting: metrics.waiting,
             cache_usage: metrics.pages_used as f64 / metrics.pages_total.max(1) as f64,
             preemptions: metrics.preemptions,
@@ -165,6 +167,7 @@ impl TokenMask for Mask {
 
 struct LiveAnswer {
     events: Events,
+    timeout: Option<Duration>,
     /// The second update of an event that has two.
     next: Option<Update>,
 }
@@ -178,7 +181,7 @@ impl Answer for LiveAnswer {
         let Some(TokenEvent { token, logprobs, prompt, finish, .. }) = event else {
             return Poll::Ready(None);
         };
-        let update = match (token, end(finish)) {
+        let update = match (token, end(finish, self.timeout)) {
             (_, Err(failed)) => Update::Failed(failed),
             (Some(id), Ok(finish)) => Update::Token { id, logprobs: logprobs.map(told), finish },
             (None, Ok(_)) => Update::Failed(ApiError::internal("the engine ended without a token")),
@@ -186,15 +189,25 @@ impl Answer for LiveAnswer {
         let Some(prompt) = prompt else { return Poll::Ready(Some(update)) };
         self.next = Some(update);
         let logprobs = prompt.logprobs.into_iter().map(|at| at.map(told)).collect();
-        Poll::Ready(Some(Update::Prompt { cached: prompt.cached_tokens, logprobs }))
+        Poll::Ready(Some(Update::Prompt {
+            cached: prompt.cached_tokens,
+            queued: prompt.queued,
+            logprobs,
+        }))
     }
 }
 
-fn end(finish: Option<FinishReason>) -> Result<Option<Finish>, ApiError> {
+fn end(
+    finish: Option<FinishReason>,
+    timeout: Option<Duration>,
+) -> Result<Option<Finish>, ApiError> {
     match finish {
         None => Ok(None),
         Some(FinishReason::Stop | FinishReason::StopString(_)) => Ok(Some(Finish::Stop)),
         Some(FinishReason::Length) => Ok(Some(Finish::Length)),
+        Some(FinishReason::Deadline) => {
+            Err(ApiError::timed_out(timeout.unwrap_or_default().as_secs()))
+        }
         Some(FinishReason::Failed(why)) => Err(ApiError::internal(why.to_string())),
         Some(other) => {
             Err(ApiError::unavailable(format!("the engine ended the request: {}", other.name())))
@@ -205,4 +218,15 @@ fn end(finish: Option<FinishReason>) -> Result<Option<Finish>, ApiError> {
 fn told(of: TokenLogprobs) -> Logprobs {
     let top = of.top.into_iter().map(|(token, logprob)| Candidate { token, logprob }).collect();
     Logprobs { logprob: of.logprob, rank: of.rank, top }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_had_its_time_is_told_as_timed_out() {
+        let ended = end(Some(FinishReason::Deadline), Some(Duration::from_secs(2)));
+        assert_eq!(ended, Err(ApiError::timed_out(2)));
+    }
 }

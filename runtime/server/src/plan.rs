@@ -94,9 +94,7 @@ impl Wishes<'_> {
         let mut thinking = common.thinking_budget.or(self.thinking.off.then_some(0));
         let begun = self.beginning(thinking, must_call);
         prompt.extend_from_slice(&begun);
-        if let Some(most) = common.truncate_prompt {
-            prompt.drain(..prompt.len().saturating_sub(most));
-        }
+        common.truncate(&mut prompt);
         let mut sampling = common.sampling.clone();
         fit(&mut sampling, prompt.len(), self.config, self.param)?;
         if must_call || answer.is_some() {
@@ -111,15 +109,8 @@ impl Wishes<'_> {
         };
         let calls = functions.iter().map(rule).collect::<Result<Vec<CallRule>>>()?;
         let free = thinking.is_none() && calls.is_empty() && answer.is_none();
-        if !free && sampling.allowed_token_ids.is_some() {
-            return Err(ApiError::bad(
-                "allowed_token_ids",
-                "`allowed_token_ids` cannot be combined with tools, a response format or a thinking budget",
-            ));
-        }
         if !free {
-            // Where only a stop token may come, it must not be held back.
-            sampling.min_tokens = 0;
+            refuse_beside_rules(&sampling, "tools, a response format or a thinking budget")?;
         }
         let most = sampling.max_tokens;
         let several_calls = self.tools.parallel;
@@ -148,6 +139,7 @@ impl Planned {
             sampling: nth(&self.sampling, choice),
             guide: self.rules.as_ref().map(|rules| Guide::new(Arc::clone(rules), &self.begun)),
             alternative: choice,
+            timeout: None,
         };
         (0..self.n).map(ask).collect()
     }
@@ -156,6 +148,19 @@ impl Planned {
     pub(crate) fn turn(&self) -> Turn {
         Turn::new(Arc::clone(&self.offered), self.stops.clone(), &self.begun)
     }
+}
+
+/// Refuses what would leave a guided text no token where only some, or only a stop token, may come.
+pub(crate) fn refuse_beside_rules(sampling: &Sampling, rules: &str) -> Result<()> {
+    for (name, given) in [
+        ("allowed_token_ids", sampling.allowed_token_ids.is_some()),
+        ("min_tokens", sampling.min_tokens > 0),
+    ] {
+        if given {
+            return Err(ApiError::bad(name, format!("`{name}` cannot be combined with {rules}")));
+        }
+    }
+    Ok(())
 }
 
 /// The sampling of alternative `choice`: the seed counts up.

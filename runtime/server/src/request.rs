@@ -13,14 +13,19 @@ use crate::error::{ApiError, Result};
 use crate::fields::parse_object;
 
 /// A request's body.
-pub(crate) struct Body(Bytes);
+pub(crate) struct Body {
+    bytes: Bytes,
+    /// Where it was sent to.
+    path: String,
+}
 
 impl FromRequest<Arc<App>> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Body> {
+        let path = request.uri().path().to_owned();
         let bytes = Bytes::from_request(request, app).await;
-        bytes.map(Body).map_err(|why| match why.status().as_u16() {
+        bytes.map(|bytes| Body { bytes, path }).map_err(|why| match why.status().as_u16() {
             413 => ApiError::too_large(app.config.body_bytes),
             _ => ApiError::bad("", format!("the request body cannot be read: {why}")),
         })
@@ -30,7 +35,7 @@ impl FromRequest<Arc<App>> for Body {
 impl Body {
     /// Its JSON object.
     pub(crate) fn object(&self) -> Result<Map<String, Value>> {
-        parse_object(&self.0)
+        parse_object(&self.bytes)
     }
 
     /// What `read` makes of it. That takes a while (parsing, tokenizing, compiling a schema), so it is done aside.
@@ -39,10 +44,14 @@ impl Body {
         app: &Arc<App>,
         read: impl FnOnce(&App, &Map<String, Value>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let app = Arc::clone(app);
+        let (app, path) = (Arc::clone(app), self.path.clone());
         let done = tokio::task::spawn_blocking(move || read(&app, &self.object()?)).await;
-        // Only a bug panics; the request that met it is refused, and no other is touched.
-        done.unwrap_or_else(|_| Err(ApiError::bad("", "the request cannot be read by this server")))
+        done.unwrap_or_else(|_| {
+            // Only a bug panics; the request that met it is refused, and no other is touched. The panic's own message is
+            // on stderr already, and may quote the request.
+            tracing::error!(path, "reading a request panicked, which is a bug");
+            Err(ApiError::bad("", "the request cannot be read by this server"))
+        })
     }
 }
 

@@ -56,7 +56,7 @@ impl Common {
             frequency_penalty: f32_in("frequency_penalty", -2.0, 2.0)?.unwrap_or_default(),
             repetition_penalty: above_zero(fields, "repetition_penalty", 100.0)?.unwrap_or(1.0),
             // Any 64 bits will do: clients send negative seeds too.
-            seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64),
+            seed: fields.bits("seed")?,
             logit_bias: logit_bias(fields, bounds.vocab)?,
             allowed_token_ids: allowed(fields, bounds.vocab)?,
             bad_words: bad_words(fields)?,
@@ -83,6 +83,13 @@ impl Common {
             truncate_prompt: truncate(fields)?,
             thinking_budget: fields.count("thinking_token_budget", 0)?,
         })
+    }
+
+    /// Leaves the prompt's last tokens, as many as were asked for.
+    pub(crate) fn truncate(&self, prompt: &mut Vec<u32>) {
+        if let Some(most) = self.truncate_prompt {
+            prompt.drain(..prompt.len().saturating_sub(most));
+        }
     }
 
     /// Sets the limit of tokens and checks what depends on it.
@@ -204,9 +211,15 @@ pub(crate) fn fit(
         ));
     }
     let room = context - prompt;
+    if sampling.min_tokens > room {
+        let why = format!(
+            "`min_tokens` is {}, and the prompt leaves room for {room}",
+            sampling.min_tokens
+        );
+        return Err(ApiError::too_long("min_tokens", why));
+    }
     let models_own = || config.max_new_tokens.map(|most| most.max(sampling.min_tokens));
     let most = sampling.max_tokens.or_else(models_own);
     sampling.max_tokens = Some(most.map_or(room, |most| most.min(room)));
-    sampling.min_tokens = sampling.min_tokens.min(room);
     Ok(())
 }

@@ -23,16 +23,30 @@ const QUIET: Duration = Duration::from_secs(15);
 /// Updates written as one frame, if they are there already.
 const MOST_UPDATES: usize = 64;
 
+/// What an update means for its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// More may come.
+    GoOn,
+    /// Its choice ends, though the engine would go on.
+    EndChoice,
+    /// The last event was written, whatever other choices would have.
+    EndStream,
+}
+
 /// Turns updates into events.
 pub(crate) trait Writer: Send + 'static {
     /// Before any update.
     fn begin(&mut self, out: &mut Vec<u8>);
-    /// An update of a choice; true if the choice ends by it though the engine would go on.
-    fn update(&mut self, choice: usize, update: Update, out: &mut Vec<u8>) -> bool;
+    /// An update of a choice.
+    fn update(&mut self, choice: usize, update: Update, out: &mut Vec<u8>) -> Then;
     /// After the last update.
     fn end(&mut self, out: &mut Vec<u8>);
-    /// Instead of going on: the server's time limit.
-    fn fail(&mut self, error: ApiError, out: &mut Vec<u8>);
+    /// Instead of going on.
+    fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
+        data(out, &error.body());
+        done(out);
+    }
 }
 
 /// A response whose body is written by `writer`.
@@ -101,8 +115,13 @@ impl<W: Writer + Unpin> Events<W> {
         for _ in 0..MOST_UPDATES {
             match generation.poll(context) {
                 Poll::Ready(Some((choice, update))) => {
-                    if self.writer.update(choice, update, &mut out) {
-                        generation.stop(choice);
+                    match self.writer.update(choice, update, &mut out) {
+                        Then::GoOn => {}
+                        Then::EndChoice => generation.stop(choice),
+                        Then::EndStream => {
+                            self.generation = None;
+                            return Poll::Ready(Some(out));
+                        }
                     }
                 }
                 Poll::Ready(None) => {

@@ -1,72 +1,61 @@
-//! Stop strings in a text that comes in pieces: what might still become one is held back.
+//! Where a text ends for the client: stop strings, and how its ending is told. Which of several stop strings counts, and what is
+//! held back because it might become one, is [`TextStream`]'s matter.
+
+use std::sync::Arc;
+
+use ossmith::engine::TextStream;
+use serde_json::Value;
+
+use crate::engine::Finish;
 
 /// Looks for stop strings. Hands on text that can no longer be part of one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopFilter {
-    stops: Vec<String>,
-    /// Whether a stop string that is found stays in the text.
-    keep: bool,
-    held: String,
-    found: Option<String>,
+    stops: Arc<[String]>,
+    text: TextStream,
+    found: Option<usize>,
 }
 
 impl StopFilter {
+    /// `keep` leaves a stop string that is found in the text.
     pub(crate) fn new(stops: &[String], keep: bool) -> StopFilter {
-        StopFilter { stops: stops.to_vec(), keep, held: String::new(), found: None }
+        let stops: Arc<[String]> = stops.into();
+        StopFilter { text: TextStream::new(Arc::clone(&stops), keep), stops, found: None }
     }
 
     /// The stop string that was found, after which no text comes any more.
     pub(crate) fn found(&self) -> Option<&str> {
-        self.found.as_deref()
+        self.found.map(|stop| self.stops[stop].as_str())
     }
 
     /// Appends to `out` what is certain now.
     pub(crate) fn push(&mut self, text: &str, out: &mut String) {
-        if self.stops.is_empty() {
-            return out.push_str(text);
+        if self.found.is_none() {
+            self.found = self.text.push(Some(text.as_bytes()), true, out);
         }
-        if self.found.is_some() {
-            return;
-        }
-        self.held.push_str(text);
-        if let Some((at, stop)) = self.first() {
-            let end = if self.keep { at + stop.len() } else { at };
-            out.push_str(&self.held[..end]);
-            self.held.clear();
-            self.found = Some(stop);
-            return;
-        }
-        let keep_from = self.possible_start();
-        out.push_str(&self.held[..keep_from]);
-        self.held.drain(..keep_from);
     }
 
     /// The text ends here (a message does; stop strings do not reach over its end).
     pub(crate) fn flush(&mut self, out: &mut String) {
-        if self.found.is_none() {
-            out.push_str(&self.held);
-        }
-        self.held.clear();
+        self.text.finish(out);
     }
+}
 
-    /// The stop string that ends first, and where it starts.
-    fn first(&self) -> Option<(usize, String)> {
-        let mut hits = Vec::new();
-        for stop in &self.stops {
-            hits.extend(self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, stop)));
-        }
-        hits.into_iter().min().map(|(_, at, stop)| (at, stop.clone()))
+/// Why a text ended with this token, as the APIs say it, and the stop string or the token that the client had `asked` for;
+/// none if it goes on.
+pub(crate) fn ending(
+    stopped: Option<&str>,
+    finish: Option<Finish>,
+    token: u32,
+    asked: &[u32],
+) -> Option<(&'static str, Value)> {
+    if let Some(stop) = stopped {
+        return Some(("stop", stop.into()));
     }
-
-    /// Where the longest end of the held text starts that is the beginning of a stop string.
-    fn possible_start(&self) -> usize {
-        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let from = (self.held.len() + 1).saturating_sub(longest);
-        let starts = |at: usize| {
-            self.held.is_char_boundary(at)
-                && self.stops.iter().any(|stop| stop.starts_with(&self.held[at..]))
-        };
-        (from..self.held.len()).find(|&at| starts(at)).unwrap_or(self.held.len())
+    match finish? {
+        Finish::Length => Some(("length", Value::Null)),
+        Finish::Stop if asked.contains(&token) => Some(("stop", token.into())),
+        Finish::Stop => Some(("stop", Value::Null)),
     }
 }
 

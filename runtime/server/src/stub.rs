@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::{Answer, Ask, EngineStats, Finish, Source, Update};
 use crate::error::ApiError;
+use crate::generation::within;
 
 /// What one generation yields.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +87,7 @@ impl Source for Stub {
             Some(Duration::ZERO) => {
                 Box::new(Ready { updates, apart: true, waits: 0, _place: place })
             }
-            Some(pause) => Box::new(paced(updates, pause, place)),
+            Some(pause) => Box::new(paced(updates, pause, ask.timeout, place)),
         })
     }
 
@@ -108,7 +109,11 @@ impl Source for Stub {
 fn updates(ask: &Ask, tokens: Vec<u32>, failure: Option<ApiError>) -> VecDeque<Update> {
     let most = ask.sampling.max_tokens.unwrap_or(usize::MAX);
     let (count, cut) = (tokens.len().min(most), tokens.len() >= most);
-    let mut updates = VecDeque::from([Update::Prompt { cached: 0, logprobs: Vec::new() }]);
+    let mut updates = VecDeque::from([Update::Prompt {
+        cached: 0,
+        queued: Duration::ZERO,
+        logprobs: Vec::new(),
+    }]);
     for (index, id) in tokens.into_iter().take(count).enumerate() {
         let last = index + 1 == count && failure.is_none();
         let stops = ossmith_harmony::special::stop_tokens_for_assistant_actions().contains(&id);
@@ -144,19 +149,31 @@ impl Answer for Ready {
     }
 }
 
-/// Updates that come one by one, from a task of their own.
-fn paced(updates: VecDeque<Update>, pause: Duration, place: Place) -> mpsc::Receiver<Update> {
+/// Updates that come one by one, from a task of their own, which waits for a slow reader.
+fn paced(
+    updates: VecDeque<Update>,
+    pause: Duration,
+    timeout: Option<Duration>,
+    place: Place,
+) -> mpsc::Receiver<Update> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
-        let _place = place;
-        for update in updates {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = sender.closed() => return,
+        let write = async {
+            for update in updates {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = sender.closed() => return,
+                }
+                if sender.send(update).await.is_err() {
+                    return;
+                }
             }
-            if sender.send(update).await.is_err() {
-                return;
-            }
+        };
+        let written = within(timeout, write).await;
+        drop(place);
+        if let Err(late) = written {
+            // A reader that is gone does not miss it.
+            let _ = sender.send(Update::Failed(late)).await;
         }
     });
     receiver

@@ -47,10 +47,8 @@ impl Histogram {
 pub struct Metrics {
     /// Samples that wait for their first step, or for pages after they gave theirs up.
     pub waiting: usize,
-    /// Samples in steps.
+    /// Samples that have a place in steps, those that wait for a slow reader included.
     pub running: usize,
-    /// Samples that wait for a slow reader.
-    pub held: usize,
     /// Pages of the cache.
     pub pages_total: usize,
     /// Pages that running requests hold.
@@ -122,7 +120,6 @@ impl Metrics {
         Metrics {
             waiting: 0,
             running: 0,
-            held: 0,
             pages_total,
             pages_used: 0,
             pages_cached: 0,

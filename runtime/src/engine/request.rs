@@ -2,7 +2,7 @@
 //! [`Completion`] is all of one sample's events together. Settings of the draw are in [`super::params`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::mask::MaskSource;
 use super::params::SamplingParams;
@@ -108,6 +108,8 @@ pub struct TokenLogprobs {
 pub struct PromptInfo {
     /// Tokens that a cached prefix spared.
     pub cached_tokens: usize,
+    /// From arrival to the sample's first step.
+    pub queued: Duration,
     /// If asked for: an entry for each prompt token; the first has none.
     pub logprobs: Vec<Option<TokenLogprobs>>,
 }

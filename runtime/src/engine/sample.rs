@@ -189,7 +189,9 @@ impl Sample {
         }
         let prompt = (self.generated() == 1).then(|| {
             let logprobs = std::mem::take(&mut self.prompt_logprobs);
-            Box::new(PromptInfo { cached_tokens: self.cached_tokens, logprobs })
+            let begun = self.begun.unwrap_or(now);
+            let queued = begun.saturating_duration_since(self.request.arrived);
+            Box::new(PromptInfo { cached_tokens: self.cached_tokens, queued, logprobs })
         });
         let (text, finish) = self.read(token);
         let (request, sample) = (self.request.id, self.key.index);

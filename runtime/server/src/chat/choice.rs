@@ -8,6 +8,7 @@ use crate::access::fresh_id;
 use crate::engine::{Finish, Logprobs};
 use crate::logprobs::chat_entry;
 use crate::metrics::Metrics;
+use crate::stops::ending;
 use crate::turn::{Kind, Piece, Turn};
 
 /// What a chunk adds, or what the whole message is.
@@ -126,18 +127,13 @@ impl Choice {
             pieces.extend(self.turn.finish());
         }
         pieces.into_iter().for_each(|piece| self.add(piece, Some(telling)));
-        let (reason, stop_reason) = match (stopped, finish) {
-            (Some(stop), _) => ("stop", Value::String(stop)),
-            (None, Some(Finish::Length)) => ("length", Value::Null),
-            (None, Some(Finish::Stop)) if self.whole_calls > 0 => ("tool_calls", Value::Null),
-            (None, Some(Finish::Stop)) if telling.stop_token_ids.contains(&id) => {
-                ("stop", id.into())
-            }
-            (None, Some(Finish::Stop)) => ("stop", Value::Null),
-            (None, None) => return false,
-        };
-        self.ending = Some(Ending { finish_reason: reason, stop_reason });
-        true
+        let calls = self.whole_calls > 0 && stopped.is_none() && finish == Some(Finish::Stop);
+        let ended = ending(stopped.as_deref(), finish, id, &telling.stop_token_ids);
+        self.ending = ended.map(|(reason, stop_reason)| match calls {
+            true => Ending { finish_reason: "tool_calls", stop_reason: Value::Null },
+            false => Ending { finish_reason: reason, stop_reason },
+        });
+        self.ending.is_some()
     }
 
     fn add(&mut self, piece: Piece, telling: Option<&Telling>) {

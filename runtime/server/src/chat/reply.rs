@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::ChatRequest;
 use super::choice::Choice;
 use crate::engine::Update;
-use crate::error::{ApiError, Result, json_body};
-use crate::generation::Generation;
+use crate::error::{Result, json_body};
+use crate::generation::{Generation, within};
 use crate::logprobs::prompt_entries;
 use crate::metrics::Metrics;
 use crate::usage::Usage;
@@ -24,12 +24,7 @@ pub(super) async fn whole(
     let mut choices: Vec<Choice> = (0..request.planned.n).map(|_| Choice::new(&request)).collect();
     let mut about_prompt = AboutPrompt::default();
     let work = collect(&request, &mut generation, &mut choices, &mut about_prompt);
-    match timeout {
-        None => work.await?,
-        Some(limit) => tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| ApiError::timed_out(limit.as_secs()))??,
-    }
+    within(timeout, work).await??;
     choices.iter().for_each(|choice| choice.report_repairs(metrics));
     Ok(json_body(&body(&request, choices, about_prompt)).into_response())
 }
@@ -48,7 +43,7 @@ async fn collect(
 ) -> Result<()> {
     while let Some((index, update)) = generation.next().await {
         match update {
-            Update::Prompt { cached, logprobs } if index == 0 => {
+            Update::Prompt { cached, logprobs, .. } if index == 0 => {
                 about_prompt.cached = cached;
                 about_prompt.logprobs = (!logprobs.is_empty())
                     .then(|| prompt_entries(&request.planned.prompt, &logprobs));

@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use super::choice::{Choice, Delta};
 use super::{ChatRequest, Telling};
 use crate::engine::Update;
-use crate::error::ApiError;
 use crate::logprobs::prompt_entries;
 use crate::metrics::Metrics;
-use crate::sse::{self, Writer};
+use crate::sse::{self, Then, Writer};
 use crate::usage::Usage;
 
 /// Writes one request's chunks.
@@ -19,7 +18,6 @@ pub(super) struct ChatWriter {
     request: ChatRequest,
     choices: Vec<Streamed>,
     cached: usize,
-    failed: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -62,7 +60,7 @@ impl ChatWriter {
     pub(super) fn new(request: ChatRequest, metrics: Arc<Metrics>) -> ChatWriter {
         let streamed = |_| Streamed { choice: Choice::new(&request), waiting: 0, any: false };
         let choices = (0..request.planned.n).map(streamed).collect();
-        ChatWriter { request, choices, cached: 0, failed: false, metrics }
+        ChatWriter { request, choices, cached: 0, metrics }
     }
 
     fn chunk(&self) -> Chunk<'_> {
@@ -152,9 +150,9 @@ impl Writer for ChatWriter {
         }
     }
 
-    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> bool {
+    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> Then {
         match update {
-            Update::Prompt { cached, logprobs } => {
+            Update::Prompt { cached, logprobs, .. } => {
                 if index == 0 {
                     self.cached = cached;
                     if !logprobs.is_empty() {
@@ -162,7 +160,7 @@ impl Writer for ChatWriter {
                         sse::data(out, &Chunk { prompt_logprobs: Some(entries), ..self.chunk() });
                     }
                 }
-                false
+                Then::GoOn
             }
             Update::Token { id, logprobs, finish } => {
                 let telling = &self.request.telling;
@@ -175,31 +173,22 @@ impl Writer for ChatWriter {
                 }
                 if ends {
                     self.choices[index].choice.report_repairs(&self.metrics);
+                    return Then::EndChoice;
                 }
-                ends
+                Then::GoOn
             }
             Update::Failed(error) => {
                 self.fail(error, out);
-                true
+                Then::EndStream
             }
         }
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        if self.failed {
-            return;
-        }
         if self.request.telling.include_usage {
             let usage = Some(self.usage().json());
             sse::data(out, &Chunk { usage, ..self.chunk() });
         }
         sse::done(out);
-    }
-
-    fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
-        if !std::mem::replace(&mut self.failed, true) {
-            sse::data(out, &error.body());
-            sse::done(out);
-        }
     }
 }

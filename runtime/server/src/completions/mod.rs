@@ -22,7 +22,7 @@ use crate::fields::{Fields, kind, token_ids};
 use crate::format::Format;
 use crate::guide::Guide;
 use crate::guide::grammar::Compiled;
-use crate::plan::nth;
+use crate::plan::{nth, refuse_beside_rules};
 use crate::request::Body;
 use crate::sampling::{Bounds, Common, fit};
 use crate::sse;
@@ -98,6 +98,7 @@ impl Request {
                     .clone()
                     .map(|form| Guide::of_text(form, self.samplings[prompt].max_tokens)),
                 alternative: choice,
+                timeout: None,
             }
         };
         (0..self.prompts.len() * self.n).map(ask).collect()
@@ -108,7 +109,10 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
     let fields = Fields::new(body);
     let config = &app.config;
     app.check_model(fields.string("model")?)?;
-    fields.refuse(&[("suffix", "; gpt-oss models cannot fill in")])?;
+    fields.refuse(&[
+        ("suffix", "; gpt-oss models cannot fill in"),
+        ("thinking_token_budget", " for raw prompts"),
+    ])?;
     let stream = fields.bool("stream", false)?;
     let (include_usage, continuous_usage) = stream_options(&fields, stream)?;
     let bounds = Bounds { vocab: config.vocab, interval: config.stream_interval };
@@ -125,7 +129,7 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
     if echo && logprobs.is_some() {
         common.sampling.prompt_logprobs = common.sampling.prompt_logprobs.max(logprobs);
     }
-    let prompts = prompts(&fields, config.vocab, common.truncate_prompt)?;
+    let prompts = prompts(&fields, config.vocab, &common)?;
     if prompts.len() * common.n > MOST_GENERATIONS {
         return Err(fields.wrong("n", format!("times prompts is over {MOST_GENERATIONS}")));
     }
@@ -136,9 +140,8 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
     };
     let samplings = prompts.iter().map(fitted).collect::<Result<Vec<Sampling>>>()?;
     let form = Format::of_chat(&fields)?.compile()?;
-    if form.is_some() && common.sampling.allowed_token_ids.is_some() {
-        let why = "`allowed_token_ids` cannot be combined with a response format";
-        return Err(ApiError::bad("allowed_token_ids", why));
+    if form.is_some() {
+        refuse_beside_rules(&common.sampling, "a response format")?;
     }
     let telling = Telling {
         id: format!("cmpl-{id}"),
@@ -163,7 +166,7 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
 }
 
 /// A string, strings, ids or lists of ids; special tokens may be written by name in strings.
-fn prompts(fields: &Fields<'_>, vocab: usize, most: Option<usize>) -> Result<Vec<Vec<u32>>> {
+fn prompts(fields: &Fields<'_>, vocab: usize, common: &Common) -> Result<Vec<Vec<u32>>> {
     let value = fields.get("prompt").ok_or_else(|| fields.wrong("prompt", "is missing"))?;
     let mut prompts = match value {
         Value::String(text) => vec![encode(text)],
@@ -188,11 +191,7 @@ fn prompts(fields: &Fields<'_>, vocab: usize, most: Option<usize>) -> Result<Vec
             ));
         }
     };
-    if let Some(most) = most {
-        prompts
-            .iter_mut()
-            .for_each(|prompt| drop(prompt.drain(..prompt.len().saturating_sub(most))));
-    }
+    prompts.iter_mut().for_each(|prompt| common.truncate(prompt));
     Ok(prompts)
 }
 

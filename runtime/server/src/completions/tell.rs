@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::text::Choice;
 use super::{Request, Telling};
 use crate::engine::{Logprobs, Update};
-use crate::error::{ApiError, Result, json_body};
-use crate::generation::Generation;
+use crate::error::{Result, json_body};
+use crate::generation::{Generation, within};
 use crate::logprobs::prompt_entries;
-use crate::sse::{self, Writer};
+use crate::sse::{self, Then, Writer};
 use crate::usage::Usage;
 
 /// Tells one request's answer.
@@ -24,7 +24,6 @@ pub(super) struct Teller {
     cached: usize,
     /// Of each prompt, if asked for.
     prompt_logprobs: Vec<Value>,
-    failed: Option<ApiError>,
 }
 
 /// A chunk, or the whole answer.
@@ -63,7 +62,7 @@ impl Teller {
         let prompt_logprobs = vec![Value::Null; request.prompts.len()];
         // At once with the first token, then after as many as were asked for.
         let waiting = vec![request.telling.interval; count];
-        Teller { request, choices, waiting, cached: 0, prompt_logprobs, failed: None }
+        Teller { request, choices, waiting, cached: 0, prompt_logprobs }
     }
 
     pub(super) fn streams(&self) -> bool {
@@ -85,15 +84,15 @@ impl Teller {
     }
 
     /// Takes an update; says whether the choice has something to report, and whether it ends.
-    fn take(&mut self, index: usize, update: Update) -> (bool, bool) {
+    fn take(&mut self, index: usize, update: Update) -> Result<(bool, bool)> {
         let telling = &self.request.telling;
         match update {
-            Update::Prompt { cached, logprobs } => {
+            Update::Prompt { cached, logprobs, .. } => {
                 if index.is_multiple_of(self.request.n) {
                     self.cached += cached;
                 }
                 self.prompt(index, &logprobs);
-                (false, false)
+                Ok((false, false))
             }
             Update::Token { id, logprobs, finish } => {
                 // Where the source says nothing about the prompt, it is still given back.
@@ -103,12 +102,9 @@ impl Teller {
                 let telling = &self.request.telling;
                 let ends = self.choices[index].token(id, logprobs.as_ref(), finish, telling);
                 self.waiting[index] += 1;
-                (ends || self.waiting[index] >= telling.interval, ends)
+                Ok((ends || self.waiting[index] >= telling.interval, ends))
             }
-            Update::Failed(error) => {
-                self.failed = Some(error);
-                (false, true)
-            }
+            Update::Failed(error) => Err(error),
         }
     }
 
@@ -140,7 +136,7 @@ impl Teller {
             token_ids: telling.token_ids.then(|| std::mem::take(&mut choice.ids)),
             prompt_token_ids: (telling.token_ids && (whole || first))
                 .then(|| self.request.prompts[prompt].clone()),
-            prompt_logprobs: (telling.prompt_logprobs && whole)
+            prompt_logprobs: (telling.prompt_logprobs && (whole || first))
                 .then(|| self.prompt_logprobs[prompt].clone()),
         }
     }
@@ -167,23 +163,13 @@ pub(super) async fn whole(
 ) -> Result<Response> {
     let work = async {
         while let Some((index, update)) = generation.next().await {
-            if teller.take(index, update).1 {
+            if teller.take(index, update)?.1 {
                 generation.stop(index);
             }
-            if teller.failed.is_some() {
-                break;
-            }
         }
+        Ok(())
     };
-    match timeout {
-        None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| ApiError::timed_out(limit.as_secs()))?,
-    }
-    if let Some(error) = teller.failed {
-        return Err(error);
-    }
+    within(timeout, work).await??;
     let parts: Vec<Part> =
         (0..teller.choices.len()).map(|index| teller.part(index, true)).collect();
     if teller.telling().log {
@@ -196,35 +182,25 @@ pub(super) async fn whole(
 impl Writer for Teller {
     fn begin(&mut self, _: &mut Vec<u8>) {}
 
-    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> bool {
-        let (reports, ends) = self.take(index, update);
-        if let Some(error) = self.failed.clone() {
-            self.fail(error, out);
-            return true;
-        }
+    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> Then {
+        let (reports, ends) = match self.take(index, update) {
+            Ok(what) => what,
+            Err(error) => {
+                self.fail(error, out);
+                return Then::EndStream;
+            }
+        };
         if reports {
             let part = self.part(index, false);
             sse::data(out, &self.chunk(vec![part], self.telling().continuous_usage));
         }
-        ends
+        if ends { Then::EndChoice } else { Then::GoOn }
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        if self.failed.is_some() {
-            return;
-        }
         if self.telling().include_usage {
             sse::data(out, &self.chunk(Vec::new(), true));
         }
         sse::done(out);
-    }
-
-    fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
-        if !self.choices.is_empty() {
-            sse::data(out, &error.body());
-            sse::done(out);
-            self.choices.clear();
-        }
-        self.failed = Some(error);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Telling;
 use crate::engine::{Finish, Logprobs};
 use crate::logprobs::TextLogprobs;
-use crate::stops::StopFilter;
+use crate::stops::{StopFilter, ending};
 
 /// One generation.
 pub(super) struct Choice {
@@ -58,10 +58,16 @@ impl Choice {
             }
             let mut text = String::new();
             spell(token, telling.skip_special, &mut decoder, &mut text);
-            self.chars += text.chars().count();
-            self.text.push_str(&text);
+            self.give_back(&text);
         }
-        decoder.finish(&mut self.text);
+        let mut rest = String::new();
+        decoder.finish(&mut rest);
+        self.give_back(&rest);
+    }
+
+    fn give_back(&mut self, text: &str) {
+        self.chars += text.chars().count();
+        self.text.push_str(text);
     }
 
     /// Takes a token; true if it ends the generation.
@@ -93,19 +99,10 @@ impl Choice {
         }
         self.chars += text.chars().count();
         self.stops.push(&text, &mut self.text);
-        let stopped = self.stops.found().map(str::to_owned);
         if finish.is_some() {
             self.stops.flush(&mut self.text);
         }
-        self.ending = match (stopped, finish) {
-            (Some(stop), _) => Some(("stop", Value::String(stop))),
-            (None, Some(Finish::Length)) => Some(("length", Value::Null)),
-            (None, Some(Finish::Stop)) if telling.stop_token_ids.contains(&id) => {
-                Some(("stop", id.into()))
-            }
-            (None, Some(Finish::Stop)) => Some(("stop", Value::Null)),
-            (None, None) => None,
-        };
+        self.ending = ending(self.stops.found(), finish, id, &telling.stop_token_ids);
         self.ending.is_some()
     }
 }

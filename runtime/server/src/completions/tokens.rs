@@ -10,13 +10,14 @@ use serde_json::{Map, Value, json};
 use crate::access::RequestId;
 use crate::app::App;
 use crate::engine::{Ask, Finish, Sampling, Update};
-use crate::error::{ApiError, Result, json_body};
+use crate::error::{Result, json_body};
 use crate::fields::Fields;
-use crate::logprobs::chat_entry;
+use crate::generation::within;
+use crate::logprobs::{chat_entry, prompt_entries};
 use crate::plan::nth;
 use crate::request::Body;
 use crate::sampling::{Bounds, Common, fit};
-use crate::sse::{self, Writer};
+use crate::sse::{self, Then, Writer};
 use crate::usage::Usage;
 
 pub(crate) async fn handle(
@@ -30,6 +31,7 @@ pub(crate) async fn handle(
         sampling: nth(&teller.sampling, choice),
         guide: None,
         alternative: choice,
+        timeout: None,
     };
     let mut generation = app.generate((0..teller.choices.len()).map(ask).collect())?;
     if teller.stream {
@@ -41,14 +43,12 @@ pub(crate) async fn handle(
         }
         Ok(())
     };
-    match app.config.timeout {
-        None => work.await?,
-        Some(limit) => tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| ApiError::timed_out(limit.as_secs()))??,
-    }
+    within(app.config.timeout, work).await??;
     let parts: Vec<Value> = (0..teller.choices.len()).map(|index| teller.part(index)).collect();
-    let body = json!({"request_id": teller.id, "choices": parts, "usage": teller.usage().json()});
+    let body = json!({
+        "request_id": teller.id, "choices": parts, "prompt_logprobs": teller.prompt_logprobs,
+        "usage": teller.usage().json(),
+    });
     Ok(json_body(&body).into_response())
 }
 
@@ -57,9 +57,12 @@ struct Teller {
     prompt: Vec<u32>,
     sampling: Sampling,
     stream: bool,
+    /// Tokens a chunk.
+    interval: usize,
     cached: usize,
+    /// Not told yet.
+    prompt_logprobs: Option<Value>,
     choices: Vec<Choice>,
-    failed: bool,
 }
 
 #[derive(Clone, Default)]
@@ -75,12 +78,17 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Teller> {
     let config = &app.config;
     app.check_model(fields.string("model")?)?;
     let prompt = fields.token_ids("token_ids", config.vocab)?;
-    let prompt = prompt.ok_or_else(|| fields.wrong("token_ids", "is missing"))?;
+    let mut prompt = prompt.ok_or_else(|| fields.wrong("token_ids", "is missing"))?;
     let empty = Map::new();
     let inner = fields.object("sampling_params")?.unwrap_or(Fields::new(&empty));
-    inner
-        .refuse(&[("stop", "; use `stop_token_ids`"), ("structured_outputs", " on this route")])?;
-    let mut common = Common::read(&inner, Bounds { vocab: config.vocab, interval: 1 })?;
+    inner.refuse(&[
+        ("stop", "; use `stop_token_ids`"),
+        ("structured_outputs", " on this route"),
+        ("thinking_token_budget", " on this route"),
+    ])?;
+    let bounds = Bounds { vocab: config.vocab, interval: config.stream_interval };
+    let mut common = Common::read(&inner, bounds)?;
+    common.truncate(&mut prompt);
     common.limit(&inner, Some(inner.count("max_tokens", 1)?.unwrap_or(16)))?;
     common.sampling.logprobs = inner.integer("logprobs", 0..=20)?.map(|top| top as u32);
     fit(&mut common.sampling, prompt.len(), config, "token_ids")?;
@@ -89,17 +97,23 @@ fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Teller> {
         prompt,
         sampling: common.sampling,
         stream: fields.bool("stream", false)?,
+        interval: common.interval,
         cached: 0,
+        prompt_logprobs: None,
         choices: vec![Choice::default(); common.n],
-        failed: false,
     })
 }
 
 impl Teller {
+    /// Takes an update; says whether the choice has something to report.
     fn take(&mut self, index: usize, update: Update) -> Result<bool> {
         let choice = &mut self.choices[index];
         match update {
-            Update::Prompt { cached, .. } if index == 0 => self.cached = cached,
+            Update::Prompt { cached, logprobs, .. } if index == 0 => {
+                self.cached = cached;
+                self.prompt_logprobs =
+                    (!logprobs.is_empty()).then(|| prompt_entries(&self.prompt, &logprobs));
+            }
             Update::Prompt { .. } => {}
             Update::Token { id, logprobs, finish } => {
                 choice.tokens += 1;
@@ -109,7 +123,9 @@ impl Teller {
                     Finish::Stop => "stop",
                     Finish::Length => "length",
                 });
-                return Ok(true);
+                // At once with the first token, then after as many as were asked for.
+                let due = choice.tokens == 1 || choice.ids.len() >= self.interval;
+                return Ok(due || choice.finish.is_some());
             }
             Update::Failed(error) => return Err(error),
         }
@@ -136,33 +152,27 @@ impl Teller {
 impl Writer for Teller {
     fn begin(&mut self, _: &mut Vec<u8>) {}
 
-    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> bool {
+    fn update(&mut self, index: usize, update: Update, out: &mut Vec<u8>) -> Then {
         match self.take(index, update) {
             Ok(true) => {
-                let part = self.part(index);
-                sse::data(out, &json!({"request_id": self.id, "choices": [part]}));
-                false
+                let mut chunk = json!({"request_id": self.id, "choices": [self.part(index)]});
+                if let Some(logprobs) = self.prompt_logprobs.take() {
+                    chunk["prompt_logprobs"] = logprobs;
+                }
+                sse::data(out, &chunk);
+                Then::GoOn
             }
-            Ok(false) => false,
+            Ok(false) => Then::GoOn,
             Err(error) => {
                 self.fail(error, out);
-                true
+                Then::EndStream
             }
         }
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        if !self.failed {
-            let usage = self.usage().json();
-            sse::data(out, &json!({"request_id": self.id, "choices": [], "usage": usage}));
-            sse::done(out);
-        }
-    }
-
-    fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
-        if !std::mem::replace(&mut self.failed, true) {
-            sse::data(out, &error.body());
-            sse::done(out);
-        }
+        let usage = self.usage().json();
+        sse::data(out, &json!({"request_id": self.id, "choices": [], "usage": usage}));
+        sse::done(out);
     }
 }

@@ -88,35 +88,44 @@ impl Constraint {
 
 fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String> {
     let mut schema = match schema {
-        Value::Object(map) => map.clone(),
+        Value::Object(_) => schema.clone(),
         // `true` allows anything, `false` nothing.
-        Value::Bool(true) => serde_json::Map::new(),
+        Value::Bool(true) => json!({}),
         _ => return Err("a schema is an object".to_owned()),
     };
-    schema.iter_mut().for_each(|(key, value)| drop_notes(key, value));
+    drop_notes(&mut schema);
     let options =
         json!({"whitespace_pattern": WHITE_SPACE, "whitespace_flexible": true, "lenient": lenient});
-    schema.insert("x-guidance".to_owned(), options);
-    Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
+    schema["x-guidance"] = options;
+    Ok(TopLevelGrammar::from_json_schema(schema))
 }
 
 /// Formats that can be enforced; JSON Schema has all others be notes for the reader.
 const FORMATS: [&str; 10] =
     ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
 
-/// Drops formats that are notes, everywhere below this keyword except in values.
-fn drop_notes(key: &str, value: &mut Value) {
-    match value {
-        _ if ["const", "enum", "default", "examples"].contains(&key) => {}
-        Value::Object(map) => {
-            let note = |format: &Value| format.as_str().is_some_and(|f| !FORMATS.contains(&f));
-            if map.get("format").is_some_and(note) {
-                map.remove("format");
-            }
-            map.iter_mut().for_each(|(key, value)| drop_notes(key, value));
+/// Drops formats that are notes from a schema, or a list of schemas, and from all schemas inside.
+fn drop_notes(schema: &mut Value) {
+    let map = match schema {
+        Value::Object(map) => map,
+        Value::Array(list) => return list.iter_mut().for_each(drop_notes),
+        _ => return,
+    };
+    let note = |format: &Value| format.as_str().is_some_and(|f| !FORMATS.contains(&f));
+    if map.get("format").is_some_and(note) {
+        map.remove("format");
+    }
+    for (keyword, value) in map {
+        match (keyword.as_str(), value) {
+            ("const" | "enum" | "default" | "examples", _) => {}
+            // Their keys are names that the client chose.
+            (
+                "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas"
+                | "dependencies",
+                Value::Object(named),
+            ) => named.values_mut().for_each(drop_notes),
+            (_, value) => drop_notes(value),
         }
-        Value::Array(list) => list.iter_mut().for_each(|value| drop_notes("", value)),
-        _ => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! Input items: which there are, what each is called, and how references are looked up.
 
+use std::collections::{HashMap, HashSet};
+
 use ossmith_harmony::ResponseItem;
 use serde_json::{Value, json};
 
@@ -23,10 +25,26 @@ pub(super) fn normal(input: &Value, store: &Store) -> Result<Vec<Value>> {
         Value::Array(list) => list,
         _ => return Err(ApiError::bad("input", "`input` is not a string or a list of items")),
     };
-    list.iter().enumerate().map(|(index, item)| one(index, item, store)).collect()
+    let mut stored = store.items(&references(list)?);
+    list.iter().enumerate().map(|(index, item)| one(index, item, &mut stored)).collect()
 }
 
-fn one(index: usize, item: &Value, store: &Store) -> Result<Value> {
+/// The ids of stored items that the input names; each once, so that a short request cannot ask for much.
+fn references(list: &[Value]) -> Result<HashSet<&str>> {
+    let mut ids = HashSet::new();
+    for (index, item) in list.iter().enumerate() {
+        if item["type"] == "item_reference" && !ids.insert(item["id"].as_str().unwrap_or_default())
+        {
+            let name = format!("input[{index}]");
+            let why = format!("`{name}` refers to {} a second time", item["id"]);
+            return Err(ApiError::bad(name, why));
+        }
+    }
+    Ok(ids)
+}
+
+/// The item as it stands in a prompt; `stored` has those that are referred to.
+fn one(index: usize, item: &Value, stored: &mut HashMap<String, Value>) -> Result<Value> {
     let name = format!("input[{index}]");
     let Value::Object(map) = item else {
         return Err(ApiError::bad(name.clone(), format!("`{name}` is not an object")));
@@ -41,7 +59,7 @@ fn one(index: usize, item: &Value, store: &Store) -> Result<Value> {
     }
     if kind == "item_reference" {
         let id = map.get("id").and_then(Value::as_str).unwrap_or_default();
-        return store.item(id).ok_or_else(|| ApiError {
+        return stored.remove(id).ok_or_else(|| ApiError {
             param: Some(name),
             ..ApiError::not_found(None, format!("there is no stored item `{id}`"))
         });

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::events::EventLog;
 use super::object::Status;
-use super::store::Store;
+use super::store::{Store, Text, text_of};
 use super::teller::Teller;
 use crate::generation::Generation;
 use crate::sse;
@@ -23,15 +23,17 @@ struct State {
     /// Items that the response shows; none while it is queued.
     items: Option<usize>,
     events: EventLog,
-    context: Option<Vec<Value>>,
-    over: bool,
+    /// It was cancelled or has ended, so it cannot be cancelled any more.
+    settled: bool,
+    /// Everything said, once its last event is.
+    context: Option<Text>,
 }
 
 /// One such response.
 #[derive(Debug)]
 pub(crate) struct Job {
     state: Mutex<State>,
-    /// Events so far; closed over.
+    /// Events so far.
     news: watch::Sender<usize>,
     stop: Notify,
 }
@@ -42,7 +44,7 @@ impl Job {
         let (news, _) = watch::channel(0);
         let events = std::mem::take(teller.events());
         let response = teller.queued();
-        let state = State { response, items: None, events, context: None, over: false };
+        let state = State { response, items: None, events, settled: false, context: None };
         let job = Arc::new(Job { state: Mutex::new(state), news, stop: Notify::new() });
         store.put_job(&teller.request.id, Arc::clone(&job), &teller.request.input);
         tokio::spawn(Arc::clone(&job).run(teller, generation));
@@ -57,44 +59,45 @@ impl Job {
         loop {
             let update = tokio::select! {
                 biased;
-                () = self.stop.notified() => {
-                    teller.end(Status::Cancelled);
-                    break;
-                }
+                () = self.stop.notified() => break,
                 update = generation.next() => update,
             };
             let Some((_, update)) = update else { break };
             if teller.take(update) {
                 generation.stop(0);
             }
-            self.tell(&mut teller, None);
+            self.tell(&mut teller);
         }
         drop(generation);
-        let response = teller.conclude();
-        self.tell(&mut teller, Some(response));
+        self.conclude(teller);
     }
 
-    fn tell(&self, teller: &mut Teller, ended: Option<Value>) {
+    fn tell(&self, teller: &mut Teller) {
         let count = {
             let mut state = self.lock();
             state.events.append(teller.events());
-            match ended {
-                // Who cancelled it was told so already.
-                Some(_) if state.over => {}
-                Some(response) => {
-                    state.response = response;
-                    state.over = true;
-                }
-                None if !state.over && state.items != Some(teller.items()) => {
-                    state.items = Some(teller.items());
-                    state.response = teller.response();
-                }
-                None => {}
+            if !state.settled && state.items != Some(teller.items()) {
+                state.items = Some(teller.items());
+                state.response = teller.response();
             }
-            if state.over {
-                state.context = Some(teller.context());
-            }
-            state.events.len() + usize::from(state.over)
+            state.events.len()
+        };
+        self.news.send_replace(count);
+    }
+
+    /// Says its last event. Who cancelled it was told so already, whatever has come since.
+    fn conclude(&self, mut teller: Teller) {
+        let cancelled = std::mem::replace(&mut self.lock().settled, true);
+        if cancelled {
+            teller.end(Status::Cancelled);
+        }
+        let response = teller.conclude();
+        let count = {
+            let mut state = self.lock();
+            state.events.append(teller.events());
+            state.response = response;
+            state.context = Some(text_of(&teller.context()));
+            state.events.len()
         };
         self.news.send_replace(count);
     }
@@ -103,23 +106,23 @@ impl Job {
         self.lock().response.clone()
     }
 
-    pub(super) fn context(&self) -> Option<Vec<Value>> {
+    pub(super) fn context(&self) -> Option<Text> {
         self.lock().context.clone()
     }
 
-    /// What it takes, roughly: its events say all that the response and its context do.
+    /// What it takes, roughly: its events say all that the response does.
     pub(super) fn bytes(&self) -> usize {
-        2 * self.lock().events.bytes()
+        let state = self.lock();
+        2 * state.events.bytes() + state.context.as_ref().map_or(0, |context| context.len())
     }
 
     /// Stops it; the cancelled response, or none if it had ended.
     pub(super) fn cancel(&self) -> Option<Value> {
         let response = {
             let mut state = self.lock();
-            if state.over {
+            if std::mem::replace(&mut state.settled, true) {
                 return None;
             }
-            state.over = true;
             state.response["status"] = "cancelled".into();
             state.response.clone()
         };
@@ -130,7 +133,7 @@ impl Job {
     /// Events from this one on, how many there are in all, and whether there will be no more.
     fn events_from(&self, from: usize) -> (Bytes, usize, bool) {
         let state = self.lock();
-        let over = state.over && state.context.is_some();
+        let over = state.context.is_some();
         (Bytes::copy_from_slice(state.events.from(from)), state.events.len(), over)
     }
 }

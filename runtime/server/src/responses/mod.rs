@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::access::RequestId;
 use crate::app::App;
 use crate::error::{ApiError, Result, json_body, json_text};
+use crate::generation::within;
 use crate::request::{Body, Named};
 use crate::sse;
 use job::Job;
@@ -31,10 +32,10 @@ pub(crate) async fn create(
     Extension(RequestId(id)): Extension<RequestId>,
     body: Body,
 ) -> Result<Response> {
-    let request = body.read(&app, move |app, body| request::read(app, &id, body)).await?;
+    let request = body.read(&app, request::read).await?;
     if app.config.log_prompts {
         let prompt = crate::chat::lossy(&request.planned.prompt);
-        tracing::info!(id = request.id, prompt, "prompt");
+        tracing::info!(id, response = request.id, prompt, "prompt");
     }
     let mut generation = app.generate(request.planned.asks())?;
     let (stream, background) = (request.stream, request.background);
@@ -59,12 +60,7 @@ pub(crate) async fn create(
             }
         }
     };
-    match timeout {
-        None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| ApiError::timed_out(limit.as_secs()))?,
-    }
+    within(timeout, work).await?;
     Ok(json_body(&teller.finish()?).into_response())
 }
 

@@ -4,6 +4,7 @@ use ossmith_harmony::responses_conversation;
 use serde_json::{Map, Value, json};
 
 use super::items;
+use crate::access::fresh_id;
 use crate::app::{App, now};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
@@ -36,9 +37,11 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("conversation", "; use `previous_response_id`"),
     ("n", ""),
     ("prompt_logprobs", " for responses"),
+    ("return_token_ids", " for responses"),
+    ("stream_interval", " for responses"),
 ];
 
-pub(super) fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Request> {
+pub(super) fn read(app: &App, body: &Map<String, Value>) -> Result<Request> {
     let fields = Fields::new(body);
     let config = &app.config;
     app.check_model(fields.string("model")?)?;
@@ -58,15 +61,12 @@ pub(super) fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Req
     let logprobs = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
     common.sampling.logprobs = logprobs.then_some(top);
 
-    let thinking = match fields.object("reasoning")? {
-        Some(reasoning) => Thinking::read(&reasoning, "effort")?,
-        None => Thinking::read(&fields, "reasoning_effort")?,
-    };
+    let (thinking, effort) = thinking(&fields)?;
     let wishes = Wishes {
         config,
         tools: Tools::read(&fields)?,
         format: Format::of_responses(&fields)?,
-        thinking: thinking.unwrap_or_default(),
+        thinking,
         common: &common,
         param: "input",
     };
@@ -88,18 +88,32 @@ pub(super) fn read(app: &App, id: &str, body: &Map<String, Value>) -> Result<Req
         _ => plan(&context)?,
     };
     Ok(Request {
-        id: format!("resp_{id}"),
+        // Not the request's own id: a client may repeat that, and would lose what is stored under it.
+        id: format!("resp_{}", fresh_id()),
         planned,
         stream,
         background,
         store,
-        asked: asked(app, &fields, store, background)?,
+        asked: asked(app, &fields, effort, store, background)?,
         input,
         context,
         logprobs,
         tokens_as_ids: common.tokens_as_ids,
         reasoning: fields.bool("include_reasoning", true)?,
     })
+}
+
+/// The effort, and the word for it.
+fn thinking<'a>(fields: &Fields<'a>) -> Result<(Thinking, &'a str)> {
+    let of = |fields: &Fields<'a>, name: &str| -> Result<Option<(Thinking, &'a str)>> {
+        Ok(Thinking::read(fields, name)?.zip(fields.string(name)?))
+    };
+    let nested = match fields.object("reasoning")? {
+        Some(reasoning) => of(&reasoning, "effort")?,
+        None => None,
+    };
+    let found = if nested.is_some() { nested } else { of(fields, "reasoning_effort")? };
+    Ok(found.unwrap_or((Thinking::default(), "medium")))
 }
 
 /// What was said before, by `previous_response_id`.
@@ -156,6 +170,7 @@ fn shortened(context: &[Value], plan: impl Fn(&[Value]) -> Result<Planned>) -> R
 fn asked(
     app: &App,
     fields: &Fields<'_>,
+    effort: &str,
     store: bool,
     background: bool,
 ) -> Result<Map<String, Value>> {
@@ -165,14 +180,7 @@ fn asked(
         return Err(fields.wrong("metadata", "is not an object"));
     }
     let truncation = truncation(fields)?;
-    let reasoning = fields.object("reasoning")?;
-    let of_reasoning = |name: &str| {
-        reasoning.as_ref().and_then(|fields| fields.get(name)).cloned().unwrap_or(Value::Null)
-    };
-    let effort = match of_reasoning("effort") {
-        Value::Null => "medium".into(),
-        effort => effort,
-    };
+    let summary = fields.object("reasoning")?.and_then(|fields| fields.get("summary").cloned());
     let format = fields.object("text")?.and_then(|text| text.get("format").cloned());
     let value = json!({
         "object": "response",
@@ -189,7 +197,7 @@ fn asked(
         "parallel_tool_calls": given("parallel_tool_calls", true.into()),
         "previous_response_id": given("previous_response_id", Value::Null),
         "prompt_cache_key": given("prompt_cache_key", Value::Null),
-        "reasoning": {"effort": effort, "summary": of_reasoning("summary")},
+        "reasoning": {"effort": effort, "summary": summary},
         "safety_identifier": given("safety_identifier", Value::Null),
         "service_tier": "default",
         "store": store,

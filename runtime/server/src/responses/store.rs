@@ -1,19 +1,21 @@
 //! Responses that may be asked for later, in memory, within bounds: the least recently used go first. They are kept as
 //! text, because a tree of values takes several times as much, and the bound is on what they take.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::job::Job;
 use crate::config::StoreLimits;
 
 /// Values as JSON text.
-type Text = Arc<str>;
+pub(super) type Text = Arc<str>;
 
-fn text_of(values: &[Value]) -> Text {
+pub(super) fn text_of(values: &[Value]) -> Text {
     Value::from(values).to_string().into()
 }
 
@@ -51,8 +53,12 @@ impl Entry {
 
     /// Everything said up to its end; none while it is under way.
     pub(super) fn context(&self) -> Option<Vec<Value>> {
+        self.context_text().map(|context| values_of(&context))
+    }
+
+    fn context_text(&self) -> Option<Text> {
         match &self.content {
-            Content::Done { context, .. } => Some(values_of(context)),
+            Content::Done { context, .. } => Some(Arc::clone(context)),
             Content::Background(job) => job.context(),
         }
     }
@@ -73,15 +79,25 @@ impl Entry {
         content + self.input.len()
     }
 
-    /// The item of this id, if it has one.
-    fn item(&self, id: &str) -> Option<Value> {
-        let may_have = match &self.content {
-            Content::Done { context, .. } => context.contains(id),
-            Content::Background(_) => true,
-        };
-        let items = || self.context().unwrap_or_else(|| self.input());
-        may_have.then(items)?.into_iter().find(|item| item["id"] == id)
+    /// Adds those of its items that have one of these ids.
+    fn find(&self, ids: &HashSet<&str>, found: &mut HashMap<String, Value>) {
+        let text = self.context_text().unwrap_or_else(|| Arc::clone(&self.input));
+        let names: Vec<Name> = serde_json::from_str(&text).unwrap_or_default();
+        if !names.iter().any(|name| ids.contains(name.id.as_str())) {
+            return;
+        }
+        for item in values_of(&text) {
+            if let Some(id) = item["id"].as_str().filter(|id| ids.contains(id)) {
+                found.insert(id.to_owned(), item);
+            }
+        }
     }
+}
+
+/// What is read of an item to see whether it is wanted.
+#[derive(Deserialize)]
+struct Name {
+    id: String,
 }
 
 #[derive(Debug)]
@@ -145,10 +161,26 @@ impl Store {
         self.lock().remove(id).map(|one| one.entry)
     }
 
-    /// An item of any response's input or output.
-    pub(super) fn item(&self, id: &str) -> Option<Value> {
-        let entries: Vec<Entry> = self.lock().values().map(|one| one.entry.clone()).collect();
-        entries.iter().find_map(|entry| entry.item(id))
+    /// Items of any response's input or output by their ids, as far as there are any. Each response is looked through
+    /// once, however many are wanted.
+    pub(super) fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Value> {
+        let mut found = HashMap::new();
+        if ids.is_empty() {
+            return found;
+        }
+        let held = self.lock();
+        let live = held.values().filter(|one| one.used.elapsed() < self.limits.lifetime);
+        let mut entries: Vec<(Instant, Entry)> =
+            live.map(|one| (one.used, one.entry.clone())).collect();
+        drop(held);
+        entries.sort_by_key(|(used, _)| Reverse(*used));
+        for (_, entry) in entries {
+            if found.len() == ids.len() {
+                break;
+            }
+            entry.find(ids, &mut found);
+        }
+        found
     }
 }
 
@@ -165,7 +197,8 @@ mod tests {
     }
 
     fn put(store: &Store, id: &str, text: &str) {
-        store.put(id, &json!({"id": id}), &[json!({"id": format!("in_{id}"), "text": text})], &[]);
+        let input = json!({"id": format!("in_{id}"), "text": text});
+        store.put(id, &json!({"id": id}), &[input], &[json!({"id": format!("said_{id}")})]);
     }
 
     #[test]
@@ -194,6 +227,17 @@ mod tests {
         let limits = StoreLimits { entries: 9, bytes: 9999, lifetime: Duration::ZERO };
         let store = Store::new(limits);
         put(&store, "a", "");
+        assert!(store.items(&HashSet::from(["said_a"])).is_empty());
         assert!(store.get("a").is_none());
+    }
+
+    #[test]
+    fn items_are_found_wherever_they_were_said() {
+        let store = store(9, 9999);
+        put(&store, "a", "");
+        put(&store, "b", "");
+        let found = store.items(&HashSet::from(["said_a", "said_b", "said_c"]));
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["said_b"], json!({"id": "said_b"}));
     }
 }

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::engine::{Finish, Update};
 use crate::error::{ApiError, Result};
 use crate::logprobs::chat_entry;
-use crate::sse::Writer;
+use crate::sse::{Then, Writer};
 use crate::turn::{Kind, Piece, Turn};
 use crate::usage::Usage;
 
@@ -266,10 +266,10 @@ impl Writer for Teller {
         self.voice.log.drain_to(out);
     }
 
-    fn update(&mut self, _: usize, update: Update, out: &mut Vec<u8>) -> bool {
+    fn update(&mut self, _: usize, update: Update, out: &mut Vec<u8>) -> Then {
         let ends = self.take(update);
         self.voice.log.drain_to(out);
-        ends
+        if ends { Then::EndChoice } else { Then::GoOn }
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {

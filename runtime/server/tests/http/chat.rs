@@ -4,7 +4,7 @@ use ossmith_server::Config;
 use ossmith_server::stub::Script;
 use serde_json::{Value, json};
 
-use crate::common::{Site, TURN, chat, config, tokens};
+use crate::common::{Site, TURN, chat, config, request, tokens};
 
 const TOOLS: &str = r#"[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]"#;
 
@@ -258,6 +258,36 @@ async fn results_of_several_calls_stand_in_the_calls_order() {
         ]);
         let prompt = prompt(&site, &json!({"messages": messages})).await;
         assert!(prompt.ends_with(&format!("{want}<|start|>assistant")), "{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn one_choice_that_fails_ends_its_stream_for_all() {
+    let one_fails = |ask: &ossmith_server::Ask| {
+        let fails = ask.alternative == 0;
+        Script {
+            tokens: tokens(&"word ".repeat(if fails { 20 } else { 300 })),
+            failure: fails.then(|| ossmith_server::ApiError::internal("the device is gone")),
+            pause: None,
+        }
+    };
+    let site = Site::with(config(), one_fails);
+    let raw = json!({"prompt": "Hi", "n": 2, "max_tokens": 400, "stream": true});
+    let sampling = json!({"n": 2, "max_tokens": 400});
+    for (path, body) in [
+        ("/v1/chat/completions", chat(json!({"n": 2, "stream": true}))),
+        ("/v1/completions", raw),
+        (
+            "/inference/v1/generate",
+            json!({"token_ids": [1], "sampling_params": sampling, "stream": true}),
+        ),
+    ] {
+        let (_, _, text) = site.ask(request("POST", path, &body.to_string())).await;
+        let data: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        let [.., error, done] = data.as_slice() else { panic!("{path}: {text}") };
+        assert!(error.contains("the device is gone") && *done == "data: [DONE]", "{path}: {text}");
+        assert_eq!(text.matches("[DONE]").count(), 1, "{path}");
+        assert_eq!(site.stub.running(), 0, "{path}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! A server over a scripted source, asked without a socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use ossmith_harmony::{SpecialSet, encode_with_special};
 use ossmith_server::stub::{Script, Stub};
 use ossmith_server::{Ask, Config, router};
@@ -43,10 +44,25 @@ impl Site {
         Site { router: router(config, stub.clone()), stub }
     }
 
+    /// The response, its body unread.
+    pub(crate) async fn open(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    /// Waits until no generation has a place any more.
+    pub(crate) async fn idle(&self) {
+        for _ in 0..1000 {
+            if self.stub.running() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} places are still taken", self.stub.running());
+    }
+
     /// Status, headers and body.
     pub(crate) async fn ask(&self, request: Request<Body>) -> (StatusCode, HeaderMap, String) {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.open(request).await.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         (parts.status, parts.headers, String::from_utf8(bytes.to_vec()).unwrap())
     }

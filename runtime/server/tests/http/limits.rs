@@ -166,6 +166,31 @@ async fn stopping_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
+async fn time_is_over_for_what_nobody_reads_too() {
+    let short = Config { timeout: Some(Duration::from_millis(50)), ..config() };
+    let turn = tokens(&format!("<|channel|>final<|message|>{}", "word ".repeat(3000)));
+    let site = Site::with(short, move |_| Script {
+        tokens: turn.clone(),
+        pause: Some(Duration::from_millis(1)),
+        failure: None,
+    });
+    let body = chat(json!({"stream": true})).to_string();
+    let unread = site.open(request("POST", "/v1/chat/completions", &body)).await;
+    assert_eq!(site.stub.running(), 1);
+    site.idle().await;
+    drop(unread);
+    let body = json!({"input": "Hi", "background": true});
+    let (_, queued) = site.post("/v1/responses", &body).await;
+    site.idle().await;
+    let path = format!("/v1/responses/{}?stream=true", queued["id"].as_str().unwrap());
+    let (_, events) = site.get(&path).await;
+    let last = events.lines().rfind(|line| line.starts_with("data: ")).unwrap();
+    assert!(last.contains("response.failed") && last.contains("was not done after"), "{last}");
+    let (_, counts) = site.get("/metrics").await;
+    assert!(counts.contains("finished_reason=\"abort\"} 2\n"), "{counts}");
+}
+
+#[tokio::test]
 async fn a_request_has_its_time_and_no_more() {
     let short = Config { timeout: Some(Duration::from_millis(100)), ..config() };
     let site = start(4, 100_000, short).await;

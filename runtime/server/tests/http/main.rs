@@ -4,6 +4,8 @@
 
 mod chat;
 mod common;
+mod counts;
 mod limits;
+mod raw;
 mod refusals;
 mod responses;

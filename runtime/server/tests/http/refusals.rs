@@ -33,6 +33,9 @@ async fn bad_fields_are_named() {
         (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"max_tokens": 1.5}), "max_tokens"),
         (json!({"min_tokens": 9, "max_tokens": 8}), "min_tokens"),
+        (json!({"min_tokens": 5000}), "min_tokens"),
+        (json!({"min_tokens": 2, "tools": [tool]}), "min_tokens"),
+        (json!({"min_tokens": 2, "response_format": {"type": "json_object"}}), "min_tokens"),
         (json!({"top_logprobs": 3}), "top_logprobs"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"logit_bias": {"x": 1}}), "logit_bias"),
@@ -136,6 +139,15 @@ async fn schemas_that_cannot_be_enforced_are_refused_only_where_they_must_be() {
         // Formats that JSON Schema has be notes.
         (property(json!({"type": "string", "format": "password"})), true),
         (property(json!({"enum": [{"format": "password"}]})), true),
+        // Names of properties are not keywords.
+        (
+            json!({"type": "object", "properties": {"default": {"type": "string", "format": "password"}}}),
+            true,
+        ),
+        (
+            json!({"$ref": "#/$defs/enum", "$defs": {"enum": {"type": "string", "format": "path"}}}),
+            true,
+        ),
         (property(json!({"type": ["string", "null"]})), true),
         (property(json!({"const": 5})), true),
         (property(json!({"enum": []})), false),
@@ -205,7 +217,15 @@ async fn other_routes_refuse_in_the_same_shape() {
         ("/v1/completions", json!({"prompt": "a", "best_of": 3}), 400, "best_of"),
         ("/v1/completions", json!({"prompt": "a", "max_tokens": 0}), 400, "max_tokens"),
         ("/v1/completions", json!({"prompt": "a", "model": "b"}), 404, "model"),
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "thinking_token_budget": 5}),
+            400,
+            "thinking_token_budget",
+        ),
         ("/v1/responses", json!({}), 400, "input"),
+        ("/v1/responses", json!({"input": "a", "return_token_ids": true}), 400, "return_token_ids"),
+        ("/v1/responses", json!({"input": "a", "stream_interval": 4}), 400, "stream_interval"),
         ("/v1/responses", json!({"input": []}), 400, "input"),
         ("/v1/responses", json!({"input": [{"type": "computer_call"}]}), 400, "input[0].type"),
         (
@@ -213,6 +233,12 @@ async fn other_routes_refuse_in_the_same_shape() {
             json!({"input": [{"type": "item_reference", "id": "x"}]}),
             404,
             "input[0]",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": [{"type": "item_reference", "id": "x"}, {"type": "item_reference", "id": "x"}]}),
+            400,
+            "input[1]",
         ),
         (
             "/v1/responses",
@@ -246,6 +272,12 @@ async fn other_routes_refuse_in_the_same_shape() {
             json!({"token_ids": [1], "sampling_params": {"top_p": 7}}),
             400,
             "sampling_params.top_p",
+        ),
+        (
+            "/inference/v1/generate",
+            json!({"token_ids": [1], "sampling_params": {"thinking_token_budget": 5}}),
+            400,
+            "sampling_params.thinking_token_budget",
         ),
     ] {
         let (found, answer) = site.post(path, &body).await;

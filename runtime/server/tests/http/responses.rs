@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use ossmith_server::stub::Script;
+use ossmith_server::{Config, StoreLimits};
 use serde_json::{Value, json};
 
 use crate::common::{Site, TURN, config, request, tokens};
@@ -260,13 +261,86 @@ async fn background_responses_go_on_alone_and_can_be_cancelled() {
     assert_eq!(site.post("/v1/responses", &on_it).await.0, 400, "it has not ended");
     let (status, cancelled) = site.post(&format!("{path}/cancel"), &json!({})).await;
     assert_eq!((status, &cancelled["status"]), (200, &json!("cancelled")));
-    for _ in 0..500 {
-        if site.stub.running() == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(site.stub.running(), 0, "its place is free");
+    assert_eq!(site.post(&format!("{path}/cancel"), &json!({})).await.0, 400, "once is enough");
+    site.idle().await;
     let after: Value = serde_json::from_str(&site.get(&path).await.1).unwrap();
     assert_eq!(after["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn what_was_cancelled_has_what_was_said_until_then() {
+    let site = slow();
+    let (_, queued) = site.post("/v1/responses", &json!({"input": "Hi", "background": true})).await;
+    let path = format!("/v1/responses/{}", queued["id"].as_str().unwrap());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(site.post(&format!("{path}/cancel"), &json!({})).await.0, 200);
+    // A stream of it ends only once all is said.
+    let (_, text) = site.get(&format!("{path}?stream=true")).await;
+    let last = text.lines().rfind(|line| line.starts_with("data: ")).unwrap();
+    let last: Value = serde_json::from_str(last.trim_start_matches("data: ")).unwrap();
+    let after: Value = serde_json::from_str(&site.get(&path).await.1).unwrap();
+    assert_eq!((&last["type"], &last["response"]), (&json!("response.failed"), &after));
+    assert_eq!(after["status"], "cancelled");
+    let said = after["output"][0]["content"][0]["text"].as_str().unwrap();
+    assert!(said.starts_with("word"), "{after}");
+    assert_eq!(after["output"][0]["status"], "incomplete");
+    assert!(after["usage"]["output_tokens"].as_u64().unwrap() > 3, "{after}");
+}
+
+#[tokio::test]
+async fn a_request_id_used_again_hides_no_response() {
+    let site = Site::writing(TURN);
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut ask = request("POST", "/v1/responses", r#"{"input": "Hi"}"#);
+        ask.headers_mut().insert("x-request-id", "mine".parse().unwrap());
+        let (_, headers, text) = site.ask(ask).await;
+        assert_eq!(headers["x-request-id"], "mine");
+        ids.push(serde_json::from_str::<Value>(&text).unwrap()["id"].clone());
+    }
+    assert_ne!(ids[0], ids[1]);
+    for id in ids {
+        assert_eq!(site.get(&format!("/v1/responses/{}", id.as_str().unwrap())).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn what_a_background_response_goes_on_from_counts_as_stored() {
+    let store = StoreLimits { bytes: 125_000, ..StoreLimits::default() };
+    let words = tokens(TURN);
+    let site = Site::with(Config { store, ..config() }, move |_| Script {
+        tokens: words.clone(),
+        ..Script::default()
+    });
+    // Its input takes 40,000 bytes, and stands there as input and as part of what was said.
+    let (_, first) =
+        site.post("/v1/responses", &json!({"input": "internationalization ".repeat(1900)})).await;
+    let path = format!("/v1/responses/{}", first["id"].as_str().unwrap());
+    let on_it = json!({"input": "Hi", "background": true, "previous_response_id": first["id"]});
+    for stays in [true, false] {
+        assert_eq!(site.get(&path).await.0, if stays { 200 } else { 404 });
+        if stays {
+            let (_, next) = site.post("/v1/responses", &on_it).await;
+            let next = next["id"].as_str().unwrap();
+            site.get(&format!("/v1/responses/{next}?stream=true")).await;
+            site.post("/v1/responses", &json!({"input": "Hi"})).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_effort_is_told_as_it_was_asked_for() {
+    let site = Site::writing(TURN);
+    for (fields, want) in [
+        (json!({}), "medium"),
+        (json!({"reasoning": {"effort": "low"}}), "low"),
+        (json!({"reasoning_effort": "high"}), "high"),
+        (json!({"reasoning_effort": "high", "reasoning": {"summary": "auto"}}), "high"),
+        (json!({"reasoning_effort": "high", "reasoning": {"effort": "xhigh"}}), "xhigh"),
+    ] {
+        let mut body = json!({"input": "Hi"});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let (_, answer) = site.post("/v1/responses", &body).await;
+        assert_eq!(answer["reasoning"]["effort"], want, "{fields}");
+    }
 }

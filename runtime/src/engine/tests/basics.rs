@@ -141,6 +141,17 @@ fn a_device_is_idle_between_steps_but_not_between_requests() {
 }
 
 #[test]
+fn each_answer_says_how_long_it_waited_for_its_first_step() {
+    let mut engine = engine(Limits { max_sequences: 1, ..LIMITS }, 10, 0);
+    let prompts = [prompt(5, 0), prompt(9, 4)];
+    let answers = engine.generate(&prompts, &[params(2, 6)]).unwrap();
+    let queued = [answers[0].prompt.queued, answers[1].prompt.queued];
+    assert!(queued[1] > queued[0], "{queued:?}");
+    let sum = (queued[0] + queued[1]).as_secs_f64();
+    assert!((sum - engine.metrics().queue_seconds.sum).abs() < 1e-9);
+}
+
+#[test]
 fn a_stream_gives_each_token_once_and_marks_the_last() {
     let mut engine = engine(LIMITS, 10, 1);
     let prompts = [prompt(5, 0), prompt(9, 4)];

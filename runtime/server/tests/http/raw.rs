@@ -1,0 +1,74 @@
+//! Raw prompts: Completions, and tokens in and out.
+
+use ossmith_harmony::token_bytes;
+use ossmith_server::Config;
+use ossmith_server::stub::Script;
+use serde_json::json;
+
+use crate::common::{Site, config, tokens};
+
+#[tokio::test]
+async fn places_in_the_text_count_the_prompt_s_broken_characters() {
+    let site = Site::writing("Hello, world");
+    let begun = (0..1000).find(|&id| token_bytes(id) == Some(&[0xf0][..])).unwrap();
+    let prompt = [tokens("a"), vec![begun]].concat();
+    let body = json!({"prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 3});
+    let (_, answer) = site.post("/v1/completions", &body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["text"], "a\u{fffd}Hello, world");
+    assert_eq!(choice["logprobs"]["text_offset"], json!([0, 1, 2, 7, 8]));
+}
+
+#[tokio::test]
+async fn tokens_in_and_out_come_as_many_at_a_time_as_asked_for() {
+    let words = tokens(&"word ".repeat(10));
+    let site = Site::with(Config { stream_interval: 2, ..config() }, move |_| Script {
+        tokens: words.clone(),
+        ..Script::default()
+    });
+    for (interval, sizes) in [
+        (json!(null), &[1, 2, 2, 2][..]),
+        (json!(1), &[1, 1, 1, 1, 1, 1, 1]),
+        (json!(5), &[1, 5, 1]),
+    ] {
+        let sampling = json!({"max_tokens": 7, "stream_interval": interval});
+        let body = json!({"token_ids": [1, 2, 3], "sampling_params": sampling});
+        let events = site.events("/inference/v1/generate", &body).await;
+        let choices = events.iter().filter_map(|event| event["choices"].get(0));
+        let told: Vec<usize> =
+            choices.map(|choice| choice["token_ids"].as_array().unwrap().len()).collect();
+        assert_eq!(told, sizes, "{interval}");
+        assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], 7);
+    }
+}
+
+#[tokio::test]
+async fn prompts_keep_their_last_tokens_if_the_client_says_so() {
+    let site = Site::writing("Hello");
+    let sampling = json!({"truncate_prompt_tokens": 2});
+    for (path, body) in [
+        ("/v1/completions", json!({"prompt": [1, 2, 3], "truncate_prompt_tokens": 2})),
+        ("/inference/v1/generate", json!({"token_ids": [1, 2, 3], "sampling_params": sampling})),
+    ] {
+        let (_, answer) = site.post(path, &body).await;
+        assert_eq!(answer["usage"]["prompt_tokens"], 2, "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn seeds_are_as_many_as_there_are_bits() {
+    let site = Site::with(config(), |ask| {
+        let seed = ask.sampling.seed.unwrap().to_string();
+        Script { tokens: tokens(&seed), ..Script::default() }
+    });
+    for (seed, want) in [
+        (json!(5), 5),
+        (json!(-1), u64::MAX),
+        (json!(u64::MAX - 1), u64::MAX - 1),
+        (json!(1_u64 << 63), 1 << 63),
+    ] {
+        let body = json!({"prompt": "Hi", "seed": seed});
+        let (_, answer) = site.post("/v1/completions", &body).await;
+        assert_eq!(answer["choices"][0]["text"], want.to_string());
+    }
+}
