@@ -33,7 +33,7 @@ impl Sources {
     fn edited(model: &Model, folder: &Path) -> Result<Sources> {
         let mut edits = HashMap::new();
         read(folder, folder, &mut edits)?;
-        let units = model.units.iter().map(|unit| file_of(unit));
+        let units = model.units.iter().map(file_of);
         let known: Vec<String> =
             units.chain(model.headers.iter().map(|(path, _)| (*path).to_owned())).collect();
         let mut taken: Vec<&str> = edits.keys().map(String::as_str).collect();
