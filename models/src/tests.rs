@@ -39,11 +39,11 @@ fn a_device_needs_the_schedules_that_it_runs_and_their_units() {
             let last = on.schedule(usize::MAX);
             assert_eq!(last.target, expected, "{} on {compute:?}", model.spec.name);
             assert_eq!(last.large.map(|large| large.tile_order), Some(compute == (9, 0)));
-            assert!(on.units.iter().all(|unit| unit.target.runs_on(compute)));
-            let has = |name| on.units.iter().any(|unit| unit.name == name);
+            assert!(on.launched().iter().all(|unit| unit.target.runs_on(compute)));
+            let has = |name| on.launched().iter().any(|unit| unit.name == name);
             let launched = on.schedules.iter().flat_map(|schedule| schedule.infos());
             assert!(launched.chain(on.tools.infos()).all(|info| has(info.name)));
-            assert!(on.units.len() < model.units.len(), "nothing was left out");
+            assert!(on.launched().len() < model.units.len(), "nothing was left out");
         }
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that needs a GPU, on a machine that has one: sh run.sh [step...]
-# Packed by `cargo xtask gpu-bundle`; needs the NVIDIA driver, NVRTC 12.8 or later, and python3 with numpy.
+# Packed by `cargo xtask gpu-bundle`; needs the NVIDIA driver, NVRTC of CUDA 13, and python3 with numpy.
 # Steps: doctor check fixtures sanitizer bench. Results land in out/; the exit code counts the steps that failed.
 cd "$(dirname "$0")" || exit 1
 mkdir -p out
@@ -9,8 +9,10 @@ ossmith=./ossmith
 
 # NVRTC: as told, else from Python's CUDA packages, else from an installed toolkit (which the dynamic linker finds).
 if [ -z "$OSSMITH_NVRTC" ]; then
-  found=$(find / -xdev -name 'libnvrtc.so.1[3-9]' 2>/dev/null | head -n 1)
-  [ -n "$found" ] && OSSMITH_NVRTC=$(dirname "$found") && export OSSMITH_NVRTC
+  for found in $(find / -xdev -name 'libnvrtc-builtins.so.13.*' 2>/dev/null); do
+    folder=$(dirname "$found")
+    [ -e "$folder/libnvrtc.so.13" ] && export OSSMITH_NVRTC="$folder" && break
+  done
 fi
 echo "NVRTC: ${OSSMITH_NVRTC:-wherever the dynamic linker finds it}"
 

@@ -23,28 +23,36 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-// The smallest logit that the filters keep.
-__device__ __forceinline__ u32 kept_key(Shared& shared, const float* logits, const SampleRow& row, float largest) {
-  const auto key_of = [&](u32 i) { return order_key(logits[i]); };
-  u32 kept = 0;
+// A logit's key; what is not a number comes last.
+__device__ __forceinline__ u32 logit_key(float logit) { return order_key(logit == logit ? logit : kMinusInfinity); }
+
+// What the filters keep.
+__device__ __forceinline__ Kept kept_tokens(Shared& shared, const float* logits, const SampleRow& row, float largest) {
+  const auto key_of = [&](u32 i) { return logit_key(logits[i]); };
+  Kept kept{0, ~0u};
   if (row.top_k > 0 && row.top_k < spec::kVocab)
-    kept = threshold_key<spec::kThreads>(shared.select, spec::kVocab, row.top_k, key_of, [](u32) { return u64{1}; });
+    kept = keep_best<spec::kThreads>(shared.select, spec::kVocab, kept, row.top_k, key_of, [](u32) { return u64{1}; });
   if (row.top_p < 1.0f) {
     const float scale = kLog2e / row.temperature;
-    const auto weight_of = [&](u32 i) {
-      if (key_of(i) < kept) return u64{0};
-      return static_cast<u64>(exp2_fast((logits[i] - largest) * scale) * kFixedPoint);
+    const auto weight_of = [&](u32 key) {
+      return static_cast<u64>(exp2_fast((float_of_key(key) - largest) * scale) * kFixedPoint);
     };
     if (threadIdx.x == 0) shared.mass = 0;
     __syncthreads();
     u64 mass = 0;
-    for (u32 i = threadIdx.x; i < spec::kVocab; i += spec::kThreads) mass += weight_of(i);
+    for (u32 i = threadIdx.x; i < spec::kVocab; i += spec::kThreads) {
+      const u32 key = key_of(i);
+      if (kept.holds(key, i)) mass += weight_of(key);
+    }
     atomicAdd(&shared.mass, mass);
     __syncthreads();
     const u64 wanted = max(static_cast<u64>(static_cast<double>(shared.mass) * row.top_p), u64{1});
-    kept = max(kept, threshold_key<spec::kThreads>(shared.select, spec::kVocab, wanted, key_of, weight_of));
+    kept = keep_best<spec::kThreads>(shared.select, spec::kVocab, kept, wanted, key_of, weight_of);
   }
-  if (row.min_p > 0.0f) kept = max(kept, order_key(largest + row.temperature * __logf(row.min_p)));
+  if (row.min_p > 0.0f) {
+    const u32 least = order_key(largest + row.temperature * __logf(row.min_p));
+    if (least > kept.key) kept = {least, ~0u};
+  }
   return kept;
 }
 
@@ -53,9 +61,9 @@ __device__ __forceinline__ Candidate draw_filtered(Shared& shared, const float* 
                                                    u64 seed) {
   const Slice all{0, spec::kVocab};
   const Candidate largest = block_best<kWarps>(shared.best, all, [&](u32 token) { return logits[token]; });
-  const u32 kept = kept_key(shared, logits, row, largest.score);
+  const Kept kept = kept_tokens(shared, logits, row, largest.score);
   return block_best<kWarps>(shared.best, all, [&](u32 token) {
-    if (order_key(logits[token]) < kept) return kMinusInfinity;
+    if (!kept.holds(logit_key(logits[token]), token)) return kMinusInfinity;
     return logits[token] / row.temperature + gumbel(seed, row.position, token);
   });
 }
@@ -95,8 +103,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   }
   if (lane_id() != 0) return;
   if (!filtered) p.tickets[blockIdx.y] = 0;
-  // Logits that are not numbers must not lead out of the vocabulary.
-  drawn.token = min(drawn.token, spec::kVocab - 1);
-  p.drawn[blockIdx.y] = drawn.token;
-  p.sampled[row.slot] = drawn.token;
+  // As on the host, nothing is drawn if the largest logit is no finite number; the next step, which may wait for the
+  // token already, needs one of the vocabulary all the same.
+  const bool found = drawn.token < spec::kVocab && (is_finite(drawn.score) || is_finite(logits[drawn.token]));
+  p.drawn[blockIdx.y] = found ? drawn.token : ~0u;
+  p.sampled[row.slot] = found ? drawn.token : 0;
 }

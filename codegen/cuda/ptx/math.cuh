@@ -40,6 +40,8 @@ __device__ __forceinline__ float exp2_fast(float x) {
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kMinusInfinity = __builtin_bit_cast(float, 0xff800000u);
 
+__device__ __forceinline__ bool is_finite(float v) { return v > kMinusInfinity && v < -kMinusInfinity; }
+
 // An integer that orders floats: larger floats have larger keys, infinities included; both zeros have the same key.
 __device__ __forceinline__ u32 order_key(float v) {
   const u32 bits = __float_as_uint(v + 0.0f);
@@ -53,12 +55,6 @@ __device__ __forceinline__ float float_of_key(u32 key) {
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (u32 step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
-  return v;
-}
-
-__device__ __forceinline__ float warp_max(float v) {
-#pragma unroll
-  for (u32 step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, step));
   return v;
 }
 

@@ -11,12 +11,6 @@ __device__ __forceinline__ uint4 load_stream(const void* address) {
   return v;
 }
 
-__device__ __forceinline__ u32 load_stream_u16(const void* address) {
-  u16 v;
-  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(address));
-  return v;
-}
-
 // Loads above stay above: without it the compiler moves them down to their uses, to save registers, and each use
 // then waits for memory anew.
 __device__ __forceinline__ void issue_loads() { __syncwarp(); }

@@ -1,10 +1,19 @@
-// Thresholds of top-k and top-p without sorting: a radix select over order-preserving keys, in exact integers, so
+// What top-k and top-p keep, without sorting: a radix select over order-preserving keys, in exact integers, so
 // the answer does not depend on the order in which threads count.
 #pragma once
 #include "ptx/math.cuh"
 
 constexpr u32 kRadixBits = 8;
 constexpr u32 kBins = 1u << kRadixBits;
+
+// Tokens with larger keys, and those of this key with ids up to `last`.
+struct Kept {
+  u32 key, last;
+
+  __device__ __forceinline__ bool holds(u32 other_key, u32 id) const {
+    return other_key > key || (other_key == key && id <= last);
+  }
+};
 
 struct SharedSelect {
   u64 bins[kBins];
@@ -38,4 +47,24 @@ __device__ __forceinline__ u32 threshold_key(SharedSelect& shared, u32 count, u6
     __syncthreads();
   }
   return shared.prefix;
+}
+
+// The best of what `within` holds, largest keys and lowest ids first, until their weights sum to at least `wanted`.
+// `key_of(id)` is an element's key, `weight_of(key)` an integer.
+template <u32 kThreads, class Key, class Weight>
+__device__ __forceinline__ Kept keep_best(SharedSelect& shared, u32 count, Kept within, u64 wanted, Key key_of,
+                                          Weight weight_of) {
+  const u32 key = threshold_key<kThreads>(shared, count, wanted, key_of, [&](u32 id) {
+    const u32 of_id = key_of(id);
+    return within.holds(of_id, id) ? weight_of(of_id) : u64{0};
+  });
+  // Of the elements of the last key, whose weights are equal, as many as are needed.
+  const u64 of_key = shared.bins[key & (kBins - 1)], needed = shared.remaining;
+  const u32 last = key == within.key ? within.last : ~0u;
+  if (of_key < needed + weight_of(key)) return {key, last};
+  __syncthreads();  // before the next select clears what was read
+  const u32 inverse = threshold_key<kThreads>(shared, count, needed, [](u32 id) { return ~id; }, [&](u32 id) {
+    return key_of(id) == key && id <= last ? weight_of(key) : u64{0};
+  });
+  return {key, ~inverse};
 }

@@ -3,7 +3,6 @@
 #pragma once
 #include "scalar.cuh"
 
-constexpr u32 kNaturalRows = 0;
 constexpr u32 kRopePairRows = 1;
 constexpr u32 kGateUpPairRows = 2;
 constexpr u32 kRowMajor = 3;  // no tiles at all

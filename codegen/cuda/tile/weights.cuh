@@ -19,12 +19,6 @@ struct Bf16Tile {
   static constexpr u32 kBytes = kTileRows * kTileK * 2;
   __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kBytes; }
 
-  __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 /*k_tiles*/) {
-#pragma unroll
-    for (u32 j = 0; j < kTileSteps; ++j)
-      steps[j] = load_stream(strip + ((k_tile * kTileSteps + j) * kWarpSize + lane_id()) * 16);
-  }
-
   // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring. A lane finds its own bytes again. If
   // paced, the second half of a tile follows when all before it is here.
   template <u32 kChunk, bool kPaced>
@@ -74,12 +68,6 @@ struct Mxfp4Tile {
   static constexpr u32 kScaleBytes = kTileRows * 2;
   static constexpr u32 kBytes = kCodeBytes + kScaleBytes;
   __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kBytes; }
-
-  __device__ __forceinline__ void load(const u8* strip, u32 k_tile, u32 k_tiles) {
-    const u32 lane = lane_id();
-    codes = load_stream(strip + k_tile * kCodeBytes + lane * 16);
-    scales = load_stream_u16(strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane / 2 * 2);
-  }
 
   // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring: a lane's own codes, then scales,
   // which the first lanes copy for all. So little that it needs no pace.

@@ -141,15 +141,15 @@ pub struct Schedule {
     /// The norm as a kernel of its own: before the unembedding, and before the first layer and the router of a large
     /// step.
     pub rmsnorm: Kernel<params::RmsNorm>,
-    /// Phase A.
+    /// Phase A, `rmsnorm_qkv_rope` of the fusion.
     pub qkv: Kernel<params::Qkv>,
-    /// Phase B, by layer kind: sliding first, then full.
+    /// Phase B, `attention`, by layer kind: sliding first, then full.
     pub attention: [Kernel<params::Attention>; 2],
-    /// Phase C.
+    /// Phase C, `attn_out_residual`.
     pub attn_out: Kernel<params::AttnOut>,
-    /// Phase E.
+    /// Phase E, `moe_up_swiglu`.
     pub expert_up: Kernel<params::ExpertUp>,
-    /// Phase F.
+    /// Phase F, `moe_down_residual`.
     pub expert_down: Kernel<params::ExpertDown>,
     /// What large steps run beside these; small ones do it inside them.
     pub large: Option<LargeStep>,
@@ -170,7 +170,7 @@ pub struct LargeStep {
     pub tile_order: bool,
     /// Phase B, by layer kind, of tokens that follow one another. [`Schedule::attention`] takes those that stand alone.
     pub attention: [Kernel<params::AttentionTile>; 2],
-    /// Phase D. In small steps phase C adds up the logits and phase E finishes them.
+    /// Phase D, `rmsnorm_router`. In small steps phase C adds up the logits and phase E finishes them.
     pub router: Kernel<params::Router>,
     /// Chooses each token's experts; in small steps each block does.
     pub choose: Kernel<params::Choose>,
@@ -222,8 +222,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// The model with what a device of this compute capability needs of it: schedules that can be its choice, and the
-    /// units that they and the tools launch. The lists live as long as the program: ask once a device.
+    /// The model with the schedules that a device of this compute capability can choose. Their list lives as long as the
+    /// program: ask once a device.
     #[must_use]
     pub fn on(&self, compute: (i32, i32)) -> Model {
         let mut schedules: Vec<Schedule> = Vec::new();
@@ -232,11 +232,16 @@ impl Model {
                 schedules.push(*schedule);
             }
         }
-        let mut launched: Vec<KernelInfo> = self.tools.infos().into();
-        launched.extend(schedules.iter().flat_map(Schedule::infos));
-        let needed = |unit: &&Unit| launched.iter().any(|info| info.name == unit.name);
-        let units: Vec<Unit> = self.units.iter().filter(needed).copied().collect();
-        Model { schedules: schedules.leak(), units: units.leak(), ..*self }
+        Model { schedules: schedules.leak(), ..*self }
+    }
+
+    /// The units that the schedules and the tools launch.
+    #[must_use]
+    pub fn launched(&self) -> Vec<&'static Unit> {
+        let mut infos: Vec<KernelInfo> = self.tools.infos().into();
+        infos.extend(self.schedules.iter().flat_map(Schedule::infos));
+        let launched = |unit: &&Unit| infos.iter().any(|info| info.name == unit.name);
+        self.units.iter().filter(launched).collect()
     }
 
     /// The schedule for a step of `tokens` tokens.

@@ -4,6 +4,9 @@
 /// A device address.
 pub type Ptr = u64;
 
+/// What [`Sample`] writes for the host instead of a token if a row's largest logit is no finite number.
+pub const NOTHING_DRAWN: u32 = u32::MAX;
+
 /// A kernel parameter struct with its CUDA twin.
 pub trait Params: Copy + 'static {
     /// Struct name in CUDA.
@@ -13,8 +16,9 @@ pub trait Params: Copy + 'static {
 }
 
 /// Declares parameter structs: `field: kind = "type in CUDA"`, where a kind is `ptr` (any 64 bits), `u32`, `i32` or `f32`.
+/// A type in parentheses after the name is declared before the struct, for fields that point to it.
 macro_rules! params {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident : $kind:tt = $cuda:literal),* $(,)? })*) => {
+    ($($(#[$doc:meta])* $name:ident $(($forward:ident))? { $($field:ident : $kind:tt = $cuda:literal),* $(,)? })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
@@ -26,6 +30,7 @@ macro_rules! params {
             impl Params for $name {
                 const NAME: &'static str = stringify!($name);
                 const CUDA: &'static str = concat!(
+                    $("struct ", stringify!($forward), ";\n",)?
                     "struct ", stringify!($name), " {\n",
                     $("  ", $cuda, " ", stringify!($field), ";\n",)*
                     "};\n",
@@ -87,7 +92,7 @@ params! {
         tile_order: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase A. `input` holds scaled rows in small steps, normed rows in large ones.
+    /// Phase A (the letters are those of `Schedule`). `input` holds scaled rows in small steps, normed rows in large ones.
     Qkv {
         input: ptr = "const bf16*",
         squares: ptr = "const float*",
@@ -106,8 +111,8 @@ params! {
     /// `[token of these][kv head][split]`; `tickets` are zero between launches. `tile_order` is 1 for heads in tile order.
     Attention {
         queries: ptr = "const bf16*",
-        keys: ptr = "bf16*",
-        values: ptr = "bf16*",
+        keys: ptr = "const bf16*",
+        values: ptr = "const bf16*",
         page_table: ptr = "const u32*",
         positions: ptr = "const u32*",
         slots: ptr = "const u32*",
@@ -166,7 +171,7 @@ params! {
         unused: u32 = "u32",
     }
     /// A large step's slots sorted by expert, and the tiles of them that blocks take.
-    Group {
+    Group (ExpertTile) {
         slot_experts: ptr = "const u32*",
         sorted: ptr = "u32*",
         tiles: ptr = "ExpertTile*",
@@ -175,7 +180,7 @@ params! {
         unused: u32 = "u32",
     }
     /// Phase E. `input` as in phase A. Small steps turn `router_sums` into `logits` and choose, large ones follow `tiles`.
-    ExpertUp {
+    ExpertUp (ExpertTile) {
         input: ptr = "const bf16*",
         squares: ptr = "const float*",
         router_sums: ptr = "const i64*",
@@ -191,7 +196,7 @@ params! {
         tokens: u32 = "u32",
     }
     /// Phase F. Small steps choose as phase E does, by `router_squares`, and add to `residual`; large ones write `slot_out`.
-    ExpertDown {
+    ExpertDown (ExpertTile) {
         hidden: ptr = "const bf16*",
         router_sums: ptr = "const i64*",
         router_squares: ptr = "const float*",

@@ -137,6 +137,8 @@ pub struct StepTime {
 pub struct Output {
     /// For each sequence of the step, the token drawn, where one was asked for.
     pub sampled: Vec<Option<u32>>,
+    /// Sequences of the step for which nothing was drawn, since the largest of their logits is no finite number.
+    pub damaged: Vec<usize>,
     /// For each sequence, the rows asked for, `[rows, vocab]`.
     pub logits: Vec<Vec<f32>>,
     /// A layer each, if [`Step::taps`].

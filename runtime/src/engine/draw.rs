@@ -1,6 +1,6 @@
 //! Draws that the engine makes itself, from rows of logits that a backend returned: whatever needs a request's history
 //! (penalties, bias, masks, least lengths), reports (logprobs), and several rows at once (drafts). All other draws
-//! happen where the logits are. Both use [`crate::sampling`], so they agree as far as the logits do.
+//! happen where the logits are. Both do what [`crate::sampling`] says, so they agree as far as the logits do.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -41,6 +41,14 @@ impl Scheduler {
         for (index, entry) in plan.entries.iter().enumerate() {
             let token = output.sampled.get(index).copied().flatten();
             let rows = if entry.returns_rows() { of_rows.next() } else { None };
+            if output.damaged.contains(&index) {
+                let why = format!(
+                    "the largest logit at position {} is no finite number: weights or kernels are damaged",
+                    entry.start + entry.tokens
+                );
+                events.extend(self.end(entry.key, FinishReason::Failed(why.into())));
+                continue;
+            }
             if self.apply(entry, token, rows, now, &mut events)? {
                 self.publish(entry.key, &mut saves);
             }

@@ -120,10 +120,12 @@ mod tests {
 
     #[test]
     fn equal_logits_are_kept_from_the_lowest_id() {
-        let counts = counts(&[1.0; 40], Sampling { top_k: 3, ..SAMPLED }, 500);
+        let counts = self::counts(&[1.0; 40], Sampling { top_k: 3, ..SAMPLED }, 500);
         assert!(
             counts[..3].iter().all(|&count| count > 100) && counts[3..].iter().sum::<usize>() == 0
         );
+        let zeros = self::counts(&[-0.0, 0.0], Sampling { top_k: 1, ..SAMPLED }, 50);
+        assert_eq!(zeros, [50, 0]);
     }
 
     #[test]

@@ -19,11 +19,12 @@ impl Scores<'_> {
         (logit - self.largest) * self.inverse
     }
 
-    /// A number that orders tokens best first, the lowest id among equals, what is not a number last; the id is
-    /// its low half.
+    /// A number that orders tokens best first, the lowest id among equals (both zeros are), what is not a number last;
+    /// the id is its low half.
     pub(super) fn rank(&self, id: u32) -> u64 {
         let logit = self.logits[id as usize];
-        let bits = if logit.is_nan() { f32::NEG_INFINITY.to_bits() } else { logit.to_bits() };
+        let bits =
+            if logit.is_nan() { f32::NEG_INFINITY.to_bits() } else { (logit + 0.0).to_bits() };
         // Flipped to grow with the logit, then inverted.
         let grows = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
         u64::from(!grows) << 32 | u64::from(id)

@@ -31,7 +31,7 @@ enum What {
     Show(Show),
     /// Write every kernel and header to a folder, to read or to edit (see OSSMITH_KERNELS).
     Emit(Emit),
-    /// Compile every kernel into the cubin cache; needs NVRTC but no GPU.
+    /// Compile every kernel of a device into the cubin cache; needs NVRTC but no GPU.
     Compile(Compile),
 }
 
@@ -175,8 +175,8 @@ impl List {
         let model = &self.model.shape()?.on(self.target.compute()?);
         let (cubins, _) = compiled(model, &self.target)?;
         let rows: Vec<Vec<String>> = model
-            .units
-            .iter()
+            .launched()
+            .into_iter()
             .zip(cubins)
             .map(|(unit, cubin)| {
                 let info = info_of(model, unit.name);
@@ -358,7 +358,7 @@ struct Compile {
 
 impl Compile {
     fn run(self) -> anyhow::Result<()> {
-        let model = self.model.shape()?;
+        let model = &self.model.shape()?.on(self.target.compute()?);
         let cache = CubinCache::of_user()?;
         let folder = cache.folder();
         // Filling the cache is all this command is for, so a cache that cannot be written is an error here.

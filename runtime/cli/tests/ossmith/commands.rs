@@ -256,6 +256,23 @@ fn what_cannot_end_well_is_refused_before_it_begins() {
 }
 
 #[test]
+fn kernels_are_compiled_for_a_device_that_runs_only_some() {
+    if std::env::var_os("OSSMITH_NVRTC").is_none() {
+        return eprintln!("not checked: OSSMITH_NVRTC names no NVRTC");
+    }
+    let (folder, cache) = (Folder::tiny(), Folder::empty());
+    let model = folder.synthetic();
+    let compiled = |arch: &str| {
+        let args = ["kernels", "compile", "--model", &model, "--arch", arch];
+        let output = ossmith(&args).env("OSSMITH_CACHE", cache.path("")).assert().success();
+        let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        let line = said.lines().last().unwrap_or_default();
+        line.split(' ').next().and_then(|count| count.parse::<usize>().ok()).unwrap()
+    };
+    assert!(compiled("sm_89") < compiled("sm_90a"));
+}
+
+#[test]
 fn a_plan_of_the_largest_batch_is_in_numbers() {
     let args = ["kernels", "plan", "--batch", "1048576", "--context", "16777216"];
     let plan = ossmith(&args).assert().success();

@@ -139,8 +139,11 @@ impl CpuBackend {
                 }
                 if let Some(sampling) = step.sequences[want.sequence].sample.filter(|_| want.draw) {
                     let position = batch.rows[want.row].position + 1;
-                    let token = sampling::draw(logits, &sampling, position)?;
-                    output.sampled[want.sequence] = Some(token);
+                    match sampling::draw(logits, &sampling, position) {
+                        Ok(token) => output.sampled[want.sequence] = Some(token),
+                        Err(Error::Device(_)) => output.damaged.push(want.sequence),
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }

@@ -57,10 +57,11 @@ impl CubinCache {
         &self.folder
     }
 
-    /// Every unit of a model for a device of this compute capability, in the model's order; compiles what is missing, on all cores.
+    /// Every unit that a model's schedules launch, in the order of [`Model::launched`], for a device of this compute
+    /// capability; compiles what is missing, on all cores.
     ///
     /// # Errors
-    /// Those of [`nvrtc::compile`]. A cache that cannot be written is logged and does without.
+    /// Those of [`Sources::of`] and [`nvrtc::compile`]. A cache that cannot be written is logged and does without.
     pub fn units(
         &self,
         model: &Model,
@@ -69,11 +70,12 @@ impl CubinCache {
     ) -> Result<(Vec<Cubin>, CacheUse)> {
         let sources = Sources::of(model)?;
         let version = nvrtc::version().ok();
-        let total = model.units.len() as u64;
+        let units = model.launched();
+        let total = units.len() as u64;
         let target = nvrtc::target(compute);
         let path = |unit| self.folder.join(entry_name(&sources, unit, &target, version));
         let keyed: Vec<(&Unit, PathBuf)> =
-            model.units.iter().map(|unit| (unit, path(unit))).collect();
+            units.into_iter().map(|unit| (unit, path(unit))).collect();
         let mut cubins: Vec<Option<Cubin>> = keyed.iter().map(|(_, path)| read(path)).collect();
         let hits = cubins.iter().flatten().count();
         progress(Progress { stage: "compile kernels", done: hits as u64, total });

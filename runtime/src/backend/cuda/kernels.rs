@@ -56,15 +56,12 @@ impl Kernels {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Kernels> {
         let (cubins, cache_use) = CubinCache::of_user()?.units(model, device.compute, progress)?;
-        let resources = model
-            .units
-            .iter()
-            .zip(&cubins)
-            .map(|(unit, cubin)| (unit.name, cubin.resources))
-            .collect();
+        let units = model.launched();
+        let resources =
+            units.iter().zip(&cubins).map(|(unit, cubin)| (unit.name, cubin.resources)).collect();
         let shared = shared_bytes(model);
         let mut functions = HashMap::new();
-        for (unit, cubin) in model.units.iter().zip(cubins) {
+        for (unit, cubin) in units.into_iter().zip(cubins) {
             let bytes = shared.get(unit.name).copied().unwrap_or(0);
             functions.insert(unit.name, load_function(context, unit.name, cubin, bytes)?);
         }

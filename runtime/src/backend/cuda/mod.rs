@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
 use ossmith_plan::Model;
+use ossmith_plan::params::NOTHING_DRAWN;
 
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
@@ -89,6 +90,9 @@ struct Staged {
     marks: Marks,
 }
 
+/// The end of a step, the rows of its sequences, and its taps.
+type Launched = (CudaEvent, Vec<Vec<f32>>, Vec<LayerTaps>);
+
 /// A step that was submitted.
 #[derive(Debug)]
 struct InFlight {
@@ -100,7 +104,8 @@ struct InFlight {
 }
 
 impl CudaBackend {
-    /// Compiles or finds the kernels, places the weights and reserves the cache on device `ordinal`.
+    /// Compiles or finds the kernels, places the weights and reserves the cache on device `ordinal`. Every call keeps a
+    /// copy of the plan, some kilobytes, for as long as the program lives.
     ///
     /// # Errors
     /// [`Error::Device`] for a device that cannot run the kernels or has too little memory, [`Error::Compile`] for a
@@ -178,6 +183,38 @@ impl CudaBackend {
             staging.words.copy_to(&self.pass.stream, range.clone(), *address)?;
         }
         Ok(())
+    }
+
+    /// Sends a staged step's words, launches it and asks for what it draws; gives its end, and the rows and taps that were
+    /// waited for.
+    fn launch(&mut self, step: &Step<'_>, staged: &mut Staged) -> Result<Launched> {
+        self.send(&staged.staging)?;
+        staged.marks.begin(&self.pass.stream)?;
+
+        let staging = &staged.staging;
+        let draws_one_each = staging.tokens == step.sequences.len()
+            && staging.sampled.len() == staging.tokens
+            && staging.wanted.is_empty()
+            && !step.taps;
+        let (rows, taps) = if draws_one_each {
+            self.replay(staging.tokens)?;
+            (Vec::new(), Vec::new())
+        } else {
+            self.eager_step(staging, step.taps)?
+        };
+        let mut logits = vec![Vec::new(); step.sequences.len()];
+        for (row, values) in staging.wanted.iter().zip(rows) {
+            logits[row.sequence].extend(values);
+        }
+        staged.marks.end(&self.pass.stream)?;
+        staged.drawn.copy_from(
+            &self.pass.stream,
+            self.pass.workspace.drawn.ptr(),
+            staging.sampled.len(),
+        )?;
+        let done =
+            self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
+        Ok((done, logits, taps))
     }
 
     /// Replays the graph of a step that draws one token for each of `tokens` sequences; captures it the first time.
@@ -304,35 +341,15 @@ impl Backend for CudaBackend {
         let mut staged = self.staged()?;
         let cache = &mut self.pass.cache;
         staged.staging.fill(step, |slot, pages| cache.update(slot, pages));
-        self.send(&staged.staging)?;
-        staged.marks.begin(&self.pass.stream)?;
-
-        let staging = &staged.staging;
-        let draws_one_each = staging.tokens == step.sequences.len()
-            && staging.sampled.len() == staging.tokens
-            && staging.wanted.is_empty()
-            && !step.taps;
-        let (rows, taps) = if draws_one_each {
-            self.replay(staging.tokens)?;
-            (Vec::new(), Vec::new())
-        } else {
-            self.eager_step(staging, step.taps)?
-        };
-        let mut logits = vec![Vec::new(); step.sequences.len()];
-        for (row, values) in staging.wanted.iter().zip(rows) {
-            logits[row.sequence].extend(values);
+        let launched = self.launch(step, &mut staged);
+        if launched.is_err() {
+            // What was sent already is read from, and written to, memory that goes now.
+            let _ = self.synchronize();
         }
-        staged.marks.end(&self.pass.stream)?;
-        staged.drawn.copy_from(
-            &self.pass.stream,
-            self.pass.workspace.drawn.ptr(),
-            staging.sampled.len(),
-        )?;
+        let (done, logits, taps) = launched?;
         for &index in &staged.staging.sampled {
             self.drawn[step.sequences[index].slot] = true;
         }
-        let done =
-            self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
         let sequences = step.sequences.len();
         self.in_flight.push_back(InFlight { staged, done, sequences, logits, taps });
         Ok(())
@@ -342,14 +359,18 @@ impl Backend for CudaBackend {
         let missing = || Error::Internal("collect was called with no step submitted".into());
         let step = self.in_flight.pop_front().ok_or_else(missing)?;
         step.done.synchronize().map_err(device_error("finish a step"))?;
-        let mut sampled = vec![None; step.sequences];
+        let (mut sampled, mut damaged) = (vec![None; step.sequences], Vec::new());
         for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
-            sampled[index] = Some(token);
+            if token == NOTHING_DRAWN {
+                damaged.push(index);
+            } else {
+                sampled[index] = Some(token);
+            }
         }
         let Staged { staging, drawn, marks } = step.staged;
         let marks = self.clock.read(marks, &self.context)?;
         self.free.push(Staged { staging, drawn, marks });
-        Ok(Output { sampled, logits: step.logits, taps: step.taps })
+        Ok(Output { sampled, damaged, logits: step.logits, taps: step.taps })
     }
 }
 

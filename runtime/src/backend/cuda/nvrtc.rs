@@ -207,8 +207,19 @@ fn find() -> std::result::Result<Vec<Library>, String> {
                     holds libnvrtc.so.13 (`cargo xtask nvrtc` fetches one)"
             .into());
     };
-    let names = ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"];
+    let mut names = builtins(&folder);
+    names.push("libnvrtc.so.13".to_owned());
     names.iter().map(|name| open(&folder, name)).collect()
+}
+
+/// The builtins of whichever CUDA 13 a folder holds; where it holds none, the name that its first release gave them.
+fn builtins(folder: &Path) -> Vec<String> {
+    const PREFIX: &str = "libnvrtc-builtins.so.13.";
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    let mut found: Vec<String> = names.filter(|name| name.starts_with(PREFIX)).collect();
+    found.sort();
+    if found.is_empty() { vec![format!("{PREFIX}0")] } else { found }
 }
 
 fn open(folder: &Path, name: &str) -> std::result::Result<Library, String> {
@@ -237,6 +248,17 @@ mod tests {
             parse_resources(log),
             Resources { registers: 94, stack_bytes: 16, spill_bytes: 12, shared_bytes: 32 }
         );
+    }
+
+    #[test]
+    fn builtins_of_any_cuda_13_are_found() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(builtins(folder.path()), ["libnvrtc-builtins.so.13.0"]);
+        for name in ["libnvrtc-builtins.so.13.2", "libnvrtc-builtins.alt.so.13.2", "libnvrtc.so.13"]
+        {
+            std::fs::write(folder.path().join(name), "").expect("a file");
+        }
+        assert_eq!(builtins(folder.path()), ["libnvrtc-builtins.so.13.2"]);
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //! rounded as the driver rounds it.
 
 use cudarc::driver::result;
-use ossmith_plan::{LayerKind, Model, ModelSpec, Weight, WeightLayout};
+use ossmith_plan::{LayerKind, Model, ModelSpec, Weight};
 
 use super::cache::{BF16_BYTES, ring_pages};
 use super::memory::device_error;
 use super::staging::Arrays;
+use super::weights::{layout_bytes, layout_of};
 use super::{device, workspace};
+use crate::Result;
 use crate::backend::memory::{self, MemoryPlan};
 use crate::backend::{Limits, PAGE_TOKENS};
-use crate::{Error, Result};
 
 /// Allocations of this size and more come in whole blocks of it.
 const BLOCK_BYTES: u64 = 2 << 20;
@@ -49,7 +50,8 @@ pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Res
     let mut of_weights = 0;
     for weight in Weight::ALL {
         let copies = if weight.per_layer() { layers } else { 1 };
-        of_weights += copies * rounded(weight_bytes(model, weight)? as u64);
+        of_weights += copies
+            * rounded(layout_bytes(model.graph.weight(weight), layout_of(model, weight)?) as u64);
     }
     let stride = spec.context.div_ceil(PAGE_TOKENS);
     let tables = 2 * rounded((limits.max_sequences * stride * size_of::<u32>()) as u64);
@@ -71,21 +73,6 @@ pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Res
         // Every buffer may end in a block of its own, and the last few pages may take a whole tail.
         rounding: 2 * layers * BLOCK_BYTES + 2 * sliding * window * page,
     })
-}
-
-/// Bytes of one layer's weight as its layout has it.
-fn weight_bytes(model: &Model, weight: Weight) -> Result<usize> {
-    let info = model.graph.weight(weight);
-    let layout = model.layouts.iter().find(|(listed, _)| *listed == weight);
-    match layout.map(|(_, layout)| *layout) {
-        None => Err(Error::Internal(format!("the plan gives {weight:?} no layout"))),
-        Some(WeightLayout::RowMajor) => Ok(info.bytes()),
-        Some(tiled) => Ok(match *info.shape {
-            [matrices, rows, k] => tiled.tiled_bytes(matrices, rows, k),
-            [rows, k] => tiled.tiled_bytes(1, rows, k),
-            _ => tiled.tiled_bytes(1, 1, info.elements()),
-        }),
-    }
 }
 
 fn ring_bytes(spec: &ModelSpec, limits: &Limits, page: u64) -> u64 {

@@ -100,7 +100,8 @@ fn named(error: Error, what: &str) -> Error {
     }
 }
 
-fn layout_of(model: &Model, weight: Weight) -> Result<WeightLayout> {
+/// How the plan lays a weight out.
+pub(super) fn layout_of(model: &Model, weight: Weight) -> Result<WeightLayout> {
     let found = model.layouts.iter().find(|(listed, _)| *listed == weight);
     let missing = || Error::Internal(format!("the plan gives {weight:?} no layout"));
     found.map(|(_, layout)| *layout).ok_or_else(missing)
@@ -115,7 +116,8 @@ fn dimensions(info: &WeightInfo) -> (usize, usize, usize) {
     }
 }
 
-fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
+/// Bytes of one layer's weight in its layout.
+pub(super) fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
     let (matrices, rows, k) = dimensions(info);
     match layout {
         WeightLayout::RowMajor => info.bytes(),

@@ -9,7 +9,7 @@ use super::memory::Buffer;
 use crate::Result;
 use crate::backend::Limits;
 
-/// Bytes of one attention part besides its outputs: maxima and denominators of eight heads.
+/// Heads of one attention part (`kColumnHeads` of `attn/attend.cuh`): a maximum, a denominator and an output row each.
 const PART_HEADS: usize = 8;
 /// Key splits times tokens times heads stay below this many blocks more than one a head.
 const MOST_SPLIT_BLOCKS: usize = 4096;

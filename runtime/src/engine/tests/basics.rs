@@ -257,6 +257,28 @@ fn whatever_a_step_does_wrong_every_request_ends() {
 }
 
 #[test]
+fn damaged_logits_end_one_sample_alone() {
+    for ahead in [0, 1] {
+        let mut backend = Scripted::new(LIMITS, 10);
+        backend.fault = Some((Fault::Damages, 3));
+        let mut engine = over(backend, ahead);
+        let asked = SamplingParams { ignore_eos: true, ..params(0, 20) };
+        for length in [5, 8] {
+            engine.submit(Request::new(prompt(length, 0), asked.clone())).unwrap();
+        }
+        let mut ends = Vec::new();
+        while !engine.is_idle() {
+            ends.extend(engine.step().unwrap().into_iter().filter_map(|event| event.finish));
+        }
+        let [FinishReason::Failed(why), FinishReason::Length] = &ends[..] else {
+            panic!("{ends:?}")
+        };
+        assert!(why.contains("is no finite number"), "{why}");
+        assert_eq!(engine.free_pages(), LIMITS.pages);
+    }
+}
+
+#[test]
 fn logits_are_the_same_in_any_chunks() {
     let tokens = prompt(150, 3);
     let read = |chunk: Option<usize>| {

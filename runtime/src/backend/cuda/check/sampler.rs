@@ -1,7 +1,9 @@
 //! The device's draws against the host's, on the same logits.
 
-use crate::Result;
+use ossmith_plan::params::NOTHING_DRAWN;
+
 use crate::sampling::{Sampling, draw};
+use crate::{Error, Result};
 
 /// What the sampler's lines are filed under.
 pub(super) const PART: &str = "sampler";
@@ -20,7 +22,7 @@ pub(super) fn settings(row: usize) -> Sampling {
     }
 }
 
-/// The share of rows whose draw differs from the host's.
+/// The share of rows whose draw differs from the host's, which from damaged logits is none.
 pub(super) fn disagreement(
     logits: &[f32],
     vocab: usize,
@@ -31,7 +33,11 @@ pub(super) fn disagreement(
     let rows = logits.chunks(vocab).zip(positions).zip(settings).zip(drawn);
     let mut differ = 0;
     for (((row, &position), sampling), &token) in rows {
-        differ += usize::from(draw(row, sampling, position)? != token);
+        let expected = match draw(row, sampling, position) {
+            Err(Error::Device(_)) => NOTHING_DRAWN,
+            drawn => drawn?,
+        };
+        differ += usize::from(expected != token);
     }
     Ok(differ as f64 / drawn.len().max(1) as f64)
 }
