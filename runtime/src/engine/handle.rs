@@ -43,7 +43,7 @@ struct Shared {
     next_id: AtomicU64,
     /// Samples that the thread has not heard of yet.
     arriving: AtomicUsize,
-    /// Samples that wait as of the last step.
+    /// Samples that wait, as of the last step or, where none can run, of the last command.
     waiting: AtomicUsize,
     metrics: Mutex<Metrics>,
     /// Why nothing runs any more.
@@ -122,7 +122,7 @@ impl EngineHandle {
         let _ = self.commands.send(Command::ResetPrefixCache);
     }
 
-    /// What the engine counted up to its last step.
+    /// What the engine counted up to its last step, and what waits and runs now that none can.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         lock(&self.shared.metrics).clone()
@@ -214,10 +214,15 @@ impl Worker {
             Err(error) => return Some(End::Failure(error.to_string())),
         };
         self.hand_out(events);
+        self.publish();
+        self.engine.failure().map(|why| End::Failure(why.to_owned()))
+    }
+
+    /// Lets the handles see what waits and runs.
+    fn publish(&self) {
         let metrics = self.engine.metrics();
         self.shared.waiting.store(metrics.waiting, Ordering::Relaxed);
         lock(&self.shared.metrics).clone_from(metrics);
-        self.engine.failure().map(|why| End::Failure(why.to_owned()))
     }
 
     /// Takes every command that is there, and waits for one if no step can run.
@@ -226,6 +231,8 @@ impl Worker {
             let command = if self.engine.can_step() {
                 inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
             } else {
+                // No step will come to say what commands have changed.
+                self.publish();
                 match self.engine.next_deadline() {
                     None => inbox.recv().map_err(|_| true),
                     Some(deadline) => inbox

@@ -16,6 +16,14 @@ fn long() -> SamplingParams {
     SamplingParams { ignore_eos: true, ..params(1, 400) }
 }
 
+/// Whether something becomes true within five seconds.
+fn soon(mut is_true: impl FnMut() -> bool) -> bool {
+    (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        is_true()
+    })
+}
+
 #[test]
 fn many_threads_get_the_answers_of_solo_runs() {
     let handle = start(Scripted::new(LIMITS, 10), Policy::default());
@@ -121,6 +129,39 @@ fn shutdown_ends_every_reader() {
         assert!(matches!(end, Some(FinishReason::Cancelled | FinishReason::Length)), "{end:?}");
     }
     assert!(matches!(handle.submit(Request::new([1], long())), Err(Error::Closed(_))));
+}
+
+#[test]
+fn a_full_queue_whose_requests_are_all_cancelled_takes_others() {
+    let backend = Scripted::new(LIMITS, 10);
+    let seen = backend.seen.clone();
+    let policy = Policy { max_waiting: 3, ..Policy::default() };
+    let handle = EngineHandle::start(with_policy(backend, 0, policy)).unwrap();
+    let ask = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
+    {
+        // The first request's only step does not end until two more have come and gone.
+        let _step = seen.lock().unwrap();
+        let one = SamplingParams { max_tokens: Some(1), ..long() };
+        drop(handle.submit(Request::new(prompt(9, 0), one)).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        let others = [handle.submit(ask(1)).unwrap(), handle.submit(ask(1)).unwrap()];
+        drop(others);
+    }
+    assert!(soon(|| handle.submit(ask(2)).is_ok()), "{:?}", handle.metrics());
+}
+
+#[test]
+fn the_numbers_of_an_idle_engine_say_that_nothing_runs() {
+    let engine = with_policy(Scripted::new(LIMITS, 10), 0, Policy::default());
+    let handle = EngineHandle::start(engine).unwrap();
+    let mut events = handle.submit(Request::new(prompt(9, 0), long())).unwrap();
+    assert!(events.next().is_some());
+    drop(events);
+    let idle = || {
+        let now = handle.metrics();
+        (now.waiting, now.running, now.pages_used) == (0, 0, 0)
+    };
+    assert!(soon(idle), "{:?}", handle.metrics());
 }
 
 #[test]
