@@ -1,10 +1,11 @@
 """Chat Completions through the openai package, as its users write it."""
 
 import json
+from typing import Literal
 
 import openai
 from openai import OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "The weather in a city.",
@@ -13,9 +14,9 @@ SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 
 
 class Trip(BaseModel):
-    city: str
-    days: int
-    kind: str | None = None
+    city: Literal["Paris", "Rome"]
+    days: int = Field(ge=1, le=9)
+    kind: Literal["rest", "work"] | None = None
 
 
 def plain_and_streamed(client: OpenAI, model: str):

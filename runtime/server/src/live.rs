@@ -141,7 +141,7 @@ impl TokenMask for Mask {
                 .iter()
                 .for_each(|&token| guide.accept(token));
             self.seen = generated.len();
-            listed = guide.mask(words);
+            listed = guide.mask(words)?;
         }
         if let Some(allowed) = self.allowed.as_ref().filter(|_| !listed) {
             allowed.iter().for_each(|&token| bits::set(words, token));

@@ -112,9 +112,8 @@ impl Wishes<'_> {
         if !free {
             refuse_beside_rules(&sampling, "tools, a response format or a thinking budget")?;
         }
-        let most = sampling.max_tokens;
         let several_calls = self.tools.parallel;
-        let rules = Rules { thinking, calls, must_call, several_calls, answer, most };
+        let rules = Rules { thinking, calls, must_call, several_calls, answer };
         let rules = (!free).then(|| Arc::new(rules));
         let stops = StopFilter::new(&common.stops, common.keep_stop);
         Ok(Planned { prompt, begun, offered, rules, sampling, stops, n: common.n })

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ossmith_harmony::{Event, Header, LenientOptions, Role, Route, Stop, StreamParser};
+use ossmith_harmony::{Event, Header, LenientOptions, Role, Route, Stop, StreamParser, special};
 
 use crate::stops::StopFilter;
 
@@ -40,6 +40,8 @@ pub(crate) type Offered = Arc<[String]>;
 pub(crate) struct Turn {
     parser: StreamParser,
     reader: Reader,
+    /// Whether the header being read has a channel or a format.
+    marked: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -66,8 +68,8 @@ impl Turn {
             reasoning_tokens: 0,
             repairs: HashMap::new(),
         };
-        let mut turn = Turn { parser, reader };
-        turn.parser.push_all(begun, |event| turn.reader.hear(event));
+        let mut turn = Turn { parser, reader, marked: false };
+        begun.iter().for_each(|&token| turn.take(token));
         turn
     }
 
@@ -79,16 +81,28 @@ impl Turn {
     /// Takes a token and gives what became certain by it.
     pub(crate) fn push(&mut self, token: u32) -> Vec<Piece> {
         let was_reasoning = self.reader.open == Some(Kind::Reasoning);
-        self.parser.push(token, |event| self.reader.hear(event));
+        self.take(token);
         let is_reasoning = self.reader.open == Some(Kind::Reasoning);
         self.reader.reasoning_tokens += usize::from(was_reasoning || is_reasoning);
         std::mem::take(&mut self.reader.pieces)
     }
 
-    /// Ends the turn where it is.
+    fn take(&mut self, token: u32) {
+        self.parser.push(token, |event| self.reader.hear(event));
+        let mark = matches!(token, special::CHANNEL | special::CONSTRAIN);
+        self.marked = self.parser.in_header() && (self.marked || mark);
+    }
+
+    /// Ends the turn where it is. A header that was being written is left out; words without any mark of one are a text.
     pub(crate) fn finish(&mut self) -> Vec<Piece> {
+        let in_header = self.parser.in_header();
         self.parser.finish(|event| self.reader.hear(event));
-        std::mem::take(&mut self.reader.pieces)
+        let pieces = std::mem::take(&mut self.reader.pieces);
+        let recipient = pieces.iter().any(|piece| match piece {
+            Piece::Text(text) => text.starts_with(" to=") || " to=".starts_with(text.as_str()),
+            _ => false,
+        });
+        if in_header && (self.marked || recipient) { Vec::new() } else { pieces }
     }
 
     /// The stop string that ended the turn.
@@ -223,6 +237,15 @@ mod tests {
             ),
             ("<|channel|>final<|message|>", "cut".to_owned(), &[], &["Answer: cut…"]),
             ("", "no header at all".to_owned(), &[], &["Answer: no header at all…"]),
+            ("", format!("{thought} to"), &[], &["Reasoning: Hm."]),
+            ("", format!("{thought} to=functions.f"), &[], &["Reasoning: Hm."]),
+            ("", format!("{thought} to=functions.f<|channel|>comment"), &[], &["Reasoning: Hm."]),
+            (
+                "",
+                format!("{thought}<|channel|>commentary <|constrain|>json"),
+                &[],
+                &["Reasoning: Hm."],
+            ),
         ] {
             assert_eq!(read(begun, &turn, stops), want, "{turn}");
         }

@@ -93,10 +93,7 @@ impl Request {
             Ask {
                 prompt: self.prompts[prompt].clone(),
                 sampling: nth(&self.samplings[prompt], choice),
-                guide: self
-                    .form
-                    .clone()
-                    .map(|form| Guide::of_text(form, self.samplings[prompt].max_tokens)),
+                guide: self.form.clone().map(Guide::of_text),
                 alternative: choice,
                 timeout: None,
             }

@@ -5,10 +5,9 @@ use std::fmt;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::vocabulary;
-use super::watch::Watch;
 
 /// A constraint on a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,16 +31,11 @@ const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 /// A constraint that is ready to be followed; a clone starts where the original is.
 pub(crate) struct Compiled {
     matcher: Matcher,
-    /// Where the text is, if it is JSON.
-    watch: Option<Watch>,
-    /// Tokens that are kept for bringing a JSON text to its end.
-    pub(super) reserve: usize,
 }
 
 impl Clone for Compiled {
     fn clone(&self) -> Compiled {
-        let Compiled { matcher, watch, reserve } = self;
-        Compiled { matcher: matcher.deep_clone(), watch: watch.clone(), reserve: *reserve }
+        Compiled { matcher: self.matcher.deep_clone() }
     }
 }
 
@@ -78,55 +72,61 @@ impl Constraint {
                 TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
             }
         };
-        let matcher = start(factory, grammar)?;
-        let is_json = matches!(self, Constraint::Schema { .. });
-        // Every name in the schema may have to be written; a token has three bytes or more of them.
-        let reserve = if is_json { 48 + size / 3 } else { 0 };
-        Ok(Compiled { matcher, watch: is_json.then(Watch::default), reserve })
+        Ok(Compiled { matcher: start(factory, grammar)? })
     }
 }
 
 fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String> {
     let mut schema = match schema {
-        Value::Object(_) => schema.clone(),
+        Value::Object(map) => map.clone(),
         // `true` allows anything, `false` nothing.
-        Value::Bool(true) => json!({}),
+        Value::Bool(true) => Map::new(),
         _ => return Err("a schema is an object".to_owned()),
     };
-    drop_notes(&mut schema);
+    prepare_object(&mut schema, lenient)?;
     let options =
         json!({"whitespace_pattern": WHITE_SPACE, "whitespace_flexible": true, "lenient": lenient});
-    schema["x-guidance"] = options;
-    Ok(TopLevelGrammar::from_json_schema(schema))
+    schema.insert("x-guidance".to_owned(), options);
+    Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
 }
 
 /// Formats that can be enforced; JSON Schema has all others be notes for the reader.
 const FORMATS: [&str; 10] =
     ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
 
-/// Drops formats that are notes from a schema, or a list of schemas, and from all schemas inside.
-fn drop_notes(schema: &mut Value) {
-    let map = match schema {
-        Value::Object(map) => map,
-        Value::Array(list) => return list.iter_mut().for_each(drop_notes),
-        _ => return,
-    };
+/// Makes a schema and those in it ready: drops formats that are notes, and refuses what llguidance takes but does not enforce.
+fn prepare(schema: &mut Value, lenient: bool) -> Result<(), String> {
+    match schema {
+        Value::Object(map) => prepare_object(map, lenient),
+        Value::Array(list) => list.iter_mut().try_for_each(|schema| prepare(schema, lenient)),
+        _ => Ok(()),
+    }
+}
+
+fn prepare_object(map: &mut Map<String, Value>, lenient: bool) -> Result<(), String> {
     let note = |format: &Value| format.as_str().is_some_and(|f| !FORMATS.contains(&f));
     if map.get("format").is_some_and(note) {
         map.remove("format");
     }
-    for (keyword, value) in map {
-        match (keyword.as_str(), value) {
-            ("const" | "enum" | "default" | "examples", _) => {}
-            // Their keys are names that the client chose.
-            (
-                "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas"
-                | "dependencies",
-                Value::Object(named),
-            ) => named.values_mut().for_each(drop_notes),
-            (_, value) => drop_notes(value),
-        }
+    // Of names that are not listed only the first is sure to be new: llguidance lets a name come again.
+    let required = map.get("required").and_then(Value::as_array).map_or(0, Vec::len) as u64;
+    let least = map.get("minProperties").and_then(Value::as_u64);
+    if !lenient && least.is_some_and(|least| least > required + 1) {
+        return Err(
+            "`minProperties` above the number of required properties + 1 cannot be enforced"
+                .to_owned(),
+        );
     }
+    map.iter_mut().try_for_each(|(key, value)| match (key.as_str(), value) {
+        ("const" | "enum" | "default" | "examples", _) => Ok(()),
+        (
+            // Their keys are names that the client chose.
+            "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas"
+            | "dependencies",
+            Value::Object(named),
+        ) => named.values_mut().try_for_each(|schema| prepare(schema, lenient)),
+        (_, value) => prepare(value, lenient),
+    })
 }
 
 fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, String> {
@@ -142,37 +142,27 @@ fn first_line(text: &str) -> String {
 }
 
 impl Compiled {
-    /// Writes which tokens may come; `ends` may where the text may end. With `hurry` the first of them has to.
-    pub(crate) fn mask(&mut self, ends: &[u32], hurry: bool, mask: &mut [u32]) {
-        let end = ends.first().copied().unwrap_or(ossmith_harmony::special::RETURN);
-        match self.matcher.compute_mask_or_eos() {
-            Ok(allowed) => {
-                let words = allowed.as_slice();
-                let count = mask.len().min(words.len());
-                mask[..count].copy_from_slice(&words[..count]);
-                mask[count..].fill(0);
-                let eos = ossmith_harmony::special::RETURN;
-                if super::bits::get(mask, eos) {
-                    super::bits::clear(mask, eos);
-                    ends.iter().for_each(|&end| super::bits::set(mask, end));
-                }
-            }
-            // A limit of llguidance was reached in the middle of a text: it may only end here.
-            Err(_) => super::bits::only(mask, end),
+    /// Writes which tokens may come; `ends` may where the text may end. An error is a limit of llguidance, reached in the
+    /// middle of a text.
+    pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), String> {
+        let allowed = self.matcher.compute_mask_or_eos().map_err(|why| {
+            format!("the form cannot be followed further: {}", first_line(&why.to_string()))
+        })?;
+        let words = allowed.as_slice();
+        let count = mask.len().min(words.len());
+        mask[..count].copy_from_slice(&words[..count]);
+        mask[count..].fill(0);
+        let eos = ossmith_harmony::special::RETURN;
+        if super::bits::get(mask, eos) {
+            super::bits::clear(mask, eos);
+            ends.iter().for_each(|&end| super::bits::set(mask, end));
         }
-        match &self.watch {
-            Some(watch) if hurry => watch.close_text(end, mask),
-            Some(watch) if watch.loops() => Watch::close_string(mask),
-            _ => {}
-        }
+        Ok(())
     }
 
     /// Takes the token that was drawn.
     pub(crate) fn accept(&mut self, token: u32) {
         // A token that does not fit puts the matcher into its error state, which `mask` answers.
         let _ = self.matcher.consume_token(token);
-        if let Some(watch) = &mut self.watch {
-            watch.accept(token);
-        }
     }
 }

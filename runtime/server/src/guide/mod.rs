@@ -8,7 +8,6 @@ pub(crate) mod grammar;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
-mod watch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,8 +40,6 @@ pub(crate) struct Rules {
     pub(crate) several_calls: bool,
     /// The form of the final answer.
     pub(crate) answer: Option<Compiled>,
-    /// Most tokens of the turn; a text with a form is brought to its end before.
-    pub(crate) most: Option<usize>,
 }
 
 /// The headers that may be written, by what is still allowed.
@@ -74,7 +71,7 @@ impl Headers {
     }
 }
 
-/// What may end a message; the first is taken where the tokens run out. Harmony ends the turn with `<|call|>`, and a
+/// What may end a message. Harmony ends the turn with `<|call|>`, and a
 /// message of a turn that goes on with `<|end|>`.
 type Ends = &'static [u32];
 const ANSWER: Ends = &[special::RETURN];
@@ -90,8 +87,6 @@ pub struct Guide {
     state: State,
     /// Tokens left for thoughts.
     budget: Option<usize>,
-    /// Tokens of the turn so far.
-    tokens: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -128,48 +123,44 @@ impl Guide {
         let stage = if budget == Some(0) { Stage::Closing } else { Stage::Open };
         let state = State::Header { stage, at: headers.at(stage).start() };
         let parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
-        let mut guide = Guide { rules, headers, parser, state, budget, tokens: 0 };
+        let mut guide = Guide { rules, headers, parser, state, budget };
         begun.iter().for_each(|&token| guide.accept(token));
-        guide.tokens = 0;
         guide
     }
 
     /// A guide for a text that is no turn at all: it has this form from its first token to its end.
-    pub(crate) fn of_text(text: Compiled, most: Option<usize>) -> Guide {
-        let mut guide = Guide::new(Arc::new(Rules { most, ..Rules::default() }), &[]);
+    pub(crate) fn of_text(text: Compiled) -> Guide {
+        let mut guide = Guide::new(Arc::new(Rules::default()), &[]);
         guide.state = State::Formed { text: Box::new(text), ends: &[special::END_OF_TEXT] };
         guide
     }
 
     /// Writes the tokens that may come next into a mask (bit `id % 32` of word `id / 32`); false, with the mask left
     /// alone, if all may.
-    pub fn mask(&mut self, mask: &mut [u32]) -> bool {
+    ///
+    /// # Errors
+    /// The text's form has become too large to follow; the text so far is not whole.
+    pub fn mask(&mut self, mask: &mut [u32]) -> Result<bool, String> {
         match &mut self.state {
-            State::Over => return false,
+            State::Over => return Ok(false),
             State::Header { stage, at } => self.headers.at(*stage).fill_mask(*at, mask),
             State::Thoughts => match self.budget {
-                None => return false,
+                None => return Ok(false),
                 Some(0) => bits::only(mask, special::END),
                 Some(_) => bits::text_and(mask, &[special::END]),
             },
             State::Free { ends } => bits::text_and(mask, ends),
-            State::Formed { text, ends } => {
-                let left = self.rules.most.map_or(usize::MAX, |most| most - self.tokens.min(most));
-                // What follows has to fit as well.
-                let ends = if left <= 2 * text.reserve { &ends[..1] } else { ends };
-                text.mask(ends, left <= text.reserve, mask);
-            }
+            State::Formed { text, ends } => text.mask(ends, mask)?,
             State::Forced { tokens, .. } => match tokens.front() {
                 Some(&token) => bits::only(mask, token),
-                None => return false,
+                None => return Ok(false),
             },
         }
-        true
+        Ok(true)
     }
 
     /// Takes the token that was drawn.
     pub fn accept(&mut self, token: u32) {
-        self.tokens += 1;
         let mut route = None;
         let mut ended = false;
         self.parser.push(token, |event| match event {

@@ -15,7 +15,7 @@ fn write(rules: Rules, begun: &[u32], seed: u64, most: usize) -> Vec<u32> {
     let mut guide = Guide::new(Arc::new(rules), begun);
     let (mut mask, mut tokens, mut random) = (vec![0; WORDS], begun.to_vec(), seed);
     for _ in 0..most {
-        assert!(guide.mask(&mut mask), "everything is allowed after {tokens:?}");
+        assert!(may(&mut guide, &mut mask), "everything is allowed after {tokens:?}");
         let allowed: Vec<u32> =
             (0..vocabulary::VOCABULARY as u32).filter(|&id| bits::get(&mask, id)).collect();
         assert!(!allowed.is_empty(), "nothing is allowed after {tokens:?}");
@@ -57,8 +57,16 @@ fn schema() -> Value {
     })
 }
 
+fn schema_of(schema: Value) -> Compiled {
+    Constraint::Schema { schema, lenient: false }.compile().expect("a good schema")
+}
+
 fn formed() -> Compiled {
-    Constraint::Schema { schema: schema(), lenient: false }.compile().expect("a good schema")
+    schema_of(schema())
+}
+
+fn may(guide: &mut Guide, mask: &mut [u32]) -> bool {
+    guide.mask(mask).expect("a form that can be followed")
 }
 
 fn check(text: &str) {
@@ -87,8 +95,7 @@ fn several_calls_come_only_where_they_may() {
     for (several_calls, seed) in (0..12).map(|seed| (seed % 2 == 0, seed)) {
         let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
         let calls = vec![call];
-        let most = Some(2000);
-        let rules = Rules { calls, must_call: true, several_calls, most, ..Rules::default() };
+        let rules = Rules { calls, must_call: true, several_calls, ..Rules::default() };
         let tokens = write(rules, &begin_call("trip"), seed, 2000);
         assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");
         let messages = messages(&tokens);
@@ -104,22 +111,20 @@ fn several_calls_come_only_where_they_may() {
 }
 
 #[test]
-fn another_call_needs_room_and_leave() {
-    for (several_calls, most, may) in [(true, 5000, true), (true, 60, false), (false, 5000, false)]
-    {
+fn another_call_needs_leave() {
+    for several_calls in [true, false] {
         let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
-        let rules =
-            Rules { calls: vec![call], several_calls, most: Some(most), ..Rules::default() };
+        let rules = Rules { calls: vec![call], several_calls, ..Rules::default() };
         let mut guide = Guide::new(Arc::new(rules), &begin_call("trip"));
         encode(r#"{"city":"Rome","days":2}"#).into_iter().for_each(|token| guide.accept(token));
         let mut mask = vec![0; WORDS];
-        assert!(guide.mask(&mut mask) && bits::get(&mask, special::CALL));
-        assert_eq!(bits::get(&mask, special::END), may, "{several_calls} {most}");
-        if may {
+        assert!(may(&mut guide, &mut mask) && bits::get(&mask, special::CALL));
+        assert_eq!(bits::get(&mask, special::END), several_calls);
+        if several_calls {
             std::iter::once(special::END).chain(next_message()).for_each(|t| guide.accept(t));
-            assert!(guide.mask(&mut mask) && !bits::get(&mask, special::RETURN));
+            assert!(may(&mut guide, &mut mask) && !bits::get(&mask, special::RETURN));
             for token in begin_call("trip") {
-                assert!(guide.mask(&mut mask) && bits::get(&mask, token), "{token}");
+                assert!(may(&mut guide, &mut mask) && bits::get(&mask, token), "{token}");
                 guide.accept(token);
             }
         }
@@ -141,39 +146,59 @@ fn a_blind_writer_answers_in_form() {
 }
 
 #[test]
-fn a_text_ends_before_the_tokens_do() {
+fn a_text_is_never_forced_shut() {
     let schema = json!({
         "type": "object",
-        "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "string"}}, "c": {"type": "number"}},
-        "required": ["a", "b", "c"]
+        "description": "long ".repeat(800),
+        "properties": {"rows": {"type": "string"}},
+        "required": ["rows"]
     });
-    let compiled = Constraint::Schema { schema, lenient: false }.compile().expect("a good schema");
-    let mut guide = Guide::new(
-        Arc::new(Rules {
-            thinking: Some(0),
-            answer: Some(compiled),
-            most: Some(160),
-            ..Rules::default()
-        }),
-        &begin_channel("final"),
-    );
-    let (mut mask, mut text, mut count) = (vec![0; WORDS], Vec::new(), 0);
-    loop {
-        assert!(guide.mask(&mut mask) && count < 160);
-        // Writes letters for as long as it may.
-        let word = encode("word")[0];
-        let first = || (0..vocabulary::VOCABULARY as u32).find(|&id| bits::get(&mask, id));
-        let token = if bits::get(&mask, word) { word } else { first().expect("a token") };
+    let rules = Rules { thinking: Some(0), answer: Some(schema_of(schema)), ..Rules::default() };
+    let mut guide = Guide::new(Arc::new(rules), &begin_channel("final"));
+    let text = json!({"rows": "<tr><td>1</td></tr>".repeat(40)}).to_string();
+    let mut mask = vec![0; WORDS];
+    for token in encode(&text) {
+        assert!(may(&mut guide, &mut mask) && bits::get(&mask, token), "{token}");
         guide.accept(token);
-        if token == special::RETURN {
-            break;
-        }
-        text.push(token);
-        count += 1;
     }
-    let text = ossmith_harmony::decode(&text).expect("text");
-    let value: Value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{text}: {why}"));
-    assert!(value["a"].is_string() && value["b"].is_array() && value["c"].is_number(), "{text}");
+    assert!(may(&mut guide, &mut mask) && bits::get(&mask, special::RETURN));
+}
+
+#[test]
+fn what_can_no_longer_be_followed_is_an_error() {
+    let mut text = formed();
+    text.accept(encode("x")[0]);
+    let mut mask = vec![0; WORDS];
+    assert!(text.mask(ANSWER, &mut mask).is_err());
+}
+
+#[test]
+fn a_thousand_optional_properties_can_be_followed() {
+    let properties: Value =
+        (0..1000).map(|n| (format!("p{n}"), json!({"type": "string", "maxLength": 100}))).collect();
+    let mut text = schema_of(json!({
+        "type": "object", "properties": properties, "additionalProperties": false
+    }));
+    let mut mask = vec![0; WORDS];
+    for token in encode(r#"{"p309":"x","p999":"y"}"#) {
+        assert!(text.mask(ANSWER, &mut mask).is_ok() && bits::get(&mask, token), "{token}");
+        text.accept(token);
+    }
+    assert!(text.mask(ANSWER, &mut mask).is_ok() && bits::get(&mask, special::RETURN));
+}
+
+#[test]
+fn formats_that_are_notes_are_notes_everywhere() {
+    let note = json!({"type": "string", "format": "password"});
+    for schema in [
+        note.clone(),
+        json!({"type": "object", "properties": {"default": note.clone(), "enum": note.clone()}}),
+        json!({"type": "object", "properties": {"a": {"anyOf": [note.clone(), {"type": "null"}]}}}),
+        json!({"$ref": "#/$defs/const", "$defs": {"const": note}}),
+        json!({"type": "object", "const": {"format": "password"}}),
+    ] {
+        schema_of(schema);
+    }
 }
 
 #[test]
@@ -182,13 +207,13 @@ fn without_a_budget_thoughts_are_free_and_headers_are_not() {
     let rules = Rules { calls: vec![call], ..Rules::default() };
     let mut guide = Guide::new(Arc::new(rules), &begin_channel("analysis"));
     let mut mask = vec![0; WORDS];
-    assert!(!guide.mask(&mut mask), "thoughts are free");
+    assert!(!may(&mut guide, &mut mask), "thoughts are free");
     guide.accept(special::END);
     for token in next_message() {
-        assert!(guide.mask(&mut mask) && bits::get(&mask, token));
+        assert!(may(&mut guide, &mut mask) && bits::get(&mask, token));
         guide.accept(token);
     }
-    assert!(guide.mask(&mut mask) && bits::get(&mask, special::CHANNEL));
+    assert!(may(&mut guide, &mut mask) && bits::get(&mask, special::CHANNEL));
     assert!(!bits::get(&mask, special::RETURN));
 }
 
@@ -204,6 +229,13 @@ fn what_cannot_be_enforced_is_refused() {
                 lenient: false,
             },
             "uniqueItems",
+        ),
+        (
+            Constraint::Schema {
+                schema: json!({"type": "object", "minProperties": 3, "maxProperties": 4, "additionalProperties": {"type": "integer"}}),
+                lenient: false,
+            },
+            "minProperties",
         ),
         (Constraint::Regex("(".to_owned()), ""),
         (Constraint::Grammar("start: nowhere".to_owned()), "nowhere"),

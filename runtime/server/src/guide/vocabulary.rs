@@ -44,7 +44,12 @@ fn make() -> Result<ParserFactory, String> {
         format!("the vocabulary cannot be used for constrained decoding: {why}")
     })?;
     factory.quiet();
-    factory.limits_mut().verbose_errors = false;
+    let limits = factory.limits_mut();
+    limits.verbose_errors = false;
+    // llguidance's own hold about 600 optional properties.
+    limits.max_items_in_row = 20_000;
+    limits.step_max_items = 500_000;
+    limits.step_lexer_fuel = 1_000_000;
     Ok(factory)
 }
 
