@@ -17,6 +17,9 @@ pub(super) const PLAIN: Rope = Rope {
     truncate: false,
 };
 
+/// What transformers 5 gives a gpt-oss configuration without rotary parameters (`configuration_gpt_oss.py`).
+const UNSAID: Rope = Rope { factor: 32.0, original_context: 4096, ..PLAIN };
+
 const TYPES: &str = "\"yarn\", or \"default\" for no scaling";
 const INITIAL_CONTEXT: &str = "initial_context_length";
 
@@ -70,12 +73,17 @@ fn read_scaling(config: Fields<'_>, scaling: Option<Fields<'_>>) -> Result<Rope,
         beta_fast: "beta_fast",
         original_context: "original_max_position_embeddings",
     };
-    match (scaling, kind(scaling)?) {
-        (Some(fields), Kind::Yarn) => {
+    let Some(fields) = scaling else {
+        let original_context = original_context.unwrap_or(UNSAID.original_context);
+        let rope = Rope { theta, original_context, ..UNSAID };
+        return in_range(rope, theta_in, config, config, &names);
+    };
+    match kind(fields)? {
+        Kind::Yarn => {
             let rope = read_yarn(fields, theta, original_context)?;
             in_range(rope, theta_in, fields, fields, &names)
         }
-        _ => {
+        Kind::Plain => {
             // Only YaRN reads the original context; plain rotary embedding needs none in its config.
             let original_context =
                 original_context.map_or_else(|| config.count("max_position_embeddings"), Ok)?;
@@ -90,8 +98,7 @@ enum Kind {
     Yarn,
 }
 
-fn kind(scaling: Option<Fields<'_>>) -> Result<Kind, SpecError> {
-    let Some(fields) = scaling else { return Ok(Kind::Plain) };
+fn kind(fields: Fields<'_>) -> Result<Kind, SpecError> {
     // transformers 5 may nest one object a layer type; gpt-oss has one rotary embedding for all layers.
     for layer_type in ["sliding_attention", "full_attention"] {
         if fields.has(layer_type) {

@@ -158,7 +158,7 @@ fn stop_tokens_are_the_union_of_both_files() {
 fn rope_variants() {
     let plain = Rope { factor: 1.0, ..YARN };
     let cases = [
-        (vec![("rope_scaling", Value::Null)], plain),
+        (vec![("rope_scaling", Value::Null)], YARN),
         (vec![("rope_scaling", json!({"rope_type": "default"}))], plain),
         (vec![("rope_scaling/rope_type", Value::Null), ("rope_scaling/type", json!("yarn"))], YARN),
         (vec![("rope_scaling/truncate", Value::Null)], Rope { truncate: true, ..YARN }),
