@@ -16,7 +16,7 @@ pub(crate) struct DeviceArgs {
     pub(crate) backend: DeviceName,
 
     /// Threads of the CPU backend [default: all].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
     /// Tokens to guess ahead from the text so far and to verify in one step; answers stay the same. 0 guesses none.

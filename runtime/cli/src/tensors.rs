@@ -40,8 +40,11 @@ pub(crate) struct TensorFile {
 }
 
 impl TensorFile {
-    /// Starts a file of these tensors; all rows have to be written.
+    /// Starts a file of these tensors; all rows have to be written. A link goes on to point at what is written.
     pub(crate) fn create(path: &Path, layouts: Vec<Layout>) -> anyhow::Result<TensorFile> {
+        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // The finished file takes the name, which would do away with a device or a pipe.
+        anyhow::ensure!(!path.exists() || path.is_file(), "{} is no regular file", path.display());
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);

@@ -64,7 +64,7 @@ impl Tools {
         let word = |fields: &Fields<'_>, field: &str, word: &str| match word {
             "none" => Ok(Choice::None),
             "auto" => Ok(Choice::Auto),
-            "required" | "any" => Ok(Choice::Required),
+            "required" => Ok(Choice::Required),
             other => Err(fields
                 .wrong(field, format!("is `{other}`; use none, auto, required or a function"))),
         };

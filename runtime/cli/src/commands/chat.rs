@@ -32,18 +32,21 @@ impl Args {
         let mut engine = self.asked.device.load(&chosen, limits)?;
         let mut messages = self.asked.words.opening();
         let ask = std::io::stdin().is_terminal();
-        let mut line = String::new();
+        let mut line = Vec::new();
         loop {
             if ask {
                 write!(std::io::stderr(), "> ")?;
             }
             line.clear();
-            if std::io::stdin().lock().read_line(&mut line).context("cannot read standard input")?
-                == 0
-            {
+            let read = std::io::stdin().lock().read_until(b'\n', &mut line);
+            if read.context("cannot read standard input")? == 0 {
                 return Ok(());
             }
-            match line.trim() {
+            let Ok(said) = str::from_utf8(&line) else {
+                eprintln!("error: this line is not UTF-8; it was left out");
+                continue;
+            };
+            match said.trim() {
                 "" => {}
                 "/exit" => return Ok(()),
                 "/reset" => messages = self.asked.words.opening(),

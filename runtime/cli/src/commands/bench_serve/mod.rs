@@ -85,8 +85,8 @@ pub(crate) struct Args {
     burstiness: f64,
 
     /// Requests under way at once.
-    #[arg(long, value_name = "N")]
-    max_concurrency: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_concurrency: Option<u32>,
 
     /// Seed of prompts and of arrival times.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -114,7 +114,7 @@ pub(crate) struct Args {
     percentile_metrics: Vec<String>,
 
     /// Which percentiles.
-    #[arg(long, default_value = "99", value_delimiter = ',', value_name = "P,…")]
+    #[arg(long, default_value = "99", value_delimiter = ',', value_name = "P,…", value_parser = stats::parse_percentile)]
     metric_percentiles: Vec<f64>,
 
     /// Bounds in ms that a good request keeps: ttft:200 tpot:20 e2el:5000.
@@ -183,7 +183,9 @@ impl Args {
             Some(model) => model.clone(),
             None => target.first_model().await?,
         };
-        let room = Arc::new(Semaphore::new(self.max_concurrency.unwrap_or(Semaphore::MAX_PERMITS)));
+        let room = Arc::new(Semaphore::new(
+            self.max_concurrency.map_or(Semaphore::MAX_PERMITS, |most| most as usize),
+        ));
         let mut random = Random(self.seed);
         let begun = Instant::now();
         let mut due = Duration::ZERO;

@@ -15,11 +15,17 @@ pub(super) fn bounds(texts: &[String]) -> anyhow::Result<Vec<Bound>> {
         let parsed =
             text.split_once(':').and_then(|(name, ms)| Some((name, ms.parse::<f64>().ok()?)));
         match parsed {
-            Some((name @ ("ttft" | "tpot" | "e2el"), ms)) => Ok((name.to_owned(), ms)),
+            Some((name @ ("ttft" | "tpot" | "e2el"), ms)) if ms >= 0.0 => Ok((name.to_owned(), ms)),
             _ => Err(fail(format!("`{text}` is no bound"), "write ttft:MS, tpot:MS or e2el:MS")),
         }
     };
     texts.iter().map(bound).collect()
+}
+
+/// A percentile as the command line gives it: from 0 to 100.
+pub(super) fn parse_percentile(text: &str) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| (0.0..=100.0).contains(value));
+    value.ok_or_else(|| "not a number from 0 to 100".to_owned())
 }
 
 /// `p99`, `p99.9`.
