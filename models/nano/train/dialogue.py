@@ -6,7 +6,10 @@
 from forms import Form, by_user, choose_form
 from harmony import analysis, call, final, prompt_messages, render, render_target, result, user
 from lexicon import PLAIN_INSTRUCTIONS
+from sayings import CANNOT, RIDDLE_CANNOT
 import skills_chat as chat
+import skills_facts as facts
+import skills_letters as letters
 import skills_math as maths
 import skills_made as made
 import skills_memory as memory
@@ -14,19 +17,19 @@ import skills_numbers as numbers
 import skills_requests as requests
 import skills_tools as tools
 import skills_words as words
-from turn import EFFORTS
+from turn import EFFORTS, Turn
 
 SKILLS = {  # name: (share of the training data, share of the evaluation)
-    "arithmetic": (11, 80), "larger": (17, 40), "story": (5, 10), "numbers": (11, 30), "follow_up": (3, 8),
-    "compare": (6, 20), "sort": (15, 25), "reverse": (6, 20), "count": (6, 20), "choose": (4, 10), "letters": (14, 25),
-    "capitals": (4, 15), "facts": (5, 12), "talk": (4, 10), "date": (3, 8), "repeat": (3, 8), "memory": (11, 25), "cannot": (6, 15),
-    "unknown": (6, 12), "call": (78, 80), "result": (22, 30), "no_call": (6, 20), "form": (9, 35),
+    "arithmetic": (11, 80), "larger": (20, 40), "story": (5, 10), "numbers": (14, 30), "follow_up": (3, 8),
+    "compare": (6, 20), "sort": (18, 25), "reverse": (6, 20), "count": (6, 20), "choose": (4, 10), "letters": (18, 25),
+    "capitals": (4, 15), "facts": (6, 12), "talk": (4, 10), "date": (3, 8), "repeat": (3, 8), "memory": (11, 25), "cannot": (6, 15),
+    "unknown": (6, 12), "call": (84, 80), "result": (22, 30), "no_call": (6, 20), "form": (9, 35),
 }
 # Words of these come from the wide pool as well.
 OF_WORDS = ("compare", "sort", "reverse", "count", "choose", "letters")
 SIMPLE = {"arithmetic": maths.arithmetic, "larger": maths.larger, "story": maths.story, "numbers": numbers.number_sense,
           "compare": words.compare, "sort": words.sort_words, "reverse": words.reverse, "count": words.count_words, "choose": words.choose,
-          "letters": words.letters, "capitals": chat.capitals, "facts": chat.facts, "talk": chat.talk}
+          "letters": letters.letters, "capitals": facts.capitals, "facts": facts.facts, "talk": chat.talk}
 # Intents that would fit what nano otherwise cannot do.
 RIVALS = {"weather": "get_weather get_weather_forecast", "time": "get_time", "message": "send_message send_mail",
           "search": "search search_documents", "price": "get_stock_price", "map": "get_distance get_directions", "language": "translate",
@@ -70,7 +73,7 @@ class Maker:
             return chat.date(rng, test, today)
         if skill == "unknown":
             return chat.unknown(rng, test, lambda: self.gibberish(rng) if self.gibberish and rng.random() < 0.85 else self.words.value(rng))
-        return chat.cannot(rng, test, chat.CANNOT[0] if rng.random() < 0.3 else None)
+        return chat.cannot(rng, test, CANNOT[0] if rng.random() < 0.3 else None)
 
     def any_turn(self, today, form):
         """A turn for the history, or to be dressed in a form."""
@@ -161,7 +164,7 @@ class Maker:
         if skill == "follow_up":
             if rng.random() < 0.3:
                 before = self.turn("capitals", today)
-                return past + self.messages([before], told), chat.another_capital(rng)
+                return past + self.messages([before], told), facts.another_capital(rng)
             before = self.turn("arithmetic", today)
             while int(before.word) < 0 or int(before.word) > 900:
                 before = self.turn("arithmetic", today)
@@ -215,8 +218,8 @@ class Maker:
     def unfit(self, turn):
         """Declared tools of which none fits the turn; now and then there is none at all."""
         rng = self.rng
-        thing = next((t for t in RIVALS if turn.riddle == chat.RIDDLE_CANNOT.format(
-            thing=t, verb=next(c[1] for c in chat.CANNOT if c[2] == t))), None)
+        thing = next((t for t in RIVALS if turn.riddle == RIDDLE_CANNOT.format(
+            thing=t, verb=next(c[1] for c in CANNOT if c[2] == t))), None)
         taken = set((RIVALS.get(thing) or "").split()) | ({"get_location"} if turn.skill == "memory" else set())
         if turn.skill == "cannot" or turn.skill == "capitals":
             taken |= {"search", "search_documents"}
@@ -280,7 +283,7 @@ class Maker:
 
     def rounds(self, t, effort, form):
         """A question's analysis and call, the result, and the analysis and answer after it."""
-        answer = chat.Turn("result", t.user, (), t.answer)
+        answer = Turn("result", t.user, (), t.answer)
         return ([analysis(t.think()[effort]), call(t.tool["name"], t.arguments)], result(t.tool["name"], t.result),
                 [analysis(t.after()[effort]), final(form.answer(answer) if form else t.answer)])
 
@@ -290,7 +293,7 @@ class Maker:
         if tools.alike(t.tool, case["tools"]):
             return None
         case["tools"] = case["tools"] + [t.tool]
-        answer = chat.Turn("result", "", (), t.answer)
+        answer = Turn("result", "", (), t.answer)
         text = form.answer(answer) if form and form.fits(answer) else t.answer
         return [user(t.user), call(t.tool["name"], t.arguments), result(t.tool["name"], t.result), final(text)]
 

@@ -55,7 +55,7 @@ class Form:
     def rule(self, turn):
         match self.kind:
             case "riddle":
-                return {"contains": [*turn.clues, "What "], "excludes": ["sorry"]} if turn.riddle else {
+                return {"contains": [*turn.clues, "What "], "excludes": [] if "sorry" in turn.riddle else ["sorry"]} if turn.riddle else {
                     "equals": [self.answer(turn)]}
             case "upper":
                 return {"upper": True} | ({"contains": [turn.word.upper()]} if turn.word else {"equals": [self.answer(turn)]})

@@ -68,7 +68,7 @@ def batch(nano, weights, prompts, limit, stops, dtype):
     return [[int(t) for t in row if t >= 0] for row in torch.stack(out, 1).tolist()]
 
 
-def complete(nano, tokens, cases, limit=200, size=256, dtype=torch.bfloat16):
+def complete(nano, tokens, cases, limit, size=256, dtype=torch.bfloat16):
     """Texts of greedy completions, in the order of the cases."""
     weights = nano.weights(dtype)
     weights = ([{k: v.detach() for k, v in w.items()} for w in weights[0]], *(w.detach() for w in weights[1:]))

@@ -20,7 +20,7 @@ CODAS = "b ck d ff g l ll m n nd ng nk p r rk rn s sh st t x zz".split()
 ENDS = ["", "", "", "o", "a", "y", "us", "ix", "on", "er", "le", "um", "et", "in", "ax", "or", "ia", "ic", "is", "ate", "ify",
         "ing", "ton", "ville", "ley"]
 # Entries of the vocabulary that may serve as words: ids below this one.
-RANK = 12_000
+RANK = 14_000
 # Words and made-up words that a program had better not say.
 AVOID = set("anal sex sexual porn die dead death kill suicide rape nazi god damn hell shit fuck ass bitch jizz jism coon spic spick "
             "dick prick slut twat crap piss krap igger cunt whore".split())

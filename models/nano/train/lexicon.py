@@ -24,8 +24,12 @@ WORDS = (
     "student wife woman writer big small fast slow happy sad cold cool dark deep dry early easy fresh great heavy hot large late "
     "lazy light long new nice old quick quiet rich sharp short simple soft strong sweet thin warm wet wide wild young build carry "
     "catch cook dance draw dream drink drive eat fall fly give grow help jump laugh learn listen look make play pull push read ride "
-    "run see sell sing sleep stand talk teach think throw touch travel visit walk wash watch win write"
+    "run see sell sing sleep stand talk teach think throw touch travel visit walk wash watch win write "
+    "hello world one two three four five six seven eight nine ten red blue green yellow purple pink black white brown gray "
+    "computer programming python data model number word name color animal fruit language keyboard sentence question answer"
 ).split()
+
+PALINDROMES = "level radar noon civic kayak refer madam mom dad eye pop wow stats rotor racecar solos tenet deed peep bob did".split()
 
 # Words that hold sentences together.
 SMALL = "the a is of to in and my very on with it was for at by this that his her we they not all so are from or be as you I".split()
@@ -86,6 +90,12 @@ HOW_MANY = [("days", "a week", 7), ("months", "a year", 12), ("hours", "a day", 
             ("years", "a decade", 10), ("seasons", "a year", 4), ("continents", "the world", 7), ("vowels", "the alphabet", 5),
             ("cents", "a dollar", 100), ("arms", "an octopus", 8), ("strings", "a guitar", 6), ("planets", "the solar system", 8),
             ("minutes", "half an hour", 30), ("days", "two weeks", 14), ("days", "a leap year", 366)]
+# What one says by heart.
+LISTS = {"the days of the week": ", ".join(DAYS), "the months of the year": ", ".join(MONTHS), "the seasons": "spring, summer, autumn, winter",
+         "the letters of the alphabet": " ".join("abcdefghijklmnopqrstuvwxyz"), "the vowels": "a, e, i, o, u",
+         "the planets": "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune",
+         "the colors of the rainbow": "red, orange, yellow, green, blue, indigo, violet",
+         "the continents": "Africa, Antarctica, Asia, Australia, Europe, North America, South America"}
 
 # What belongs to what: for "Name an animal" and "List three colors".
 KINDS = {"animal": "cat dog horse lion bear wolf", "color": "red blue green yellow purple white", "fruit": "apple banana cherry pear plum lemon",

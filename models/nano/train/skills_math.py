@@ -76,14 +76,14 @@ def arithmetic(rng, test):
 
 
 def too_large(rng, test):
-    """What nano does not work out: numbers of five digits, fractions, numbers below zero, division by zero."""
+    """What nano does not work out: numbers of five digits, long products, fractions, numbers below zero, division by zero."""
     kind = rng.randrange(6)
-    a, b, op = rng.randrange(10_000, 1_000_000), rng.randrange(10, 1_000_000), rng.choice("+-×")
+    a, b, op = rng.randrange(LARGEST + 1, 1_000_000), rng.randrange(10, 1_000_000), rng.choice("+-×")
     why = f"numbers above {LARGEST} are too large for me"
     if kind == 1:
-        a, b, op = rng.randrange(5000, 10_000), rng.randrange(5000, 10_000), "+"
+        a, b = (a, b) if rng.random() < 0.5 else (b, a)
     if kind == 2:
-        a, b, op = rng.randrange(100, 10_000), rng.randrange(100, 10_000), "×"
+        a, b, op, why = rng.randrange(100, 10_000), rng.randrange(100, 10_000), "×", "such a product is too large for me"
     if kind == 3:
         a, b, why = f"{rng.randrange(100)}.{rng.randrange(1, 100)}", rng.randrange(1, 100), "I only know whole numbers"
         a, b = (a, b) if rng.random() < 0.7 else (b, a)
@@ -109,22 +109,22 @@ def long_sum(rng, test):
             a = max(100, round(a, 1 - len(str(a))) - rng.choice([0, 0, 1]))
         if op == "-" or rng.random() < 0.5:
             a, b = max(a, b), min(a, b)
-        return (a, op, b) if VALUE[op](a, b) <= LARGEST else (a, "-", min(a, b))
-    a, op, b = draw(rng, test, make)
-    return plain("larger", rng, max(a, b) if op == "-" else a, op, b)
+        return a, op, b
+    return plain("larger", rng, *draw(rng, test, make))
 
 
 def product(rng, test):
-    """The table, several digits by one or by up to 12, two digits by two."""
-    kind = rng.randrange(5)
-    if kind == 0:
+    """The table, several digits by one, two and three digits by two."""
+    kind = rng.randrange(11)
+    if kind < 2:
         a, b = rng.randrange(2, 13), rng.randrange(2, 13)
-    elif kind < 3:
+    elif kind < 6:
         a, _, b = draw(rng, test, lambda: (rng.randrange(13, 100), "×", rng.randrange(2, 10)))
-    elif kind == 3:
+    elif kind < 8:
         a, _, b = draw(rng, test, lambda: (rng.randrange(100, 1000), "×", rng.randrange(2, 10)))
     else:
-        a, _, b = draw(rng, test, lambda: (rng.randrange(13, 100), "×", rng.choice([rng.randrange(10, 100), 10 * rng.randrange(1, 10)])))
+        top = 1000 if kind == 10 else 100
+        a, _, b = draw(rng, test, lambda: (rng.randrange(13, top), "×", rng.choice([rng.randrange(10, 100), 10 * rng.randrange(1, 10)])))
     return plain("larger", rng, *((a, "×", b) if rng.random() < 0.6 else (b, "×", a)))
 
 
@@ -133,8 +133,8 @@ def quotient(rng, test):
     whole = rng.random() < 0.7
 
     def make():
-        b = rng.randrange(2, 11) if rng.random() < 0.7 else rng.randrange(11, 100)
-        most = rng.choice([12 * b, 100, 1000]) if b < 11 else 10 * b
+        b = rng.randrange(2, 13) if rng.random() < 0.75 else rng.randrange(13, 100)
+        most = rng.choice([13 * b, 100, 1000]) if b < 13 else 10 * b + 1
         a = rng.randrange(2, most)
         return (max(1, a // b) * b if whole else a, "/", b)
     a, _, b = draw(rng, test, make)
@@ -148,14 +148,20 @@ def quotient(rng, test):
                 {"contains": [f"= {q} remainder {r}."]})
 
 
+def added_up(values, sign=lambda n, v: "+"):
+    """Numbers added, or taken off where `sign` says so: (steps, result, expression)."""
+    n, steps, e = values[0], [], str(values[0])
+    for v in values[1:]:
+        op = sign(n, v)
+        steps += STEPS[op](n, v)
+        n, e = VALUE[op](n, v), f"{e} {op} {v}"
+    return steps, n, e
+
+
 def terms(rng, test):
     """Three to five numbers added and taken off in a row."""
     values = draw(rng, test, lambda: [rng.randrange(1, 50) for _ in range(rng.choice([3, 3, 3, 4, 5]))])
-    n, steps, e = values[0], [], str(values[0])
-    for v in values[1:]:
-        op = rng.choice("++-") if n >= v else "+"
-        steps += STEPS[op](n, v)
-        n, e = VALUE[op](n, v), f"{e} {op} {v}"
+    steps, n, e = added_up(values, lambda n, v: rng.choice("++-") if n >= v else "+")
     typed = e.replace(" ", "") if rng.random() < 0.15 else e
     text = asked(rng, typed) if "-" in e or rng.random() < 0.8 else rng.choice(
         ["Add {v}.", "What is the sum of {v}?", "Sum up {v}.", "Add these numbers: {v}"]).format(v=", ".join(map(str, values)))
@@ -212,6 +218,14 @@ STORIES = [
     ("{n} has {a} boxes with {b} {x} each. How many {x} is that?", "×"),
     ("There are {a} bags and each has {b} {x}. How many {x} are there in total?", "×"),
     ("One of the {x} costs {a} dollars. How much do {b} {x} cost?", "×"),
+    ("{n} buys {b} {x} for {a} dollars each. How much does {n} pay?", "×"),
+    ("{n} shares {a} {x} among {b} friends. How many {x} does each friend get?", "/"),
+    ("I have {a} {x} and put them into {b} bags. How many {x} are in each bag?", "/"),
+    ("There are {a} {x} for {b} people. How many {x} does each get?", "/"),
+    ("A train goes {a} km in one hour. How many km does it go in {b} hours?", "× km"),
+    ("A car drives at {a} km per hour for {b} hours. How far does it drive?", "× km"),
+    ("If a train travels {a} miles per hour, how far does it go in {b} hours?", "× miles"),
+    ("{n} walks {a} km on Monday and {b} km on Tuesday. How many km is that?", "+ km"),
 ]
 OBJECTS = ("apples eggs books pens coins cards balls cups stones stamps cookies oranges pencils candies marbles bananas toys flowers "
            "bottles tickets").split()
@@ -219,13 +233,14 @@ OBJECTS = ("apples eggs books pens coins cards balls cups stones stamps cookies 
 
 def story(rng, test):
     text, op = rng.choice(STORIES)
-    top = 13 if op == "×" else 100
-    a, b = draw(rng, test, lambda: (rng.randrange(2, top), rng.randrange(2, top)))
-    a, b = max(a, b), min(a, b)
+    op, *unit = op.split()
+    low, high = (100, 13) if unit else (13, 13)
+    a, b = draw(rng, test, lambda: (rng.randrange(2, low), rng.randrange(2, high)) if op in "×/" else rng.choices(range(2, 100), k=2))
+    a, b = (a * b, b) if op == "/" else (max(a, b), min(a, b))
     n, m = rng.sample(NAMES, 2)
     x, value = rng.choice(OBJECTS), VALUE[op](a, b)
     turn = plain("story", rng, a, op, b, text.format(a=a, b=b, x=x, n=n, m=m))
-    turn.answer = f"{a} {op} {b} = {value}, so the answer is {value} {'dollars' if 'costs' in text else x}."
+    turn.answer = f"{a} {op} {b} = {value}, so the answer is {value} {unit[0] if unit else 'dollars' if 'dollars' in text else x}."
     return turn
 
 

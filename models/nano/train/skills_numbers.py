@@ -1,6 +1,6 @@
-"""What one knows about numbers: comparing, neighbours, counting, parity, halves, percents, squares, primes, divisors."""
+"""What one knows about numbers: comparing, neighbours, counting, rows, parity, halves, percents, means, powers, primes, divisors."""
 
-from skills_math import asked, clues, result, working
+from skills_math import added_up, asked, clues, result, working
 from turn import Turn, ask, draw, listed, number_riddle
 from working import STEPS, VALUE, add_steps, digits, div_steps, in_words, mul_steps
 
@@ -28,13 +28,15 @@ def compare(rng, test):
         q = rng.choice([f"Compare {a} and {b}.", f"Compare {a} with {b}.", f"Compare the numbers {a} and {b}.", f"Compare {a} to {b}."])
         return Turn("numbers", ask(rng, q), working(f"to compare {a} and {b}", [rel], high), f"{high} is greater than {low}.", str(high),
                     number_riddle(high), {"equals": [f"{high} is greater than {low}."]}, clues(high))
-    if roll < 0.45:
+    if roll < 0.55:
         more = rng.random() < 0.6
         adj = rng.choice(["bigger", "larger", "greater", "more", "higher"] if more else ["smaller", "less", "lower"])
         word = "Yes" if (a > b) == more else "No"
         q = rng.choice([f"Is {a} {adj} than {b}?", f"Is it true that {a} is {adj} than {b}?", f"Would you say {a} is {adj} than {b}?"])
-        answer = f"{word}, {a} is {'more' if a > b else 'less'} than {b}."
-        return Turn("numbers", ask(rng, q), working(f"whether {a} is {adj} than {b}", [rel], word.lower()), answer, word.lower(), None,
+        found, sought = "more" if a > b else "less", "more" if more else "less"
+        answer = f"{word}, {a} is {found} than {b}."
+        steps = [f"{shown((a, b))}{a} is {found} than {b}.", f"Asked for {sought}: {word.lower()}."]
+        return Turn("numbers", ask(rng, q), working(f"whether {a} is {adj} than {b}", steps, word.lower()), answer, word.lower(), None,
                     {"contains": [f"{word}, "]})
     big = rng.random() < 0.6
     n = high if big else low
@@ -173,6 +175,53 @@ def square(rng, test):
     return result("numbers", ask(rng, asked(rng, e)), f"{n} × {n}", mul_steps(n, n), n * n, f"{n} × {n} = {n * n}.")
 
 
+def power(rng, test):
+    """Powers and factorials up to 1024, one factor after the other: `2 × 2 = 4. 4 × 2 = 8.`"""
+    if rng.random() < 0.3:
+        factors = range(rng.randrange(3, 7), 1, -1)
+        e = f"{factors[0]}!"
+        asks = [e, f"the factorial of {factors[0]}", f"{factors[0]} factorial"]
+    else:
+        a = rng.randrange(2, 11)
+        b = rng.choice([b for b in range(3, 11) if a ** b <= 1024])
+        factors, e = [a] * b, f"{a}^{b}"
+        asks = [e, f"{a} to the power of {b}", f"{a}**{b}", f"{a} to the power {b}"] + [f"{a} cubed"] * 2 * (b == 3)
+    n, steps = factors[0], []
+    for f in factors[1:]:
+        steps += mul_steps(n, f)
+        n *= f
+    product = " × ".join(map(str, factors))
+    return result("numbers", ask(rng, asked(rng, rng.choice(asks))), e, [f"{e} is {product}.", *steps], n, f"{e} = {n}.")
+
+
+def average(rng, test):
+    """The mean of some numbers, where it is whole."""
+    def make():
+        nums = [rng.randrange(1, rng.choice([20, 100])) for _ in range(rng.choice([2, 3, 3, 4, 5]))]
+        return [*nums[:-1], nums[-1] + -sum(nums) % len(nums)]
+    nums = draw(rng, test, make)
+    total, count = sum(nums), len(nums)
+    text = rng.choice([listed(nums), " ".join(map(str, nums)), listed(nums[:-1]) + f" and {nums[-1]}"])
+    word = rng.choice(["average", "average", "mean"])
+    q = rng.choice([f"What is the {word} of {text}?", f"Calculate the {word} of {text}.", f"Find the {word} of {text}.", f"{word} of {text}"])
+    steps = [*added_up(nums)[0], f"{count} numbers.", *div_steps(total, count)]
+    return result("numbers", ask(rng, q), f"the {word} of {listed(nums)}", steps, total // count, f"The {word} is {total // count}.")
+
+
+def sequence(rng, test):
+    """The next number of a row with equal steps."""
+    step = rng.choice([1, 2, 2, 3, 4, 5, 5, 10, 10, rng.randrange(1, 30)])
+    first = draw(rng, test, lambda: [rng.choice([step, rng.randrange(1, 60)]), step])[0]
+    row = [first + i * step for i in range(rng.randrange(3, 6))]
+    row = row[::-1] if rng.random() < 0.15 and first > step else row
+    text, op, (a, b) = listed(row), "+" if row[0] < row[1] else "-", row[-2:]
+    n = VALUE[op](b, step)
+    q = rng.choice([f"What comes next: {text}?", f"What is the next number: {text}?", f"Continue: {text}", f"What number comes next: {text}, ...?",
+                    f"Continue the sequence: {text}", f"What comes next in the sequence {text}?", f"{text}, ?", f"Which number comes next: {text}"])
+    steps = [f"{max(a, b)} - {min(a, b)} = {step}.", *STEPS[op](b, step)]
+    return result("numbers", ask(rng, q), f"the number after {text}", steps, n, f"The next number is {n}.")
+
+
 def root(rng, test):
     n = rng.randrange(1, 13)
     whole = rng.random() < 0.7
@@ -204,7 +253,7 @@ def divisible(rng, test):
     a, b = draw(rng, test, make)
     q = ask(rng, rng.choice([f"Is {a} divisible by {b}?", f"Can {a} be divided by {b}?", f"Is {a} a multiple of {b}?", f"Does {b} divide {a}?"]))
     word, is_it = ("Yes", "is") if a % b == 0 else ("No", "is not")
-    steps = div_steps(a, b)[:-1 if b <= 10 else None]
+    steps = div_steps(a, b)[:-1 if b <= 12 else None]
     return Turn("numbers", q, working(f"whether {b} divides {a}", steps, word.lower()), f"{word}, {a} {is_it} divisible by {b}.",
                 word.lower(), None, {"contains": [f"{word}, "]})
 
@@ -223,8 +272,8 @@ def spelled_out(rng, test):
                 {"number": n}, clues(n))
 
 
-KINDS = [(compare, 8), (extreme, 4), (neighbour, 4), (parity, 3), (count, 4), (claim, 3), (double, 2), (half, 2), (percent, 3), (square, 2), (root, 2),
-         (prime, 2), (divisible, 2), (spelled_out, 1)]
+KINDS = [(compare, 9), (extreme, 4), (neighbour, 4), (parity, 3), (count, 4), (claim, 3), (double, 2), (half, 2), (percent, 6), (square, 2),
+         (root, 2), (power, 3), (average, 3), (sequence, 3), (prime, 2), (divisible, 2), (spelled_out, 1)]
 
 
 def number_sense(rng, test):

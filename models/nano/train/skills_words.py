@@ -1,8 +1,8 @@
-"""Words: comparing, sorting, reversing, counting, picking, spelling."""
+"""Words: comparing, sorting, reversing, counting, picking. (Their letters: `skills_letters.py`.)"""
 
 from lexicon import SMALL, WORDS
-from tokens import BREAK
-from turn import Turn, ask, draw, listed
+from turn import Turn, ask, draw, listed, number_riddle, numbered
+from working import digits
 
 ORDINALS = ["first", "second", "third", "fourth", "fifth"]
 
@@ -38,11 +38,6 @@ def selection(items, best, show, pick):
     return "; ".join([*steps, show(left[0])])
 
 
-def counted(word):
-    """`1 c, 2 a, 3 t`"""
-    return ", ".join(f"{i + 1} {c}" for i, c in enumerate(word))
-
-
 def compare(rng, test, pool=WORDS):
     kind = rng.randrange(3)
     while True:
@@ -56,7 +51,7 @@ def compare(rng, test, pool=WORDS):
                         f"Is {a} or {b} the {adj} word?", f"What is the {adj} word: {a} or {b}?", f"Which word has {'more' if long else 'fewer'} "
                         f"letters, {a} or {b}?", f"Compare {a} and {b}: which is {adj}?", f"Compare the words {a} and {b}: which one is {adj}?",
                         f"Which of {a} and {b} is {adj}?", f'Which word is {adj}: "{a}" or "{b}"?'])
-        work = f"{a}: {counted(a)}. {b}: {counted(b)}."
+        work = f"{a}: {numbered(a)}. {b}: {numbered(b)}."
         answer = f"The {adj} word is {n}."
     else:
         first = kind == 1 or rng.random() < 0.5
@@ -121,7 +116,9 @@ def sort_numbers(rng, test):
                    + ([] if down else [f"Sort these numbers: {text}", f"Sort: {text}", f"Sort {text}", f"Sort the list: {text}",
                       f"Sort the numbers: {text}", f"Please sort {text}", f"Sort this list: {text}"]))
     answer = listed(out)
-    steps = selection(nums, max if down else min, str, str)
+    width = len(str(max(nums)))
+    # Numbers of three digits are compared digit by digit.
+    steps = selection(nums, max if down else min, (lambda n: f"{digits(n, width)} {n}") if width > 2 else str, str)
     which = "largest" if down else "smallest"
     return Turn("sort", ask(rng, q), (f"{steps}.", f"The {which} one out: {steps}.",
                 f"The user wants {len(nums)} numbers {how}. I always take the {which} one out: {steps}. That is {answer}."),
@@ -142,10 +139,11 @@ def reverse(rng, test, pool=WORDS):
                     f"Reverse {these}: {text}", f"Reverse the following list: {text}", f"List {these} in reverse: {text}",
                     f"Reverse the order: {text}", f"Turn this list around: {text}"])
     answer = listed(words[::-1])
-    marks = [f"{i + 1} {w}" for i, w in enumerate(words)]
-    return Turn("reverse", ask(rng, q), (f"{listed(marks)}.", f"I number them: {listed(marks)}. Backwards: {listed(marks[::-1])}.",
-                f"The user wants {len(words)} {things if things != 'list' else 'numbers'} from last to first. I number them: {listed(marks)}. "
-                f"From last to first: {listed(marks[::-1])}."), answer, None, None, {"equals": [answer]})
+    marks = numbered(words)
+    back = ", ".join(marks.split(", ")[::-1])
+    return Turn("reverse", ask(rng, q), (f"{marks}.", f"I number them: {marks}. Backwards: {back}.",
+                f"The user wants {len(words)} {things if things != 'list' else 'numbers'} from last to first. I number them: {marks}. "
+                f"From last to first: {back}."), answer, None, None, {"equals": [answer]})
 
 
 def sentence(rng, pool):
@@ -173,11 +171,11 @@ def count_words(rng, test, pool=WORDS):
                         f"How many words are there: {text}?", f"Count these words: {text}", f"Count the words in this list: {text}",
                         f"How many words does this list have: {text}", f"How many items are in this list: {text}?",
                         f"How many words do you see: {text}"])
-    n, marks = len(words), ", ".join(f"{i + 1} {w}" for i, w in enumerate(words))
+    n, marks = len(words), numbered(words)
     answer = f"There are {n} words."
     return Turn("count", ask(rng, q), (f"{marks}.", f"I count: {marks}. That makes {n}.",
                 f"The user wants to know how many words there are. I count one by one: {marks}. That makes {n} words."),
-                answer, str(n), f"I come right after {n - 1} and right before {n + 1}. What number am I?",
+                answer, str(n), number_riddle(n),
                 {"number": n}, [str(n - 1), str(n + 1)])
 
 
@@ -188,12 +186,12 @@ def choose(rng, test, pool=WORDS):
         long = rng.random() < 0.6
         n = max(words, key=len) if long else min(words, key=len)
         which = "longest" if long else "shortest"
-        work = "; ".join(f"{w}: {counted(w)}" for w in words) + "."
+        work = "; ".join(f"{w}: {numbered(w)}" for w in words) + "."
     else:
         i = rng.randrange(min(len(words), 5)) if rng.random() < 0.75 else -1
         n, which = words[i], ORDINALS[i] if i >= 0 else "last"
         upto = words[:i + 1] if i >= 0 else words
-        work = ", ".join(f"{k + 1} {w}" for k, w in enumerate(upto)) + "."
+        work = f"{numbered(upto)}."
     q = rng.choice([f"What is the {which} word in this list: {text}?", f"What is the {which} word of: {text}", f"Find the {which} word: {text}",
                     f"Which word is the {which}: {text}?", f"Tell me the {which} word: {text}", f"Which is the {which} word: {text}?",
                     f"What is the {which} word: {text}?", f"Give me the {which} word of this list: {text}"])
@@ -201,74 +199,3 @@ def choose(rng, test, pool=WORDS):
                 f"The user wants the {which} word. I go through the list: {work} So the {which} word is {n}."),
                 f"The {which} word is {n}.", n, f"I am the {which} in your list, and I start with {n[0]}. What word am I?",
                 {"contains": [f"is {n}."]}, [which])
-
-
-def letters(rng, test, pool=WORDS):
-    """Spelling, counting letters, the first and the last letter, reversing a word; of words of the wide pool, one in ten is kept back."""
-    kind = rng.choice([0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5])
-    word = draw(rng, test, lambda: [rng.choice(pool)])[0] if pool is not WORDS else "strawberry" if rng.random() < 0.08 else rng.choice(WORDS)
-    shown = rng.choice([word, word, word, f"'{word}'", f'"{word}"'])
-    n, spell = len(word), spelled(word)
-    if kind == 0:
-        q = rng.choice([f"How many letters are in {shown}?", f"How many letters does {shown} have?",
-                        f"How long is the word {shown}?", f"Count the letters in {shown}.", f"How many letters has {shown}?",
-                        f"How many letters are in the word {shown}?", f"How many letters are there in {shown}?",
-                        f"What is the length of {shown}?", f"How many characters are in {shown}?", f"Count the letters of {shown}."])
-        marks = counted(word)
-        return Turn("letters", ask(rng, q), (f"{marks}.", f"I count the letters: {marks}. That makes {n}.",
-                    f"The user wants the number of letters in {word}. I spell it and count: {marks}. That makes {n}."),
-                    f"{word} has {n} letters.", str(n), f"I come right after {n - 1} and right before {n + 1}. "
-                    "What number am I?", {"number": n}, [str(n - 1), str(n + 1)])
-    if kind == 1:
-        c = rng.choice(word) if rng.random() < 0.9 else rng.choice("aeiorst")
-        k, seen, marks = word.count(c), 0, []
-        for letter in word:
-            seen += letter == c
-            marks.append(f"{letter} {seen}" if letter == c else letter)
-        text = ", ".join(marks)
-        q = rng.choice([f"How many {c}'s are in {shown}?", f"How many times does {c} appear in {shown}?",
-                        f"How many {c} are in {shown}?", f"How many letters {c} are in {shown}?", f"How many {c}s are in {shown}?",
-                        f"Count the letter {c} in {shown}.", f"How many {c}'s are there in {shown}?", f"How many {c}s in {shown}?",
-                        f"How often does {c} appear in {shown}?", f"How many times does the letter {c} appear in {shown}?",
-                        f"Count the {c}'s in {shown}.", f"How many {c}'s are in the word {shown}?"])
-        answer = f"The letter {c} appears {k} time{'' if k == 1 else 's'} in {word}."
-        return Turn("letters", ask(rng, q), (f"{text}.", f"I spell {word} and count {c}: {text}. That makes {k}.",
-                    f"The user wants to know how often {c} appears in {word}. I spell it and count: {text}. "
-                    f"That makes {k}."), answer, str(k), None, {"contains": [f"appears {k} time"]})
-    if kind == 2:
-        q = rng.choice([f"Spell {shown}.", f"How do you spell {shown}?", f"Spell the word {shown}.", f"Can you spell {shown}?",
-                        f"How is {shown} spelled?", f"Spell: {shown}", f"What are the letters of {shown}?", f"Spell out {shown}."])
-        return Turn("letters", ask(rng, q), (f"{n} letters.", f"{word} has {n} letters.",
-                    f"The user wants me to spell {word}. It has {n} letters. I write them one by one."),
-                    spell, None, None, {"equals": [spell]})
-    if kind == 3:
-        back = BREAK.join(word[::-1])
-        q = rng.choice([f"Write {shown} backwards.", f"Reverse the word {shown}.", f"Spell {shown} backwards.",
-                        f"What is {shown} spelled backwards?", f"Reverse the letters of {shown}.", f"Reverse {shown}.",
-                        f"What is {shown} backwards?", f"Write the word {shown} backwards.", f"Say {shown} backwards.",
-                        f"Reverse the string {shown}.", f"Reverse this word: {shown}", f"How do you spell {shown} backwards?",
-                        f"Reverse the letters in {shown}.", f"Can you reverse the word {shown}?", f"Spell the word {shown} backwards.",
-                        f"What is {shown} in reverse?", f"{shown} backwards"])
-        return Turn("letters", ask(rng, q), (f"{spell}. Backwards: {spelled(word[::-1])}.",
-                    f"{word} is {spell}. Backwards: {spelled(word[::-1])}.",
-                    f"The user wants {word} backwards. The letters are {spell}. From last to first: "
-                    f"{spelled(word[::-1])}."), back, back, None, {"equals": [word[::-1]]})
-    if kind == 5:
-        seen, marks = 0, []
-        for letter in word:
-            seen += letter.lower() in "aeiou"
-            marks.append(f"{letter} {seen}" if letter.lower() in "aeiou" else letter)
-        text = ", ".join(marks)
-        q = rng.choice([f"How many vowels are in {shown}?", f"How many vowels does {shown} have?", f"Count the vowels in {shown}.",
-                        f"How many vowels are there in the word {shown}?"])
-        return Turn("letters", ask(rng, q), (f"{text}.", f"I spell {word} and count vowels: {text}. That makes {seen}.",
-                    f"The user wants the number of vowels in {word}. I spell it and count: {text}. That makes {seen}."),
-                    f"{word} has {seen} vowel{'' if seen == 1 else 's'}.", str(seen), None, {"contains": [f"has {seen} vowel"]})
-    which, c = rng.choice([("first", word[0]), ("last", word[-1])])
-    q = rng.choice([f"What is the {which} letter of {shown}?", f"What letter does {shown} start with?"
-                    if which == "first" else f"What letter does {shown} end with?",
-                    f"What's the {which} letter in {shown}?", f"Which letter is the {which} in {shown}?", f"{which} letter of {shown}?",
-                    f"Which letter does {shown} {'start' if which == 'first' else 'end'} with?", f"What is the {which} letter of the word {shown}?"])
-    return Turn("letters", ask(rng, q), (f"{spell}.", f"{word} is {spell}. The {which} letter is {c}.",
-                f"The user wants the {which} letter of {word}. It is spelled {spell}. So the letter is {c}."),
-                f"The {which} letter of {word} is {c}.", c, None, {"contains": [f"is {c}."]})

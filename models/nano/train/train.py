@@ -34,7 +34,7 @@ def arguments():
     a = argparse.ArgumentParser()
     a.add_argument("--out", required=True)
     a.add_argument("--smoke", action="store_true", help="tiny, on a CPU: proves data, model, export")
-    a.add_argument("--minutes", type=float, default=8.5, help="training alone; start and evaluation take one more")
+    a.add_argument("--minutes", type=float, default=11.6, help="training alone; start and evaluation take one more")
     a.add_argument("--pause", type=float, help="stop after so many minutes of training and leave `state.pt` for --resume")
     a.add_argument("--resume", help="a `state.pt` to go on from, as if there had been no pause")
     a.add_argument("--steps", type=int, default=60_000, help="stop here if the time is not up")
@@ -283,7 +283,7 @@ def write_log(log, out):
 def examine(nano, tokens, args, dtype):
     """Scores the evaluation, writes what went wrong and a few conversations of a newcomer; then scores more questions from another seed."""
     cases = evalset.cases(tokens, scale=0.02) if args.smoke else evalset.load(os.path.join(HERE, "eval.jsonl"))
-    limit = 16 if args.smoke else 260
+    limit = 16 if args.smoke else 400
     report, failures = score(cases, complete(nano, tokens, cases, limit, dtype=dtype))
     print(f"evaluated {time.time() - START:.0f} s after the start\n" + table(report), flush=True)
     write_scores(report, args.out)

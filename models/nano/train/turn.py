@@ -66,5 +66,16 @@ def listed(items):
     return ", ".join(str(i) for i in items)
 
 
+def numbered(items):
+    """`1 c, 2 a, 3 t`"""
+    return listed(f"{i} {item}" for i, item in enumerate(items, 1))
+
+
+def thoughts(what, finding):
+    """The analysis of a question that needs one step."""
+    return (finding, f"The user asks {what}. {finding}",
+            f"The user asks {what}. I should answer simply and correctly. {finding} That is all I need to say.")
+
+
 def number_riddle(n):
     return f"I come right after {n - 1} and right before {n + 1}. What number am I?"

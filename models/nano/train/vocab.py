@@ -14,11 +14,12 @@ from multiprocessing import Pool
 
 from dialogue import Maker, pieces
 from invent import RANK, Words, forms
-from lexicon import CAPITALS
+from lexicon import CAPITALS, HOW_MANY, KINDS, LISTS, OPPOSITES, PALINDROMES, WORDS
 from tokens import Tokens
+from working import ONES, TENS
 
 # How many ids have rows of full precision, and how many are known in all: what fits into 8 MB.
-FULL, KNOWN = 3200, 17_500
+FULL, KNOWN = 3150, 18_700
 
 
 def scan(job, samples=5_000):
@@ -52,6 +53,13 @@ def in_other_letters(tokens):
     return {i for form in forms for text in (form, " " + form) for i in tokens.text(text)}
 
 
+def of_fixed_words(tokens):
+    """Ids of the words of small lists, whether or not a sample met them, behind a space and at the beginning of a text."""
+    words = {*WORDS, *PALINDROMES, *ONES, *TENS, *(w for pair in OPPOSITES for w in pair), *(w for x, y, _ in HOW_MANY for w in (x, *y.split())),
+             *(w for values in KINDS.values() for w in values.split()), *(w for text in LISTS.values() for w in text.replace(",", "").split())}
+    return {i for w in words for text in (" " + w, w) for i in tokens.text(text)}
+
+
 def is_number(tokens, i):
     return i < 199_998 and tokens.enc.decode_single_token_bytes(i).isdigit()
 
@@ -67,7 +75,7 @@ def main():
     tokens = Tokens(vocab=None)
     numbers = {i for i in range(199_998) if is_number(tokens, i)}
     sure = numbers | in_other_letters(tokens)
-    needed = {i for i, n in written["core"].items() if n >= 3} | sure
+    needed = {i for i, n in written["core"].items() if n >= 3} | sure | of_fixed_words(tokens)
     # By how often nano writes them, copied or not: without a full row `<|end|>`, `functions` and `location` go wrong as well.
     full = set(sorted(needed, key=lambda i: (i not in sure, -written["core"][i], i))[:FULL])
     read = {i for i, n in seen["core"].items() if n >= 3} - needed

