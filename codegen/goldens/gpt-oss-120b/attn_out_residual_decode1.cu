@@ -4,6 +4,11 @@
 // residual += attn_out(heads) + bias, with what the next norm needs of it (tile/norm.cuh) and a share of the router's
 // logits (moe/logits.cuh).
 //
+// Layouts: heads [tokens][q_heads][head_dim] bf16; weight [strip][tile] of hidden rows by q_heads x head_dim, bf16;
+// residual [tokens][hidden] float; scaled [tokens][hidden] bf16; squares [tokens][hidden / 16] float; router_sums
+// [tokens][experts] integers. A call computes 2 x hidden x q_heads x head_dim flops a token, reads as many bytes of
+// weights, once, and about 2 x hidden x experts bytes of the router's: memory bounds it. At most kMaxTokens tokens.
+//
 // Launch: 180 x 1 x 1 blocks of 512 threads, 104608 bytes of shared memory,
 // at most 64 registers.
 

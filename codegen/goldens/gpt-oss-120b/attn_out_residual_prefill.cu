@@ -5,6 +5,10 @@
 //
 // A block computes kWarps row tiles for up to kTileTokens tokens; kSplits of them share the sum over k.
 //
+// Layouts: heads [tokens][q_heads][head_dim] bf16; weight [strip][tile] of hidden rows by q_heads x head_dim, bf16;
+// residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops a token, reads as many bytes
+// of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual a token.
+//
 // Launch: 23 x ceil(tokens / 64) x 1 blocks of 256 threads, 76800 bytes of shared memory,
 // at most 128 registers.
 

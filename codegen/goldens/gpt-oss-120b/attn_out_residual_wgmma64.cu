@@ -5,6 +5,11 @@
 //
 // A block computes kWarps strips for up to kTileTokens tokens, whose rows are in tile order.
 //
+// Layouts: heads [tokens][q_heads][head_dim] bf16 in tile order; weight [strip][tile] of hidden rows by q_heads x
+// head_dim, bf16; residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops a token, reads
+// as many bytes of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual a token.
+// q_heads x head_dim is a multiple of 64.
+//
 // Launch: 23 x ceil(tokens / 64) x 1 blocks of 256 threads, 99328 bytes of shared memory,
 // at most 128 registers.
 

@@ -13,6 +13,9 @@
 // 2 x 32 x head_dim x 2 bytes. gpt-oss-20b, 256 tokens of 1,024 keys on an H100 (2026-11-22): 3.0 TB/s in full layers,
 // 2.5 in sliding ones, of 3.1.
 //
+// Layouts: queries and heads [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh); parts
+// [token of these][kv head][split]. kGroup is at most 8.
+//
 // Launch: 8 x 1 x tokens blocks of 128 threads, 65536 bytes of shared memory,
 // at most 168 registers.
 

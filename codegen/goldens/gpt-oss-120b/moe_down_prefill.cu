@@ -3,6 +3,10 @@
 //
 // out[slot] = down[expert of slot](hidden[slot]) + bias, in bf16, grouped by expert.
 //
+// Layouts: hidden [tokens][top_k][inter] bf16; weight [expert][strip][tile] of hidden rows by inter, MXFP4; slot_out
+// [tokens][top_k][hidden] bf16. A call computes 2 x hidden x inter flops a slot and reads hidden x inter x 17 / 32
+// bytes for each tile of up to kTileTokens of an expert's slots.
+//
 // Launch: 23 x expert tiles of 64 x 1 blocks of 256 threads, 40960 bytes of shared memory,
 // at most 128 registers.
 

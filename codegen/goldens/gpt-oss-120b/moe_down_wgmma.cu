@@ -6,6 +6,10 @@
 // A block computes kWarps strips of one expert for up to kTileTokens of its slots, whose rows are in tile order. What it
 // writes is as elements follow one another, in two halves of four strips.
 //
+// Layouts: hidden [tokens][top_k][inter] bf16 in tile order; weight [expert][strip][tile] of hidden rows by inter,
+// MXFP4; slot_out [tokens][top_k][hidden] bf16. A call computes 2 x hidden x inter flops a slot and reads hidden x
+// inter x 17 / 32 bytes for each tile of up to kTileTokens of an expert's slots. inter and hidden are multiples of 64.
+//
 // Launch: 23 x expert tiles of 128 x 1 blocks of 256 threads, 105472 bytes of shared memory,
 // at most 128 registers.
 

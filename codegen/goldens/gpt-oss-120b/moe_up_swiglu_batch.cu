@@ -5,6 +5,10 @@
 //
 // A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows.
 //
+// Layouts: input [tokens][hidden] bf16; weight [expert][strip][tile] of 2 x inter rows by hidden, MXFP4, a gate and its
+// up in one lane; hidden [tokens][top_k][inter] bf16. A call computes 4 x inter x hidden flops a slot and reads 2 x
+// inter x hidden x 17 / 32 bytes for each tile of up to kTileTokens of an expert's slots.
+//
 // Launch: 45 x expert tiles of 24 x 1 blocks of 256 threads, 68064 bytes of shared memory,
 // at most 80 registers.
 

@@ -5,6 +5,10 @@
 //
 // A block computes kWarps strips of 8 rotary pairs for up to kTileTokens tokens; kSplits of them share the sum over k.
 //
+// Layouts: input [tokens][hidden] bf16; weight [strip][tile] of (q_heads + 2 kv_heads) x head_dim rows by hidden, bf16;
+// queries [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh). A call computes 2 x rows x
+// hidden flops a token and reads 2 x rows x hidden bytes of weights for each kTileTokens tokens.
+//
 // Launch: 40 x ceil(tokens / 64) x 1 blocks of 256 threads, 77312 bytes of shared memory,
 // at most 128 registers.
 

@@ -5,6 +5,11 @@
 //
 // A block computes kWarps strips of 8 rotary pairs for up to kTileTokens tokens, whose rows are in tile order.
 //
+// Layouts: input [tokens][hidden] bf16 in tile order; weight [strip][tile] of (q_heads + 2 kv_heads) x head_dim rows by
+// hidden, bf16; queries [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh). A call
+// computes 2 x rows x hidden flops a token and reads 2 x rows x hidden bytes of weights for each kTileTokens tokens.
+// hidden is a multiple of 64.
+//
 // Launch: 40 x ceil(tokens / 64) x 1 blocks of 256 threads, 99328 bytes of shared memory,
 // at most 128 registers.
 

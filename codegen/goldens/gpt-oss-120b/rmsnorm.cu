@@ -4,6 +4,9 @@
 // normed[i] = rmsnorm(residual[rows[i]]) * scale, in bf16, if so asked in tile order; without `rows`, of every row in
 // order.
 //
+// A block makes one row. Layouts: residual [tokens][hidden] float; rows [count] u32; normed [count][hidden] bf16. A
+// call reads 4 x hidden bytes a row and writes 2 x hidden. hidden is a multiple of 4.
+//
 // Launch: tokens x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 255 registers.
 

@@ -3,6 +3,11 @@
 //
 // logits = router(input) + bias
 //
+// Layouts: input [tokens][hidden] bf16, normed, in tile order if kTileOrder; weight [strip][tile] of experts rows by
+// hidden, bf16; logits [tokens][experts] float. A block computes kWarps strips of 16 experts for up to kTileTokens
+// tokens, or its part of the sum over k. A call computes 2 x experts x hidden flops a token and reads 2 x experts x
+// hidden bytes of weights for each kTileTokens tokens, and a token's row of 2 x hidden for every 16 x kWarps experts.
+//
 // Launch: 1 x ceil(tokens / 64) x 8 blocks (clusters of 8 along z) of 256 threads, 102400 bytes of shared memory,
 // at most 128 registers.
 

@@ -8,6 +8,10 @@
 // filters need the whole row, which one block takes. The noise depends on seed, position and token alone, so a draw
 // depends on neither batch nor timing.
 //
+// Layouts: logits [rows][vocab] float; candidates [rows][gridDim.x]; drawn [rows] u32; sampled [slots] u32. A call
+// reads a row's 4 x vocab bytes once, or, with filters, twice (the largest logit, the draw), four times more for top-k
+// and five for top-p, and takes one Gumbel number for each kept token.
+//
 // Launch: 32 x tokens x 1 blocks of 512 threads, 2200 bytes of shared memory,
 // at most 128 registers.
 

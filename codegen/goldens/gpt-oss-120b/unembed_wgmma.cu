@@ -3,6 +3,11 @@
 //
 // logits = unembedding(input), for rows in tile order.
 //
+// Layouts: input [count][hidden] bf16, normed, in tile order; weight [strip][tile] of vocab rows by hidden, bf16;
+// logits [count][vocab] float. A block computes kWarps strips for up to kTileTokens rows. A call computes 2 x vocab x
+// hidden flops a row, reads 2 x vocab x hidden bytes of weights for each kTileTokens rows and writes 4 x vocab bytes a
+// row. hidden is a multiple of 64.
+//
 // Launch: 1571 x ceil(tokens / 256) x 1 blocks of 256 threads, 198656 bytes of shared memory,
 // at most 255 registers.
 

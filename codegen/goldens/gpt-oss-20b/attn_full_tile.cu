@@ -9,6 +9,9 @@
 // 2 x 64 x head_dim x 2 bytes of the cache a tile. gpt-oss-20b, 8,192 tokens on an H100 (2026-11-22): 24 ms in all full
 // layers, 113 clocks of a multiprocessor a token and page, of which tensor cores need 47.
 //
+// Layouts: queries and heads [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh); tiles
+// [tile] pairs of u32, first token and count. kGroup is at most 8.
+//
 // Launch: 8 x tiles of 16 consecutive tokens x 1 blocks of 128 threads, 49152 bytes of shared memory,
 // at most 255 registers.
 

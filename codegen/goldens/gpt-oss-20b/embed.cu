@@ -5,6 +5,11 @@
 //
 // A token of kSampled stands for the one that the slot's previous step drew, which never left the device.
 //
+// A block makes one token's row. Layouts: embedding [vocab][hidden] bf16; residual [tokens][hidden] float; scaled
+// [tokens][hidden] bf16; squares [tokens][hidden / 16] float; router_sums [layers][kMostSmall][experts] integers, set
+// to zero. A call reads 2 x hidden bytes a token beside the scale, and writes 6 x hidden, the squares and, in small
+// steps, 8 x layers x experts of router_sums.
+//
 // Launch: tokens x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 255 registers.
 

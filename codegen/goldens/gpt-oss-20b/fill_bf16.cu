@@ -5,6 +5,9 @@
 //
 // The value at a checkpoint index is the same as on the host; padding is zero.
 //
+// Layouts: out as tile/weights.cuh has it, [strip][tile], or [rows][k] if so asked. A call writes 2 bytes an element,
+// padding to whole tiles included, and reads nothing. A matrix has fewer than 2^32 elements.
+//
 // Launch: 8 per multiprocessor x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 32 registers.
 

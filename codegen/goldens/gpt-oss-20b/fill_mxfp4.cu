@@ -6,6 +6,9 @@
 // The code and the scale at a checkpoint index are the same as on the host; padding is zero. `rows` counts the
 // rows of all matrices together, which tile evenly.
 //
+// Layouts: out [strip], of each the codes of its tiles and then their scales (tile/weights.cuh). A call writes 17 / 32
+// bytes a value, padding to whole tiles included, and reads nothing. All matrices together have fewer than 2^32 values.
+//
 // Launch: 8 per multiprocessor x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 32 registers.
 

@@ -3,6 +3,8 @@
 //
 // Reads memory front to back, eight 16-byte loads a thread in flight: what the memory can give, measured.
 //
+// A call reads 16 x units bytes, each once, and writes none: `out` is there so that the reads are not optimised away.
+//
 // Launch: 2 per multiprocessor x 1 x 1 blocks of 512 threads, 0 bytes of shared memory,
 // at most 64 registers.
 

@@ -3,6 +3,10 @@
 //
 // Each token's experts and their weights, from the router's logits; a warp a token.
 //
+// Layouts: logits [tokens][experts] float; slot_experts [tokens][top_k] u32 and slot_weights [tokens][top_k] float: the
+// top_k largest logits, the lowest expert first among equals, and the softmax over these (moe/route.cuh). A call reads
+// 4 x experts bytes a token and writes 8 x top_k. top_k is at most 32: lane k writes choice k.
+//
 // Launch: ceil(tokens / 8) x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 255 registers.
 

@@ -4,6 +4,10 @@
 // residual[token] += sum over slots of weight[slot] * out[slot], in slot order;
 // normed[token] = rmsnorm(residual[token]) * next_scale, in bf16, if so asked in tile order: what the next product reads.
 //
+// A block makes one token's row. Layouts: slot_out [tokens][top_k][hidden] bf16; slot_weights [tokens][top_k] float;
+// residual [tokens][hidden] float; normed [tokens][hidden] bf16. A call reads (2 x top_k + 4) x hidden bytes a token
+// and writes 6 x hidden, for 2 x top_k x hidden flops and the norm's: less than one a byte. hidden is a multiple of 4.
+//
 // Launch: tokens x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 255 registers.
 

@@ -8,6 +8,11 @@
 // list, so the sum needs no atomics and does not depend on timing. A column is a slot: as many experts as have at
 // most eight slots together share one load of hidden rows, and of each product only the expert's own columns count.
 //
+// Layouts: hidden [tokens][top_k][inter] bf16; weight [expert][strip][tile] of hidden rows by inter, MXFP4; residual
+// [tokens][hidden] float; scaled [tokens][hidden] bf16; squares [tokens][hidden / 16] float. A call computes 2 x hidden
+// x inter flops a slot and reads hidden x inter x 17 / 32 bytes an expert that was chosen, once: memory bounds it. At
+// most kMaxTokens tokens; tokens x top_k is below 256.
+//
 // Launch: 180 x 1 x 1 blocks of 480 threads, 51184 bytes of shared memory,
 // at most 64 registers.
 

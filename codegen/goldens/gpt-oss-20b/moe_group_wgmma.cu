@@ -6,6 +6,9 @@
 // One block: the lists are small and everything after needs them whole. Each warp counts a part of the slots, then puts
 // them behind those of the parts before. The order is fixed, so results are too.
 //
+// Layouts: slot_experts [tokens][top_k] u32; sorted [tokens x top_k] u32, slots; tiles [tile_count] (moe/group.cuh): up
+// to kTileTokens slots of one expert each. A call reads a slot's 4 bytes twice, writes 4, and 16 a tile. No flops.
+//
 // Launch: 1 x 1 x 1 blocks of 1024 threads, 4480 bytes of shared memory,
 // at most 64 registers.
 

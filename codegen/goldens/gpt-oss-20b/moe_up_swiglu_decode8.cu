@@ -7,6 +7,11 @@
 // expert's weights are read once however many tokens chose it. `input` holds scaled rows: their products are divided
 // by the rms at the end.
 //
+// Layouts: input [tokens][hidden] bf16, scaled, and squares [tokens][hidden / 16] float; weight [expert][strip][tile]
+// of 2 x inter rows by hidden, MXFP4, a gate and its up in one lane; hidden [tokens][top_k][inter] bf16. A call
+// computes 4 x inter x hidden flops a slot and reads 2 x inter x hidden x 17 / 32 bytes an expert that was chosen,
+// once: memory bounds it. At most kMaxTokens tokens; tokens x top_k is below 256.
+//
 // Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 40592 bytes of shared memory,
 // at most 64 registers.
 

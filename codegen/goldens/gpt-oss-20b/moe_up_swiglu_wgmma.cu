@@ -6,6 +6,11 @@
 // A block computes kWarps strips of one expert for up to kTileTokens of its slots, gathering their rows, which are in
 // tile order, as what it writes is: eight strips make a tile of 64 elements, written as a whole.
 //
+// Layouts: input [tokens][hidden] bf16 in tile order; weight [expert][strip][tile] of 2 x inter rows by hidden, MXFP4,
+// a gate and its up in one lane; hidden [tokens][top_k][inter] bf16 in tile order. A call computes 4 x inter x hidden
+// flops a slot and reads 2 x inter x hidden x 17 / 32 bytes for each tile of up to kTileTokens of an expert's slots.
+// hidden is a multiple of 64.
+//
 // Launch: 45 x expert tiles of 128 x 1 blocks of 256 threads, 105472 bytes of shared memory,
 // at most 128 registers.
 

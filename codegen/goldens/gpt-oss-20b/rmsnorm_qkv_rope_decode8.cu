@@ -5,6 +5,11 @@
 //
 // A strip is 8 rotary pairs of one head. `input` holds scaled rows: their products are divided by the rms at the end.
 //
+// Layouts: input [tokens][hidden] bf16, scaled, and squares [tokens][hidden / 16] float; weight [strip][tile] of
+// (q_heads + 2 kv_heads) x head_dim rows by hidden, bf16; queries [tokens][q_heads][head_dim] bf16; keys and values in
+// pages (epilogue/cache.cuh). A call computes 2 x rows x hidden flops a token and reads 2 x rows x hidden bytes of
+// weights, once: memory bounds it. At most kMaxTokens tokens.
+//
 // Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 107552 bytes of shared memory,
 // at most 64 registers.
 

@@ -3,6 +3,10 @@
 //
 // logits[row] = unembedding(input[row]), in fp32.
 //
+// Layouts: input [count][hidden] bf16, normed; weight [strip][tile] of vocab rows by hidden, bf16; logits
+// [count][vocab] float. A block computes kWarps strips for up to kTileTokens rows. A call computes 2 x vocab x hidden
+// flops a row, reads 2 x vocab x hidden bytes of weights for each kTileTokens rows and writes 4 x vocab bytes a row.
+//
 // Launch: 1571 x ceil(tokens / 64) x 1 blocks of 256 threads, 102400 bytes of shared memory,
 // at most 128 registers.
 

@@ -5,6 +5,10 @@
 //
 // `input` holds scaled rows whose products are divided by the rms at the end, or, without `squares`, normed rows.
 //
+// Layouts: input [tokens][hidden] bf16; squares [tokens][hidden / 16] float; weight [strip][tile] of vocab rows by
+// hidden, bf16; logits [count][vocab] float. A call computes 2 x vocab x hidden flops a row, reads 2 x vocab x hidden
+// bytes of weights, once, and writes 4 x vocab a row: memory bounds it. At most kMaxTokens rows.
+//
 // Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 63376 bytes of shared memory,
 // at most 64 registers.
 
