@@ -7,7 +7,7 @@ from agents import (
     Runner, SQLiteSession, function_tool, input_guardrail, set_tracing_disabled)
 from agents.model_settings import ModelSettings
 from openai import AsyncOpenAI, OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 set_tracing_disabled(True)
 CALLS = []
@@ -66,7 +66,8 @@ def calls(client: OpenAI, model: str):
 
 
 class City(BaseModel):
-    city: str
+    # Bounded: a small model may not find the end of a text by itself.
+    city: str = Field(max_length=24)
 
 
 def final_outputs_have_their_type(client: OpenAI, model: str):
