@@ -152,6 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_followed_and_a_device_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::write(&real, "").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        TensorFile::create(&link, layouts()).unwrap().finish().unwrap();
+        assert!(link.is_symlink() && std::fs::metadata(&real).unwrap().len() > 0);
+        let error = TensorFile::create(Path::new("/dev/null"), layouts()).unwrap_err();
+        assert!(error.to_string().contains("/dev/null is no regular file"), "{error}");
+    }
+
+    #[test]
     fn rows_that_do_not_fit_are_refused_and_nothing_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = TensorFile::create(&folder.path().join("out"), layouts()).unwrap();

@@ -102,13 +102,13 @@ fn a_chat_goes_on_after_a_turn_that_does_not_fit() {
         ossmith(&["chat", "--backend", "cpu", "--model", &folder.synthetic(), "-n", "3"]);
     let output = command
         .args(["--context", "256"])
-        .write_stdin(format!("{long}\n/quit\nHi\n/exit\n"))
+        .write_stdin([long.as_bytes(), b"\n/quit\n\xff\nHi\n/exit\n"].concat())
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("cache pages") && stderr.contains("/reset"), "{stderr}");
-    assert!(stderr.contains("there is no /quit"), "{stderr}");
+    assert!(stderr.contains("there is no /quit") && stderr.contains("not UTF-8"), "{stderr}");
     assert!(!output.stdout.is_empty());
 }
 
@@ -211,6 +211,9 @@ fn wrong_usage_is_exit_code_2() {
         (&["kernels", "plan", "--batch", "0"], "--batch"),
         (&["kernels", "plan", "--context", "0"], "--context"),
         (&["kernels", "plan", "--batch", "99999999999"], "--batch"),
+        (&["generate", "Hi", "--threads", "1025"], "--threads"),
+        (&["bench", "serve", "--max-concurrency", "0"], "--max-concurrency"),
+        (&["bench", "serve", "--metric-percentiles", "50,101"], "0 to 100"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
