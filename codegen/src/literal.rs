@@ -72,10 +72,10 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes }
     Schedule {
-        max_tokens, target, embed, rmsnorm, qkv, attention, attn_out, expert_up, expert_down, large, unembed,
-        unembed_tile_order, sample,
+        max_tokens, target, embed, rmsnorm, qkv_rope, attention, attn_out_residual, moe_up_swiglu, moe_down, large,
+        unembed, unembed_tile_order, sample,
     }
-    LargeStep { tile_order, attention, router, choose, group, combine }
+    LargeStep { tile_order, attention_tiled, router, moe_topk, moe_permute, moe_unpermute_rmsnorm }
     Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn values_are_written_as_a_person_would() {
-        let kernel: Kernel<params::Combine> = Kernel::new(ossmith_plan::KernelInfo {
+        let kernel: Kernel<params::MoeUnpermuteRmsNorm> = Kernel::new(ossmith_plan::KernelInfo {
             name: "k",
             grid: Grid { x: Axis::Fixed(3), y: Axis::Tokens, z: Axis::PerSm(2) },
             threads: 256,

@@ -1,6 +1,6 @@
-// heads = softmax(q k^T / sqrt(head_dim), sink) v, over the keys that each token sees.
+// attn_output = softmax(q k^T / sqrt(head_dim), sink) v, over the keys that each token sees.
 //
-// Of all tokens of the step, or of those that no tile takes (attention_tile.cu).
+// Of all tokens of the step, or of those that no tile takes (attention_tiled.cu).
 // A block attends one token and one key/value head with its group of query heads, over one of gridDim.y splits of
 // the spans (half pages); a warp takes every kWarps-th of them, through a ring of its own in shared memory. Short
 // sequences use fewer splits: the rest leave at once. The last block of a head to finish joins the parts, in split
@@ -10,8 +10,8 @@
 // 2 x 32 x head_dim x 2 bytes. gpt-oss-20b, 256 tokens of 1,024 keys on an H100 (2026-11-22): 3.0 TB/s in full layers,
 // 2.5 in sliding ones, of 3.1.
 //
-// Layouts: queries and heads [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh); parts
-// [token of these][kv head][split]. kGroup is at most 8.
+// Layouts: queries and attn_output [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh);
+// partials [token of these][kv head][split]. kGqaRatio is at most 8.
 #include "attn/merge.cuh"
 #include "ptx/launch.cuh"
 #include "tile/order.cuh"
@@ -43,7 +43,7 @@ struct Seen {
     first_key = spec::kWindow != 0 && position >= spec::kWindow ? position - spec::kWindow + 1 : 0;
     first_span = first_key / kSpanKeys;
     spans = position / kSpanKeys - first_span + 1;
-    splits = min(min(gridDim.y, spec::kMostSplits), ceil_div(spans, kWarps));
+    splits = min(min(gridDim.y, spec::kMaxSplits), ceil_div(spans, kWarps));
   }
 };
 
@@ -107,7 +107,7 @@ __device__ __forceinline__ void attend_share(HeadAttended& attended, Share& shar
                                              Span (&ring)[spec::kStages], u32 token, u32 position) {
 #pragma unroll
   for (u32 i = 0; i + 1 < spec::kStages; ++i) share.fetch(ring);
-  const u32 head = blockIdx.x * spec::kGroup + min(lane_id() / 4, spec::kGroup - 1);
+  const u32 head = blockIdx.x * spec::kGqaRatio + min(lane_id() / 4, spec::kGqaRatio - 1);
   const bf16* row = share.p.queries + (token * spec::kQHeads + head) * spec::kHeadDim;
   LaneRow<spec::kHeadDim> query;
   query.load([&](u32 unit) { return row + unit * kUnit; });
@@ -128,13 +128,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   // Positions, slots, page tables and sinks are constant for the whole step, so they need not be waited for.
   const u32 kv_head = blockIdx.x, split = blockIdx.y;
-  const u32 token = p.alone ? p.alone[blockIdx.z] : blockIdx.z;
-  const u32 position = p.positions[token], slot = p.slots[token];
+  const u32 token = p.single_query_tokens ? p.single_query_tokens[blockIdx.z] : blockIdx.z;
+  const u32 position = p.positions[token], slot = p.seq_slots[token];
   const Seen seen(position);
   const bool has_share = split < seen.splits;
   Share share(p, seen, slot);
   if (has_share && blockIdx.z < kEarlyTokens) share.prefetch();
-  const u32 head = kv_head * spec::kGroup + min(HeadJoined::head(), spec::kGroup - 1);
+  const u32 head = kv_head * spec::kGqaRatio + min(HeadJoined::head(), spec::kGqaRatio - 1);
   const float sink = bf16_to_float(p.sinks[head]);
   wait_for_inputs();
   start_next_kernel();
@@ -148,26 +148,26 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
 
   HeadJoined joined;
   joined.join<kWarps>(shared.parts, kWarps);
-  if (spec::kMostSplits > 1 && seen.splits > 1) {
+  if (spec::kMaxSplits > 1 && seen.splits > 1) {
     const u32 token_head = blockIdx.z * spec::kKvHeads + kv_head;
-    HeadPart* parts = static_cast<HeadPart*>(p.parts) + token_head * gridDim.y;
+    HeadPart* parts = static_cast<HeadPart*>(p.partials) + token_head * gridDim.y;
     joined.put(parts[split]);
     __syncthreads();
     if (threadIdx.x == 0) {
-      shared.is_last = arrive(&p.tickets[token_head]) == seen.splits - 1;
-      if (shared.is_last) p.tickets[token_head] = 0;
+      shared.is_last = arrive(&p.arrival_counters[token_head]) == seen.splits - 1;
+      if (shared.is_last) p.arrival_counters[token_head] = 0;
     }
     __syncthreads();
     if (!shared.is_last) return;
-    joined.join<spec::kMostSplits>(parts, seen.splits);
+    joined.join<spec::kMaxSplits>(parts, seen.splits);
   }
-  if (HeadJoined::head() >= spec::kGroup) return;
+  if (HeadJoined::head() >= spec::kGqaRatio) return;
   const float normalizer = joined.normalizer(sink);
 #pragma unroll
   for (u32 pair = 0; pair < HeadJoined::kPairs; ++pair) {
     const float2 out = joined.out[pair];
     const u32 place = row_place(head * spec::kHeadDim + HeadJoined::dim(pair), p.tile_order);
-    *reinterpret_cast<u32*>(&p.heads[token * spec::kQHeads * spec::kHeadDim + place]) =
+    *reinterpret_cast<u32*>(&p.attn_output[token * spec::kQHeads * spec::kHeadDim + place]) =
         pack_bf16(out.x * normalizer, out.y * normalizer);
   }
 }

@@ -31,8 +31,8 @@ __device__ __forceinline__ u8 scale_byte(const FillMxfp4& p, u32 row_tile, u32 k
   const u32 row = checkpoint_row(row_tile * kTileRows + i / 4 + i % 2 * 8, p.order, 0);
   const u32 block = k_tile * 2 + i / 2 % 2, blocks = p.k / 32;
   if (block >= blocks) return kScaleOffset;
-  return static_cast<u8>(
-      synthetic_scale(p.scale_key0, p.scale_key1, row * blocks + block, p.scale_base) + kScaleOffset);
+  return static_cast<u8>(synthetic_scale(p.scale_key0, p.scale_key1, row * blocks + block, p.scale_base) +
+                         kScaleOffset);
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const __grid_constant__ FillMxfp4 p) {

@@ -5,9 +5,9 @@
 // filters need the whole row, which one block takes. The noise depends on seed, position and token alone, so a draw
 // depends on neither batch nor timing.
 //
-// Layouts: logits [rows][vocab] float; candidates [rows][gridDim.x]; drawn [rows] u32; sampled [slots] u32. A call
-// reads a row's 4 x vocab bytes once, or, with filters, twice (the largest logit, the draw), four times more for top-k
-// and five for top-p, and takes one Gumbel number for each kept token.
+// Layouts: logits [rows][vocab] float; candidates [rows][gridDim.x]; sampled [rows] u32; last_sampled [seq_slots] u32.
+// A call reads a row's 4 x vocab bytes once, or, with filters, twice (the largest logit, the draw), four times more for
+// top-k and five for top-p, and takes one Gumbel number for each kept token.
 #include "ptx/launch.cuh"
 #include "sample/candidate.cuh"
 #include "sample/select.cuh"
@@ -74,9 +74,8 @@ __device__ __forceinline__ Candidate draw_slice(Shared& shared, const float* log
   const Slice slice{first, min(first + width, spec::kVocab)};
   if (row.temperature == 0.0f) return block_best<kWarps>(shared.best, slice, [&](u32 token) { return logits[token]; });
   const float inverse = 1.0f / row.temperature;
-  return block_best<kWarps>(shared.best, slice, [&](u32 token) {
-    return logits[token] * inverse + gumbel(seed, row.position, token);
-  });
+  return block_best<kWarps>(shared.best, slice,
+                            [&](u32 token) { return logits[token] * inverse + gumbel(seed, row.position, token); });
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
@@ -96,16 +95,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   if (!filtered) {
     Candidate* candidates = static_cast<Candidate*>(p.candidates) + blockIdx.y * gridDim.x;
     u32 earlier = 0;
-    if (lane_id() == 0) candidates[blockIdx.x] = drawn, earlier = arrive(&p.tickets[blockIdx.y]);
+    if (lane_id() == 0) candidates[blockIdx.x] = drawn, earlier = arrive(&p.arrival_counters[blockIdx.y]);
     if (__shfl_sync(~0u, earlier, 0) != gridDim.x - 1) return;
     for (u32 i = lane_id(); i < gridDim.x; i += kWarpSize) drawn.keep_better(candidates[i]);
     drawn = warp_best(drawn);
   }
   if (lane_id() != 0) return;
-  if (!filtered) p.tickets[blockIdx.y] = 0;
+  if (!filtered) p.arrival_counters[blockIdx.y] = 0;
   // As on the host, nothing is drawn if the largest logit is no finite number; the next step, which may wait for the
   // token already, needs one of the vocabulary all the same.
   const bool found = drawn.token < spec::kVocab && (is_finite(drawn.score) || is_finite(logits[drawn.token]));
-  p.drawn[blockIdx.y] = found ? drawn.token : ~0u;
-  p.sampled[row.slot] = found ? drawn.token : 0;
+  p.sampled[blockIdx.y] = found ? drawn.token : ~0u;
+  p.last_sampled[row.seq_slot] = found ? drawn.token : 0;
 }

@@ -2,7 +2,7 @@
 //
 // `input` holds scaled rows whose products are divided by the rms at the end, or, without `squares`, normed rows.
 //
-// Layouts: input [tokens][hidden] bf16; squares [tokens][hidden / 16] float; weight [strip][tile] of vocab rows by
+// Layouts: input [tokens][hidden] bf16; square_sums [tokens][hidden / 16] float; weight [strip][tile] of vocab rows by
 // hidden, bf16; logits [count][vocab] float. A call computes 2 x vocab x hidden flops a row, reads 2 x vocab x hidden
 // bytes of weights, once, and writes 4 x vocab a row: memory bounds it. At most kMaxTokens rows.
 #include "ptx/launch.cuh"
@@ -15,7 +15,7 @@ using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
+  SharedTiles<Bf16Tile, Slice, kWarps, spec::kStages> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
   SharedInverse<spec::kMaxTokens> inverse;
 };
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
 
   ActivationTile x[Slice::kTiles];
   load_activations<Slice, spec::kHidden>(x, p.input + row * spec::kHidden);
-  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, p.rows, p.count, spec::kRmsEps);
+  shared.inverse.template load<spec::kHidden, kWarps>(p.square_sums, p.rows, p.count, spec::kRmsEps);
   u32 turn = 0;
   for (u32 strip = blockIdx.x; strip < kStrips; strip += gridDim.x, turn ^= 1) {
     Sums sums{};

@@ -15,9 +15,7 @@ __device__ __forceinline__ uint4 load_stream(const void* address) {
 // then waits for memory anew.
 __device__ __forceinline__ void issue_loads() { __syncwarp(); }
 
-__device__ __forceinline__ uint4 load_shared(const void* shared) {
-  return *static_cast<const uint4*>(shared);
-}
+__device__ __forceinline__ uint4 load_shared(const void* shared) { return *static_cast<const uint4*>(shared); }
 
 __device__ __forceinline__ u32 shared_address(const void* shared) {
   return static_cast<u32>(__cvta_generic_to_shared(shared));
@@ -25,8 +23,8 @@ __device__ __forceinline__ u32 shared_address(const void* shared) {
 
 // 16 bytes from global to shared memory; zeros instead when `valid` is false (nothing is read then).
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 16 : 0)
                : "memory");
 }
 

@@ -21,8 +21,8 @@ __device__ __forceinline__ bf16* element_of(u8* columns, u32 column, u32 element
   return reinterpret_cast<bf16*>(columns + swizzled(column, element / 8)) + element % 8;
 }
 
-// Stores four 8x8 matrices of bf16, transposed: lane 4g + c gives row g of each, columns 2c and 2c + 1; lane 8m + n says
-// where the 16 bytes of matrix m's column n go.
+// Stores four 8x8 matrices of bf16, transposed: lane 4g + c gives row g of each, columns 2c and 2c + 1; lane 8m + n
+// says where the 16 bytes of matrix m's column n go.
 __device__ __forceinline__ void store_transposed(u8* shared, u32 m0, u32 m1, u32 m2, u32 m3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)),
                "r"(m0), "r"(m1), "r"(m2), "r"(m3)
@@ -74,8 +74,7 @@ __device__ __forceinline__ void wgmma64(Sums (&d)[kTiles], const FragmentA& a, u
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "{%32, %33, %34, %35}, %36, add, 1, 1, 0; }"
-      : SUMS(0), SUMS(1), SUMS(2), SUMS(3),
-        SUMS(4), SUMS(5), SUMS(6), SUMS(7)
+      : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7)
       : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
 }
 
@@ -90,9 +89,7 @@ __device__ __forceinline__ void wgmma128(Sums (&d)[kTiles], const FragmentA& a, 
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
       "{%64, %65, %66, %67}, %68, add, 1, 1, 0; }"
-      : SUMS(0), SUMS(1), SUMS(2), SUMS(3),
-        SUMS(4), SUMS(5), SUMS(6), SUMS(7),
-        SUMS(8), SUMS(9), SUMS(10), SUMS(11),
+      : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7), SUMS(8), SUMS(9), SUMS(10), SUMS(11),
         SUMS(12), SUMS(13), SUMS(14), SUMS(15)
       : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
 }
@@ -112,14 +109,9 @@ __device__ __forceinline__ void wgmma256(Sums (&d)[kTiles], const FragmentA& a, 
       "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
       "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
       "{%128, %129, %130, %131}, %132, add, 1, 1, 0; }"
-      : SUMS(0), SUMS(1), SUMS(2), SUMS(3),
-        SUMS(4), SUMS(5), SUMS(6), SUMS(7),
-        SUMS(8), SUMS(9), SUMS(10), SUMS(11),
-        SUMS(12), SUMS(13), SUMS(14), SUMS(15),
-        SUMS(16), SUMS(17), SUMS(18), SUMS(19),
-        SUMS(20), SUMS(21), SUMS(22), SUMS(23),
-        SUMS(24), SUMS(25), SUMS(26), SUMS(27),
-        SUMS(28), SUMS(29), SUMS(30), SUMS(31)
+      : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7), SUMS(8), SUMS(9), SUMS(10), SUMS(11),
+        SUMS(12), SUMS(13), SUMS(14), SUMS(15), SUMS(16), SUMS(17), SUMS(18), SUMS(19), SUMS(20), SUMS(21), SUMS(22),
+        SUMS(23), SUMS(24), SUMS(25), SUMS(26), SUMS(27), SUMS(28), SUMS(29), SUMS(30), SUMS(31)
       : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
 }
 

@@ -63,8 +63,8 @@ __device__ __forceinline__ Kept keep_best(SharedSelect& shared, u32 count, Kept 
   const u32 last = key == within.key ? within.last : ~0u;
   if (of_key < needed + weight_of(key)) return {key, last};
   __syncthreads();  // before the next select clears what was read
-  const u32 inverse = threshold_key<kThreads>(shared, count, needed, [](u32 id) { return ~id; }, [&](u32 id) {
-    return key_of(id) == key && id <= last ? weight_of(key) : u64{0};
-  });
+  const u32 inverse = threshold_key<kThreads>(
+      shared, count, needed, [](u32 id) { return ~id; },
+      [&](u32 id) { return key_of(id) == key && id <= last ? weight_of(key) : u64{0}; });
   return {key, ~inverse};
 }

@@ -34,7 +34,8 @@ struct TileProduct {
 
   Sums sums[kColumnTiles] = {};
 
-  // What a block has of a dense product: a strip a warp, with null weights where there is none, and tokens from `first`.
+  // What a block has of a dense product: a strip a warp, with null weights where there is none, and tokens from
+  // `first`.
   struct Dense {
     u32 strip, first, columns;
     const u8* weights;
@@ -191,7 +192,7 @@ struct TileProduct {
     __syncthreads();  // nobody reads the ring any more
 #pragma unroll
     for (u32 n = 0; n < kColumnTiles; ++n) {
-      const float(&s)[4] = sums[n].s;
+      const float (&s)[4] = sums[n].s;
       if (n < column_tiles) parts[warp_id()][n][lane_id()] = make_float4(s[0], s[1], s[2], s[3]);
     }
     cluster_barrier();

@@ -78,7 +78,7 @@ class WeightStream {
   __device__ __forceinline__ void fetch(u32 place) {
     if (strip_ < strips_) {
       Tile::template fetch<kChunk, kPaced>(ring_ + place * Ring::kChunkBytes, address_, Share::k_tile(tile_),
-                                   Share::count() - tile_, Share::kKTiles);
+                                           Share::count() - tile_, Share::kKTiles);
       tile_ += kChunk;
       if (tile_ >= Share::count()) {
         tile_ = 0;
@@ -126,7 +126,7 @@ struct SharedSums {
 
   __device__ __forceinline__ void put(u32 turn, const Sums& sums) {
     const u32 g = lane_id() / 4, c = lane_id() % 4;
-    float(*mine)[kColumns] = partial[turn][warp_id()];
+    float (*mine)[kColumns] = partial[turn][warp_id()];
     if (kColumns == 1) {
       if (c == 0) mine[g][0] = sums.s[0], mine[g + 8][0] = sums.s[2];
     } else {
@@ -174,4 +174,3 @@ struct RowPairs {
 __device__ __forceinline__ const bf16* column_row(const bf16* rows, u32 width, u32 tokens) {
   return rows + static_cast<u64>(min(lane_id() / 4, tokens - 1)) * width;
 }
-

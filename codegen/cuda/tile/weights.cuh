@@ -122,8 +122,7 @@ struct ActivationTile {
   // The same of a row in tile order (`tile_place`), at its k tile.
   __device__ __forceinline__ void load_tile_order(const bf16* tile) {
 #pragma unroll
-    for (u32 i = 0; i < 2 * kTileSteps; ++i)
-      words[i] = *reinterpret_cast<const u32*>(tile + i * 8 + lane_id() % 4 * 2);
+    for (u32 i = 0; i < 2 * kTileSteps; ++i) words[i] = *reinterpret_cast<const u32*>(tile + i * 8 + lane_id() % 4 * 2);
   }
 
   __device__ __forceinline__ void clear() {

@@ -49,7 +49,8 @@ struct WgmmaProduct {
   }
 
   // The same for what this block has of a dense product with rows of `input`.
-  __device__ __forceinline__ void run(Ring& ring, const u8* weights, u32 strips, const Dense& dense, const bf16* input) {
+  __device__ __forceinline__ void run(Ring& ring, const u8* weights, u32 strips, const Dense& dense,
+                                      const bf16* input) {
     const bf16* rows = input + static_cast<u64>(dense.first) * kK;
     run(ring, weights, dense.strip, strips, dense.columns, [&](u32 n) { return rows + n * kK; });
   }
@@ -61,8 +62,7 @@ struct WgmmaProduct {
   template <class Epilogue>
   __device__ __forceinline__ void for_each_column(u32 columns, Epilogue epilogue) const {
     for_each_column(
-        columns, [](u32) { return 0; },
-        [&](u32 column, float low, float high, int) { epilogue(column, low, high); });
+        columns, [](u32) { return 0; }, [&](u32 column, float low, float high, int) { epilogue(column, low, high); });
   }
 
   // The same with `fetch(column)` as another argument. What is fetched for some columns is on its way together, before
@@ -79,20 +79,20 @@ struct WgmmaProduct {
       }
 #pragma unroll
       for (u32 i = 0; i < kTogether; ++i) {
-        const float(&s)[4] = sums[(first + i) / 2].s;
+        const float (&s)[4] = sums[(first + i) / 2].s;
         if (column_of(first + i) < columns) epilogue(column_of(first + i), s[i % 2], s[2 + i % 2], fetched[i]);
       }
     }
   }
 
-  // Stores this warp's strip as elements 16 * `place` and on of the columns at `columns`, in bf16: low(sum of row()) and
-  // high(sum of row() + 8).
+  // Stores this warp's strip as elements 16 * `place` and on of the columns at `columns`, in bf16: low(sum of row())
+  // and high(sum of row() + 8).
   template <class Low, class High>
   __device__ __forceinline__ void store_strip(u8* columns, u32 place, Low low, High high) const {
     const u32 matrix = lane_id() / 8, column = lane_id() % 8 + matrix / 2 * 8, piece = place * 2 + matrix % 2;
 #pragma unroll
     for (u32 i = 0; i < kTokens / 8; i += 2) {
-      const float(&a)[4] = sums[i].s, (&b)[4] = sums[i + 1].s;
+      const float (&a)[4] = sums[i].s, (&b)[4] = sums[i + 1].s;
       store_transposed(columns + swizzled(i * 8 + column, piece), pack_bf16(low(a[0]), low(a[1])),
                        pack_bf16(high(a[2]), high(a[3])), pack_bf16(low(b[0]), low(b[1])),
                        pack_bf16(high(b[2]), high(b[3])));

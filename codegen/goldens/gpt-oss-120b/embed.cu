@@ -5,10 +5,10 @@
 //
 // A token of kSampled stands for the one that the slot's previous step drew, which never left the device.
 //
-// A block makes one token's row. Layouts: embedding [vocab][hidden] bf16; residual [tokens][hidden] float; scaled
-// [tokens][hidden] bf16; squares [tokens][hidden / 16] float; router_sums [layers][kMostSmall][experts] integers, set
-// to zero. A call reads 2 x hidden bytes a token beside the scale, and writes 6 x hidden, the squares and, in small
-// steps, 8 x layers x experts of router_sums.
+// A block makes one token's row. Layouts: embedding [vocab][hidden] bf16; residual [tokens][hidden] float;
+// deferred_rows [tokens][hidden] bf16; square_sums [tokens][hidden / 16] float; router_logit_sums
+// [layers][kMaxDecodeTokens][experts] integers, set to zero. A call reads 2 x hidden bytes a token beside the scale,
+// and writes 6 x hidden, the squares and, in small steps, 8 x layers x experts of router_logit_sums.
 //
 // Launch: tokens x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 255 registers.
@@ -20,25 +20,25 @@ constexpr u32 kThreads = 256;
 constexpr u32 kHidden = 2880;
 constexpr u32 kLayers = 36;
 constexpr u32 kExperts = 128;
-constexpr u32 kMostSmall = 8;
+constexpr u32 kMaxDecodeTokens = 8;
 }  // namespace spec
 
 struct Embed {
   const u32* tokens;
-  const u32* slots;
-  const u32* sampled;
+  const u32* seq_slots;
+  const u32* last_sampled;
   const bf16* embedding;
   float* residual;
-  const bf16* next_scale;
-  bf16* scaled;
-  float* squares;
-  i64* router_sums;
+  const bf16* next_norm_scale;
+  bf16* deferred_rows;
+  float* square_sums;
+  i64* router_logit_sums;
 };
 static_assert(sizeof(Embed) == 72 && sizeof(Embed::tokens) == 8 &&
-              sizeof(Embed::slots) == 8 && sizeof(Embed::sampled) == 8 &&
+              sizeof(Embed::seq_slots) == 8 && sizeof(Embed::last_sampled) == 8 &&
               sizeof(Embed::embedding) == 8 && sizeof(Embed::residual) == 8 &&
-              sizeof(Embed::next_scale) == 8 && sizeof(Embed::scaled) == 8 &&
-              sizeof(Embed::squares) == 8 && sizeof(Embed::router_sums) == 8,
+              sizeof(Embed::next_norm_scale) == 8 && sizeof(Embed::deferred_rows) == 8 &&
+              sizeof(Embed::square_sums) == 8 && sizeof(Embed::router_logit_sums) == 8,
               "the host lays Embed out differently");
 
 #include "ptx/launch.cuh"
@@ -51,16 +51,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) embed(const __grid_
   wait_for_inputs();
   start_next_kernel();
   const u32 t = blockIdx.x;
-  if (p.router_sums) {
+  if (p.router_logit_sums) {
     for (u32 i = threadIdx.x; i < spec::kLayers * spec::kExperts; i += spec::kThreads)
-      p.router_sums[(i / spec::kExperts * spec::kMostSmall + t) * spec::kExperts + i % spec::kExperts] = 0;
+      p.router_logit_sums[(i / spec::kExperts * spec::kMaxDecodeTokens + t) * spec::kExperts + i % spec::kExperts] = 0;
   }
   const u32 given = p.tokens[t];
-  const u32 token = given == kSampled ? p.sampled[p.slots[t]] : given;
+  const u32 token = given == kSampled ? p.last_sampled[p.seq_slots[t]] : given;
   const u32* row = reinterpret_cast<const u32*>(p.embedding + static_cast<u64>(token) * spec::kHidden);
-  const u32* scale = reinterpret_cast<const u32*>(p.next_scale);
+  const u32* scale = reinterpret_cast<const u32*>(p.next_norm_scale);
   float2* residual = reinterpret_cast<float2*>(p.residual + static_cast<u64>(t) * spec::kHidden);
-  u32* scaled = reinterpret_cast<u32*>(p.scaled + static_cast<u64>(t) * spec::kHidden);
+  u32* scaled = reinterpret_cast<u32*>(p.deferred_rows + static_cast<u64>(t) * spec::kHidden);
   for (u32 part = threadIdx.x; part < kParts; part += spec::kThreads) {
     float squares = 0.0f;
 #pragma unroll
@@ -70,6 +70,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) embed(const __grid_
       scaled[i] = pack_bf16(low * bf16_low(scale[i]), high * bf16_high(scale[i]));
       squares += low * low + high * high;
     }
-    p.squares[t * kParts + part] = squares;
+    p.square_sums[t * kParts + part] = squares;
   }
 }

@@ -8,9 +8,9 @@
 // filters need the whole row, which one block takes. The noise depends on seed, position and token alone, so a draw
 // depends on neither batch nor timing.
 //
-// Layouts: logits [rows][vocab] float; candidates [rows][gridDim.x]; drawn [rows] u32; sampled [slots] u32. A call
-// reads a row's 4 x vocab bytes once, or, with filters, twice (the largest logit, the draw), four times more for top-k
-// and five for top-p, and takes one Gumbel number for each kept token.
+// Layouts: logits [rows][vocab] float; candidates [rows][gridDim.x]; sampled [rows] u32; last_sampled [seq_slots] u32.
+// A call reads a row's 4 x vocab bytes once, or, with filters, twice (the largest logit, the draw), four times more for
+// top-k and five for top-p, and takes one Gumbel number for each kept token.
 //
 // Launch: 32 x tokens x 1 blocks of 512 threads, 2200 bytes of shared memory,
 // at most 128 registers.
@@ -32,27 +32,27 @@ struct SampleRow {
   u32 seed_low;
   u32 seed_high;
   u32 position;
-  u32 slot;
+  u32 seq_slot;
 };
 static_assert(sizeof(SampleRow) == 32 && sizeof(SampleRow::temperature) == 4 &&
               sizeof(SampleRow::top_k) == 4 && sizeof(SampleRow::top_p) == 4 &&
               sizeof(SampleRow::min_p) == 4 && sizeof(SampleRow::seed_low) == 4 &&
               sizeof(SampleRow::seed_high) == 4 && sizeof(SampleRow::position) == 4 &&
-              sizeof(SampleRow::slot) == 4,
+              sizeof(SampleRow::seq_slot) == 4,
               "the host lays SampleRow out differently");
 
 struct Sample {
   const float* logits;
   const SampleRow* rows;
   void* candidates;
-  u32* tickets;
-  u32* drawn;
+  u32* arrival_counters;
   u32* sampled;
+  u32* last_sampled;
 };
 static_assert(sizeof(Sample) == 48 && sizeof(Sample::logits) == 8 &&
               sizeof(Sample::rows) == 8 && sizeof(Sample::candidates) == 8 &&
-              sizeof(Sample::tickets) == 8 && sizeof(Sample::drawn) == 8 &&
-              sizeof(Sample::sampled) == 8,
+              sizeof(Sample::arrival_counters) == 8 && sizeof(Sample::sampled) == 8 &&
+              sizeof(Sample::last_sampled) == 8,
               "the host lays Sample out differently");
 
 #include "ptx/launch.cuh"
@@ -121,9 +121,8 @@ __device__ __forceinline__ Candidate draw_slice(Shared& shared, const float* log
   const Slice slice{first, min(first + width, spec::kVocab)};
   if (row.temperature == 0.0f) return block_best<kWarps>(shared.best, slice, [&](u32 token) { return logits[token]; });
   const float inverse = 1.0f / row.temperature;
-  return block_best<kWarps>(shared.best, slice, [&](u32 token) {
-    return logits[token] * inverse + gumbel(seed, row.position, token);
-  });
+  return block_best<kWarps>(shared.best, slice,
+                            [&](u32 token) { return logits[token] * inverse + gumbel(seed, row.position, token); });
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
@@ -143,16 +142,16 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   if (!filtered) {
     Candidate* candidates = static_cast<Candidate*>(p.candidates) + blockIdx.y * gridDim.x;
     u32 earlier = 0;
-    if (lane_id() == 0) candidates[blockIdx.x] = drawn, earlier = arrive(&p.tickets[blockIdx.y]);
+    if (lane_id() == 0) candidates[blockIdx.x] = drawn, earlier = arrive(&p.arrival_counters[blockIdx.y]);
     if (__shfl_sync(~0u, earlier, 0) != gridDim.x - 1) return;
     for (u32 i = lane_id(); i < gridDim.x; i += kWarpSize) drawn.keep_better(candidates[i]);
     drawn = warp_best(drawn);
   }
   if (lane_id() != 0) return;
-  if (!filtered) p.tickets[blockIdx.y] = 0;
+  if (!filtered) p.arrival_counters[blockIdx.y] = 0;
   // As on the host, nothing is drawn if the largest logit is no finite number; the next step, which may wait for the
   // token already, needs one of the vocabulary all the same.
   const bool found = drawn.token < spec::kVocab && (is_finite(drawn.score) || is_finite(logits[drawn.token]));
-  p.drawn[blockIdx.y] = found ? drawn.token : ~0u;
-  p.sampled[row.slot] = found ? drawn.token : 0;
+  p.sampled[blockIdx.y] = found ? drawn.token : ~0u;
+  p.last_sampled[row.seq_slot] = found ? drawn.token : 0;
 }

@@ -5,7 +5,7 @@
 //
 // `input` holds scaled rows whose products are divided by the rms at the end, or, without `squares`, normed rows.
 //
-// Layouts: input [tokens][hidden] bf16; squares [tokens][hidden / 16] float; weight [strip][tile] of vocab rows by
+// Layouts: input [tokens][hidden] bf16; square_sums [tokens][hidden / 16] float; weight [strip][tile] of vocab rows by
 // hidden, bf16; logits [count][vocab] float. A call computes 2 x vocab x hidden flops a row, reads 2 x vocab x hidden
 // bytes of weights, once, and writes 4 x vocab a row: memory bounds it. At most kMaxTokens rows.
 //
@@ -22,12 +22,12 @@ constexpr u32 kHidden = 2880;
 constexpr u32 kVocab = 201088;
 constexpr float kRmsEps = 1e-5f;
 constexpr u32 kMaxTokens = 8;
-constexpr u32 kRing = 2;
+constexpr u32 kStages = 2;
 }  // namespace spec
 
 struct Unembed {
   const bf16* input;
-  const float* squares;
+  const float* square_sums;
   const u32* rows;
   const u8* weight;
   float* logits;
@@ -35,7 +35,7 @@ struct Unembed {
   u32 unused;
 };
 static_assert(sizeof(Unembed) == 48 && sizeof(Unembed::input) == 8 &&
-              sizeof(Unembed::squares) == 8 && sizeof(Unembed::rows) == 8 &&
+              sizeof(Unembed::square_sums) == 8 && sizeof(Unembed::rows) == 8 &&
               sizeof(Unembed::weight) == 8 && sizeof(Unembed::logits) == 8 &&
               sizeof(Unembed::count) == 4 && sizeof(Unembed::unused) == 4,
               "the host lays Unembed out differently");
@@ -50,7 +50,7 @@ using Slice = Share<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Bf16Tile, Slice, kWarps, spec::kRing> ring;
+  SharedTiles<Bf16Tile, Slice, kWarps, spec::kStages> ring;
   SharedSums<kWarps, spec::kMaxTokens> sums;
   SharedInverse<spec::kMaxTokens> inverse;
 };
@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
 
   ActivationTile x[Slice::kTiles];
   load_activations<Slice, spec::kHidden>(x, p.input + row * spec::kHidden);
-  shared.inverse.template load<spec::kHidden, kWarps>(p.squares, p.rows, p.count, spec::kRmsEps);
+  shared.inverse.template load<spec::kHidden, kWarps>(p.square_sums, p.rows, p.count, spec::kRmsEps);
   u32 turn = 0;
   for (u32 strip = blockIdx.x; strip < kStrips; strip += gridDim.x, turn ^= 1) {
     Sums sums{};

@@ -66,8 +66,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) fill_bf16(const __g
   for (u32 i = blockIdx.x * spec::kThreads + threadIdx.x; i < elements; i += gridDim.x * spec::kThreads) {
     const Source source(p, i);
     const bool exists = source.row < p.rows && source.k < p.k;
-    p.out[i] = exists ? static_cast<bf16>(synthetic_bf16(p.key0, p.key1, source.row * p.k + source.k, p.offset,
-                                                         p.spread, p.scale))
+    p.out[i] = exists ? static_cast<bf16>(
+                            synthetic_bf16(p.key0, p.key1, source.row * p.k + source.k, p.offset, p.spread, p.scale))
                       : bf16{0};
   }
 }

@@ -66,7 +66,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   product.for_each_row_pair(dense.columns, [&](u32 g, u32 column, float low, float high) {
     float* logits = p.logits + static_cast<u64>(dense.first + column) * spec::kExperts;
     if (first_row + g < spec::kExperts) logits[first_row + g] = low + bf16_to_float(p.bias[first_row + g]);
-    if (first_row + g + 8 < spec::kExperts)
-      logits[first_row + g + 8] = high + bf16_to_float(p.bias[first_row + g + 8]);
+    if (first_row + g + 8 < spec::kExperts) logits[first_row + g + 8] = high + bf16_to_float(p.bias[first_row + g + 8]);
   });
 }

@@ -141,16 +141,16 @@ pub struct Schedule {
     /// The norm as a kernel of its own: before the unembedding, and before the first layer and the router of a large
     /// step.
     pub rmsnorm: Kernel<params::RmsNorm>,
-    /// Phase A, `rmsnorm_qkv_rope` of the fusion.
-    pub qkv: Kernel<params::Qkv>,
-    /// Phase B, `attention`, by layer kind: sliding first, then full.
+    /// `rmsnorm_qkv_rope` of the fusion; batched and prefill steps norm before it.
+    pub qkv_rope: Kernel<params::QkvRope>,
+    /// `attention`, by layer kind: sliding first, then full.
     pub attention: [Kernel<params::Attention>; 2],
-    /// Phase C, `attn_out_residual`.
-    pub attn_out: Kernel<params::AttnOut>,
-    /// Phase E, `moe_up_swiglu`.
-    pub expert_up: Kernel<params::ExpertUp>,
-    /// Phase F, `moe_down_residual`.
-    pub expert_down: Kernel<params::ExpertDown>,
+    /// `attn_out_residual`.
+    pub attn_out_residual: Kernel<params::AttnOutResidual>,
+    /// `moe_up_swiglu`.
+    pub moe_up_swiglu: Kernel<params::MoeUpSwiglu>,
+    /// `moe_down_residual`; batched and prefill steps add to the residual in [`LargeStep::moe_unpermute_rmsnorm`].
+    pub moe_down: Kernel<params::MoeDown>,
     /// What large steps run beside these; small ones do it inside them.
     pub large: Option<LargeStep>,
     /// Unembedding of the normed rows whose logits are wanted. A step takes it from the schedule for as many tokens as it
@@ -158,7 +158,7 @@ pub struct Schedule {
     pub unembed: Kernel<params::Unembed>,
     /// Whether the unembedding reads its rows in tile order, whatever [`LargeStep::tile_order`] says.
     pub unembed_tile_order: bool,
-    /// Draws each sequence's next token.
+    /// Samples each sequence's next token.
     pub sample: Kernel<params::Sample>,
 }
 
@@ -168,16 +168,18 @@ pub struct LargeStep {
     /// Whether the rows that products read are in tile order (`ossmith_scalar::tile_place`), each 64 elements by
     /// themselves.
     pub tile_order: bool,
-    /// Phase B, by layer kind, of tokens that follow one another. [`Schedule::attention`] takes those that stand alone.
-    pub attention: [Kernel<params::AttentionTile>; 2],
-    /// Phase D, `rmsnorm_router`. In small steps phase C adds up the logits and phase E finishes them.
+    /// Attention, by layer kind, of consecutive tokens. [`Schedule::attention`] takes the single-query tokens.
+    pub attention_tiled: [Kernel<params::AttentionTiled>; 2],
+    /// `rmsnorm_router`. In decode steps [`Schedule::attn_out_residual`] sums the logits up and
+    /// [`Schedule::moe_up_swiglu`] finishes them.
     pub router: Kernel<params::Router>,
-    /// Chooses each token's experts; in small steps each block does.
-    pub choose: Kernel<params::Choose>,
-    /// Sorts (token, expert) pairs by expert; in small steps each block lists them.
-    pub group: Kernel<params::Group>,
-    /// Sums the experts' outputs into the residual and norms it for the next layer; small steps do it in phase F.
-    pub combine: Kernel<params::Combine>,
+    /// Selects each token's experts; in decode steps each block does.
+    pub moe_topk: Kernel<params::MoeTopk>,
+    /// Permutes the routes by expert; in decode steps each block lists them.
+    pub moe_permute: Kernel<params::MoePermute>,
+    /// Sums the experts' outputs into the residual and norms it for the next layer; decode steps do so in
+    /// [`Schedule::moe_down`].
+    pub moe_unpermute_rmsnorm: Kernel<params::MoeUnpermuteRmsNorm>,
 }
 
 /// Kernels that are no part of a step.
@@ -256,24 +258,24 @@ impl Model {
 }
 
 impl LargeStep {
-    /// Tokens of a tile of phase B.
+    /// Tokens of a query tile of [`LargeStep::attention_tiled`].
     ///
     /// # Panics
     /// When its kernels are not launched by tiles: a generator bug, found by the tests of every shipped model.
     #[must_use]
     pub const fn attention_tile_tokens(&self) -> usize {
-        match self.attention[0].info.grid.y {
+        match self.attention_tiled[0].info.grid.y {
             Axis::RunTiles(tokens) => tokens as usize,
             _ => panic!("tiles of tokens are the second axis"),
         }
     }
 
-    /// Phase B of a layer of this kind, for tokens that follow one another.
+    /// Attention of a layer of this kind, for consecutive tokens.
     #[must_use]
-    pub const fn attention_of(&self, kind: LayerKind) -> &Kernel<params::AttentionTile> {
+    pub const fn attention_of(&self, kind: LayerKind) -> &Kernel<params::AttentionTiled> {
         match kind {
-            LayerKind::Sliding => &self.attention[0],
-            LayerKind::Full => &self.attention[1],
+            LayerKind::Sliding => &self.attention_tiled[0],
+            LayerKind::Full => &self.attention_tiled[1],
         }
     }
 }
@@ -285,7 +287,7 @@ impl Schedule {
         self.large.is_none()
     }
 
-    /// Phase B of a layer of this kind.
+    /// Attention of a layer of this kind.
     #[must_use]
     pub const fn attention_of(&self, kind: LayerKind) -> &Kernel<params::Attention> {
         match kind {
@@ -297,17 +299,19 @@ impl Schedule {
     /// Name and geometry of every kernel, in the order of a step.
     #[must_use]
     pub fn infos(&self) -> Vec<KernelInfo> {
-        let mut infos = vec![self.embed.info, self.rmsnorm.info, self.qkv.info];
+        let mut infos = vec![self.embed.info, self.rmsnorm.info, self.qkv_rope.info];
         infos.extend(self.attention.map(|kernel| kernel.info));
-        infos.extend(self.large.iter().flat_map(|large| large.attention.map(|kernel| kernel.info)));
-        infos.push(self.attn_out.info);
+        infos.extend(
+            self.large.iter().flat_map(|large| large.attention_tiled.map(|kernel| kernel.info)),
+        );
+        infos.push(self.attn_out_residual.info);
         infos.extend(
             self.large
                 .iter()
-                .flat_map(|large| [large.router.info, large.choose.info, large.group.info]),
+                .flat_map(|large| [large.router.info, large.moe_topk.info, large.moe_permute.info]),
         );
-        infos.extend([self.expert_up.info, self.expert_down.info]);
-        infos.extend(self.large.map(|large| large.combine.info));
+        infos.extend([self.moe_up_swiglu.info, self.moe_down.info]);
+        infos.extend(self.large.map(|large| large.moe_unpermute_rmsnorm.info));
         infos.extend([self.unembed.info, self.sample.info]);
         infos
     }

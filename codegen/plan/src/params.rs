@@ -5,7 +5,7 @@
 pub type Ptr = u64;
 
 /// What [`Sample`] writes for the host instead of a token if a row's largest logit is no finite number.
-pub const NOTHING_DRAWN: u32 = u32::MAX;
+pub const NOTHING_SAMPLED: u32 = u32::MAX;
 
 /// A kernel parameter struct with its CUDA twin.
 pub trait Params: Copy + 'static {
@@ -66,21 +66,23 @@ pub struct Twin {
 }
 
 params! {
-    /// Embedding rows of the step's tokens into the residual. A token of `u32::MAX` is the one the slot last drew.
+    /// Copies the embedding rows of the step's tokens into the residual. A token of `u32::MAX` stands for the token that
+    /// its sequence slot last sampled.
     ///
-    /// Here and below, whatever writes the residual in a small step also writes what the next norm needs: `scaled`,
-    /// the rows times `next_scale`, and `squares`, a sum for every 16 elements, `[token][hidden / 16]`.
-    /// Small steps start `router_sums`, `[layer][token][expert]`, at zero; in others it is null.
+    /// In a decode step the RMS norm is deferred: here and below, the kernel that writes the residual also writes
+    /// `deferred_rows`, the rows times `next_norm_scale` in bf16, and `square_sums`, the sum of squares of every 16
+    /// elements, `[token][hidden / 16]`; the GEMV that reads `deferred_rows` divides its result by the rms.
+    /// Decode steps set `router_logit_sums`, `[layer][token][expert]`, to zero; in other steps it is null.
     Embed {
         tokens: ptr = "const u32*",
-        slots: ptr = "const u32*",
-        sampled: ptr = "const u32*",
+        seq_slots: ptr = "const u32*",
+        last_sampled: ptr = "const u32*",
         embedding: ptr = "const bf16*",
         residual: ptr = "float*",
-        next_scale: ptr = "const bf16*",
-        scaled: ptr = "bf16*",
-        squares: ptr = "float*",
-        router_sums: ptr = "i64*",
+        next_norm_scale: ptr = "const bf16*",
+        deferred_rows: ptr = "bf16*",
+        square_sums: ptr = "float*",
+        router_logit_sums: ptr = "i64*",
     }
     /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows. `tile_order` is 1 for rows
     /// in tile order.
@@ -92,10 +94,11 @@ params! {
         tile_order: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase A (the letters are those of `Schedule`). `input` holds scaled rows in small steps, normed rows in large ones.
-    Qkv {
+    /// Query, key and value projection, rotary embedding and cache write. `input` holds deferred rows in decode steps
+    /// (with their `square_sums`), normed rows in others.
+    QkvRope {
         input: ptr = "const bf16*",
-        squares: ptr = "const float*",
+        square_sums: ptr = "const float*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         queries: ptr = "bf16*",
@@ -103,57 +106,58 @@ params! {
         values: ptr = "bf16*",
         page_table: ptr = "const u32*",
         positions: ptr = "const u32*",
-        slots: ptr = "const u32*",
+        seq_slots: ptr = "const u32*",
         table_stride: u32 = "u32",
         tokens: u32 = "u32",
     }
-    /// Phase B. `alone` lists the tokens to attend, or is null for all of them; `parts` has room for
-    /// `[token of these][kv head][split]`; `tickets` are zero between launches. `tile_order` is 1 for heads in tile order.
+    /// Attention, one token per block. `single_query_tokens` lists the tokens to attend, or is null for all of them;
+    /// `partials` has room for `[listed token][kv head][split]`; `arrival_counters` are zero between launches.
+    /// `tile_order` is 1 if `attn_output` is written in tile order.
     Attention {
         queries: ptr = "const bf16*",
         keys: ptr = "const bf16*",
         values: ptr = "const bf16*",
         page_table: ptr = "const u32*",
         positions: ptr = "const u32*",
-        slots: ptr = "const u32*",
+        seq_slots: ptr = "const u32*",
         sinks: ptr = "const bf16*",
-        heads: ptr = "bf16*",
-        alone: ptr = "const u32*",
-        parts: ptr = "void*",
-        tickets: ptr = "u32*",
+        attn_output: ptr = "bf16*",
+        single_query_tokens: ptr = "const u32*",
+        partials: ptr = "void*",
+        arrival_counters: ptr = "u32*",
         table_stride: u32 = "u32",
         tile_order: u32 = "u32",
     }
-    /// Phase B of tokens that follow one another in a sequence. `tiles` are pairs: first token, number of tokens.
-    AttentionTile {
+    /// Attention of consecutive tokens of a sequence. `query_tiles` are pairs: first token, number of tokens.
+    AttentionTiled {
         queries: ptr = "const bf16*",
         keys: ptr = "const bf16*",
         values: ptr = "const bf16*",
         page_table: ptr = "const u32*",
         positions: ptr = "const u32*",
-        slots: ptr = "const u32*",
+        seq_slots: ptr = "const u32*",
         sinks: ptr = "const bf16*",
-        heads: ptr = "bf16*",
-        tiles: ptr = "const u32*",
+        attn_output: ptr = "bf16*",
+        query_tiles: ptr = "const u32*",
         table_stride: u32 = "u32",
         tile_order: u32 = "u32",
     }
-    /// Phase C. Only small steps write `scaled` and `squares`, and add to `router_sums`, `[token][expert]`, what the rows
-    /// of `router` make of them.
-    AttnOut {
-        heads: ptr = "const bf16*",
+    /// Attention's output projection, added to the residual. Only decode steps write `deferred_rows` and `square_sums`,
+    /// and add the products of `deferred_rows` with the rows of `router` to `router_logit_sums`, `[token][expert]`.
+    AttnOutResidual {
+        attn_output: ptr = "const bf16*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         residual: ptr = "float*",
-        next_scale: ptr = "const bf16*",
-        scaled: ptr = "bf16*",
-        squares: ptr = "float*",
+        next_norm_scale: ptr = "const bf16*",
+        deferred_rows: ptr = "bf16*",
+        square_sums: ptr = "float*",
         router: ptr = "const u8*",
-        router_sums: ptr = "i64*",
+        router_logit_sums: ptr = "i64*",
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase D of large steps. `input` holds normed rows.
+    /// The router's logits of batched and prefill steps. `input` holds normed rows.
     Router {
         input: ptr = "const bf16*",
         weight: ptr = "const u8*",
@@ -162,80 +166,83 @@ params! {
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// The experts of a large step's slots (token * top_k + choice), and their weights.
-    Choose {
+    /// Each token's `top_k` experts and their weights, by route (`token * top_k + rank`).
+    MoeTopk {
         logits: ptr = "const float*",
-        slot_experts: ptr = "u32*",
-        slot_weights: ptr = "float*",
+        route_experts: ptr = "u32*",
+        route_weights: ptr = "float*",
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// A large step's slots sorted by expert, and the tiles of them that blocks take.
-    Group (ExpertTile) {
-        slot_experts: ptr = "const u32*",
-        sorted: ptr = "u32*",
-        tiles: ptr = "ExpertTile*",
-        tile_count: ptr = "u32*",
+    /// The routes permuted by expert, and the tiles of one expert's routes that blocks compute.
+    MoePermute (ExpertTile) {
+        route_experts: ptr = "const u32*",
+        permuted_routes: ptr = "u32*",
+        expert_tiles: ptr = "ExpertTile*",
+        expert_tile_count: ptr = "u32*",
         tokens: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// Phase E. `input` as in phase A. Small steps turn `router_sums` into `logits` and choose, large ones follow `tiles`.
-    ExpertUp (ExpertTile) {
+    /// The experts' first GEMM and SwiGLU. `input` is as in [`QkvRope`]. Decode steps turn `router_logit_sums` into
+    /// `logits` and select experts; others follow `expert_tiles`.
+    MoeUpSwiglu (ExpertTile) {
         input: ptr = "const bf16*",
-        squares: ptr = "const float*",
-        router_sums: ptr = "const i64*",
+        square_sums: ptr = "const float*",
+        router_logit_sums: ptr = "const i64*",
         router_bias: ptr = "const bf16*",
         logits: ptr = "float*",
-        sorted: ptr = "const u32*",
-        tiles: ptr = "const ExpertTile*",
-        tile_count: ptr = "const u32*",
+        permuted_routes: ptr = "const u32*",
+        expert_tiles: ptr = "const ExpertTile*",
+        expert_tile_count: ptr = "const u32*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
-        hidden: ptr = "bf16*",
+        expert_act: ptr = "bf16*",
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
     }
-    /// Phase F. Small steps choose as phase E does, by `router_squares`, and add to `residual`; large ones write `slot_out`.
-    ExpertDown (ExpertTile) {
-        hidden: ptr = "const bf16*",
-        router_sums: ptr = "const i64*",
-        router_squares: ptr = "const float*",
+    /// The experts' second GEMM. Decode steps select experts as [`MoeUpSwiglu`] does, by `router_square_sums`, and add to
+    /// `residual`; others write `route_out`.
+    MoeDown (ExpertTile) {
+        expert_act: ptr = "const bf16*",
+        router_logit_sums: ptr = "const i64*",
+        router_square_sums: ptr = "const float*",
         router_bias: ptr = "const bf16*",
-        sorted: ptr = "const u32*",
-        tiles: ptr = "const ExpertTile*",
-        tile_count: ptr = "const u32*",
+        permuted_routes: ptr = "const u32*",
+        expert_tiles: ptr = "const ExpertTile*",
+        expert_tile_count: ptr = "const u32*",
         weight: ptr = "const u8*",
         bias: ptr = "const bf16*",
         residual: ptr = "float*",
-        next_scale: ptr = "const bf16*",
-        scaled: ptr = "bf16*",
-        squares: ptr = "float*",
-        slot_out: ptr = "bf16*",
+        next_norm_scale: ptr = "const bf16*",
+        deferred_rows: ptr = "bf16*",
+        square_sums: ptr = "float*",
+        route_out: ptr = "bf16*",
         weight_scale: f32 = "float",
         tokens: u32 = "u32",
     }
-    /// The weighted sum of a large step's expert outputs, and the next norm: `normed` rows, in tile order if that is 1.
-    Combine {
-        slot_out: ptr = "const bf16*",
-        slot_weights: ptr = "const float*",
+    /// The weighted sum of each token's `route_out`, added to the residual, and the next norm of it: `normed` rows, in
+    /// tile order if `tile_order` is 1.
+    MoeUnpermuteRmsNorm {
+        route_out: ptr = "const bf16*",
+        route_weights: ptr = "const float*",
         residual: ptr = "float*",
-        next_scale: ptr = "const bf16*",
+        next_norm_scale: ptr = "const bf16*",
         normed: ptr = "bf16*",
         tile_order: u32 = "u32",
         unused: u32 = "u32",
     }
     /// The unembedding of `count` rows of `input`: of those that `rows` picks, or all in order. `input` holds normed
-    /// rows, or scaled ones if there are `squares`.
+    /// rows, or deferred ones if `square_sums` is not null.
     Unembed {
         input: ptr = "const bf16*",
-        squares: ptr = "const float*",
+        square_sums: ptr = "const float*",
         rows: ptr = "const u32*",
         weight: ptr = "const u8*",
         logits: ptr = "float*",
         count: u32 = "u32",
         unused: u32 = "u32",
     }
-    /// One row's sampling settings; `position` is the one that the drawn token will have.
+    /// One row's sampling settings; `position` is the one that the sampled token will have.
     SampleRow {
         temperature: f32 = "float",
         top_k: u32 = "u32",
@@ -244,17 +251,17 @@ params! {
         seed_low: u32 = "u32",
         seed_high: u32 = "u32",
         position: u32 = "u32",
-        slot: u32 = "u32",
+        seq_slot: u32 = "u32",
     }
-    /// A draw for each row: `drawn` by row for the host, `sampled` by slot for the next step. `candidates` has room
-    /// for `[row][split]`; `tickets` are zero between launches.
+    /// A sampled token for each row: `sampled` by row for the host, `last_sampled` by sequence slot for the next step.
+    /// `candidates` has room for `[row][split]`; `arrival_counters` are zero between launches.
     Sample {
         logits: ptr = "const float*",
         rows: ptr = "const SampleRow*",
         candidates: ptr = "void*",
-        tickets: ptr = "u32*",
-        drawn: ptr = "u32*",
+        arrival_counters: ptr = "u32*",
         sampled: ptr = "u32*",
+        last_sampled: ptr = "u32*",
     }
     /// Seeded random bf16 weights, made where they will lie. `order` is 0 natural, 1 rotary pairs, 2 gate/up pairs,
     /// 3 row-major instead of tiles.

@@ -9,10 +9,10 @@ use super::{Constant, Draft, KernelPlan, ONE, footprint, u32s};
 /// Of sliding and of full layers: by token, then by tile.
 pub(super) fn kernels(spec: &ModelSpec) -> [KernelPlan; 4] {
     [
-        by_token(spec, "attn_sliding", spec.window),
-        by_token(spec, "attn_full", 0),
-        by_tile(spec, "attn_sliding_tile", spec.window),
-        by_tile(spec, "attn_full_tile", 0),
+        by_token(spec, "attention_sliding", spec.window),
+        by_token(spec, "attention_full", 0),
+        by_tile(spec, "attention_sliding_tiled", spec.window),
+        by_tile(spec, "attention_full_tiled", 0),
     ]
 }
 
@@ -22,7 +22,7 @@ fn constants(spec: &ModelSpec, window: usize) -> Vec<Constant> {
         ("kHeadDim", spec.head_dim),
         ("kQHeads", spec.q_heads),
         ("kKvHeads", spec.kv_heads),
-        ("kGroup", spec.group()),
+        ("kGqaRatio", spec.group()),
         ("kWindow", window),
     ]);
     constants.push(Constant::F32("kScoreScale", 1.0 / (spec.head_dim as f32).sqrt()));
@@ -37,7 +37,7 @@ fn by_token(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
     let (warps, most_joined) = if spec.head_dim <= 64 { (4, MOST_KEY_SPLITS) } else { (2, 8) };
     let (splits, most_splits) = if window == 0 { (Axis::KeySplits, most_joined) } else { (ONE, 1) };
     let mut constants = constants(spec, window);
-    constants.extend(u32s(&[("kMostSplits", most_splits), ("kStages", STAGES)]));
+    constants.extend(u32s(&[("kMaxSplits", most_splits), ("kStages", STAGES)]));
     let parts = footprint::attention_parts(warps, spec.head_dim) + 16;
     Draft {
         name: name.into(),
@@ -69,8 +69,8 @@ fn by_tile(spec: &ModelSpec, name: &str, window: usize) -> KernelPlan {
     ]));
     Draft {
         name: name.into(),
-        body: "attention_tile.cu",
-        params: &["AttentionTile"],
+        body: "attention_tiled.cu",
+        params: &["AttentionTiled"],
         grid: [Axis::Fixed(spec.kv_heads as u32), Axis::RunTiles(tile_tokens as u32), ONE],
         threads: WARPS * 32,
         shared_bytes: footprint::pages(STAGES, spec.head_dim),

@@ -49,7 +49,7 @@ impl Product {
         mut constants: Vec<Constant>,
     ) -> KernelPlan {
         let warps = warps(self.k);
-        constants.extend(u32s(&[("kMaxTokens", tokens), ("kRing", self.ring)]));
+        constants.extend(u32s(&[("kMaxTokens", tokens), ("kStages", self.ring)]));
         Draft {
             name,
             body,
@@ -86,8 +86,8 @@ fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     }
     .plan(
         format!("rmsnorm_qkv_rope_decode{tokens}"),
-        "qkv_decode.cu",
-        &["Qkv"],
+        "rmsnorm_qkv_rope_decode.cu",
+        &["QkvRope"],
         tokens,
         constants,
     )
@@ -107,8 +107,8 @@ fn attn_out(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     }
     .plan(
         format!("attn_out_residual_decode{tokens}"),
-        "attn_out_decode.cu",
-        &["AttnOut"],
+        "attn_out_residual_decode.cu",
+        &["AttnOutResidual"],
         tokens,
         constants,
     )
@@ -132,8 +132,8 @@ fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     }
     .plan(
         format!("moe_up_swiglu_decode{tokens}"),
-        "expert_up_decode.cu",
-        &["ExpertUp"],
+        "moe_up_swiglu_decode.cu",
+        &["MoeUpSwiglu"],
         tokens,
         constants,
     )
@@ -158,8 +158,8 @@ fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     }
     .plan(
         format!("moe_down_residual_decode{tokens}"),
-        "expert_down_decode.cu",
-        &["ExpertDown"],
+        "moe_down_residual_decode.cu",
+        &["MoeDown"],
         tokens,
         constants,
     )

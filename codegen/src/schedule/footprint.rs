@@ -84,7 +84,7 @@ pub(super) fn stages(
     stages * (rows + warps * k_tiles * format.tile_bytes())
 }
 
-/// Where `tokens` tokens go, of `kernels/qkv_large.cu`: a position and a page each.
+/// Where `tokens` tokens go, of `kernels/qkv_rope_gemm.cu`: a position and a page each.
 pub(super) fn places(tokens: usize) -> usize {
     tokens * 8
 }
@@ -104,8 +104,8 @@ pub(super) fn wgmma(
     (ring + words * tokens * 4).next_multiple_of(RING_ALIGNMENT)
 }
 
-/// `Shared` of `kernels/group.cu`.
-pub(super) fn group(experts: usize, warps: usize) -> usize {
+/// `Shared` of `kernels/moe_permute.cu`.
+pub(super) fn permute(experts: usize, warps: usize) -> usize {
     (warps + 3) * experts * 4
 }
 
@@ -121,7 +121,7 @@ pub(super) fn spans(warps: usize, stages: usize, head_dim: usize) -> usize {
     warps * stages * 2 * SPAN_KEYS * head_dim * 2
 }
 
-/// A ring of `SharedPage`s of `attn/tile.cuh`.
+/// A ring of `SharedPage`s of `attn/tiled.cuh`.
 pub(super) fn pages(stages: usize, head_dim: usize) -> usize {
     const PAGE_TOKENS: usize = 64;
     stages * 2 * PAGE_TOKENS * head_dim * 2

@@ -46,7 +46,7 @@ const BLOCKS_AT_ONCE: usize = 2 * 132;
 const MOST_CLUSTER: usize = 8;
 
 /// What names of the batch schedule's kernels end in.
-pub const BATCH: &str = "batch";
+pub const BATCH: &str = "batched";
 /// What names of the portable schedule's kernels end in.
 pub const PREFILL: &str = "prefill";
 /// Rows that the batch schedule's unembedding reads all weights for once.
@@ -98,41 +98,41 @@ impl Large {
         vec![
             self.dense(
                 "qkv_rope",
-                "qkv_large.cu",
-                &["Qkv"],
+                "qkv_rope_gemm.cu",
+                &["QkvRope"],
                 [spec.qkv_width(), spec.hidden],
                 footprint::places(self.dense.tokens),
                 qkv,
             ),
             self.dense(
                 "attn_out_residual",
-                "attn_out_large.cu",
-                &["AttnOut"],
+                "attn_out_residual_gemm.cu",
+                &["AttnOutResidual"],
                 [spec.hidden, spec.q_width()],
                 0,
                 u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width())]),
             ),
             self.router(spec, false),
-            group(spec, self.suffix, self.experts.tokens),
+            moe_permute(spec, self.suffix, self.experts.tokens),
             self.grouped(
                 spec,
                 "moe_up_swiglu",
-                "expert_up_large.cu",
-                &["ExpertUp"],
+                "moe_up_swiglu_gemm.cu",
+                &["MoeUpSwiglu"],
                 2 * spec.inter / TILE_ROWS,
                 swiglu_constants(spec).into(),
             ),
             self.grouped(
                 spec,
                 "moe_down",
-                "expert_down_large.cu",
-                &["ExpertDown"],
+                "moe_down_gemm.cu",
+                &["MoeDown"],
                 spec.hidden / TILE_ROWS,
                 Vec::new(),
             ),
             self.dense(
                 "unembed",
-                "unembed_large.cu",
+                "unembed_gemm.cu",
                 &["Unembed"],
                 [spec.vocab, spec.hidden],
                 0,
@@ -240,12 +240,12 @@ pub(super) fn router_in_tile_order(spec: &ModelSpec, suffix: &'static str) -> Ke
 }
 
 /// Each token's experts, a warp a token.
-pub(super) fn choose(spec: &ModelSpec) -> KernelPlan {
+pub(super) fn moe_topk(spec: &ModelSpec) -> KernelPlan {
     const WARPS: usize = 8;
     Draft {
-        name: "moe_choose".into(),
-        body: "choose.cu",
-        params: &["Choose"],
+        name: "moe_topk".into(),
+        body: "moe_topk.cu",
+        params: &["MoeTopk"],
         grid: [Axis::TokenTiles(WARPS as u32), ONE, ONE],
         threads: WARPS * 32,
         shared_bytes: 0,
@@ -256,15 +256,15 @@ pub(super) fn choose(spec: &ModelSpec) -> KernelPlan {
 }
 
 /// Sorts a step's slots into tiles of one expert.
-pub(super) fn group(spec: &ModelSpec, suffix: &str, tile_tokens: usize) -> KernelPlan {
+pub(super) fn moe_permute(spec: &ModelSpec, suffix: &str, tile_tokens: usize) -> KernelPlan {
     const WARPS: usize = 32;
     Draft {
-        name: format!("moe_group_{suffix}"),
-        body: "group.cu",
-        params: &["Group"],
+        name: format!("moe_permute_{suffix}"),
+        body: "moe_permute.cu",
+        params: &["MoePermute"],
         grid: [ONE, ONE, ONE],
         threads: WARPS * 32,
-        shared_bytes: footprint::group(spec.experts, WARPS),
+        shared_bytes: footprint::permute(spec.experts, WARPS),
         blocks_per_sm: 1,
         constants: u32s(&[
             ("kExperts", spec.experts),
@@ -276,13 +276,13 @@ pub(super) fn group(spec: &ModelSpec, suffix: &str, tile_tokens: usize) -> Kerne
 }
 
 /// The weighted sum of the experts' outputs, and the norm of what it makes.
-pub(super) fn combine(spec: &ModelSpec) -> KernelPlan {
+pub(super) fn moe_unpermute_rmsnorm(spec: &ModelSpec) -> KernelPlan {
     let mut constants = u32s(&[("kHidden", spec.hidden), ("kTopK", spec.top_k)]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Draft {
-        name: "moe_combine_rmsnorm".into(),
-        body: "combine.cu",
-        params: &["Combine"],
+        name: "moe_unpermute_rmsnorm".into(),
+        body: "moe_unpermute_rmsnorm.cu",
+        params: &["MoeUnpermuteRmsNorm"],
         grid: [Axis::Tokens, ONE, ONE],
         threads: 256,
         shared_bytes: 0,

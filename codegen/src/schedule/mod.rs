@@ -128,7 +128,7 @@ pub fn schedule(spec: &ModelSpec) -> Vec<KernelPlan> {
     if wgmma::fits(spec) {
         plans.extend(wgmma::kernels(spec));
     }
-    plans.extend([large::choose(spec), large::combine(spec), sample(spec)]);
+    plans.extend([large::moe_topk(spec), large::moe_unpermute_rmsnorm(spec), sample(spec)]);
     plans.push(tool("fill_bf16", "fill_bf16.cu", &["FillBf16"], 256, 8));
     plans.push(tool("fill_mxfp4", "fill_mxfp4.cu", &["FillMxfp4"], 256, 8));
     plans.push(tool("flat_read", "flat_read.cu", &["FlatRead"], 512, 2));
@@ -164,7 +164,7 @@ fn embed(spec: &ModelSpec) -> KernelPlan {
             ("kHidden", spec.hidden),
             ("kLayers", spec.layers.len()),
             ("kExperts", spec.experts),
-            ("kMostSmall", MOST_SMALL_TOKENS),
+            ("kMaxDecodeTokens", MOST_SMALL_TOKENS),
         ]),
     }
     .plan()

@@ -59,9 +59,16 @@ pub(super) fn kernels(spec: &ModelSpec) -> Vec<KernelPlan> {
     let swiglu = swiglu_constants(spec).into();
     plans.extend([
         large::router_in_tile_order(spec, SUFFIX),
-        large::group(spec, SUFFIX, EXPERTS.tokens),
-        experts(spec, "moe_up_swiglu", "expert_up_wgmma.cu", &["ExpertUp"], 2 * spec.inter, swiglu),
-        experts(spec, "moe_down", "expert_down_wgmma.cu", &["ExpertDown"], spec.hidden, vec![]),
+        large::moe_permute(spec, SUFFIX, EXPERTS.tokens),
+        experts(
+            spec,
+            "moe_up_swiglu",
+            "moe_up_swiglu_wgmma.cu",
+            &["MoeUpSwiglu"],
+            2 * spec.inter,
+            swiglu,
+        ),
+        experts(spec, "moe_down", "moe_down_wgmma.cu", &["MoeDown"], spec.hidden, vec![]),
         dense(
             format!("unembed_{SUFFIX}"),
             "unembed_wgmma.cu",
@@ -89,16 +96,16 @@ impl Prompts {
         [
             dense(
                 format!("qkv_rope_{before}"),
-                "qkv_wgmma.cu",
-                &["Qkv"],
+                "qkv_rope_wgmma.cu",
+                &["QkvRope"],
                 spec.qkv_width(),
                 self.qkv,
                 qkv,
             ),
             dense(
                 format!("attn_out_residual_{after}"),
-                "attn_out_wgmma.cu",
-                &["AttnOut"],
+                "attn_out_residual_wgmma.cu",
+                &["AttnOutResidual"],
                 spec.hidden,
                 self.attn_out,
                 attn_out,

@@ -174,7 +174,7 @@ impl CudaBackend {
             head_dim: 0,
             unused: 0,
         };
-        let extent = Extent { tokens: 0, slots: 0, tiles: 0 };
+        let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
         self.pass.kernels.launch(
             &self.pass.stream,
             &self.pass.model.tools.fill_bf16,
@@ -193,7 +193,7 @@ impl CudaBackend {
         let out = Buffer::zeroed(&self.context, 16, "the flat read's result")?;
         let params =
             FlatRead { data: buffer.ptr(), units: buffer.bytes() as u64 / 16, out: out.ptr() };
-        let extent = Extent { tokens: 0, slots: 0, tiles: 0 };
+        let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
         let kernel = &self.pass.model.tools.flat_read;
         self.time_graph(|| {
             (0..4).try_for_each(|_| {
@@ -238,7 +238,7 @@ impl CudaBackend {
         if phase != LayerPhase::AttnOut {
             return self.pass.phase(phase, &self.inputs, layer, tokens);
         }
-        let elsewhere = self.pass.workspace.parts.ptr(); // attention writes them before it reads them
+        let elsewhere = self.pass.workspace.attn_partials.ptr(); // attention writes them before it reads them
         self.pass.attn_out(self.pass.model.schedule(tokens), layer, tokens, elsewhere)
     }
 

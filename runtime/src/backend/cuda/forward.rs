@@ -21,12 +21,12 @@ use crate::Result;
 /// Device addresses of what the host says of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StepInputs {
-    /// `[tokens]`; `u32::MAX` stands for the token that the slot last drew.
+    /// `[tokens]`; `u32::MAX` stands for the token that the sequence slot last sampled.
     pub tokens: Ptr,
     /// `[tokens]`.
     pub positions: Ptr,
     /// `[tokens]`.
-    pub slots: Ptr,
+    pub seq_slots: Ptr,
     /// `[rows]`: residual row of each row of the head.
     pub rows: Ptr,
     /// `[rows]`: sampling settings.
@@ -66,21 +66,26 @@ impl Pass {
 
     /// What comes before the layers.
     pub(super) fn start(&self, inputs: &StepInputs, tokens: usize) -> Result<()> {
-        self.embed(inputs, tokens, self.router_sums(0, tokens))
+        self.embed(inputs, tokens, self.router_logit_sums(0, tokens))
     }
 
-    /// The embedding; `router_sums` start at zero unless they are null.
-    pub(super) fn embed(&self, inputs: &StepInputs, tokens: usize, router_sums: Ptr) -> Result<()> {
+    /// The embedding; `router_logit_sums` start at zero unless they are null.
+    pub(super) fn embed(
+        &self,
+        inputs: &StepInputs,
+        tokens: usize,
+        router_logit_sums: Ptr,
+    ) -> Result<()> {
         let params = params::Embed {
             tokens: inputs.tokens,
-            slots: inputs.slots,
-            sampled: self.workspace.sampled.ptr(),
+            seq_slots: inputs.seq_slots,
+            last_sampled: self.workspace.last_sampled.ptr(),
             embedding: self.weights.ptr(Weight::Embedding, 0),
             residual: self.workspace.residual.ptr(),
-            next_scale: self.attn_norm(0),
-            scaled: self.workspace.scaled.ptr(),
-            squares: self.workspace.attn_squares.ptr(),
-            router_sums,
+            next_norm_scale: self.attn_norm(0),
+            deferred_rows: self.workspace.deferred_rows.ptr(),
+            square_sums: self.workspace.attn_square_sums.ptr(),
+            router_logit_sums,
         };
         self.kernels.launch(
             &self.stream,
@@ -108,7 +113,7 @@ impl Pass {
             LayerPhase::Qkv => self.qkv(schedule, inputs, layer, tokens),
             LayerPhase::Attention => self.attention(schedule, inputs, layer, tokens),
             LayerPhase::AttnOut => {
-                self.attn_out(schedule, layer, tokens, self.router_sums(layer, tokens))
+                self.attn_out(schedule, layer, tokens, self.router_logit_sums(layer, tokens))
             }
             LayerPhase::Router => match &schedule.large {
                 Some(large) => self.router(large, schedule, layer, tokens),
@@ -120,8 +125,8 @@ impl Pass {
     }
 
     fn extent(&self, tokens: usize) -> Extent {
-        let slots = tokens * self.model.spec.top_k;
-        Extent { tokens: tokens as u32, slots: slots as u32, tiles: 0 }
+        let routes = tokens * self.model.spec.top_k;
+        Extent { tokens: tokens as u32, routes: routes as u32, query_tiles: 0 }
     }
 
     /// The scale of the norm before a layer, or before the head after the last one.
@@ -153,23 +158,23 @@ impl Pass {
         self.kernels.launch(&self.stream, &schedule.rmsnorm, self.extent(count), &params)
     }
 
-    /// What a product reads, and the squares to divide it by: the scaled rows that the last writer of the residual
-    /// left, with its `squares`, or rows normed already, which have none.
-    fn product_input(&self, schedule: &Schedule, squares: &Buffer) -> (Ptr, Ptr) {
+    /// What a GEMM or GEMV reads, and the sums of squares that its result is normed by: the deferred rows that the last
+    /// writer of the residual left, with its `square_sums`, or rows that are normed already, which have none.
+    fn gemm_input(&self, schedule: &Schedule, square_sums: &Buffer) -> (Ptr, Ptr) {
         if schedule.is_small() {
-            (self.workspace.scaled.ptr(), squares.ptr())
+            (self.workspace.deferred_rows.ptr(), square_sums.ptr())
         } else {
             (self.workspace.normed.ptr(), 0)
         }
     }
 
     /// Where a layer's logits are summed up in small steps; null in others.
-    fn router_sums(&self, layer: usize, tokens: usize) -> Ptr {
+    fn router_logit_sums(&self, layer: usize, tokens: usize) -> Ptr {
         if !self.model.schedule(tokens).is_small() {
             return 0;
         }
         let of_layer = MOST_SMALL_TOKENS * self.model.spec.experts * size_of::<i64>();
-        self.workspace.router_sums.ptr() + (layer * of_layer) as Ptr
+        self.workspace.router_logit_sums.ptr() + (layer * of_layer) as Ptr
     }
 
     fn qkv(
@@ -183,11 +188,11 @@ impl Pass {
         if !schedule.is_small() && layer == 0 {
             self.norm(schedule, self.attn_norm(layer), 0, tokens, in_tile_order(schedule))?;
         }
-        let (input, squares) = self.product_input(schedule, &self.workspace.attn_squares);
+        let (input, square_sums) = self.gemm_input(schedule, &self.workspace.attn_square_sums);
         let (keys, values, page_table) = self.cache.layer(layer);
-        let params = params::Qkv {
+        let params = params::QkvRope {
             input,
-            squares,
+            square_sums,
             weight: self.weights.ptr(Weight::Qkv, layer),
             bias: self.weights.ptr(Weight::QkvBias, layer),
             queries: self.workspace.queries.ptr(),
@@ -195,11 +200,11 @@ impl Pass {
             values,
             page_table,
             positions: inputs.positions,
-            slots: inputs.slots,
+            seq_slots: inputs.seq_slots,
             table_stride: self.cache.stride() as u32,
             tokens: tokens as u32,
         };
-        self.kernels.launch(&self.stream, &schedule.qkv, self.extent(tokens), &params)
+        self.kernels.launch(&self.stream, &schedule.qkv_rope, self.extent(tokens), &params)
     }
 
     fn attention(
@@ -225,12 +230,12 @@ impl Pass {
             values,
             page_table,
             positions: inputs.positions,
-            slots: inputs.slots,
+            seq_slots: inputs.seq_slots,
             sinks: self.weights.ptr(Weight::Sinks, layer),
-            heads: self.workspace.heads.ptr(),
-            alone,
-            parts: self.workspace.parts.ptr(),
-            tickets: self.workspace.tickets.ptr(),
+            attn_output: self.workspace.attn_output.ptr(),
+            single_query_tokens: alone,
+            partials: self.workspace.attn_partials.ptr(),
+            arrival_counters: self.workspace.attn_arrival_counters.ptr(),
             table_stride: self.cache.stride() as u32,
             tile_order: in_tile_order(schedule).into(),
         };
@@ -238,29 +243,29 @@ impl Pass {
         self.kernels.launch(&self.stream, kernel, self.extent(alone_count), &params)
     }
 
-    /// The residual after attention. A small step's shares of the router's logits are added to `router_sums`, which for
+    /// The residual after attention. A small step's shares of the router's logits are added to `router_logit_sums`, which for
     /// timings is elsewhere than where the experts look.
     pub(super) fn attn_out(
         &self,
         schedule: &Schedule,
         layer: usize,
         tokens: usize,
-        router_sums: Ptr,
+        router_logit_sums: Ptr,
     ) -> Result<()> {
-        let params = params::AttnOut {
-            heads: self.workspace.heads.ptr(),
+        let params = params::AttnOutResidual {
+            attn_output: self.workspace.attn_output.ptr(),
             weight: self.weights.ptr(Weight::AttnOut, layer),
             bias: self.weights.ptr(Weight::AttnOutBias, layer),
             residual: self.workspace.residual.ptr(),
-            next_scale: self.weights.ptr(Weight::MoeNorm, layer),
-            scaled: self.workspace.scaled.ptr(),
-            squares: self.workspace.moe_squares.ptr(),
+            next_norm_scale: self.weights.ptr(Weight::MoeNorm, layer),
+            deferred_rows: self.workspace.deferred_rows.ptr(),
+            square_sums: self.workspace.moe_square_sums.ptr(),
             router: self.weights.ptr(Weight::Router, layer),
-            router_sums,
+            router_logit_sums,
             tokens: tokens as u32,
             unused: 0,
         };
-        self.kernels.launch(&self.stream, &schedule.attn_out, self.extent(tokens), &params)
+        self.kernels.launch(&self.stream, &schedule.attn_out_residual, self.extent(tokens), &params)
     }
 
     fn expert_up(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
@@ -268,46 +273,46 @@ impl Pass {
         if let Some(large) = &schedule.large {
             self.route(large, tokens)?;
         }
-        let (input, squares) = self.product_input(schedule, &workspace.moe_squares);
-        let params = params::ExpertUp {
+        let (input, square_sums) = self.gemm_input(schedule, &workspace.moe_square_sums);
+        let params = params::MoeUpSwiglu {
             input,
-            squares,
-            router_sums: self.router_sums(layer, tokens),
+            square_sums,
+            router_logit_sums: self.router_logit_sums(layer, tokens),
             router_bias: self.weights.ptr(Weight::RouterBias, layer),
             logits: workspace.router_logits.ptr(),
-            sorted: workspace.sorted.ptr(),
-            tiles: workspace.tiles.ptr(),
-            tile_count: workspace.tile_count.ptr(),
+            permuted_routes: workspace.permuted_routes.ptr(),
+            expert_tiles: workspace.expert_tiles.ptr(),
+            expert_tile_count: workspace.expert_tile_count.ptr(),
             weight: self.weights.ptr(Weight::GateUp, layer),
             bias: self.weights.ptr(Weight::GateUpBias, layer),
-            hidden: workspace.hidden.ptr(),
+            expert_act: workspace.expert_act.ptr(),
             weight_scale: self.weights.scale(Weight::GateUp, layer),
             tokens: tokens as u32,
         };
-        self.kernels.launch(&self.stream, &schedule.expert_up, self.extent(tokens), &params)
+        self.kernels.launch(&self.stream, &schedule.moe_up_swiglu, self.extent(tokens), &params)
     }
 
     fn expert_down(&self, schedule: &Schedule, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
-        let params = params::ExpertDown {
-            hidden: workspace.hidden.ptr(),
-            router_sums: self.router_sums(layer, tokens),
-            router_squares: workspace.moe_squares.ptr(),
+        let params = params::MoeDown {
+            expert_act: workspace.expert_act.ptr(),
+            router_logit_sums: self.router_logit_sums(layer, tokens),
+            router_square_sums: workspace.moe_square_sums.ptr(),
             router_bias: self.weights.ptr(Weight::RouterBias, layer),
-            sorted: workspace.sorted.ptr(),
-            tiles: workspace.tiles.ptr(),
-            tile_count: workspace.tile_count.ptr(),
+            permuted_routes: workspace.permuted_routes.ptr(),
+            expert_tiles: workspace.expert_tiles.ptr(),
+            expert_tile_count: workspace.expert_tile_count.ptr(),
             weight: self.weights.ptr(Weight::Down, layer),
             bias: self.weights.ptr(Weight::DownBias, layer),
             residual: workspace.residual.ptr(),
-            next_scale: self.attn_norm(layer + 1),
-            scaled: workspace.scaled.ptr(),
-            squares: workspace.attn_squares.ptr(),
-            slot_out: workspace.slot_out.ptr(),
+            next_norm_scale: self.attn_norm(layer + 1),
+            deferred_rows: workspace.deferred_rows.ptr(),
+            square_sums: workspace.attn_square_sums.ptr(),
+            route_out: workspace.route_out.ptr(),
             weight_scale: self.weights.scale(Weight::Down, layer),
             tokens: tokens as u32,
         };
-        self.kernels.launch(&self.stream, &schedule.expert_down, self.extent(tokens), &params)?;
+        self.kernels.launch(&self.stream, &schedule.moe_down, self.extent(tokens), &params)?;
         schedule.large.as_ref().map_or(Ok(()), |large| self.combine(large, layer, tokens))
     }
 
@@ -321,18 +326,18 @@ impl Pass {
         let (workspace, count) = (&self.workspace, range.len());
         let schedule = self.model.schedule(count);
         let picked = inputs.rows + (range.start * size_of::<u32>()) as Ptr;
-        let (mut input, mut squares) =
-            self.product_input(self.model.schedule(tokens), &workspace.attn_squares);
+        let (mut input, mut square_sums) =
+            self.gemm_input(self.model.schedule(tokens), &workspace.attn_square_sums);
         let mut rows = picked;
-        if squares == 0 || !schedule.is_small() {
+        if square_sums == 0 || !schedule.is_small() {
             let final_norm = self.attn_norm(self.model.spec.layers.len());
             // The last combination has normed every row; the head's are picked, in the order that its product reads.
             self.norm(schedule, final_norm, picked, count, schedule.unembed_tile_order)?;
-            (input, squares, rows) = (workspace.normed.ptr(), 0, 0);
+            (input, square_sums, rows) = (workspace.normed.ptr(), 0, 0);
         }
         let params = params::Unembed {
             input,
-            squares,
+            square_sums,
             rows,
             weight: self.weights.ptr(Weight::Unembedding, 0),
             logits: workspace.logits.ptr(),
@@ -348,9 +353,9 @@ impl Pass {
             logits: self.workspace.logits.ptr(),
             rows: inputs.sampling,
             candidates: self.workspace.candidates.ptr(),
-            tickets: self.workspace.sample_tickets.ptr(),
-            drawn: self.workspace.drawn.ptr(),
+            arrival_counters: self.workspace.sample_arrival_counters.ptr(),
             sampled: self.workspace.sampled.ptr(),
+            last_sampled: self.workspace.last_sampled.ptr(),
         };
         self.kernels.launch(
             &self.stream,

@@ -28,10 +28,10 @@ const FIRST_WITH_CLUSTERS: (i32, i32) = (9, 0);
 pub(super) struct Extent {
     /// Tokens, or rows of the head.
     pub tokens: u32,
-    /// Slots: tokens times experts a token.
-    pub slots: u32,
-    /// Tiles of tokens that follow one another.
-    pub tiles: u32,
+    /// Routes: tokens times experts per token.
+    pub routes: u32,
+    /// Tiles of consecutive tokens.
+    pub query_tiles: u32,
 }
 
 /// A model's kernels, loaded on a device.
@@ -101,8 +101,8 @@ impl Kernels {
             Axis::Fixed(count) => count,
             Axis::Tokens => extent.tokens,
             Axis::TokenTiles(tokens) => extent.tokens.div_ceil(tokens),
-            Axis::ExpertTiles(slots) => extent.slots / slots + self.experts.min(extent.slots),
-            Axis::RunTiles(_) => extent.tiles,
+            Axis::ExpertTiles(routes) => extent.routes / routes + self.experts.min(extent.routes),
+            Axis::RunTiles(_) => extent.query_tiles,
             Axis::KeySplits => self.key_splits(extent.tokens),
             Axis::PerSm(blocks) => blocks * self.multiprocessors,
         };

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
 use ossmith_plan::Model;
-use ossmith_plan::params::NOTHING_DRAWN;
+use ossmith_plan::params::NOTHING_SAMPLED;
 
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
@@ -209,7 +209,7 @@ impl CudaBackend {
         staged.marks.end(&self.pass.stream)?;
         staged.drawn.copy_from(
             &self.pass.stream,
-            self.pass.workspace.drawn.ptr(),
+            self.pass.workspace.sampled.ptr(),
             staging.sampled.len(),
         )?;
         let done =
@@ -361,7 +361,7 @@ impl Backend for CudaBackend {
         step.done.synchronize().map_err(device_error("finish a step"))?;
         let (mut sampled, mut damaged) = (vec![None; step.sequences], Vec::new());
         for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
-            if token == NOTHING_DRAWN {
+            if token == NOTHING_SAMPLED {
                 damaged.push(index);
             } else {
                 sampled[index] = Some(token);

@@ -65,7 +65,7 @@ impl Arrays {
         StepInputs {
             tokens: at(0),
             positions: at(self.step_tokens),
-            slots: at(2 * self.step_tokens),
+            seq_slots: at(2 * self.step_tokens),
             rows: at(self.rows()),
             sampling: at(self.sampling()),
             tiled: None,

@@ -186,7 +186,7 @@ fn fill(
     let (matrices, rows, k) = dimensions(info);
     let (rows, k) = ((matrices * rows) as u32, k as u32);
     let order = order_number(layout);
-    let extent = Extent { tokens: 0, slots: 0, tiles: 0 };
+    let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
     let elements = stream(seed, info.weight, layer, Part::Elements);
     if info.dtype == DType::Mxfp4 {
         let scales = stream(seed, info.weight, layer, Part::Scales);

@@ -9,12 +9,12 @@ use super::memory::Buffer;
 use crate::Result;
 use crate::backend::Limits;
 
-/// Heads of one attention part (`kColumnHeads` of `attn/attend.cuh`): a maximum, a denominator and an output row each.
-const PART_HEADS: usize = 8;
+/// Heads of one attention partial (`kColumnHeads` of `attn/attend.cuh`): a maximum, a denominator and an output row each.
+const PARTIAL_HEADS: usize = 8;
 /// Key splits times tokens times heads stay below this many blocks more than one a head.
 const MOST_SPLIT_BLOCKS: usize = 4096;
-/// Slots that an expert tile holds at least, except the last of each expert.
-const TILE_SLOTS: usize = 16;
+/// Routes that an expert tile holds at least, except the last of each expert.
+const TILE_ROUTES: usize = 16;
 /// Bytes of an expert tile's entry.
 const TILE_ENTRY_BYTES: usize = 16;
 /// Elements of a row behind one sum of squares (`kSquaresWidth` of `tile/norm.cuh`).
@@ -29,34 +29,34 @@ const LOGIT_ROWS: usize = 32;
 pub(super) struct Workspace<B = Buffer> {
     pub residual: B,
     pub normed: B,
-    /// Rows times the next norm's scale, and their squares: small steps' way to the next norm.
-    pub scaled: B,
-    pub attn_squares: B,
-    pub moe_squares: B,
+    /// The deferred RMS norm of decode steps: rows times the next norm's scale, and their sums of squares.
+    pub deferred_rows: B,
+    pub attn_square_sums: B,
+    pub moe_square_sums: B,
     pub queries: B,
-    pub heads: B,
-    pub parts: B,
-    pub tickets: B,
-    /// Small steps' sums of each layer's logits, `[layer][MOST_SMALL_TOKENS][experts]`.
-    pub router_sums: B,
+    pub attn_output: B,
+    pub attn_partials: B,
+    pub attn_arrival_counters: B,
+    /// Decode steps' sums of each layer's logits, `[layer][MOST_SMALL_TOKENS][experts]`.
+    pub router_logit_sums: B,
     pub router_logits: B,
-    pub slot_experts: B,
-    pub slot_weights: B,
-    pub sorted: B,
-    pub tiles: B,
-    pub tile_count: B,
-    pub hidden: B,
-    pub slot_out: B,
+    pub route_experts: B,
+    pub route_weights: B,
+    pub permuted_routes: B,
+    pub expert_tiles: B,
+    pub expert_tile_count: B,
+    pub expert_act: B,
+    pub route_out: B,
     pub logits: B,
     /// Rows that `logits` holds.
     pub logit_rows: usize,
-    /// Best tokens of parts of the vocabulary, by row.
+    /// Best tokens of slices of the vocabulary, by row.
     pub candidates: B,
-    pub sample_tickets: B,
-    /// Tokens drawn, by row.
-    pub drawn: B,
-    /// Tokens last drawn, by slot.
+    pub sample_arrival_counters: B,
+    /// Tokens sampled, by row.
     pub sampled: B,
+    /// Tokens last sampled, by sequence slot.
+    pub last_sampled: B,
 }
 
 impl Workspace {
@@ -86,43 +86,43 @@ impl<B> Workspace<B> {
         mut place: impl FnMut(usize, &'static str) -> Result<B>,
     ) -> Result<Workspace<B>> {
         let tokens = limits.max_step_tokens.max(limits.max_sequences);
-        let slots = tokens * spec.top_k;
+        let routes = tokens * spec.top_k;
         let logit_rows = limits.max_sequences.max(LOGIT_ROWS);
-        let part_bytes = PART_HEADS * (2 + spec.head_dim) * 4;
+        let partial_bytes = PARTIAL_HEADS * (2 + spec.head_dim) * 4;
         let mut make = |elements: usize, bytes: usize, what| place(elements * bytes, what);
         Ok(Workspace {
             residual: make(tokens * spec.hidden, 4, "the residual")?,
             normed: make(tokens * spec.hidden, 2, "normed rows")?,
-            scaled: make(tokens * spec.hidden, 2, "scaled rows")?,
-            attn_squares: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
-            moe_squares: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
+            deferred_rows: make(tokens * spec.hidden, 2, "deferred rows")?,
+            attn_square_sums: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
+            moe_square_sums: make(tokens * spec.hidden / SQUARES_WIDTH, 4, "sums of squares")?,
             queries: make(tokens * spec.q_width(), 2, "queries")?,
-            heads: make(tokens * spec.q_width(), 2, "attention outputs")?,
-            parts: make(MOST_SPLIT_BLOCKS, part_bytes, "attention parts")?,
-            tickets: make(tokens * spec.kv_heads, 4, "attention tickets")?,
-            router_sums: make(
+            attn_output: make(tokens * spec.q_width(), 2, "attention outputs")?,
+            attn_partials: make(MOST_SPLIT_BLOCKS, partial_bytes, "attention partials")?,
+            attn_arrival_counters: make(tokens * spec.kv_heads, 4, "attention arrival counters")?,
+            router_logit_sums: make(
                 spec.layers.len() * MOST_SMALL_TOKENS * spec.experts,
                 size_of::<i64>(),
-                "router sums",
+                "router logit sums",
             )?,
             router_logits: make(tokens * spec.experts, 4, "router logits")?,
-            slot_experts: make(slots, 4, "chosen experts")?,
-            slot_weights: make(slots, 4, "expert weights")?,
-            sorted: make(slots, 4, "sorted slots")?,
-            tiles: make(
-                slots / TILE_SLOTS + spec.experts.min(slots) + 1,
+            route_experts: make(routes, 4, "chosen experts")?,
+            route_weights: make(routes, 4, "expert weights")?,
+            permuted_routes: make(routes, 4, "permuted routes")?,
+            expert_tiles: make(
+                routes / TILE_ROUTES + spec.experts.min(routes) + 1,
                 TILE_ENTRY_BYTES,
                 "expert tiles",
             )?,
-            tile_count: make(1, 4, "a count")?,
-            hidden: make(slots * spec.inter, 2, "expert activations")?,
-            slot_out: make(slots * spec.hidden, 2, "expert outputs")?,
+            expert_tile_count: make(1, 4, "a count")?,
+            expert_act: make(routes * spec.inter, 2, "expert activations")?,
+            route_out: make(routes * spec.hidden, 2, "expert outputs")?,
             logits: make(logit_rows * spec.vocab, 4, "logits")?,
             logit_rows,
             candidates: make(logit_rows * MOST_SAMPLE_SPLITS, 8, "candidate tokens")?,
-            sample_tickets: make(logit_rows, 4, "sampling tickets")?,
-            drawn: make(logit_rows, 4, "drawn tokens")?,
-            sampled: make(limits.max_sequences, 4, "sampled tokens")?,
+            sample_arrival_counters: make(logit_rows, 4, "sampling arrival counters")?,
+            sampled: make(logit_rows, 4, "sampled tokens of a step")?,
+            last_sampled: make(limits.max_sequences, 4, "sampled tokens")?,
         })
     }
 }

@@ -79,7 +79,7 @@ impl Bench {
     /// The share of the device's draws that differ from the host's on the same logits.
     fn draws(&self, sequences: &[Sequence<'_>], sampled: usize, logits: &[f32]) -> Result<f64> {
         let mut drawn = vec![0_u32; sampled];
-        self.device.pass.workspace.drawn.read(0, &mut drawn)?;
+        self.device.pass.workspace.sampled.read(0, &mut drawn)?;
         let positions: Vec<usize> =
             sequences.iter().map(|sequence| sequence.start + sequence.input.len()).collect();
         let settings: Vec<_> = sequences.iter().filter_map(|sequence| sequence.sample).collect();

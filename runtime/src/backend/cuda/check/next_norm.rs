@@ -60,8 +60,8 @@ pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
     let normed = rms_norm_rows(residual, &scale, pass.model.spec.rms_eps);
     write_rows(pass, &pass.workspace.normed, &normed, residual.len() / scale.len())?;
-    pass.workspace.scaled.write(0, &scaled(residual, &scale))?;
-    pass.workspace.attn_squares.write(0, &squares(residual))
+    pass.workspace.deferred_rows.write(0, &scaled(residual, &scale))?;
+    pass.workspace.attn_square_sums.write(0, &squares(residual))
 }
 
 /// Relative error of the rows that a large step's layer normed for `layer`, against the residual that it wrote.
@@ -81,7 +81,8 @@ pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) ->
         .into_iter()
         .map(|bits| bf16::from_bits(bits).to_f32())
         .collect();
-    let rows = relative_error(&read_bf16(&pass.workspace.scaled, tokens * hidden)?, &expected)?;
+    let rows =
+        relative_error(&read_bf16(&pass.workspace.deferred_rows, tokens * hidden)?, &expected)?;
     let sums = read_f32(squares_before(pass, next), tokens * hidden / SQUARES_WIDTH)?;
     Ok(rows.max(relative_error(&sums, &squares(&residual))?))
 }
@@ -89,7 +90,7 @@ pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) ->
 /// Normed rows as the experts of a small step see them: scaled rows over the rms.
 pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
     let hidden = pass.model.spec.hidden;
-    let rows = read_bf16(&pass.workspace.scaled, tokens * hidden)?;
+    let rows = read_bf16(&pass.workspace.deferred_rows, tokens * hidden)?;
     Ok(rows
         .chunks(hidden)
         .zip(inverse_rms(pass, tokens)?)
@@ -101,7 +102,7 @@ pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
 pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32>> {
     let experts = pass.model.spec.experts;
     let mut sums = vec![0_i64; tokens * experts];
-    pass.workspace.router_sums.read(sums_offset(pass, layer), &mut sums)?;
+    pass.workspace.router_logit_sums.read(sums_offset(pass, layer), &mut sums)?;
     let bias = pass.weights.vector(Weight::RouterBias, layer)?;
     Ok(sums
         .chunks(experts)
@@ -117,7 +118,7 @@ pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32
 /// Starts a layer's logits at zero, as the embedding does for all layers.
 pub(super) fn clear_logits(pass: &Pass, layer: usize) -> Result<()> {
     let zeros = vec![0_i64; MOST_SMALL_TOKENS * pass.model.spec.experts];
-    pass.workspace.router_sums.write(sums_offset(pass, layer), &zeros)
+    pass.workspace.router_logit_sums.write(sums_offset(pass, layer), &zeros)
 }
 
 fn sums_offset(pass: &Pass, layer: usize) -> usize {
@@ -126,8 +127,8 @@ fn sums_offset(pass: &Pass, layer: usize) -> usize {
 
 fn squares_before(pass: &Pass, next: NextNorm) -> &Buffer {
     match next {
-        NextNorm::Attention => &pass.workspace.attn_squares,
-        NextNorm::Experts => &pass.workspace.moe_squares,
+        NextNorm::Attention => &pass.workspace.attn_square_sums,
+        NextNorm::Experts => &pass.workspace.moe_square_sums,
     }
 }
 

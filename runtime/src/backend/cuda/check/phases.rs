@@ -209,7 +209,12 @@ impl Bench {
             }
             LayerPhase::AttnOut => values.set_f32(
                 Value::AttnHeads,
-                &read_rows(&self.device.pass, &workspace.heads, tokens * spec.q_width(), tokens)?,
+                &read_rows(
+                    &self.device.pass,
+                    &workspace.attn_output,
+                    tokens * spec.q_width(),
+                    tokens,
+                )?,
             )?,
             LayerPhase::ExpertUp => {
                 values.set_f32(Value::MoeInput, &normed()?)?;
@@ -217,7 +222,7 @@ impl Bench {
             }
             LayerPhase::ExpertDown => {
                 let elements = tokens * spec.top_k * spec.inter;
-                let hidden = read_rows(&self.device.pass, &workspace.hidden, elements, tokens)?;
+                let hidden = read_rows(&self.device.pass, &workspace.expert_act, elements, tokens)?;
                 values.set_f32(Value::ExpertHidden, &hidden)?;
                 let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
                 values.set_u32(Value::ExpertIds, &ids)?;
@@ -255,25 +260,25 @@ impl Bench {
             match phase {
                 LayerPhase::AttnOut => {
                     next_norm::clear_logits(&self.device.pass, layer)?;
-                    poison(&workspace.scaled).and_then(|()| poison(&workspace.moe_squares))?;
+                    poison(&workspace.deferred_rows)
+                        .and_then(|()| poison(&workspace.moe_square_sums))?;
                 }
                 LayerPhase::Router => return Ok(()),
-                LayerPhase::ExpertDown => {
-                    poison(&workspace.scaled).and_then(|()| poison(&workspace.attn_squares))?
-                }
+                LayerPhase::ExpertDown => poison(&workspace.deferred_rows)
+                    .and_then(|()| poison(&workspace.attn_square_sums))?,
                 _ => {}
             }
         }
         match phase {
             LayerPhase::Qkv => poison(&workspace.queries),
-            LayerPhase::Attention => poison(&workspace.heads),
+            LayerPhase::Attention => poison(&workspace.attn_output),
             LayerPhase::AttnOut => Ok(()),
             LayerPhase::Router => {
                 poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits))
             }
-            LayerPhase::ExpertUp => poison(&workspace.hidden),
+            LayerPhase::ExpertUp => poison(&workspace.expert_act),
             LayerPhase::ExpertDown => {
-                poison(&workspace.normed).and_then(|()| poison(&workspace.slot_out))
+                poison(&workspace.normed).and_then(|()| poison(&workspace.route_out))
             }
         }
     }
@@ -294,9 +299,12 @@ impl Bench {
                 let (keys, values) = self.copy_cache(batch, layer)?;
                 Ok([queries, keys, values].concat())
             }
-            LayerPhase::Attention => {
-                read_rows(&self.device.pass, &workspace.heads, tokens * spec.q_width(), tokens)
-            }
+            LayerPhase::Attention => read_rows(
+                &self.device.pass,
+                &workspace.attn_output,
+                tokens * spec.q_width(),
+                tokens,
+            ),
             LayerPhase::Router => {
                 let mut all = match self.is_small(tokens) {
                     true => Vec::new(),
@@ -312,7 +320,7 @@ impl Bench {
             }
             LayerPhase::ExpertUp => read_rows(
                 &self.device.pass,
-                &workspace.hidden,
+                &workspace.expert_act,
                 tokens * spec.top_k * spec.inter,
                 tokens,
             ),
@@ -361,18 +369,18 @@ impl Bench {
     fn kernel_of(&self, phase: LayerPhase, layer: usize, tokens: usize) -> &'static str {
         let schedule = self.model.schedule(tokens);
         let info = match phase {
-            LayerPhase::Qkv => schedule.qkv.info,
+            LayerPhase::Qkv => schedule.qkv_rope.info,
             LayerPhase::Attention => {
                 let kind = self.model.spec.layers[layer];
                 let tiled = schedule.large.filter(|_| self.step_inputs.tiled.is_some());
                 tiled.map_or(schedule.attention_of(kind).info, |l| l.attention_of(kind).info)
             }
-            LayerPhase::AttnOut => schedule.attn_out.info,
+            LayerPhase::AttnOut => schedule.attn_out_residual.info,
             LayerPhase::Router => {
-                schedule.large.map_or(schedule.attn_out.info, |large| large.router.info)
+                schedule.large.map_or(schedule.attn_out_residual.info, |large| large.router.info)
             }
-            LayerPhase::ExpertUp => schedule.expert_up.info,
-            LayerPhase::ExpertDown => schedule.expert_down.info,
+            LayerPhase::ExpertUp => schedule.moe_up_swiglu.info,
+            LayerPhase::ExpertDown => schedule.moe_down.info,
         };
         info.name
     }

@@ -1,6 +1,6 @@
 //! The device's draws against the host's, on the same logits.
 
-use ossmith_plan::params::NOTHING_DRAWN;
+use ossmith_plan::params::NOTHING_SAMPLED;
 
 use crate::sampling::{Sampling, draw};
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ pub(super) fn disagreement(
     let mut differ = 0;
     for (((row, &position), sampling), &token) in rows {
         let expected = match draw(row, sampling, position) {
-            Err(Error::Device(_)) => NOTHING_DRAWN,
+            Err(Error::Device(_)) => NOTHING_SAMPLED,
             drawn => drawn?,
         };
         differ += usize::from(expected != token);

@@ -17,20 +17,20 @@ impl Pass {
         layer: usize,
     ) -> Result<()> {
         let (keys, values, page_table) = self.cache.layer(layer);
-        let params = params::AttentionTile {
+        let params = params::AttentionTiled {
             queries: self.workspace.queries.ptr(),
             keys,
             values,
             page_table,
             positions: inputs.positions,
-            slots: inputs.slots,
+            seq_slots: inputs.seq_slots,
             sinks: self.weights.ptr(Weight::Sinks, layer),
-            heads: self.workspace.heads.ptr(),
-            tiles: tiled.tiles,
+            attn_output: self.workspace.attn_output.ptr(),
+            query_tiles: tiled.tiles,
             table_stride: self.cache.stride() as u32,
             tile_order: u32::from(large.tile_order),
         };
-        let extent = Extent { tiles: tiled.tile_count as u32, ..self.extent(0) };
+        let extent = Extent { query_tiles: tiled.tile_count as u32, ..self.extent(0) };
         let kernel = large.attention_of(self.model.spec.layers[layer]);
         self.kernels.launch(&self.stream, kernel, extent, &params)
     }
@@ -59,37 +59,42 @@ impl Pass {
     /// Each token's experts, and its slots sorted by them.
     pub(super) fn route(&self, large: &LargeStep, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
-        let params = params::Choose {
+        let params = params::MoeTopk {
             logits: workspace.router_logits.ptr(),
-            slot_experts: workspace.slot_experts.ptr(),
-            slot_weights: workspace.slot_weights.ptr(),
+            route_experts: workspace.route_experts.ptr(),
+            route_weights: workspace.route_weights.ptr(),
             tokens: tokens as u32,
             unused: 0,
         };
-        self.kernels.launch(&self.stream, &large.choose, self.extent(tokens), &params)?;
-        let params = params::Group {
-            slot_experts: workspace.slot_experts.ptr(),
-            sorted: workspace.sorted.ptr(),
-            tiles: workspace.tiles.ptr(),
-            tile_count: workspace.tile_count.ptr(),
+        self.kernels.launch(&self.stream, &large.moe_topk, self.extent(tokens), &params)?;
+        let params = params::MoePermute {
+            route_experts: workspace.route_experts.ptr(),
+            permuted_routes: workspace.permuted_routes.ptr(),
+            expert_tiles: workspace.expert_tiles.ptr(),
+            expert_tile_count: workspace.expert_tile_count.ptr(),
             tokens: tokens as u32,
             unused: 0,
         };
-        self.kernels.launch(&self.stream, &large.group, self.extent(tokens), &params)
+        self.kernels.launch(&self.stream, &large.moe_permute, self.extent(tokens), &params)
     }
 
     /// The experts' outputs, weighted and added to the residual, which is normed for the next layer.
     pub(super) fn combine(&self, large: &LargeStep, layer: usize, tokens: usize) -> Result<()> {
         let workspace = &self.workspace;
-        let params = params::Combine {
-            slot_out: workspace.slot_out.ptr(),
-            slot_weights: workspace.slot_weights.ptr(),
+        let params = params::MoeUnpermuteRmsNorm {
+            route_out: workspace.route_out.ptr(),
+            route_weights: workspace.route_weights.ptr(),
             residual: workspace.residual.ptr(),
-            next_scale: self.attn_norm(layer + 1),
+            next_norm_scale: self.attn_norm(layer + 1),
             normed: workspace.normed.ptr(),
             tile_order: u32::from(large.tile_order),
             unused: 0,
         };
-        self.kernels.launch(&self.stream, &large.combine, self.extent(tokens), &params)
+        self.kernels.launch(
+            &self.stream,
+            &large.moe_unpermute_rmsnorm,
+            self.extent(tokens),
+            &params,
+        )
     }
 }
