@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod documents;
+mod modules;
 mod rooms;
 mod sources;
 mod text;
+mod words;
 
 /// Fails with every offence found, a line each.
 #[track_caller]

@@ -20,8 +20,10 @@ impl Source {
     }
 }
 
-/// Folders of data and of other people's results: not ours to style.
-const DATA: [&str; 3] = ["target", "codegen/goldens", "benches/results"];
+/// Folders of data: not ours to style.
+const DATA: [&str; 2] = ["target", "codegen/goldens"];
+/// Recorded results, of which only the texts beside them are ours.
+const RESULTS: &str = "benches/results/";
 
 /// Every text file of the repository with one of these extensions.
 pub(crate) fn with(extensions: &[&str]) -> Vec<Source> {
@@ -41,7 +43,9 @@ pub(crate) fn with(extensions: &[&str]) -> Vec<Source> {
                 if !name.ends_with("/target") {
                     folders.push(path);
                 }
-            } else if wanted(&path, extensions) {
+            } else if wanted(&path, extensions)
+                && (name.ends_with(".md") || !name.starts_with(RESULTS))
+            {
                 let text = fs::read_to_string(entry.path());
                 sources.push(Source {
                     text: text.unwrap_or_else(|why| panic!("{name}: {why}")),
