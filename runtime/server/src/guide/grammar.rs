@@ -7,7 +7,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 
-use super::vocabulary;
+use super::{limits, vocabulary};
 
 /// A constraint on a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +22,9 @@ pub(crate) enum Constraint {
     Choice(Vec<String>),
 }
 
-/// Bytes of a schema or grammar that are compiled at most.
-const MOST_BYTES: usize = 256 << 10;
+/// Stack of a thread that compiles. llguidance recurses over rules, references and properties; what [`limits`] lets through
+/// needs less than this even without optimisation, and only what is used of it takes memory.
+const STACK_BYTES: usize = 256 << 20;
 
 /// White space that JSON may have between its parts: enough for any indentation, too little to go on for ever.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
@@ -51,16 +52,20 @@ impl Constraint {
         Constraint::Schema { schema: json!({"type": "object"}), lenient: false }
     }
 
-    /// Makes it ready, or says why it cannot be enforced.
+    /// Makes it ready, or says why it cannot be enforced. This is the only way from a client's text to llguidance.
     pub(crate) fn compile(&self) -> Result<Compiled, String> {
-        let size = match self {
-            Constraint::Schema { schema, .. } => schema.to_string().len(),
-            Constraint::Regex(text) | Constraint::Grammar(text) => text.len(),
-            Constraint::Choice(choices) => choices.iter().map(String::len).sum(),
-        };
-        if size > MOST_BYTES {
-            return Err(format!("it has {size} bytes; at most {MOST_BYTES} are taken"));
-        }
+        limits::check(self)?;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let compiling = thread.spawn_scoped(scope, || self.compile_here());
+            let compiling = compiling
+                .map_err(|why| format!("no thread can be started to compile it: {why}"))?;
+            compiling.join().unwrap_or_else(|_| Err("compiling it panicked".to_owned()))
+        })
+    }
+
+    /// Compiles on this thread, whose stack has to be large enough.
+    fn compile_here(&self) -> Result<Compiled, String> {
         let factory = vocabulary::factory()?;
         let grammar = match self {
             Constraint::Schema { schema, lenient } => from_schema(schema, *lenient)?,
@@ -69,7 +74,8 @@ impl Constraint {
             Constraint::Choice(choices) => {
                 let texts: Vec<String> =
                     choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
-                TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
+                // One terminal for all of them: as rules, each would be followed on its own.
+                TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
             }
         };
         Ok(Compiled { matcher: start(factory, grammar)? })

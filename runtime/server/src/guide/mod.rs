@@ -5,6 +5,7 @@
 
 pub(crate) mod bits;
 pub(crate) mod grammar;
+mod limits;
 #[cfg(test)]
 mod tests;
 mod vocabulary;

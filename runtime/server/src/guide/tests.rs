@@ -244,3 +244,98 @@ fn what_cannot_be_enforced_is_refused() {
         assert!(why.contains(want), "{constraint:?}: {why}");
     }
 }
+
+/// A schema of this many definitions, each of which has the next inside.
+fn chained(length: usize, inside: fn(Value) -> Value) -> Value {
+    let mut defs: serde_json::Map<String, Value> = (0..length)
+        .map(|n| (format!("d{n}"), inside(json!({"$ref": format!("#/$defs/d{}", n + 1)}))))
+        .collect();
+    defs.insert(format!("d{length}"), json!({"type": "null"}));
+    json!({"$ref": "#/$defs/d0", "$defs": defs})
+}
+
+/// Follows a grammar for some tokens on a thread with a small stack, as the engine's threads have.
+fn follow(mut text: Compiled) {
+    let write = move || {
+        let mut mask = vec![0; WORDS];
+        for _ in 0..20 {
+            // A limit of llguidance is an end like any other here.
+            if text.mask(ANSWER, &mut mask).is_err() {
+                return;
+            }
+            let allowed = (0..vocabulary::VOCABULARY as u32).find(|&id| bits::get(&mask, id));
+            match allowed {
+                Some(token) if token != special::RETURN => text.accept(token),
+                _ => return,
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(write);
+    thread.expect("a thread").join().expect("a small stack is enough");
+}
+
+#[test]
+fn the_longest_chains_of_references_end_in_a_grammar_or_a_refusal() {
+    let schemas: [fn(Value) -> Value; 5] = [
+        |next| next,
+        |next| json!({"type": "object", "properties": {"a": next}, "required": ["a"]}),
+        |next| json!({"anyOf": [next, {"type": "null"}]}),
+        |next| json!({"allOf": [next, {"type": ["object", "null"]}]}),
+        |next| json!({"type": "array", "items": next}),
+    ];
+    for inside in schemas {
+        for (length, fits) in [(300, true), (680, true), (3000, false)] {
+            let schema = chained(length, inside);
+            match (Constraint::Schema { schema, lenient: false }.compile(), fits) {
+                (Ok(text), true) => follow(text),
+                (Err(why), false) if why.contains("4096") => {}
+                (other, _) => panic!("{length} of {}: {other:?}", inside(json!({}))),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_chains_of_rules_end_in_a_grammar_or_a_refusal() {
+    for (length, fits) in [(1000, true), (2040, true), (5000, false)] {
+        let chain = |link: &dyn Fn(usize) -> String| (0..length).map(link).collect::<String>();
+        for text in [
+            format!("start: a0\n{}a{length}: \"z\"", chain(&|n| format!("a{n}: a{}\n", n + 1))),
+            format!("start: A0\n{}A{length}: \"z\"", chain(&|n| format!("A{n}: A{}\n", n + 1))),
+            format!(
+                "start: a0\n{}a{length}: \"z\"",
+                chain(&|n| format!("a{n}: \"x\" a{} | \"y\"\n", n + 1))
+            ),
+        ] {
+            match (Constraint::Grammar(text).compile(), fits) {
+                (Ok(text), true) => follow(text),
+                (Err(why), false) if why.contains("at most") => {}
+                (other, _) => panic!("{length}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_deepest_nesting_ends_in_a_grammar_or_a_refusal() {
+    let nested = |open: &str, inner: &str, close: &str, levels: usize| {
+        format!("{}{inner}{}", open.repeat(levels), close.repeat(levels))
+    };
+    for (open, close, levels) in [
+        ("(", ")", 32_000),
+        ("[", "]", 32_000),
+        ("~(", ")", 21_000),
+        ("a{", "}", 21_000),
+        ("%lark { start: ", "}", 4000),
+    ] {
+        let text = format!("start: {}", nested(open, "\"x\"", close, levels));
+        Constraint::Grammar(text).compile().map(drop).expect_err(open);
+    }
+    let condition = nested("not(", "true", ")", 13_000);
+    let text = format!("start: a::0\na::_: \"x\" a::incr(_) %if {condition} | \"y\"");
+    let _ = Constraint::Grammar(text).compile().map(follow);
+    for (open, close, levels) in [("(", ")", 32_000), ("(a|", ")", 16_000), ("(?i:", ")*", 10_000)]
+    {
+        Constraint::Regex(nested(open, "a", close, levels)).compile().map(drop).expect_err(open);
+    }
+}

@@ -1,0 +1,254 @@
+//! What a schema, regular expression, grammar or list of choices may be before anything is compiled. The checks are
+//! iterative, look at each byte a bounded number of times, and bound every recursion of llguidance, so that
+//! [`super::grammar`] can size its stack for them. docs/SERVER.md lists the limits.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::grammar::Constraint;
+
+/// Bytes of a JSON schema.
+pub(crate) const MAX_SCHEMA_BYTES: usize = 256 << 10;
+/// Bytes of a regular expression or a Lark grammar.
+pub(crate) const MAX_GRAMMAR_BYTES: usize = 64 << 10;
+/// Levels of a schema, with the levels of everything that it refers to: no path through it can be longer.
+pub(crate) const MAX_SCHEMA_DEPTH: usize = 4096;
+/// Objects, arrays and values of a schema.
+pub(crate) const MAX_SCHEMA_NODES: usize = 50_000;
+/// Names of one object, in `properties` and `required`.
+pub(crate) const MAX_PROPERTIES: usize = 5000;
+/// Rules and terminals of a Lark grammar, counted by its colons: no chain of them can be longer.
+pub(crate) const MAX_RULES: usize = 2048;
+/// Texts of a choice.
+pub(crate) const MAX_CHOICES: usize = 20_000;
+/// Digits of `multipleOf` read as one number, without its point: the automaton has a state for each remainder.
+pub(crate) const MAX_MULTIPLE_OF: f64 = 10_000.0;
+/// Digits of `multipleOf` after its point.
+pub(crate) const MAX_MULTIPLE_OF_DECIMALS: usize = 6;
+
+/// Refuses what is over a limit, and names the limit and the value.
+pub(crate) fn check(constraint: &Constraint) -> Result<(), String> {
+    match constraint {
+        Constraint::Schema { schema, .. } => check_schema(schema),
+        Constraint::Regex(text) => at_most("bytes", text.len(), MAX_GRAMMAR_BYTES),
+        Constraint::Grammar(text) => check_lark(text),
+        Constraint::Choice(choices) => {
+            at_most("choices", choices.len(), MAX_CHOICES)?;
+            at_most("bytes", choices.iter().map(String::len).sum(), MAX_SCHEMA_BYTES)
+        }
+    }
+}
+
+fn at_most(what: &str, count: usize, limit: usize) -> Result<(), String> {
+    if count > limit {
+        return Err(format!("it has {count} {what}; at most {limit} are taken"));
+    }
+    Ok(())
+}
+
+fn check_lark(text: &str) -> Result<(), String> {
+    at_most("bytes", text.len(), MAX_GRAMMAR_BYTES)?;
+    at_most("rules and terminals", text.matches(':').count(), MAX_RULES)?;
+    // A schema within a grammar is held to the limits of schemas. What is no JSON is refused by the compiler.
+    for (at, directive) in text.match_indices("%json") {
+        let rest = &text[at + directive.len()..];
+        if let Some(Ok(schema)) =
+            serde_json::Deserializer::from_str(rest).into_iter::<Value>().next()
+        {
+            check_schema(&schema)?;
+        }
+    }
+    Ok(())
+}
+
+/// A part of a schema that is still to be looked at.
+struct Part<'a> {
+    value: &'a Value,
+    depth: usize,
+}
+
+fn check_schema(root: &Value) -> Result<(), String> {
+    at_most("bytes", root.to_string().len(), MAX_SCHEMA_BYTES)?;
+    let mut depths = measure(root, root)?;
+    // A path passes through each target of a reference at most once, so the sum bounds the longest.
+    let mut nodes = depths.nodes;
+    let mut depth = depths.depth;
+    let mut seen = HashSet::new();
+    let mut targets = std::mem::take(&mut depths.targets);
+    while let Some(target) = targets.pop() {
+        if !seen.insert(target) {
+            continue;
+        }
+        let Some(value) = resolve(root, target) else { continue };
+        let inner = measure(root, value)?;
+        depth += inner.depth + 1;
+        nodes += inner.nodes;
+        at_most("levels of nesting and references", depth, MAX_SCHEMA_DEPTH)?;
+        at_most("parts with those that it refers to", nodes, 4 * MAX_SCHEMA_NODES)?;
+        targets.extend(inner.targets);
+    }
+    at_most("levels of nesting and references", depth, MAX_SCHEMA_DEPTH)
+}
+
+/// What [`measure`] finds.
+struct Measured<'a> {
+    depth: usize,
+    nodes: usize,
+    /// Where its references point to.
+    targets: Vec<&'a str>,
+}
+
+/// Looks at one schema and those written in it, without following references.
+fn measure<'a>(root: &'a Value, schema: &'a Value) -> Result<Measured<'a>, String> {
+    let mut found = Measured { depth: 0, nodes: 0, targets: Vec::new() };
+    let mut parts = vec![Part { value: schema, depth: 1 }];
+    while let Some(Part { value, depth }) = parts.pop() {
+        found.depth = found.depth.max(depth);
+        found.nodes += 1;
+        if found.nodes > MAX_SCHEMA_NODES {
+            at_most("parts", found.nodes, MAX_SCHEMA_NODES)?;
+        }
+        let below = depth + 1;
+        match value {
+            Value::Object(map) => {
+                check_keywords(map)?;
+                if let Some(Value::String(target)) = map.get("$ref") {
+                    found.targets.push(target);
+                }
+                for (key, value) in map {
+                    // Definitions count where they are referred to.
+                    let aside = std::ptr::eq(value_of(root, key), value);
+                    if !(aside && matches!(key.as_str(), "$defs" | "definitions")) {
+                        parts.push(Part { value, depth: below });
+                    }
+                }
+            }
+            Value::Array(list) => {
+                parts.extend(list.iter().map(|value| Part { value, depth: below }));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn value_of<'a>(root: &'a Value, key: &str) -> &'a Value {
+    root.get(key).unwrap_or(&Value::Null)
+}
+
+/// The part of a schema that a reference points to, as llguidance finds it.
+fn resolve<'a>(root: &'a Value, target: &str) -> Option<&'a Value> {
+    if target == "#" || target == "#/" {
+        return Some(root);
+    }
+    let mut at = root;
+    for segment in target.strip_prefix("#/")?.split('/') {
+        at = match at {
+            Value::Array(list) => list.get(segment.parse::<usize>().ok()?)?,
+            other => other.get(segment)?,
+        };
+    }
+    Some(at)
+}
+
+fn check_keywords(map: &Map<String, Value>) -> Result<(), String> {
+    let count = |key: &str| match map.get(key) {
+        Some(Value::Object(names)) => names.len(),
+        Some(Value::Array(names)) => names.len(),
+        _ => 0,
+    };
+    at_most("properties", count("properties"), MAX_PROPERTIES)?;
+    at_most("required properties", count("required"), MAX_PROPERTIES)?;
+    if let Some(number) = map.get("multipleOf").and_then(Value::as_f64) {
+        check_multiple_of(number)?;
+    }
+    Ok(())
+}
+
+fn check_multiple_of(number: f64) -> Result<(), String> {
+    // The shortest decimal form, as llguidance takes it apart.
+    let text = number.abs().to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let digits = format!("{whole}{fraction}").parse::<f64>().unwrap_or(f64::INFINITY);
+    if digits > MAX_MULTIPLE_OF || fraction.len() > MAX_MULTIPLE_OF_DECIMALS {
+        return Err(format!(
+            "`multipleOf` is {number}; at most {MAX_MULTIPLE_OF} without its decimal point, and \
+             {MAX_MULTIPLE_OF_DECIMALS} digits after it, can be enforced"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(constraint: &Constraint) -> String {
+        check(constraint).expect_err("a refusal")
+    }
+
+    fn schema(schema: Value) -> Constraint {
+        Constraint::Schema { schema, lenient: false }
+    }
+
+    /// A chain of this many definitions, each of which refers to the next.
+    fn chain(length: usize) -> Value {
+        let mut defs: Map<String, Value> = (0..length)
+            .map(|n| (format!("d{n}"), json!({"$ref": format!("#/$defs/d{}", n + 1)})))
+            .collect();
+        defs.insert(format!("d{length}"), json!({"type": "null"}));
+        json!({"$ref": "#/$defs/d0", "$defs": defs})
+    }
+
+    #[test]
+    fn a_refusal_names_the_limit_and_the_value() {
+        let names = |count: usize| -> Value {
+            (0..count).map(|n| (format!("p{n}"), json!(true))).collect::<Map<_, _>>().into()
+        };
+        let rules: String = (0..3000).map(|n| format!("a{n}: a{}\n", n + 1)).collect();
+        for (constraint, wants) in [
+            (Constraint::Regex("a".repeat(70_000)), ["70000 bytes", "65536"]),
+            (Constraint::Grammar("a".repeat(70_000)), ["70000 bytes", "65536"]),
+            (Constraint::Grammar(rules), ["3000 rules", "2048"]),
+            (Constraint::Choice(vec![String::new(); 20_001]), ["20001 choices", "20000"]),
+            (schema(json!({"title": "x".repeat(300_000)})), ["bytes", "262144"]),
+            (schema(json!({"properties": names(5001)})), ["5001 properties", "5000"]),
+            (schema(json!({"enum": vec![0; 60_000]})), ["parts", "50000"]),
+            (schema(chain(1500)), ["levels", "4096"]),
+            (schema(json!({"type": "integer", "multipleOf": 1_000_003})), ["1000003", "10000"]),
+            (schema(json!({"multipleOf": 1e-7})), ["multipleOf", "6 digits"]),
+            (
+                Constraint::Grammar("start: %json {\"multipleOf\": 99991}".to_owned()),
+                ["99991", "10000"],
+            ),
+        ] {
+            let why = refusal(&constraint);
+            for want in wants {
+                assert!(why.contains(want), "`{why}` does not say `{want}`");
+            }
+        }
+    }
+
+    #[test]
+    fn ordinary_schemas_are_within_the_limits() {
+        for fine in [
+            json!({"type": "object", "properties": {"n": {"type": "number", "multipleOf": 0.01}}}),
+            json!({"$ref": "#"}),
+            json!({"$ref": "#/$defs/nowhere"}),
+            json!({"$defs": {"n": {"properties": {"c": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"}),
+            chain(300),
+        ] {
+            assert_eq!(check(&schema(fine.clone())), Ok(()), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_reference_in_a_definition_that_nobody_refers_to_does_not_count() {
+        let mut unused = chain(1500);
+        unused["$ref"] = json!("#/$defs/d1500");
+        assert_eq!(check(&schema(unused)), Ok(()));
+    }
+}
