@@ -2,7 +2,7 @@
 
 use ossmith_plan::params::Params;
 use ossmith_plan::{
-    DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Target, Tools, Weight,
+    DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Shard, Target, Tools, Weight,
     WeightLayout,
 };
 
@@ -15,7 +15,8 @@ use crate::{emit, fuse, graph, leak, library};
 /// When a schedule names a kernel that was not planned: a generator bug, found by the tests of every shipped model.
 #[must_use]
 pub fn assemble(spec: ModelSpec) -> Model {
-    let graph = graph::build(&spec);
+    let local = Shard::WHOLE.local(&spec).expect("one rank has the whole model");
+    let graph = graph::build(&spec, &local);
     let plans = schedule(&spec);
     let named = Named { plans: &plans };
     let mut schedules: Vec<Schedule> =
@@ -44,7 +45,7 @@ pub fn assemble(spec: ModelSpec) -> Model {
         graph,
         phases: leak(fuse::fuse(&graph)),
         layouts: leak(
-            graph
+            graph.shapes[0]
                 .weights
                 .iter()
                 .map(|info| (info.weight, layout(&spec, info.weight, info.dtype)))

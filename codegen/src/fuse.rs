@@ -12,10 +12,13 @@ struct Rule {
 const LAYER_RULES: &[Rule] = &[
     Rule { name: "rmsnorm_qkv_rope", ops: &[Op::RmsNorm, Op::Linear, Op::Rope, Op::CacheWrite] },
     Rule { name: "attention", ops: &[Op::Attention] },
-    Rule { name: "attn_out_residual", ops: &[Op::Linear, Op::AddTo] },
+    Rule { name: "attn_out_residual", ops: &[Op::Linear, Op::AllReduce, Op::AddTo] },
     Rule { name: "rmsnorm_router", ops: &[Op::RmsNorm, Op::Linear] },
     Rule { name: "moe_up_swiglu", ops: &[Op::TopK, Op::ExpertLinear, Op::SwiGlu] },
-    Rule { name: "moe_down_residual", ops: &[Op::ExpertLinear, Op::Combine, Op::AddTo] },
+    Rule {
+        name: "moe_down_residual",
+        ops: &[Op::ExpertLinear, Op::Combine, Op::AllReduce, Op::AddTo],
+    },
 ];
 
 const HEAD_RULES: &[Rule] = &[Rule { name: "rmsnorm_unembed", ops: &[Op::RmsNorm, Op::Linear] }];
@@ -55,7 +58,7 @@ mod tests {
 
     #[test]
     fn every_node_is_in_one_phase_in_order() {
-        let graph = crate::graph::build(&crate::testing::TINY);
+        let graph = crate::testing::graph();
         let fused: Vec<Node> =
             fuse(&graph).iter().flat_map(|phase| phase.nodes.iter().copied()).collect();
         let all: Vec<Node> = graph.layer.iter().chain(graph.head).copied().collect();

@@ -2,7 +2,9 @@
 //!
 //! Source: openai/gpt-oss `torch/model.py`; transformers `models/gpt_oss`.
 
-use ossmith_plan::{DType, Graph, ModelSpec, Node, Op, Value, ValueInfo, Weight, WeightInfo};
+use ossmith_plan::{
+    DType, Graph, Layer, Local, ModelSpec, Node, Op, Shapes, Value, ValueInfo, Weight, WeightInfo,
+};
 
 use crate::leak;
 
@@ -27,6 +29,7 @@ const LAYER: &[Node] = {
         node(Op::CacheWrite, &[V::Qkv], &[], &[]),
         node(Op::Attention, &[V::Qkv], &[W::Sinks], &[V::AttnHeads]),
         node(Op::Linear, &[V::AttnHeads], &[W::AttnOut, W::AttnOutBias], &[V::AttnDelta]),
+        node(Op::AllReduce, &[V::AttnDelta], &[], &[V::AttnDelta]),
         node(Op::AddTo, &[V::AttnDelta], &[], &[V::Residual]),
         node(Op::RmsNorm, &[V::Residual], &[W::MoeNorm], &[V::MoeInput]),
         node(Op::Linear, &[V::MoeInput], &[W::Router, W::RouterBias], &[V::RouterLogits]),
@@ -45,6 +48,7 @@ const LAYER: &[Node] = {
             &[V::ExpertOut],
         ),
         node(Op::Combine, &[V::ExpertOut, V::ExpertWeights], &[], &[V::MoeDelta]),
+        node(Op::AllReduce, &[V::MoeDelta], &[], &[V::MoeDelta]),
         node(Op::AddTo, &[V::MoeDelta], &[], &[V::Residual]),
     ]
 };
@@ -54,20 +58,27 @@ const HEAD: &[Node] = &[
     node(Op::Linear, &[Value::HeadInput], &[Weight::Unembedding], &[Value::Logits]),
 ];
 
-/// The graph of any gpt-oss-shaped model.
+/// The graph of the part of a gpt-oss-shaped model that one rank computes.
 #[must_use]
-pub fn build(spec: &ModelSpec) -> Graph {
+pub fn build(global: &ModelSpec, local: &Local) -> Graph {
+    let spec = &local.spec(global);
+    let classes = spec.layer_classes();
+    let shapes = |layer: &Layer| Shapes {
+        weights: leak(Weight::ALL.iter().map(|&weight| weight_info(spec, layer, weight)).collect()),
+        values: leak(value_infos(spec, layer)),
+    };
+    let class_of = |layer| classes.iter().position(|class| class == layer).unwrap_or(0);
     Graph {
         start: START,
         layer: LAYER,
         head: HEAD,
-        weights: leak(Weight::ALL.iter().map(|&weight| weight_info(spec, weight)).collect()),
-        values: leak(value_infos(spec)),
+        shapes: leak(classes.iter().map(shapes).collect()),
+        classes: leak(spec.layers.iter().map(class_of).collect()),
     }
 }
 
-fn weight_info(spec: &ModelSpec, weight: Weight) -> WeightInfo {
-    let (hidden, inter, experts) = (spec.hidden, spec.inter, spec.experts);
+fn weight_info(spec: &ModelSpec, layer: &Layer, weight: Weight) -> WeightInfo {
+    let (hidden, inter, experts) = (spec.hidden, spec.inter, layer.experts);
     let shape = match weight {
         Weight::Embedding | Weight::Unembedding => vec![spec.vocab, hidden],
         Weight::AttnNorm | Weight::MoeNorm | Weight::FinalNorm | Weight::AttnOutBias => {
@@ -91,8 +102,8 @@ fn weight_info(spec: &ModelSpec, weight: Weight) -> WeightInfo {
     WeightInfo { weight, dtype, shape: leak(shape) }
 }
 
-fn value_infos(spec: &ModelSpec) -> Vec<ValueInfo> {
-    let (hidden, top_k) = (spec.hidden, spec.top_k);
+fn value_infos(spec: &ModelSpec, layer: &Layer) -> Vec<ValueInfo> {
+    let (hidden, top_k) = (spec.hidden, layer.top_k);
     let info = |value, shape: &[usize]| {
         let dtype = match value {
             Value::Tokens | Value::ExpertIds => DType::U32,
@@ -108,7 +119,7 @@ fn value_infos(spec: &ModelSpec) -> Vec<ValueInfo> {
         info(Value::AttnHeads, &[spec.q_width()]),
         info(Value::AttnDelta, &[hidden]),
         info(Value::MoeInput, &[hidden]),
-        info(Value::RouterLogits, &[spec.experts]),
+        info(Value::RouterLogits, &[layer.experts]),
         info(Value::ExpertIds, &[top_k]),
         info(Value::ExpertWeights, &[top_k]),
         info(Value::GateUpOut, &[top_k, 2 * spec.inter]),

@@ -62,11 +62,13 @@ macro_rules! names {
 structs! {
     Model { spec, graph, phases, layouts, schedules, tools, units, headers }
     ModelSpec {
-        name, hidden, inter, head_dim, q_heads, kv_heads, experts, top_k, vocab, window, context, layers, rms_eps,
-        swiglu_limit, rope, stop_tokens, max_new_tokens,
+        name, hidden, inter, head_dim, q_heads, kv_heads, vocab, context, layers, rms_eps, swiglu_limit, rope, stop_tokens,
+        max_new_tokens,
     }
+    Layer { window, experts, top_k }
     Rope { theta, factor, beta_fast, beta_slow, original_context, truncate }
-    Graph { start, layer, head, weights, values }
+    Graph { start, layer, head, shapes, classes }
+    Shapes { weights, values }
     Node { op, inputs, weights, outputs }
     WeightInfo { weight, dtype, shape }
     ValueInfo { value, dtype, shape }
@@ -88,7 +90,7 @@ enums! {
     WeightLayout { RowMajor, Bf16Tiles(order), Mxfp4Tiles(order) }
 }
 
-names! { DType LayerKind Op Target Value Weight }
+names! { DType Op Target Value Weight }
 
 impl<P: Params> Literal for Kernel<P> {
     fn tokens(&self) -> TokenStream {

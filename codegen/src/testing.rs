@@ -1,6 +1,6 @@
 //! Specs for the passes' own tests.
 
-use ossmith_plan::{LayerKind, ModelSpec, Rope};
+use ossmith_plan::{Graph, Layer, ModelSpec, Rope, Shard};
 
 /// Small, with odd sizes: partial k tiles, five experts.
 pub(crate) const TINY: ModelSpec = ModelSpec {
@@ -10,12 +10,9 @@ pub(crate) const TINY: ModelSpec = ModelSpec {
     head_dim: 64,
     q_heads: 6,
     kv_heads: 2,
-    experts: 5,
-    top_k: 2,
     vocab: 331,
-    window: 20,
     context: 4096,
-    layers: &[LayerKind::Sliding, LayerKind::Full],
+    layers: &[Layer::sliding(20, 5, 2), Layer::full(5, 2)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
     rope: Rope {
@@ -29,3 +26,9 @@ pub(crate) const TINY: ModelSpec = ModelSpec {
     stop_tokens: &[1],
     max_new_tokens: None,
 };
+
+/// The graph of [`TINY`].
+pub(crate) fn graph() -> Graph {
+    let local = Shard::WHOLE.local(&TINY).expect("one rank has the whole model");
+    crate::graph::build(&TINY, &local)
+}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ossmith_codegen::{compile, spec};
-use ossmith_plan::{LayerKind, Target};
+use ossmith_plan::{Layer, Target};
 
 use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
 
@@ -79,16 +79,13 @@ fn the_published_models_have_their_published_sizes() {
         [(GPT_OSS_20B, 24, 32, 13_761_264_768), (GPT_OSS_120B, 36, 128, 65_248_815_744_usize)]
     {
         let spec = &model.spec;
-        assert_eq!((spec.layers.len(), spec.experts), (layers, experts));
+        assert_eq!(spec.layers.len(), layers);
         assert_eq!((spec.hidden, spec.inter, spec.head_dim, spec.vocab), (2880, 2880, 64, 201_088));
-        assert_eq!((spec.q_heads, spec.kv_heads, spec.top_k, spec.window), (64, 8, 4, 128));
+        assert_eq!((spec.q_heads, spec.kv_heads), (64, 8));
         assert_eq!(spec.stop_tokens, [199_999, 200_002, 200_012]);
-        assert!(spec.layers.iter().step_by(2).all(|&kind| kind == LayerKind::Sliding));
-        assert!(spec.layers.iter().skip(1).step_by(2).all(|&kind| kind == LayerKind::Full));
-        let of = |info: &ossmith_plan::WeightInfo| {
-            info.bytes() * if info.weight.per_layer() { layers } else { 1 }
-        };
-        assert_eq!(model.graph.weights.iter().map(of).sum::<usize>(), bytes);
+        assert!(spec.layers.iter().step_by(2).all(|&it| it == Layer::sliding(128, experts, 4)));
+        assert!(spec.layers.iter().skip(1).step_by(2).all(|&it| it == Layer::full(experts, 4)));
+        assert_eq!(model.graph.all_weights().map(|(info, _)| info.bytes()).sum::<usize>(), bytes);
     }
     assert_eq!(NANO.spec.vocab, GPT_OSS_20B.spec.vocab, "nano shares the tokenizer");
     assert_eq!(NANO.spec.stop_tokens, GPT_OSS_20B.spec.stop_tokens);
@@ -99,12 +96,26 @@ fn constants_are_the_spec() {
     use crate::gpt_oss_120b::spec;
     let model = &GPT_OSS_120B.spec;
     assert_eq!(
-        [spec::HIDDEN, spec::INTER, spec::EXPERTS, spec::LAYERS, spec::CONTEXT],
-        [model.hidden, model.inter, model.experts, model.layers.len(), model.context]
+        [spec::HIDDEN, spec::INTER, spec::MAX_EXPERTS, spec::LAYERS, spec::CONTEXT],
+        [model.hidden, model.inter, model.max_experts(), model.layers.len(), model.context]
     );
     assert_eq!(
-        [spec::HEAD_DIM, spec::Q_HEADS, spec::KV_HEADS, spec::TOP_K, spec::VOCAB, spec::WINDOW],
-        [model.head_dim, model.q_heads, model.kv_heads, model.top_k, model.vocab, model.window]
+        [
+            spec::HEAD_DIM,
+            spec::Q_HEADS,
+            spec::KV_HEADS,
+            spec::MAX_TOP_K,
+            spec::VOCAB,
+            spec::MAX_WINDOW
+        ],
+        [
+            model.head_dim,
+            model.q_heads,
+            model.kv_heads,
+            model.max_top_k(),
+            model.vocab,
+            model.max_window()
+        ]
     );
 }
 
@@ -152,7 +163,7 @@ mod foreign {
             .replace("\"num_local_experts\": 32", "\"num_local_experts\": 16");
         let other = checkpoint(&config);
         let model = from_folder(other.path()).expect("a supported model");
-        assert_eq!(model.spec.experts, 16);
+        assert_eq!(model.spec.max_experts(), 16);
         assert!(model.spec.name.starts_with("tuned-"), "{}", model.spec.name);
         assert!(!model.units.is_empty());
     }

@@ -60,10 +60,10 @@ fn constants(spec: &ModelSpec) -> TokenStream {
         ("HEAD_DIM", "Width of one attention head.", spec.head_dim),
         ("Q_HEADS", "Query heads.", spec.q_heads),
         ("KV_HEADS", "Key/value heads.", spec.kv_heads),
-        ("EXPERTS", "Experts in each layer.", spec.experts),
-        ("TOP_K", "Experts chosen for each token.", spec.top_k),
+        ("MAX_EXPERTS", "The most experts of a layer.", spec.max_experts()),
+        ("MAX_TOP_K", "The most experts that a layer chooses for a token.", spec.max_top_k()),
         ("VOCAB", "Rows of the embedding and of the unembedding.", spec.vocab),
-        ("WINDOW", "Keys that a sliding layer sees.", spec.window),
+        ("MAX_WINDOW", "The most keys that a sliding layer sees.", spec.max_window()),
         ("CONTEXT", "Most positions a sequence may have.", spec.context),
         ("LAYERS", "Layers.", spec.layers.len()),
     ]

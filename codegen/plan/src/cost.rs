@@ -1,6 +1,6 @@
 //! The cost model: bytes that a step must move, from the graph's shapes. Nothing is measured here.
 
-use crate::{DType, LayerKind, Model, Op, Phase, Weight};
+use crate::{DType, Layer, Model, Op, Phase, Weight};
 
 /// What a decode step looks like: what decides how many bytes it must read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,23 +24,20 @@ impl Model {
     }
 
     fn weight_bytes_read(&self, weight: Weight, shape: &StepShape) -> f64 {
-        let bytes = self.graph.weight(weight).bytes() as f64;
+        let bytes = self.graph.weight(weight, 0).bytes() as f64;
         match weight {
             Weight::GateUp | Weight::GateUpBias | Weight::Down | Weight::DownBias => {
-                bytes * shape.distinct_experts / self.spec.experts as f64
+                bytes * shape.distinct_experts / self.spec.max_experts() as f64
             }
             _ => bytes,
         }
     }
 
-    /// Key and value bytes that a phase reads in a layer of this kind.
+    /// Key and value bytes that a phase reads in a layer.
     #[must_use]
-    pub fn cache_bytes(&self, phase: &Phase, kind: LayerKind, shape: &StepShape) -> f64 {
+    pub fn cache_bytes(&self, phase: &Phase, layer: &Layer, shape: &StepShape) -> f64 {
         let attends = phase.nodes.iter().any(|node| node.op == Op::Attention);
-        let keys = match kind {
-            LayerKind::Sliding => shape.keys.min(self.spec.window),
-            LayerKind::Full => shape.keys,
-        };
+        let keys = layer.keys_seen(shape.keys);
         if attends {
             (2 * self.spec.kv_width() * CACHE_BYTES * keys * shape.tokens) as f64
         } else {
@@ -54,9 +51,8 @@ impl Model {
         if self.is_head(phase) {
             return self.weight_bytes(phase, shape);
         }
-        let layer = |&kind: &LayerKind| {
-            self.weight_bytes(phase, shape) + self.cache_bytes(phase, kind, shape)
-        };
+        let layer =
+            |layer: &Layer| self.weight_bytes(phase, shape) + self.cache_bytes(phase, layer, shape);
         self.spec.layers.iter().map(layer).sum()
     }
 
@@ -71,9 +67,11 @@ impl Model {
     pub fn token_flops(&self, phase: &Phase) -> f64 {
         let weights = phase.nodes.iter().flat_map(|node| node.weights);
         let flops = |&weight: &Weight| {
-            let info = self.graph.weight(weight);
+            let info = self.graph.weight(weight, 0);
             match (weight, info.shape) {
-                (Weight::GateUp | Weight::Down, [_, rows, k]) => 2 * self.spec.top_k * rows * k,
+                (Weight::GateUp | Weight::Down, [_, rows, k]) => {
+                    2 * self.spec.max_top_k() * rows * k
+                }
                 (_, [rows, k]) if !is_bias(weight) => 2 * rows * k,
                 _ => 0,
             }

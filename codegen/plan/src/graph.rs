@@ -114,6 +114,24 @@ impl WeightInfo {
     pub fn bytes(&self) -> usize {
         self.dtype.bytes(self.elements())
     }
+
+    /// (matrices, rows, k) of the weight, k being what a product sums over. A vector is a matrix of rows of one element.
+    #[must_use]
+    pub const fn matrices(&self) -> (usize, usize, usize) {
+        match (self.weight, self.shape) {
+            (Weight::GateUpBias | Weight::DownBias, &[matrices, rows]) => (matrices, rows, 1),
+            (_, &[matrices, rows, k]) => (matrices, rows, k),
+            (_, &[rows, k]) => (1, rows, k),
+            (_, &[rows]) => (1, rows, 1),
+            _ => (1, 1, 1),
+        }
+    }
+
+    /// Whether the weight has one matrix (or bias) per expert, of which a token reads only those of its experts.
+    #[must_use]
+    pub const fn per_expert(&self) -> bool {
+        matches!(self.weight, Weight::GateUp | Weight::GateUpBias | Weight::Down | Weight::DownBias)
+    }
 }
 
 /// An intermediate result, by name. Every value has one row a token.
@@ -179,15 +197,18 @@ pub enum Op {
     CacheWrite,
     /// Softmax attention of the query part over the cache, with one sink logit a query head (the weight).
     Attention,
+    /// The sum of `x` over all ranks, in place; nothing to do where one rank has the whole model.
+    AllReduce,
     /// `out += x` (the residual connection).
     AddTo,
     /// The `top_k` largest logits (lowest index first among equals) and the softmax over just these.
     TopK,
-    /// `out[slot] = weight[expert[slot]] x + bias[expert[slot]]`, with one input row a token or one a slot.
+    /// `out[route] = weight[expert[route]] x + bias[expert[route]]`, with one input row per token or one per route (a token
+    /// and one of its chosen experts).
     ExpertLinear,
     /// `g = min(gate, limit)`, `u = clamp(up, -limit, limit)`, `out = g * sigmoid(alpha * g) * (u + 1)`.
     SwiGlu,
-    /// `out = sum over slots of weight[slot] * x[slot]`, in slot order.
+    /// `out = sum over a token's routes of weight[route] * x[route]`, in the order of the choice.
     Combine,
 }
 
@@ -213,6 +234,15 @@ pub struct Graph {
     pub layer: &'static [Node],
     /// From the residual stream to logits.
     pub head: &'static [Node],
+    /// Shapes in the layers of each class: layers of equal [`Layer`](crate::Layer) data are one class.
+    pub shapes: &'static [Shapes],
+    /// The class of each layer, an index into `shapes`.
+    pub classes: &'static [usize],
+}
+
+/// The shapes of weights and values in one class of layers. What exists once in a model is in every class, and the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shapes {
     /// Every weight's shape.
     pub weights: &'static [WeightInfo],
     /// Every value's shape.
@@ -220,23 +250,50 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Shape and type of a weight.
+    /// The class of a layer; what belongs to no layer is in every class, so any will do for it.
+    #[must_use]
+    pub fn class(&self, layer: usize) -> usize {
+        self.classes.get(layer).copied().unwrap_or(0)
+    }
+
+    fn shapes_in(&self, layer: usize) -> &'static Shapes {
+        &self.shapes[self.class(layer)]
+    }
+
+    /// Shape and type of a weight in a layer, which is ignored for weights that exist once.
     ///
     /// # Panics
     /// When the graph does not list the weight: a generator bug, found by its tests.
     #[must_use]
-    pub fn weight(&self, weight: Weight) -> &'static WeightInfo {
-        let found = self.weights.iter().find(|info| info.weight == weight);
+    pub fn weight(&self, weight: Weight, layer: usize) -> &'static WeightInfo {
+        let found = self.shapes_in(layer).weights.iter().find(|info| info.weight == weight);
         found.unwrap_or_else(|| panic!("the graph lists no weight {weight:?}"))
+    }
+
+    /// Shape and type of a value in a layer, which is ignored for values outside layers.
+    ///
+    /// # Panics
+    /// When the graph does not list the value: a generator bug, found by its tests.
+    #[must_use]
+    pub fn value(&self, value: Value, layer: usize) -> &'static ValueInfo {
+        let found = self.shapes_in(layer).values.iter().find(|info| info.value == value);
+        found.unwrap_or_else(|| panic!("the graph lists no value {value:?}"))
     }
 
     /// Elements of one token's row of a value.
     ///
     /// # Panics
-    /// When the graph does not list the value: a generator bug, found by its tests.
+    /// As [`Graph::value`].
     #[must_use]
-    pub fn row_elements(&self, value: Value) -> usize {
-        let found = self.values.iter().find(|info| info.value == value);
-        found.unwrap_or_else(|| panic!("the graph lists no value {value:?}")).shape.iter().product()
+    pub fn row_elements(&self, value: Value, layer: usize) -> usize {
+        self.value(value, layer).shape.iter().product()
+    }
+
+    /// Every weight with the layer that it belongs to, 0 for weights that exist once.
+    pub fn all_weights(&self) -> impl Iterator<Item = (&'static WeightInfo, usize)> + '_ {
+        Weight::ALL.into_iter().flat_map(move |weight| {
+            let layers = if weight.per_layer() { self.classes.len() } else { 1 };
+            (0..layers).map(move |layer| (self.weight(weight, layer), layer))
+        })
     }
 }

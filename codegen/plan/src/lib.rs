@@ -13,13 +13,15 @@ mod graph;
 mod kernel;
 mod layout;
 pub mod params;
+mod shard;
 mod spec;
 
 pub use cost::StepShape;
-pub use graph::{DType, Graph, Node, Op, Value, ValueInfo, Weight, WeightInfo};
+pub use graph::{DType, Graph, Node, Op, Shapes, Value, ValueInfo, Weight, WeightInfo};
 pub use kernel::{
     Axis, Grid, Kernel, KernelInfo, LargeStep, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, Model,
     PRODUCT_BLOCKS_PER_SM, Phase, Schedule, Target, Tools, Unit,
 };
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
-pub use spec::{LayerKind, ModelSpec, Rope, SWIGLU_ALPHA};
+pub use shard::{Local, Shard, ShardError, Slice};
+pub use spec::{Layer, LayerKind, ModelSpec, Rope, SWIGLU_ALPHA};

@@ -13,6 +13,58 @@ pub enum LayerKind {
     Full,
 }
 
+/// What may differ from layer to layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Layer {
+    /// Keys that a position sees, its own included; `None` for all of them.
+    pub window: Option<usize>,
+    /// Experts.
+    pub experts: usize,
+    /// Experts chosen for each token.
+    pub top_k: usize,
+}
+
+impl Layer {
+    /// A layer whose attention sees the last `window` keys.
+    #[must_use]
+    pub const fn sliding(window: usize, experts: usize, top_k: usize) -> Layer {
+        Layer { window: Some(window), experts, top_k }
+    }
+
+    /// A layer whose attention sees every key.
+    #[must_use]
+    pub const fn full(experts: usize, top_k: usize) -> Layer {
+        Layer { window: None, experts, top_k }
+    }
+
+    /// How far back its attention sees.
+    #[must_use]
+    pub const fn kind(&self) -> LayerKind {
+        match self.window {
+            Some(_) => LayerKind::Sliding,
+            None => LayerKind::Full,
+        }
+    }
+
+    /// The first key that `position` sees.
+    #[must_use]
+    pub const fn first_key(&self, position: usize) -> usize {
+        match self.window {
+            Some(window) => (position + 1).saturating_sub(window),
+            None => 0,
+        }
+    }
+
+    /// How many of `keys` keys a position sees that has all of them before it.
+    #[must_use]
+    pub const fn keys_seen(&self, keys: usize) -> usize {
+        match self.window {
+            Some(window) if window < keys => window,
+            _ => keys,
+        }
+    }
+}
+
 /// YaRN-scaled rotary embedding (Peng et al. 2023, arXiv:2309.00071), half-split pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
@@ -82,18 +134,12 @@ pub struct ModelSpec {
     pub q_heads: usize,
     /// Key/value heads.
     pub kv_heads: usize,
-    /// Experts in each layer.
-    pub experts: usize,
-    /// Experts chosen for each token.
-    pub top_k: usize,
     /// Rows of the embedding and of the unembedding.
     pub vocab: usize,
-    /// Keys that a sliding layer sees, the current position included.
-    pub window: usize,
     /// Most positions a sequence may have.
     pub context: usize,
-    /// The kind of each layer, in order; its length is the number of layers.
-    pub layers: &'static [LayerKind],
+    /// The layers, in order.
+    pub layers: &'static [Layer],
     /// Added to the mean square inside the root of every RMS norm.
     pub rms_eps: f32,
     /// Bound of the clamped SwiGLU.
@@ -127,8 +173,44 @@ impl ModelSpec {
 
     /// Query heads that share one key/value head.
     #[must_use]
-    pub const fn group(&self) -> usize {
+    pub const fn gqa_ratio(&self) -> usize {
         self.q_heads / self.kv_heads
+    }
+
+    /// Whether some layer's attention sees only a window.
+    #[must_use]
+    pub fn has_sliding_layers(&self) -> bool {
+        self.layers.iter().any(|layer| layer.window.is_some())
+    }
+
+    /// The longest window of a sliding layer; 1, a position's own key, where there is none.
+    #[must_use]
+    pub fn max_window(&self) -> usize {
+        self.layers.iter().filter_map(|layer| layer.window).max().unwrap_or(1)
+    }
+
+    /// The most experts of a layer.
+    #[must_use]
+    pub fn max_experts(&self) -> usize {
+        self.layers.iter().map(|layer| layer.experts).max().unwrap_or(0)
+    }
+
+    /// The most experts that a layer chooses for a token.
+    #[must_use]
+    pub fn max_top_k(&self) -> usize {
+        self.layers.iter().map(|layer| layer.top_k).max().unwrap_or(0)
+    }
+
+    /// The layers that differ, in the order in which they first come.
+    #[must_use]
+    pub fn layer_classes(&self) -> Vec<Layer> {
+        let mut classes = Vec::new();
+        for layer in self.layers {
+            if !classes.contains(layer) {
+                classes.push(*layer);
+            }
+        }
+        classes
     }
 }
 

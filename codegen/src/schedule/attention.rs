@@ -9,9 +9,9 @@ use super::{Constant, Draft, KernelPlan, ONE, footprint, u32s};
 /// Of sliding and of full layers: by token, then by tile.
 pub(super) fn kernels(spec: &ModelSpec) -> [KernelPlan; 4] {
     [
-        by_token(spec, "attention_sliding", spec.window),
+        by_token(spec, "attention_sliding", spec.max_window()),
         by_token(spec, "attention_full", 0),
-        by_tile(spec, "attention_sliding_tiled", spec.window),
+        by_tile(spec, "attention_sliding_tiled", spec.max_window()),
         by_tile(spec, "attention_full_tiled", 0),
     ]
 }
@@ -22,7 +22,7 @@ fn constants(spec: &ModelSpec, window: usize) -> Vec<Constant> {
         ("kHeadDim", spec.head_dim),
         ("kQHeads", spec.q_heads),
         ("kKvHeads", spec.kv_heads),
-        ("kGqaRatio", spec.group()),
+        ("kGqaRatio", spec.gqa_ratio()),
         ("kWindow", window),
     ]);
     constants.push(Constant::F32("kScoreScale", 1.0 / (spec.head_dim as f32).sqrt()));

@@ -94,8 +94,11 @@ fn qkv(spec: &ModelSpec, tokens: usize) -> KernelPlan {
 }
 
 fn attn_out(spec: &ModelSpec, tokens: usize) -> KernelPlan {
-    let constants =
-        u32s(&[("kHidden", spec.hidden), ("kQWidth", spec.q_width()), ("kExperts", spec.experts)]);
+    let constants = u32s(&[
+        ("kHidden", spec.hidden),
+        ("kQWidth", spec.q_width()),
+        ("kExperts", spec.max_experts()),
+    ]);
     Product {
         k: spec.q_width(),
         format: TileFormat::Bf16,
@@ -103,7 +106,7 @@ fn attn_out(spec: &ModelSpec, tokens: usize) -> KernelPlan {
         grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
         other_bytes: footprint::residual(tokens)
             + footprint::biases(1)
-            + footprint::router_part(spec.experts, tokens),
+            + footprint::router_part(spec.max_experts(), tokens),
     }
     .plan(
         format!("attn_out_residual_decode{tokens}"),
@@ -118,8 +121,8 @@ fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     let mut constants = u32s(&[
         ("kHidden", spec.hidden),
         ("kInter", spec.inter),
-        ("kExperts", spec.experts),
-        ("kTopK", spec.top_k),
+        ("kExperts", spec.max_experts()),
+        ("kTopK", spec.max_top_k()),
     ]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     constants.extend(swiglu_constants(spec));
@@ -128,7 +131,7 @@ fn expert_up(spec: &ModelSpec, tokens: usize) -> KernelPlan {
         format: TileFormat::Mxfp4,
         ring: 1,
         grid: RESIDENT,
-        other_bytes: footprint::route(spec.experts, spec.top_k, tokens),
+        other_bytes: footprint::route(spec.max_experts(), spec.max_top_k(), tokens),
     }
     .plan(
         format!("moe_up_swiglu_decode{tokens}"),
@@ -143,8 +146,8 @@ fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
     let mut constants = u32s(&[
         ("kHidden", spec.hidden),
         ("kInter", spec.inter),
-        ("kExperts", spec.experts),
-        ("kTopK", spec.top_k),
+        ("kExperts", spec.max_experts()),
+        ("kTopK", spec.max_top_k()),
     ]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Product {
@@ -152,9 +155,9 @@ fn expert_down(spec: &ModelSpec, tokens: usize) -> KernelPlan {
         format: TileFormat::Mxfp4,
         ring: 2,
         grid: Axis::Fixed((spec.hidden / TILE_ROWS) as u32),
-        other_bytes: footprint::route(spec.experts, spec.top_k, tokens)
+        other_bytes: footprint::route(spec.max_experts(), spec.max_top_k(), tokens)
             + footprint::residual(tokens)
-            + footprint::biases(spec.experts.min(tokens * spec.top_k)),
+            + footprint::biases(spec.max_experts().min(tokens * spec.max_top_k())),
     }
     .plan(
         format!("moe_down_residual_decode{tokens}"),

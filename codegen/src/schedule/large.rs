@@ -144,10 +144,10 @@ impl Large {
     fn router(&self, spec: &ModelSpec, tile_order: bool) -> KernelPlan {
         let constants = u32s(&[
             ("kHidden", spec.hidden),
-            ("kExperts", spec.experts),
+            ("kExperts", spec.max_experts()),
             ("kTileOrder", tile_order.into()),
         ]);
-        let shape = [spec.experts, spec.hidden];
+        let shape = [spec.max_experts(), spec.hidden];
         self.dense("router", "router.cu", &["Router"], shape, 0, constants)
     }
 
@@ -213,7 +213,7 @@ impl Large {
     ) -> KernelPlan {
         let blocks = self.experts;
         let mut constants =
-            u32s(&[("kHidden", spec.hidden), ("kInter", spec.inter), ("kTopK", spec.top_k)]);
+            u32s(&[("kHidden", spec.hidden), ("kInter", spec.inter), ("kTopK", spec.max_top_k())]);
         constants.extend(blocks.constants(row_tiles));
         constants.extend(extra);
         Draft {
@@ -250,7 +250,7 @@ pub(super) fn moe_topk(spec: &ModelSpec) -> KernelPlan {
         threads: WARPS * 32,
         shared_bytes: 0,
         blocks_per_sm: 1,
-        constants: u32s(&[("kExperts", spec.experts), ("kTopK", spec.top_k)]),
+        constants: u32s(&[("kExperts", spec.max_experts()), ("kTopK", spec.max_top_k())]),
     }
     .plan()
 }
@@ -264,11 +264,11 @@ pub(super) fn moe_permute(spec: &ModelSpec, suffix: &str, tile_tokens: usize) ->
         params: &["MoePermute"],
         grid: [ONE, ONE, ONE],
         threads: WARPS * 32,
-        shared_bytes: footprint::permute(spec.experts, WARPS),
+        shared_bytes: footprint::permute(spec.max_experts(), WARPS),
         blocks_per_sm: 1,
         constants: u32s(&[
-            ("kExperts", spec.experts),
-            ("kTopK", spec.top_k),
+            ("kExperts", spec.max_experts()),
+            ("kTopK", spec.max_top_k()),
             ("kTileTokens", tile_tokens),
         ]),
     }
@@ -277,7 +277,7 @@ pub(super) fn moe_permute(spec: &ModelSpec, suffix: &str, tile_tokens: usize) ->
 
 /// The weighted sum of the experts' outputs, and the norm of what it makes.
 pub(super) fn moe_unpermute_rmsnorm(spec: &ModelSpec) -> KernelPlan {
-    let mut constants = u32s(&[("kHidden", spec.hidden), ("kTopK", spec.top_k)]);
+    let mut constants = u32s(&[("kHidden", spec.hidden), ("kTopK", spec.max_top_k())]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Draft {
         name: "moe_unpermute_rmsnorm".into(),

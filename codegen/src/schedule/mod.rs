@@ -163,7 +163,7 @@ fn embed(spec: &ModelSpec) -> KernelPlan {
         constants: u32s(&[
             ("kHidden", spec.hidden),
             ("kLayers", spec.layers.len()),
-            ("kExperts", spec.experts),
+            ("kExperts", spec.max_experts()),
             ("kMaxDecodeTokens", MOST_SMALL_TOKENS),
         ]),
     }

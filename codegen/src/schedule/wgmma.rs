@@ -135,7 +135,7 @@ fn experts(
     extra: Vec<Constant>,
 ) -> KernelPlan {
     let mut constants =
-        u32s(&[("kHidden", spec.hidden), ("kInter", spec.inter), ("kTopK", spec.top_k)]);
+        u32s(&[("kHidden", spec.hidden), ("kInter", spec.inter), ("kTopK", spec.max_top_k())]);
     constants.extend(extra);
     let along_slots = Axis::ExpertTiles(EXPERTS.tokens as u32);
     let side = (TileFormat::Mxfp4, EXPERTS, along_slots);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ossmith_plan::{LayerKind, Rope};
+use ossmith_plan::{Layer, LayerKind, Rope};
 use serde::Deserialize;
 
 use super::SpecError;
@@ -26,10 +26,21 @@ pub(super) struct Raw {
     pub(super) vocab: usize,
     pub(super) window: usize,
     pub(super) context: usize,
-    pub(super) layers: Vec<LayerKind>,
+    pub(super) layer_kinds: Vec<LayerKind>,
     pub(super) rms_eps: f64,
     pub(super) swiglu_limit: f64,
     pub(super) rope: Rope,
+}
+
+impl Raw {
+    /// The layers. Both layouts give one window, one number of experts and one of chosen experts for all of them.
+    pub(super) fn layers(&self) -> Vec<Layer> {
+        let layer = |kind: &LayerKind| match kind {
+            LayerKind::Sliding => Layer::sliding(self.window, self.experts, self.top_k),
+            LayerKind::Full => Layer::full(self.experts, self.top_k),
+        };
+        self.layer_kinds.iter().map(layer).collect()
+    }
 }
 
 /// How a layout spells the fields that both layouts have under different names.
@@ -82,7 +93,7 @@ fn read_hugging_face(config: Fields<'_>) -> Result<Raw, SpecError> {
     Ok(Raw {
         context,
         top_k: hugging_face_top_k(config)?,
-        layers: layers(config)?,
+        layer_kinds: layer_kinds(config)?,
         rms_eps: config.positive("rms_norm_eps")?,
         rope: rope::read_hugging_face(config)?,
         ..common(config, &HUGGING_FACE)?
@@ -96,7 +107,7 @@ fn read_openai(config: Fields<'_>) -> Result<Raw, SpecError> {
     Ok(Raw {
         context,
         top_k: config.count(OPENAI.top_k)?,
-        layers: layers(config)?,
+        layer_kinds: layer_kinds(config)?,
         rope,
         ..common(config, &OPENAI)?
     })
@@ -116,7 +127,7 @@ fn common(config: Fields<'_>, names: &'static Names) -> Result<Raw, SpecError> {
         vocab: config.count("vocab_size")?,
         window: config.count("sliding_window")?,
         context: 0,
-        layers: Vec::new(),
+        layer_kinds: Vec::new(),
         rms_eps: config.optional_positive("rms_norm_eps")?.unwrap_or(DEFAULT_RMS_EPS),
         swiglu_limit: config.optional_positive("swiglu_limit")?.unwrap_or(DEFAULT_SWIGLU_LIMIT),
         rope: rope::PLAIN,
@@ -135,7 +146,7 @@ fn hugging_face_top_k(config: Fields<'_>) -> Result<usize, SpecError> {
     }
 }
 
-fn layers(config: Fields<'_>) -> Result<Vec<LayerKind>, SpecError> {
+fn layer_kinds(config: Fields<'_>) -> Result<Vec<LayerKind>, SpecError> {
     const KINDS: &str = "a list of \"sliding_attention\" and \"full_attention\"";
     let count = config.count("num_hidden_layers")?;
     if count > MAX_LAYERS {

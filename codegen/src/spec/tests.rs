@@ -1,6 +1,6 @@
 //! Configurations in, specs or refusals out: one line a case.
 
-use ossmith_plan::{LayerKind, ModelSpec, Rope};
+use ossmith_plan::{Layer, ModelSpec, Rope};
 use serde_json::{Value, json};
 
 use super::parse;
@@ -104,12 +104,9 @@ fn all_spellings_give_the_same_model() {
         head_dim: 64,
         q_heads: 64,
         kv_heads: 8,
-        experts: 32,
-        top_k: 4,
         vocab: 201_088,
-        window: 128,
         context: 131_072,
-        layers: &[LayerKind::Sliding, LayerKind::Full].repeat(12).leak()[..],
+        layers: &[Layer::sliding(128, 32, 4), Layer::full(32, 4)].repeat(12).leak()[..],
         rms_eps: 1e-5,
         swiglu_limit: 7.0,
         rope: YARN,

@@ -50,7 +50,7 @@ pub(super) fn wanted(
     weight: Weight,
     layer: usize,
 ) -> Vec<Wanted> {
-    let shape = graph.weight(weight).shape;
+    let shape = graph.weight(weight, layer).shape;
     let prefix = match weight.per_layer() {
         true => format!("{}{layer}.", layout.layer_prefix()),
         false => String::new(),

@@ -119,7 +119,7 @@ impl Synthetic {
 
     pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
         let cell = &self.made[slot(weight, layer, self.layers)];
-        match cell.get_or_init(|| make(self.graph.weight(weight), self.seed, layer)) {
+        match cell.get_or_init(|| make(self.graph.weight(weight, layer), self.seed, layer)) {
             Made::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
             Made::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
         }

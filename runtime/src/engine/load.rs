@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ossmith_plan::{LayerKind, Model, ModelSpec};
+use ossmith_plan::{Model, ModelSpec};
 
 use super::Engine;
 use crate::backend::MemoryPlan;
@@ -40,9 +40,8 @@ impl Policy {
     /// Tails of cached prefixes to make room for; `None` if the model's sliding layers need none.
     #[must_use]
     pub fn tails(&self, spec: &ModelSpec, limits: &Limits) -> Option<usize> {
-        let slides = spec.layers.contains(&LayerKind::Sliding);
         let count = limits.pages.div_ceil(PAGES_PER_TAIL) + limits.max_sequences;
-        slides.then_some(if self.prefix_cache { count } else { 0 })
+        spec.has_sliding_layers().then_some(if self.prefix_cache { count } else { 0 })
     }
 }
 

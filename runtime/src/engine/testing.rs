@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use ossmith_plan::{LayerKind, ModelSpec, Rope};
+use ossmith_plan::{Layer, ModelSpec, Rope};
 
 use super::SamplingParams;
 use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step, StepTime};
@@ -21,12 +21,9 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
     head_dim: 32,
     q_heads: 1,
     kv_heads: 1,
-    experts: 2,
-    top_k: 1,
     vocab: 97,
-    window: 16,
     context: 1000,
-    layers: &[LayerKind::Sliding, LayerKind::Full],
+    layers: &[Layer::sliding(16, 2, 1), Layer::full(2, 1)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
     rope: Rope {

@@ -67,28 +67,28 @@ pub(crate) fn expect_rows(
     F32.assert_logits(&format!("{what}: logits"), expected, &logits, spec.vocab);
     assert_eq!(rows.layers.len(), spec.layers.len(), "{what}: tapped layers");
     for (layer, taps) in rows.layers.iter().enumerate() {
+        let ossmith_plan::Layer { experts, top_k, .. } = spec.layers[layer];
         let residual = fixture.stored_rows(&taps.residual, spec.hidden, tokens);
         let expected = &fixture.expected.f32(&format!("resid.{layer}"))[..stored * spec.hidden];
         F32.assert_close(&format!("{what}: residual after layer {layer}"), expected, &residual);
 
-        let logits = fixture.stored_rows(&taps.router_logits, spec.experts, tokens);
-        let expected =
-            &fixture.expected.f32(&format!("router_logits.{layer}"))[..stored * spec.experts];
+        let logits = fixture.stored_rows(&taps.router_logits, experts, tokens);
+        let expected = &fixture.expected.f32(&format!("router_logits.{layer}"))[..stored * experts];
         F32.assert_close(&format!("{what}: router logits of layer {layer}"), expected, &logits);
 
-        let chosen = fixture.stored_rows(&taps.router_indices, spec.top_k, tokens);
+        let chosen = fixture.stored_rows(&taps.router_indices, top_k, tokens);
         let expected = fixture.expected.ids(&format!("router_indices.{layer}"));
         // Fixtures keep the last chosen expert well apart from the first rejected one, but not the chosen from
         // each other: their order may differ by a rounding, their set may not.
         let sets = |ids: &[u32]| -> Vec<Vec<u32>> {
-            let sorted = ids.chunks(spec.top_k).map(|row| {
+            let sorted = ids.chunks(top_k).map(|row| {
                 let mut row = row.to_vec();
                 row.sort_unstable();
                 row
             });
             sorted.collect()
         };
-        let expected = sets(&expected[..stored * spec.top_k]);
+        let expected = sets(&expected[..stored * top_k]);
         assert_eq!(sets(&chosen), expected, "{what}: experts of layer {layer}");
     }
 }

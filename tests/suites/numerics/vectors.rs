@@ -88,25 +88,22 @@ impl Bench {
 /// A checkpoint in OpenAI's layout: zeros, but for the weights in `set`, as (weight, data, block scales).
 fn checkpoint(model: &'static Model, set: &[(Weight, Vec<u8>, Vec<u8>)]) -> Checkpoint {
     let mut tensors = Vec::new();
-    for info in model.graph.weights {
+    for (info, layer) in model.graph.all_weights() {
         let given = set.iter().find(|(weight, ..)| *weight == info.weight);
-        let layers = if info.weight.per_layer() { model.spec.layers.len() } else { 1 };
-        for layer in 0..layers {
-            let name = name(info.weight, layer);
-            if info.dtype == DType::Mxfp4 {
-                let mut shape = info.shape.to_vec();
-                shape[2] /= 32;
-                let scales =
-                    given.map_or(vec![127; info.elements() / 32], |(.., scales)| scales.clone());
-                tensors.push((format!("{name}.scales"), Dtype::U8, shape.clone(), scales));
-                shape.push(16);
-                let blocks =
-                    given.map_or(vec![0; info.elements() / 2], |(_, blocks, _)| blocks.clone());
-                tensors.push((format!("{name}.blocks"), Dtype::U8, shape, blocks));
-            } else {
-                let data = given.map_or(vec![0; info.bytes()], |(_, data, _)| data.clone());
-                tensors.push((name, Dtype::BF16, info.shape.to_vec(), data));
-            }
+        let name = name(info.weight, layer);
+        if info.dtype == DType::Mxfp4 {
+            let mut shape = info.shape.to_vec();
+            shape[2] /= 32;
+            let scales =
+                given.map_or(vec![127; info.elements() / 32], |(.., scales)| scales.clone());
+            tensors.push((format!("{name}.scales"), Dtype::U8, shape.clone(), scales));
+            shape.push(16);
+            let blocks =
+                given.map_or(vec![0; info.elements() / 2], |(_, blocks, _)| blocks.clone());
+            tensors.push((format!("{name}.blocks"), Dtype::U8, shape, blocks));
+        } else {
+            let data = given.map_or(vec![0; info.bytes()], |(_, data, _)| data.clone());
+            tensors.push((name, Dtype::BF16, info.shape.to_vec(), data));
         }
     }
     let views = tensors.iter().map(|(name, dtype, shape, data)| {
@@ -154,7 +151,7 @@ fn rows(model: &Model, inputs: &[(Value, Given<'_>)]) -> usize {
         Given::F32(data) => data.len(),
         Given::Ids(data) => data.len(),
     };
-    elements / model.graph.row_elements(*value)
+    elements / model.graph.row_elements(*value, 0)
 }
 
 /// The layer's node of this operation and output.

@@ -222,7 +222,7 @@ fn no_value_of_any_field_panics() {
                 if let Ok(spec) = parse("case", &config, None) {
                     let frequencies = spec.rope.inv_freq(spec.head_dim);
                     assert!(frequencies.iter().all(|f| f.is_finite()), "{path} = {value}");
-                    assert!(spec.layers.len() <= 1024 && spec.group() <= 8, "{path} = {value}");
+                    assert!(spec.layers.len() <= 1024 && spec.gqa_ratio() <= 8, "{path} = {value}");
                 }
             }
         }

@@ -96,8 +96,9 @@ impl Plan {
         let model = self.model.shape()?;
         let spec = &model.spec;
         // Distinct experts of a batch under uniform routing.
-        let missed = (1.0 - spec.top_k as f64 / spec.experts as f64).powf(f64::from(self.batch));
-        let distinct_experts = spec.experts as f64 * (1.0 - missed);
+        let missed =
+            (1.0 - spec.max_top_k() as f64 / spec.max_experts() as f64).powf(f64::from(self.batch));
+        let distinct_experts = spec.max_experts() as f64 * (1.0 - missed);
         let shape = StepShape {
             tokens: self.batch as usize,
             keys: self.context as usize,
@@ -111,8 +112,8 @@ impl Plan {
             "{}: {} layers, {} of {} experts, batch {}, context {}, {distinct_experts:.1} distinct experts a layer",
             spec.name,
             spec.layers.len(),
-            spec.top_k,
-            spec.experts,
+            spec.max_top_k(),
+            spec.max_experts(),
             self.batch,
             self.context
         )?;

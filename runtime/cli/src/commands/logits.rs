@@ -100,7 +100,11 @@ impl Args {
                 layouts.push(layout(format!("resid.{layer}"), Element::F32, spec.hidden));
             }
             if self.tensors.contains(&Inner::Router) {
-                layouts.push(layout(format!("router_indices.{layer}"), Element::I32, spec.top_k));
+                layouts.push(layout(
+                    format!("router_indices.{layer}"),
+                    Element::I32,
+                    spec.layers[layer].top_k,
+                ));
             }
         }
         layouts

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use ossmith_plan::{LayerKind, ModelSpec};
+use ossmith_plan::ModelSpec;
 use rayon::prelude::*;
 
 use super::batch::Batch;
@@ -106,7 +106,7 @@ impl Attention<'_> {
         let most = (batch.rows.len() * heads / enough).clamp(1, MOST_TOKENS);
         let mut tasks: Vec<Task<'a>> = Vec::new();
         let mut row = 0;
-        let mut outs = out.chunks_mut(self.spec.group() * self.spec.head_dim);
+        let mut outs = out.chunks_mut(self.spec.gqa_ratio() * self.spec.head_dim);
         while row < batch.rows.len() {
             let member = batch.rows[row].member;
             let mates = batch.rows[row..].iter().take(most);
@@ -125,13 +125,11 @@ impl Attention<'_> {
 
     fn attend(&self, batch: &Batch, qkv: &[f32], task: &mut Task<'_>, memory: &mut TaskMemory) {
         let (spec, kv_head) = (self.spec, task.kv_head);
-        let group_width = spec.group() * spec.head_dim;
+        let group_width = spec.gqa_ratio() * spec.head_dim;
         let places = &batch.rows[task.row..task.row + task.outs.len()];
         let member = &batch.members[places[0].member];
-        let first = |position: usize| match spec.layers[self.layer] {
-            LayerKind::Sliding => (position + 1).saturating_sub(spec.window),
-            LayerKind::Full => 0,
-        };
+        let layer = &spec.layers[self.layer];
+        let first = |position: usize| layer.first_key(position);
         let tiles = first(places[0].position) / TILE..places[places.len() - 1].position / TILE + 1;
         let starts = tiles.clone().map(|tile| self.cache.tile(self.layer, member, tile, kv_head));
         memory.tiles.clear();
@@ -143,7 +141,7 @@ impl Attention<'_> {
             View {
                 head_dim: spec.head_dim,
                 queries: &qkv[from..from + group_width],
-                sinks: &self.sinks[kv_head * spec.group()..(kv_head + 1) * spec.group()],
+                sinks: &self.sinks[kv_head * spec.gqa_ratio()..(kv_head + 1) * spec.gqa_ratio()],
                 scale: 1.0 / (spec.head_dim as f32).sqrt(),
                 first: first(last),
                 last,

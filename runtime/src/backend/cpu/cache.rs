@@ -5,7 +5,7 @@
 //! head a tile holds its keys transposed, `[head_dim, 16]`, so that one query meets sixteen keys at a time, then its
 //! values, `[16, head_dim]`.
 
-use ossmith_plan::{LayerKind, Model, ModelSpec};
+use ossmith_plan::{Layer, LayerKind, Model, ModelSpec};
 
 use super::batch::Member;
 use super::floats::Floats;
@@ -24,7 +24,7 @@ pub struct Cache {
     ring_tiles: usize,
     /// Tiles of the window before a tile's edge.
     window_tiles: usize,
-    kinds: &'static [LayerKind],
+    kinds: Vec<LayerKind>,
     layers: Vec<Floats>,
     /// By layer, `[tails, window_tiles]` tiles; nothing for full layers.
     tails: Vec<Floats>,
@@ -39,17 +39,17 @@ impl Cache {
         let spec = &model.spec;
         let ring_tiles = ring_tiles(spec, limits);
         let tile_floats = 2 * spec.kv_width() * TILE;
-        let tiles = |kind: &LayerKind| match kind {
+        let tiles = |layer: &Layer| match layer.kind() {
             LayerKind::Sliding => limits.max_sequences.saturating_mul(ring_tiles),
             LayerKind::Full => limits.pages.saturating_mul(PAGE_TOKENS / TILE),
         };
-        let layer = |kind: &LayerKind| zeros(tiles(kind).saturating_mul(tile_floats));
+        let layer = |layer: &Layer| zeros(tiles(layer).saturating_mul(tile_floats));
         Ok(Cache {
             head_dim: spec.head_dim,
             kv_heads: spec.kv_heads,
             ring_tiles,
-            window_tiles: spec.window.min(spec.context).div_ceil(TILE),
-            kinds: spec.layers,
+            window_tiles: spec.max_window().min(spec.context).div_ceil(TILE),
+            kinds: spec.layers.iter().map(Layer::kind).collect(),
             layers: spec.layers.iter().map(layer).collect::<Result<_>>()?,
             tails: spec.layers.iter().map(|_| Floats::default()).collect(),
         })
@@ -76,7 +76,7 @@ impl Cache {
     ) -> Result<()> {
         let (tile, window, ring) = (self.tile_floats(), self.window_tiles, self.ring_tiles);
         let last = end / TILE;
-        let layers = self.layers.iter_mut().zip(&mut self.tails).zip(self.kinds);
+        let layers = self.layers.iter_mut().zip(&mut self.tails).zip(&self.kinds);
         for ((rings, tails), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
             for index in last.saturating_sub(window)..last {
                 let from = (slot * ring + index % ring) * tile;
@@ -162,9 +162,9 @@ impl Cache {
 pub fn plan_memory(model: &'static Model, limits: &Limits, tails: usize) -> MemoryPlan {
     let spec = &model.spec;
     let tile = (2 * spec.kv_width() * TILE * size_of::<f32>()) as u64;
-    let sliding = spec.layers.iter().filter(|kind| **kind == LayerKind::Sliding).count();
+    let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count();
     let full = (spec.layers.len() - sliding) as u64;
-    let window = spec.window.min(spec.context).div_ceil(TILE);
+    let window = spec.max_window().min(spec.context).div_ceil(TILE);
     let in_page = (PAGE_TOKENS / TILE) as u64;
     let tails_bytes = (tails * sliding * window) as u64 * tile;
     MemoryPlan {
@@ -188,7 +188,7 @@ fn available() -> Option<u64> {
 
 /// Tiles of a ring: one more than window and step need, because neither starts at a tile's edge.
 fn ring_tiles(spec: &ModelSpec, limits: &Limits) -> usize {
-    spec.window.saturating_add(limits.max_step_tokens).min(spec.context).div_ceil(TILE) + 1
+    spec.max_window().saturating_add(limits.max_step_tokens).min(spec.context).div_ceil(TILE) + 1
 }
 
 fn zeros(len: usize) -> Result<Floats> {

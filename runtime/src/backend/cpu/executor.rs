@@ -102,6 +102,7 @@ impl Executor {
         if layer >= self.model.spec.layers.len() {
             return Err(Error::Internal(format!("the model has no layer {layer}")));
         }
+        values.set_layer(layer);
         self.install(|| {
             nodes.iter().try_for_each(|node| self.node(node, layer, values, batch, cache))
         })
@@ -131,18 +132,20 @@ impl Executor {
             Op::Rope => self.rope(node, values, batch),
             Op::CacheWrite => self.cache_write(node, layer, values, batch, cache),
             Op::Attention => self.attention(node, &weights, values, batch, cache),
+            // One rank has the whole sum.
+            Op::AllReduce => Ok(()),
             Op::AddTo => self.add_to(node, values),
-            Op::TopK => self.top_k(node, values),
+            Op::TopK => self.top_k(node, layer, values),
             Op::ExpertLinear => self.expert_linear(node, &weights, values),
             Op::SwiGlu => self.swiglu(node, values),
-            Op::Combine => self.combine(node, values),
+            Op::Combine => self.combine(node, layer, values),
         }
     }
 
     fn embed(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
         let (table, output) = (matrix_of(node)?, output_of(node)?);
         let mut out = values.take_f32(output);
-        let width = self.model.graph.row_elements(output);
+        let width = values.row_elements(output);
         for (&token, row) in values.u32(input_of(node)?)?.iter().zip(out.chunks_exact_mut(width)) {
             row.copy_from_slice(&weights.vector(table, token as usize * width, width)?);
         }
@@ -152,7 +155,7 @@ impl Executor {
 
     fn rms_norm(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
         let output = output_of(node)?;
-        let width = self.model.graph.row_elements(output);
+        let width = values.row_elements(output);
         let scale = weights.vector(matrix_of(node)?, 0, width)?;
         let mut out = values.take_f32(output);
         let x = values.f32(input_of(node)?)?;
@@ -166,7 +169,7 @@ impl Executor {
 
     fn linear(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
         let output = output_of(node)?;
-        let width = self.model.graph.row_elements(output);
+        let width = values.row_elements(output);
         let pairs: Vec<(u32, u32)> = (0..values.rows() as u32).map(|row| (row, row)).collect();
         if let (Weight::Unembedding, Some(distinct)) = (matrix_of(node)?, &self.distinct) {
             return self.linear_distinct(node, distinct, pairs, values);
@@ -192,7 +195,7 @@ impl Executor {
         values: &mut Values,
     ) -> Result<()> {
         let output = output_of(node)?;
-        let width = self.model.graph.row_elements(output);
+        let width = values.row_elements(output);
         let matrix = distinct.rows().ok_or_else(|| malformed(node))?;
         let few = matrix.rows();
         let products =
@@ -217,13 +220,13 @@ impl Executor {
             return Err(malformed(node));
         };
         let output = output_of(node)?;
-        let slots = self.model.graph.row_elements(chosen);
-        let width = self.model.graph.row_elements(output) / slots;
+        let slots = values.row_elements(chosen);
+        let width = values.row_elements(output) / slots;
         let experts = weights.experts(matrix)?;
-        let k = self.model.graph.weight(matrix).shape[2];
+        let k = self.model.graph.weight(matrix, weights.layer).shape[2];
         // One input row a token, or one a slot.
-        let per_slot = self.model.graph.row_elements(input) == slots * k;
-        let mut pairs = vec![Vec::new(); self.model.spec.experts];
+        let per_slot = values.row_elements(input) == slots * k;
+        let mut pairs = vec![Vec::new(); self.model.spec.layers[weights.layer].experts];
         for (slot, &expert) in values.u32(chosen)?.iter().enumerate() {
             let row = if per_slot { slot } else { slot / slots };
             let of_expert = pairs.get_mut(expert as usize).ok_or_else(|| {
@@ -307,9 +310,9 @@ impl Executor {
         Ok(())
     }
 
-    fn top_k(&self, node: &Node, values: &mut Values) -> Result<()> {
+    fn top_k(&self, node: &Node, layer: usize, values: &mut Values) -> Result<()> {
         let &[ids_value, weights_value] = node.outputs else { return Err(malformed(node)) };
-        let (experts, slots) = (self.model.spec.experts, self.model.spec.top_k);
+        let ossmith_plan::Layer { experts, top_k: slots, .. } = self.model.spec.layers[layer];
         let mut ids = vec![0; values.rows() * slots];
         let mut chosen = values.take_f32(weights_value);
         let logits = values.f32(input_of(node)?)?.chunks_exact(experts);
@@ -335,7 +338,7 @@ impl Executor {
 
     fn add_to(&self, node: &Node, values: &mut Values) -> Result<()> {
         let output = output_of(node)?;
-        let width = self.model.graph.row_elements(output);
+        let width = values.row_elements(output);
         let mut out = values.take_written_f32(output)?;
         let x = values.f32(input_of(node)?)?;
         rows(&mut out, width, |row, out| scalar::add_to(out, &x[row * width..(row + 1) * width]));
@@ -343,11 +346,11 @@ impl Executor {
         Ok(())
     }
 
-    fn combine(&self, node: &Node, values: &mut Values) -> Result<()> {
+    fn combine(&self, node: &Node, layer: usize, values: &mut Values) -> Result<()> {
         let (&[input, weights], output) = (node.inputs, output_of(node)?) else {
             return Err(malformed(node));
         };
-        let (slots, width) = (self.model.spec.top_k, self.model.spec.hidden);
+        let (slots, width) = (self.model.spec.layers[layer].top_k, self.model.spec.hidden);
         let mut out = values.take_f32(output);
         let (x, weights) = (values.f32(input)?, values.f32(weights)?);
         rows(&mut out, width, |row, out| {

@@ -9,6 +9,8 @@ use crate::{Error, Result};
 pub struct Values {
     model: &'static Model,
     rows: usize,
+    /// The layer whose values these are, which decides their widths.
+    layer: usize,
     floats: Vec<Vec<f32>>,
     ids: Vec<Vec<u32>>,
     written: Vec<bool>,
@@ -24,6 +26,7 @@ impl Values {
         Values {
             model,
             rows,
+            layer: 0,
             floats: vec![Vec::new(); count],
             ids: vec![Vec::new(); count],
             written: vec![false; count],
@@ -35,6 +38,16 @@ impl Values {
     pub fn reset(&mut self, rows: usize) {
         self.rows = rows;
         self.written.fill(false);
+    }
+
+    /// Says whose values follow. Those of other layers remain where they have the same width.
+    pub fn set_layer(&mut self, layer: usize) {
+        self.layer = layer;
+    }
+
+    /// Elements of one token's row of a value.
+    pub(super) fn row_elements(&self, value: Value) -> usize {
+        self.model.graph.row_elements(value, self.layer)
     }
 
     /// Tokens in each value.
@@ -88,7 +101,7 @@ impl Values {
     /// Takes a buffer out to be written, at its full size and with what it held before; [`Values::put_f32`] returns it.
     pub(super) fn take_f32(&mut self, value: Value) -> Vec<f32> {
         let mut buffer = std::mem::take(&mut self.floats[value as usize]);
-        buffer.resize(self.rows * self.model.graph.row_elements(value), 0.0);
+        buffer.resize(self.rows * self.row_elements(value), 0.0);
         buffer
     }
 
@@ -116,7 +129,7 @@ impl Values {
     }
 
     fn check(&self, value: Value, dtype: DType, len: usize) -> Result<()> {
-        let (held, wanted) = (self.dtype(value), self.rows * self.model.graph.row_elements(value));
+        let (held, wanted) = (self.dtype(value), self.rows * self.row_elements(value));
         if held == dtype && len == wanted {
             return Ok(());
         }
@@ -126,7 +139,6 @@ impl Values {
     }
 
     fn dtype(&self, value: Value) -> DType {
-        let info = self.model.graph.values.iter().find(|info| info.value == value);
-        info.map_or(DType::F32, |info| info.dtype)
+        self.model.graph.value(value, self.layer).dtype
     }
 }

@@ -118,7 +118,7 @@ pub(super) struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// A matrix `[rows, k]` in its stored pieces, in row order.
     pub(super) fn matrix(&self, weight: Weight) -> Result<Vec<Rows<'a>>> {
-        let info = self.model.graph.weight(weight);
+        let info = self.model.graph.weight(weight, self.layer);
         let k = *info.shape.last().unwrap_or(&0);
         match self.source.tensor(weight, self.layer)? {
             Tensor::Bf16 { parts } => parts
@@ -134,14 +134,14 @@ impl<'a> Weights<'a> {
 
     /// All experts' matrices of a weight `[experts, rows, k]`, each as its rows.
     pub(super) fn experts(&self, weight: Weight) -> Result<Experts<'a>> {
-        let info = self.model.graph.weight(weight);
+        let info = self.model.graph.weight(weight, self.layer);
         let &[experts, rows, k] = info.shape else { return Err(misshapen(info)) };
         Ok(Experts { info, tensor: self.source.tensor(weight, self.layer)?, experts, rows, k })
     }
 
     /// Elements `range` of a vector (a norm's scale, a bias), decoded; of a matrix, those of its flattened rows.
     pub(super) fn vector(&self, weight: Weight, start: usize, len: usize) -> Result<Vec<f32>> {
-        let info = self.model.graph.weight(weight);
+        let info = self.model.graph.weight(weight, self.layer);
         let Tensor::Bf16 { parts } = self.source.tensor(weight, self.layer)? else {
             return Err(misshapen(info));
         };
@@ -190,21 +190,18 @@ impl<'a> Experts<'a> {
 /// Asks for every tensor once and checks its size, so that a step meets no surprises (and synthetic weights are
 /// made before the first one).
 pub(super) fn check(model: &'static Model, source: &Checkpoint) -> Result<()> {
-    for info in model.graph.weights {
-        let layers = if info.weight.per_layer() { model.spec.layers.len() } else { 1 };
-        for layer in 0..layers {
-            let fits = match source.tensor(info.weight, layer)? {
-                Tensor::Bf16 { parts } => {
-                    parts.iter().map(|part| part.len()).sum::<usize>()
-                        == DType::Bf16.bytes(info.elements())
-                }
-                Tensor::Mxfp4 { blocks, scales } => {
-                    blocks.len() == info.elements() / 2 && scales.len() == info.elements() / BLOCK
-                }
-            };
-            if !fits {
-                return Err(misshapen(info));
+    for (info, layer) in model.graph.all_weights() {
+        let fits = match source.tensor(info.weight, layer)? {
+            Tensor::Bf16 { parts } => {
+                parts.iter().map(|part| part.len()).sum::<usize>()
+                    == DType::Bf16.bytes(info.elements())
             }
+            Tensor::Mxfp4 { blocks, scales } => {
+                blocks.len() == info.elements() / 2 && scales.len() == info.elements() / BLOCK
+            }
+        };
+        if !fits {
+            return Err(misshapen(info));
         }
     }
     Ok(())

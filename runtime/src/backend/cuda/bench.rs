@@ -130,7 +130,7 @@ impl CudaBackend {
             .map(|(slot, (pages, token))| drawing(slot, position, Input::Tokens(token), pages))
             .collect();
         let output = self.run(&Step { sequences: &sequences, taps: true })?;
-        Ok(distinct(&output, self.pass.model.spec.experts))
+        Ok(distinct(&output, self.pass.model.spec.max_experts()))
     }
 
     /// Steps of the sequences' positions from `first` on.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
 use ossmith_plan::params::Ptr;
-use ossmith_plan::{LayerKind, ModelSpec};
+use ossmith_plan::{Layer, LayerKind, ModelSpec};
 
 use super::memory::Buffer;
 use crate::Result;
@@ -49,7 +49,8 @@ impl DeviceCache {
         let stride = spec.context.div_ceil(PAGE_TOKENS);
         let ring = ring_pages(spec, limits);
         let page_bytes = PAGE_TOKENS * spec.kv_width() * BF16_BYTES;
-        let layer = |&kind: &LayerKind| {
+        let layer = |layer: &Layer| {
+            let kind = layer.kind();
             let pages = match kind {
                 LayerKind::Sliding => limits.max_sequences * ring,
                 LayerKind::Full => limits.pages,
@@ -70,7 +71,7 @@ impl DeviceCache {
             shadow: vec![0; entries],
             stride,
             ring,
-            window: spec.window.min(spec.context).div_ceil(PAGE_TOKENS),
+            window: spec.max_window().min(spec.context).div_ceil(PAGE_TOKENS),
             page_bytes,
             tails: Vec::new(),
         })
@@ -172,5 +173,5 @@ impl DeviceCache {
 /// Pages of a sliding layer's ring: the window before the first token of a step, and every token that a step may
 /// append, wherever they begin within a page.
 pub(super) fn ring_pages(spec: &ModelSpec, limits: &Limits) -> usize {
-    (spec.window.min(spec.context) - 1 + limits.max_step_tokens).div_ceil(PAGE_TOKENS) + 1
+    (spec.max_window().min(spec.context) - 1 + limits.max_step_tokens).div_ceil(PAGE_TOKENS) + 1
 }

@@ -125,7 +125,7 @@ impl Pass {
     }
 
     fn extent(&self, tokens: usize) -> Extent {
-        let routes = tokens * self.model.spec.top_k;
+        let routes = tokens * self.model.spec.max_top_k();
         Extent { tokens: tokens as u32, routes: routes as u32, query_tiles: 0 }
     }
 
@@ -173,7 +173,7 @@ impl Pass {
         if !self.model.schedule(tokens).is_small() {
             return 0;
         }
-        let of_layer = MOST_SMALL_TOKENS * self.model.spec.experts * size_of::<i64>();
+        let of_layer = MOST_SMALL_TOKENS * self.model.spec.max_experts() * size_of::<i64>();
         self.workspace.router_logit_sums.ptr() + (layer * of_layer) as Ptr
     }
 
@@ -214,7 +214,7 @@ impl Pass {
         layer: usize,
         tokens: usize,
     ) -> Result<()> {
-        let kind = self.model.spec.layers[layer];
+        let kind = self.model.spec.layers[layer].kind();
         let (mut alone, mut alone_count) = (0, tokens);
         if let (Some(large), Some(tiled)) = (&schedule.large, &inputs.tiled) {
             self.attention_tiles(large, inputs, tiled, layer)?;

@@ -72,7 +72,7 @@ impl Kernels {
             text_hash: Sources::of(model)?.hash(model),
             multiprocessors: device.multiprocessors,
             has_clusters: device.compute >= FIRST_WITH_CLUSTERS,
-            experts: model.spec.experts as u32,
+            experts: model.spec.max_experts() as u32,
             kv_heads: model.spec.kv_heads as u32,
         })
     }

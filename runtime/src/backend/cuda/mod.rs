@@ -273,11 +273,11 @@ impl CudaBackend {
             self.synchronize()?;
             let mut residual = vec![0.0; tokens * spec.hidden];
             workspace.residual.read(0, &mut residual)?;
-            let mut router_logits = vec![0.0; tokens * spec.experts];
+            let mut router_logits = vec![0.0; tokens * spec.layers[layer].experts];
             workspace.router_logits.read(0, &mut router_logits)?;
             let router_indices = router_logits
-                .chunks(spec.experts)
-                .flat_map(|row| largest(row, spec.top_k))
+                .chunks(spec.layers[layer].experts)
+                .flat_map(|row| largest(row, spec.layers[layer].top_k))
                 .collect();
             Ok(LayerTaps { residual, router_indices, router_logits })
         };

@@ -2,7 +2,7 @@
 //! rounded as the driver rounds it.
 
 use cudarc::driver::result;
-use ossmith_plan::{LayerKind, Model, ModelSpec, Weight};
+use ossmith_plan::{Model, ModelSpec};
 
 use super::cache::{BF16_BYTES, ring_pages};
 use super::memory::device_error;
@@ -43,15 +43,13 @@ pub fn plan_memory(
 pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Result<MemoryPlan> {
     let spec = &model.spec;
     let layers = spec.layers.len() as u64;
-    let sliding = spec.layers.iter().filter(|kind| **kind == LayerKind::Sliding).count() as u64;
+    let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count() as u64;
     let full = layers - sliding;
     let page = (PAGE_TOKENS * spec.kv_width() * BF16_BYTES) as u64;
-    let window = spec.window.min(spec.context).div_ceil(PAGE_TOKENS) as u64;
+    let window = spec.max_window().min(spec.context).div_ceil(PAGE_TOKENS) as u64;
     let mut of_weights = 0;
-    for weight in Weight::ALL {
-        let copies = if weight.per_layer() { layers } else { 1 };
-        of_weights += copies
-            * rounded(layout_bytes(model.graph.weight(weight), layout_of(model, weight)?) as u64);
+    for (info, _) in model.graph.all_weights() {
+        of_weights += rounded(layout_bytes(info, layout_of(model, info.weight)?) as u64);
     }
     let stride = spec.context.div_ceil(PAGE_TOKENS);
     let tables = 2 * rounded((limits.max_sequences * stride * size_of::<u32>()) as u64);

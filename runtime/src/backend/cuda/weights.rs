@@ -40,11 +40,10 @@ impl DeviceWeights {
     ) -> Result<DeviceWeights> {
         let layers = model.spec.layers.len();
         let copies = |weight: Weight| if weight.per_layer() { layers } else { 1 };
-        let bytes = |weight: Weight| model.graph.weight(weight).bytes() as u64;
-        let total: u64 = Weight::ALL.iter().map(|&w| bytes(w) * copies(w) as u64).sum();
+        let total: u64 = model.graph.all_weights().map(|(info, _)| info.bytes() as u64).sum();
         let mut done = 0;
         let mut place = |weight: Weight, layer: usize| {
-            let info = model.graph.weight(weight);
+            let info = model.graph.weight(weight, layer);
             let layout = layout_of(model, weight)?;
             let what = format!("{weight:?} of layer {layer}");
             let buffer = Buffer::zeroed(context, layout_bytes(info, layout), &what)?;

@@ -86,7 +86,7 @@ impl<B> Workspace<B> {
         mut place: impl FnMut(usize, &'static str) -> Result<B>,
     ) -> Result<Workspace<B>> {
         let tokens = limits.max_step_tokens.max(limits.max_sequences);
-        let routes = tokens * spec.top_k;
+        let routes = tokens * spec.max_top_k();
         let logit_rows = limits.max_sequences.max(LOGIT_ROWS);
         let partial_bytes = PARTIAL_HEADS * (2 + spec.head_dim) * 4;
         let mut make = |elements: usize, bytes: usize, what| place(elements * bytes, what);
@@ -101,16 +101,16 @@ impl<B> Workspace<B> {
             attn_partials: make(MOST_SPLIT_BLOCKS, partial_bytes, "attention partials")?,
             attn_arrival_counters: make(tokens * spec.kv_heads, 4, "attention arrival counters")?,
             router_logit_sums: make(
-                spec.layers.len() * MOST_SMALL_TOKENS * spec.experts,
+                spec.layers.len() * MOST_SMALL_TOKENS * spec.max_experts(),
                 size_of::<i64>(),
                 "router logit sums",
             )?,
-            router_logits: make(tokens * spec.experts, 4, "router logits")?,
+            router_logits: make(tokens * spec.max_experts(), 4, "router logits")?,
             route_experts: make(routes, 4, "chosen experts")?,
             route_weights: make(routes, 4, "expert weights")?,
             permuted_routes: make(routes, 4, "permuted routes")?,
             expert_tiles: make(
-                routes / TILE_ROUTES + spec.experts.min(routes) + 1,
+                routes / TILE_ROUTES + spec.max_experts().min(routes) + 1,
                 TILE_ENTRY_BYTES,
                 "expert tiles",
             )?,

@@ -36,7 +36,7 @@ fn every_element_is_a_function_of_its_index() {
     let seed = 42;
     let checkpoint = synthetic(seed);
     assert_eq!(checkpoint.synthetic_seed(), Some(seed));
-    for info in GRAPH.weights {
+    for info in GRAPH.shapes[0].weights {
         let (weight, k) = (info.weight, *info.shape.last().expect("a shape"));
         let layer = if weight.per_layer() { LAYERS - 1 } else { 0 };
         let [elements, scales] = joined(&checkpoint.tensor(weight, layer).expect("a tensor"));

@@ -1,7 +1,7 @@
 //! A tiny model, and every tensor of its checkpoints written out once more, so that the loader's own tables
 //! have something to be held against.
 
-use ossmith_plan::{DType, Graph, LayerKind, ModelSpec, Rope, Weight, WeightInfo};
+use ossmith_plan::{DType, Graph, Layer, ModelSpec, Rope, Shapes, Weight, WeightInfo};
 
 pub(super) const LAYERS: usize = 2;
 
@@ -12,12 +12,9 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
     head_dim: 32,
     q_heads: 4,
     kv_heads: 2,
-    experts: 3,
-    top_k: 2,
     vocab: 10,
-    window: 16,
     context: 64,
-    layers: &[LayerKind::Sliding, LayerKind::Full],
+    layers: &[Layer::sliding(16, 3, 2), Layer::full(3, 2)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
     rope: Rope {
@@ -40,29 +37,31 @@ const fn mxfp4(weight: Weight, shape: &'static [usize]) -> WeightInfo {
     WeightInfo { weight, dtype: DType::Mxfp4, shape }
 }
 
+const WEIGHTS: &[WeightInfo] = &[
+    bf16(Weight::Embedding, &[10, 64]),
+    bf16(Weight::AttnNorm, &[64]),
+    bf16(Weight::Qkv, &[256, 64]),
+    bf16(Weight::QkvBias, &[256]),
+    bf16(Weight::Sinks, &[4]),
+    bf16(Weight::AttnOut, &[64, 128]),
+    bf16(Weight::AttnOutBias, &[64]),
+    bf16(Weight::MoeNorm, &[64]),
+    bf16(Weight::Router, &[3, 64]),
+    bf16(Weight::RouterBias, &[3]),
+    mxfp4(Weight::GateUp, &[3, 192, 64]),
+    bf16(Weight::GateUpBias, &[3, 192]),
+    mxfp4(Weight::Down, &[3, 64, 96]),
+    bf16(Weight::DownBias, &[3, 64]),
+    bf16(Weight::FinalNorm, &[64]),
+    bf16(Weight::Unembedding, &[10, 64]),
+];
+
 pub(super) static GRAPH: Graph = Graph {
     start: &[],
     layer: &[],
     head: &[],
-    weights: &[
-        bf16(Weight::Embedding, &[10, 64]),
-        bf16(Weight::AttnNorm, &[64]),
-        bf16(Weight::Qkv, &[256, 64]),
-        bf16(Weight::QkvBias, &[256]),
-        bf16(Weight::Sinks, &[4]),
-        bf16(Weight::AttnOut, &[64, 128]),
-        bf16(Weight::AttnOutBias, &[64]),
-        bf16(Weight::MoeNorm, &[64]),
-        bf16(Weight::Router, &[3, 64]),
-        bf16(Weight::RouterBias, &[3]),
-        mxfp4(Weight::GateUp, &[3, 192, 64]),
-        bf16(Weight::GateUpBias, &[3, 192]),
-        mxfp4(Weight::Down, &[3, 64, 96]),
-        bf16(Weight::DownBias, &[3, 64]),
-        bf16(Weight::FinalNorm, &[64]),
-        bf16(Weight::Unembedding, &[10, 64]),
-    ],
-    values: &[],
+    shapes: &[Shapes { weights: WEIGHTS, values: &[] }],
+    classes: &[0; LAYERS],
 };
 
 /// One stored tensor of the OpenAI layout, with its pieces in the Hugging Face layout; `N` is the layer.

@@ -7,7 +7,7 @@ mod steps;
 
 use std::sync::Arc;
 
-use ossmith_plan::{LayerKind, Model, ModelSpec, Rope};
+use ossmith_plan::{Layer, Model, ModelSpec, Rope};
 
 use super::{CpuBackend, Executor, Isa};
 use crate::backend::{Backend, Input, Limits, LogitRows, Output, Sequence, Step};
@@ -22,12 +22,9 @@ const ODD: ModelSpec = ModelSpec {
     head_dim: 32,
     q_heads: 6,
     kv_heads: 2,
-    experts: 5,
-    top_k: 2,
     vocab: 331,
-    window: 20,
     context: 4096,
-    layers: &[LayerKind::Sliding, LayerKind::Full, LayerKind::Sliding],
+    layers: &[Layer::sliding(20, 5, 2), Layer::full(5, 2), Layer::sliding(20, 5, 2)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
     rope: Rope {
@@ -50,7 +47,7 @@ const WIDE: ModelSpec = ModelSpec {
     head_dim: 64,
     q_heads: 8,
     kv_heads: 1,
-    window: 128,
+    layers: &[Layer::sliding(128, 5, 2), Layer::full(5, 2), Layer::sliding(128, 5, 2)],
     ..ODD
 };
 

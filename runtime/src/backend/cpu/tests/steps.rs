@@ -123,8 +123,10 @@ fn taps_show_each_layer() {
     assert_eq!(output.taps.len(), ODD.layers.len());
     for tap in &output.taps {
         assert_eq!(tap.residual.len(), 9 * ODD.hidden);
-        for (ids, logits) in
-            tap.router_indices.chunks(ODD.top_k).zip(tap.router_logits.chunks(ODD.experts))
+        for (ids, logits) in tap
+            .router_indices
+            .chunks(ODD.max_top_k())
+            .zip(tap.router_logits.chunks(ODD.max_experts()))
         {
             let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(logits[ids[0] as usize], best);

@@ -12,7 +12,7 @@ mod step_layout;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ossmith_plan::{LayerKind, Model, ModelSpec};
+use ossmith_plan::{Graph, Model, ModelSpec};
 
 use super::CudaBackend;
 use crate::backend::{Limits, PAGE_TOKENS, Progress};
@@ -62,7 +62,7 @@ pub fn check(
     seed: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<CheckLine>> {
-    let model = with_one_layer_of_each_kind(model);
+    let model = with_one_layer_of_each_class(model);
     let limits = limits(&model.spec);
     let weights = Arc::new(Checkpoint::synthetic(model, seed));
     let backend = CudaBackend::new(model, weights.clone(), limits, ordinal, progress)?;
@@ -85,12 +85,13 @@ fn shapes(context: usize) -> Vec<(usize, usize)> {
     all.filter(|&(tokens, start)| start + tokens <= context).collect()
 }
 
-/// The same kernels over the first sliding and the first full layer alone.
-fn with_one_layer_of_each_kind(model: &'static Model) -> &'static Model {
-    let kinds = [LayerKind::Sliding, LayerKind::Full];
-    let layers = kinds.into_iter().filter(|kind| model.spec.layers.contains(kind)).collect();
-    let spec = ModelSpec { layers: Vec::leak(layers), ..model.spec };
-    Box::leak(Box::new(Model { spec, ..*model }))
+/// The same kernels over one layer of each class alone.
+fn with_one_layer_of_each_class(model: &'static Model) -> &'static Model {
+    let layers = model.spec.layer_classes();
+    let classes: Vec<usize> = (0..layers.len()).collect();
+    let spec = ModelSpec { layers: layers.leak(), ..model.spec };
+    let graph = Graph { classes: classes.leak(), ..model.graph };
+    Box::leak(Box::new(Model { spec, graph, ..*model }))
 }
 
 fn limits(spec: &ModelSpec) -> Limits {

@@ -100,7 +100,7 @@ pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
 
 /// The router's logits as the experts of a small step see them: sums in fixed point, over the rms, and the bias.
 pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32>> {
-    let experts = pass.model.spec.experts;
+    let experts = pass.model.spec.max_experts();
     let mut sums = vec![0_i64; tokens * experts];
     pass.workspace.router_logit_sums.read(sums_offset(pass, layer), &mut sums)?;
     let bias = pass.weights.vector(Weight::RouterBias, layer)?;
@@ -117,12 +117,12 @@ pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32
 
 /// Starts a layer's logits at zero, as the embedding does for all layers.
 pub(super) fn clear_logits(pass: &Pass, layer: usize) -> Result<()> {
-    let zeros = vec![0_i64; MOST_SMALL_TOKENS * pass.model.spec.experts];
+    let zeros = vec![0_i64; MOST_SMALL_TOKENS * pass.model.spec.max_experts()];
     pass.workspace.router_logit_sums.write(sums_offset(pass, layer), &zeros)
 }
 
 fn sums_offset(pass: &Pass, layer: usize) -> usize {
-    layer * MOST_SMALL_TOKENS * pass.model.spec.experts * size_of::<i64>()
+    layer * MOST_SMALL_TOKENS * pass.model.spec.max_experts() * size_of::<i64>()
 }
 
 fn squares_before(pass: &Pass, next: NextNorm) -> &Buffer {

@@ -92,8 +92,8 @@ impl Bench {
         let chunk = self.device.limits.max_step_tokens;
         for slot in (0..SEQUENCES).filter(|&slot| layout.counts[slot] > 0) {
             let end = layout.starts[slot];
-            let sliding = self.model.spec.layers[layer] == LayerKind::Sliding;
-            let begin = if sliding { end.saturating_sub(self.model.spec.window) } else { 0 };
+            let sliding = self.model.spec.layers[layer].kind() == LayerKind::Sliding;
+            let begin = if sliding { end.saturating_sub(self.model.spec.max_window()) } else { 0 };
             for first in (begin..end).step_by(chunk) {
                 let tokens = vec![0; chunk.min(end - first)];
                 let sequence = Sequence {
@@ -155,7 +155,7 @@ impl Bench {
             // The executor wrote its own keys and values; attention is checked on the device's.
             self.copy_cache(batch, layer)?;
         }
-        let part = match self.model.spec.layers[layer] {
+        let part = match self.model.spec.layers[layer].kind() {
             LayerKind::Sliding => "sliding",
             LayerKind::Full => "full",
         };
@@ -221,7 +221,7 @@ impl Bench {
                 values.set_f32(Value::RouterLogits, &self.logits(tokens, layer)?)?;
             }
             LayerPhase::ExpertDown => {
-                let elements = tokens * spec.top_k * spec.inter;
+                let elements = tokens * spec.max_top_k() * spec.inter;
                 let hidden = read_rows(&self.device.pass, &workspace.expert_act, elements, tokens)?;
                 values.set_f32(Value::ExpertHidden, &hidden)?;
                 let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
@@ -239,7 +239,7 @@ impl Bench {
             true => next_norm::logits(&self.device.pass, tokens, layer),
             false => read_f32(
                 &self.device.pass.workspace.router_logits,
-                tokens * self.model.spec.experts,
+                tokens * self.model.spec.max_experts(),
             ),
         }
     }
@@ -321,7 +321,7 @@ impl Bench {
             LayerPhase::ExpertUp => read_rows(
                 &self.device.pass,
                 &workspace.expert_act,
-                tokens * spec.top_k * spec.inter,
+                tokens * spec.max_top_k() * spec.inter,
                 tokens,
             ),
             LayerPhase::AttnOut | LayerPhase::ExpertDown => {
@@ -371,7 +371,7 @@ impl Bench {
         let info = match phase {
             LayerPhase::Qkv => schedule.qkv_rope.info,
             LayerPhase::Attention => {
-                let kind = self.model.spec.layers[layer];
+                let kind = self.model.spec.layers[layer].kind();
                 let tiled = schedule.large.filter(|_| self.step_inputs.tiled.is_some());
                 tiled.map_or(schedule.attention_of(kind).info, |l| l.attention_of(kind).info)
             }

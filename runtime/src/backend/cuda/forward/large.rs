@@ -31,7 +31,7 @@ impl Pass {
             tile_order: u32::from(large.tile_order),
         };
         let extent = Extent { query_tiles: tiled.tile_count as u32, ..self.extent(0) };
-        let kernel = large.attention_of(self.model.spec.layers[layer]);
+        let kernel = large.attention_of(self.model.spec.layers[layer].kind());
         self.kernels.launch(&self.stream, kernel, extent, &params)
     }
 
