@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, instructs};
+use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, first_with_text, instructs};
 use crate::types::{Conversation, Message};
 
 /// A message of a Chat Completions request. Fields that do not matter to the prompt are ignored.
@@ -13,10 +13,13 @@ pub struct ChatMessage {
     /// Its text; an assistant's may be absent.
     #[serde(default)]
     pub content: Option<ApiContent>,
+    /// What an assistant wrote instead of an answer.
+    #[serde(default)]
+    pub refusal: Option<String>,
     /// An assistant's thoughts.
     #[serde(default)]
     pub reasoning: Option<String>,
-    /// The older name of `reasoning`.
+    /// The older name of `reasoning`, which counts where `reasoning` is absent or empty.
     #[serde(default)]
     pub reasoning_content: Option<String>,
     /// An assistant's calls.
@@ -49,13 +52,15 @@ struct WireCall {
 #[derive(Deserialize)]
 struct WireFunction {
     name: String,
+    /// Null counts as absent, and both as no arguments.
     #[serde(default)]
-    arguments: String,
+    arguments: Option<String>,
 }
 
 impl From<WireCall> for ChatToolCall {
     fn from(call: WireCall) -> Self {
-        Self { id: call.id, name: call.function.name, arguments: call.function.arguments }
+        let WireFunction { name, arguments } = call.function;
+        Self { id: call.id, name, arguments: arguments.unwrap_or_default() }
     }
 }
 
@@ -101,10 +106,11 @@ pub fn chat_conversation(
 
 /// Thoughts, then text, then calls: the order in which a model writes them.
 fn assistant(builder: &mut Builder, message: &ChatMessage, text: Option<String>) {
-    let thoughts = message.reasoning.as_ref().or(message.reasoning_content.as_ref());
-    if let Some(thoughts) = thoughts.filter(|t| !t.is_empty()) {
-        builder.say("analysis", thoughts.clone());
+    let (newer, older) = (message.reasoning.as_deref(), message.reasoning_content.as_deref());
+    if let Some(thoughts) = first_with_text(newer, older).filter(|t| !t.is_empty()) {
+        builder.say("analysis", thoughts.to_owned());
     }
+    let text = with_refusal(text, message.refusal.as_deref());
     let calls = message.tool_calls.as_deref().unwrap_or_default();
     match text {
         Some(text) if !calls.is_empty() && !text.is_empty() => builder.say("commentary", text),
@@ -113,6 +119,15 @@ fn assistant(builder: &mut Builder, message: &ChatMessage, text: Option<String>)
     }
     for call in calls {
         builder.call(call.id.clone(), &call.name, call.arguments.clone());
+    }
+}
+
+/// An assistant's text and its refusal. A message has one of them; where a client sends two, neither is lost.
+fn with_refusal(text: Option<String>, refusal: Option<&str>) -> Option<String> {
+    let Some(refusal) = refusal.filter(|refusal| !refusal.is_empty()) else { return text };
+    match text.filter(|text| !text.is_empty()) {
+        Some(text) if text != refusal => Some(format!("{text}\n{refusal}")),
+        _ => Some(refusal.to_owned()),
     }
 }
 

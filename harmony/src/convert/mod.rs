@@ -133,9 +133,32 @@ pub struct ApiPart {
     /// `text`, `input_text`, `output_text`, `reasoning_text`, `summary_text` or `refusal`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The text.
-    #[serde(default, alias = "refusal")]
+    /// The text of every type but `refusal`.
+    #[serde(default)]
     pub text: Option<String>,
+    /// The text of a `refusal`.
+    #[serde(default)]
+    pub refusal: Option<String>,
+}
+
+impl ApiPart {
+    /// The part's text. Typed clients write all fields of all types, so both fields may be there: the one that the type
+    /// names counts, and the other one only where that is absent or empty.
+    fn text(&self) -> Option<&str> {
+        let (named, other) = match self.kind.as_str() {
+            "refusal" => (&self.refusal, &self.text),
+            "text" | "input_text" | "output_text" | "reasoning_text" | "summary_text" => {
+                (&self.text, &self.refusal)
+            }
+            _ => return None,
+        };
+        first_with_text(named.as_deref(), other.as_deref())
+    }
+}
+
+/// Of two spellings of one text the first that is not empty; an empty one only where there is nothing else.
+fn first_with_text<'a>(preferred: Option<&'a str>, other: Option<&'a str>) -> Option<&'a str> {
+    preferred.filter(|text| !text.is_empty()).or(other).or(preferred)
 }
 
 impl ApiContent {
@@ -145,13 +168,9 @@ impl ApiContent {
             Self::Text(text) => Ok(text.clone()),
             Self::Parts(parts) => parts
                 .iter()
-                .map(|part| match (part.kind.as_str(), &part.text) {
-                    (
-                        "text" | "input_text" | "output_text" | "reasoning_text" | "summary_text"
-                        | "refusal",
-                        Some(text),
-                    ) => Ok(text.as_str()),
-                    (kind, _) => Err(ConvertError::NotText { index, kind: kind.to_owned() }),
+                .map(|part| {
+                    let not_text = || ConvertError::NotText { index, kind: part.kind.clone() };
+                    part.text().ok_or_else(not_text)
                 })
                 .collect(),
         }

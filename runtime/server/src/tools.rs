@@ -151,7 +151,7 @@ fn function(fields: &Fields<'_>) -> Result<Function> {
     // Chat Completions nests what Responses writes flat.
     let nested = fields.object("function")?;
     let of = nested.as_ref().unwrap_or(fields);
-    let name = of.required_string("name")?;
+    let name = named(fields)?;
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fine) {
         let why =
@@ -172,11 +172,15 @@ fn function(fields: &Fields<'_>) -> Result<Function> {
     })
 }
 
-/// The name in `{function: {name}}` or `{name}`.
+/// The name in `{function: {name}}` or `{name}`; both may be there if they are equal.
 fn named<'a>(fields: &Fields<'a>) -> Result<&'a str> {
-    match fields.object("function")? {
-        Some(nested) => nested.required_string("name"),
-        None => fields.required_string("name"),
+    let Some(nested) = fields.object("function")? else { return fields.required_string("name") };
+    let name = nested.required_string("name")?;
+    match fields.string("name")? {
+        Some(other) if other != name => {
+            Err(fields.wrong("name", format!("is `{other}`, but `function.name` is `{name}`")))
+        }
+        _ => Ok(name),
     }
 }
 

@@ -166,19 +166,15 @@ pub(crate) fn messages(fields: &Fields<'_>) -> Result<Vec<ChatMessage>> {
     list.iter().enumerate().map(message).collect()
 }
 
-/// The effort, from the field or from vLLM's template arguments.
+/// The effort: OpenAI's field, then that of Responses, then vLLM's template argument. All that are given are checked.
 fn thinking(fields: &Fields<'_>) -> Result<Thinking> {
-    if let Some(thinking) = Thinking::read(fields, "reasoning_effort")? {
-        return Ok(thinking);
-    }
+    let mut found = Thinking::read(fields, "reasoning_effort")?;
     for (object, field) in [("reasoning", "effort"), ("chat_template_kwargs", "reasoning_effort")] {
-        if let Some(inner) = fields.object(object)?
-            && let Some(thinking) = Thinking::read(&inner, field)?
-        {
-            return Ok(thinking);
+        if let Some(inner) = fields.object(object)? {
+            found = found.or(Thinking::read(&inner, field)?);
         }
     }
-    Ok(Thinking::default())
+    Ok(found.unwrap_or_default())
 }
 
 fn only_text(fields: &Fields<'_>) -> Result<()> {

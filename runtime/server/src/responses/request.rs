@@ -103,7 +103,7 @@ pub(super) fn read(app: &App, body: &Map<String, Value>) -> Result<Request> {
     })
 }
 
-/// The effort, and the word for it.
+/// The effort, and the word for it: OpenAI's field, then that of Chat Completions. Both are checked if both are given.
 fn thinking<'a>(fields: &Fields<'a>) -> Result<(Thinking, &'a str)> {
     let of = |fields: &Fields<'a>, name: &str| -> Result<Option<(Thinking, &'a str)>> {
         Ok(Thinking::read(fields, name)?.zip(fields.string(name)?))
@@ -112,7 +112,7 @@ fn thinking<'a>(fields: &Fields<'a>) -> Result<(Thinking, &'a str)> {
         Some(reasoning) => of(&reasoning, "effort")?,
         None => None,
     };
-    let found = if nested.is_some() { nested } else { of(fields, "reasoning_effort")? };
+    let found = nested.or(of(fields, "reasoning_effort")?);
     Ok(found.unwrap_or((Thinking::default(), "medium")))
 }
 

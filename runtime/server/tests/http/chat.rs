@@ -218,17 +218,10 @@ async fn a_history_is_rendered_the_way_the_model_wrote_it() {
             {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]},
         {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
     ]);
-    let prompt = prompt(&site, &json!({"messages": history})).await;
+    let prompt = site.prompt(&json!({"messages": history})).await;
     let want = "# Instructions\n\nBe brief.<|end|><|start|>user<|message|>Weather?<|end|><|start|>assistant<|channel|>analysis<|message|>Look.<|end|><|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>sunny<|end|><|start|>assistant";
     assert!(prompt.ends_with(want), "{prompt}");
     assert!(prompt.contains("Current date: 2026-01-31"), "{prompt}");
-}
-
-/// The prompt that a chat request makes, as text.
-async fn prompt(site: &Site, body: &Value) -> String {
-    let (_, answer) = site.post("/tokenize", body).await;
-    let (_, text) = site.post("/detokenize", &json!({"tokens": answer["tokens"]})).await;
-    text["prompt"].as_str().unwrap_or_else(|| panic!("{answer} {text}")).to_owned()
 }
 
 #[tokio::test]
@@ -256,7 +249,7 @@ async fn results_of_several_calls_stand_in_the_calls_order() {
             {"role": "assistant", "content": null, "tool_calls": [call("z", 3)]},
             result("z", "three"),
         ]);
-        let prompt = prompt(&site, &json!({"messages": messages})).await;
+        let prompt = site.prompt(&json!({"messages": messages})).await;
         assert!(prompt.ends_with(&format!("{want}<|start|>assistant")), "{prompt}");
     }
 }

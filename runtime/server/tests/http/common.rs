@@ -77,6 +77,13 @@ impl Site {
         (status.as_u16(), text)
     }
 
+    /// The prompt that a chat request makes, as text with special tokens by name.
+    pub(crate) async fn prompt(&self, body: &Value) -> String {
+        let (_, answer) = self.post("/tokenize", body).await;
+        let (_, text) = self.post("/detokenize", &json!({"tokens": answer["tokens"]})).await;
+        text["prompt"].as_str().unwrap_or_else(|| panic!("{answer} {text}")).to_owned()
+    }
+
     /// The JSON of each event of a stream, `[DONE]` left out.
     pub(crate) async fn events(&self, path: &str, body: &Value) -> Vec<Value> {
         let mut body = body.clone();

@@ -9,3 +9,4 @@ mod limits;
 mod raw;
 mod refusals;
 mod responses;
+mod spellings;
