@@ -1,4 +1,4 @@
-//! nano's trained weights, embedded as the zstd file that `models/nano/train` made, and the questions by which
+//! nano's trained weights, embedded as the zstd file that `tools/nano-training` made, and the questions by which
 //! `ossmith eval nano` measures what they can do.
 
 use std::io::{self, Read};
@@ -7,9 +7,9 @@ use ruzstd::decoding::StreamingDecoder;
 
 static COMPRESSED: &[u8] = include_bytes!("../nano/model.safetensors.zst");
 
-/// Questions for nano with the rules by which an answer is right, one JSON object a line; drawn apart from the
-/// training, from another seed.
-pub static NANO_EVAL: &str = include_str!("../nano/train/eval.jsonl");
+/// Questions for nano with the rules by which an answer is right, one JSON object per line; they were made apart from
+/// the training, from another seed.
+pub static NANO_EVAL: &str = include_str!("../nano/eval.jsonl");
 
 /// nano's checkpoint: a safetensors file in Hugging Face's layout, 214 MB, decompressed anew by each call.
 ///

@@ -22,7 +22,7 @@ const AREAS: [(&str, &str); 15] = [
     ("runtime/", "runtime"),
     ("codegen/cuda/", "codegen/cuda"),
     ("codegen/", "codegen"),
-    ("models/nano/train/", "nano-training"),
+    ("tools/nano-training/", "nano-training"),
     ("models/", "codegen"),
     ("harmony/", "harmony"),
     ("tests/", "tests"),

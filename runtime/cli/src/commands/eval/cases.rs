@@ -1,4 +1,4 @@
-//! The questions, as `models/nano/train/evalset.py` wrote them, and their prompts. What is right is `score`'s matter.
+//! The questions, as `tools/nano-training/evalset.py` wrote them, and their prompts. What is right is `score`'s matter.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What an answer must look like and when it is right: the rules of `models/nano/train/score.py`.
+//! What an answer must look like and when it is right: the rules of `tools/nano-training/score.py`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

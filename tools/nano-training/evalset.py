@@ -1,9 +1,10 @@
-"""Writes the evaluation (`python evalset.py > eval.jsonl`): prompts from another seed, with questions kept from training.
+"""Writes the evaluation (`python evalset.py > ../../models/nano/eval.jsonl`): prompts from another seed, with questions kept from training.
 
 A line: `id`, `skill`, `effort`, `date` (or null), `developer` (instructions), `tools`, `messages`, `expect` (see `score.py`).
 """
 
 import json
+import os
 import random
 import sys
 
@@ -11,8 +12,10 @@ from data import Gibberish, encode
 from dialogue import SKILLS, Maker
 from harmony import render
 from invent import Words
-from tokens import BREAK, Tokens
+from tokens import BREAK, HERE, Tokens
 
+# The committed evaluation, which `ossmith eval nano` embeds.
+COMMITTED = os.path.join(HERE, "../../models/nano/eval.jsonl")
 SEED = "nano evaluation 1"
 
 

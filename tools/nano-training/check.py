@@ -21,7 +21,7 @@ from invent import Words
 from model import Nano, Sizes, attend
 from quant import mx_pack, mx_round, mx_unpack, round_mantissa
 from score import parse, right
-from tokens import HERE, VOCAB, Tokens
+from tokens import VOCAB, Tokens
 
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
@@ -169,7 +169,7 @@ def check_export(nano, tokens):
 
 
 def check_evaluation(tokens):
-    for case in evalset.load(os.path.join(HERE, "eval.jsonl")):
+    for case in evalset.load(evalset.COMMITTED):
         assert case["expect"], case["id"]
     maker = Maker(random.Random(11), Words(tokens, test=True), test=True)
     for _ in range(2000):

@@ -25,7 +25,7 @@ from model import Nano, Sizes
 from optim import Optimiser
 from samples import PROMPTS
 from score import score, table
-from tokens import HERE, VOCAB, Tokens
+from tokens import VOCAB, Tokens
 
 START = time.time()
 
@@ -282,7 +282,7 @@ def write_log(log, out):
 
 def examine(nano, tokens, args, dtype):
     """Scores the evaluation, writes what went wrong and a few conversations of a newcomer; then scores more questions from another seed."""
-    cases = evalset.cases(tokens, scale=0.02) if args.smoke else evalset.load(os.path.join(HERE, "eval.jsonl"))
+    cases = evalset.cases(tokens, scale=0.02) if args.smoke else evalset.load(evalset.COMMITTED)
     limit = 16 if args.smoke else 400
     report, failures = score(cases, complete(nano, tokens, cases, limit, dtype=dtype))
     print(f"evaluated {time.time() - START:.0f} s after the start\n" + table(report), flush=True)
