@@ -17,7 +17,7 @@ const HEADERS: &[(&str, &str)] = files![
     "epilogue/swiglu.cuh",
     "moe/logits.cuh",
     "moe/permute.cuh",
-    "moe/route.cuh",
+    "moe/routing.cuh",
     "mxfp4/decode.cuh",
     "ptx/cluster.cuh",
     "ptx/launch.cuh",

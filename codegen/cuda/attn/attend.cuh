@@ -1,8 +1,8 @@
-// Softmax attention of one token's query heads that share a key/value head, with one sink logit a query head.
+// Softmax attention of one token's query heads that share a key/value head, with one sink logit per query head.
 //
-// Scores are computed transposed, S^T = K Q^T, with keys as rows and the (at most eight) query heads as columns, and
-// so are outputs, O^T = V^T P^T. The order of keys within a span is chosen so that the transposed scores of step i are
-// the B fragment of step i.
+// Scores are computed transposed, S^T = K Q^T, with keys as rows and the (at most eight) query heads as columns, and so
+// are outputs, O^T = V^T P^T. The order of keys within a span is chosen so that the transposed scores of step i are the
+// B fragment of step i.
 #pragma once
 #include "attn/span.cuh"
 #include "ptx/math.cuh"
@@ -10,18 +10,18 @@
 
 constexpr u32 kColumnHeads = 8;
 
-// Half a page of one head's keys and values, which a warp copies for itself.
+// A span, which is half a page, of one head's keys and values. A warp copies its own.
 template <u32 kHeadDim>
 struct SharedSpan {
   alignas(16) bf16 keys[kSpanKeys * kHeadDim];
   alignas(16) bf16 values[kHeadDim * kSpanKeys];
 
-  // `kLinesShared`: another warp reads the page's other half, with which a row of values shares its lines.
+  // kLinesShared: another warp reads the other half of the page, which shares the 128-byte lines of its rows of values.
   template <bool kLinesShared>
   __device__ __forceinline__ void fetch(const bf16* span_keys, const bf16* span_values) {
     const auto copy = [](bf16* shared, const bf16* global) {
       if constexpr (kLinesShared) {
-        copy_of_line(shared, global);
+        copy_async_whole_line(shared, global);
       } else {
         copy_async(shared, global, true);
       }
@@ -31,14 +31,14 @@ struct SharedSpan {
   }
 };
 
-// Two rows of a matrix in shared memory whose rows have kRow elements.
+// Two rows of a matrix in shared memory, whose rows have kRow elements.
 template <u32 kRow>
 struct RowPair {
   LaneRow<kRow> low, high;
 
   __device__ __forceinline__ RowPair(const bf16* matrix, u32 row_low, u32 row_high) {
-    low.load([&](u32 unit) { return matrix + unit_place<kRow>(row_low, unit); });
-    high.load([&](u32 unit) { return matrix + unit_place<kRow>(row_high, unit); });
+    low.load([&](u32 vector) { return matrix + swizzled_offset<kRow>(row_low, vector); });
+    high.load([&](u32 vector) { return matrix + swizzled_offset<kRow>(row_high, vector); });
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 step) const {
@@ -46,21 +46,21 @@ struct RowPair {
   }
 };
 
-// A warp's running softmax over the spans it has seen. Scores are in units of log2. In lane 4g + c, index 0 is
-// column head 2c and index 1 is head 2c + 1.
+// A warp's online softmax over its spans. Scores are in units of log2. In lane 4g + c, index 0 is column head 2c and
+// index 1 is column head 2c + 1.
 template <u32 kHeadDim>
-struct Attended {
-  static constexpr u32 kSteps = kHeadDim / 16;  // k16 steps over dims; also tiles of 16 output dims
+struct OnlineSoftmax {
+  static constexpr u32 kSteps = kHeadDim / 16;  // k16 steps over dims, and tiles of 16 output dims
   static constexpr u32 kKeySteps = kSpanKeys / 16;
 
-  float largest[2] = {kMinusInfinity, kMinusInfinity};
+  float row_max[2] = {kMinusInfinity, kMinusInfinity};
   float denominator[2] = {};
-  Sums out[kSteps] = {};  // dims 16d + g and 16d + g + 8
+  Accumulators out[kSteps] = {};  // dims 16d + g and 16d + g + 8
 
-  // Adds a span; keys of it outside [first, last] are not attended.
+  // Adds a span. Keys outside [first, last] are masked.
   __device__ __forceinline__ void attend(const SharedSpan<kHeadDim>& span, const LaneRow<kHeadDim>& query, i32 first,
                                          i32 last, float scale_log2e) {
-    Sums scores[kKeySteps] = {};
+    Accumulators scores[kKeySteps] = {};
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
       const RowPair<kHeadDim> keys(span.keys, key_of_row(i), key_of_row(i) + 2);
@@ -68,7 +68,7 @@ struct Attended {
       for (u32 j = 0; j < kSteps; ++j) mma(scores[i], keys.fragment(j), query.words[2 * j], query.words[2 * j + 1]);
     }
     mask_and_scale(scores, first, last, scale_log2e);
-    grow(scores);
+    rescale(scores);
     u32 low[kKeySteps], high[kKeySteps];
     exponentiate(scores, low, high);
 #pragma unroll
@@ -80,7 +80,7 @@ struct Attended {
     }
   }
 
-  // Sums the lanes' shares of the denominators; called once, after the last span.
+  // Sums the denominators over lanes. It is called once, after the last span.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (u32 h = 0; h < 2; ++h) {
@@ -90,52 +90,54 @@ struct Attended {
   }
 
  private:
-  // The key within a span that stands in fragment row g of step i; row g + 8 holds the key two further on.
+  // The key within a span that row g of step i's fragment holds. Row g + 8 holds the key two further on.
   __device__ __forceinline__ static u32 key_of_row(u32 i) {
     const u32 g = lane_id() / 4;
     return g / 2 * 8 + i * 4 + g % 2;
   }
 
-  __device__ __forceinline__ static void mask_and_scale(Sums (&scores)[kKeySteps], i32 first, i32 last, float scale) {
+  __device__ __forceinline__ static void mask_and_scale(Accumulators (&scores)[kKeySteps], i32 first, i32 last,
+                                                        float scale) {
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
 #pragma unroll
       for (u32 s = 0; s < 4; ++s) {
         const i32 key = static_cast<i32>(key_of_row(i) + s / 2 * 2);
-        scores[i].s[s] = key >= first && key <= last ? scores[i].s[s] * scale : kMinusInfinity;
+        scores[i].c[s] = key >= first && key <= last ? scores[i].c[s] * scale : kMinusInfinity;
       }
     }
   }
 
-  // Raises the running maxima to the span's and rescales what was summed below them. Every span has a key to attend.
-  __device__ __forceinline__ void grow(const Sums (&scores)[kKeySteps]) {
+  // Raises the running maxima to the span's and rescales the outputs and denominators so far. Every span has at least
+  // one key that is not masked.
+  __device__ __forceinline__ void rescale(const Accumulators (&scores)[kKeySteps]) {
 #pragma unroll
     for (u32 h = 0; h < 2; ++h) {
-      float most = kMinusInfinity;
+      float span_max = kMinusInfinity;
 #pragma unroll
-      for (u32 i = 0; i < kKeySteps; ++i) most = fmaxf(most, fmaxf(scores[i].s[h], scores[i].s[2 + h]));
+      for (u32 i = 0; i < kKeySteps; ++i) span_max = fmaxf(span_max, fmaxf(scores[i].c[h], scores[i].c[2 + h]));
 #pragma unroll
-      for (u32 step = 4; step < kWarpSize; step *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-      const float grown = fmaxf(largest[h], most);
-      const float shrink = exp2_fast(largest[h] - grown);
-      largest[h] = grown;
-      denominator[h] *= shrink;
+      for (u32 step = 4; step < kWarpSize; step *= 2) span_max = fmaxf(span_max, __shfl_xor_sync(~0u, span_max, step));
+      const float new_max = fmaxf(row_max[h], span_max);
+      const float factor = exp2_fast(row_max[h] - new_max);
+      row_max[h] = new_max;
+      denominator[h] *= factor;
 #pragma unroll
-      for (u32 d = 0; d < kSteps; ++d) out[d].s[h] *= shrink, out[d].s[2 + h] *= shrink;
+      for (u32 d = 0; d < kSteps; ++d) out[d].c[h] *= factor, out[d].c[2 + h] *= factor;
     }
   }
 
-  __device__ __forceinline__ void exponentiate(Sums (&scores)[kKeySteps], u32 (&low)[kKeySteps],
+  __device__ __forceinline__ void exponentiate(Accumulators (&scores)[kKeySteps], u32 (&low)[kKeySteps],
                                                u32 (&high)[kKeySteps]) {
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
 #pragma unroll
       for (u32 s = 0; s < 4; ++s) {
-        scores[i].s[s] = exp2_fast(scores[i].s[s] - largest[s % 2]);
-        denominator[s % 2] += scores[i].s[s];
+        scores[i].c[s] = exp2_fast(scores[i].c[s] - row_max[s % 2]);
+        denominator[s % 2] += scores[i].c[s];
       }
-      low[i] = transpose_8x8(pack_bf16(scores[i].s[0], scores[i].s[1]));
-      high[i] = transpose_8x8(pack_bf16(scores[i].s[2], scores[i].s[3]));
+      low[i] = transpose_8x8(pack_bf16(scores[i].c[0], scores[i].c[1]));
+      high[i] = transpose_8x8(pack_bf16(scores[i].c[2], scores[i].c[3]));
     }
   }
 };

@@ -1,10 +1,10 @@
 // Softmax attention of consecutive tokens of one sequence over pages in shared memory.
 //
-// The query heads of a token that share a key/value head are eight rows of a tensor-core tile (those past the group are
-// computed in vain), so a row tile of 16 is two tokens; a warp has kRowTiles of them, and every fragment of keys and
-// values that it loads serves them all. Lane 4g + c takes 16-byte units c, c + 4, ... of a row of keys or values; the
-// order of dims in a score and of keys in a span are chosen so that a unit is the B fragments of two steps, and so that
-// the scores of two key tiles are the A fragment of one step over keys.
+// The query heads of a token that sink_weight a key/value head are eight rows of a tensor-core tile (rows beyond the
+// GQA ratio are computed and ignored). So a row tile of 16 is two tokens. A warp has kRowTiles row tiles, and every
+// fragment of keys and values that it loads serves all of them. Lane 4g + c takes the 16-byte vectors c, c + 4, ... of
+// a row of keys or values. The order of dims in a score and of keys in a span is chosen so that a vector is the B
+// fragments of two steps, and that the scores of two key tiles are the A fragment of one step over keys.
 #pragma once
 #include "attn/span.cuh"
 #include "ptx/math.cuh"
@@ -16,7 +16,7 @@ struct SharedPage {
   alignas(16) bf16 keys[kPageTokens * kHeadDim];
   alignas(16) bf16 values[kHeadDim * kPageTokens];
 
-  // Starts the copy of a page by the block's kThreads threads.
+  // Copies a page with the block's kThreads threads.
   template <u32 kThreads>
   __device__ __forceinline__ void fetch(const bf16* page_keys, const bf16* page_values) {
     const auto copy = [](bf16* shared, const bf16* global) { copy_async(shared, global, true); };
@@ -25,46 +25,46 @@ struct SharedPage {
   }
 };
 
-// What a warp's first token sees of a span: keys from `first` to `last`, counted from the span's start. Each later
-// token sees one further on at both ends.
-struct Sight {
+// The mask bounds of a warp's first token in a span: it sees keys `first` to `last`, relative to the span's start. For
+// each later token both bounds are one higher.
+struct MaskBounds {
   i32 first, last;
 
-  // Whether all of `tokens` tokens see the whole span.
-  __device__ __forceinline__ bool whole(i32 tokens) const {
+  // Whether all of `tokens` tokens see the whole span, so that nothing is masked.
+  __device__ __forceinline__ bool unmasked(i32 tokens) const {
     return last >= static_cast<i32>(kSpanKeys) - 1 && first + tokens <= 1;
   }
 };
 
-// A warp's running softmax, a span at a time: `score`, `bound`, `add`. Index 0 of a pair is the row tile's first token,
-// index 1 its second; in lane 4g + c both are of query head g.
+// A warp's online softmax, one span at a time: `score`, `rescale_if_exceeded`, `add`. Index 0 of a pair is the row
+// tile's first token, index 1 its second; in lane 4g + c both are of query head g.
 //
-// What exponents are taken from need not be the largest score: a weight may be up to 2^kSlack. So after the first spans
-// there is hardly anything to rescale, and lanes need not tell each other what they have seen.
+// Rescaling is conditional: the reference that exponents are relative to need not be the largest score, and a weight
+// may be up to 2^kSlack. So after the first spans almost nothing is rescaled, and lanes need not exchange their maxima.
 template <u32 kHeadDim, u32 kRowTiles>
-struct TileAttended {
+struct TiledOnlineSoftmax {
   static constexpr u32 kTokens = 2 * kRowTiles;
   static constexpr u32 kDimSteps = kHeadDim / 16, kDimTiles = kHeadDim / 8;
   static constexpr u32 kKeySteps = kSpanKeys / 16, kKeyTiles = kSpanKeys / 8;
   static constexpr float kSlack = 8.0f;
   using Page = SharedPage<kHeadDim>;
-  using Scores = Sums[kRowTiles][kKeyTiles];
+  using Scores = Accumulators[kRowTiles][kKeyTiles];
 
   FragmentA query[kRowTiles][kDimSteps];
-  Sums out[kRowTiles][kDimTiles] = {};
-  float base[kRowTiles][2];         // what exponents are taken from, an unscaled score
-  float denominator[kRowTiles][2];  // this lane's share
+  Accumulators out[kRowTiles][kDimTiles] = {};
+  float reference[kRowTiles][2];    // the score, unscaled, that exponents are relative to
+  float denominator[kRowTiles][2];  // this lane's part
 
-  // The sink is one more logit in the denominator, with no value: softmax begins with it, so that there is always
-  // something to take exponents from. `scale` is what scores are multiplied by.
-  __device__ __forceinline__ explicit TileAttended(float sink, float scale) {
+  // The sink is one more logit in the denominator, without a value. The softmax starts with it, so that there is always
+  // a reference. Scores are multiplied by `scale`.
+  __device__ __forceinline__ explicit TiledOnlineSoftmax(float sink, float scale) {
     constexpr float kLowest = -1e30f;
     const float first = fmaxf(sink / scale, kLowest);
-    const float share = lane_id() % 4 == 0 ? exp2_fast((sink - first * scale) * kLog2e) : 0.0f;
+    const float sink_weight = lane_id() % 4 == 0 ? exp2_fast((sink - first * scale) * kLog2e) : 0.0f;
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-      for (u32 t = 0; t < 2; ++t) base[m][t] = first, denominator[m][t] = share;
+      for (u32 t = 0; t < 2; ++t) reference[m][t] = first, denominator[m][t] = sink_weight;
     }
   }
 
@@ -74,8 +74,8 @@ struct TileAttended {
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
       LaneRow<kHeadDim> low, high;
-      low.load([&](u32 unit) { return row(2 * m) + unit * kUnit; });
-      high.load([&](u32 unit) { return row(2 * m + 1) + unit * kUnit; });
+      low.load([&](u32 vector) { return row(2 * m) + vector * kVectorElements; });
+      high.load([&](u32 vector) { return row(2 * m + 1) + vector * kVectorElements; });
 #pragma unroll
       for (u32 j = 0; j < kDimSteps; ++j) {
         query[m][j] = {{low.words[2 * j], high.words[2 * j], low.words[2 * j + 1], high.words[2 * j + 1]}};
@@ -83,7 +83,7 @@ struct TileAttended {
     }
   }
 
-  // Two tiles of keys at a time, so that at least four sums are under way.
+  // Computes the scores of a span, two key tiles at a time, so that at least four accumulators are independent.
   __device__ __forceinline__ void score(const Page& page, u32 span, Scores& scores) const {
 #pragma unroll
     for (u32 i = 0; i < kKeySteps; ++i) {
@@ -91,7 +91,7 @@ struct TileAttended {
 #pragma unroll
       for (u32 e = 0; e < 2; ++e) {
         const u32 row = span * kSpanKeys + key_of(i, e, lane_id() / 4);
-        keys[e].load([&](u32 unit) { return page.keys + unit_place<kHeadDim>(row, unit); });
+        keys[e].load([&](u32 vector) { return page.keys + swizzled_offset<kHeadDim>(row, vector); });
 #pragma unroll
         for (u32 m = 0; m < kRowTiles; ++m) scores[m][2 * i + e] = {};
       }
@@ -107,26 +107,26 @@ struct TileAttended {
     }
   }
 
-  // Takes away what tokens do not see, and sees to it that no weight will be above 2^kSlack.
-  __device__ __forceinline__ void bound(Scores& scores, Sight sight, float scale_log2e) {
-    if (!sight.whole(kTokens)) mask(scores, sight);
-    float most[kRowTiles][2];
+  // Masks the scores, and rescales if a weight would exceed 2^kSlack.
+  __device__ __forceinline__ void rescale_if_exceeded(Scores& scores, MaskBounds bounds, float scale_log2e) {
+    if (!bounds.unmasked(kTokens)) mask(scores, bounds);
+    float tile_max[kRowTiles][2];
     bool above = false;
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (u32 t = 0; t < 2; ++t) {
-        most[m][t] = kMinusInfinity;
+        tile_max[m][t] = kMinusInfinity;
 #pragma unroll
         for (u32 tile = 0; tile < kKeyTiles; ++tile)
-          most[m][t] = fmaxf(most[m][t], fmaxf(scores[m][tile].s[2 * t], scores[m][tile].s[2 * t + 1]));
-        above |= most[m][t] > base[m][t] + kSlack / scale_log2e;
+          tile_max[m][t] = fmaxf(tile_max[m][t], fmaxf(scores[m][tile].c[2 * t], scores[m][tile].c[2 * t + 1]));
+        above |= tile_max[m][t] > reference[m][t] + kSlack / scale_log2e;
       }
     }
-    if (__any_sync(~0u, above)) rebase(most, scale_log2e);
+    if (__any_sync(~0u, above)) rescale(tile_max, scale_log2e);
   }
 
-  // Adds the weighted values of a span whose scores are bounded.
+  // Adds the weighted values of a span after `rescale_if_exceeded`.
   __device__ __forceinline__ void add(const Page& page, u32 span, const Scores& scores, float scale_log2e) {
     FragmentA weights[kRowTiles][kKeySteps];
     exponentiate(scores, weights, scale_log2e);
@@ -136,8 +136,9 @@ struct TileAttended {
 #pragma unroll
       for (u32 e = 0; e < 2; ++e) {
         const u32 row = (d + e) * 8 + lane_id() / 4;
-        values[e].load(
-            [&](u32 unit) { return page.values + unit_place<kPageTokens>(row, span * (kSpanKeys / kUnit) + unit); });
+        values[e].load([&](u32 vector) {
+          return page.values + swizzled_offset<kPageTokens>(row, span * (kSpanKeys / kVectorElements) + vector);
+        });
       }
 #pragma unroll
       for (u32 i = 0; i < kKeySteps; ++i) {
@@ -151,7 +152,7 @@ struct TileAttended {
     }
   }
 
-  // Sums the lanes' shares of the denominators; called once, after the last page.
+  // Sums the denominators over lanes. It is called once, after the last page.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
@@ -171,10 +172,10 @@ struct TileAttended {
     return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
   }
 
-  // The key within a span that stands in column n of key tile 2i + e.
+  // The key within a span that column n of key tile 2i + e holds.
   __device__ __forceinline__ static u32 key_of(u32 i, u32 e, u32 n) { return n / 2 * 8 + i * 4 + e * 2 + n % 2; }
 
-  __device__ __forceinline__ static void mask(Scores& scores, Sight sight) {
+  __device__ __forceinline__ static void mask(Scores& scores, MaskBounds bounds) {
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -183,24 +184,25 @@ struct TileAttended {
         for (u32 s = 0; s < 4; ++s) {
           const i32 key = static_cast<i32>(key_of(tile / 2, tile % 2, lane_id() % 4 * 2 + s % 2));
           const i32 token = static_cast<i32>(2 * m + s / 2);
-          if (key < sight.first + token || key > sight.last + token) scores[m][tile].s[s] = kMinusInfinity;
+          if (key < bounds.first + token || key > bounds.last + token) scores[m][tile].c[s] = kMinusInfinity;
         }
       }
     }
   }
 
-  // Takes exponents from the largest scores so far from now on, and rescales what was summed. `most` is of this lane.
-  __device__ __forceinline__ void rebase(const float (&most)[kRowTiles][2], float scale_log2e) {
+  // Raises the reference to the largest score so far and rescales outputs and denominators. `tile_max` is this lane's
+  // maximum.
+  __device__ __forceinline__ void rescale(const float (&tile_max)[kRowTiles][2], float scale_log2e) {
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (u32 t = 0; t < 2; ++t) {
-        const float raised = fmaxf(base[m][t], quad_max(most[m][t]));
-        const float shrink = exp2_fast((base[m][t] - raised) * scale_log2e);
-        base[m][t] = raised;
-        denominator[m][t] *= shrink;
+        const float raised = fmaxf(reference[m][t], quad_max(tile_max[m][t]));
+        const float factor = exp2_fast((reference[m][t] - raised) * scale_log2e);
+        reference[m][t] = raised;
+        denominator[m][t] *= factor;
 #pragma unroll
-        for (u32 d = 0; d < kDimTiles; ++d) out[m][d].s[2 * t] *= shrink, out[m][d].s[2 * t + 1] *= shrink;
+        for (u32 d = 0; d < kDimTiles; ++d) out[m][d].c[2 * t] *= factor, out[m][d].c[2 * t + 1] *= factor;
       }
     }
   }
@@ -209,13 +211,13 @@ struct TileAttended {
                                                float scale_log2e) {
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {
-      const float below[2] = {-base[m][0] * scale_log2e, -base[m][1] * scale_log2e};
+      const float offset[2] = {-reference[m][0] * scale_log2e, -reference[m][1] * scale_log2e};
 #pragma unroll
       for (u32 tile = 0; tile < kKeyTiles; ++tile) {
         float weight[4];
 #pragma unroll
         for (u32 s = 0; s < 4; ++s) {
-          weight[s] = exp2_fast(scores[m][tile].s[s] * scale_log2e + below[s / 2]);
+          weight[s] = exp2_fast(scores[m][tile].c[s] * scale_log2e + offset[s / 2]);
           denominator[m][s / 2] += weight[s];
         }
         weights[m][tile / 2].a[tile % 2 * 2] = pack_bf16(weight[0], weight[1]);

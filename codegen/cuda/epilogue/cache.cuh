@@ -1,18 +1,18 @@
 // One layer's key/value cache in pages of 64 tokens: keys as [page][kv head][token][dim], values transposed as
-// [page][kv head][dim][token], so that attention reads both as matrix fragments with 16-byte loads.
-// A page table maps (slot, position / 64) to a page; a sliding layer's table runs round a ring of pages.
+// [page][kv head][dim][token], so that attention loads both as matrix fragments with 16-byte loads. A page table maps
+// (sequence slot, position / 64) to a page. In a sliding-window layer the table wraps around a ring of pages.
 #pragma once
 #include "ptx/types.cuh"
 
 constexpr u32 kPageTokens = 64;
 
-struct Cache {
+struct KvCache {
   bf16* keys;
   bf16* values;
-  const u32* page_table;  // [slot][table_stride]
+  const u32* page_table;  // [seq_slot][table_stride]
   u32 table_stride;
 
-  __device__ __forceinline__ u32 page(u32 slot, u32 position) const {
-    return page_table[slot * table_stride + position / kPageTokens];
+  __device__ __forceinline__ u32 page(u32 seq_slot, u32 position) const {
+    return page_table[seq_slot * table_stride + position / kPageTokens];
   }
 };

@@ -1,26 +1,26 @@
-// What follows the query/key/value product: bias, rotary embedding, and the write to queries or cache.
+// The epilogue of the query/key/value GEMM: bias, rotary embedding, and the write to queries or cache.
 #pragma once
 #include "epilogue/cache.cuh"
 #include "ptx/math.cuh"
 #include "scalar.cuh"
 
-struct QkvOut {
+struct QkvOutputs {
   bf16* queries;  // [token][q head][dim]
-  Cache cache;
+  KvCache cache;
   const u32* positions;  // [token]
-  const u32* slots;      // [token]
+  const u32* seq_slots;  // [token]
   const bf16* bias;      // [q, k, v rows]
 };
 
-// What a pair's epilogue reads that is constant for the step, fetched ahead.
+// The values of a pair's epilogue that are constant for the step and loaded in advance.
 struct QkvConstants {
   bf16 bias_low, bias_high;
   u32 position;
   u32 page;  // of keys and values
 };
 
-// Where dims `dim` and `dim + kHeadDim / 2` of fused head `head` (queries first, then keys, then values) of a token
-// go, and what is done to them on the way.
+// Rotates dims `dim` and `dim + kHeadDim / 2` of a token's fused head `head` (query heads first, then keys, then
+// values) and stores them to the queries or the cache.
 template <u32 kHeadDim, u32 kQHeads, u32 kKvHeads>
 struct QkvPair {
   static constexpr u32 kHalf = kHeadDim / 2;
@@ -30,27 +30,27 @@ struct QkvPair {
 
   QkvPair() = default;
 
-  __device__ __forceinline__ static QkvConstants fetch(const QkvOut& out, u32 head, u32 dim, u32 token) {
+  __device__ __forceinline__ static QkvConstants fetch(const QkvOutputs& out, u32 head, u32 dim, u32 token) {
     QkvConstants constants = fetch_bias(out, head, dim);
     constants.position = out.positions[token];
-    if (head >= kQHeads) constants.page = out.cache.page(out.slots[token], constants.position);
+    if (head >= kQHeads) constants.page = out.cache.page(out.seq_slots[token], constants.position);
     return constants;
   }
 
-  // The part that is the same for every token.
-  __device__ __forceinline__ static QkvConstants fetch_bias(const QkvOut& out, u32 head, u32 dim) {
+  // Loads the part that is the same for every token.
+  __device__ __forceinline__ static QkvConstants fetch_bias(const QkvOutputs& out, u32 head, u32 dim) {
     return {out.bias[head * kHeadDim + dim], out.bias[head * kHeadDim + dim + kHalf], 0, 0};
   }
 
-  __device__ __forceinline__ QkvPair(const QkvOut& out, const QkvConstants& constants, u32 head, u32 dim, u32 token,
+  __device__ __forceinline__ QkvPair(const QkvOutputs& out, const QkvConstants& constants, u32 head, u32 dim, u32 token,
                                      float inv_freq, float concentration) {
     bias_low = bf16_to_float(constants.bias_low);
     bias_high = bf16_to_float(constants.bias_high);
     const u32 position = constants.position;
-    const auto turn = cos_sin(rope_angle(position, inv_freq));
+    const auto rotation = cos_sin(rope_angle(position, inv_freq));
     const bool is_value = head >= kQHeads + kKvHeads;
-    cos = is_value ? 1.0f : turn.v[0] * concentration;
-    sin = is_value ? 0.0f : turn.v[1] * concentration;
+    cos = is_value ? 1.0f : rotation.v[0] * concentration;
+    sin = is_value ? 0.0f : rotation.v[1] * concentration;
     high_offset = is_value ? kHalf * kPageTokens : kHalf;
     if (head < kQHeads) {
       low_out = out.queries + (token * kQHeads + head) * kHeadDim + dim;
@@ -63,8 +63,8 @@ struct QkvPair {
   }
 
   __device__ __forceinline__ void store(float low, float high) const {
-    const auto turned = rotate(low + bias_low, high + bias_high, cos, sin);
-    low_out[0] = to_bf16(turned.v[0]);
-    low_out[high_offset] = to_bf16(turned.v[1]);
+    const auto rotated = rotate(low + bias_low, high + bias_high, cos, sin);
+    low_out[0] = to_bf16(rotated.v[0]);
+    low_out[high_offset] = to_bf16(rotated.v[1]);
   }
 };

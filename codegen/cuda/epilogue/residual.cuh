@@ -1,21 +1,21 @@
-// What ends a product that adds to the residual: the sum, and what the next norm needs of it (`tile/norm.cuh`).
+// The epilogue of a GEMV that adds to the residual: the sum, and the deferred RMS norm of it (`tile/norm.cuh`).
 #pragma once
 #include "tile/gemv.cuh"
 #include "tile/norm.cuh"
 
-// What a strip's end reads, copied to shared memory like the weights and in their groups of copies: nobody waits for it
-// but the end, where all copies are here.
+// The inputs of a row tile's epilogue, copied to shared memory in the same groups of copies as the weights. Only the
+// epilogue waits for them, when all copies have arrived.
 template <u32 kTokens>
 struct SharedResidual {
   alignas(16) float before[kTokens][kTileRows];
-  alignas(16) bf16 next_scale[kTileRows];  // of the norm that comes next
+  alignas(16) bf16 next_norm_scale[kTileRows];  // of the next norm
 
-  // To be called before the weights are on their way, so as not to queue behind them.
+  // Must be called before the copies of weights are issued, so as not to queue behind them.
   __device__ __forceinline__ void fetch_scale(const bf16* scale, u32 first_row) {
-    copy_small<sizeof(next_scale)>(next_scale, scale + first_row);
+    copy_small<sizeof(next_norm_scale)>(next_norm_scale, scale + first_row);
   }
 
-  // To be called once the residual is complete.
+  // Must be called when the residual is complete.
   template <u32 kHidden>
   __device__ __forceinline__ void fetch_before(const float* residual, u32 first_row, u32 tokens) {
     constexpr u32 kQuarters = kTileRows / 4;
@@ -25,34 +25,34 @@ struct SharedResidual {
   }
 };
 
-// Two elements of a scaled row.
-struct ScaledPair {
+// Two elements of a deferred row.
+struct DeferredPair {
   bf16 low, high;
 };
 
 template <u32 kHidden>
-struct ResidualOut {
+struct ResidualEpilogue {
   float* residual;
-  bf16* scaled;
-  float* squares;
+  bf16* deferred_rows;
+  float* square_sums;
 
-  // Adds `low` and `high` to rows g and g + 8 of a token's strip. The eight lanes that hold one strip's pairs of a
-  // token come together.
+  // Adds `low` and `high` to rows g and g + 8 of a token's row tile. The eight lanes that hold one token's pairs of the
+  // row tile must call it together.
   template <u32 kTokens>
-  __device__ __forceinline__ ScaledPair add(const SharedResidual<kTokens>& shared, u32 first_row, u32 g, u32 token,
-                                            float low, float high) const {
-    static_assert(kSquaresWidth == kTileRows, "a strip makes one sum of squares");
+  __device__ __forceinline__ DeferredPair add(const SharedResidual<kTokens>& shared, u32 first_row, u32 g, u32 token,
+                                              float low, float high) const {
+    static_assert(kSquareSumWidth == kTileRows, "a row tile has one sum of squares");
     const u64 at = static_cast<u64>(token) * kHidden + first_row + g;
     low += shared.before[token][g], high += shared.before[token][g + 8];
     residual[at] = low, residual[at + 8] = high;
-    const ScaledPair made{to_bf16(low * bf16_to_float(shared.next_scale[g])),
-                          to_bf16(high * bf16_to_float(shared.next_scale[g + 8]))};
-    scaled[at] = made.low, scaled[at + 8] = made.high;
+    const DeferredPair deferred{to_bf16(low * bf16_to_float(shared.next_norm_scale[g])),
+                                to_bf16(high * bf16_to_float(shared.next_norm_scale[g + 8]))};
+    deferred_rows[at] = deferred.low, deferred_rows[at + 8] = deferred.high;
     float sum = low * low + high * high;
-    const u32 lane = lane_id(), mates = 0xffu << lane / 8 * 8;
+    const u32 lane = lane_id(), lanes = 0xffu << lane / 8 * 8;
 #pragma unroll
-    for (u32 step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(mates, sum, step);
-    if (lane % 8 == 0) squares[token * (kHidden / kSquaresWidth) + first_row / kSquaresWidth] = sum;
-    return made;
+    for (u32 step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(lanes, sum, step);
+    if (lane % 8 == 0) square_sums[token * (kHidden / kSquareSumWidth) + first_row / kSquareSumWidth] = sum;
+    return deferred;
   }
 };

@@ -1,15 +1,15 @@
-// Seeded random bf16 weights, made where and in the order in which they will lie.
+// Seeded random bf16 weights, generated on the device in the order of packed weights.
 //
-// The value at a checkpoint index is the same as on the host; padding is zero.
+// The value at a checkpoint index is the same as on the host. Padding is zero.
 //
-// Layouts: out as tile/weights.cuh has it, [strip][tile], or [rows][k] if so asked. A call writes 2 bytes an element,
-// padding to whole tiles included, and reads nothing. A matrix has fewer than 2^32 elements.
+// Layouts: out [row tile][tile] as in tile/weights.cuh, or [rows][k] if order is kRowMajor. A call writes 2 bytes per
+// element, padding to whole tiles included, and reads nothing. A matrix has fewer than 2^32 elements.
 #include "ptx/types.cuh"
 #include "tile/order.cuh"
 
 constexpr u32 kTileRows = 16, kTileK = 64, kTileElements = kTileRows * kTileK;
 
-// The checkpoint element that stands at `position` of the output, if any.
+// The checkpoint element at `position` of the output, if there is one.
 struct Source {
   u32 row, k;
 

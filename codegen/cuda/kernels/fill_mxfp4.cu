@@ -1,16 +1,17 @@
-// Seeded random MXFP4 weights, made where and in the order in which they will lie.
+// Seeded random MXFP4 weights, generated on the device in the order of packed weights.
 //
-// The code and the scale at a checkpoint index are the same as on the host; padding is zero. `rows` counts the
-// rows of all matrices together, which tile evenly.
+// The code and the scale at a checkpoint index are the same as on the host. Padding is zero. `rows` counts the rows of
+// all matrices together, which are whole row tiles.
 //
-// Layouts: out [strip], of each the codes of its tiles and then their scales (tile/weights.cuh). A call writes 17 / 32
-// bytes a value, padding to whole tiles included, and reads nothing. All matrices together have fewer than 2^32 values.
+// Layouts: out [row tile], each the codes of its tiles followed by their scales (tile/weights.cuh). A call writes 17 /
+// 32 bytes per value, padding to whole tiles included, and reads nothing. All matrices together have fewer than 2^32
+// values.
 #include "ptx/types.cuh"
 #include "tile/order.cuh"
 
 constexpr u32 kTileRows = 16, kTileK = 64;
 constexpr u32 kTileCodeWords = kTileRows * kTileK / 8, kTileScales = kTileRows * 2;
-// What the packer adds to an E8M0 byte (`mxfp4/decode.cuh`).
+// The packer adds this to an E8M0 byte (`mxfp4/decode.cuh`).
 constexpr u32 kScaleOffset = 126;
 
 // The eight codes of one k16 step of a lane.
@@ -36,14 +37,14 @@ __device__ __forceinline__ u8 scale_byte(const FillMxfp4& p, u32 row_tile, u32 k
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const __grid_constant__ FillMxfp4 p) {
-  const u32 k_tiles = ceil_div(p.k, kTileK), strips = p.rows / kTileRows;
-  const u64 strip_bytes = k_tiles * (kTileCodeWords * 4 + kTileScales);
-  for (u32 strip = blockIdx.x; strip < strips; strip += gridDim.x) {
-    u32* codes = reinterpret_cast<u32*>(p.out + strip * strip_bytes);
+  const u32 k_tiles = ceil_div(p.k, kTileK), row_tiles = p.rows / kTileRows;
+  const u64 row_tile_bytes = k_tiles * (kTileCodeWords * 4 + kTileScales);
+  for (u32 row_tile = blockIdx.x; row_tile < row_tiles; row_tile += gridDim.x) {
+    u32* codes = reinterpret_cast<u32*>(p.out + row_tile * row_tile_bytes);
     u8* scales = reinterpret_cast<u8*>(codes + k_tiles * kTileCodeWords);
     for (u32 i = threadIdx.x; i < k_tiles * kTileCodeWords; i += spec::kThreads)
-      codes[i] = code_word(p, strip, i / kTileCodeWords, i / 4 % kWarpSize, i % 4);
+      codes[i] = code_word(p, row_tile, i / kTileCodeWords, i / 4 % kWarpSize, i % 4);
     for (u32 i = threadIdx.x; i < k_tiles * kTileScales; i += spec::kThreads)
-      scales[i] = scale_byte(p, strip, i / kTileScales, i % kTileScales);
+      scales[i] = scale_byte(p, row_tile, i / kTileScales, i % kTileScales);
   }
 }

@@ -1,6 +1,7 @@
-// Reads memory front to back, eight 16-byte loads a thread in flight: what the memory can give, measured.
+// Reads memory front to back with eight 16-byte loads per thread in flight, to measure the bandwidth that the memory
+// can give.
 //
-// A call reads 16 x units bytes, each once, and writes none: `out` is there so that the reads are not optimised away.
+// A call reads 16 x units bytes, each once, and writes none. `out` only keeps the reads from being optimised away.
 #include "ptx/memory.cuh"
 
 constexpr u32 kInFlight = 8;

@@ -1,28 +1,30 @@
-// route_out[route] = down[expert of route](expert_act[route]) + bias, in bf16, grouped by expert.
+// route_out[route] = down[expert of route](expert_act[route]) + bias, in bf16.
 //
-// A block computes kWarps strips of one expert for up to kTileTokens of its slots, whose rows are in tile order. What
-// it writes is as elements follow one another, in two halves of four strips.
+// A block computes kWarps row tiles of one expert for a tile of up to kTileTokens of its routes, whose rows it gathers
+// and which are in tile order. The output is in natural order, written in two halves of four row tiles.
 //
-// Layouts: expert_act [tokens][top_k][inter] bf16 in tile order; weight [expert][strip][tile] of hidden rows by inter,
-// MXFP4; route_out [tokens][top_k][hidden] bf16. A call computes 2 x hidden x inter flops a slot and reads hidden x
-// inter x 17 / 32 bytes for each tile of up to kTileTokens of an expert's slots. inter and hidden are multiples of 64.
+// Layouts: expert_act [tokens][top_k][inter] bf16 in tile order; weight [expert][row tile][tile] of hidden rows by
+// inter, MXFP4; route_out [tokens][top_k][hidden] bf16. A call computes 2 x hidden x inter flops per route and reads
+// hidden x inter x 17 / 32 bytes for each tile of up to kTileTokens of an expert's routes. inter and hidden are
+// multiples of 64.
 #include "moe/permute.cuh"
 #include "ptx/launch.cuh"
 #include "tile/wgmma.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize, kHalf = kWarps / 2;
-static_assert(kHalf * kTileRows == kTileK && spec::kHidden % kTileK == 0, "half a block's rows are a column, or none");
-using Product = WgmmaProduct<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStages>;
+static_assert(kHalf * kTileRows == kTileK && spec::kHidden % kTileK == 0,
+              "half a block's rows are one column of 64 elements");
+using Gemm = WgmmaGemm<Mxfp4Tile, spec::kInter, kWarps, spec::kTileTokens, spec::kStages>;
 
 struct Shared {
-  Product::Ring ring;
-  u32 slots[spec::kTileTokens];
+  Gemm::Stages stages;
+  u32 routes[spec::kTileTokens];
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
-// Columns of a half's results, in what was the ring.
+// The output columns of one half, which reuse the shared memory of the stages.
 __device__ __forceinline__ u8* half_of(Shared& shared, u32 half) {
-  return shared.ring.bytes + half * spec::kTileTokens * kColumnBytes;
+  return shared.stages.bytes + half * spec::kTileTokens * kColumnBytes;
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
@@ -31,22 +33,22 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();
   start_next_kernel();
-  const ExpertTile tile = load_tile(p.expert_tiles + blockIdx.y);  // at once with the count; beyond it anything
+  const ExpertTile tile = load_tile(p.expert_tiles + blockIdx.y);  // loaded together with the count; ignored beyond it
   if (blockIdx.y >= *p.expert_tile_count) return;
-  if (threadIdx.x < tile.count) shared.slots[threadIdx.x] = p.permuted_routes[tile.start + threadIdx.x];
+  if (threadIdx.x < tile.count) shared.routes[threadIdx.x] = p.permuted_routes[tile.start + threadIdx.x];
   __syncthreads();
 
-  const u32 strip = blockIdx.x * kWarps + warp_id();
-  const u64 expert_bytes = static_cast<u64>(spec::kRowTiles) * Mxfp4Tile::strip_bytes(Product::kKTiles);
-  Product product;
-  product.run(shared.ring, p.weight + tile.expert * expert_bytes, strip, spec::kRowTiles, tile.count,
-              [&](u32 n) { return p.expert_act + static_cast<u64>(shared.slots[n]) * spec::kInter; });
+  const u32 row_tile = blockIdx.x * kWarps + warp_id();
+  const u64 expert_bytes = static_cast<u64>(spec::kRowTiles) * Mxfp4Tile::row_tile_bytes(Gemm::kKTiles);
+  Gemm gemm;
+  gemm.run(shared.stages, p.weight + tile.expert * expert_bytes, row_tile, spec::kRowTiles, tile.count,
+           [&](u32 n) { return p.expert_act + static_cast<u64>(shared.routes[n]) * spec::kInter; });
 
-  __syncthreads();  // the ring is read no more
-  if (strip < spec::kRowTiles) {
-    const bf16* bias = p.bias + static_cast<u64>(tile.expert) * spec::kHidden + strip * kTileRows + Product::row();
+  __syncthreads();  // no warp reads the stages any more
+  if (row_tile < spec::kRowTiles) {
+    const bf16* bias = p.bias + static_cast<u64>(tile.expert) * spec::kHidden + row_tile * kTileRows + Gemm::row();
     const float bias_low = bf16_to_float(bias[0]), bias_high = bf16_to_float(bias[8]);
-    product.store_strip(
+    gemm.store_row_tile(
         half_of(shared, warp_id() / kHalf), warp_id() % kHalf,
         [&](float sum) { return sum * p.weight_scale + bias_low; },
         [&](float sum) { return sum * p.weight_scale + bias_high; });
@@ -57,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     const u32 row = (blockIdx.x * 2 + half) * kTileK;
     if (row >= spec::kHidden) return;
     write_columns<spec::kThreads>(half_of(shared, half), tile.count, [&](u32 n) {
-      return p.route_out + static_cast<u64>(shared.slots[n]) * spec::kHidden + row;
+      return p.route_out + static_cast<u64>(shared.routes[n]) * spec::kHidden + row;
     });
   }
 }

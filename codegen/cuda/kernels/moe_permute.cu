@@ -1,18 +1,19 @@
-// Sorts the step's slots (token * top_k + choice) by expert, tokens in order within an expert.
+// Permutes the step's routes (token * top_k + rank) by expert, with the tokens of an expert in order.
 //
-// One block: the lists are small and everything after needs them whole. Each warp counts a part of the slots, then puts
-// them behind those of the parts before. The order is fixed, so results are too.
+// A single block runs, because the lists are small and later kernels need them whole. Each warp counts a chunk of the
+// routes, then places them behind those of the chunks before. The order is fixed, so results do not depend on timing.
 //
-// Layouts: route_experts [tokens][top_k] u32; permuted_routes [tokens x top_k] u32, slots; expert_tiles
-// [expert_tile_count] (moe/permute.cuh): up to kTileTokens slots of one expert each. A call reads a slot's 4 bytes
-// twice, writes 4, and 16 a tile. No flops.
+// Layouts: route_experts [tokens][top_k] u32; permuted_routes [tokens x top_k] u32; expert_tiles [expert_tile_count]
+// (moe/permute.cuh), up to kTileTokens routes of one expert each. A call reads the 4 bytes of a route twice, writes 4
+// bytes, and writes 16 bytes per tile. It computes no flops.
 #include "moe/permute.cuh"
 #include "ptx/launch.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 
 struct Shared {
-  u32 of_warp[kWarps][spec::kExperts];  // slots counted; then where the next goes, from its expert's first
+  // Number of routes; then the position of the expert's next route, relative to its first.
+  u32 warp_counts[kWarps][spec::kExperts];
   u32 counts[spec::kExperts];
   u32 starts[spec::kExperts];
   u32 tile_starts[spec::kExperts];
@@ -22,21 +23,21 @@ static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too lit
 extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(const __grid_constant__ MoePermute p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  u32(&mine)[spec::kExperts] = shared.of_warp[warp_id()];
-  for (u32 expert = lane_id(); expert < spec::kExperts; expert += kWarpSize) mine[expert] = 0;
+  u32(&own_counts)[spec::kExperts] = shared.warp_counts[warp_id()];
+  for (u32 expert = lane_id(); expert < spec::kExperts; expert += kWarpSize) own_counts[expert] = 0;
   __syncwarp();
   wait_for_inputs();
   start_next_kernel();
 
-  const WarpSlots<kWarps, spec::kExperts> slots(p.route_experts, p.tokens * spec::kTopK);
-  slots.count(mine);
+  const WarpRoutes<kWarps, spec::kExperts> routes(p.route_experts, p.tokens * spec::kTopK);
+  routes.count(own_counts);
   __syncthreads();
   for (u32 expert = threadIdx.x; expert < spec::kExperts; expert += spec::kThreads) {
     u32 count = 0;
     for (u32 warp = 0; warp < kWarps; ++warp) {
-      const u32 of_warp = shared.of_warp[warp][expert];
-      shared.of_warp[warp][expert] = count;
-      count += of_warp;
+      const u32 warp_count = shared.warp_counts[warp][expert];
+      shared.warp_counts[warp][expert] = count;
+      count += warp_count;
     }
     shared.counts[expert] = count;
   }
@@ -47,22 +48,22 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) KERNEL_NAME(cons
       const u32 expert = first + lane_id();
       const u32 count = expert < spec::kExperts ? shared.counts[expert] : 0;
       const u32 tiles = ceil_div(count, spec::kTileTokens);
-      const u32 counts_to_here = warp_sum_to_here(count), tiles_to_here = warp_sum_to_here(tiles);
+      const u32 count_scan = warp_inclusive_sum(count), tile_scan = warp_inclusive_sum(tiles);
       if (expert < spec::kExperts) {
-        shared.starts[expert] = start + counts_to_here - count;
-        shared.tile_starts[expert] = tile + tiles_to_here - tiles;
+        shared.starts[expert] = start + count_scan - count;
+        shared.tile_starts[expert] = tile + tile_scan - tiles;
       }
-      start += __shfl_sync(~0u, counts_to_here, kWarpSize - 1);
-      tile += __shfl_sync(~0u, tiles_to_here, kWarpSize - 1);
+      start += __shfl_sync(~0u, count_scan, kWarpSize - 1);
+      tile += __shfl_sync(~0u, tile_scan, kWarpSize - 1);
     }
     if (lane_id() == 0) *p.expert_tile_count = tile;
   }
   __syncthreads();
-  slots.for_each_row([&](u32 slot, u32 expert, u32 before, u32 count) {
-    const bool has_slot = expert < spec::kExperts;
-    if (has_slot) p.permuted_routes[shared.starts[expert] + mine[expert] + before] = slot;
+  routes.for_each_row([&](u32 route, u32 expert, u32 before, u32 count) {
+    const bool has_route = expert < spec::kExperts;
+    if (has_route) p.permuted_routes[shared.starts[expert] + own_counts[expert] + before] = route;
     __syncwarp();
-    if (has_slot && before == 0) mine[expert] += count;
+    if (has_route && before == 0) own_counts[expert] += count;
     __syncwarp();
   });
   for (u32 expert = warp_id(); expert < spec::kExperts; expert += kWarps)

@@ -1,19 +1,19 @@
-// Slots sorted by expert.
+// Routes permuted by expert, so that the routes of one expert are consecutive.
 #pragma once
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
 
-// Up to a tile's worth of one expert's slots: sorted[start .. start + count].
+// A tile of one expert's routes: permuted_routes[start] to permuted_routes[start + count - 1].
 struct ExpertTile {
   u32 expert, start, count, unused;
 };
 
 __device__ __forceinline__ ExpertTile load_tile(const ExpertTile* tile) {
-  const uint4 words = load_past_l1(reinterpret_cast<const uint4*>(tile));
+  const uint4 words = load_bypass_l1(reinterpret_cast<const uint4*>(tile));
   return {words.x, words.y, words.z, words.w};
 }
 
-// The lanes that have the same value, which is below 2^kBits: a vote a bit.
+// A mask of the lanes that have the same value as this lane, by one ballot per bit. Values are below 2^kBits.
 template <u32 kBits>
 __device__ __forceinline__ u32 lanes_with(u32 value) {
   u32 same = ~0u;
@@ -27,36 +27,36 @@ __device__ __forceinline__ u32 lanes_with(u32 value) {
 
 __device__ constexpr u32 bits_of(u32 most) { return most == 0 ? 0 : 1 + bits_of(most / 2); }
 
-// A warp's part of the slots: rows of kWarpSize that follow one another.
+// A warp's chunk of the routes: consecutive rows of kWarpSize routes.
 template <u32 kWarps, u32 kExperts>
-struct WarpSlots {
-  const u32* slot_experts;
+struct WarpRoutes {
+  const u32* route_experts;
   u32 first, end;
 
-  __device__ __forceinline__ WarpSlots(const u32* slot_experts, u32 slots) : slot_experts(slot_experts) {
-    const u32 part = ceil_div(ceil_div(slots, kWarpSize), kWarps) * kWarpSize;
-    first = warp_id() * part, end = min(first + part, slots);
+  __device__ __forceinline__ WarpRoutes(const u32* route_experts, u32 routes) : route_experts(route_experts) {
+    const u32 chunk = ceil_div(ceil_div(routes, kWarpSize), kWarps) * kWarpSize;
+    first = warp_id() * chunk, end = min(first + chunk, routes);
   }
 
-  // Adds the part's slots to the counts of their experts.
+  // Counts the chunk's routes by expert.
   __device__ __forceinline__ void count(u32 (&counts)[kExperts]) const {
-    for (u32 slot = first + lane_id(); slot < end; slot += kWarpSize) atomicAdd(&counts[slot_experts[slot]], 1);
+    for (u32 route = first + lane_id(); route < end; route += kWarpSize) atomicAdd(&counts[route_experts[route]], 1);
   }
 
-  // Calls `visit(slot, its expert, how many lower lanes have it too, how many lanes)` row by row. Lanes beyond the
-  // part's last slot have expert kExperts.
+  // Calls `visit(route, its expert, number of lower lanes with the same expert, number of lanes with it)` row by row.
+  // Lanes beyond the chunk's last route have expert kExperts.
   template <class Visit>
   __device__ __forceinline__ void for_each_row(Visit visit) const {
-    constexpr u32 kTogether = 8;  // rows whose experts are asked for before the first is visited
-    for (u32 rows = first; rows < end; rows += kTogether * kWarpSize) {
-      u32 experts[kTogether];
+    constexpr u32 kBatch = 8;  // rows whose experts are loaded together
+    for (u32 rows = first; rows < end; rows += kBatch * kWarpSize) {
+      u32 experts[kBatch];
 #pragma unroll
-      for (u32 i = 0; i < kTogether; ++i) {
-        const u32 slot = rows + i * kWarpSize + lane_id();
-        experts[i] = slot < end ? slot_experts[slot] : kExperts;
+      for (u32 i = 0; i < kBatch; ++i) {
+        const u32 route = rows + i * kWarpSize + lane_id();
+        experts[i] = route < end ? route_experts[route] : kExperts;
       }
 #pragma unroll
-      for (u32 i = 0; i < kTogether; ++i) {
+      for (u32 i = 0; i < kBatch; ++i) {
         const u32 row = rows + i * kWarpSize;
         if (row >= end) return;
         const u32 same = lanes_with<bits_of(kExperts)>(experts[i]);

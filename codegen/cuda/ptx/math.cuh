@@ -1,4 +1,4 @@
-// Number formats and fast functions.
+// Conversions between number formats, fast functions, and reductions over a warp.
 #pragma once
 #include "ptx/types.cuh"
 
@@ -6,7 +6,7 @@ __device__ __forceinline__ float bf16_to_float(bf16 v) { return __uint_as_float(
 __device__ __forceinline__ float bf16_low(u32 pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float bf16_high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-// Rounds to nearest even; `low` goes to the low half.
+// Rounds both to bf16, to nearest even. `low` goes to the low half of the word.
 __device__ __forceinline__ u32 pack_bf16(float low, float high) {
   u32 pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -19,15 +19,16 @@ __device__ __forceinline__ bf16 to_bf16(float v) {
   return r;
 }
 
-// bf16 lanes multiplied exactly as written: subnormals are kept. sm_80 has no such multiply, but the same fma.
+// Multiplies both bf16 halves and keeps subnormals. sm_80 has no bf16x2 multiply; an fma with an addend of -0 is the
+// same.
 __device__ __forceinline__ u32 mul_bf16x2(u32 a, u32 b) {
-  u32 product;
+  u32 result;
 #if __CUDA_ARCH__ >= 900
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
 #else
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(0x80008000u));
 #endif
-  return product;
+  return result;
 }
 
 // 2^x, about 2 units in the last place; 2^-infinity is 0.
@@ -42,13 +43,14 @@ constexpr float kMinusInfinity = __builtin_bit_cast(float, 0xff800000u);
 
 __device__ __forceinline__ bool is_finite(float v) { return v > kMinusInfinity && v < -kMinusInfinity; }
 
-// An integer that orders floats: larger floats have larger keys, infinities included; both zeros have the same key.
+// An integer key with the order of floats: a larger float has a larger key, infinities included. Both zeros have the
+// same key.
 __device__ __forceinline__ u32 order_key(float v) {
   const u32 bits = __float_as_uint(v + 0.0f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-__device__ __forceinline__ float float_of_key(u32 key) {
+__device__ __forceinline__ float key_to_float(u32 key) {
   return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
 }
 
@@ -58,8 +60,8 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
-// The sum of this lane's value and those of all lower lanes.
-__device__ __forceinline__ u32 warp_sum_to_here(u32 value) {
+// The inclusive prefix sum over the lanes of a warp.
+__device__ __forceinline__ u32 warp_inclusive_sum(u32 value) {
 #pragma unroll
   for (u32 step = 1; step < kWarpSize; step *= 2) {
     const u32 below = __shfl_up_sync(~0u, value, step);

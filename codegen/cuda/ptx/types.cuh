@@ -1,4 +1,4 @@
-// Plain types, so that no unit needs a toolkit header.
+// Integer types and lane numbers, so that no unit needs a toolkit header.
 #pragma once
 
 using u8 = unsigned char;
@@ -8,7 +8,7 @@ using u64 = unsigned long long;
 using i32 = int;
 using i64 = long long;
 
-// bfloat16 as its bits; two of them in a u32 have the first element in the low half.
+// The bits of a bfloat16. A u32 that packs two of them has the first element in its low half.
 using bf16 = u16;
 
 static_assert(sizeof(u64) == 8 && sizeof(void*) == 8, "parameter structs assume 64-bit addresses");

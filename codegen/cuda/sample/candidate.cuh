@@ -7,13 +7,13 @@ struct Candidate {
   float score;
   u32 token;
 
-  // The lowest id wins among equals.
+  // Among equal scores the lowest id is kept.
   __device__ __forceinline__ void keep_better(Candidate other) {
     if (other.score > score || (other.score == score && other.token < token)) *this = other;
   }
 };
 
-// Tokens first .. end.
+// Tokens first to end - 1.
 struct Slice {
   u32 first, end;
 };
@@ -25,7 +25,7 @@ __device__ __forceinline__ Candidate warp_best(Candidate best) {
   return best;
 }
 
-// The best token by `score_of(token)`; all threads of the block take part and get it.
+// Finds the best token by `score_of(token)`. All threads of the block take part and get the result.
 template <u32 kWarps, class Score>
 __device__ __forceinline__ Candidate block_best(Candidate (&shared)[kWarps], Slice slice, Score score_of) {
   constexpr u32 kThreads = kWarps * kWarpSize;

@@ -1,11 +1,10 @@
-// Orders: which checkpoint row stands in which packed row (`ossmith_plan::RowOrder`), and where the elements of
-// activation rows stand.
+// The order of packed weight rows (`ossmith_plan::RowOrder`), and of the elements of activation rows.
 #pragma once
 #include "scalar.cuh"
 
 constexpr u32 kRopePairRows = 1;
 constexpr u32 kGateUpPairRows = 2;
-constexpr u32 kRowMajor = 3;  // no tiles at all
+constexpr u32 kRowMajor = 3;  // not packed into tiles
 
 __device__ __forceinline__ u32 checkpoint_row(u32 packed_row, u32 order, u32 head_dim) {
   if (order == kRopePairRows) return checkpoint_row_rope(packed_row, head_dim);
@@ -13,7 +12,7 @@ __device__ __forceinline__ u32 checkpoint_row(u32 packed_row, u32 order, u32 hea
   return packed_row;
 }
 
-// Where an element of a row stands: in its place of a tile (`tile_place`), or where it is.
-__device__ __forceinline__ u32 row_place(u32 element, u32 tile_order) {
-  return tile_order ? tile_place(element) : element;
+// The position of an element in its row: permuted within its tile of 64 (`tile_position`) in tile order, else unchanged.
+__device__ __forceinline__ u32 row_position(u32 element, u32 tile_order) {
+  return tile_order ? tile_position(element) : element;
 }

@@ -1,8 +1,8 @@
-// Packed weights: a tile is 16 rows by 64 summed elements in the order in which a warp holds it.
+// Packed weights: a tile is 16 rows by 64 elements of K, in the order in which a warp holds it.
 //
-// Lane 4g + c holds rows g and g + 8 and the 16 consecutive elements 16c .. 16c + 16 of the 64, as four k16 steps;
-// the matching activations are the 16 consecutive elements 16c .. 16c + 16 of column g (`ActivationTile`).
-// A strip is one row tile's k tiles in order.
+// Lane 4g + c holds rows g and g + 8 and the 16 consecutive elements 16c to 16c + 15 of the 64, as four k16 steps. The
+// matching activations are the 16 consecutive elements 16c to 16c + 15 of column g (`ActivationTile`). A row tile is 16
+// rows by all of K: its tiles follow one another along K.
 #pragma once
 #include "mxfp4/decode.cuh"
 #include "ptx/memory.cuh"
@@ -17,49 +17,49 @@ struct Bf16Tile {
   uint4 steps[kTileSteps];
 
   static constexpr u32 kBytes = kTileRows * kTileK * 2;
-  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kBytes; }
+  __device__ static constexpr u32 row_tile_bytes(u32 k_tiles) { return k_tiles * kBytes; }
 
-  // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring. A lane finds its own bytes again. If
-  // paced, the second half of a tile follows when all before it is here.
+  // Copies `count` (at most kChunk) tiles from k_tile on to a stage of this warp's buffer. A lane copies the bytes that
+  // it reads itself. If kPaced, the second half of a tile is requested when everything before it has arrived.
   template <u32 kChunk, bool kPaced>
-  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 count, u32 /*k_tiles*/) {
-    const u8* tiles = strip + k_tile * kBytes + lane_id() * 16;
-    place += lane_id() * 16;
+  __device__ __forceinline__ static void fetch(u8* stage, const u8* row_tile, u32 k_tile, u32 count, u32 /*k_tiles*/) {
+    const u8* tiles = row_tile + k_tile * kBytes + lane_id() * 16;
+    stage += lane_id() * 16;
 #pragma unroll
     for (u32 i = 0; i < kChunk * kTileSteps; ++i) {
       if (kPaced && i % kTileSteps == kTileSteps / 2) {
         copy_commit();
         copy_wait<0>();
       }
-      if (i / kTileSteps < count) copy_stream(place + i * kWarpSize * 16, tiles + i * kWarpSize * 16);
+      if (i / kTileSteps < count) copy_stream(stage + i * kWarpSize * 16, tiles + i * kWarpSize * 16);
     }
   }
 
-  // Tile i of a chunk that has arrived.
+  // Loads tile i of a chunk that is in shared memory.
   template <u32 kChunk>
-  __device__ __forceinline__ void take(const u8* place, u32 i) {
+  __device__ __forceinline__ void load(const u8* stage, u32 i) {
 #pragma unroll
     for (u32 j = 0; j < kTileSteps; ++j)
-      steps[j] = load_shared(place + ((i * kTileSteps + j) * kWarpSize + lane_id()) * 16);
+      steps[j] = load_shared(stage + ((i * kTileSteps + j) * kWarpSize + lane_id()) * 16);
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 j) const {
     return {{steps[j].x, steps[j].y, steps[j].z, steps[j].w}};
   }
 
-  // A tile that has arrived alone. Its fragments are read one by one, each when its registers are free: products on
-  // their way read theirs for longer than the compiler knows.
-  struct Arrived {
-    const u8* place;
-    __device__ __forceinline__ explicit Arrived(const u8* place) : place(place) {}
+  // A tile that is in shared memory by itself. Its fragments are loaded one by one, each when its registers are free: a
+  // wgmma instruction in flight reads its fragment for longer than the compiler knows.
+  struct Staged {
+    const u8* stage;
+    __device__ __forceinline__ explicit Staged(const u8* stage) : stage(stage) {}
     __device__ __forceinline__ FragmentA fragment(u32 j) const {
-      const uint4 v = load_shared(place + (j * kWarpSize + lane_id()) * 16);
+      const uint4 v = load_shared(stage + (j * kWarpSize + lane_id()) * 16);
       return {{v.x, v.y, v.z, v.w}};
     }
   };
 };
 
-// MXFP4: [k tile][lane][a word a step] of codes, then [k tile][g][block][row g, row g + 8] of scale bytes.
+// MXFP4: [k tile][lane][a word per step] of codes, then [k tile][g][block][row g, row g + 8] of scale bytes.
 struct Mxfp4Tile {
   uint4 codes;
   u32 scales;
@@ -67,29 +67,29 @@ struct Mxfp4Tile {
   static constexpr u32 kCodeBytes = kTileRows * kTileK / 2;
   static constexpr u32 kScaleBytes = kTileRows * 2;
   static constexpr u32 kBytes = kCodeBytes + kScaleBytes;
-  __device__ static constexpr u32 strip_bytes(u32 k_tiles) { return k_tiles * kBytes; }
+  __device__ static constexpr u32 row_tile_bytes(u32 k_tiles) { return k_tiles * kBytes; }
 
-  // `count` (at most kChunk) tiles from k_tile on, to this warp's place in a ring: a lane's own codes, then scales,
-  // which the first lanes copy for all. So little that it needs no pace.
+  // Copies `count` (at most kChunk) tiles from k_tile on to a stage of this warp's buffer. A lane copies its own codes;
+  // the first lanes copy the scales for all. A tile is so small that kPaced makes no difference.
   template <u32 kChunk, bool kPaced>
-  __device__ __forceinline__ static void fetch(u8* place, const u8* strip, u32 k_tile, u32 count, u32 k_tiles) {
+  __device__ __forceinline__ static void fetch(u8* stage, const u8* row_tile, u32 k_tile, u32 count, u32 k_tiles) {
     const u32 lane = lane_id();
-    const u8* codes_from = strip + k_tile * kCodeBytes + lane * 16;
-    const u8* scales_from = strip + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane * 16;
+    const u8* codes_from = row_tile + k_tile * kCodeBytes + lane * 16;
+    const u8* scales_from = row_tile + k_tiles * kCodeBytes + k_tile * kScaleBytes + lane * 16;
     static_assert(kChunk * kScaleBytes <= kWarpSize * 16, "a lane copies 16 bytes of scales");
-    __syncwarp();  // the scales that stood here were read
+    __syncwarp();  // every lane has read the scales that are overwritten
 #pragma unroll
     for (u32 i = 0; i < kChunk; ++i)
-      if (i < count) copy_stream(place + i * kCodeBytes + lane * 16, codes_from + i * kCodeBytes);
-    if (lane < count * (kScaleBytes / 16)) copy_stream(place + kChunk * kCodeBytes + lane * 16, scales_from);
+      if (i < count) copy_stream(stage + i * kCodeBytes + lane * 16, codes_from + i * kCodeBytes);
+    if (lane < count * (kScaleBytes / 16)) copy_stream(stage + kChunk * kCodeBytes + lane * 16, scales_from);
   }
 
-  // Tile i of a chunk that has arrived.
+  // Loads tile i of a chunk that is in shared memory.
   template <u32 kChunk>
-  __device__ __forceinline__ void take(const u8* place, u32 i) {
-    if (i == 0) __syncwarp();  // the lanes that copied scales waited for them
-    codes = load_shared(place + i * kCodeBytes + lane_id() * 16);
-    scales = *reinterpret_cast<const u16*>(place + kChunk * kCodeBytes + i * kScaleBytes + lane_id() / 2 * 2);
+  __device__ __forceinline__ void load(const u8* stage, u32 i) {
+    if (i == 0) __syncwarp();  // the lanes that copied the scales have waited for them
+    codes = load_shared(stage + i * kCodeBytes + lane_id() * 16);
+    scales = *reinterpret_cast<const u16*>(stage + kChunk * kCodeBytes + i * kScaleBytes + lane_id() / 2 * 2);
   }
 
   __device__ __forceinline__ FragmentA fragment(u32 j) const {
@@ -97,17 +97,17 @@ struct Mxfp4Tile {
     return mxfp4::decode(word, mxfp4::factors(scales));
   }
 
-  // A tile that has arrived alone.
-  struct Arrived;
+  // A tile that is in shared memory by itself.
+  struct Staged;
 };
 
-struct Mxfp4Tile::Arrived {
+struct Mxfp4Tile::Staged {
   Mxfp4Tile tile;
-  __device__ __forceinline__ explicit Arrived(const u8* place) { tile.take<1>(place, 0); }
+  __device__ __forceinline__ explicit Staged(const u8* stage) { tile.load<1>(stage, 0); }
   __device__ __forceinline__ FragmentA fragment(u32 j) const { return tile.fragment(j); }
 };
 
-// Column g's activations for one k tile: b0, b1 of step j are words 2j and 2j + 1.
+// Column g's activations of one k tile: b0 and b1 of step j are words 2j and 2j + 1.
 struct ActivationTile {
   u32 words[2 * kTileSteps];
 
@@ -119,7 +119,7 @@ struct ActivationTile {
     words[4] = high.x, words[5] = high.y, words[6] = high.z, words[7] = high.w;
   }
 
-  // The same of a row in tile order (`tile_place`), at its k tile.
+  // Loads the same from a row in tile order (`tile_position`), given the address of its k tile.
   __device__ __forceinline__ void load_tile_order(const bf16* tile) {
 #pragma unroll
     for (u32 i = 0; i < 2 * kTileSteps; ++i) words[i] = *reinterpret_cast<const u32*>(tile + i * 8 + lane_id() % 4 * 2);
@@ -132,7 +132,8 @@ struct ActivationTile {
 };
 
 template <class Tile>
-__device__ __forceinline__ void multiply_tile(Sums& sums, const Tile& weights, const ActivationTile& x) {
+__device__ __forceinline__ void multiply_tile(Accumulators& accumulators, const Tile& weights,
+                                              const ActivationTile& x) {
 #pragma unroll
-  for (u32 j = 0; j < kTileSteps; ++j) mma(sums, weights.fragment(j), x.words[2 * j], x.words[2 * j + 1]);
+  for (u32 j = 0; j < kTileSteps; ++j) mma(accumulators, weights.fragment(j), x.words[2 * j], x.words[2 * j + 1]);
 }

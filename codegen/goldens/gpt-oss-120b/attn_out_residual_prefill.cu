@@ -3,11 +3,11 @@
 //
 // residual += attn_out(attn_output) + bias
 //
-// A block computes kWarps row tiles for up to kTileTokens tokens; kSplits of them share the sum over k.
+// A block computes kWarps row tiles for up to kTileTokens tokens, or one of kSplits slices of K of them.
 //
-// Layouts: attn_output [tokens][q_heads][head_dim] bf16; weight [strip][tile] of hidden rows by q_heads x head_dim,
-// bf16; residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops a token, reads as many
-// bytes of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual a token.
+// Layouts: attn_output [tokens][q_heads][head_dim] bf16; weight [row tile][tile] of hidden rows by q_heads x head_dim,
+// bf16; residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops per token, reads as many
+// bytes of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual per token.
 //
 // Launch: 23 x ceil(tokens / 64) x 1 blocks of 256 threads, 76800 bytes of shared memory,
 // at most 128 registers.
@@ -52,25 +52,25 @@ static_assert(sizeof(AttnOutResidual) == 80 && sizeof(AttnOutResidual::attn_outp
 #include "tile/gemm.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product =
-    TileProduct<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages, spec::kSplits>;
-static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+using Gemm =
+    TiledGemm<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages, spec::kSplits>;
+static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     attn_out_residual_prefill(const __grid_constant__ AttnOutResidual p) {
   extern __shared__ __align__(16) u8 storage[];
-  Product::Ring& ring = *reinterpret_cast<Product::Ring*>(storage);
-  if (blockIdx.z >= Product::kParts) return;
-  const Product::Dense dense(p.weight, spec::kRowTiles, p.tokens);
-  Product::start<true>(ring, dense.weights);
+  Gemm::Stages& stages = *reinterpret_cast<Gemm::Stages*>(storage);
+  if (blockIdx.z >= Gemm::kClusterSplits) return;
+  const Gemm::DenseTile dense(p.weight, spec::kRowTiles, p.tokens);
+  Gemm::start<true>(stages, dense.weights);
   wait_for_inputs();
   start_next_kernel();
-  Product product;
-  product.run(ring, dense, p.attn_output);
+  Gemm gemm;
+  gemm.run(stages, dense, p.attn_output);
   if (!dense.weights) return;
 
-  const u32 first_row = dense.strip * kTileRows;
-  product.for_each_row_pair(dense.columns, [&](u32 g, u32 column, float low, float high) {
+  const u32 first_row = dense.row_tile * kTileRows;
+  gemm.for_each_row_pair(dense.columns, [&](u32 g, u32 column, float low, float high) {
     float* residual = p.residual + static_cast<u64>(dense.first + column) * spec::kHidden + first_row;
     residual[g] += low + bf16_to_float(p.bias[first_row + g]);
     residual[g + 8] += high + bf16_to_float(p.bias[first_row + g + 8]);

@@ -3,12 +3,12 @@
 //
 // residual += attn_out(attn_output) + bias
 //
-// A block computes kWarps strips for up to kTileTokens tokens, whose rows are in tile order.
+// A block computes kWarps row tiles for up to kTileTokens tokens, whose rows are in tile order.
 //
-// Layouts: attn_output [tokens][q_heads][head_dim] bf16 in tile order; weight [strip][tile] of hidden rows by q_heads x
-// head_dim, bf16; residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops a token, reads
-// as many bytes of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual a token.
-// q_heads x head_dim is a multiple of 64.
+// Layouts: attn_output [tokens][q_heads][head_dim] bf16 in tile order; weight [row tile][tile] of hidden rows by
+// q_heads x head_dim, bf16; residual [tokens][hidden] float. A call computes 2 x hidden x q_heads x head_dim flops per
+// token, reads as many bytes of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual
+// per token. q_heads x head_dim is a multiple of 64.
 //
 // Launch: 23 x ceil(tokens / 64) x 1 blocks of 256 threads, 99328 bytes of shared memory,
 // at most 128 registers.
@@ -51,23 +51,23 @@ static_assert(sizeof(AttnOutResidual) == 80 && sizeof(AttnOutResidual::attn_outp
 #include "tile/wgmma.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-using Product = WgmmaProduct<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStages>;
-static_assert(sizeof(Product::Ring) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+using Gemm = WgmmaGemm<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStages>;
+static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     attn_out_residual_wgmma64(const __grid_constant__ AttnOutResidual p) {
   extern __shared__ __align__(1024) u8 storage[];
   wait_for_inputs();
   start_next_kernel();
-  const Product::Dense dense(p.tokens);
-  Product product;
-  product.run(*reinterpret_cast<Product::Ring*>(storage), p.weight, spec::kRowTiles, dense, p.attn_output);
-  if (dense.strip >= spec::kRowTiles) return;
+  const Gemm::DenseTile dense(p.tokens);
+  Gemm gemm;
+  gemm.run(*reinterpret_cast<Gemm::Stages*>(storage), p.weight, spec::kRowTiles, dense, p.attn_output);
+  if (dense.row_tile >= spec::kRowTiles) return;
 
-  const u32 row = dense.strip * kTileRows + Product::row();
+  const u32 row = dense.row_tile * kTileRows + Gemm::row();
   const float bias_low = bf16_to_float(p.bias[row]), bias_high = bf16_to_float(p.bias[row + 8]);
   float* residual = p.residual + static_cast<u64>(dense.first) * spec::kHidden + row;
-  product.for_each_column(
+  gemm.for_each_column(
       dense.columns,
       [&](u32 column) { return make_float2(residual[column * spec::kHidden], residual[column * spec::kHidden + 8]); },
       [&](u32 column, float low, float high, float2 before) {

@@ -3,14 +3,14 @@
 //
 // expert_act[route] = swiglu(gate_up[expert of route](rmsnorm(residual)[token]) + bias), in bf16.
 //
-// The work is a list of strips (8 gates and their 8 ups) of the distinct experts that the step's tokens chose, so an
-// expert's weights are read once however many tokens chose it. `input` holds scaled rows: their products are divided
-// by the rms at the end.
+// The work is a list of row tiles (8 gates and their 8 ups) of the distinct experts that the step's tokens selected, so
+// an expert's weights are read once, however many tokens selected it. `input` holds deferred rows, and the results are
+// divided by the rms at the end.
 //
-// Layouts: input [tokens][hidden] bf16, scaled, and square_sums [tokens][hidden / 16] float; weight
-// [expert][strip][tile] of 2 x inter rows by hidden, MXFP4, a gate and its up in one lane; expert_act
-// [tokens][top_k][inter] bf16. A call computes 4 x inter x hidden flops a slot and reads 2 x inter x hidden x 17 / 32
-// bytes an expert that was chosen, once: memory bounds it. At most kMaxTokens tokens; tokens x top_k is below 256.
+// Layouts: input [tokens][hidden] bf16 deferred rows, and square_sums [tokens][hidden / 16] float; weight [expert][row
+// tile][tile] of 2 x inter rows by hidden, MXFP4, a gate and its up in one lane; expert_act [tokens][top_k][inter]
+// bf16. A call computes 4 x inter x hidden flops per route and reads 2 x inter x hidden x 17 / 32 bytes per selected
+// expert, once: memory bandwidth bounds it. At most kMaxTokens tokens; tokens x top_k is below 256.
 //
 // Launch: 2 per multiprocessor x 1 x 1 blocks of 480 threads, 26480 bytes of shared memory,
 // at most 64 registers.
@@ -59,20 +59,20 @@ static_assert(sizeof(MoeUpSwiglu) == 96 && sizeof(MoeUpSwiglu::input) == 8 &&
 
 #include "epilogue/swiglu.cuh"
 #include "moe/logits.cuh"
-#include "moe/route.cuh"
+#include "moe/routing.cuh"
 #include "ptx/launch.cuh"
 #include "tile/gemv.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr u32 kStripsPerExpert = 2 * spec::kInter / kTileRows;
-using Slice = Share<spec::kHidden, kWarps>;
+constexpr u32 kRowTilesPerExpert = 2 * spec::kInter / kTileRows;
+using Slice = KSlice<spec::kHidden, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
-using Route = SharedRoute<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
+using Routing = SharedRouting<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
 
 struct Shared {
-  SharedTiles<Mxfp4Tile, Slice, kWarps, spec::kStages> ring;
-  SharedSums<kWarps, spec::kMaxTokens> sums;
-  Route route;
+  SharedWeightStages<Mxfp4Tile, Slice, kWarps, spec::kStages> stages;
+  SharedPartials<kWarps, spec::kMaxTokens> partials;
+  Routing routing;
 };
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
@@ -82,31 +82,33 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();
   start_next_kernel();
-  const SummedLogits<spec::kExperts, spec::kHidden> logits{p.router_logit_sums, p.square_sums, p.router_bias,
+  const RouterLogits<spec::kExperts, spec::kHidden> logits{p.router_logit_sums, p.square_sums, p.router_bias,
                                                            spec::kRmsEps};
-  shared.route.template build<kWarps>(logits, p.tokens, blockIdx.x == 0 ? p.logits : nullptr);
-  const u32 strips = shared.route.distinct * kStripsPerExpert;
-  auto weights = stream(shared.ring, strips, [&](u32 strip) {
-    const u64 expert = shared.route.experts[strip / kStripsPerExpert];
-    return p.weight + (expert * kStripsPerExpert + strip % kStripsPerExpert) * Mxfp4Tile::strip_bytes(Slice::kKTiles);
+  shared.routing.template build<kWarps>(logits, p.tokens, blockIdx.x == 0 ? p.logits : nullptr);
+  const u32 row_tiles = shared.routing.distinct * kRowTilesPerExpert;
+  auto weights = stream(shared.stages, row_tiles, [&](u32 row_tile) {
+    const u64 expert = shared.routing.experts[row_tile / kRowTilesPerExpert];
+    return p.weight +
+           (expert * kRowTilesPerExpert + row_tile % kRowTilesPerExpert) * Mxfp4Tile::row_tile_bytes(Slice::kKTiles);
   });
   ActivationTile x[Slice::kTiles];
-  load_activations<Slice, spec::kHidden>(x, column_row(p.input, spec::kHidden, p.tokens));
+  load_activations<Slice, spec::kHidden>(x, activation_row(p.input, spec::kHidden, p.tokens));
 
-  u32 turn = 0;
-  for (u32 strip = blockIdx.x; strip < strips; strip += gridDim.x, turn ^= 1) {
-    const u32 place = strip / kStripsPerExpert, first_pair = strip % kStripsPerExpert * 8;
-    const u32* biases = reinterpret_cast<const u32*>(p.bias) + shared.route.experts[place] * spec::kInter + first_pair;
+  u32 parity = 0;
+  for (u32 row_tile = blockIdx.x; row_tile < row_tiles; row_tile += gridDim.x, parity ^= 1) {
+    const u32 entry = row_tile / kRowTilesPerExpert, first_pair = row_tile % kRowTilesPerExpert * 8;
+    const u32* biases =
+        reinterpret_cast<const u32*>(p.bias) + shared.routing.experts[entry] * spec::kInter + first_pair;
     u32 bias[Pairs::kEach];
     Pairs::visit(p.tokens, [&](u32 j, u32 g, u32 /*token*/) { bias[j] = biases[g]; });
-    Sums sums{};
-    weights.multiply(sums, x);
-    shared.sums.put(turn, sums);
+    Accumulators accumulators{};
+    weights.multiply(accumulators, x);
+    shared.partials.store(parity, accumulators);
     __syncthreads();
-    Pairs::finish(shared.sums, turn, p.tokens, [&](u32 j, u32 g, u32 token, float gate, float up) {
-      const u8 k = shared.route.rank[place][token];
-      if (k == Route::kNotChosen) return;
-      const float factor = p.weight_scale * shared.route.inverse[token];
+    Pairs::finish(shared.partials, parity, p.tokens, [&](u32 j, u32 g, u32 token, float gate, float up) {
+      const u8 k = shared.routing.rank[entry][token];
+      if (k == Routing::kNotSelected) return;
+      const float factor = p.weight_scale * shared.routing.inverse_rms[token];
       p.expert_act[(token * spec::kTopK + k) * spec::kInter + first_pair + g] =
           to_bf16(biased_swiglu(gate, up, bias[j], factor, spec::kSwigluLimit, spec::kSwigluAlpha));
     });

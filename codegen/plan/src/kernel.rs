@@ -165,7 +165,7 @@ pub struct Schedule {
 /// Kernels of a large step alone.
 #[derive(Clone, Copy, Debug)]
 pub struct LargeStep {
-    /// Whether the rows that products read are in tile order (`ossmith_scalar::tile_place`), each 64 elements by
+    /// Whether the rows that products read are in tile order (`ossmith_scalar::tile_position`), each 64 elements by
     /// themselves.
     pub tile_order: bool,
     /// Attention, by layer kind, of consecutive tokens. [`Schedule::attention`] takes the single-query tokens.

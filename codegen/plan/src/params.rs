@@ -143,7 +143,7 @@ params! {
         tile_order: u32 = "u32",
     }
     /// Attention's output projection, added to the residual. Only decode steps write `deferred_rows` and `square_sums`,
-    /// and add the products of `deferred_rows` with the rows of `router` to `router_logit_sums`, `[token][expert]`.
+    /// and add their contribution to the logits, `deferred_rows` times `router`, to `router_logit_sums`, `[token][expert]`.
     AttnOutResidual {
         attn_output: ptr = "const bf16*",
         weight: ptr = "const u8*",

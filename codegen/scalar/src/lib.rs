@@ -33,8 +33,8 @@ pub use synthetic::{
     random_word, synthetic_bf16, synthetic_scale,
 };
 pub use tiles::{
-    CHECKPOINT_ROW_GATE_UP_CUDA, CHECKPOINT_ROW_ROPE_CUDA, TILE_K_CUDA, TILE_PLACE_CUDA,
-    TILE_ROW_CUDA, checkpoint_row_gate_up, checkpoint_row_rope, tile_k, tile_place, tile_row,
+    CHECKPOINT_ROW_GATE_UP_CUDA, CHECKPOINT_ROW_ROPE_CUDA, TILE_K_CUDA, TILE_POSITION_CUDA,
+    TILE_ROW_CUDA, checkpoint_row_gate_up, checkpoint_row_rope, tile_k, tile_position, tile_row,
 };
 
 /// What the other texts need: fixed-width names and arrays as values.
@@ -67,7 +67,7 @@ pub const DEVICE: &[&str] = &[
     MXFP4_CODE_CUDA,
     MXFP4_CODES_CUDA,
     TILE_K_CUDA,
-    TILE_PLACE_CUDA,
+    TILE_POSITION_CUDA,
     TILE_ROW_CUDA,
     CHECKPOINT_ROW_ROPE_CUDA,
     CHECKPOINT_ROW_GATE_UP_CUDA,

@@ -26,7 +26,7 @@ pub fn tile_row(lane: u32, a_register: u32) -> u32 {
 /// another: first every lane's first two, then their last two.
 #[device_fn]
 #[must_use]
-pub fn tile_place(element: u32) -> u32 {
+pub fn tile_position(element: u32) -> u32 {
     let lane = (element / 16) % 4;
     let step = (element / 4) % 4;
     let half = (element / 2) % 2;
@@ -92,10 +92,10 @@ mod tests {
         {
             let place = 16 * step + 8 * (element / 4) + 2 * lane + element % 2;
             let k = tile_k(lane, step, element);
-            assert_eq!(tile_place(k), place);
-            assert_eq!(tile_place(64 + k), 64 + place);
+            assert_eq!(tile_position(k), place);
+            assert_eq!(tile_position(64 + k), 64 + place);
         }
-        assert!(is_permutation(tile_place, 192));
+        assert!(is_permutation(tile_position, 192));
     }
 
     fn is_permutation(map: impl Fn(u32) -> u32, rows: u32) -> bool {

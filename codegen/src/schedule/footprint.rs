@@ -23,7 +23,7 @@ impl TileFormat {
     }
 }
 
-/// `SharedTiles` of `tile/gemv.cuh`: `depth` chunks a warp.
+/// `SharedWeightStages` of `tile/gemv.cuh`: `depth` chunks per warp.
 pub(super) fn weight_ring(format: TileFormat, k_tiles: usize, warps: usize, depth: usize) -> usize {
     let tiles = match format {
         TileFormat::Bf16 => 1,
@@ -32,23 +32,23 @@ pub(super) fn weight_ring(format: TileFormat, k_tiles: usize, warps: usize, dept
     warps * depth * tiles * format.tile_bytes()
 }
 
-/// `SharedSums` of `tile/gemv.cuh`: each warp's partial tile, twice.
+/// `SharedPartials` of `tile/gemv.cuh`: each warp's partial tile, twice.
 pub(super) fn sums(warps: usize, tokens: usize) -> usize {
     let columns = if tokens == 1 { 1 } else { 8 };
     2 * warps * TILE_ROWS * columns * 4
 }
 
-/// `SharedInverse` of `tile/norm.cuh`.
+/// `SharedInverseRms` of `tile/norm.cuh`.
 pub(super) fn inverse(tokens: usize) -> usize {
     aligned(tokens * 4)
 }
 
-/// `SharedRouterPart` of `moe/logits.cuh`.
+/// `SharedRouterSlice` of `moe/logits.cuh`.
 pub(super) fn router_part(experts: usize, tokens: usize) -> usize {
     (experts.next_multiple_of(TILE_ROWS) + tokens) * TILE_ROWS * 2
 }
 
-/// `SharedRoute` of `moe/route.cuh`.
+/// `SharedRouting` of `moe/routing.cuh`.
 pub(super) fn route(experts: usize, top_k: usize, tokens: usize) -> usize {
     let distinct = (tokens * top_k).min(experts);
     aligned(
@@ -89,7 +89,7 @@ pub(super) fn places(tokens: usize) -> usize {
     tokens * 8
 }
 
-/// `WgmmaRing` of `tile/wgmma.cuh`, `stages` k tiles of `tokens` columns and of each warp's weights, and `words` for each
+/// `WgmmaStages` of `tile/wgmma.cuh`, `stages` k tiles of `tokens` columns and of each warp's weights, and `words` for each
 /// of the tokens, in the `Shared` of a kernel.
 pub(super) fn wgmma(
     format: TileFormat,
@@ -109,13 +109,13 @@ pub(super) fn permute(experts: usize, warps: usize) -> usize {
     (warps + 3) * experts * 4
 }
 
-/// `Part`s of `attn/merge.cuh`, one a warp.
+/// `SoftmaxPartial`s of `attn/merge.cuh`, one per warp.
 pub(super) fn attention_parts(warps: usize, head_dim: usize) -> usize {
     const COLUMN_HEADS: usize = 8;
     warps * COLUMN_HEADS * (2 + head_dim) * 4
 }
 
-/// Rings of `SharedSpan`s of `attn/attend.cuh`, one a warp.
+/// Multistage buffers of `SharedSpan`s of `attn/attend.cuh`, one per warp.
 pub(super) fn spans(warps: usize, stages: usize, head_dim: usize) -> usize {
     const SPAN_KEYS: usize = 32;
     warps * stages * 2 * SPAN_KEYS * head_dim * 2

@@ -17,7 +17,7 @@ const MOST_SPLIT_BLOCKS: usize = 4096;
 const TILE_ROUTES: usize = 16;
 /// Bytes of an expert tile's entry.
 const TILE_ENTRY_BYTES: usize = 16;
-/// Elements of a row behind one sum of squares (`kSquaresWidth` of `tile/norm.cuh`).
+/// Elements of a row behind one sum of squares (`kSquareSumWidth` of `tile/norm.cuh`).
 pub(super) const SQUARES_WIDTH: usize = 16;
 /// Blocks that share a row of logits at most.
 const MOST_SAMPLE_SPLITS: usize = 64;

@@ -1,7 +1,7 @@
 //! Values on the device, read and written as f32, and poisoned so that what a kernel forgets to write shows.
 
 use half::bf16;
-use ossmith_scalar::tile_place;
+use ossmith_scalar::tile_position;
 
 use super::super::cache::DeviceCache;
 use super::super::forward::Pass;
@@ -24,22 +24,22 @@ pub(super) fn read_rows(
     tokens: usize,
 ) -> Result<Vec<f32>> {
     let rows = read_bf16(buffer, count)?;
-    Ok((0..count).map(|element| rows[row_place(pass, tokens, element)]).collect())
+    Ok((0..count).map(|element| rows[row_position(pass, tokens, element)]).collect())
 }
 
 /// Writes such rows.
 pub(super) fn write_rows(pass: &Pass, buffer: &Buffer, rows: &[f32], tokens: usize) -> Result<()> {
     let mut placed = vec![0_u16; rows.len()];
     for (element, &value) in rows.iter().enumerate() {
-        placed[row_place(pass, tokens, element)] = bf16::from_f32(value).to_bits();
+        placed[row_position(pass, tokens, element)] = bf16::from_f32(value).to_bits();
     }
     buffer.write(0, &placed)
 }
 
 /// Where an element stands among the rows that a product of a step of `tokens` tokens reads.
-fn row_place(pass: &Pass, tokens: usize, element: usize) -> usize {
+fn row_position(pass: &Pass, tokens: usize, element: usize) -> usize {
     match pass.model.schedule(tokens).large {
-        Some(large) if large.tile_order => tile_place(element as u32) as usize,
+        Some(large) if large.tile_order => tile_position(element as u32) as usize,
         _ => element,
     }
 }

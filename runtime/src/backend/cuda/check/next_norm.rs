@@ -12,7 +12,7 @@ use super::relative_error;
 use crate::Result;
 use crate::backend::cpu::rms_norm;
 
-/// Units of one logit (`kLogitOne` of `moe/logits.cuh`).
+/// Units of one logit (`kFixedPointOne` of `moe/logits.cuh`).
 const LOGIT_ONE: f64 = (1_u32 << 28) as f64;
 
 /// Which norm of a layer comes next.
