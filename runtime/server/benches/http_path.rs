@@ -44,8 +44,8 @@ fn main() {
 
 async fn start(apart: bool) -> String {
     let begin = encode("x")[0];
-    let stub = Stub::new(100_000, move |ask| {
-        let chat = ask.prompt.len() > 8;
+    let stub = Stub::new(100_000, move |request| {
+        let chat = request.engine_request.prompt.len() > 8;
         let mut tokens = if chat { vec![200_005, 17_196, 200_008] } else { Vec::new() };
         tokens.extend(std::iter::repeat_n(begin, TOKENS));
         Script { tokens, pause: apart.then_some(Duration::ZERO), ..Script::default() }

@@ -1,4 +1,6 @@
-//! Errors as OpenAI's SDKs expect them: a status and `{"error": {message, type, param, code}}`, all four keys always there.
+//! Errors as OpenAI's SDKs expect them: a status and `{"error": {message, type, param, code}}`, with all four keys always present.
+
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,13 +14,13 @@ pub(crate) type Result<T> = std::result::Result<T, ApiError>;
 pub struct ApiError {
     /// HTTP status.
     pub status: StatusCode,
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do.
     pub message: String,
     /// The field at fault.
     pub param: Option<String>,
-    /// A word for programs.
+    /// A code for programs.
     pub code: Option<&'static str>,
-    /// Seconds after which to try again.
+    /// Seconds after which the client may try again.
     pub retry_after: Option<u32>,
 }
 
@@ -33,17 +35,17 @@ impl ApiError {
         ApiError { param, ..ApiError::new(StatusCode::BAD_REQUEST, message) }
     }
 
-    /// 400 for something that exists elsewhere but not here.
+    /// 400: other servers have it, this one does not.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> ApiError {
         ApiError { code: Some("unsupported_value"), ..ApiError::bad(param, message) }
     }
 
-    /// 400: prompt and answer do not fit.
+    /// 400: the prompt and its answer do not fit into the context.
     pub fn too_long(param: &str, message: impl Into<String>) -> ApiError {
         ApiError { code: Some("context_length_exceeded"), ..ApiError::bad(param, message) }
     }
 
-    /// 401.
+    /// 401: the API key is missing or wrong.
     pub fn no_key(message: impl Into<String>) -> ApiError {
         ApiError {
             code: Some("invalid_api_key"),
@@ -51,7 +53,7 @@ impl ApiError {
         }
     }
 
-    /// 404 with a code.
+    /// 404: something of this name does not exist.
     pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> ApiError {
         ApiError { code, ..ApiError::new(StatusCode::NOT_FOUND, message) }
     }
@@ -72,12 +74,13 @@ impl ApiError {
     pub fn method(method: &str, path: &str) -> ApiError {
         ApiError::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("{method} is not allowed on {path}; see /openapi.json for what is"),
+            format!("{method} is not allowed on {path}; /openapi.json lists what is"),
         )
     }
 
     /// 408: the request took longer than the server allows.
-    pub fn timed_out(seconds: u64) -> ApiError {
+    pub fn timed_out(limit: Duration) -> ApiError {
+        let seconds = limit.as_secs();
         ApiError {
             code: Some("request_timeout"),
             ..ApiError::new(
@@ -87,7 +90,7 @@ impl ApiError {
         }
     }
 
-    /// 413: the body is over the limit.
+    /// 413: the body is larger than the limit.
     pub fn too_large(limit_bytes: usize) -> ApiError {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -113,7 +116,7 @@ impl ApiError {
         }
     }
 
-    /// 500: the engine failed under a good request.
+    /// 500: the engine failed at a valid request.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError {
             code: Some("server_error"),
@@ -121,7 +124,7 @@ impl ApiError {
         }
     }
 
-    /// The body.
+    /// The JSON body.
     pub fn body(&self) -> Value {
         let kind = match self.status.as_u16() {
             429 => "rate_limit_error",
@@ -144,9 +147,20 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // The log line of the request says why it failed.
+        // The middleware's log line shows why the request failed.
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl From<ossmith::Error> for ApiError {
+    fn from(error: ossmith::Error) -> ApiError {
+        match error {
+            ossmith::Error::Request(why) => ApiError::bad("", why),
+            ossmith::Error::Busy(why) => ApiError::overloaded(why),
+            ossmith::Error::Closed(why) => ApiError::unavailable(why),
+            other => ApiError::internal(other.to_string()),
+        }
     }
 }
 
@@ -156,7 +170,7 @@ pub(crate) fn json_body<T: serde::Serialize>(value: &T) -> impl IntoResponse + u
     json_text(serde_json::to_string(value).unwrap_or_default())
 }
 
-/// The same of what is JSON already.
+/// A body of text that is JSON already, with its header.
 pub(crate) fn json_text(text: String) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text)
 }

@@ -1,5 +1,5 @@
-//! Reading a request body field by field. `null` counts as absent, unknown fields are left alone, and whatever is wrong is
-//! an error that names the field.
+//! Reading a request body field by field. `null` counts as absent, unknown fields are ignored, and whatever is wrong is an error
+//! that names the field.
 
 use std::ops::RangeInclusive;
 
@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 
 use crate::error::{ApiError, Result};
 
-/// An object of a request, and where it stands in it.
+/// An object of a request, and its position in the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
-    /// `""` or `reasoning.`: comes before a field's name in errors.
+    /// What comes before a field's name in errors: `""` or `reasoning.`.
     prefix: String,
 }
 
@@ -35,11 +35,12 @@ impl<'a> Fields<'a> {
         format!("{}{field}", self.prefix)
     }
 
-    /// The field's value, unless it is absent or null.
+    /// The field's value; none if it is absent or null.
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.map.get(field).filter(|value| !value.is_null())
     }
 
+    /// An error that names the field and says what is wrong with it.
     pub(crate) fn wrong(&self, field: &str, message: impl AsRef<str>) -> ApiError {
         let name = self.name(field);
         ApiError::bad(name.clone(), format!("`{name}` {}", message.as_ref()))
@@ -51,7 +52,7 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some(value) => T::deserialize(value)
                 .map(Some)
-                .map_err(|why| self.wrong(field, format!("is not as it should be: {why}"))),
+                .map_err(|why| self.wrong(field, format!("cannot be read: {why}"))),
         }
     }
 
@@ -59,7 +60,7 @@ impl<'a> Fields<'a> {
         match self.get(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(field, format!("is {}, not a string", kind(other)))),
+            Some(other) => Err(self.wrong(field, format!("is {}, not a string", describe(other)))),
         }
     }
 
@@ -67,7 +68,9 @@ impl<'a> Fields<'a> {
         match self.get(field) {
             None => Ok(default),
             Some(Value::Bool(value)) => Ok(*value),
-            Some(other) => Err(self.wrong(field, format!("is {}, not true or false", kind(other)))),
+            Some(other) => {
+                Err(self.wrong(field, format!("is {}, not true or false", describe(other))))
+            }
         }
     }
 
@@ -77,7 +80,7 @@ impl<'a> Fields<'a> {
         let number = value
             .as_f64()
             .filter(|_| value.is_number())
-            .ok_or_else(|| self.wrong(field, format!("is {}, not a number", kind(value))))?;
+            .ok_or_else(|| self.wrong(field, format!("is {}, not a number", describe(value))))?;
         if range.contains(&number) {
             return Ok(Some(number));
         }
@@ -90,7 +93,7 @@ impl<'a> Fields<'a> {
         Err(self.wrong(field, format!("is {number}; it must be {span}")))
     }
 
-    /// A whole number in a range; `5.0` counts as one, and what is too large for a number is the largest.
+    /// A whole number in a range. `5.0` counts as one, and a number that is too large for 64 bits becomes the largest that fits.
     pub(crate) fn integer(&self, field: &str, range: RangeInclusive<i64>) -> Result<Option<i64>> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let whole = |float: f64| (float.fract() == 0.0).then_some(float as i64);
@@ -100,7 +103,8 @@ impl<'a> Fields<'a> {
             .or_else(|| big(value))
             .or_else(|| value.as_f64().and_then(whole))
             .ok_or_else(|| {
-                let is = if value.is_number() { value.to_string() } else { kind(value).to_owned() };
+                let is =
+                    if value.is_number() { value.to_string() } else { describe(value).to_owned() };
                 self.wrong(field, format!("is {is}, not a whole number"))
             })?;
         if range.contains(&number) {
@@ -115,7 +119,7 @@ impl<'a> Fields<'a> {
         Err(self.wrong(field, format!("is {number}; it must be {span}")))
     }
 
-    /// A whole number of which only the bits matter.
+    /// A whole number of which only the 64 bits matter.
     pub(crate) fn bits(&self, field: &str) -> Result<Option<u64>> {
         match self.get(field).and_then(Value::as_u64) {
             Some(bits) => Ok(Some(bits)),
@@ -135,7 +139,7 @@ impl<'a> Fields<'a> {
             Some(Value::Object(map)) => {
                 Ok(Some(Fields { map, prefix: format!("{}.", self.name(field)) }))
             }
-            Some(other) => Err(self.wrong(field, format!("is {}, not an object", kind(other)))),
+            Some(other) => Err(self.wrong(field, format!("is {}, not an object", describe(other)))),
         }
     }
 
@@ -144,12 +148,12 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(field) else { return Ok(Vec::new()) };
         let list = value
             .as_array()
-            .ok_or_else(|| self.wrong(field, format!("is {}, not a list", kind(value))))?;
+            .ok_or_else(|| self.wrong(field, format!("is {}, not a list", describe(value))))?;
         let object = |(index, value): (usize, &'a Value)| {
             let at = format!("{field}[{index}]");
             let map = value.as_object();
-            let map =
-                map.ok_or_else(|| self.wrong(&at, format!("is {}, not an object", kind(value))))?;
+            let map = map
+                .ok_or_else(|| self.wrong(&at, format!("is {}, not an object", describe(value))))?;
             Ok(Fields { map, prefix: format!("{}.", self.name(&at)) })
         };
         list.iter().enumerate().map(object).collect()
@@ -203,8 +207,8 @@ pub(crate) fn token_ids(value: &Value, name: &str, vocab: usize) -> Result<Vec<u
     list.iter().enumerate().map(id).collect()
 }
 
-/// What a value is, in words.
-pub(crate) fn kind(value: &Value) -> &'static str {
+/// What type of value this is, for error messages.
+pub(crate) fn describe(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

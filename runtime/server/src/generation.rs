@@ -1,174 +1,295 @@
-//! The generations of one request, read as one stream, and what is measured about them.
+//! The generations of one request, read as one stream of events and measured. Where the engine gives up, that becomes an error
+//! as the client will read it.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use ossmith::engine::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
 
-use crate::engine::{Answer, Ask, Finish, Source, Update};
+use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream};
 use crate::error::{ApiError, Result};
-use crate::metrics::{End, Metrics};
+use crate::metrics::{Metrics, Outcome};
 
-/// What `work` gives, or the error that it took longer than `limit`.
+/// What comes for one choice.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum GenerationEvent {
+    /// About the prompt; it comes once, before the first token.
+    Prompt(PromptInfo),
+    /// The next token.
+    Token(GeneratedToken),
+    /// The engine gave up, and nothing follows.
+    Failed(ApiError),
+}
+
+/// A token that was generated.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GeneratedToken {
+    pub(crate) id: u32,
+    /// If the request wants them.
+    pub(crate) logprobs: Option<TokenLogprobs>,
+    /// With the last token: a stop token, or the limit of tokens. All other reasons are failures.
+    pub(crate) finish: Option<FinishReason>,
+}
+
+/// Awaits `work`. It is an error if it takes longer than `limit`.
 pub(crate) async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T> {
     let Some(limit) = limit else { return Ok(work.await) };
-    let late = |_| ApiError::timed_out(limit.as_secs());
+    let late = |_| ApiError::timed_out(limit);
     tokio::time::timeout(limit, work).await.map_err(late)
 }
 
-/// One generation, measured.
-struct Run {
-    answer: Box<dyn Answer>,
-    prompt: usize,
-    begun: Instant,
-    admitted: Option<Instant>,
-    first: Option<Instant>,
-    last: Instant,
+/// One generation and what is measured about it.
+struct Measured {
+    stream: GenerationStream,
+    /// The second event of what the engine sent as one.
+    pending: Option<GenerationEvent>,
+    /// Prompt tokens that this generation counts.
+    prompt_tokens: usize,
+    arrival: Instant,
+    first_step: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Instant,
     tokens: usize,
-    end: Option<End>,
+    outcome: Option<Outcome>,
+    timeout: Option<Duration>,
     metrics: Arc<Metrics>,
 }
 
-impl Run {
-    fn update(&mut self, update: &Update) {
+impl Measured {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<GenerationEvent> {
+        let event = match self.pending.take() {
+            Some(event) => event,
+            None => match self.stream.as_mut().poll_next(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(event)) => self.split(event),
+                Poll::Ready(None) => {
+                    GenerationEvent::Failed(ApiError::unavailable("the engine has stopped"))
+                }
+            },
+        };
+        self.measure(&event);
+        Poll::Ready(event)
+    }
+
+    /// The engine tells about the prompt together with the first token. Here that is an event of its own.
+    fn split(&mut self, event: TokenEvent) -> GenerationEvent {
+        let TokenEvent { token, logprobs, prompt, finish, .. } = event;
+        let event = match (token, self.failure(finish.as_ref())) {
+            (_, Some(failure)) => GenerationEvent::Failed(failure),
+            (Some(id), None) => GenerationEvent::Token(GeneratedToken { id, logprobs, finish }),
+            (None, None) => {
+                let why = "the engine ended the request without a token";
+                GenerationEvent::Failed(ApiError::internal(why))
+            }
+        };
+        let Some(prompt) = prompt else { return event };
+        self.pending = Some(event);
+        GenerationEvent::Prompt(*prompt)
+    }
+
+    fn failure(&self, finish: Option<&FinishReason>) -> Option<ApiError> {
+        match finish? {
+            FinishReason::Stop | FinishReason::StopString(_) | FinishReason::Length => None,
+            FinishReason::Deadline => Some(ApiError::timed_out(self.timeout.unwrap_or_default())),
+            FinishReason::Failed(why) => Some(ApiError::internal(why.to_string())),
+            other => {
+                let why = format!("the engine ended the request: {}", other.name());
+                Some(ApiError::unavailable(why))
+            }
+        }
+    }
+
+    fn measure(&mut self, event: &GenerationEvent) {
         let now = Instant::now();
-        match update {
-            Update::Prompt { cached, queued, .. } => {
-                self.admitted = Some(self.begun + *queued);
-                let cached = (*cached).min(self.prompt) as u64;
-                self.metrics.cached_tokens.fetch_add(cached, Ordering::Relaxed);
-                self.metrics.queued.add(queued.as_secs_f64());
+        match event {
+            GenerationEvent::Prompt(PromptInfo { cached_tokens, queued, .. }) => {
+                self.first_step = Some(self.arrival + *queued);
+                let cached = (*cached_tokens).min(self.prompt_tokens) as u64;
+                self.metrics.record(|counts| {
+                    counts.cached_tokens += cached;
+                    counts.queue_seconds.add(queued.as_secs_f64());
+                });
             }
-            Update::Token { finish, .. } => {
-                if self.first.is_none() {
-                    self.first = Some(now);
-                    self.metrics.first_token.add((now - self.begun).as_secs_f64());
-                    let begun = self.admitted.unwrap_or(self.begun);
-                    self.metrics.prefill.add(now.saturating_duration_since(begun).as_secs_f64());
-                } else {
-                    self.metrics.between_tokens.add((now - self.last).as_secs_f64());
-                }
-                self.last = now;
+            GenerationEvent::Token(token) => {
+                self.metrics.record(|counts| {
+                    if self.first_token.is_some() {
+                        let since = (now - self.last_token).as_secs_f64();
+                        counts.inter_token_seconds.add(since);
+                        return;
+                    }
+                    counts.first_token_seconds.add((now - self.arrival).as_secs_f64());
+                    let first_step = self.first_step.unwrap_or(self.arrival);
+                    let prefill = now.saturating_duration_since(first_step);
+                    counts.prefill_seconds.add(prefill.as_secs_f64());
+                });
+                self.first_token.get_or_insert(now);
+                self.last_token = now;
                 self.tokens += 1;
-                match finish {
-                    Some(Finish::Stop) => self.end = Some(End::Stop),
-                    Some(Finish::Length) => self.end = Some(End::Length),
-                    None => {}
-                }
+                self.outcome = token.finish.as_ref().map(|finish| match finish {
+                    FinishReason::Length => Outcome::Length,
+                    _ => Outcome::Stop,
+                });
             }
-            Update::Failed(error) => {
+            GenerationEvent::Failed(error) => {
                 let late = error.status == StatusCode::REQUEST_TIMEOUT;
-                self.end = Some(if late { End::Abort } else { End::Error });
+                self.outcome = Some(if late { Outcome::Abort } else { Outcome::Error });
             }
         }
     }
 }
 
-impl Drop for Run {
+impl Drop for Measured {
     /// Counts the generation, however it ended.
     fn drop(&mut self) {
-        let metrics = &self.metrics;
-        let end = self.end.unwrap_or(End::Abort);
-        metrics.end(end);
-        metrics.prompt_tokens.fetch_add(self.prompt as u64, Ordering::Relaxed);
-        metrics.generation_tokens.fetch_add(self.tokens as u64, Ordering::Relaxed);
-        if !matches!(end, End::Stop | End::Length) {
-            return;
-        }
-        metrics.whole.add((self.last - self.begun).as_secs_f64());
-        let admitted = self.admitted.unwrap_or(self.begun);
-        metrics.inference.add(self.last.saturating_duration_since(admitted).as_secs_f64());
-        metrics.prompt_sizes.add(self.prompt as f64);
-        metrics.answer_sizes.add(self.tokens as f64);
-        if let Some(first) = self.first {
-            let decode = (self.last - first).as_secs_f64();
-            metrics.decode.add(decode);
-            if self.tokens > 1 {
-                metrics.per_token.add(decode / (self.tokens - 1) as f64);
+        let outcome = self.outcome.unwrap_or(Outcome::Abort);
+        self.metrics.record(|counts| {
+            counts.end(outcome);
+            counts.prompt_tokens += self.prompt_tokens as u64;
+            counts.generation_tokens += self.tokens as u64;
+            if !matches!(outcome, Outcome::Stop | Outcome::Length) {
+                return;
             }
-        }
+            counts.request_seconds.add((self.last_token - self.arrival).as_secs_f64());
+            let first_step = self.first_step.unwrap_or(self.arrival);
+            let inference = self.last_token.saturating_duration_since(first_step);
+            counts.inference_seconds.add(inference.as_secs_f64());
+            counts.request_prompt_tokens.add(self.prompt_tokens as f64);
+            counts.request_generation_tokens.add(self.tokens as f64);
+            if let Some(first_token) = self.first_token {
+                let decode = (self.last_token - first_token).as_secs_f64();
+                counts.decode_seconds.add(decode);
+                if self.tokens > 1 {
+                    counts.per_token_seconds.add(decode / (self.tokens - 1) as f64);
+                }
+            }
+        });
     }
 }
 
-/// Several generations; dropping it frees their places.
+/// The generations of one request, one for each choice. Dropping it cancels those that run.
 pub(crate) struct Generation {
-    runs: Vec<Option<Run>>,
-    /// Where to look first, so that no choice is passed over for ever.
+    choices: Vec<Option<Measured>>,
+    /// Which choice is polled first, so that each gets its turn.
     next: usize,
 }
 
 impl Generation {
-    /// Starts all of them, or none.
+    /// Starts all of them, or none. Each ends with a failure after `timeout`, whether or not anyone reads its events.
     pub(crate) fn start(
-        source: &dyn Source,
+        backend: &dyn GenerationBackend,
         metrics: &Arc<Metrics>,
-        asks: Vec<Ask>,
+        requests: Vec<GenerationRequest>,
+        timeout: Option<Duration>,
     ) -> Result<Generation> {
-        let submit = |ask: Ask| {
-            // A prompt counts once, however many alternatives are asked for.
-            let prompt = if ask.alternative == 0 { ask.prompt.len() } else { 0 };
-            let (most, begun) = (ask.sampling.max_tokens, Instant::now());
-            Ok((source.submit(ask)?, prompt, most, begun))
+        let arrival = Instant::now();
+        let submit = |mut request: GenerationRequest| {
+            let engine = &mut request.engine_request;
+            engine.deadline = timeout.and_then(|timeout| arrival.checked_add(timeout));
+            // A prompt counts once, however many choices it has.
+            let prompt_tokens = if request.choice == 0 { engine.prompt.len() } else { 0 };
+            let max_tokens = engine.params.max_tokens;
+            Ok((backend.submit(request)?, prompt_tokens, max_tokens))
         };
-        // What is refused is not counted, nor what was taken before it and is given back.
-        let taken = asks.into_iter().map(submit).collect::<Result<Vec<_>>>()?;
-        metrics.choices.add(taken.len() as f64);
-        let run = |(answer, prompt, most, begun): (_, _, Option<usize>, _)| {
-            if let Some(most) = most {
-                metrics.most_tokens.add(most as f64);
-            }
-            Some(Run {
-                answer,
-                prompt,
-                begun,
-                admitted: None,
-                first: None,
-                last: begun,
+        // Where one is refused, those before it are cancelled, and none is counted.
+        let accepted = requests.into_iter().map(submit).collect::<Result<Vec<_>>>()?;
+        metrics.record(|counts| {
+            counts.choices.add(accepted.len() as f64);
+            let limits = accepted.iter().filter_map(|(_, _, max_tokens)| *max_tokens);
+            limits.for_each(|max_tokens| counts.max_tokens.add(max_tokens as f64));
+        });
+        let measured = |(stream, prompt_tokens, _)| {
+            Some(Measured {
+                stream,
+                pending: None,
+                prompt_tokens,
+                arrival,
+                first_step: None,
+                first_token: None,
+                last_token: arrival,
                 tokens: 0,
-                end: None,
+                outcome: None,
+                timeout,
                 metrics: Arc::clone(metrics),
             })
         };
-        Ok(Generation { runs: taken.into_iter().map(run).collect(), next: 0 })
+        Ok(Generation { choices: accepted.into_iter().map(measured).collect(), next: 0 })
     }
 
-    /// The next update of any choice, with the choice's index; none when all have ended.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Update)>> {
-        let count = self.runs.len();
-        let mut live = false;
+    /// The next event of any choice, with the choice's index; none when all have ended.
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<(usize, GenerationEvent)>> {
+        let count = self.choices.len();
+        let mut running = false;
         for offset in 0..count {
             let index = (self.next + offset) % count;
-            let Some(run) = &mut self.runs[index] else { continue };
-            live = true;
-            if let Poll::Ready(update) = run.answer.poll(context) {
-                let lost = || Update::Failed(ApiError::unavailable("the engine has stopped"));
-                let update = update.unwrap_or_else(lost);
-                run.update(&update);
-                if run.end.is_some() {
-                    self.runs[index] = None;
+            let Some(choice) = &mut self.choices[index] else { continue };
+            running = true;
+            if let Poll::Ready(event) = choice.poll(context) {
+                if choice.outcome.is_some() {
+                    self.choices[index] = None;
                 }
                 self.next = (index + 1) % count;
-                return Poll::Ready(Some((index, update)));
+                return Poll::Ready(Some((index, event)));
             }
         }
-        if live { Poll::Pending } else { Poll::Ready(None) }
+        if running { Poll::Pending } else { Poll::Ready(None) }
     }
 
     /// The same, awaited.
-    pub(crate) async fn next(&mut self) -> Option<(usize, Update)> {
+    pub(crate) async fn next(&mut self) -> Option<(usize, GenerationEvent)> {
         std::future::poll_fn(|context| self.poll(context)).await
     }
 
-    /// Ends a choice early, because of a stop string: its place is free at once.
+    /// Ends a choice before the engine does, for instance at a stop string. Its place is free at once.
     pub(crate) fn stop(&mut self, choice: usize) {
-        if let Some(run) = self.runs.get_mut(choice).and_then(Option::as_mut) {
-            run.end = Some(End::Stop);
+        if let Some(stopped) = self.choices.get_mut(choice).and_then(Option::take) {
+            let mut stopped = stopped;
+            stopped.outcome = Some(Outcome::Stop);
         }
-        if let Some(run) = self.runs.get_mut(choice) {
-            *run = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_an_error_with_the_limit() {
+        let mut measured = Measured {
+            stream: Box::pin(Nothing),
+            pending: None,
+            prompt_tokens: 0,
+            arrival: Instant::now(),
+            first_step: None,
+            first_token: None,
+            last_token: Instant::now(),
+            tokens: 0,
+            outcome: None,
+            timeout: Some(Duration::from_secs(2)),
+            metrics: Arc::new(Metrics::new()),
+        };
+        let failure = measured.failure(Some(&FinishReason::Deadline));
+        assert_eq!(failure, Some(ApiError::timed_out(Duration::from_secs(2))));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let ended = measured.poll(&mut context);
+        assert!(matches!(ended, Poll::Ready(GenerationEvent::Failed(_))), "{ended:?}");
+    }
+
+    struct Nothing;
+
+    impl futures_core::Stream for Nothing {
+        type Item = TokenEvent;
+
+        fn poll_next(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<TokenEvent>> {
+            Poll::Ready(None)
         }
     }
 }

@@ -1,45 +1,45 @@
-//! Ossmith's HTTP server: what OpenAI's SDKs, load generators and boards made for vLLM expect, over the engine.
+//! Ossmith's HTTP server: what OpenAI's SDKs, load generators and dashboards made for vLLM expect, over the engine.
 //!
-//! [`router`] is the whole surface over any [`Source`] of tokens, [`serve`] runs it on a socket, [`Live`] is the real engine
-//! behind it, [`stub`] a scripted one. What a request says is read by `chat`, `completions` and `responses`; they share
-//! `sampling`, `tools`, `format` and `plan`, which make prompt tokens and rules. What a model wrote is read by `turn`; `guide`
-//! keeps it within the rules while it writes. Not here: tokenizing and the harmony format (`ossmith-harmony`), batching and
-//! sampling (`ossmith`), flags (the command).
+//! [`router`] is the whole surface over any [`GenerationBackend`], [`serve`] runs it on a socket. [`EngineBackend`] is the real
+//! engine, [`stub`] a scripted one. Imports go one way: `router` and `routes`; the APIs `chat`, `completions` and `responses`;
+//! `answer`, which writes answers with choices; `turn`, which prepares and parses one assistant turn; `options`, `guide` and
+//! `mask`, which are what a request allows; `generation`; `backend`. Not here: tokenizing and the harmony format
+//! (`ossmith-harmony`), batching and sampling (`ossmith`), flags (the command).
 
 #![forbid(unsafe_code)]
 
-mod access;
-mod app;
+mod answer;
+mod backend;
 mod chat;
 mod completions;
 mod config;
-mod engine;
 mod error;
+mod extract;
 mod fields;
-mod format;
 mod generation;
 mod guide;
-mod histogram;
-mod live;
+mod ids;
 mod logprobs;
+mod mask;
 mod metrics;
-mod plan;
-mod request;
+mod middleware;
+mod options;
 mod responses;
+mod router;
 mod routes;
-mod sampling;
+mod serve;
 mod sse;
-mod stops;
+mod state;
+mod stop_strings;
+mod store;
 pub mod stub;
-mod tools;
+mod tokens;
 mod turn;
 mod usage;
 
-pub use app::{router, serve};
+pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
 pub use config::{Config, StoreLimits};
-pub use engine::{
-    Answer, Ask, Candidate, Counts, EngineStats, Finish, Logprobs, Sampling, Source, Update,
-};
 pub use error::ApiError;
 pub use guide::Guide;
-pub use live::Live;
+pub use router::router;
+pub use serve::serve;

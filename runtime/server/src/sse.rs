@@ -1,5 +1,5 @@
-//! Server-sent events: a body that writes what a generation yields as it comes, keeps the line alive while nothing does,
-//! and gives the generation's places back when the client goes away (the body is dropped then).
+//! Server-sent events: a body that is written while the generation runs. It keeps an idle connection open with comments, and
+//! cancels the generation when the client disconnects, because the body is dropped then.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,60 +14,59 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::time::{Instant, Interval, Sleep, interval_at, sleep};
 
-use crate::engine::Update;
 use crate::error::ApiError;
-use crate::generation::Generation;
+use crate::generation::{Generation, GenerationEvent};
 
-/// Quiet time after which a comment keeps proxies from closing the connection.
-const QUIET: Duration = Duration::from_secs(15);
-/// Updates written as one frame, if they are there already.
-const MOST_UPDATES: usize = 64;
+/// Idle time after which a comment is sent, so that proxies do not close the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Most generation events that are written as one frame, if they are ready at once.
+const MAX_EVENTS_PER_FRAME: usize = 64;
 
-/// What an update means for its stream.
+/// How a stream continues after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum Flow {
     /// More may come.
-    GoOn,
-    /// Its choice ends, though the engine would go on.
+    Continue,
+    /// The event's choice ends, even where the engine would go on.
     EndChoice,
-    /// The last event was written, whatever other choices would have.
+    /// The stream ends for all choices; its last frame has been written.
     EndStream,
 }
 
-/// Turns updates into events.
-pub(crate) trait Writer: Send + 'static {
-    /// Before any update.
+/// Writes the events of a generation as frames of a stream.
+pub(crate) trait StreamWriter: Send + Unpin + 'static {
+    /// Before any event.
     fn begin(&mut self, out: &mut Vec<u8>);
-    /// An update of a choice.
-    fn update(&mut self, choice: usize, update: Update, out: &mut Vec<u8>) -> Then;
-    /// After the last update.
+    /// An event of a choice.
+    fn on_event(&mut self, choice: usize, event: GenerationEvent, out: &mut Vec<u8>) -> Flow;
+    /// After the last event.
     fn end(&mut self, out: &mut Vec<u8>);
-    /// Instead of going on.
+    /// The stream ends early with this error.
     fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
         data(out, &error.body());
         done(out);
     }
 }
 
-/// A response whose body is written by `writer`.
+/// A response whose body `writer` writes.
 pub(crate) fn response(
     generation: Generation,
-    writer: impl Writer + Unpin,
+    writer: impl StreamWriter,
     timeout: Option<Duration>,
 ) -> Response {
-    let body = Events {
+    let body = EventBody {
         generation: Some(generation),
         writer,
-        begun: false,
-        quiet: interval_at(Instant::now() + QUIET, QUIET),
+        started: false,
+        keep_alive: interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE),
         wrote: false,
         deadline: timeout.map(|timeout| (timeout, Box::pin(sleep(timeout)))),
     };
-    raw(Body::from_stream(body))
+    with_headers(Body::from_stream(body))
 }
 
 /// A response with the headers of an event stream.
-pub(crate) fn raw(body: Body) -> Response {
+pub(crate) fn with_headers(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     for (name, value) in [
@@ -80,45 +79,45 @@ pub(crate) fn raw(body: Body) -> Response {
     response
 }
 
-/// Appends `data: JSON` and the empty line.
+/// Appends an event's line `data: JSON` and the empty line after it.
 pub(crate) fn data(out: &mut Vec<u8>, value: &impl serde::Serialize) {
     out.extend_from_slice(b"data: ");
-    // Our own types always serialise, and a vector takes all that is written.
+    // Our own types always serialise, and writing to a vector cannot fail.
     let _ = serde_json::to_writer(&mut *out, value);
     out.extend_from_slice(b"\n\n");
 }
 
-/// Appends what tells OpenAI's SDKs that a stream has ended.
+/// Appends the line by which OpenAI's SDKs recognise the end of a stream.
 pub(crate) fn done(out: &mut Vec<u8>) {
     out.extend_from_slice(b"data: [DONE]\n\n");
 }
 
-struct Events<W> {
+struct EventBody<W> {
     generation: Option<Generation>,
     writer: W,
-    begun: bool,
-    quiet: Interval,
-    /// Since the last tick.
+    started: bool,
+    keep_alive: Interval,
+    /// Something was written since the last tick.
     wrote: bool,
     deadline: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
-impl<W: Writer + Unpin> Events<W> {
+impl<W: StreamWriter> EventBody<W> {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         let Some(generation) = &mut self.generation else { return Poll::Ready(None) };
         let mut out = Vec::new();
-        if !self.begun {
-            self.begun = true;
+        if !self.started {
+            self.started = true;
             self.writer.begin(&mut out);
         }
         let mut waiting = false;
-        for _ in 0..MOST_UPDATES {
+        for _ in 0..MAX_EVENTS_PER_FRAME {
             match generation.poll(context) {
-                Poll::Ready(Some((choice, update))) => {
-                    match self.writer.update(choice, update, &mut out) {
-                        Then::GoOn => {}
-                        Then::EndChoice => generation.stop(choice),
-                        Then::EndStream => {
+                Poll::Ready(Some((choice, event))) => {
+                    match self.writer.on_event(choice, event, &mut out) {
+                        Flow::Continue => {}
+                        Flow::EndChoice => generation.stop(choice),
+                        Flow::EndStream => {
                             self.generation = None;
                             return Poll::Ready(Some(out));
                         }
@@ -140,17 +139,17 @@ impl<W: Writer + Unpin> Events<W> {
             return Poll::Ready(Some(out));
         }
         if !waiting {
-            // More is there already; an empty frame is asked for again.
+            // More events are ready, so the caller polls again.
             return Poll::Ready(Some(out));
         }
         if let Some((limit, deadline)) = &mut self.deadline
             && deadline.as_mut().poll(context).is_ready()
         {
-            self.writer.fail(ApiError::timed_out(limit.as_secs()), &mut out);
+            self.writer.fail(ApiError::timed_out(*limit), &mut out);
             self.generation = None;
             return Poll::Ready(Some(out));
         }
-        while self.quiet.poll_tick(context).is_ready() {
+        while self.keep_alive.poll_tick(context).is_ready() {
             if !std::mem::take(&mut self.wrote) {
                 return Poll::Ready(Some(b": keep-alive\n\n".to_vec()));
             }
@@ -159,7 +158,7 @@ impl<W: Writer + Unpin> Events<W> {
     }
 }
 
-impl<W: Writer + Unpin> Stream for Events<W> {
+impl<W: StreamWriter> Stream for EventBody<W> {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(

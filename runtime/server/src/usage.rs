@@ -1,13 +1,15 @@
-//! Token counts as Chat Completions and Completions report them.
+//! Token counts of one request, and how Chat Completions and Completions report them.
 
 use serde_json::{Value, json};
 
-/// Counts of one request.
+/// Token counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) prompt: usize,
+    /// Prompt tokens that were found in the prefix cache.
     pub(crate) cached: usize,
     pub(crate) completion: usize,
+    /// Completion tokens that are reasoning.
     pub(crate) reasoning: usize,
 }
 

@@ -15,7 +15,7 @@ const LEFT: &[(&str, usize)] = &[
     ("codegen/src", 3),
     ("harmony/src", 5),
     ("runtime/cli/src", 2),
-    ("runtime/server/src", 14),
+    ("runtime/server/src", 2),
     ("runtime/src", 10),
 ];
 

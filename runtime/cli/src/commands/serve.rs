@@ -12,7 +12,7 @@ use ossmith::backend::PAGE_TOKENS;
 use ossmith::engine::{EngineHandle, Policy, resolve};
 use ossmith::{Device, Limits};
 use ossmith_plan::ModelSpec;
-use ossmith_server::{Config, Live, StoreLimits};
+use ossmith_server::{Config, EngineBackend, StoreLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -185,8 +185,10 @@ impl Args {
             let address = listener.local_addr().context("the socket has no address")?;
             announce(&name, &backend, address)?;
             let stop = stop_signal()?;
-            let source = Arc::new(Live::new(handle));
-            ossmith_server::serve(listener, config, source, stop).await.context("the server failed")
+            let backend = Arc::new(EngineBackend::new(handle));
+            ossmith_server::serve(listener, config, backend, stop)
+                .await
+                .context("the server failed")
         })?;
         // Being asked to stop is how a server ends well.
         interrupt::clear();

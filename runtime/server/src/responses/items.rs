@@ -1,20 +1,20 @@
-//! Input items: which there are, what each is called, and how references are looked up.
+//! Input items: which types there are, their ids, and how references to stored items are resolved.
 
 use std::collections::{HashMap, HashSet};
 
 use ossmith_harmony::ResponseItem;
 use serde_json::{Value, json};
 
-use super::store::Store;
-use crate::access::fresh_id;
 use crate::error::{ApiError, Result};
+use crate::ids::new_id_of;
+use crate::store::Store;
 
 /// Types that can be part of a prompt.
 const KNOWN: [&str; 5] =
     ["message", "reasoning", "function_call", "function_call_output", "item_reference"];
 
-/// The request's own input as a list of items with ids; references are replaced by what they name.
-pub(super) fn normal(input: &Value, store: &Store) -> Result<Vec<Value>> {
+/// The request's input as a list of items with ids. References are replaced by the items that they name.
+pub(super) fn normalize(input: &Value, store: &Store) -> Result<Vec<Value>> {
     let list = match input {
         Value::String(text) => {
             let content = json!([{"type": "input_text", "text": text}]);
@@ -29,7 +29,7 @@ pub(super) fn normal(input: &Value, store: &Store) -> Result<Vec<Value>> {
     list.iter().enumerate().map(|(index, item)| one(index, item, &mut stored)).collect()
 }
 
-/// The ids of stored items that the input names; each once, so that a short request cannot ask for much.
+/// The ids of stored items that the input refers to. Each may be named once, so that a short request cannot make a long prompt.
 fn references(list: &[Value]) -> Result<HashSet<&str>> {
     let mut ids = HashSet::new();
     for (index, item) in list.iter().enumerate() {
@@ -43,7 +43,7 @@ fn references(list: &[Value]) -> Result<HashSet<&str>> {
     Ok(ids)
 }
 
-/// The item as it stands in a prompt; `stored` has those that are referred to.
+/// An item as part of a prompt. `stored` has the items that the input refers to.
 fn one(index: usize, item: &Value, stored: &mut HashMap<String, Value>) -> Result<Value> {
     let name = format!("input[{index}]");
     let Value::Object(map) = item else {
@@ -77,25 +77,25 @@ fn with_id(mut item: Value) -> Value {
             Some("function_call_output") => "fco",
             _ => "msg",
         };
-        item["id"] = format!("{prefix}_{}", fresh_id()).into();
+        item["id"] = new_id_of(prefix).into();
     }
     item
 }
 
-/// All items but the first `count`, and no result of a call that is among those.
-pub(super) fn after(items: &[Value], count: usize) -> Vec<Value> {
+/// All items but the first `count`, without the results of calls that are among those.
+pub(super) fn without_first(items: &[Value], count: usize) -> Vec<Value> {
     let (_, rest) = items.split_at(count.min(items.len()));
     let calls = |item: &&Value| item["type"] == "function_call";
     let ids: Vec<&Value> = rest.iter().filter(calls).map(|call| &call["call_id"]).collect();
-    let stays =
+    let kept =
         |item: &&Value| item["type"] != "function_call_output" || ids.contains(&&item["call_id"]);
-    rest.iter().filter(stays).cloned().collect()
+    rest.iter().filter(kept).cloned().collect()
 }
 
 /// Items as harmony reads them.
-pub(super) fn parsed(items: &[Value]) -> Result<Vec<ResponseItem>> {
+pub(super) fn parse(items: &[Value]) -> Result<Vec<ResponseItem>> {
     let item = |(index, item): (usize, &Value)| {
-        // Without arguments is with none.
+        // Null arguments count as no arguments.
         let mut item = item.clone();
         if item["type"] == "function_call" && item["arguments"].is_null() {
             item["arguments"] = "".into();

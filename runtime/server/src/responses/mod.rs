@@ -1,14 +1,12 @@
-//! `/v1/responses`: create (plain, streamed, in the background), retrieve, delete, cancel, list input items. `request` reads
-//! what is asked, `teller` turns updates into items and `events`, `job` runs what outlives its connection, `store` keeps what
-//! may be asked for later.
+//! `/v1/responses`: create (whole, streamed, in the background), retrieve, delete, cancel, list input items. `request` reads a
+//! request, `writer` turns what is generated into items and `events`, `background` runs responses without a connection.
 
+mod background;
 mod events;
 mod items;
-mod job;
 mod object;
 mod request;
-pub(crate) mod store;
-mod teller;
+mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,55 +16,54 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::access::RequestId;
-use crate::app::App;
 use crate::error::{ApiError, Result, json_body, json_text};
+use crate::extract::{PathName, RequestBody};
 use crate::generation::within;
-use crate::request::{Body, Named};
+use crate::ids::RequestId;
 use crate::sse;
-use job::Job;
-use teller::Teller;
+use crate::state::AppState;
+use crate::tokens::decode;
+use writer::ItemWriter;
 
 pub(crate) async fn create(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
-    body: Body,
+    body: RequestBody,
 ) -> Result<Response> {
     let request = body.read(&app, request::read).await?;
     if app.config.log_prompts {
-        let prompt = crate::chat::lossy(&request.planned.prompt);
+        let prompt = decode(&request.turn.prompt);
         tracing::info!(id, response = request.id, prompt, "prompt");
     }
-    let mut generation = app.generate(request.planned.asks())?;
-    let (stream, background) = (request.stream, request.background);
+    let mut generation = app.generate(request.turn.generation_requests())?;
+    let (stream, in_background) = (request.stream, request.background);
     let timeout = app.config.timeout;
-    let teller = Teller::new(request, Arc::clone(&app));
-    if background {
-        let job = Job::start(teller, generation, &app.store);
-        return Ok(if stream {
-            job::follow(job, 0)
-        } else {
-            json_body(&job.response()).into_response()
+    let writer = ItemWriter::new(request, Arc::clone(&app));
+    if in_background {
+        let job = background::start(writer, generation, &app.store);
+        return Ok(match stream {
+            true => background::follow(job, 0),
+            false => json_body(&job.response()).into_response(),
         });
     }
     if stream {
-        return Ok(sse::response(generation, teller, timeout));
+        return Ok(sse::response(generation, writer, timeout));
     }
-    let mut teller = teller.silent();
-    let work = async {
-        while let Some((_, update)) = generation.next().await {
-            if teller.take(update) {
+    let mut writer = writer.silent();
+    let collect = async {
+        while let Some((_, event)) = generation.next().await {
+            if writer.read(event) {
                 generation.stop(0);
             }
         }
     };
-    within(timeout, work).await?;
-    Ok(json_body(&teller.finish()?).into_response())
+    within(timeout, collect).await?;
+    Ok(json_body(&writer.finish()?).into_response())
 }
 
 pub(crate) async fn retrieve(
-    State(app): State<Arc<App>>,
-    Named(id): Named,
+    State(app): State<Arc<AppState>>,
+    PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
@@ -74,8 +71,7 @@ pub(crate) async fn retrieve(
         return Ok(json_text(entry.response()).into_response());
     }
     let Some(job) = entry.job() else {
-        let why =
-            "only responses made with `background: true` and `stream: true` can be streamed again";
+        let why = "only responses created with `background: true` can be streamed again";
         return Err(ApiError::bad("stream", why));
     };
     let after = match query.get("starting_after") {
@@ -86,12 +82,12 @@ pub(crate) async fn retrieve(
             })?
         }
     };
-    Ok(job::follow(job, after))
+    Ok(background::follow(job, after))
 }
 
 pub(crate) async fn delete(
-    State(app): State<Arc<App>>,
-    Named(id): Named,
+    State(app): State<Arc<AppState>>,
+    PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.remove(&id).ok_or_else(|| missing(&id))?;
     if let Some(job) = entry.job() {
@@ -101,12 +97,12 @@ pub(crate) async fn delete(
 }
 
 pub(crate) async fn cancel(
-    State(app): State<Arc<App>>,
-    Named(id): Named,
+    State(app): State<Arc<AppState>>,
+    PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
     let Some(job) = entry.job() else {
-        let why = "only responses made with `background: true` can be cancelled";
+        let why = "only responses created with `background: true` can be cancelled";
         return Err(ApiError::bad("response_id", why));
     };
     match job.cancel() {
@@ -116,8 +112,8 @@ pub(crate) async fn cancel(
 }
 
 pub(crate) async fn input_items(
-    State(app): State<Arc<App>>,
-    Named(id): Named,
+    State(app): State<Arc<AppState>>,
+    PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<impl IntoResponse> {
     let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;

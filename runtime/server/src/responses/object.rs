@@ -3,15 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
+use crate::ids::unix_seconds;
 use crate::usage::Usage;
 
-/// How far a response is.
+/// The status of a response.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Status {
     Queued,
     InProgress,
     Completed,
-    /// Cut by the limit of tokens.
+    /// Cut off by the limit of tokens.
     Incomplete,
     Cancelled,
     Failed(ApiError),
@@ -39,22 +40,22 @@ impl Status {
     }
 }
 
-/// The whole object.
+/// The response object. `echoed` has the fields that repeat the request.
 pub(super) fn response(
     id: &str,
-    asked: &Map<String, Value>,
+    echoed: &Map<String, Value>,
     status: &Status,
     output: &[Value],
     usage: Option<Usage>,
 ) -> Value {
-    let mut map = asked.clone();
+    let mut map = echoed.clone();
     map.insert("id".to_owned(), id.into());
     map.insert("status".to_owned(), status.name().into());
     map.insert("output".to_owned(), output.to_vec().into());
     map.insert("usage".to_owned(), usage.map_or(Value::Null, |usage| usage_json(&usage)));
     match status {
         Status::Completed => {
-            map.insert("completed_at".to_owned(), crate::app::now().into());
+            map.insert("completed_at".to_owned(), unix_seconds().into());
         }
         Status::Incomplete => {
             map.insert("incomplete_details".to_owned(), json!({"reason": "max_output_tokens"}));
@@ -78,7 +79,7 @@ fn usage_json(usage: &Usage) -> Value {
     })
 }
 
-/// An item of the output while it is written.
+/// An item of the output while it is generated.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) id: String,
@@ -95,7 +96,7 @@ pub(super) enum ItemKind {
 }
 
 impl Item {
-    /// The item as it is; `whole` has its content, otherwise there is none yet.
+    /// The item with its content, or, if it is not `whole`, as it is before its content.
     pub(super) fn json(&self, status: &str, whole: bool) -> Value {
         let content = if whole { vec![self.part()] } else { Vec::new() };
         match &self.kind {
@@ -124,9 +125,9 @@ impl Item {
         }
     }
 
-    /// The same, still empty.
+    /// The content part before its text.
     pub(super) fn empty_part(&self) -> Value {
-        let bare = Item { text: String::new(), logprobs: Vec::new(), ..self.clone() };
-        bare.part()
+        let empty = Item { text: String::new(), logprobs: Vec::new(), ..self.clone() };
+        empty.part()
     }
 }

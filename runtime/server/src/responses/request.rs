@@ -4,28 +4,29 @@ use ossmith_harmony::responses_conversation;
 use serde_json::{Map, Value, json};
 
 use super::items;
-use crate::access::fresh_id;
-use crate::app::{App, now};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
-use crate::format::Format;
-use crate::plan::{Planned, Thinking, Wishes};
-use crate::sampling::{Bounds, Common};
-use crate::tools::Tools;
+use crate::ids::{new_id_of, unix_seconds};
+use crate::options::generation::GenerationOptions;
+use crate::options::reasoning::ReasoningOptions;
+use crate::options::structured_output::StructuredOutput;
+use crate::options::tools::ToolOptions;
+use crate::state::AppState;
+use crate::turn::prepare::{PreparedTurn, RequestOptions};
 
 /// A request that was understood.
-pub(crate) struct Request {
+pub(crate) struct ResponseRequest {
     /// `resp_…`
     pub(super) id: String,
-    pub(super) planned: Planned,
+    pub(super) turn: PreparedTurn,
     pub(super) stream: bool,
     pub(super) background: bool,
     pub(super) store: bool,
-    /// The response's fields that say what was asked.
-    pub(super) asked: Map<String, Value>,
-    /// This request's input.
+    /// The response's fields that repeat the request.
+    pub(super) echoed: Map<String, Value>,
+    /// The input, without what came before.
     pub(super) input: Vec<Value>,
-    /// Everything before the answer.
+    /// The whole conversation before the answer.
     pub(super) context: Vec<Value>,
     pub(super) logprobs: bool,
     pub(super) tokens_as_ids: bool,
@@ -33,7 +34,7 @@ pub(crate) struct Request {
 }
 
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("prompt", "; there are no stored prompts here"),
+    ("prompt", "; this server stores no prompts"),
     ("conversation", "; use `previous_response_id`"),
     ("n", ""),
     ("prompt_logprobs", " for responses"),
@@ -41,7 +42,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("stream_interval", " for responses"),
 ];
 
-pub(super) fn read(app: &App, body: &Map<String, Value>) -> Result<Request> {
+pub(super) fn read(app: &AppState, body: &Map<String, Value>) -> Result<ResponseRequest> {
     let fields = Fields::new(body);
     let config = &app.config;
     app.check_model(fields.string("model")?)?;
@@ -53,71 +54,70 @@ pub(super) fn read(app: &App, body: &Map<String, Value>) -> Result<Request> {
         return Err(fields.wrong("background", "needs `store: true`"));
     }
     fields.object("stream_options")?;
-    let bounds = Bounds { vocab: config.vocab, interval: 1 };
-    let mut common = Common::read(&fields, bounds)?;
-    common.limit(&fields, fields.count("max_output_tokens", 1)?)?;
+    let mut generation = GenerationOptions::read(&fields, config)?;
+    generation.set_max_tokens(&fields, fields.count("max_output_tokens", 1)?)?;
     let include: Vec<String> = fields.read("include")?.unwrap_or_default();
     let top = fields.integer("top_logprobs", 0..=20)?.unwrap_or(0) as u32;
     let logprobs = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
-    common.sampling.logprobs = logprobs.then_some(top);
+    generation.params.logprobs = logprobs.then_some(top);
 
-    let (thinking, effort) = thinking(&fields)?;
-    let wishes = Wishes {
+    let (reasoning, effort) = reasoning(&fields)?;
+    let options = RequestOptions {
         config,
-        tools: Tools::read(&fields)?,
-        format: Format::of_responses(&fields)?,
-        thinking,
-        common: &common,
+        tools: ToolOptions::read(&fields)?,
+        output: StructuredOutput::read_responses(&fields)?,
+        reasoning,
         param: "input",
     };
     let value = fields.get("input").ok_or_else(|| fields.wrong("input", "is missing"))?;
-    let input = items::normal(value, &app.store)?;
+    let input = items::normalize(value, &app.store)?;
     let mut context = previous(app, &fields)?;
     context.extend(input.iter().cloned());
     if context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
-    let options = wishes.prompt_options(fields.string("instructions")?.map(str::to_owned));
-    let plan = |context: &[Value]| {
-        let conversation = responses_conversation(&items::parsed(context)?, &options)
+    let instructions = fields.string("instructions")?.map(str::to_owned);
+    let prompt_options = options.prompt_options(instructions);
+    let prepare = |context: &[Value]| {
+        let conversation = responses_conversation(&items::parse(context)?, &prompt_options)
             .map_err(|why| ApiError::bad("input", why.to_string()))?;
-        wishes.plan(&conversation)
+        options.prepare(&conversation, &generation)
     };
-    let planned = match truncation(&fields)? {
-        "auto" => shortened(&context, plan)?,
-        _ => plan(&context)?,
+    let turn = match truncation(&fields)? {
+        "auto" => prepare_shortened(&context, prepare)?,
+        _ => prepare(&context)?,
     };
-    Ok(Request {
-        // Not the request's own id: a client may repeat that, and would lose what is stored under it.
-        id: format!("resp_{}", fresh_id()),
-        planned,
+    Ok(ResponseRequest {
+        // Not the request's own id: a client may send that again, and would then lose what is stored under it.
+        id: new_id_of("resp"),
+        turn,
         stream,
         background,
         store,
-        asked: asked(app, &fields, effort, store, background)?,
+        echoed: echoed(app, &fields, effort, store, background)?,
         input,
         context,
         logprobs,
-        tokens_as_ids: common.tokens_as_ids,
+        tokens_as_ids: generation.tokens_as_ids,
         reasoning: fields.bool("include_reasoning", true)?,
     })
 }
 
 /// The effort, and the word for it: OpenAI's field, then that of Chat Completions. Both are checked if both are given.
-fn thinking<'a>(fields: &Fields<'a>) -> Result<(Thinking, &'a str)> {
-    let of = |fields: &Fields<'a>, name: &str| -> Result<Option<(Thinking, &'a str)>> {
-        Ok(Thinking::read(fields, name)?.zip(fields.string(name)?))
+fn reasoning<'a>(fields: &Fields<'a>) -> Result<(ReasoningOptions, &'a str)> {
+    let of = |fields: &Fields<'a>, name: &str| -> Result<Option<(ReasoningOptions, &'a str)>> {
+        Ok(ReasoningOptions::read(fields, name)?.zip(fields.string(name)?))
     };
     let nested = match fields.object("reasoning")? {
         Some(reasoning) => of(&reasoning, "effort")?,
         None => None,
     };
     let found = nested.or(of(fields, "reasoning_effort")?);
-    Ok(found.unwrap_or((Thinking::default(), "medium")))
+    Ok(found.unwrap_or((ReasoningOptions::default(), "medium")))
 }
 
-/// What was said before, by `previous_response_id`.
-fn previous(app: &App, fields: &Fields<'_>) -> Result<Vec<Value>> {
+/// The conversation up to the response that `previous_response_id` names.
+fn previous(app: &AppState, fields: &Fields<'_>) -> Result<Vec<Value>> {
     let Some(id) = fields.string("previous_response_id")? else { return Ok(Vec::new()) };
     let Some(entry) = app.store.get(id) else {
         return Err(ApiError {
@@ -143,32 +143,34 @@ fn truncation<'a>(fields: &Fields<'a>) -> Result<&'a str> {
     }
 }
 
-/// The plan of as many of the last items as fit; the oldest are left out first.
-fn shortened(context: &[Value], plan: impl Fn(&[Value]) -> Result<Planned>) -> Result<Planned> {
-    let without = |count: usize| plan(&items::after(context, count));
-    let too_long = |planned: &Result<Planned>| {
-        planned.as_ref().is_err_and(|why| why.code == Some("context_length_exceeded"))
+/// Prepares a turn from as many of the last items as fit: the oldest are left out.
+fn prepare_shortened(
+    context: &[Value],
+    prepare: impl Fn(&[Value]) -> Result<PreparedTurn>,
+) -> Result<PreparedTurn> {
+    let too_long = |turn: &Result<PreparedTurn>| {
+        turn.as_ref().is_err_and(|why| why.code == Some("context_length_exceeded"))
     };
-    let (mut best, mut few, mut enough) = (plan(context), 0, context.len());
+    let (mut best, mut too_few, mut enough) = (prepare(context), 0, context.len());
     if !too_long(&best) {
         return best;
     }
-    // Leaving out `few` is not enough; leaving out all would leave nothing to answer.
-    while few + 1 < enough {
-        let middle = few.midpoint(enough);
-        let planned = without(middle);
-        if too_long(&planned) {
-            few = middle;
+    // Leaving out `too_few` items is not enough; leaving out all would leave nothing to answer.
+    while too_few + 1 < enough {
+        let middle = too_few.midpoint(enough);
+        let turn = prepare(&items::without_first(context, middle));
+        if too_long(&turn) {
+            too_few = middle;
         } else {
-            (best, enough) = (planned, middle);
+            (best, enough) = (turn, middle);
         }
     }
     best
 }
 
 /// The fields of the response that repeat the request.
-fn asked(
-    app: &App,
+fn echoed(
+    app: &AppState,
     fields: &Fields<'_>,
     effort: &str,
     store: bool,
@@ -184,7 +186,7 @@ fn asked(
     let format = fields.object("text")?.and_then(|text| text.get("format").cloned());
     let value = json!({
         "object": "response",
-        "created_at": now(),
+        "created_at": unix_seconds(),
         "completed_at": null,
         "background": background,
         "error": null,
@@ -216,7 +218,7 @@ fn asked(
     }
 }
 
-/// The tools with the fields that SDKs require.
+/// The request's tools, with the fields that SDKs require.
 fn tools(fields: &Fields<'_>) -> Value {
     let mut tools = fields.get("tools").cloned().unwrap_or_else(|| json!([]));
     for tool in tools.as_array_mut().into_iter().flatten() {

@@ -1,7 +1,7 @@
-//! The small routes, one file each; generation has folders of its own beside this one.
+//! The small routes, one file each. The routes that generate are in `chat`, `completions` and `responses`.
 
 pub(crate) mod models;
 pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod status;
-pub(crate) mod tokens;
+pub(crate) mod tokenize;

@@ -6,18 +6,18 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use crate::app::App;
 use crate::error::{ApiError, Result, json_body};
-use crate::request::Named;
+use crate::extract::PathName;
+use crate::state::AppState;
 
-pub(crate) async fn list(State(app): State<Arc<App>>) -> impl IntoResponse {
+pub(crate) async fn list(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let models: Vec<Value> = app.config.names.iter().map(|name| card(&app, name)).collect();
     json_body(&json!({"object": "list", "data": models}))
 }
 
 pub(crate) async fn one(
-    State(app): State<Arc<App>>,
-    Named(name): Named,
+    State(app): State<Arc<AppState>>,
+    PathName(name): PathName,
 ) -> Result<impl IntoResponse> {
     if !app.config.serves(&name) {
         return Err(ApiError::no_model(&name, &app.config.names));
@@ -25,7 +25,7 @@ pub(crate) async fn one(
     Ok(json_body(&card(&app, &name)))
 }
 
-fn card(app: &App, name: &str) -> Value {
+fn card(app: &AppState, name: &str) -> Value {
     json!({
         "id": name,
         "object": "model",

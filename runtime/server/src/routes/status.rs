@@ -1,4 +1,4 @@
-//! How the server is: health, version, load, metrics.
+//! The state of the server: health, version, load, metrics.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::app::App;
 use crate::error::{ApiError, json_body};
+use crate::state::AppState;
 
-/// 200 with nothing in it while the engine runs. The server listens only once weights are loaded.
-pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.source.failure() {
+/// 200 with an empty body while the engine runs. The server listens only once the weights are loaded.
+pub(crate) async fn health(State(app): State<Arc<AppState>>) -> Response {
+    match app.backend.failure() {
         None => StatusCode::OK.into_response(),
         Some(why) => {
             ApiError::unavailable(format!("the engine has stopped: {why}")).into_response()
@@ -24,24 +24,24 @@ pub(crate) async fn version() -> impl IntoResponse {
     json_body(&json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-pub(crate) async fn load(State(app): State<Arc<App>>) -> impl IntoResponse {
-    let stats = app.source.stats();
-    json_body(&json!({"server_load": stats.running + stats.waiting}))
+pub(crate) async fn load(State(app): State<Arc<AppState>>) -> impl IntoResponse {
+    let metrics = app.backend.metrics();
+    json_body(&json!({"server_load": metrics.running + metrics.waiting}))
 }
 
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+pub(crate) async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let config = &app.config;
-    let text = app.metrics.text(config.name(), &app.source.stats(), &config.startup);
+    let text = app.metrics.text(config.name(), &app.backend.metrics(), &config.startup);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
-/// Load generators ask for it between runs, so that each begins cold.
-pub(crate) async fn reset_prefix_cache(State(app): State<Arc<App>>) -> StatusCode {
-    app.source.reset_prefix_cache();
+/// Load generators call it between runs, so that each begins with an empty cache.
+pub(crate) async fn reset_prefix_cache(State(app): State<Arc<AppState>>) -> StatusCode {
+    app.backend.reset_prefix_cache();
     StatusCode::OK
 }
 
-/// Load generators ask for a profile whether or not the server keeps one; this one keeps none.
+/// Load generators request a profile whether or not the server can make one; this one cannot.
 pub(crate) async fn no_profile() -> StatusCode {
     StatusCode::OK
 }

@@ -1,7 +1,8 @@
 //! Chat answers, whole and streamed, of turns good and bad.
 
-use ossmith_server::Config;
+use ossmith::engine::FinishReason;
 use ossmith_server::stub::Script;
+use ossmith_server::{Config, GenerationRequest};
 use serde_json::{Value, json};
 
 use crate::common::{Site, TURN, chat, config, request, tokens};
@@ -256,11 +257,11 @@ async fn results_of_several_calls_stand_in_the_calls_order() {
 
 #[tokio::test]
 async fn one_choice_that_fails_ends_its_stream_for_all() {
-    let one_fails = |ask: &ossmith_server::Ask| {
-        let fails = ask.alternative == 0;
+    let one_fails = |request: &GenerationRequest| {
+        let fails = request.choice == 0;
         Script {
             tokens: tokens(&"word ".repeat(if fails { 20 } else { 300 })),
-            failure: fails.then(|| ossmith_server::ApiError::internal("the device is gone")),
+            failure: fails.then(|| FinishReason::Failed("the device is gone".into())),
             pause: None,
         }
     };
@@ -286,12 +287,12 @@ async fn one_choice_that_fails_ends_its_stream_for_all() {
 
 #[tokio::test]
 async fn the_engine_s_failure_ends_a_stream_with_an_error() {
-    let failing = |_: &ossmith_server::Ask| ossmith_server::stub::Script {
+    let failing = |_: &GenerationRequest| Script {
         tokens: tokens("<|channel|>final<|message|>so far"),
-        failure: Some(ossmith_server::ApiError::internal("the device is gone")),
+        failure: Some(FinishReason::Failed("the device is gone".into())),
         pause: None,
     };
-    let site = Site::with(crate::common::config(), failing);
+    let site = Site::with(config(), failing);
     let (status, body) = site.post("/v1/chat/completions", &chat(json!({}))).await;
     assert_eq!((status, &body["error"]["message"]), (500, &json!("the device is gone")));
     let events = site.events("/v1/chat/completions", &chat(json!({}))).await;

@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use ossmith_harmony::{SpecialSet, encode_with_special};
 use ossmith_server::stub::{Script, Stub};
-use ossmith_server::{Ask, Config, router};
+use ossmith_server::{Config, GenerationRequest, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -38,7 +38,7 @@ impl Site {
 
     pub(crate) fn with(
         config: Config,
-        script: impl Fn(&Ask) -> Script + Send + Sync + 'static,
+        script: impl Fn(&GenerationRequest) -> Script + Send + Sync + 'static,
     ) -> Site {
         let stub = Arc::new(Stub::new(64, script));
         Site { router: router(config, stub.clone()), stub }

@@ -22,7 +22,7 @@ async fn the_queue_ends_with_the_first_step_and_not_with_the_first_token() {
     let words = tokens(TURN);
     let site = Site::with(config(), move |_| Script {
         tokens: words.clone(),
-        pause: Some(Duration::from_millis(5)),
+        pause: Some(Duration::from_millis(10)),
         failure: None,
     });
     assert_eq!(site.post("/v1/chat/completions", &chat(json!({}))).await.0, 200);

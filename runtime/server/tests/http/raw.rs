@@ -58,7 +58,7 @@ async fn prompts_keep_their_last_tokens_if_the_client_says_so() {
 #[tokio::test]
 async fn seeds_are_as_many_as_there_are_bits() {
     let site = Site::with(config(), |ask| {
-        let seed = ask.sampling.seed.unwrap().to_string();
+        let seed = ask.engine_request.params.seed.to_string();
         Script { tokens: tokens(&seed), ..Script::default() }
     });
     for (seed, want) in [

@@ -1,5 +1,9 @@
-//! Responses that may be asked for later, in memory, within bounds: the least recently used go first. They are kept as
-//! text, because a tree of values takes several times as much, and the bound is on what they take.
+//! Stored responses, in memory and within bounds: the least recently used ones are dropped first. They are kept as text, because a
+//! tree of JSON values takes several times as much memory, and the bound is on memory. Those that still run in the background
+//! are a [`BackgroundJob`] each.
+
+mod event_log;
+mod job;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -9,18 +13,20 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::job::Job;
 use crate::config::StoreLimits;
 
-/// Values as JSON text.
-pub(super) type Text = Arc<str>;
+pub(crate) use event_log::EventLog;
+pub(crate) use job::BackgroundJob;
 
-pub(super) fn text_of(values: &[Value]) -> Text {
+/// Values as JSON text.
+pub(crate) type JsonText = Arc<str>;
+
+pub(crate) fn text_of(values: &[Value]) -> JsonText {
     Value::from(values).to_string().into()
 }
 
 fn values_of(text: &str) -> Vec<Value> {
-    // We wrote it, so it can be read.
+    // This server wrote the text, so it can be read.
     serde_json::from_str(text).unwrap_or_default()
 }
 
@@ -28,49 +34,49 @@ fn values_of(text: &str) -> Vec<Value> {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     content: Content,
-    input: Text,
+    input: JsonText,
 }
 
 #[derive(Clone, Debug)]
 enum Content {
-    Done { response: Text, context: Text },
-    Background(Arc<Job>),
+    Done { response: JsonText, context: JsonText },
+    Background(Arc<BackgroundJob>),
 }
 
 impl Entry {
     /// The response, as JSON.
-    pub(super) fn response(&self) -> String {
+    pub(crate) fn response(&self) -> String {
         match &self.content {
             Content::Done { response, .. } => response.to_string(),
             Content::Background(job) => job.response().to_string(),
         }
     }
 
-    /// Its request's own input.
-    pub(super) fn input(&self) -> Vec<Value> {
+    /// The input of its request, without what came before.
+    pub(crate) fn input(&self) -> Vec<Value> {
         values_of(&self.input)
     }
 
-    /// Everything said up to its end; none while it is under way.
-    pub(super) fn context(&self) -> Option<Vec<Value>> {
+    /// The whole conversation up to its end; none while it still runs.
+    pub(crate) fn context(&self) -> Option<Vec<Value>> {
         self.context_text().map(|context| values_of(&context))
     }
 
-    fn context_text(&self) -> Option<Text> {
+    fn context_text(&self) -> Option<JsonText> {
         match &self.content {
             Content::Done { context, .. } => Some(Arc::clone(context)),
             Content::Background(job) => job.context(),
         }
     }
 
-    pub(super) fn job(&self) -> Option<Arc<Job>> {
+    pub(crate) fn job(&self) -> Option<Arc<BackgroundJob>> {
         match &self.content {
             Content::Done { .. } => None,
             Content::Background(job) => Some(Arc::clone(job)),
         }
     }
 
-    /// What it takes, now: a response in the background grows.
+    /// The bytes that it takes now. A response in the background grows.
     fn bytes(&self) -> usize {
         let content = match &self.content {
             Content::Done { response, context } => response.len() + context.len(),
@@ -82,8 +88,8 @@ impl Entry {
     /// Adds those of its items that have one of these ids.
     fn find(&self, ids: &HashSet<&str>, found: &mut HashMap<String, Value>) {
         let text = self.context_text().unwrap_or_else(|| Arc::clone(&self.input));
-        let names: Vec<Name> = serde_json::from_str(&text).unwrap_or_default();
-        if !names.iter().any(|name| ids.contains(name.id.as_str())) {
+        let item_ids: Vec<ItemId> = serde_json::from_str(&text).unwrap_or_default();
+        if !item_ids.iter().any(|item| ids.contains(item.id.as_str())) {
             return;
         }
         for item in values_of(&text) {
@@ -94,14 +100,14 @@ impl Entry {
     }
 }
 
-/// What is read of an item to see whether it is wanted.
+/// The part of an item that is parsed first, to see whether the item is wanted.
 #[derive(Deserialize)]
-struct Name {
+struct ItemId {
     id: String,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Stored {
     entry: Entry,
     used: Instant,
 }
@@ -110,69 +116,69 @@ struct Held {
 #[derive(Debug)]
 pub(crate) struct Store {
     limits: StoreLimits,
-    held: Mutex<HashMap<String, Held>>,
+    stored: Mutex<HashMap<String, Stored>>,
 }
 
 impl Store {
     pub(crate) fn new(limits: StoreLimits) -> Store {
-        Store { limits, held: Mutex::new(HashMap::new()) }
+        Store { limits, stored: Mutex::new(HashMap::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Stored>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a response that is done.
-    pub(super) fn put(&self, id: &str, response: &Value, input: &[Value], context: &[Value]) {
+    /// Stores a response that has ended.
+    pub(crate) fn put(&self, id: &str, response: &Value, input: &[Value], context: &[Value]) {
         let response = response.to_string().into();
         let content = Content::Done { response, context: text_of(context) };
         self.keep(id, Entry { content, input: text_of(input) });
     }
 
-    /// Keeps a response that is under way.
-    pub(super) fn put_job(&self, id: &str, job: Arc<Job>, input: &[Value]) {
+    /// Stores a response that runs in the background.
+    pub(crate) fn put_job(&self, id: &str, job: Arc<BackgroundJob>, input: &[Value]) {
         self.keep(id, Entry { content: Content::Background(job), input: text_of(input) });
     }
 
     fn keep(&self, id: &str, entry: Entry) {
-        let mut held = self.lock();
-        held.insert(id.to_owned(), Held { entry, used: Instant::now() });
-        held.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
-        let mut bytes: usize = held.values().map(|one| one.entry.bytes()).sum();
-        while held.len() > self.limits.entries || bytes > self.limits.bytes {
-            let oldest = held.iter().min_by_key(|(_, one)| one.used).map(|(id, _)| id.clone());
-            let Some(gone) = oldest.and_then(|id| held.remove(&id)) else { return };
+        let mut stored = self.lock();
+        stored.insert(id.to_owned(), Stored { entry, used: Instant::now() });
+        stored.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
+        let mut bytes: usize = stored.values().map(|one| one.entry.bytes()).sum();
+        while stored.len() > self.limits.entries || bytes > self.limits.bytes {
+            let oldest = stored.iter().min_by_key(|(_, one)| one.used).map(|(id, _)| id.clone());
+            let Some(gone) = oldest.and_then(|id| stored.remove(&id)) else { return };
             bytes = bytes.saturating_sub(gone.entry.bytes());
         }
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<Entry> {
-        let mut held = self.lock();
-        let one = held.get_mut(id)?;
+    pub(crate) fn get(&self, id: &str) -> Option<Entry> {
+        let mut stored = self.lock();
+        let one = stored.get_mut(id)?;
         if one.used.elapsed() >= self.limits.lifetime {
-            held.remove(id);
+            stored.remove(id);
             return None;
         }
         one.used = Instant::now();
         Some(one.entry.clone())
     }
 
-    pub(super) fn remove(&self, id: &str) -> Option<Entry> {
+    pub(crate) fn remove(&self, id: &str) -> Option<Entry> {
         self.lock().remove(id).map(|one| one.entry)
     }
 
-    /// Items of any response's input or output by their ids, as far as there are any. Each response is looked through
-    /// once, however many are wanted.
-    pub(super) fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Value> {
+    /// Items of the input or output of any response by their ids, as far as they exist. Each response is searched once, however
+    /// many items are wanted.
+    pub(crate) fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Value> {
         let mut found = HashMap::new();
         if ids.is_empty() {
             return found;
         }
-        let held = self.lock();
-        let live = held.values().filter(|one| one.used.elapsed() < self.limits.lifetime);
+        let stored = self.lock();
+        let live = stored.values().filter(|one| one.used.elapsed() < self.limits.lifetime);
         let mut entries: Vec<(Instant, Entry)> =
             live.map(|one| (one.used, one.entry.clone())).collect();
-        drop(held);
+        drop(stored);
         entries.sort_by_key(|(used, _)| Reverse(*used));
         for (_, entry) in entries {
             if found.len() == ids.len() {
@@ -198,11 +204,11 @@ mod tests {
 
     fn put(store: &Store, id: &str, text: &str) {
         let input = json!({"id": format!("in_{id}"), "text": text});
-        store.put(id, &json!({"id": id}), &[input], &[json!({"id": format!("said_{id}")})]);
+        store.put(id, &json!({"id": id}), &[input], &[json!({"id": format!("output_{id}")})]);
     }
 
     #[test]
-    fn the_least_recently_used_goes_first() {
+    fn the_least_recently_used_response_is_dropped_first() {
         let store = store(2, usize::MAX);
         put(&store, "a", "");
         put(&store, "b", "");
@@ -223,21 +229,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_is_gone() {
+    fn expired_responses_are_dropped() {
         let limits = StoreLimits { entries: 9, bytes: 9999, lifetime: Duration::ZERO };
         let store = Store::new(limits);
         put(&store, "a", "");
-        assert!(store.items(&HashSet::from(["said_a"])).is_empty());
+        assert!(store.items(&HashSet::from(["output_a"])).is_empty());
         assert!(store.get("a").is_none());
     }
 
     #[test]
-    fn items_are_found_wherever_they_were_said() {
+    fn items_are_found_in_every_response() {
         let store = store(9, 9999);
         put(&store, "a", "");
         put(&store, "b", "");
-        let found = store.items(&HashSet::from(["said_a", "said_b", "said_c"]));
+        let found = store.items(&HashSet::from(["output_a", "output_b", "output_c"]));
         assert_eq!(found.len(), 2);
-        assert_eq!(found["said_b"], json!({"id": "said_b"}));
+        assert_eq!(found["output_b"], json!({"id": "output_b"}));
     }
 }

@@ -1,45 +1,29 @@
-//! What happens to every request before and after its handler: request ids, keys, CORS, the log line.
+//! What every request passes through before and after its handler: request id, API key, CORS, log line.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::app::App;
 use crate::error::ApiError;
+use crate::ids::{RequestId, new_id};
+use crate::state::AppState;
 
 /// The header that names a request, in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const LONGEST_ID: usize = 64;
-
-/// A request's id: the client's own, else a new one.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestId(pub(crate) String);
-
-/// An id that no other request of this process or another has, in practice.
-pub(crate) fn fresh_id() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mixed = |salt: u64| {
-        use std::hash::{BuildHasher, RandomState};
-        RandomState::new().hash_one((now.as_nanos(), count, salt))
-    };
-    format!("{:016x}{:08x}", mixed(1), mixed(2) as u32)
-}
+const MAX_ID_LENGTH: usize = 64;
 
 /// The outermost layer.
-pub(crate) async fn around(
-    State(app): State<Arc<App>>,
+pub(crate) async fn handle(
+    State(app): State<Arc<AppState>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let begun = Instant::now();
-    let id = given_id(request.headers()).unwrap_or_else(fresh_id);
+    let arrival = Instant::now();
+    let id = given_id(request.headers()).unwrap_or_else(new_id);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let origin = request.headers().get(header::ORIGIN).cloned();
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -55,14 +39,14 @@ pub(crate) async fn around(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     allow_origin(&app.config.origins, origin.as_ref(), response.headers_mut());
-    log(&id, &method, &path, &response, begun);
+    log(&id, &method, &path, &response, arrival);
     response
 }
 
-fn log(id: &str, method: &Method, path: &str, response: &Response, begun: Instant) {
-    let (status, ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
+fn log(id: &str, method: &Method, path: &str, response: &Response, arrival: Instant) {
+    let (status, ms) = (response.status().as_u16(), arrival.elapsed().as_millis() as u64);
     match response.extensions().get::<ApiError>() {
-        // A message may quote what a client sent, so only its kind is logged.
+        // A message may quote what the client sent, so only the field and the code are logged.
         Some(error) => {
             let (param, code) = (error.param.as_deref().unwrap_or("-"), error.code.unwrap_or("-"));
             tracing::info!(id, %method, path, status, ms, param, code, "request refused");
@@ -73,11 +57,11 @@ fn log(id: &str, method: &Method, path: &str, response: &Response, begun: Instan
 
 fn given_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(&REQUEST_ID)?.to_str().ok()?;
-    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    (!id.is_empty() && id.len() <= LONGEST_ID && id.chars().all(fine)).then(|| id.to_owned())
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    (!id.is_empty() && id.len() <= MAX_ID_LENGTH && id.chars().all(allowed)).then(|| id.to_owned())
 }
 
-/// Keys guard what generates and what was stored; health and metrics stay open for those who watch a server.
+/// Keys guard generation and stored responses. Health and metrics need no key, so that a monitor can read them.
 fn check_key(keys: &[String], path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
     let guarded = ["/v1", "/inference"].iter().any(|root| {
         path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -92,7 +76,7 @@ fn check_key(keys: &[String], path: &str, headers: &HeaderMap) -> Result<(), Api
         ));
     };
     let (scheme, given) = value.split_once(' ').unwrap_or((value, ""));
-    // All keys are compared, so that the time says nothing about which was nearly right.
+    // All keys are compared, so that the time does not reveal which one was nearly right.
     let known = keys.iter().fold(false, |known, key| known | same(key, given.trim()));
     if scheme.eq_ignore_ascii_case("bearer") && known {
         return Ok(());
@@ -100,7 +84,7 @@ fn check_key(keys: &[String], path: &str, headers: &HeaderMap) -> Result<(), Api
     Err(ApiError::no_key("Incorrect API key provided"))
 }
 
-/// Compares in a time that depends on the lengths only.
+/// Compares in a time that depends only on the lengths.
 fn same(key: &str, given: &str) -> bool {
     let (key, given) = (key.as_bytes(), given.as_bytes());
     let mut differ = u8::from(key.len() != given.len() || key.is_empty());
@@ -136,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_open_what_they_guard() {
+    fn only_a_known_key_opens_a_guarded_path() {
         let keys = ["first".to_owned(), "second".to_owned()];
         for (path, value, open) in [
             ("/v1/models", Some("Bearer first"), true),
@@ -160,12 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn odd_request_ids_are_replaced() {
+    fn invalid_request_ids_are_replaced() {
         for (given, kept) in [("abc-1", true), ("", false), ("a b", false), ("é", false)] {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(given.as_bytes()).unwrap());
             assert_eq!(given_id(&headers).is_some(), kept, "{given}");
         }
-        assert_ne!(fresh_id(), fresh_id());
     }
 }

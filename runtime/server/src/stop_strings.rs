@@ -1,14 +1,11 @@
-//! Where a text ends for the client: stop strings, and how its ending is told. Which of several stop strings counts, and what is
-//! held back because it might become one, is [`TextStream`]'s matter.
+//! Stop strings in a text that is generated. Which of several counts, and what is held back because it may become one, is decided
+//! by the engine's [`TextStream`].
 
 use std::sync::Arc;
 
 use ossmith::engine::TextStream;
-use serde_json::Value;
 
-use crate::engine::Finish;
-
-/// Looks for stop strings. Hands on text that can no longer be part of one.
+/// Looks for stop strings, and passes on the text that can no longer be part of one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopFilter {
     stops: Arc<[String]>,
@@ -17,13 +14,14 @@ pub(crate) struct StopFilter {
 }
 
 impl StopFilter {
-    /// `keep` leaves a stop string that is found in the text.
-    pub(crate) fn new(stops: &[String], keep: bool) -> StopFilter {
+    /// With `include_stop` the stop string that is found stays in the text.
+    pub(crate) fn new(stops: &[String], include_stop: bool) -> StopFilter {
         let stops: Arc<[String]> = stops.into();
-        StopFilter { text: TextStream::new(Arc::clone(&stops), keep), stops, found: None }
+        let text = TextStream::new(Arc::clone(&stops), include_stop);
+        StopFilter { text, stops, found: None }
     }
 
-    /// The stop string that was found, after which no text comes any more.
+    /// The stop string that was found. No text follows it.
     pub(crate) fn found(&self) -> Option<&str> {
         self.found.map(|stop| self.stops[stop].as_str())
     }
@@ -35,27 +33,9 @@ impl StopFilter {
         }
     }
 
-    /// The text ends here (a message does; stop strings do not reach over its end).
+    /// The text ends here. No stop string spans the end of a message.
     pub(crate) fn flush(&mut self, out: &mut String) {
         self.text.finish(out);
-    }
-}
-
-/// Why a text ended with this token, as the APIs say it, and the stop string or the token that the client had `asked` for;
-/// none if it goes on.
-pub(crate) fn ending(
-    stopped: Option<&str>,
-    finish: Option<Finish>,
-    token: u32,
-    asked: &[u32],
-) -> Option<(&'static str, Value)> {
-    if let Some(stop) = stopped {
-        return Some(("stop", stop.into()));
-    }
-    match finish? {
-        Finish::Length => Some(("length", Value::Null)),
-        Finish::Stop if asked.contains(&token) => Some(("stop", token.into())),
-        Finish::Stop => Some(("stop", Value::Null)),
     }
 }
 
@@ -63,10 +43,10 @@ pub(crate) fn ending(
 mod tests {
     use super::*;
 
-    /// The text that comes out for each piece, and the stop string found.
-    fn run(stops: &[&str], keep: bool, pieces: &[&str]) -> (Vec<String>, Option<String>) {
+    /// The text that is passed on for each piece, and the stop string found.
+    fn run(stops: &[&str], include_stop: bool, pieces: &[&str]) -> (Vec<String>, Option<String>) {
         let stops: Vec<String> = stops.iter().map(|&stop| stop.to_owned()).collect();
-        let mut filter = StopFilter::new(&stops, keep);
+        let mut filter = StopFilter::new(&stops, include_stop);
         let mut texts: Vec<String> = Vec::new();
         for piece in pieces {
             let mut out = String::new();
@@ -80,8 +60,8 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_stop_is_held_back() {
-        for (stops, keep, pieces, texts, found) in [
+    fn text_that_may_become_a_stop_string_is_held_back() {
+        for (stops, include_stop, pieces, texts, found) in [
             (&[][..], false, &["a", "b"][..], &["a", "b", ""][..], None),
             (&["END"], false, &["xE", "N", "x"], &["x", "", "ENx", ""], None),
             (&["END"], false, &["xE", "ND", "y"], &["x", "", "", ""], Some("END")),
@@ -92,7 +72,7 @@ mod tests {
             (&["é!"], false, &["caf", "é", "s"], &["caf", "", "és", ""], None),
             (&["\n\n"], false, &["a\n", "b\n", "\nc"], &["a", "\nb", "", ""], Some("\n\n")),
         ] {
-            let got = run(stops, keep, pieces);
+            let got = run(stops, include_stop, pieces);
             assert_eq!(
                 got,
                 (texts.iter().map(|&t| t.to_owned()).collect(), found.map(str::to_owned)),

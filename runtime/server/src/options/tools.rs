@@ -1,26 +1,26 @@
-//! Function tools and `tool_choice`, in the forms of Chat Completions (nested) and of Responses (flat).
+//! FunctionTool tools and `tool_choice`, as Chat Completions (nested) and Responses (flat) write them.
 
 use ossmith_harmony::Tool;
 use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
-use crate::fields::{Fields, kind};
+use crate::fields::{Fields, describe};
 use crate::guide::grammar::{Compiled, Constraint};
 
-/// A function that the client offers.
+/// A function that the model may call.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Function {
+pub(crate) struct FunctionTool {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) parameters: Option<Value>,
     pub(crate) strict: bool,
-    /// Where its parameters stand in the request.
+    /// The name of the request's field with its parameters.
     pub(crate) param: String,
 }
 
 /// Whether functions may or must be called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Choice {
+pub(crate) enum ToolChoice {
     None,
     #[default]
     Auto,
@@ -29,19 +29,19 @@ pub(crate) enum Choice {
 
 /// The functions that may be called in this turn, and whether one must.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tools {
-    pub(crate) functions: Vec<Function>,
-    pub(crate) choice: Choice,
+pub(crate) struct ToolOptions {
+    pub(crate) functions: Vec<FunctionTool>,
+    pub(crate) choice: ToolChoice,
     /// Whether one turn may have several calls.
     pub(crate) parallel: bool,
 }
 
-const LONGEST_NAME: usize = 128;
+const MAX_NAME_LENGTH: usize = 128;
 
-impl Tools {
+impl ToolOptions {
     /// Reads `tools`, `tool_choice` and `parallel_tool_calls`.
-    pub(crate) fn read(fields: &Fields<'_>) -> Result<Tools> {
-        let functions: Vec<Function> =
+    pub(crate) fn read(fields: &Fields<'_>) -> Result<ToolOptions> {
+        let functions: Vec<FunctionTool> =
             fields.objects("tools")?.iter().map(function).collect::<Result<_>>()?;
         for (index, function) in functions.iter().enumerate() {
             if functions[..index].iter().any(|other| other.name == function.name) {
@@ -51,10 +51,10 @@ impl Tools {
             }
         }
         let parallel = fields.bool("parallel_tool_calls", true)?;
-        let mut tools = Tools { functions, choice: Choice::Auto, parallel };
+        let mut tools = ToolOptions { functions, choice: ToolChoice::Auto, parallel };
         tools.choose(fields)?;
-        // A client that forbids calls does not want the model to think of them.
-        if tools.choice == Choice::None {
+        // A client that forbids calls does not want the prompt to mention them.
+        if tools.choice == ToolChoice::None {
             tools.functions.clear();
         }
         Ok(tools)
@@ -62,9 +62,9 @@ impl Tools {
 
     fn choose(&mut self, fields: &Fields<'_>) -> Result<()> {
         let word = |fields: &Fields<'_>, field: &str, word: &str| match word {
-            "none" => Ok(Choice::None),
-            "auto" => Ok(Choice::Auto),
-            "required" => Ok(Choice::Required),
+            "none" => Ok(ToolChoice::None),
+            "auto" => Ok(ToolChoice::Auto),
+            "required" => Ok(ToolChoice::Required),
             other => Err(fields
                 .wrong(field, format!("is `{other}`; use none, auto, required or a function"))),
         };
@@ -77,8 +77,8 @@ impl Tools {
                     "function" => {
                         let name = named(&choice)?;
                         self.keep(fields, &[name])?;
-                        self.choice = Choice::Required;
-                        // Who names a function wants it called, not called again and again.
+                        self.choice = ToolChoice::Required;
+                        // A client that names a function wants one call of it.
                         self.parallel = false;
                     }
                     "allowed_tools" => {
@@ -102,17 +102,17 @@ impl Tools {
                 }
             }
             Some(other) => {
-                let why = format!("is {}, not a word or an object", kind(other));
+                let why = format!("is {}, not a word or an object", describe(other));
                 return Err(fields.wrong("tool_choice", why));
             }
         }
-        if self.choice == Choice::Required && self.functions.is_empty() {
-            return Err(fields.wrong("tool_choice", "asks for a call, but there are no `tools`"));
+        if self.choice == ToolChoice::Required && self.functions.is_empty() {
+            return Err(fields.wrong("tool_choice", "requires a call, but there are no `tools`"));
         }
         Ok(())
     }
 
-    /// Leaves only these functions on offer.
+    /// Keeps only these functions.
     fn keep(&mut self, fields: &Fields<'_>, names: &[&str]) -> Result<()> {
         if let Some(unknown) =
             names.iter().find(|name| !self.functions.iter().any(|f| f.name == **name))
@@ -124,9 +124,9 @@ impl Tools {
         Ok(())
     }
 
-    /// As harmony shows them to the model.
+    /// The functions as harmony shows them to the model.
     pub(crate) fn declarations(&self) -> Vec<Tool> {
-        let tool = |function: &Function| Tool {
+        let tool = |function: &FunctionTool| Tool {
             name: function.name.clone(),
             description: function.description.clone().unwrap_or_default(),
             parameters: function.parameters.clone().filter(|parameters| {
@@ -137,7 +137,7 @@ impl Tools {
     }
 }
 
-fn function(fields: &Fields<'_>) -> Result<Function> {
+fn function(fields: &Fields<'_>) -> Result<FunctionTool> {
     let kind = fields.required_string("type")?;
     if kind != "function" {
         let name = fields.name("type");
@@ -153,9 +153,10 @@ fn function(fields: &Fields<'_>) -> Result<Function> {
     let of = nested.as_ref().unwrap_or(fields);
     let name = named(fields)?;
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fine) {
-        let why =
-            format!("is `{name}`; names have 1 to {LONGEST_NAME} letters, digits, `_`, `-` or `.`");
+    if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.chars().all(fine) {
+        let why = format!(
+            "is `{name}`; names have 1 to {MAX_NAME_LENGTH} letters, digits, `_`, `-` or `.`"
+        );
         return Err(of.wrong("name", why));
     }
     let parameters = match of.get("parameters") {
@@ -163,7 +164,7 @@ fn function(fields: &Fields<'_>) -> Result<Function> {
         Some(value) if value.is_object() => Some(value.clone()),
         Some(_) => return Err(of.wrong("parameters", "is not a JSON schema object")),
     };
-    Ok(Function {
+    Ok(FunctionTool {
         name: name.to_owned(),
         description: of.string("description")?.map(str::to_owned),
         parameters,
@@ -184,9 +185,9 @@ fn named<'a>(fields: &Fields<'a>) -> Result<&'a str> {
     }
 }
 
-impl Function {
-    /// The form of its arguments. Where nobody asks for it to be enforced, what cannot be is passed over: a keyword, or
-    /// the whole schema, and then arguments are any object.
+impl FunctionTool {
+    /// The constraint on its arguments. Where it need not be enforced, keywords that cannot be are ignored; if the schema as a
+    /// whole cannot be enforced, arguments are any object.
     pub(crate) fn arguments(&self, enforce: bool) -> Result<Compiled> {
         let lenient = !(enforce || self.strict);
         let constraint = Constraint::Schema { schema: self.schema(), lenient };

@@ -1,4 +1,5 @@
-//! The form that a final answer is to have: `response_format`, `text.format`, and vLLM's `structured_outputs`.
+//! Structured output: the constraint on the final answer, as `response_format`, `text.format` and vLLM's `structured_outputs`
+//! state it.
 
 use ossmith_harmony::ResponseFormat;
 use serde_json::Value;
@@ -7,19 +8,19 @@ use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::guide::grammar::{Compiled, Constraint};
 
-/// A form, and what the model is told about it.
+/// The constraint on the final answer, and what the prompt says about it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Format {
+pub(crate) struct StructuredOutput {
     constraint: Option<Constraint>,
-    /// Shown in the prompt.
+    /// The format that the prompt shows.
     pub(crate) shown: Option<ResponseFormat>,
-    /// The field that asked for it.
+    /// The field that states it.
     param: String,
 }
 
-impl Format {
+impl StructuredOutput {
     /// From a Chat Completions request.
-    pub(crate) fn of_chat(fields: &Fields<'_>) -> Result<Format> {
+    pub(crate) fn read_chat(fields: &Fields<'_>) -> Result<StructuredOutput> {
         fields.refuse(&[
             ("guided_json", "; use `structured_outputs`"),
             ("guided_regex", "; use `structured_outputs`"),
@@ -27,34 +28,34 @@ impl Format {
             ("guided_grammar", "; use `structured_outputs`"),
         ])?;
         let format = match fields.object("response_format")? {
-            None => Format::default(),
+            None => StructuredOutput::default(),
             Some(format) => match format.required_string("type")? {
                 "json_schema" => {
                     let Some(nested) = format.object("json_schema")? else {
                         return Err(format.wrong("json_schema", "is missing"));
                     };
-                    Format::schema(&nested)?
+                    StructuredOutput::schema(&nested)?
                 }
-                word => Format::word(&format, word)?,
+                word => StructuredOutput::word(&format, word)?,
             },
         };
         format.or_structured(fields)
     }
 
     /// From a Responses request.
-    pub(crate) fn of_responses(fields: &Fields<'_>) -> Result<Format> {
+    pub(crate) fn read_responses(fields: &Fields<'_>) -> Result<StructuredOutput> {
         let text = fields.object("text")?;
         let format = match text.as_ref().map(|text| text.object("format")).transpose()?.flatten() {
-            None => Format::default(),
+            None => StructuredOutput::default(),
             Some(format) => match format.required_string("type")? {
-                "json_schema" => Format::schema(&format)?,
-                word => Format::word(&format, word)?,
+                "json_schema" => StructuredOutput::schema(&format)?,
+                word => StructuredOutput::word(&format, word)?,
             },
         };
         format.or_structured(fields)
     }
 
-    fn word(fields: &Fields<'_>, word: &str) -> Result<Format> {
+    fn word(fields: &Fields<'_>, word: &str) -> Result<StructuredOutput> {
         let constraint = match word {
             "text" => None,
             "json_object" => Some(Constraint::any_object()),
@@ -66,10 +67,10 @@ impl Format {
                 return Err(ApiError::unsupported(name, why));
             }
         };
-        Ok(Format { constraint, shown: None, param: fields.name("type") })
+        Ok(StructuredOutput { constraint, shown: None, param: fields.name("type") })
     }
 
-    fn schema(fields: &Fields<'_>) -> Result<Format> {
+    fn schema(fields: &Fields<'_>) -> Result<StructuredOutput> {
         let schema = match fields.get("schema") {
             Some(schema @ Value::Object(_)) => schema.clone(),
             Some(_) => return Err(fields.wrong("schema", "is not a JSON schema object")),
@@ -80,21 +81,21 @@ impl Format {
             description: fields.string("description")?.map(str::to_owned),
             schema: schema.clone(),
         };
-        Ok(Format {
+        Ok(StructuredOutput {
             constraint: Some(Constraint::Schema { schema, lenient: false }),
             shown: Some(shown),
             param: fields.name("schema"),
         })
     }
 
-    fn or_structured(self, fields: &Fields<'_>) -> Result<Format> {
+    fn or_structured(self, fields: &Fields<'_>) -> Result<StructuredOutput> {
         match structured(fields)? {
             None => Ok(self),
             Some(_) if self.constraint.is_some() => Err(fields.wrong(
                 "structured_outputs",
                 "and a response format cannot both be given; choose one",
             )),
-            Some(constraint) => Ok(Format {
+            Some(constraint) => Ok(StructuredOutput {
                 constraint: Some(constraint),
                 shown: None,
                 param: "structured_outputs".to_owned(),
@@ -102,7 +103,7 @@ impl Format {
         }
     }
 
-    /// Makes it ready, or says why it cannot be enforced.
+    /// Compiles the constraint. One that cannot be enforced is an error.
     pub(crate) fn compile(&self) -> Result<Option<Compiled>> {
         let Some(constraint) = &self.constraint else { return Ok(None) };
         constraint.compile().map(Some).map_err(|why| {
@@ -119,10 +120,10 @@ pub(crate) fn structured(fields: &Fields<'_>) -> Result<Option<Constraint>> {
     all.extend(outputs.bool("json_object", false)?.then(Constraint::any_object));
     match outputs.get("json") {
         None => {}
-        // vLLM takes a schema as text too.
+        // vLLM takes a schema as text, too.
         Some(Value::String(text)) => {
             let schema = serde_json::from_str(text)
-                .map_err(|why| outputs.wrong("json", format!("is no JSON schema: {why}")))?;
+                .map_err(|why| outputs.wrong("json", format!("is not a JSON schema: {why}")))?;
             all.push(Constraint::Schema { schema, lenient: false });
         }
         Some(schema) => all.push(Constraint::Schema { schema: schema.clone(), lenient: false }),
@@ -135,7 +136,7 @@ pub(crate) fn structured(fields: &Fields<'_>) -> Result<Option<Constraint>> {
     }
     all.extend(choices.map(Constraint::Choice));
     if all.len() > 1 {
-        return Err(fields.wrong("structured_outputs", "has several forms; choose one"));
+        return Err(fields.wrong("structured_outputs", "has several constraints; choose one"));
     }
     Ok(all.pop())
 }

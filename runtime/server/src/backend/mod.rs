@@ -1,0 +1,47 @@
+//! The seam between HTTP and what generates tokens: one generation as a request, its tokens as a stream of events, and the
+//! trait that the engine ([`EngineBackend`]) and the scripted backend ([`crate::stub`]) implement. Settings, events and
+//! counts are the engine's own types. Nothing here knows HTTP or text.
+
+mod engine;
+
+use std::pin::Pin;
+
+use futures_core::Stream;
+use ossmith::engine::{Metrics, Request, TokenEvent};
+
+pub use engine::EngineBackend;
+
+/// One generation.
+#[derive(Clone, Debug)]
+pub struct GenerationRequest {
+    /// What the engine runs; it has one sample.
+    pub engine_request: Request,
+    /// Which of the choices for its prompt this is, from 0.
+    pub choice: usize,
+}
+
+/// The events of one generation, in order. The last one carries a finish reason. Dropping the stream cancels the generation
+/// within one step.
+pub type GenerationStream = Pin<Box<dyn Stream<Item = TokenEvent> + Send>>;
+
+/// Something that generates tokens.
+pub trait GenerationBackend: Send + Sync {
+    /// Starts a generation.
+    ///
+    /// # Errors
+    /// [`ossmith::Error::Busy`] if the queue is full, [`ossmith::Error::Request`] if the request can never be served as it
+    /// stands, [`ossmith::Error::Closed`] if the backend has stopped.
+    fn submit(&self, request: GenerationRequest) -> ossmith::Result<GenerationStream>;
+
+    /// What it has done and is doing.
+    fn metrics(&self) -> Metrics;
+
+    /// Why it cannot generate any more; `None` while it can.
+    fn failure(&self) -> Option<String>;
+
+    /// Drops all cached prefixes that no generation uses.
+    fn reset_prefix_cache(&self);
+
+    /// Stops the backend: generations in flight end with a failure.
+    fn stop(&self);
+}

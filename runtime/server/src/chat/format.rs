@@ -1,0 +1,230 @@
+//! How a chat answer looks: in chunks as the SDKs parse them (the role, then the tokens, then the finish reason, then usage),
+//! and whole.
+
+use ossmith::engine::FinishReason;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::message::{Delta, Message, ReasoningFields};
+use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState};
+use crate::generation::GeneratedToken;
+use crate::logprobs::chat_entry;
+use crate::metrics::Metrics;
+use crate::sse;
+use crate::turn::prepare::PreparedTurn;
+
+/// The format of one request's answer.
+pub(super) struct ChatFormat {
+    pub(super) turn: PreparedTurn,
+    pub(super) reasoning: ReasoningFields,
+}
+
+/// A chunk.
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: Option<&'a str>,
+    choices: Vec<ChunkChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<&'a Value>,
+}
+
+/// A choice in a chunk.
+#[derive(Serialize)]
+pub(super) struct ChunkChoice {
+    index: usize,
+    delta: Delta,
+    logprobs: Option<Value>,
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(state: &'a ResponseState, choices: Vec<ChunkChoice>) -> Chunk<'a> {
+        let options = &state.options;
+        Chunk {
+            id: &options.id,
+            object: "chat.completion.chunk",
+            created: options.created,
+            model: &options.model,
+            system_fingerprint: None,
+            choices,
+            usage: state.chunk_usage(),
+            prompt_token_ids: None,
+            prompt_logprobs: None,
+        }
+    }
+}
+
+impl ChunkChoice {
+    fn new(index: usize, delta: Delta, options: &ResponseOptions) -> ChunkChoice {
+        ChunkChoice {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            stop_reason: None,
+            token_ids: options.token_ids.then(Vec::new),
+        }
+    }
+}
+
+impl AnswerFormat for ChatFormat {
+    type Content = Message;
+    type Part = ChunkChoice;
+
+    fn content(&self) -> Message {
+        Message::new(self.turn.parser(), self.reasoning)
+    }
+
+    fn read_token(
+        &self,
+        message: &mut Message,
+        token: &GeneratedToken,
+        options: &ResponseOptions,
+    ) -> Option<Ending> {
+        if options.logprobs
+            && let Some(logprobs) = &token.logprobs
+        {
+            message.logprobs.push(chat_entry(token.id, logprobs, options.tokens_as_ids));
+        }
+        let mut events = message.parser.push(token.id);
+        let stopped = message.parser.stopped().map(str::to_owned);
+        if token.finish.is_some() || stopped.is_some() {
+            events.extend(message.parser.finish());
+        }
+        events.into_iter().for_each(|event| message.on_event(event, self.reasoning));
+        let ending = Ending::of(token, stopped.as_deref(), &options.stop_token_ids)?;
+        let called = message.whole_calls > 0
+            && stopped.is_none()
+            && token.finish != Some(FinishReason::Length);
+        Some(if called { Ending::plain("tool_calls") } else { ending })
+    }
+
+    fn has_news(&self, message: &Message) -> bool {
+        !message.delta.is_empty()
+    }
+
+    fn reasoning_tokens(&self, message: &Message) -> usize {
+        message.parser.reasoning_tokens()
+    }
+
+    fn record(&self, message: &Message, metrics: &Metrics) {
+        metrics.record_repairs(message.parser.repairs());
+    }
+
+    fn write_opening(&self, state: &ResponseState, choices: usize, out: &mut Vec<u8>) {
+        let options = &state.options;
+        for index in 0..choices {
+            let (role, content) = (Some("assistant"), Some(String::new()));
+            let delta = Delta { role, content, ..Delta::default() };
+            let choices = vec![ChunkChoice::new(index, delta, options)];
+            let ids = (options.token_ids && index == 0).then_some(self.turn.prompt.as_slice());
+            sse::data(out, &Chunk { prompt_token_ids: ids, ..Chunk::new(state, choices) });
+        }
+    }
+
+    fn write_prompt(&self, state: &ResponseState, prompt: usize, out: &mut Vec<u8>) {
+        let prompt_logprobs = state.prompt_logprobs[prompt].as_ref();
+        sse::data(out, &Chunk { prompt_logprobs, ..Chunk::new(state, Vec::new()) });
+    }
+
+    fn parts(&self, state: &ResponseState, choice: &mut Choice<Message>) -> Vec<ChunkChoice> {
+        let options = &state.options;
+        let delta = std::mem::take(&mut choice.content.delta);
+        // The finish reason comes with an empty delta, in a chunk of its own.
+        let deltas = match (delta.is_empty(), choice.ending.is_some()) {
+            (false, true) => vec![delta, Delta::default()],
+            _ => vec![delta],
+        };
+        let mut parts: Vec<ChunkChoice> = deltas
+            .into_iter()
+            .map(|delta| ChunkChoice::new(choice.index, delta, options))
+            .collect();
+        if let Some(first) = parts.first_mut() {
+            let logprobs = std::mem::take(&mut choice.content.logprobs);
+            first.logprobs =
+                (!logprobs.is_empty()).then(|| json!({"content": logprobs, "refusal": null}));
+            first.token_ids = options.token_ids.then(|| std::mem::take(&mut choice.ids));
+        }
+        if let (Some(last), Some(ending)) = (parts.last_mut(), &choice.ending) {
+            last.finish_reason = Some(ending.finish_reason);
+            last.stop_reason = Some(ending.stop_reason.clone());
+        }
+        parts
+    }
+
+    fn write_chunk(&self, state: &mut ResponseState, part: ChunkChoice, out: &mut Vec<u8>) {
+        sse::data(out, &Chunk::new(state, vec![part]));
+    }
+
+    fn write_closing(&self, state: &ResponseState, out: &mut Vec<u8>) {
+        if state.options.stream.include_usage {
+            let usage = Some(state.usage().json());
+            sse::data(out, &Chunk { usage, ..Chunk::new(state, Vec::new()) });
+        }
+    }
+
+    fn whole(&self, state: &ResponseState, choices: Vec<Choice<Message>>) -> Value {
+        let options = &state.options;
+        let choices: Vec<Value> =
+            choices.into_iter().map(|choice| whole_choice(choice, options)).collect();
+        let mut whole = json!({
+            "id": options.id,
+            "object": "chat.completion",
+            "created": options.created,
+            "model": options.model,
+            "system_fingerprint": null,
+            "service_tier": null,
+            "choices": choices,
+            "usage": state.usage().json(),
+            "prompt_logprobs": state.prompt_logprobs.first(),
+        });
+        if options.token_ids {
+            whole["prompt_token_ids"] = json!(self.turn.prompt);
+        }
+        whole
+    }
+}
+
+fn whole_choice(choice: Choice<Message>, options: &ResponseOptions) -> Value {
+    let Message { mut delta, whole_calls, has_content, logprobs, .. } = choice.content;
+    // A call that was cut off cannot be executed.
+    delta.tool_calls.truncate(whole_calls);
+    let calls: Vec<Value> = delta
+        .tool_calls
+        .iter()
+        .map(|call| json!({"id": call.id, "type": call.kind, "function": call.function}))
+        .collect();
+    let content = delta.content.or(has_content.then(String::new));
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    for (name, reasoning) in
+        [("reasoning", delta.reasoning), ("reasoning_content", delta.reasoning_content)]
+    {
+        if let Some(reasoning) = reasoning {
+            message[name] = reasoning.into();
+        }
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    let Ending { finish_reason, stop_reason } = choice.ending.unwrap_or(Ending::plain("stop"));
+    json!({
+        "index": choice.index,
+        "message": message,
+        "logprobs": options.logprobs.then(|| json!({"content": logprobs, "refusal": null})),
+        "finish_reason": finish_reason,
+        "stop_reason": stop_reason,
+        "token_ids": options.token_ids.then_some(choice.ids),
+    })
+}

@@ -1,0 +1,73 @@
+//! Which tokens one generation may produce: a guide's rules, a list of allowed tokens, and token sequences that must not
+//! appear. The engine asks for the mask before each token.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ossmith::engine::{Allowed, MaskSource, TokenMask};
+
+use crate::guide::{Guide, bits};
+
+/// The rules of one generation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TokenRules {
+    pub(crate) guide: Option<Guide>,
+    /// The only tokens that may come, unless the guide lists its own.
+    pub(crate) allowed: Option<Vec<u32>>,
+    /// Token sequences that must not appear.
+    pub(crate) bad_words: Vec<Vec<u32>>,
+}
+
+impl TokenRules {
+    /// What the engine asks; none if every token is always allowed.
+    pub(crate) fn into_mask(self) -> Option<Arc<dyn MaskSource>> {
+        let free = self.guide.is_none() && self.allowed.is_none() && self.bad_words.is_empty();
+        (!free).then(|| Arc::new(RulesSource(Mutex::new(self))) as Arc<dyn MaskSource>)
+    }
+}
+
+/// A grammar's state cannot be shared between threads, but it can be cloned under a lock.
+struct RulesSource(Mutex<TokenRules>);
+
+impl MaskSource for RulesSource {
+    fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
+        let rules = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::new(RulesMask { rules, accepted: 0 })
+    }
+}
+
+struct RulesMask {
+    rules: TokenRules,
+    /// Generated tokens that the guide has accepted.
+    accepted: usize,
+}
+
+impl TokenMask for RulesMask {
+    fn fill(&mut self, generated: &[u32], words: &mut [u32]) -> Result<Allowed, String> {
+        let mut listed = false;
+        if let Some(guide) = &mut self.rules.guide {
+            let new = generated.get(self.accepted..).unwrap_or_default();
+            new.iter().for_each(|&token| guide.accept(token));
+            self.accepted = generated.len();
+            listed = guide.mask(words)?;
+        }
+        if let Some(allowed) = self.rules.allowed.as_ref().filter(|_| !listed) {
+            allowed.iter().for_each(|&token| bits::set(words, token));
+            listed = true;
+        }
+        let forbidden = self.rules.bad_words.iter().filter_map(|word| {
+            let (last, before) = word.split_last()?;
+            generated.ends_with(before).then_some(*last)
+        });
+        for token in forbidden {
+            if !std::mem::replace(&mut listed, true) {
+                words.fill(u32::MAX);
+            }
+            bits::clear(words, token);
+            // With no token left the generation would fail, so a bad word that is the only choice may come.
+            if words.iter().all(|&word| word == 0) {
+                bits::set(words, token);
+            }
+        }
+        Ok(if listed { Allowed::Listed } else { Allowed::All })
+    }
+}

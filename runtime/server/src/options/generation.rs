@@ -1,0 +1,275 @@
+//! How tokens are sampled, when an answer ends, and how its tokens are reported: the fields that Chat Completions, Completions,
+//! Responses and raw tokens have in common, vLLM's extensions among them.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+
+use ossmith::engine::{Request, SamplingParams};
+use serde_json::Value;
+
+use crate::backend::GenerationRequest;
+use crate::config::Config;
+use crate::error::{ApiError, Result};
+use crate::fields::{Fields, describe};
+use crate::guide::Guide;
+use crate::mask::TokenRules;
+
+/// Everything that a request says about sampling and about how its tokens are reported.
+#[derive(Clone, Debug)]
+pub(crate) struct GenerationOptions {
+    pub(crate) params: SamplingParams,
+    /// Requests of a lower priority run first.
+    pub(crate) priority: i32,
+    /// The only tokens that may be generated, if the request names any.
+    pub(crate) allowed_token_ids: Option<Vec<u32>>,
+    /// Token sequences that must not appear.
+    pub(crate) bad_words: Vec<Vec<u32>>,
+    /// Texts that end the answer.
+    pub(crate) stop_strings: Vec<String>,
+    /// The stop string that was found stays in the text.
+    pub(crate) include_stop: bool,
+    /// Choices for each prompt.
+    pub(crate) n: usize,
+    pub(crate) return_token_ids: bool,
+    pub(crate) tokens_as_ids: bool,
+    /// Tokens per chunk of a stream.
+    pub(crate) stream_interval: usize,
+    /// How many of its last tokens a prompt keeps.
+    truncate_prompt: Option<usize>,
+    /// Most tokens of reasoning.
+    pub(crate) thinking_budget: Option<usize>,
+}
+
+const MAX_STOP_STRINGS: usize = 16;
+const MAX_STOP_BYTES: usize = 1024;
+
+impl GenerationOptions {
+    pub(crate) fn read(fields: &Fields<'_>, config: &Config) -> Result<GenerationOptions> {
+        fields.refuse(&[
+            ("use_beam_search", "; this server has no beam search"),
+            ("logits_processors", ""),
+            ("skip_reading_prefix_cache", ""),
+        ])?;
+        let f32_in = |name: &str, low: f64, high: f64| -> Result<Option<f32>> {
+            Ok(fields.number(name, low..=high)?.map(|value| value as f32))
+        };
+        let (vocab, base) = (config.vocab, SamplingParams::default());
+        let params = SamplingParams {
+            temperature: f32_in("temperature", 0.0, 2.0)?.unwrap_or(base.temperature),
+            top_p: above_zero(fields, "top_p", 1.0)?.unwrap_or(base.top_p),
+            top_k: top_k(fields)?,
+            min_p: f32_in("min_p", 0.0, 1.0)?.unwrap_or(base.min_p),
+            presence_penalty: f32_in("presence_penalty", -2.0, 2.0)?.unwrap_or_default(),
+            frequency_penalty: f32_in("frequency_penalty", -2.0, 2.0)?.unwrap_or_default(),
+            repetition_penalty: above_zero(fields, "repetition_penalty", 100.0)?.unwrap_or(1.0),
+            // Only the bits matter, because clients send negative seeds too.
+            seed: fields.bits("seed")?.unwrap_or_else(random_seed),
+            logit_bias: logit_bias(fields, vocab)?,
+            stop_token_ids: fields.token_ids("stop_token_ids", vocab)?.unwrap_or_default(),
+            ignore_eos: fields.bool("ignore_eos", false)?,
+            min_tokens: fields.count("min_tokens", 0)?.unwrap_or(0),
+            prompt_logprobs: fields.integer("prompt_logprobs", 0..=20)?.map(|n| n as u32),
+            ..base
+        };
+        Ok(GenerationOptions {
+            params,
+            priority: fields
+                .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
+                .map_or(0, |n| n as i32),
+            allowed_token_ids: allowed_token_ids(fields, vocab)?,
+            bad_words: bad_words(fields)?,
+            stop_strings: stop_strings(fields)?,
+            include_stop: fields.bool("include_stop_str_in_output", false)?,
+            n: fields.integer("n", 1..=128)?.map_or(1, |n| n as usize),
+            return_token_ids: fields.bool("return_token_ids", false)?,
+            tokens_as_ids: fields.bool("return_tokens_as_token_ids", false)?,
+            stream_interval: fields
+                .integer("stream_interval", 1..=4096)?
+                .map_or(config.stream_interval, |n| n as usize),
+            truncate_prompt: truncate_prompt(fields)?,
+            thinking_budget: fields.count("thinking_token_budget", 0)?,
+        })
+    }
+
+    /// Keeps the prompt's last tokens, as many as the request wants.
+    pub(crate) fn truncate(&self, prompt: &mut Vec<u32>) {
+        if let Some(kept) = self.truncate_prompt {
+            prompt.drain(..prompt.len().saturating_sub(kept));
+        }
+    }
+
+    /// Sets the limit of tokens, and checks what depends on it.
+    pub(crate) fn set_max_tokens(
+        &mut self,
+        fields: &Fields<'_>,
+        max_tokens: Option<usize>,
+    ) -> Result<()> {
+        let min_tokens = self.params.min_tokens;
+        if let Some(max_tokens) = max_tokens.filter(|&max_tokens| min_tokens > max_tokens) {
+            let why = format!("is {min_tokens}, but at most {max_tokens} tokens are generated");
+            return Err(fields.wrong("min_tokens", why));
+        }
+        self.params.max_tokens = max_tokens;
+        Ok(())
+    }
+
+    /// Checks that the prompt and an answer fit into the context, and cuts the limit of tokens to what fits. Where the request has
+    /// no limit, the model's own holds.
+    pub(crate) fn clamp_max_tokens(
+        &mut self,
+        prompt_tokens: usize,
+        config: &Config,
+        param: &str,
+    ) -> Result<()> {
+        let context = config.context;
+        if prompt_tokens == 0 {
+            let why = format!("`{param}` is empty; give at least one token");
+            return Err(ApiError::bad(param, why));
+        }
+        if prompt_tokens + 1 > context {
+            let excess = prompt_tokens + 1 - context;
+            return Err(ApiError::too_long(
+                param,
+                format!(
+                    "This model's maximum context length is {context} tokens. However, your prompt has {prompt_tokens} tokens, \
+                     and the answer needs at least one: shorten the prompt by {excess}.",
+                ),
+            ));
+        }
+        let room = context - prompt_tokens;
+        let min_tokens = self.params.min_tokens;
+        if min_tokens > room {
+            let why =
+                format!("`min_tokens` is {min_tokens}, but the prompt leaves room for {room}");
+            return Err(ApiError::too_long("min_tokens", why));
+        }
+        let default = || config.max_new_tokens.map(|limit| limit.max(min_tokens));
+        let limit = self.params.max_tokens.or_else(default);
+        self.params.max_tokens = Some(limit.map_or(room, |limit| limit.min(room)));
+        Ok(())
+    }
+
+    /// The request for one choice of a prompt. The seed counts up with the choice.
+    pub(crate) fn request(
+        &self,
+        prompt: &[u32],
+        guide: Option<Guide>,
+        choice: usize,
+    ) -> GenerationRequest {
+        let rules = TokenRules {
+            guide,
+            allowed: self.allowed_token_ids.clone(),
+            bad_words: self.bad_words.clone(),
+        };
+        let mut engine_request = Request::new(prompt, with_choice_seed(&self.params, choice));
+        engine_request.priority = self.priority;
+        engine_request.mask = rules.into_mask();
+        GenerationRequest { engine_request, choice }
+    }
+
+    /// Refuses what would leave a constrained text no token where only some tokens, or only a stop token, may come.
+    pub(crate) fn refuse_beside_constraints(&self, constraints: &str) -> Result<()> {
+        for (name, given) in [
+            ("allowed_token_ids", self.allowed_token_ids.is_some()),
+            ("min_tokens", self.params.min_tokens > 0),
+        ] {
+            if given {
+                let why = format!("`{name}` cannot be combined with {constraints}");
+                return Err(ApiError::bad(name, why));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The settings of a choice: the seed counts up.
+fn with_choice_seed(params: &SamplingParams, choice: usize) -> SamplingParams {
+    SamplingParams { seed: params.seed.wrapping_add(choice as u64), ..params.clone() }
+}
+
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn above_zero(fields: &Fields<'_>, name: &str, high: f64) -> Result<Option<f32>> {
+    match fields.number(name, 0.0..=high)? {
+        Some(value) if value as f32 <= 0.0 => {
+            Err(fields.wrong(name, format!("is {value}; it must be above 0 and at most {high}")))
+        }
+        value => Ok(value.map(|value| value as f32)),
+    }
+}
+
+/// -1 and 0 keep all tokens.
+fn top_k(fields: &Fields<'_>) -> Result<u32> {
+    let top_k = fields.integer("top_k", -1..=i64::MAX)?.unwrap_or(0);
+    Ok(u32::try_from(top_k.max(0)).unwrap_or(0))
+}
+
+/// -1 means the model's context, and so does null: nothing is cut off.
+fn truncate_prompt(fields: &Fields<'_>) -> Result<Option<usize>> {
+    match fields.integer("truncate_prompt_tokens", -1..=i64::MAX)? {
+        Some(0) => Err(fields.wrong("truncate_prompt_tokens", "is 0; it must be at least 1")),
+        Some(-1) | None => Ok(None),
+        Some(kept) => Ok(Some(kept as usize)),
+    }
+}
+
+fn logit_bias(fields: &Fields<'_>, vocab: usize) -> Result<Vec<(u32, f32)>> {
+    let Some(bias) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let map: BTreeMap<String, Value> = fields.read("logit_bias")?.unwrap_or_default();
+    let mut all = Vec::with_capacity(map.len());
+    for name in map.keys() {
+        let id = name.parse::<u32>().ok().filter(|&id| (id as usize) < vocab);
+        let id = id.ok_or_else(|| {
+            let why = format!("has the key `{name}`; keys are token ids, 0 to {}", vocab - 1);
+            fields.wrong("logit_bias", why)
+        })?;
+        all.extend(bias.number(name, -100.0..=100.0)?.map(|value| (id, value as f32)));
+    }
+    Ok(all)
+}
+
+fn allowed_token_ids(fields: &Fields<'_>, vocab: usize) -> Result<Option<Vec<u32>>> {
+    match fields.token_ids("allowed_token_ids", vocab)? {
+        Some(ids) if ids.is_empty() => {
+            let why = "is empty; name at least one token or leave it out";
+            Err(fields.wrong("allowed_token_ids", why))
+        }
+        ids => Ok(ids),
+    }
+}
+
+/// Each word is forbidden as it stands, and after a space as a model writes it inside a text.
+fn bad_words(fields: &Fields<'_>) -> Result<Vec<Vec<u32>>> {
+    let words: Vec<String> = fields.read("bad_words")?.unwrap_or_default();
+    if words.iter().any(String::is_empty) {
+        return Err(fields.wrong("bad_words", "has an empty word"));
+    }
+    let both = |word: &String| [word.clone(), format!(" {word}")];
+    let mut all: Vec<Vec<u32>> =
+        words.iter().flat_map(both).map(|word| ossmith_harmony::encode(&word)).collect();
+    all.dedup();
+    Ok(all)
+}
+
+fn stop_strings(fields: &Fields<'_>) -> Result<Vec<String>> {
+    let stops: Vec<String> = match fields.get("stop") {
+        None => Vec::new(),
+        Some(Value::String(stop)) => vec![stop.clone()],
+        Some(Value::Array(_)) => fields.read("stop")?.unwrap_or_default(),
+        Some(other) => {
+            let why = format!("is {}, not a string or a list of strings", describe(other));
+            return Err(fields.wrong("stop", why));
+        }
+    };
+    if stops.iter().any(String::is_empty) {
+        return Err(fields.wrong("stop", "has an empty string"));
+    }
+    if stops.len() > MAX_STOP_STRINGS || stops.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
+        let why =
+            format!("has over {MAX_STOP_STRINGS} strings, or one over {MAX_STOP_BYTES} bytes");
+        return Err(fields.wrong("stop", why));
+    }
+    Ok(stops)
+}

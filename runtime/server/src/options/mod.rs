@@ -1,0 +1,8 @@
+//! What a request may say, whichever API it is for: each file reads one group of fields and refuses by name what it cannot
+//! have. Nothing here makes prompts or runs anything.
+
+pub(crate) mod generation;
+pub(crate) mod reasoning;
+pub(crate) mod stream;
+pub(crate) mod structured_output;
+pub(crate) mod tools;

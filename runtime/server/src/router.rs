@@ -1,0 +1,63 @@
+//! Every path of the server, and the handler behind it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::backend::GenerationBackend;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::middleware;
+use crate::state::AppState;
+use crate::{chat, completions, responses, routes};
+
+/// The server's routes over a backend.
+pub fn router(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
+    with_state(AppState::new(config, backend))
+}
+
+pub(crate) fn with_state(app: Arc<AppState>) -> Router {
+    let limit = app.config.body_bytes;
+    let mut router = Router::new()
+        .route("/v1/models", get(routes::models::list))
+        .route("/v1/models/{*id}", get(routes::models::one))
+        .route("/v1/chat/completions", post(chat::handle))
+        .route("/v1/completions", post(completions::handle))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/inference/v1/generate", post(completions::raw_tokens::handle))
+        .route("/tokenize", post(routes::tokenize::tokenize))
+        .route("/detokenize", post(routes::tokenize::detokenize))
+        .route("/health", get(routes::status::health))
+        .route("/ping", get(routes::status::health).post(routes::status::health))
+        .route("/version", get(routes::status::version))
+        .route("/load", get(routes::status::load))
+        .route("/metrics", get(routes::status::metrics))
+        .route("/openapi.json", get(routes::openapi::document))
+        .route("/", get(routes::page::page));
+    if app.config.development {
+        router = router
+            .route("/reset_prefix_cache", post(routes::status::reset_prefix_cache))
+            .route("/start_profile", post(routes::status::no_profile))
+            .route("/stop_profile", post(routes::status::no_profile));
+    }
+    router
+        .fallback(|uri: Uri| async move {
+            ApiError::not_found(
+                None,
+                format!("there is no {}; /openapi.json lists what there is", uri.path()),
+            )
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::method(method.as_str(), uri.path())
+        })
+        .layer(DefaultBodyLimit::max(limit))
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::handle))
+        .with_state(app)
+}

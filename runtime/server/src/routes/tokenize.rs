@@ -1,0 +1,62 @@
+//! `/tokenize` and `/detokenize`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use serde_json::json;
+
+use crate::chat;
+use crate::error::{Result, json_body};
+use crate::extract::RequestBody;
+use crate::fields::Fields;
+use crate::options::generation::GenerationOptions;
+use crate::state::AppState;
+use crate::tokens::{decode, encode, text_of};
+
+/// `{prompt}` or `{messages, tools}` to tokens.
+pub(crate) async fn tokenize(
+    State(app): State<Arc<AppState>>,
+    body: RequestBody,
+) -> Result<impl IntoResponse> {
+    body.read(&app, |app, body| {
+        let fields = Fields::new(body);
+        app.check_model(fields.string("model")?)?;
+        let tokens = tokens(app, &fields)?;
+        let texts = fields
+            .bool("return_token_strs", false)?
+            .then(|| tokens.iter().map(|&token| text_of(token, false)).collect::<Vec<_>>());
+        Ok(json_body(&json!({
+            "count": tokens.len(),
+            "max_model_len": app.config.context,
+            "tokens": tokens,
+            "token_strs": texts,
+        })))
+    })
+    .await
+}
+
+fn tokens(app: &AppState, fields: &Fields<'_>) -> Result<Vec<u32>> {
+    if fields.get("messages").is_none() {
+        // o200k has no token that begins a text, so `add_special_tokens` changes nothing.
+        return Ok(encode(fields.required_string("prompt")?));
+    }
+    if !fields.bool("add_generation_prompt", true)? {
+        return chat::request::render_history(&app.config, fields);
+    }
+    let generation = GenerationOptions::read(fields, &app.config)?;
+    Ok(chat::request::prepare(&app.config, fields, &generation)?.prompt)
+}
+
+/// `{tokens}` to text, special tokens by name.
+pub(crate) async fn detokenize(
+    State(app): State<Arc<AppState>>,
+    body: RequestBody,
+) -> Result<impl IntoResponse> {
+    let body = body.object()?;
+    let fields = Fields::new(&body);
+    app.check_model(fields.string("model")?)?;
+    let tokens = fields.token_ids("tokens", app.config.vocab)?;
+    let tokens = tokens.ok_or_else(|| fields.wrong("tokens", "is missing"))?;
+    Ok(json_body(&json!({"prompt": decode(&tokens)})))
+}
