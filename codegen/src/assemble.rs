@@ -57,7 +57,7 @@ pub fn assemble(spec: ModelSpec) -> Model {
             fill_mxfp4: named.kernel("fill_mxfp4"),
             flat_read: named.kernel("flat_read"),
         },
-        units: leak(plans.iter().map(|plan| emit::unit(&spec, plan)).collect()),
+        units: leak(plans.iter().map(emit::unit).collect()),
         headers: leak(library::headers()),
     }
 }

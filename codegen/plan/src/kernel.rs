@@ -25,6 +25,11 @@ impl Target {
     }
 }
 
+/// The line of a unit that parts what the plan decides (`namespace spec`, the parameter structs), which the launch relies
+/// on, from the kernel's body, which may be edited.
+pub const BODY_MARKER: &str =
+    "// The kernel's body. What is above is decided by the plan and must match its launch.";
+
 /// One CUDA translation unit: a kernel with its constants, as a person would read it, compiled for the architecture of
 /// the device at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

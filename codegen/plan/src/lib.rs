@@ -19,8 +19,8 @@ mod spec;
 pub use cost::StepShape;
 pub use graph::{DType, Graph, Node, Op, Shapes, Value, ValueInfo, Weight, WeightInfo};
 pub use kernel::{
-    Axis, Grid, Kernel, KernelInfo, LargeStep, MOST_KEY_SPLITS, MOST_SMALL_TOKENS, Model,
-    PRODUCT_BLOCKS_PER_SM, Phase, Schedule, Target, Tools, Unit,
+    Axis, BODY_MARKER, Grid, Kernel, KernelInfo, LargeStep, MOST_KEY_SPLITS, MOST_SMALL_TOKENS,
+    Model, PRODUCT_BLOCKS_PER_SM, Phase, Schedule, Target, Tools, Unit,
 };
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
 pub use shard::{Local, Shard, ShardError, Slice};
