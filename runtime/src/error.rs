@@ -27,6 +27,14 @@ pub enum Error {
         /// What is wrong, what was expected, and what to do.
         problem: String,
     },
+    /// A kernel source that is not the model's, or does not match its plan.
+    #[error("{}: {problem}", path.display())]
+    KernelSource {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the value found and the one expected, and what to do.
+        problem: String,
+    },
     /// A request that cannot be served as it stands.
     #[error("{0}")]
     Request(String),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use ossmith::backend::cuda::nvrtc::{self, Cubin};
-use ossmith::backend::cuda::{CubinCache, Sources};
+use ossmith::backend::cuda::{self, CubinCache, Sources};
 use ossmith_plan::{Axis, KernelInfo, Model, Phase, StepShape, Unit};
 
 use super::table;
@@ -29,7 +29,7 @@ enum What {
     List(List),
     /// The CUDA, PTX or SASS of one kernel.
     Show(Show),
-    /// Write every kernel and header to a folder, to read or to edit (see OSSMITH_KERNELS).
+    /// Write every kernel and header to a folder, to read or to edit (see OSSMITH_KERNELS), with a manifest of the model.
     Emit(Emit),
     /// Compile every kernel of a device into the cubin cache; needs NVRTC but no GPU.
     Compile(Compile),
@@ -316,12 +316,7 @@ struct Emit {
 impl Emit {
     fn run(self) -> anyhow::Result<()> {
         let model = self.model.shape()?;
-        for unit in model.units {
-            write(&self.out, &format!("{}.cu", unit.name), unit.source)?;
-        }
-        for (path, text) in model.headers {
-            write(&self.out, path, text)?;
-        }
+        cuda::emit(model, &self.out)?;
         eprintln!(
             "{} kernels and {} headers of {} are in {}; OSSMITH_KERNELS={} runs them as edited",
             model.units.len(),
@@ -332,13 +327,6 @@ impl Emit {
         );
         Ok(())
     }
-}
-
-fn write(folder: &Path, path: &str, text: &str) -> anyhow::Result<()> {
-    let file = folder.join(path);
-    let parent = file.parent().unwrap_or(folder);
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Makes the folder, and a file in it for a moment.

@@ -1,16 +1,22 @@
 //! The cubin cache: compiled units on disk, so that a warm start compiles nothing.
 //!
-//! An entry's name is a hash of everything that decides its content: text with headers, options, NVRTC's version.
-//! Entries are written whole or not at all (a temporary file, renamed into place), and carry a checksum of
-//! themselves: a damaged one is compiled again. Where a cubin comes from the cache, NVRTC is not needed.
+//! An entry is two files: the cubin as NVRTC made it, a plain ELF file that `nvdisasm` and `cuobjdump` open, and a JSON
+//! sidecar that tells what it was compiled from and which resources it takes. The entry's name has a hash of everything
+//! that decides its content: the unit's text, the headers that it includes, the options and NVRTC's version. So models
+//! with the same unit share an entry, and an edited header recompiles only the units that include it.
+//!
+//! Each file is written whole or not at all (a temporary file, renamed into place), the sidecar last. It has a checksum
+//! of both files: a damaged or incomplete entry is compiled again. NVRTC is not needed for cubins from the cache.
 
 use std::path::{Path, PathBuf};
 
 use ossmith_plan::{Model, Unit};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
+use super::limits;
 use super::nvrtc::{self, Cubin, Resources};
-use super::sources::Sources;
+use super::sources::{self, Sources};
 use crate::backend::Progress;
 use crate::{Error, Result};
 
@@ -58,10 +64,12 @@ impl CubinCache {
     }
 
     /// Every unit that a model's schedules launch, in the order of [`Model::launched`], for a device of this compute
-    /// capability; compiles what is missing, on all cores.
+    /// capability; compiles what is missing, on all cores. Kernels that spill, or take more registers than planned, are
+    /// logged by name.
     ///
     /// # Errors
-    /// Those of [`Sources::of`] and [`nvrtc::compile`]. A cache that cannot be written is logged and does without.
+    /// Those of [`Sources::of`] and [`nvrtc::compile`]; [`Error::Device`] for a kernel that the device cannot launch. A
+    /// cache that cannot be written is logged, and the kernels are compiled at every start.
     pub fn units(
         &self,
         model: &Model,
@@ -73,20 +81,19 @@ impl CubinCache {
         let units = model.launched();
         let total = units.len() as u64;
         let target = nvrtc::target(compute);
-        let path = |unit| self.folder.join(entry_name(&sources, unit, &target, version));
-        let keyed: Vec<(&Unit, PathBuf)> =
-            units.into_iter().map(|unit| (unit, path(unit))).collect();
-        let mut cubins: Vec<Option<Cubin>> = keyed.iter().map(|(_, path)| read(path)).collect();
+        let entries: Vec<Entry> =
+            units.iter().map(|unit| self.entry(&sources, unit, &target, version)).collect();
+        let mut cubins: Vec<Option<Cubin>> = entries.iter().map(Entry::read).collect();
         let hits = cubins.iter().flatten().count();
         progress(Progress { stage: "compile kernels", done: hits as u64, total });
-        let missing: Vec<usize> = (0..keyed.len()).filter(|&i| cubins[i].is_none()).collect();
+        let missing: Vec<usize> = (0..units.len()).filter(|&i| cubins[i].is_none()).collect();
         let compiled: Vec<Result<(usize, Cubin)>> = missing
             .par_iter()
             .map(|&i| {
-                let (unit, path) = &keyed[i];
-                let cubin = nvrtc::compile(&sources, unit, &target)?;
-                if let Err(error) = write(path, &cubin) {
-                    tracing::warn!(path = %path.display(), %error, "cannot keep a compiled kernel");
+                let cubin = nvrtc::compile(&sources, units[i], &target)?;
+                if let Err(error) = entries[i].write(&cubin) {
+                    let path = entries[i].path.display();
+                    tracing::warn!(path = %path, %error, "cannot keep a compiled kernel");
                 }
                 Ok((i, cubin))
             })
@@ -96,83 +103,137 @@ impl CubinCache {
             cubins[i] = Some(cubin);
         }
         progress(Progress { stage: "compile kernels", done: total, total });
-        Ok((cubins.into_iter().flatten().collect(), CacheUse { hits, misses: missing.len() }))
+        let cubins: Vec<Cubin> = cubins.into_iter().flatten().collect();
+        let resources = units.iter().copied().zip(cubins.iter().map(|cubin| cubin.resources));
+        for warning in limits::check(model, compute, resources)? {
+            tracing::warn!("{warning}");
+        }
+        Ok((cubins, CacheUse { hits, misses: missing.len() }))
     }
-}
 
-/// `<unit>-<target>-<hash>.cubin`. Without NVRTC at hand, entries of the version that Ossmith ships for are looked up.
-fn entry_name(sources: &Sources, unit: &Unit, target: &str, version: Option<(i32, i32)>) -> String {
-    let (major, minor) = version.unwrap_or(SHIPPED_NVRTC);
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |text: &str| {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    add(&sources.unit(unit));
-    for (path, text) in sources.headers() {
-        add(path);
-        add(text);
+    /// The entry of a unit. Without NVRTC at hand, it is that of the version that Ossmith ships for.
+    fn entry(
+        &self,
+        sources: &Sources,
+        unit: &Unit,
+        target: &str,
+        version: Option<(i32, i32)>,
+    ) -> Entry {
+        let (major, minor) = version.unwrap_or(SHIPPED_NVRTC);
+        let (nvrtc, options) = (format!("{major}.{minor}"), nvrtc::options(target));
+        let text = sources.unit(unit);
+        let mut hasher = blake3::Hasher::new();
+        sources::add(&mut hasher, &text);
+        for (path, text) in sources.headers_of(&text) {
+            sources::add(&mut hasher, path);
+            sources::add(&mut hasher, text);
+        }
+        for option in &options {
+            sources::add(&mut hasher, option);
+        }
+        sources::add(&mut hasher, &nvrtc);
+        let hash = &hasher.finalize().to_hex()[..24];
+        Entry {
+            path: self.folder.join(format!("{}-{target}-{hash}.cubin", unit.name)),
+            unit: unit.name.to_owned(),
+            nvrtc,
+            options,
+        }
     }
-    for option in nvrtc::options(target) {
-        add(&option);
-    }
-    add(&format!("{major}.{minor}"));
-    format!("{}-{target}-{}.cubin", unit.name, &hasher.finalize().to_hex()[..24])
 }
 
 /// The NVRTC that cubins shipped with a release come from.
 const SHIPPED_NVRTC: (i32, i32) = (13, 0);
 
-const MAGIC: &[u8; 8] = b"ossmith1";
-const HASH_BYTES: usize = blake3::OUT_LEN;
-
-/// Magic, resources, image, and the hash of all that.
-fn encode(cubin: &Cubin) -> Vec<u8> {
-    let Resources { registers, stack_bytes, spill_bytes, shared_bytes } = cubin.resources;
-    let mut bytes = MAGIC.to_vec();
-    for value in [registers, stack_bytes, spill_bytes, shared_bytes] {
-        bytes.extend(value.to_le_bytes());
-    }
-    bytes.extend(&cubin.image);
-    let hash = blake3::hash(&bytes);
-    bytes.extend(hash.as_bytes());
-    bytes
+/// A unit's place in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    /// The cubin's file.
+    path: PathBuf,
+    unit: String,
+    nvrtc: String,
+    options: Vec<String>,
 }
 
-fn decode(bytes: &[u8]) -> Option<Cubin> {
-    let (content, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH_BYTES)?)?;
-    if blake3::hash(content).as_bytes() != hash {
-        return None;
-    }
-    let (numbers, image) = content.strip_prefix(MAGIC)?.split_at_checked(16)?;
-    let number = |i: usize| {
-        let bytes = numbers.get(4 * i..4 * i + 4)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?))
-    };
-    let resources = Resources {
-        registers: number(0)?,
-        stack_bytes: number(1)?,
-        spill_bytes: number(2)?,
-        shared_bytes: number(3)?,
-    };
-    Some(Cubin { image: image.to_vec(), resources })
+/// What the JSON beside a cubin holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sidecar {
+    /// The kernel.
+    unit: String,
+    /// NVRTC's version.
+    nvrtc: String,
+    /// Its options, the architecture included.
+    options: Vec<String>,
+    /// What a launch takes.
+    resources: Resources,
+    /// BLAKE3 hash of the cubin and of the other fields.
+    blake3: String,
 }
 
-fn read(path: &Path) -> Option<Cubin> {
-    let bytes = std::fs::read(path).ok()?;
-    let cubin = decode(&bytes);
-    if cubin.is_none() {
-        tracing::warn!(path = %path.display(), "a cached kernel is damaged; compiling it again");
+impl Sidecar {
+    fn new(entry: &Entry, cubin: &Cubin) -> Sidecar {
+        let mut sidecar = Sidecar {
+            unit: entry.unit.clone(),
+            nvrtc: entry.nvrtc.clone(),
+            options: entry.options.clone(),
+            resources: cubin.resources,
+            blake3: String::new(),
+        };
+        let mut hasher = blake3::Hasher::new();
+        sources::add(&mut hasher, &sidecar.text());
+        hasher.update(&cubin.image);
+        sidecar.blake3 = hasher.finalize().to_hex().to_string();
+        sidecar
     }
-    cubin
+
+    fn text(&self) -> String {
+        // A struct of strings and numbers always has a JSON text.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
 }
 
-fn write(path: &Path, cubin: &Cubin) -> std::io::Result<()> {
+impl Entry {
+    fn sidecar(&self) -> PathBuf {
+        self.path.with_extension("json")
+    }
+
+    /// The cubin, if the entry is there and whole.
+    fn read(&self) -> Option<Cubin> {
+        let image = std::fs::read(&self.path).ok()?;
+        let sidecar = std::fs::read(self.sidecar()).unwrap_or_default();
+        let cubin = self.decode(image, &sidecar);
+        if cubin.is_none() {
+            tracing::warn!(path = %self.path.display(), "a cached kernel is damaged or incomplete; compiling it again");
+        }
+        cubin
+    }
+
+    /// The cubin of both files' content, if that is exactly what [`Entry::write`] writes.
+    fn decode(&self, image: Vec<u8>, sidecar: &[u8]) -> Option<Cubin> {
+        let found: Sidecar = serde_json::from_slice(sidecar).ok()?;
+        let cubin = Cubin { image, resources: found.resources };
+        let expected = Sidecar::new(self, &cubin);
+        (expected.text().as_bytes() == sidecar).then_some(cubin)
+    }
+
+    fn write(&self, cubin: &Cubin) -> std::io::Result<()> {
+        write_whole(&self.path, &cubin.image)?;
+        write_whole(&self.sidecar(), Sidecar::new(self, cubin).text().as_bytes())
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".tmp{}", std::process::id()));
+    let temporary = path.with_file_name(name);
     let written = std::fs::File::create(&temporary).and_then(|mut file| {
-        std::io::Write::write_all(&mut file, &encode(cubin))?;
+        std::io::Write::write_all(&mut file, bytes)?;
         file.sync_all()
     });
     let renamed = written.and_then(|()| std::fs::rename(&temporary, path));
@@ -184,7 +245,11 @@ fn write(path: &Path, cubin: &Cubin) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    const MODEL: &Model = ossmith_models::GPT_OSS_20B;
 
     fn cubin() -> Cubin {
         let resources =
@@ -192,28 +257,167 @@ mod tests {
         Cubin { image: (0..200).collect(), resources }
     }
 
+    fn unit(model: &'static Model, name: &str) -> &'static Unit {
+        model.units.iter().find(|unit| unit.name == name).expect("a unit of this name")
+    }
+
+    fn entry(folder: &Path) -> Entry {
+        let sources = Sources::of(MODEL).expect("the model's own text");
+        let cache = CubinCache::at(folder.to_owned());
+        cache.entry(&sources, unit(MODEL, "rmsnorm"), "sm_90a", Some((13, 0)))
+    }
+
     #[test]
     fn an_entry_reads_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("deeper/k.cubin");
-        write(&path, &cubin()).expect("a written entry");
-        assert_eq!(read(&path), Some(cubin()));
-        let left: Vec<_> =
-            std::fs::read_dir(folder.path().join("deeper")).expect("a folder").collect();
-        assert_eq!(left.len(), 1, "a temporary file was left behind");
+        let entry = entry(&folder.path().join("deeper"));
+        assert_eq!(entry.read(), None);
+        entry.write(&cubin()).expect("a written entry");
+        assert_eq!(entry.read(), Some(cubin()));
+        assert_eq!(
+            std::fs::read(&entry.path).expect("a file"),
+            cubin().image,
+            "the cubin is as it was made"
+        );
+        let left: BTreeSet<PathBuf> = std::fs::read_dir(folder.path().join("deeper"))
+            .expect("a folder")
+            .map(|file| file.expect("a file").path())
+            .collect();
+        assert_eq!(
+            left,
+            BTreeSet::from([entry.path.clone(), entry.sidecar()]),
+            "a temporary file was left"
+        );
     }
 
     #[test]
     fn any_damage_is_seen() {
-        let good = encode(&cubin());
-        assert_eq!(decode(&good), Some(cubin()));
-        for length in 0..good.len() {
-            assert_eq!(decode(&good[..length]), None, "cut to {length} bytes");
+        let entry = entry(Path::new("."));
+        let image = cubin().image;
+        let sidecar = Sidecar::new(&entry, &cubin()).text().into_bytes();
+        assert_eq!(entry.decode(image.clone(), &sidecar), Some(cubin()));
+        for length in 0..image.len() {
+            assert_eq!(
+                entry.decode(image[..length].to_vec(), &sidecar),
+                None,
+                "cut to {length} bytes"
+            );
         }
-        for byte in 0..good.len() {
-            let mut bad = good.clone();
+        for length in 0..sidecar.len() {
+            assert_eq!(
+                entry.decode(image.clone(), &sidecar[..length]),
+                None,
+                "sidecar of {length} bytes"
+            );
+        }
+        for byte in 0..image.len() {
+            let mut bad = image.clone();
             bad[byte] ^= 1;
-            assert_eq!(decode(&bad), None, "byte {byte} changed");
+            assert_eq!(entry.decode(bad, &sidecar), None, "byte {byte} changed");
+        }
+        for byte in 0..sidecar.len() {
+            for bit in 0..8 {
+                let mut bad = sidecar.clone();
+                bad[byte] ^= 1 << bit;
+                assert_eq!(
+                    entry.decode(image.clone(), &bad),
+                    None,
+                    "bit {bit} of byte {byte} changed"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn half_an_entry_is_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let entry = entry(folder.path());
+        entry.write(&cubin()).expect("a written entry");
+        std::fs::remove_file(entry.sidecar()).expect("removed");
+        assert_eq!(entry.read(), None);
+        entry.write(&cubin()).expect("a written entry");
+        std::fs::remove_file(&entry.path).expect("removed");
+        assert_eq!(entry.read(), None);
+    }
+
+    #[test]
+    fn an_edited_header_changes_the_entries_that_include_it_and_no_others() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let norm =
+            MODEL.headers.iter().find(|(path, _)| *path == "tile/norm.cuh").expect("a header");
+        std::fs::create_dir(folder.path().join("tile")).expect("a folder");
+        std::fs::write(folder.path().join(norm.0), format!("{}// edited\n", norm.1))
+            .expect("a file");
+        let (plain, edited) = (
+            Sources::of(MODEL).expect("the model's own text"),
+            Sources::edited(MODEL, folder.path()).expect("an edited header"),
+        );
+        let cache = CubinCache::at(folder.path().to_owned());
+        let changed: BTreeSet<&str> = MODEL
+            .units
+            .iter()
+            .filter(|unit| {
+                let of = |sources| cache.entry(sources, unit, "sm_90a", None).path;
+                of(&plain) != of(&edited)
+            })
+            .map(|unit| unit.name)
+            .collect();
+        // Directly, and through `moe/logits.cuh` or `epilogue/residual.cuh`.
+        for name in ["rmsnorm", "embed", "moe_up_swiglu_decode1", "attn_out_residual_decode8"] {
+            assert!(changed.contains(name), "{name} includes tile/norm.cuh");
+        }
+        for name in ["attention_full", "sample", "moe_down_wgmma", "unembed_prefill"] {
+            assert!(!changed.contains(name), "{name} does not include tile/norm.cuh");
+        }
+    }
+
+    #[test]
+    fn models_with_the_same_unit_share_an_entry() {
+        let other = ossmith_models::GPT_OSS_120B;
+        let path = |model: &'static Model, name| {
+            let sources = Sources::of(model).expect("the model's own text");
+            let cache = CubinCache::at(PathBuf::from("."));
+            cache.entry(&sources, unit(model, name), "sm_90a", None).path
+        };
+        assert_eq!(path(MODEL, "attention_full"), path(other, "attention_full"));
+        assert_ne!(path(MODEL, "moe_topk"), path(other, "moe_topk"));
+    }
+
+    #[test]
+    fn target_options_and_compiler_are_in_the_name() {
+        let sources = Sources::of(MODEL).expect("the model's own text");
+        let cache = CubinCache::at(PathBuf::from("."));
+        let unit = unit(MODEL, "rmsnorm");
+        let names: BTreeSet<PathBuf> =
+            [("sm_90a", (13, 0)), ("sm_90a", (13, 1)), ("sm_80", (13, 0))]
+                .map(|(target, version)| cache.entry(&sources, unit, target, Some(version)).path)
+                .into();
+        assert_eq!(names.len(), 3);
+        assert_eq!(
+            cache.entry(&sources, unit, "sm_90a", None),
+            cache.entry(&sources, unit, "sm_90a", Some(SHIPPED_NVRTC))
+        );
+    }
+
+    /// With NVRTC: what is kept is what NVRTC made, and a disassembler opens it.
+    #[test]
+    fn a_kept_cubin_is_a_plain_elf_file() {
+        if nvrtc::version().is_err() {
+            assert!(std::env::var_os("OSSMITH_NVRTC").is_none(), "OSSMITH_NVRTC names no NVRTC");
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (entry, sources) = (entry(folder.path()), Sources::of(MODEL).expect("its own text"));
+        let cubin = nvrtc::compile(&sources, unit(MODEL, "rmsnorm"), "sm_90a").expect("compiles");
+        entry.write(&cubin).expect("a written entry");
+        assert!(std::fs::read(&entry.path).expect("a file").starts_with(b"\x7fELF"));
+        let beside =
+            std::env::var_os("OSSMITH_NVRTC").map(|folder| Path::new(&folder).join("nvdisasm"));
+        if let Some(disassembler) = beside.filter(|file| file.is_file()) {
+            let run = std::process::Command::new(disassembler).arg(&entry.path).output();
+            let output = run.expect("nvdisasm runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(String::from_utf8_lossy(&output.stdout).contains(".text.rmsnorm"));
         }
     }
 }

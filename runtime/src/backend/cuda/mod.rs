@@ -16,6 +16,7 @@ mod cubins;
 mod device;
 mod forward;
 mod kernels;
+mod limits;
 mod memory;
 pub mod nvrtc;
 pub mod pack;
@@ -37,8 +38,9 @@ use ossmith_plan::params::NOTHING_SAMPLED;
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
+pub use limits::block_shared_bytes;
 pub use plan_memory::plan_memory;
-pub use sources::Sources;
+pub use sources::{Sources, emit, plan_hash};
 
 use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, StepTime, validate};
 use crate::checkpoint::Checkpoint;

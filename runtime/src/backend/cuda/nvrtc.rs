@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use cudarc::nvrtc::{result, sys};
 use libloading::Library;
 use ossmith_plan::Unit;
+use serde::{Deserialize, Serialize};
 
 use super::sources::Sources;
 use crate::{Error, Result};
@@ -23,11 +24,12 @@ pub struct Cubin {
 }
 
 /// What ptxas reports of a kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// Registers a thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of stack a thread.
+    /// Bytes of stack per thread.
     pub stack_bytes: u32,
     /// Bytes spilled to local memory (stores).
     pub spill_bytes: u32,
@@ -47,7 +49,7 @@ pub fn target(compute: (i32, i32)) -> String {
 /// NVRTC's version, or why there is none.
 ///
 /// # Errors
-/// [`Error::Device`] saying where NVRTC was looked for and how to get it.
+/// [`Error::Device`], which tells where NVRTC was looked for and how to get it.
 pub fn version() -> Result<(i32, i32)> {
     load()?;
     let (mut major, mut minor) = (0, 0);
@@ -55,7 +57,7 @@ pub fn version() -> Result<(i32, i32)> {
     let status = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
     status
         .result()
-        .map_err(|error| Error::Device(format!("NVRTC does not say its version: {error}")))?;
+        .map_err(|error| Error::Device(format!("NVRTC does not report its version: {error}")))?;
     Ok((major, minor))
 }
 
@@ -115,9 +117,10 @@ impl Drop for Program {
 
 impl Program {
     fn new(sources: &Sources, unit: &Unit) -> Result<Program> {
-        let text = c_string(&sources.unit(unit))?;
+        let source = sources.unit(unit);
+        let text = c_string(&source)?;
         let name = c_string(&format!("{}.cu", unit.name))?;
-        let headers = sources.headers();
+        let headers = sources.headers_of(&source);
         let paths = headers.iter().map(|(path, _)| c_string(path)).collect::<Result<Vec<_>>>()?;
         let texts = headers.iter().map(|(_, text)| c_string(text)).collect::<Result<Vec<_>>>()?;
         let path_pointers: Vec<*const c_char> = paths.iter().map(|s| s.as_ptr()).collect();
