@@ -1,7 +1,8 @@
-//! What products cost to run, read from their disassembly: of decode the instructions for each weight value, and that
-//! the instructions which make them fast are there; of prompts that one product is begun before the last has ended. A
-//! change that makes the compiler spill, move loads, expand addresses or wait shows here, with no GPU.
+//! What GEMVs and GEMMs cost to run, read from their disassembly. Decode kernels have few enough instructions per weight
+//! value, and the instructions that make them fast; wgmma kernels issue one wgmma before the last has ended. A change
+//! that makes the compiler spill, move loads, expand addresses or wait is found here, without a GPU.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,57 +11,58 @@ use ossmith_plan::{Model, Unit};
 use ossmith_tests::not_checked;
 
 /// Weight values of one lane in one `mma.m16n8k16`.
-const VALUES_PER_PRODUCT: f64 = 8.0;
+const VALUES_PER_MMA: f64 = 8.0;
 
-/// Most instructions a weight value between the first wait for weights and the last fetch of more, by format. MXFP4
-/// pays for its decoding: 1.1 value operations, half a scale and the address arithmetic.
-const MOST_BF16: f64 = 2.3;
-const MOST_MXFP4: f64 = 2.6;
+/// The largest number of instructions per weight value between the first wait for weights and the last copy of more, by
+/// format. MXFP4 pays for its decoding: 1.1 value operations, half a scale and the address arithmetic.
+const MAX_BF16: f64 = 2.3;
+const MAX_MXFP4: f64 = 2.6;
 
-/// Decode products: name without its token count, most instructions a value.
-const PRODUCTS: [(&str, f64); 5] = [
-    ("rmsnorm_qkv_rope_decode", MOST_BF16),
-    ("attn_out_residual_decode", MOST_BF16),
-    ("unembed_decode", MOST_BF16),
-    ("moe_up_swiglu_decode", MOST_MXFP4),
-    ("moe_down_residual_decode", MOST_MXFP4),
+/// Decode GEMVs: the name without its token count, and the largest number of instructions per value.
+const GEMVS: [(&str, f64); 5] = [
+    ("rmsnorm_qkv_rope_decode", MAX_BF16),
+    ("attn_out_residual_decode", MAX_BF16),
+    ("unembed_decode", MAX_BF16),
+    ("moe_up_swiglu_decode", MAX_MXFP4),
+    ("moe_down_residual_decode", MAX_MXFP4),
 ];
 
 #[test]
-fn products_stay_lean() {
-    check("instructions a weight value, from the disassembly", |unit, text| {
-        let most = ceiling(unit)?;
+fn decode_gemvs_have_few_instructions() {
+    check("instructions per weight value, from the disassembly", |unit, text| {
+        let max = ceiling(unit)?;
         let code: Vec<String> = text().lines().filter_map(mnemonic).collect();
-        Some(problems(&code, most))
+        Some(problems(&code, max))
     });
 }
 
-/// Waits that let three products run on; a compiler that cannot follow the registers of asynchronous products runs them
-/// one after another instead, and says so nowhere else.
+/// Every wait lets three wgmma instructions run on. A compiler that cannot follow the registers of asynchronous
+/// instructions serializes them instead, and reports it nowhere else.
 #[test]
-fn products_of_warpgroups_overlap() {
-    check("that products of warpgroups overlap, from the disassembly", |unit, text| {
+fn wgmma_instructions_overlap() {
+    check("that wgmma instructions overlap, from the disassembly", |unit, text| {
         if !unit.source.contains("#include \"tile/wgmma.cuh\"") {
             return None;
         }
         let text = text();
-        let products = text.matches(" HGMMA.64x").count();
+        let issued = text.matches(" HGMMA.64x").count();
         let overlapping = text.matches("WARPGROUP.DEPBAR.LE gsb0, 0x3").count();
-        let good = products > 0 && products == overlapping;
-        let problem = format!("{products} products, {overlapping} waits that let others run on");
+        let good = issued > 0 && issued == overlapping;
+        let problem =
+            format!("{issued} wgmma instructions, {overlapping} waits that let others run on");
         Some(if good { Vec::new() } else { vec![problem] })
     });
 }
 
-/// Disassembles the published models' units as `problems` asks for their text, and fails if it finds any.
+/// Disassembles the published models' units if `problems` reads their text, and fails if it finds any problem.
 fn check(what: &str, problems: impl Fn(&Unit, &dyn Fn() -> String) -> Option<Vec<String>>) {
     let Some(disassembler) = disassembler() else {
         return not_checked(what, "OSSMITH_NVRTC names no folder that holds nvdisasm");
     };
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let (mut offences, mut looked_at) = (Vec::new(), 0);
+    let (mut offences, mut looked_at, mut seen) = (Vec::new(), 0, BTreeSet::new());
     for model in ossmith_models::ALL.iter().filter(|model| model.spec.name != "nano") {
-        for unit in model.units {
+        for unit in model.units.iter().filter(|unit| seen.insert(unit.source)) {
             let text = || disassemble(&disassembler, scratch.path(), model, unit);
             let Some(found) = problems(unit, &text) else { continue };
             looked_at += 1;
@@ -79,7 +81,7 @@ fn disassembler() -> Option<PathBuf> {
 
 fn ceiling(unit: &Unit) -> Option<f64> {
     let stem = unit.name.trim_end_matches(|c: char| c.is_ascii_digit());
-    PRODUCTS.iter().find(|(name, _)| *name == stem).map(|&(_, most)| most)
+    GEMVS.iter().find(|(name, _)| *name == stem).map(|&(_, max)| max)
 }
 
 fn disassemble(disassembler: &Path, scratch: &Path, model: &Model, unit: &Unit) -> String {
@@ -100,11 +102,11 @@ fn mnemonic(line: &str) -> Option<String> {
     (!word.is_empty()).then(|| word.to_owned())
 }
 
-fn problems(code: &[String], most: f64) -> Vec<String> {
+fn problems(code: &[String], max: f64) -> Vec<String> {
     let is = |prefix: &'static str| move |word: &String| word.starts_with(prefix);
     let mut problems = Vec::new();
     for (prefix, why) in [
-        ("HMMA.16816.F32.BF16", "no tensor-core products"),
+        ("HMMA.16816.F32.BF16", "no tensor-core instructions"),
         ("LDGSTS.E.BYPASS.LTC256B.128", "no 16-byte copies of weights past L1"),
         ("ACQBULK", "no wait for its inputs"),
         ("PREEXIT", "does not let the next kernel start"),
@@ -119,23 +121,23 @@ fn problems(code: &[String], most: f64) -> Vec<String> {
         }
     }
     match instructions_per_value(code) {
-        Some(count) if count <= most => {}
-        Some(count) => problems.push(format!("{count:.2} instructions a value, at most {most}")),
+        Some(count) if count <= max => {}
+        Some(count) => problems.push(format!("{count:.2} instructions per value, at most {max}")),
         None => problems.push("no stream of weights was found".to_owned()),
     }
     problems
 }
 
-/// Instructions from the wait for weights before the first product to the fetch after the last one (or to that
-/// product, where nothing is left to fetch), for each weight value of a lane.
+/// Instructions per weight value of a lane, from the wait for weights before the first mma to the copy after the last mma
+/// (or to that mma, where nothing is left to copy).
 fn instructions_per_value(code: &[String]) -> Option<f64> {
-    let product = |word: &String| word.starts_with("HMMA");
-    let (first, last) = (code.iter().position(product)?, code.iter().rposition(product)?);
+    let is_mma = |word: &String| word.starts_with("HMMA");
+    let (first, last) = (code.iter().position(is_mma)?, code.iter().rposition(is_mma)?);
     let begin = code[..first].iter().rposition(|word| word.starts_with("DEPBAR"))?;
     let fetch = code[last..].iter().position(|word| word.starts_with("LDGDEPBAR"));
     let end = last + fetch.unwrap_or(1);
-    let products = code[begin..end].iter().filter(|word| product(word)).count();
-    Some((end - begin) as f64 / (VALUES_PER_PRODUCT * products as f64))
+    let mmas = code[begin..end].iter().filter(|word| is_mma(word)).count();
+    Some((end - begin) as f64 / (VALUES_PER_MMA * mmas as f64))
 }
 
 #[test]
