@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::guide::GrammarHelper;
+
 /// Everything that does not change while a server runs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +43,9 @@ pub struct Config {
     pub development: bool,
     /// Bounds of the store of responses.
     pub store: StoreLimits,
+    /// How to start the processes in which grammars are tried out; without one only llguidance's own limits bound what a
+    /// grammar takes.
+    pub grammar_helper: Option<GrammarHelper>,
     /// Seconds that each phase of starting took, for `/metrics`.
     pub startup: Vec<(String, f64)>,
 }
@@ -86,6 +91,7 @@ impl Config {
             stream_interval: 1,
             development: false,
             store: StoreLimits::default(),
+            grammar_helper: None,
             startup: Vec::new(),
         }
     }

@@ -177,17 +177,19 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Starts all of them, or none. Each ends with a failure after `timeout`, whether or not anyone reads its events.
+    /// Starts all of them, or none. Each ends with a failure at `timeout` after `received`, whether or not anyone reads its
+    /// events.
     pub(crate) fn start(
         backend: &dyn GenerationBackend,
         metrics: &Arc<Metrics>,
         requests: Vec<GenerationRequest>,
+        received: Instant,
         timeout: Option<Duration>,
     ) -> Result<Generation> {
         let arrival = Instant::now();
         let submit = |mut request: GenerationRequest| {
             let engine = &mut request.engine_request;
-            engine.deadline = timeout.and_then(|timeout| arrival.checked_add(timeout));
+            engine.deadline = timeout.and_then(|timeout| received.checked_add(timeout));
             // A prompt counts once, however many choices it has.
             let prompt_tokens = if request.choice == 0 { engine.prompt.len() } else { 0 };
             let max_tokens = engine.params.max_tokens;

@@ -40,6 +40,6 @@ mod usage;
 pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
 pub use config::{Config, StoreLimits};
 pub use error::ApiError;
-pub use guide::Guide;
+pub use guide::{GrammarHelper, Guide, grammar_helper};
 pub use router::router;
 pub use serve::serve;

@@ -26,7 +26,7 @@ pub async fn serve(
     let drain = config.drain;
     let app = AppState::new(config, Arc::clone(&backend));
     // Otherwise the first constrained request would wait for the vocabulary.
-    tokio::task::spawn_blocking(crate::guide::warm);
+    app.compiler.warm();
     let (stopped, mut stopping) = watch::channel(false);
     // A token is a small write, which TCP must not delay. A socket that refuses the option is only slower.
     let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::backend::{GenerationBackend, GenerationRequest};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::generation::Generation;
+use crate::guide::compiler::Compiler;
 use crate::ids::unix_seconds;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -16,6 +18,7 @@ pub(crate) struct AppState {
     pub(crate) config: Config,
     pub(crate) backend: Arc<dyn GenerationBackend>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) compiler: Compiler,
     pub(crate) store: Store,
     /// When the server started, in seconds since 1970.
     pub(crate) created: u64,
@@ -25,10 +28,12 @@ pub(crate) struct AppState {
 impl AppState {
     pub(crate) fn new(config: Config, backend: Arc<dyn GenerationBackend>) -> Arc<AppState> {
         let store = Store::new(config.store);
+        let compiler = Compiler::new(config.grammar_helper.clone());
         Arc::new(AppState {
             config,
             backend,
             metrics: Arc::new(Metrics::new()),
+            compiler,
             store,
             created: unix_seconds(),
             stopping: AtomicBool::new(false),
@@ -40,13 +45,17 @@ impl AppState {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Starts a request's generations, each with the configured time limit.
-    pub(crate) fn generate(&self, requests: Vec<GenerationRequest>) -> Result<Generation> {
+    /// Starts the generations of a request that arrived then, each with what is left of the configured time.
+    pub(crate) fn generate(
+        &self,
+        requests: Vec<GenerationRequest>,
+        arrival: Instant,
+    ) -> Result<Generation> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(ApiError::unavailable("the server is stopping"));
         }
         let timeout = self.config.timeout;
-        Generation::start(self.backend.as_ref(), &self.metrics, requests, timeout)
+        Generation::start(self.backend.as_ref(), &self.metrics, requests, arrival, timeout)
     }
 
     /// An error unless this is a name of the model that is served, or no name at all.

@@ -30,6 +30,9 @@ pub(crate) enum Command {
     Serve(Box<serve::Args>),
     Pull(pull::Args),
     Doctor(doctor::Args),
+    /// Tries out grammars for a server, which starts this by itself.
+    #[command(hide = true)]
+    GrammarHelper,
 }
 
 impl Command {
@@ -51,6 +54,7 @@ impl Command {
             Command::Serve(args) => args.run(),
             Command::Pull(args) => args.run(),
             Command::Doctor(args) => args.run(),
+            Command::GrammarHelper => ossmith_server::grammar_helper().map_err(anyhow::Error::msg),
         }
     }
 }

@@ -12,7 +12,7 @@ use ossmith::backend::PAGE_TOKENS;
 use ossmith::engine::{EngineHandle, Policy, resolve};
 use ossmith::{Device, Limits};
 use ossmith_plan::ModelSpec;
-use ossmith_server::{Config, EngineBackend, StoreLimits};
+use ossmith_server::{Config, EngineBackend, GrammarHelper, StoreLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -280,11 +280,20 @@ impl Args {
                 bytes: limits.store_bytes,
                 lifetime: seconds(limits.store_seconds),
             },
+            grammar_helper: Some(grammar_helper()),
             startup,
             max_new_tokens: spec.max_new_tokens,
             ..Config::new(spec.name, context, spec.vocab)
         }
     }
+}
+
+/// This program again, as the process in which grammars are tried out.
+fn grammar_helper() -> GrammarHelper {
+    // The link leads to what runs, even where an upgrade has put another file in its place.
+    let link = PathBuf::from("/proc/self/exe");
+    let program = if link.exists() { link } else { std::env::current_exe().unwrap_or_default() };
+    GrammarHelper { program, arguments: vec!["grammar-helper".into()] }
 }
 
 /// An origin as browsers write it in their `Origin` header (RFC 6454, section 6.2).

@@ -113,6 +113,50 @@ fn it_answers_and_stops_when_asked() {
 }
 
 #[test]
+fn hostile_grammars_take_the_server_from_nobody() {
+    let server = Server::start(&["--request-timeout", "20", "--shutdown-timeout", "5"]);
+    let ask = |outputs: Value| {
+        let message = json!([{"role": "user", "content": "Say x."}]);
+        json!({"messages": message, "max_tokens": 8, "reasoning_effort": "none", "structured_outputs": outputs})
+    };
+    // Few bytes, and an automaton of a hundred million states.
+    let bomb = |seed: usize| {
+        let factors = json!([{"multipleOf": 9973}, {"multipleOf": 9967}]);
+        ask(json!({"json": {"type": "integer", "minimum": seed, "allOf": factors}}))
+    };
+    let before = server.resident_mib();
+    for seed in 0..3 {
+        let (status, answer) = server.post("/v1/chat/completions", &bomb(seed));
+        let why = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && why.contains("cannot be enforced"), "{status} {answer}");
+    }
+    let rules: String = (0..1000).map(|n| format!("a{n}: a{}\n", n + 1)).collect();
+    let chain = ask(json!({"grammar": format!("start: a0\n{rules}a1000: \"z\"")}));
+    let (status, answer) = server.post("/v1/chat/completions", &chain);
+    assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &json!("z")));
+    assert_eq!(server.post("/tokenize", &chain).0, 200);
+    if let (Some(before), Some(after)) = (before, server.resident_mib()) {
+        assert!(after < before + 150.0, "{before} MiB, then {after} MiB");
+    }
+    // A bomb that nobody waits for any more, and one that is being tried out, hold up neither an answer nor the end.
+    for seed in 3..5 {
+        let mut socket = TcpStream::connect(&server.address).unwrap();
+        let body = bomb(seed).to_string();
+        let length = body.len();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x";
+        write!(socket, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        if seed == 3 {
+            assert_eq!(server.post("/v1/chat/completions", &ask(json!({"choice": ["a"]}))).0, 200);
+            continue;
+        }
+        let stopping = std::time::Instant::now();
+        assert_eq!(server.stop(), Some(0));
+        assert!(stopping.elapsed().as_secs() < 15, "it took {:?} to end", stopping.elapsed());
+        return;
+    }
+}
+
+#[test]
 fn load_generators_can_begin_cold() {
     let server = Server::start(&["--development"]);
     let cached = || {

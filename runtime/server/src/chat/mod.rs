@@ -6,6 +6,7 @@ mod message;
 pub(crate) mod request;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -25,12 +26,14 @@ pub(crate) async fn handle(
     Extension(RequestId(id)): Extension<RequestId>,
     body: RequestBody,
 ) -> Result<Response> {
+    let arrival = Instant::now();
     let request = body.read(&app, move |app, body| ChatRequest::read(app, &id, body)).await?;
-    let ChatRequest { turn, options, reasoning } = request;
+    let ChatRequest { mut turn, options, reasoning } = request;
+    turn.compile(&app.compiler, app.config.timeout).await?;
     if options.log {
         tracing::info!(id = options.id, prompt = %decode(&turn.prompt), "prompt");
     }
-    let generation = app.generate(turn.generation_requests())?;
+    let generation = app.generate(turn.generation_requests()?, arrival)?;
     let (prompts, n) = (vec![turn.prompt.clone()], turn.options.n);
     let format = ChatFormat { turn, reasoning };
     let writer = ResponseWriter::new(format, options, prompts, n, Arc::clone(&app.metrics));

@@ -7,6 +7,7 @@ mod request;
 mod text;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -25,13 +26,15 @@ pub(crate) async fn handle(
     Extension(RequestId(id)): Extension<RequestId>,
     body: RequestBody,
 ) -> Result<Response> {
+    let arrival = Instant::now();
     let read = move |app: &AppState, body: &_| CompletionRequest::read(app, &id, body);
-    let request = body.read(&app, read).await?;
+    let mut request = body.read(&app, read).await?;
+    request.compile(&app.compiler, app.config.timeout).await?;
     if request.options.log {
         let prompts: Vec<String> = request.prompts.iter().map(|prompt| decode(prompt)).collect();
         tracing::info!(id = request.options.id, ?prompts, "prompts");
     }
-    let generation = app.generate(request.generation_requests())?;
+    let generation = app.generate(request.generation_requests()?, arrival)?;
     let CompletionRequest { prompts, n, format, options, .. } = request;
     let writer = ResponseWriter::new(format, options, prompts, n, Arc::clone(&app.metrics));
     writer.respond(generation, app.config.timeout).await

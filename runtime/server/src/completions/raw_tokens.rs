@@ -1,6 +1,7 @@
 //! `POST /inference/v1/generate`: token ids in, token ids out, for programs that bring their own tokenizer.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -27,9 +28,10 @@ pub(crate) async fn handle(
     Extension(RequestId(id)): Extension<RequestId>,
     body: RequestBody,
 ) -> Result<Response> {
+    let arrival = Instant::now();
     let RawRequest { prompt, generation, options } = RawRequest::read(&app, &id, &body.object()?)?;
     let requests = (0..generation.n).map(|choice| generation.request(&prompt, None, choice));
-    let running = app.generate(requests.collect())?;
+    let running = app.generate(requests.collect(), arrival)?;
     let metrics = Arc::clone(&app.metrics);
     let writer = ResponseWriter::new(RawFormat, options, vec![prompt], generation.n, metrics);
     writer.respond(running, app.config.timeout).await

@@ -1,5 +1,8 @@
 //! What a completion request says.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::format::TextFormat;
@@ -7,7 +10,9 @@ use crate::answer::ResponseOptions;
 use crate::backend::GenerationRequest;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe, token_ids};
+use crate::generation::within;
 use crate::guide::Guide;
+use crate::guide::compiler::{Compiler, GrammarRequest};
 use crate::guide::grammar::Compiled;
 use crate::options::generation::GenerationOptions;
 use crate::options::stream::StreamOptions;
@@ -29,21 +34,40 @@ pub(super) struct CompletionRequest {
     generations: Vec<GenerationOptions>,
     /// Choices for each prompt.
     pub(super) n: usize,
-    /// The constraint on the text.
-    constraint: Option<Compiled>,
+    /// The grammar of the text, until it is compiled.
+    grammar: Option<GrammarRequest>,
+    compiled: Option<Arc<Compiled>>,
     pub(super) format: TextFormat,
     pub(super) options: ResponseOptions,
 }
 
 impl CompletionRequest {
+    /// Compiles its grammar, within the time of a request.
+    pub(super) async fn compile(
+        &mut self,
+        compiler: &Compiler,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        let wanted = Vec::from_iter(self.grammar.clone());
+        self.compiled = within(timeout, compiler.compile(&wanted)).await??.pop();
+        self.grammar = None;
+        Ok(())
+    }
+
     /// One request for each choice of each prompt.
-    pub(super) fn generation_requests(&self) -> Vec<GenerationRequest> {
+    ///
+    /// # Errors
+    /// Its grammar is not compiled.
+    pub(super) fn generation_requests(&self) -> Result<Vec<GenerationRequest>> {
+        if self.grammar.is_some() {
+            return Err(ApiError::internal("the grammar of the request was not compiled"));
+        }
         let request = |index: usize| {
             let (prompt, choice) = (index / self.n, index % self.n);
-            let guide = self.constraint.clone().map(Guide::of_text);
+            let guide = self.compiled.as_deref().map(Guide::of_text);
             self.generations[prompt].request(&self.prompts[prompt], guide, choice)
         };
-        (0..self.prompts.len() * self.n).map(request).collect()
+        Ok((0..self.prompts.len() * self.n).map(request).collect())
     }
 
     pub(super) fn read(
@@ -88,8 +112,8 @@ impl CompletionRequest {
             Ok(generation)
         };
         let generations = prompts.iter().map(fitted).collect::<Result<Vec<_>>>()?;
-        let constraint = StructuredOutput::read_chat(&fields)?.compile()?;
-        if constraint.is_some() {
+        let grammar = StructuredOutput::read_chat(&fields)?.grammar()?;
+        if grammar.is_some() {
             generation.refuse_beside_constraints("a response format")?;
         }
         let format = TextFormat {
@@ -98,7 +122,7 @@ impl CompletionRequest {
             discard: max_tokens == 0,
             skip_special: fields.bool("skip_special_tokens", true)?,
         };
-        Ok(CompletionRequest { prompts, generations, n, constraint, format, options })
+        Ok(CompletionRequest { prompts, generations, n, grammar, compiled: None, format, options })
     }
 }
 

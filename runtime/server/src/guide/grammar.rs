@@ -4,32 +4,20 @@
 use std::fmt;
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{Cancelled, Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 
-use super::{limits, vocabulary};
-
-/// A constraint on a text.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Constraint {
-    /// JSON that is valid against a schema; `lenient` passes over keywords that cannot be enforced.
-    Schema { schema: Value, lenient: bool },
-    /// A regular expression for the whole text.
-    Regex(String),
-    /// A grammar in llguidance's form of Lark.
-    Grammar(String),
-    /// One of these texts.
-    Choice(Vec<String>),
-}
+use super::constraint::Constraint;
+use super::{limits, mask_clock, vocabulary};
 
 /// Stack of a thread that compiles. llguidance recurses over rules, references and properties; what [`limits`] lets through
 /// needs less than this even without optimisation, and only what is used of it takes memory.
-const STACK_BYTES: usize = 256 << 20;
+pub(super) const STACK_BYTES: usize = 256 << 20;
 
 /// White space that JSON may have between its parts: enough for any indentation, too little to go on for ever.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 
-/// A constraint that is ready to be followed; a clone starts where the original is.
+/// A constraint that is ready to be followed; a clone starts where the original is, and shares nothing with it.
 pub(crate) struct Compiled {
     matcher: Matcher,
 }
@@ -46,40 +34,23 @@ impl fmt::Debug for Compiled {
     }
 }
 
-impl Constraint {
-    /// Any JSON object.
-    pub(crate) fn any_object() -> Constraint {
-        Constraint::Schema { schema: json!({"type": "object"}), lenient: false }
-    }
-
-    /// Makes it ready, or says why it cannot be enforced. This is the only way from a client's text to llguidance.
-    pub(crate) fn compile(&self) -> Result<Compiled, String> {
-        limits::check(self)?;
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-            let compiling = thread.spawn_scoped(scope, || self.compile_here());
-            let compiling = compiling
-                .map_err(|why| format!("no thread can be started to compile it: {why}"))?;
-            compiling.join().unwrap_or_else(|_| Err("compiling it panicked".to_owned()))
-        })
-    }
-
-    /// Compiles on this thread, whose stack has to be large enough.
-    fn compile_here(&self) -> Result<Compiled, String> {
-        let factory = vocabulary::factory()?;
-        let grammar = match self {
-            Constraint::Schema { schema, lenient } => from_schema(schema, *lenient)?,
-            Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
-            Constraint::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
-            Constraint::Choice(choices) => {
-                let texts: Vec<String> =
-                    choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
-                // One terminal for all of them: as rules, each would be followed on its own.
-                TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
-            }
-        };
-        Ok(Compiled { matcher: start(factory, grammar)? })
-    }
+/// Makes a constraint ready, or says why it cannot be enforced. This is the only way from a client's text to llguidance; it
+/// needs a stack of [`STACK_BYTES`], and takes as long as it takes.
+pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
+    limits::check(constraint)?;
+    let factory = vocabulary::factory()?;
+    let grammar = match constraint {
+        Constraint::Schema { schema, lenient } => from_schema(schema, *lenient)?,
+        Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
+        Constraint::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
+        Constraint::Choice(choices) => {
+            let texts: Vec<String> =
+                choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
+            // One terminal for all of them: as rules, each would be followed on its own.
+            TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
+        }
+    };
+    Ok(Compiled { matcher: start(factory, grammar)? })
 }
 
 fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String> {
@@ -137,7 +108,7 @@ fn prepare_object(map: &mut Map<String, Value>, lenient: bool) -> Result<(), Str
 
 fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, String> {
     let parser = factory.create_parser(grammar).map_err(|why| first_line(&why.to_string()))?;
-    let mut matcher = Matcher::new(Ok(parser));
+    let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
     // A grammar that nothing matches shows at its first mask.
     matcher.compute_mask_or_eos().map_err(|why| first_line(&why.to_string()))?;
     Ok(matcher)
@@ -151,8 +122,17 @@ impl Compiled {
     /// Writes which tokens may come; `ends` may where the text may end. An error is a limit of llguidance, reached in the
     /// middle of a text.
     pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), String> {
-        let allowed = self.matcher.compute_mask_or_eos().map_err(|why| {
-            format!("the form cannot be followed further: {}", first_line(&why.to_string()))
+        let watched = self.matcher.cancellation_handle().map(mask_clock::watch);
+        let allowed = self.matcher.compute_mask_or_eos();
+        drop(watched);
+        let allowed = allowed.map_err(|why| match why.is::<Cancelled>() {
+            true => format!(
+                "the grammar takes more than {} ms to say what may come next",
+                mask_clock::MASK_CPU.as_millis()
+            ),
+            false => {
+                format!("the form cannot be followed further: {}", first_line(&why.to_string()))
+            }
         })?;
         let words = allowed.as_slice();
         let count = mask.len().min(words.len());
@@ -166,8 +146,9 @@ impl Compiled {
         Ok(())
     }
 
-    /// Takes the token that was drawn.
+    /// Takes the token that was sampled.
     pub(crate) fn accept(&mut self, token: u32) {
+        let _watched = self.matcher.cancellation_handle().map(mask_clock::watch);
         // A token that does not fit puts the matcher into its error state, which `mask` answers.
         let _ = self.matcher.consume_token(token);
     }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::grammar::Constraint;
+use super::constraint::Constraint;
 
 /// Bytes of a JSON schema.
 pub(crate) const MAX_SCHEMA_BYTES: usize = 256 << 10;
@@ -27,15 +27,38 @@ pub(crate) const MAX_MULTIPLE_OF: f64 = 10_000.0;
 /// Digits of `multipleOf` after its point.
 pub(crate) const MAX_MULTIPLE_OF_DECIMALS: usize = 6;
 
+/// Parts of a plain schema, those that it refers to included.
+const MAX_PLAIN_PARTS: usize = 4000;
+/// Bytes of a plain choice.
+const MAX_PLAIN_CHOICE_BYTES: usize = 16 << 10;
+/// Names of a plain object that forbids no others, each of which is excluded from the others.
+const MAX_PLAIN_EXCLUDED: usize = 64;
+/// Names of any other plain object.
+const MAX_PLAIN_NAMES: usize = 256;
+
+/// How a text within the limits is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Nothing in it multiplies: compiling takes time and memory in proportion to its size.
+    Plain,
+    /// Some of it may: intersections, automata with counters, and whatever a regular expression or a grammar says.
+    Involved,
+}
+
 /// Refuses what is over a limit, and names the limit and the value.
-pub(crate) fn check(constraint: &Constraint) -> Result<(), String> {
+pub(crate) fn check(constraint: &Constraint) -> Result<Effort, String> {
     match constraint {
         Constraint::Schema { schema, .. } => check_schema(schema),
-        Constraint::Regex(text) => at_most("bytes", text.len(), MAX_GRAMMAR_BYTES),
-        Constraint::Grammar(text) => check_lark(text),
+        Constraint::Regex(text) => {
+            at_most("bytes", text.len(), MAX_GRAMMAR_BYTES).map(|()| Effort::Involved)
+        }
+        Constraint::Grammar(text) => check_lark(text).map(|()| Effort::Involved),
         Constraint::Choice(choices) => {
+            let bytes = choices.iter().map(String::len).sum();
             at_most("choices", choices.len(), MAX_CHOICES)?;
-            at_most("bytes", choices.iter().map(String::len).sum(), MAX_SCHEMA_BYTES)
+            at_most("bytes", bytes, MAX_SCHEMA_BYTES)?;
+            let plain = bytes <= MAX_PLAIN_CHOICE_BYTES;
+            Ok(if plain { Effort::Plain } else { Effort::Involved })
         }
     }
 }
@@ -56,7 +79,7 @@ fn check_lark(text: &str) -> Result<(), String> {
         if let Some(Ok(schema)) =
             serde_json::Deserializer::from_str(rest).into_iter::<Value>().next()
         {
-            check_schema(&schema)?;
+            check_schema(&schema).map(drop)?;
         }
     }
     Ok(())
@@ -68,9 +91,10 @@ struct Part<'a> {
     depth: usize,
 }
 
-fn check_schema(root: &Value) -> Result<(), String> {
+fn check_schema(root: &Value) -> Result<Effort, String> {
     at_most("bytes", root.to_string().len(), MAX_SCHEMA_BYTES)?;
     let mut depths = measure(root, root)?;
+    let mut plain = depths.plain;
     // A path passes through each target of a reference at most once, so the sum bounds the longest.
     let mut nodes = depths.nodes;
     let mut depth = depths.depth;
@@ -84,24 +108,27 @@ fn check_schema(root: &Value) -> Result<(), String> {
         let inner = measure(root, value)?;
         depth += inner.depth + 1;
         nodes += inner.nodes;
+        plain &= inner.plain;
         at_most("levels of nesting and references", depth, MAX_SCHEMA_DEPTH)?;
         at_most("parts with those that it refers to", nodes, 4 * MAX_SCHEMA_NODES)?;
         targets.extend(inner.targets);
     }
-    at_most("levels of nesting and references", depth, MAX_SCHEMA_DEPTH)
+    at_most("levels of nesting and references", depth, MAX_SCHEMA_DEPTH)?;
+    Ok(if plain && nodes <= MAX_PLAIN_PARTS { Effort::Plain } else { Effort::Involved })
 }
 
 /// What [`measure`] finds.
 struct Measured<'a> {
     depth: usize,
     nodes: usize,
+    plain: bool,
     /// Where its references point to.
     targets: Vec<&'a str>,
 }
 
 /// Looks at one schema and those written in it, without following references.
 fn measure<'a>(root: &'a Value, schema: &'a Value) -> Result<Measured<'a>, String> {
-    let mut found = Measured { depth: 0, nodes: 0, targets: Vec::new() };
+    let mut found = Measured { depth: 0, nodes: 0, plain: true, targets: Vec::new() };
     let mut parts = vec![Part { value: schema, depth: 1 }];
     while let Some(Part { value, depth }) = parts.pop() {
         found.depth = found.depth.max(depth);
@@ -113,6 +140,7 @@ fn measure<'a>(root: &'a Value, schema: &'a Value) -> Result<Measured<'a>, Strin
         match value {
             Value::Object(map) => {
                 check_keywords(map)?;
+                found.plain &= is_plain(map);
                 if let Some(Value::String(target)) = map.get("$ref") {
                     found.targets.push(target);
                 }
@@ -164,6 +192,38 @@ fn check_keywords(map: &Map<String, Value>) -> Result<(), String> {
         check_multiple_of(number)?;
     }
     Ok(())
+}
+
+/// Whether the keywords of one schema (or, read with the same eyes, the names of one `properties`) make llguidance
+/// intersect nothing and count nothing.
+fn is_plain(map: &Map<String, Value>) -> bool {
+    const INVOLVED: [&str; 9] = [
+        "allOf",
+        "oneOf",
+        "pattern",
+        "patternProperties",
+        "multipleOf",
+        "minProperties",
+        "maxProperties",
+        "prefixItems",
+        "additionalItems",
+    ];
+    /// Keywords that are intersected with all others beside them.
+    const APPLICATORS: [&str; 4] = ["$ref", "anyOf", "enum", "const"];
+    /// Keywords beside which that costs something.
+    const CONTENTS: [&str; 5] =
+        ["properties", "required", "additionalProperties", "items", "format"];
+    let has = |keys: &[&str]| keys.iter().filter(|key| map.contains_key(**key)).count();
+    let lengths = has(&["minLength", "maxLength"]);
+    let applied = has(&APPLICATORS);
+    let names = map.get("properties").and_then(Value::as_object).map_or(0, Map::len);
+    let closed = map.get("additionalProperties") == Some(&Value::Bool(false));
+    has(&INVOLVED) == 0
+        && applied <= 1
+        && (applied == 0 || has(&CONTENTS) == 0)
+        && (lengths == 0 || !map.contains_key("format"))
+        && !matches!(map.get("items"), Some(Value::Array(_)))
+        && names <= if closed { MAX_PLAIN_NAMES } else { MAX_PLAIN_EXCLUDED }
 }
 
 fn check_multiple_of(number: f64) -> Result<(), String> {
@@ -241,7 +301,7 @@ mod tests {
             json!({"$defs": {"n": {"properties": {"c": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"}),
             chain(300),
         ] {
-            assert_eq!(check(&schema(fine.clone())), Ok(()), "{fine}");
+            assert!(check(&schema(fine.clone())).is_ok(), "{fine}");
         }
     }
 
@@ -249,6 +309,35 @@ mod tests {
     fn a_reference_in_a_definition_that_nobody_refers_to_does_not_count() {
         let mut unused = chain(1500);
         unused["$ref"] = json!("#/$defs/d1500");
-        assert_eq!(check(&schema(unused)), Ok(()));
+        assert_eq!(check(&schema(unused)), Ok(Effort::Plain));
+    }
+
+    #[test]
+    fn what_multiplies_is_not_plain() {
+        let plain = |value: Value| check(&schema(value)) == Ok(Effort::Plain);
+        let tool = json!({
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "description": "Where.", "maxLength": 80},
+                "unit": {"type": "string", "enum": ["C", "F"]},
+                "days": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
+                "stops": {"type": "array", "items": {"$ref": "#/$defs/stop"}}
+            },
+            "required": ["city"],
+            "$defs": {"stop": {"type": "object", "properties": {"at": {"format": "date-time"}}}}
+        });
+        assert!(plain(tool));
+        for involved in [
+            json!({"allOf": [{"type": "object"}]}),
+            json!({"type": "string", "pattern": "a*"}),
+            json!({"type": "integer", "multipleOf": 7}),
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"multipleOf": 7}}}),
+            json!({"$ref": "#/$defs/a", "required": ["b"], "$defs": {"a": {}}}),
+            json!({"anyOf": [{"required": ["a"]}], "properties": {"a": {}}}),
+            json!({"properties": {"a": {"format": "email", "minLength": 9}}}),
+            json!({"enum": vec![0; 5000]}),
+        ] {
+            assert!(!plain(involved.clone()), "{involved}");
+        }
     }
 }

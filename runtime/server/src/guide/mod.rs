@@ -1,11 +1,16 @@
-//! What a model may write next, so that a turn is what was asked for: thoughts within a budget, calls of offered functions
+//! What a model may write next, so that a turn is what was requested: reasoning within a budget, calls of offered functions
 //! with valid arguments, a final answer of a given form. Headers follow harmony's [`HeaderGrammar`]; texts follow a
-//! [`grammar::Compiled`]; where nothing was asked for, nothing is masked. Masking starts with the message that it is for:
-//! a schema binds the final channel only, never the thoughts before it.
+//! [`grammar::Compiled`]; where nothing was requested, nothing is masked. Masking starts with the message that it is for:
+//! a schema binds the final channel only, never the reasoning before it.
 
 pub(crate) mod bits;
+mod cache;
+pub(crate) mod compiler;
+pub(crate) mod constraint;
 pub(crate) mod grammar;
+mod helper;
 mod limits;
+mod mask_clock;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -19,19 +24,20 @@ use ossmith_harmony::{
 };
 
 use grammar::Compiled;
+pub use helper::{GrammarHelper, grammar_helper};
 
 /// A function that may be called.
 #[derive(Clone, Debug)]
 pub(crate) struct CallRule {
     pub(crate) name: String,
     /// The form of its arguments; none leaves them free.
-    pub(crate) arguments: Option<Compiled>,
+    pub(crate) arguments: Option<Arc<Compiled>>,
 }
 
 /// What a turn may be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
-    /// Most tokens of thoughts; none leaves them free.
+    /// Most tokens of reasoning; none leaves it free.
     pub(crate) thinking: Option<usize>,
     /// Functions on offer.
     pub(crate) calls: Vec<CallRule>,
@@ -40,7 +46,7 @@ pub(crate) struct Rules {
     /// Another call may follow one.
     pub(crate) several_calls: bool,
     /// The form of the final answer.
-    pub(crate) answer: Option<Compiled>,
+    pub(crate) answer: Option<Arc<Compiled>>,
 }
 
 /// The headers that may be written, by what is still allowed.
@@ -54,9 +60,9 @@ struct Headers {
 /// How far a turn is, which says what its next message may be.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// Anything, thoughts and preambles too.
+    /// Anything, reasoning and preambles too.
     Open,
-    /// The budget for thoughts is used up.
+    /// The budget for reasoning is used up.
     Closing,
     /// A call went before: another call.
     Calls,
@@ -86,7 +92,7 @@ pub struct Guide {
     headers: Arc<Headers>,
     parser: StreamParser,
     state: State,
-    /// Tokens left for thoughts.
+    /// Tokens left for reasoning.
     budget: Option<usize>,
 }
 
@@ -96,14 +102,14 @@ enum State {
         stage: Stage,
         at: HeaderState,
     },
-    /// Thoughts, or a preamble.
-    Thoughts,
+    /// Reasoning, or a preamble.
+    Reasoning,
     /// A text without a form, and what ends it.
     Free {
         ends: Ends,
     },
     /// A text with one.
-    Formed {
+    Structured {
         text: Box<Compiled>,
         ends: Ends,
     },
@@ -112,27 +118,28 @@ enum State {
         tokens: VecDeque<u32>,
         then: Stage,
     },
-    /// Nothing is asked for any more: the turn is over, or went where no rule is.
+    /// Nothing is requested any more: the turn is over, or went where no rule is.
     Over,
 }
 
 impl Guide {
     /// A guide for what comes after `<|start|>assistant` and these tokens, which are part of the prompt.
-    pub(crate) fn new(rules: Arc<Rules>, begun: &[u32]) -> Guide {
+    pub(crate) fn new(rules: Arc<Rules>, prefill: &[u32]) -> Guide {
         let headers = Arc::new(headers(&rules));
         let budget = rules.thinking;
         let stage = if budget == Some(0) { Stage::Closing } else { Stage::Open };
         let state = State::Header { stage, at: headers.at(stage).start() };
         let parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
         let mut guide = Guide { rules, headers, parser, state, budget };
-        begun.iter().for_each(|&token| guide.accept(token));
+        prefill.iter().for_each(|&token| guide.accept(token));
         guide
     }
 
     /// A guide for a text that is no turn at all: it has this form from its first token to its end.
-    pub(crate) fn of_text(text: Compiled) -> Guide {
+    pub(crate) fn of_text(text: &Compiled) -> Guide {
         let mut guide = Guide::new(Arc::new(Rules::default()), &[]);
-        guide.state = State::Formed { text: Box::new(text), ends: &[special::END_OF_TEXT] };
+        guide.state =
+            State::Structured { text: Box::new(text.clone()), ends: &[special::END_OF_TEXT] };
         guide
     }
 
@@ -145,13 +152,13 @@ impl Guide {
         match &mut self.state {
             State::Over => return Ok(false),
             State::Header { stage, at } => self.headers.at(*stage).fill_mask(*at, mask),
-            State::Thoughts => match self.budget {
+            State::Reasoning => match self.budget {
                 None => return Ok(false),
                 Some(0) => bits::only(mask, special::END),
                 Some(_) => bits::text_and(mask, &[special::END]),
             },
             State::Free { ends } => bits::text_and(mask, ends),
-            State::Formed { text, ends } => text.mask(ends, mask)?,
+            State::Structured { text, ends } => text.mask(ends, mask)?,
             State::Forced { tokens, .. } => match tokens.front() {
                 Some(&token) => bits::only(mask, token),
                 None => return Ok(false),
@@ -160,7 +167,7 @@ impl Guide {
         Ok(true)
     }
 
-    /// Takes the token that was drawn.
+    /// Takes the token that was sampled.
     pub fn accept(&mut self, token: u32) {
         let mut route = None;
         let mut ended = false;
@@ -178,7 +185,7 @@ impl Guide {
                     (None, None) => self.state = State::Over,
                 }
             }
-            State::Thoughts => {
+            State::Reasoning => {
                 self.budget = self.budget.map(|left| left.saturating_sub(1));
                 if token == special::END {
                     let then = if self.budget == Some(0) { Stage::Closing } else { Stage::Open };
@@ -187,9 +194,9 @@ impl Guide {
                     self.state = State::Over;
                 }
             }
-            State::Formed { text, ends } if !ends.contains(&token) => text.accept(token),
+            State::Structured { text, ends } if !ends.contains(&token) => text.accept(token),
             State::Free { .. } if !ended => {}
-            State::Formed { ends, .. } | State::Free { ends } => {
+            State::Structured { ends, .. } | State::Free { ends } => {
                 let goes_on = token == special::END && ends.contains(&token);
                 self.state = match goes_on {
                     true => State::Forced { tokens: next_message(), then: Stage::Calls },
@@ -209,16 +216,16 @@ impl Guide {
 
     fn body(&self, opened: Opened) -> State {
         match opened {
-            Opened::Thoughts => State::Thoughts,
-            Opened::Answer => match &self.rules.answer {
-                Some(text) => State::Formed { text: Box::new(text.clone()), ends: ANSWER },
+            Opened::Reasoning => State::Reasoning,
+            Opened::Final => match &self.rules.answer {
+                Some(text) => State::Structured { text: Box::new((**text).clone()), ends: ANSWER },
                 None => State::Free { ends: ANSWER },
             },
             Opened::Call(name) => {
                 let rule = self.rules.calls.iter().find(|rule| rule.name == name);
                 let ends = if self.rules.several_calls { ANY_CALL } else { LAST_CALL };
                 match rule.and_then(|rule| rule.arguments.clone()) {
-                    Some(text) => State::Formed { text: Box::new(text), ends },
+                    Some(text) => State::Structured { text: Box::new((*text).clone()), ends },
                     None => State::Free { ends },
                 }
             }
@@ -226,17 +233,17 @@ impl Guide {
     }
 }
 
-/// A message that has begun.
+/// A message that has prefill.
 enum Opened {
-    Thoughts,
-    Answer,
+    Reasoning,
+    Final,
     Call(String),
 }
 
 fn opened(route: &Route<'_>) -> Opened {
     match route {
-        Route::Reasoning | Route::Preamble => Opened::Thoughts,
-        Route::Answer => Opened::Answer,
+        Route::Reasoning | Route::Preamble => Opened::Reasoning,
+        Route::Answer => Opened::Final,
         Route::Call(name) => Opened::Call((*name).to_owned()),
     }
 }
@@ -267,11 +274,6 @@ fn headers(rules: &Rules) -> Headers {
         closing: HeaderGrammar::new(&HeaderChoices { channels: last, calls: calls.clone() }),
         calls: HeaderGrammar::new(&HeaderChoices { channels: Vec::new(), calls }),
     }
-}
-
-/// Makes what all guides share; a failure shows when a guide is asked for.
-pub(crate) fn warm() {
-    let _ = vocabulary::factory();
 }
 
 /// Tokens with which a turn begins on this channel.

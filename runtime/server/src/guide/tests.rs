@@ -1,19 +1,19 @@
-//! Guides driven by a blind writer that draws any allowed token: what comes out is always what was asked for.
+//! Guides driven by a blind writer that samples any allowed token: what comes out is always what was requested.
 
 use std::sync::Arc;
 
 use ossmith_harmony::{Message, Role, parse_lenient, special};
 use serde_json::{Value, json};
 
-use super::grammar::Constraint;
+use super::constraint::Constraint;
 use super::*;
 
 const WORDS: usize = vocabulary::VOCABULARY.div_ceil(32);
 
-/// Draws allowed tokens until the turn ends or `most` are written. It favours what ends things, so that texts end.
-fn write(rules: Rules, begun: &[u32], seed: u64, most: usize) -> Vec<u32> {
-    let mut guide = Guide::new(Arc::new(rules), begun);
-    let (mut mask, mut tokens, mut random) = (vec![0; WORDS], begun.to_vec(), seed);
+/// Samples allowed tokens until the turn ends or `most` are written. It favours what ends things, so that texts end.
+fn write(rules: Rules, prefill: &[u32], seed: u64, most: usize) -> Vec<u32> {
+    let mut guide = Guide::new(Arc::new(rules), prefill);
+    let (mut mask, mut tokens, mut random) = (vec![0; WORDS], prefill.to_vec(), seed);
     for _ in 0..most {
         assert!(may(&mut guide, &mut mask), "everything is allowed after {tokens:?}");
         let allowed: Vec<u32> =
@@ -57,8 +57,22 @@ fn schema() -> Value {
     })
 }
 
+/// Compiles on a thread with the stack that it needs.
+fn compile(constraint: &Constraint) -> Result<Compiled, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(grammar::STACK_BYTES);
+        let compiling =
+            thread.spawn_scoped(scope, || grammar::compile(constraint)).expect("a thread");
+        compiling.join().expect("no panic")
+    })
+}
+
 fn schema_of(schema: Value) -> Compiled {
-    Constraint::Schema { schema, lenient: false }.compile().expect("a good schema")
+    compile(&Constraint::Schema { schema, lenient: false }).expect("a good schema")
+}
+
+fn shared() -> Option<Arc<Compiled>> {
+    Some(Arc::new(formed()))
 }
 
 fn formed() -> Compiled {
@@ -78,7 +92,7 @@ fn check(text: &str) {
 #[test]
 fn a_blind_writer_calls_as_asked() {
     for seed in 0..6 {
-        let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
+        let call = CallRule { name: "trip".to_owned(), arguments: shared() };
         let rules =
             Rules { thinking: Some(8), calls: vec![call], must_call: true, ..Rules::default() };
         let tokens = write(rules, &[], seed, 400);
@@ -93,7 +107,7 @@ fn a_blind_writer_calls_as_asked() {
 #[test]
 fn several_calls_come_only_where_they_may() {
     for (several_calls, seed) in (0..12).map(|seed| (seed % 2 == 0, seed)) {
-        let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
+        let call = CallRule { name: "trip".to_owned(), arguments: shared() };
         let calls = vec![call];
         let rules = Rules { calls, must_call: true, several_calls, ..Rules::default() };
         let tokens = write(rules, &begin_call("trip"), seed, 2000);
@@ -113,7 +127,7 @@ fn several_calls_come_only_where_they_may() {
 #[test]
 fn another_call_needs_leave() {
     for several_calls in [true, false] {
-        let call = CallRule { name: "trip".to_owned(), arguments: Some(formed()) };
+        let call = CallRule { name: "trip".to_owned(), arguments: shared() };
         let rules = Rules { calls: vec![call], several_calls, ..Rules::default() };
         let mut guide = Guide::new(Arc::new(rules), &begin_call("trip"));
         encode(r#"{"city":"Rome","days":2}"#).into_iter().for_each(|token| guide.accept(token));
@@ -134,7 +148,7 @@ fn another_call_needs_leave() {
 #[test]
 fn a_blind_writer_answers_in_form() {
     for seed in 0..6 {
-        let rules = Rules { thinking: Some(5), answer: Some(formed()), ..Rules::default() };
+        let rules = Rules { thinking: Some(5), answer: shared(), ..Rules::default() };
         let tokens = write(rules, &begin_channel("analysis"), seed, 400);
         assert_eq!(tokens.last(), Some(&special::RETURN), "seed {seed}");
         let messages = messages(&tokens);
@@ -153,7 +167,8 @@ fn a_text_is_never_forced_shut() {
         "properties": {"rows": {"type": "string"}},
         "required": ["rows"]
     });
-    let rules = Rules { thinking: Some(0), answer: Some(schema_of(schema)), ..Rules::default() };
+    let rules =
+        Rules { thinking: Some(0), answer: Some(Arc::new(schema_of(schema))), ..Rules::default() };
     let mut guide = Guide::new(Arc::new(rules), &begin_channel("final"));
     let text = json!({"rows": "<tr><td>1</td></tr>".repeat(40)}).to_string();
     let mut mask = vec![0; WORDS];
@@ -202,12 +217,12 @@ fn formats_that_are_notes_are_notes_everywhere() {
 }
 
 #[test]
-fn without_a_budget_thoughts_are_free_and_headers_are_not() {
+fn without_a_budget_reasoning_is_free_and_headers_are_not() {
     let call = CallRule { name: "f".to_owned(), arguments: None };
     let rules = Rules { calls: vec![call], ..Rules::default() };
     let mut guide = Guide::new(Arc::new(rules), &begin_channel("analysis"));
     let mut mask = vec![0; WORDS];
-    assert!(!may(&mut guide, &mut mask), "thoughts are free");
+    assert!(!may(&mut guide, &mut mask), "reasoning is free");
     guide.accept(special::END);
     for token in next_message() {
         assert!(may(&mut guide, &mut mask) && bits::get(&mask, token));
@@ -240,7 +255,7 @@ fn what_cannot_be_enforced_is_refused() {
         (Constraint::Regex("(".to_owned()), ""),
         (Constraint::Grammar("start: nowhere".to_owned()), "nowhere"),
     ] {
-        let why = constraint.compile().map(drop).expect_err("a refusal");
+        let why = compile(&constraint).map(drop).expect_err("a refusal");
         assert!(why.contains(want), "{constraint:?}: {why}");
     }
 }
@@ -286,7 +301,7 @@ fn the_longest_chains_of_references_end_in_a_grammar_or_a_refusal() {
     for inside in schemas {
         for (length, fits) in [(300, true), (680, true), (3000, false)] {
             let schema = chained(length, inside);
-            match (Constraint::Schema { schema, lenient: false }.compile(), fits) {
+            match (compile(&Constraint::Schema { schema, lenient: false }), fits) {
                 (Ok(text), true) => follow(text),
                 (Err(why), false) if why.contains("4096") => {}
                 (other, _) => panic!("{length} of {}: {other:?}", inside(json!({}))),
@@ -307,7 +322,7 @@ fn the_longest_chains_of_rules_end_in_a_grammar_or_a_refusal() {
                 chain(&|n| format!("a{n}: \"x\" a{} | \"y\"\n", n + 1))
             ),
         ] {
-            match (Constraint::Grammar(text).compile(), fits) {
+            match (compile(&Constraint::Grammar(text)), fits) {
                 (Ok(text), true) => follow(text),
                 (Err(why), false) if why.contains("at most") => {}
                 (other, _) => panic!("{length}: {other:?}"),
@@ -329,13 +344,13 @@ fn the_deepest_nesting_ends_in_a_grammar_or_a_refusal() {
         ("%lark { start: ", "}", 4000),
     ] {
         let text = format!("start: {}", nested(open, "\"x\"", close, levels));
-        Constraint::Grammar(text).compile().map(drop).expect_err(open);
+        compile(&Constraint::Grammar(text)).map(drop).expect_err(open);
     }
     let condition = nested("not(", "true", ")", 13_000);
     let text = format!("start: a::0\na::_: \"x\" a::incr(_) %if {condition} | \"y\"");
-    let _ = Constraint::Grammar(text).compile().map(follow);
+    let _ = compile(&Constraint::Grammar(text)).map(follow);
     for (open, close, levels) in [("(", ")", 32_000), ("(a|", ")", 16_000), ("(?i:", ")*", 10_000)]
     {
-        Constraint::Regex(nested(open, "a", close, levels)).compile().map(drop).expect_err(open);
+        compile(&Constraint::Regex(nested(open, "a", close, levels))).map(drop).expect_err(open);
     }
 }

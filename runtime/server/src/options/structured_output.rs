@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
-use crate::guide::grammar::{Compiled, Constraint};
+use crate::guide::compiler::GrammarRequest;
+use crate::guide::constraint::Constraint;
 
 /// The constraint on the final answer, and what the prompt says about it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,12 +104,11 @@ impl StructuredOutput {
         }
     }
 
-    /// Compiles the constraint. One that cannot be enforced is an error.
-    pub(crate) fn compile(&self) -> Result<Option<Compiled>> {
+    /// The grammar that enforces the constraint. One over the limits is an error.
+    pub(crate) fn grammar(&self) -> Result<Option<GrammarRequest>> {
         let Some(constraint) = &self.constraint else { return Ok(None) };
-        constraint.compile().map(Some).map_err(|why| {
-            ApiError::bad(self.param.clone(), format!("`{}` cannot be enforced: {why}", self.param))
-        })
+        let subject = format!("`{}`", self.param);
+        GrammarRequest::new(constraint.clone(), &self.param, subject).map(Some)
     }
 }
 

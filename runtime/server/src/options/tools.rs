@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe};
-use crate::guide::grammar::{Compiled, Constraint};
+use crate::guide::compiler::GrammarRequest;
+use crate::guide::constraint::Constraint;
 
 /// A function that the model may call.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,24 +187,16 @@ fn named<'a>(fields: &Fields<'a>) -> Result<&'a str> {
 }
 
 impl FunctionTool {
-    /// The constraint on its arguments. Where it need not be enforced, keywords that cannot be are ignored; if the schema as a
+    /// The grammar of its arguments. Where it need not be enforced, keywords that cannot be are ignored; if the schema as a
     /// whole cannot be enforced, arguments are any object.
-    pub(crate) fn arguments(&self, enforce: bool) -> Result<Compiled> {
+    pub(crate) fn arguments(&self, enforce: bool) -> Result<GrammarRequest> {
         let lenient = !(enforce || self.strict);
         let constraint = Constraint::Schema { schema: self.schema(), lenient };
-        let compiled = match constraint.compile() {
-            Err(why) if lenient => {
-                tracing::debug!(function = self.name, why, "arguments are not enforced");
-                Constraint::any_object().compile()
-            }
-            compiled => compiled,
-        };
-        compiled.map_err(|why| {
-            ApiError::bad(
-                self.param.clone(),
-                format!("the parameters of `{}` cannot be enforced: {why}", self.name),
-            )
-        })
+        let subject = format!("the schema of the parameters of `{}`", self.name);
+        match lenient {
+            true => GrammarRequest::or_any_object(constraint, &self.param, subject),
+            false => GrammarRequest::new(constraint, &self.param, subject),
+        }
     }
 
     /// Arguments are an object, with no more than what is declared.

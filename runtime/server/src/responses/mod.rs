@@ -10,6 +10,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::{Query, State};
@@ -30,12 +31,14 @@ pub(crate) async fn create(
     Extension(RequestId(id)): Extension<RequestId>,
     body: RequestBody,
 ) -> Result<Response> {
-    let request = body.read(&app, request::read).await?;
+    let arrival = Instant::now();
+    let mut request = body.read(&app, request::read).await?;
+    request.turn.compile(&app.compiler, app.config.timeout).await?;
     if app.config.log_prompts {
         let prompt = decode(&request.turn.prompt);
         tracing::info!(id, response = request.id, prompt, "prompt");
     }
-    let mut generation = app.generate(request.turn.generation_requests())?;
+    let mut generation = app.generate(request.turn.generation_requests()?, arrival)?;
     let (stream, in_background) = (request.stream, request.background);
     let timeout = app.config.timeout;
     let writer = ItemWriter::new(request, Arc::clone(&app));

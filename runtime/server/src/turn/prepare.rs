@@ -2,6 +2,7 @@
 //! prefilled, and the rules that the turn follows. Chat Completions and Responses both end here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ossmith_harmony::{
     Conversation, DropAnalysis, PromptOptions, RenderOptions, Role, render_for_completion_with,
@@ -11,11 +12,13 @@ use super::parser::{FunctionNames, TurnParser};
 use crate::backend::GenerationRequest;
 use crate::config::Config;
 use crate::error::{ApiError, Result};
+use crate::generation::within;
+use crate::guide::compiler::{Compiler, GrammarRequest};
 use crate::guide::{CallRule, Guide, Rules, begin_call, begin_channel};
 use crate::options::generation::GenerationOptions;
 use crate::options::reasoning::ReasoningOptions;
 use crate::options::structured_output::StructuredOutput;
-use crate::options::tools::{FunctionTool, ToolChoice, ToolOptions};
+use crate::options::tools::{ToolChoice, ToolOptions};
 use crate::stop_strings::StopFilter;
 
 /// Most tokens of reasoning where something has to follow it and the client sets no bound.
@@ -31,7 +34,7 @@ pub(crate) struct RequestOptions<'a> {
     pub(crate) param: &'static str,
 }
 
-/// A turn that is ready to be generated.
+/// A turn that can be generated once its grammars are compiled.
 #[derive(Clone, Debug)]
 pub(crate) struct PreparedTurn {
     /// All prompt tokens, the prefill included.
@@ -41,7 +44,10 @@ pub(crate) struct PreparedTurn {
     /// The tokens with which the prompt begins the assistant's turn.
     prefill: Vec<u32>,
     functions: FunctionNames,
-    rules: Option<Arc<Rules>>,
+    /// Where anything is constrained.
+    rules: Option<Rules>,
+    /// The grammars of the arguments of its functions, in their order, and then that of its answer, until they are compiled.
+    grammars: Vec<GrammarRequest>,
     stops: StopFilter,
 }
 
@@ -66,7 +72,7 @@ impl RequestOptions<'_> {
         let mut options = generation.clone();
         let must_call = self.tools.choice == ToolChoice::Required;
         let mut prompt = render(conversation, self.param)?;
-        let answer = self.output.compile()?;
+        let answer = self.output.grammar()?;
         let mut reasoning_bound = options.thinking_budget.or(self.reasoning.off.then_some(0));
         let prefill = self.prefill(reasoning_bound, must_call);
         prompt.extend_from_slice(&prefill);
@@ -77,27 +83,29 @@ impl RequestOptions<'_> {
             reasoning_bound = reasoning_bound.or(Some(quarter.min(DEFAULT_REASONING_BOUND)));
         }
         let functions = &self.tools.functions;
-        let rule = |function: &FunctionTool| -> Result<CallRule> {
-            let arguments = Some(function.arguments(must_call)?);
-            Ok(CallRule { name: function.name.clone(), arguments })
-        };
-        let calls = functions.iter().map(rule).collect::<Result<Vec<CallRule>>>()?;
-        let free = reasoning_bound.is_none() && calls.is_empty() && answer.is_none();
+        let arguments = functions.iter().map(|function| function.arguments(must_call));
+        let mut grammars = arguments.collect::<Result<Vec<GrammarRequest>>>()?;
+        let free = reasoning_bound.is_none() && grammars.is_empty() && answer.is_none();
         if !free {
             options.refuse_beside_constraints("tools, a response format or a thinking budget")?;
         }
+        grammars.extend(answer);
+        let functions: FunctionNames =
+            functions.iter().map(|function| function.name.clone()).collect();
+        let calls = functions.iter().map(|name| CallRule { name: name.clone(), arguments: None });
         let rules = Rules {
             thinking: reasoning_bound,
-            calls,
+            calls: calls.collect(),
             must_call,
             several_calls: self.tools.parallel,
-            answer,
+            answer: None,
         };
         Ok(PreparedTurn {
             prompt,
             prefill,
-            functions: functions.iter().map(|function| function.name.clone()).collect(),
-            rules: (!free).then(|| Arc::new(rules)),
+            functions,
+            rules: (!free).then_some(rules),
+            grammars,
             stops: StopFilter::new(&options.stop_strings, options.include_stop),
             options,
         })
@@ -115,11 +123,35 @@ impl RequestOptions<'_> {
 }
 
 impl PreparedTurn {
+    /// Compiles its grammars, within the time of a request.
+    pub(crate) async fn compile(
+        &mut self,
+        compiler: &Compiler,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        let mut compiled = within(timeout, compiler.compile(&self.grammars)).await??.into_iter();
+        self.grammars.clear();
+        if let Some(rules) = &mut self.rules {
+            for call in &mut rules.calls {
+                call.arguments = compiled.next();
+            }
+            rules.answer = compiled.next();
+        }
+        Ok(())
+    }
+
     /// One request for each choice.
-    pub(crate) fn generation_requests(&self) -> Vec<GenerationRequest> {
-        let guide = || Some(Guide::new(Arc::clone(self.rules.as_ref()?), &self.prefill));
+    ///
+    /// # Errors
+    /// Its grammars are not compiled.
+    pub(crate) fn generation_requests(&self) -> Result<Vec<GenerationRequest>> {
+        if !self.grammars.is_empty() {
+            return Err(ApiError::internal("the grammars of the request were not compiled"));
+        }
+        let rules = self.rules.clone().map(Arc::new);
+        let guide = || Some(Guide::new(Arc::clone(rules.as_ref()?), &self.prefill));
         let request = |choice| self.options.request(&self.prompt, guide(), choice);
-        (0..self.options.n).map(request).collect()
+        Ok((0..self.options.n).map(request).collect())
     }
 
     /// A parser for one choice.

@@ -1,0 +1,527 @@
+//! Where grammars are compiled: on threads of their own, within a budget for each request, and once for all who ask for
+//! the same. Nobody else waits for it: a request's handler awaits what it needs, and whatever it leaves behind is dropped.
+//!
+//! What [`limits::check`] calls plain is compiled at once, and never waits for anything else. All other text is tried out by
+//! a [`Helper`] first, which can be ended. Nothing here outlives the process or holds up its end.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::cache::{self, Cache, Key, Outcome};
+use super::constraint::Constraint;
+use super::grammar::{self, Compiled, STACK_BYTES};
+use super::helper::{GrammarHelper, Helper, Trial};
+use super::limits::{self, Effort};
+use super::vocabulary;
+use crate::error::{ApiError, Result as ApiResult};
+
+/// Processor time that the grammars of one request may take to try out.
+const REQUEST_CPU: Duration = Duration::from_secs(2);
+/// Grammars that may wait to be compiled.
+const MAX_WAITING: usize = 4096;
+/// Most helpers at a time.
+const MAX_HELPERS: usize = 4;
+/// How long a compilation that was tried out may take before its thread is left alone.
+const ABANDON: Duration = Duration::from_secs(30);
+/// Memory of a plain grammar, for the cache.
+const PLAIN_BYTES: u64 = 512 << 10;
+
+/// Why there is no grammar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It cannot be enforced.
+    Unenforceable(String),
+    /// It could not be compiled now.
+    Unavailable(String),
+}
+
+/// A constraint that is within the limits.
+#[derive(Clone, Debug)]
+struct Checked {
+    constraint: Arc<Constraint>,
+    key: Key,
+    effort: Effort,
+}
+
+impl Checked {
+    fn new(constraint: Constraint) -> Result<Checked, String> {
+        let effort = limits::check(&constraint)?;
+        let key = cache::key(&constraint);
+        Ok(Checked { constraint: Arc::new(constraint), key, effort })
+    }
+}
+
+/// A grammar that a request needs, measured but not compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct GrammarRequest {
+    checked: Checked,
+    /// Where it cannot be enforced, any object will do.
+    or_any_object: bool,
+    /// The field that requests it.
+    param: String,
+    /// What it is, in an error.
+    subject: String,
+}
+
+impl GrammarRequest {
+    /// A grammar that has to be enforced.
+    ///
+    /// # Errors
+    /// A refusal that names the limit that it is over.
+    pub(crate) fn new(
+        constraint: Constraint,
+        param: &str,
+        subject: String,
+    ) -> ApiResult<GrammarRequest> {
+        let checked =
+            Checked::new(constraint).map_err(|why| unenforceable(param, &subject, &why))?;
+        Ok(GrammarRequest { checked, or_any_object: false, param: param.to_owned(), subject })
+    }
+
+    /// A grammar in whose place any object will do.
+    ///
+    /// # Errors
+    /// None that a client can bring about.
+    pub(crate) fn or_any_object(
+        constraint: Constraint,
+        param: &str,
+        subject: String,
+    ) -> ApiResult<GrammarRequest> {
+        let checked = Checked::new(constraint).or_else(|why| {
+            tracing::debug!(subject, why, "a grammar is not enforced");
+            Checked::new(Constraint::any_object())
+        });
+        let checked = checked.map_err(|why| unenforceable(param, &subject, &why))?;
+        Ok(GrammarRequest { checked, or_any_object: true, param: param.to_owned(), subject })
+    }
+}
+
+fn unenforceable(param: &str, subject: &str, why: &str) -> ApiError {
+    ApiError::bad(param, format!("{subject} cannot be enforced: {why}"))
+}
+
+/// The processor time that a request has left, in milliseconds.
+#[derive(Clone, Debug)]
+struct Budget(Arc<AtomicU64>);
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget(Arc::new(AtomicU64::new(REQUEST_CPU.as_millis() as u64)))
+    }
+}
+
+impl Budget {
+    fn left(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    fn spend(&self, time: Duration) {
+        let spent = |left: u64| Some(left.saturating_sub(time.as_millis() as u64));
+        // The closure never refuses.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent);
+    }
+}
+
+/// A grammar that is wanted.
+struct Job {
+    key: Key,
+    constraint: Arc<Constraint>,
+    budget: Budget,
+    reply: oneshot::Sender<Result<Arc<Compiled>, Refusal>>,
+}
+
+#[derive(Default)]
+struct Queues {
+    plain: VecDeque<Job>,
+    involved: VecDeque<Job>,
+    cache: Cache,
+    /// Threads are started with the first job.
+    started: bool,
+    stopping: bool,
+}
+
+struct Shared {
+    helper: Option<GrammarHelper>,
+    queues: Mutex<Queues>,
+    work: Condvar,
+}
+
+/// The pool; dropping it ends its threads and helpers.
+pub(crate) struct Compiler(Arc<Shared>);
+
+/// A grammar that may not be ready yet; dropping it gives it up.
+enum Pending {
+    Done(Outcome),
+    Waiting(oneshot::Receiver<Result<Arc<Compiled>, Refusal>>),
+}
+
+impl Pending {
+    /// Waits for it.
+    async fn ready(self) -> Result<Arc<Compiled>, Refusal> {
+        match self {
+            Pending::Done(outcome) => outcome.map_err(Refusal::Unenforceable),
+            Pending::Waiting(reply) => reply
+                .await
+                .unwrap_or_else(|_| Err(Refusal::Unavailable("the server is stopping".to_owned()))),
+        }
+    }
+}
+
+impl Compiler {
+    /// A pool that tries grammars out with this helper. Without one, llguidance's own limits are all that bounds the time
+    /// and memory of a grammar that is not plain.
+    pub(crate) fn new(helper: Option<GrammarHelper>) -> Compiler {
+        Compiler(Arc::new(Shared { helper, queues: Mutex::default(), work: Condvar::new() }))
+    }
+
+    /// Starts the threads and helpers, so that the first request need not wait for them.
+    pub(crate) fn warm(&self) {
+        self.0.start(&mut self.0.lock());
+    }
+
+    /// Compiles what a request needs, in its order. Dropping the future gives up what is not done.
+    ///
+    /// # Errors
+    /// A grammar cannot be enforced, or cannot be compiled now.
+    pub(crate) async fn compile(&self, wanted: &[GrammarRequest]) -> ApiResult<Vec<Arc<Compiled>>> {
+        let budget = Budget::default();
+        let pending: Vec<Pending> =
+            wanted.iter().map(|wanted| self.ask(&wanted.checked, &budget)).collect();
+        let mut grammars = Vec::with_capacity(wanted.len());
+        for (wanted, pending) in wanted.iter().zip(pending) {
+            let ready = match pending.ready().await {
+                Err(Refusal::Unenforceable(why)) if wanted.or_any_object => {
+                    tracing::debug!(subject = wanted.subject, why, "a grammar is not enforced");
+                    let any = Checked::new(Constraint::any_object()).map_err(ApiError::internal)?;
+                    self.ask(&any, &budget).ready().await
+                }
+                ready => ready,
+            };
+            grammars.push(ready.map_err(|refusal| match refusal {
+                Refusal::Unenforceable(why) => unenforceable(&wanted.param, &wanted.subject, &why),
+                Refusal::Unavailable(why) => ApiError::unavailable(why),
+            })?);
+        }
+        Ok(grammars)
+    }
+
+    fn ask(&self, wanted: &Checked, budget: &Budget) -> Pending {
+        let key = wanted.key;
+        let mut queues = self.0.lock();
+        if let Some(outcome) = queues.cache.get(&key) {
+            return Pending::Done(outcome);
+        }
+        let (reply, answer) = oneshot::channel();
+        if queues.plain.len() + queues.involved.len() >= MAX_WAITING {
+            let why =
+                format!("{MAX_WAITING} grammars wait to be compiled already; try again later");
+            // The receiver is there until this function returns it.
+            let _ = reply.send(Err(Refusal::Unavailable(why)));
+            return Pending::Waiting(answer);
+        }
+        let job =
+            Job { key, constraint: Arc::clone(&wanted.constraint), budget: budget.clone(), reply };
+        match wanted.effort {
+            Effort::Plain => queues.plain.push_back(job),
+            Effort::Involved => queues.involved.push_back(job),
+        }
+        self.0.start(&mut queues);
+        drop(queues);
+        self.0.work.notify_all();
+        Pending::Waiting(answer)
+    }
+}
+
+impl Drop for Compiler {
+    fn drop(&mut self) {
+        let mut queues = self.0.lock();
+        queues.stopping = true;
+        queues.plain.clear();
+        queues.involved.clear();
+        drop(queues);
+        self.0.work.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Shared>, queues: &mut Queues) {
+        if std::mem::replace(&mut queues.started, true) {
+            return;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spawn = |name: &str, work: fn(&Shared)| {
+            let shared = Arc::clone(self);
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            if let Err(why) = thread.spawn(move || work(&shared)) {
+                tracing::error!(%why, "a thread that compiles grammars cannot be started");
+            }
+        };
+        (0..cores.min(2)).for_each(|_| spawn("grammars-plain", Shared::compile_plain));
+        let helpers = (cores / 2).clamp(1, MAX_HELPERS);
+        (0..helpers).for_each(|_| spawn("grammars", Shared::compile_involved));
+    }
+
+    fn stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
+    /// The next job that somebody waits for; none when the pool ends.
+    fn next(&self, of: fn(&mut Queues) -> &mut VecDeque<Job>) -> Option<Job> {
+        let mut queues = self.lock();
+        loop {
+            if queues.stopping {
+                return None;
+            }
+            let Some(job) = of(&mut queues).pop_front() else {
+                queues = self.work.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            if job.reply.is_closed() {
+                continue;
+            }
+            // Another request may have wanted the same.
+            let Some(outcome) = queues.cache.get(&job.key) else { return Some(job) };
+            job.answer(outcome.map_err(Refusal::Unenforceable));
+        }
+    }
+
+    fn compile_plain(&self) {
+        // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
+        let _ = vocabulary::factory();
+        while let Some(job) = self.next(|queues| &mut queues.plain) {
+            self.compile(job, PLAIN_BYTES);
+        }
+    }
+
+    fn compile_involved(&self) {
+        let mut helper = None;
+        loop {
+            if let (None, Some(command)) = (&helper, &self.helper) {
+                match Helper::start(command, &|| self.stopping()) {
+                    Ok(ready) => helper = Some(ready),
+                    Err(_) if self.stopping() => return,
+                    Err(why) => tracing::error!(why, "no process to try grammars out"),
+                }
+            }
+            let Some(job) = self.next(|queues| &mut queues.involved) else { return };
+            if self.helper.is_none() {
+                self.compile(job, PLAIN_BYTES);
+                continue;
+            }
+            let Some(mut ready) = helper.take() else {
+                job.answer(Err(Refusal::Unavailable(
+                    "no process can be started to try the grammar out".to_owned(),
+                )));
+                continue;
+            };
+            let left = job.budget.left();
+            if left.is_zero() {
+                let why = "the grammars of this request take too much time to compile".to_owned();
+                job.answer(Err(Refusal::Unenforceable(why)));
+                helper = Some(ready);
+                continue;
+            }
+            let stop = || job.reply.is_closed() || self.stopping();
+            match ready.try_out(&job.constraint, left, &stop) {
+                Trial::Compiles { bytes, cpu } => {
+                    job.budget.spend(cpu);
+                    self.compile(job, bytes.max(PLAIN_BYTES));
+                }
+                Trial::Refused { why, cpu } => {
+                    job.budget.spend(cpu);
+                    // With a whole budget it is the grammar's own fault, and will be the next time.
+                    let outcome = Err(why.clone());
+                    if left == REQUEST_CPU {
+                        self.lock().cache.put(job.key, outcome, why.len() as u64);
+                    }
+                    job.answer(Err(Refusal::Unenforceable(why)));
+                }
+                Trial::Stopped => {}
+                Trial::Lost(why) => job.answer(Err(Refusal::Unavailable(why))),
+            }
+            helper = Some(ready).filter(Helper::is_usable);
+        }
+    }
+
+    /// Compiles in this process, on a thread that is left alone if it takes far longer than it can.
+    fn compile(&self, job: Job, bytes: u64) {
+        let (sender, outcomes) = sync_channel(1);
+        let constraint = Arc::clone(&job.constraint);
+        let work = move || {
+            // Who gave up waiting needs no answer.
+            let _ = sender.send(grammar::compile(&constraint));
+        };
+        let started = Instant::now();
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
+        if let Err(why) = thread {
+            job.answer(Err(Refusal::Unavailable(format!("no thread can be started: {why}"))));
+            return;
+        }
+        match outcomes.recv_timeout(ABANDON) {
+            Ok(compiled) => {
+                tracing::debug!(ms = started.elapsed().as_millis() as u64, "compiled a grammar");
+                let outcome = compiled.map(Arc::new);
+                let text = job.constraint.text_bytes() as u64;
+                self.lock().cache.put(job.key, outcome.clone(), bytes + text);
+                job.answer(outcome.map_err(Refusal::Unenforceable));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::error!("a grammar is still being compiled after {ABANDON:?}");
+                let why = "it takes too long to compile".to_owned();
+                self.lock().cache.put(job.key, Err(why.clone()), why.len() as u64);
+                job.answer(Err(Refusal::Unenforceable(why)));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let why = "compiling it panicked".to_owned();
+                self.lock().cache.put(job.key, Err(why.clone()), why.len() as u64);
+                job.answer(Err(Refusal::Unenforceable(why)));
+            }
+        }
+    }
+}
+
+impl Job {
+    fn answer(self, outcome: Result<Arc<Compiled>, Refusal>) {
+        // Who has left needs no answer.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What the helper of the tests below runs: this test, alone in a process of its own.
+    #[test]
+    #[ignore = "a helper process, which waits for questions"]
+    fn as_helper() {
+        super::super::helper::grammar_helper().expect("a helper");
+    }
+
+    fn with_helper() -> Compiler {
+        let program = std::env::current_exe().expect("this program");
+        let arguments =
+            ["--exact", "guide::compiler::tests::as_helper", "--ignored", "--nocapture"];
+        let arguments = arguments.map(Into::into).to_vec();
+        Compiler::new(Some(GrammarHelper { program, arguments }))
+    }
+
+    fn wanted(constraint: Constraint) -> GrammarRequest {
+        GrammarRequest::new(constraint, "x", "`x`".to_owned()).expect("within the limits")
+    }
+
+    fn schema(schema: Value) -> GrammarRequest {
+        wanted(Constraint::Schema { schema, lenient: false })
+    }
+
+    /// Few bytes, and an automaton of a hundred million states.
+    fn bomb(seed: usize) -> Value {
+        let factors = [9973, 9967, 9949, 9941];
+        let multiple = |at: usize| json!({"multipleOf": factors[at % factors.len()]});
+        json!({"type": "integer", "minimum": seed, "allOf": [multiple(seed), multiple(seed + 1)]})
+    }
+
+    #[tokio::test]
+    async fn the_same_grammar_is_compiled_once() {
+        let pool = with_helper();
+        for request in [schema(json!({"type": "integer"})), wanted(Constraint::Regex("a+".into()))]
+        {
+            let first = pool.compile(std::slice::from_ref(&request)).await.expect("a grammar");
+            let both = pool.compile(&[request.clone(), request]).await.expect("grammars");
+            assert!(both.iter().all(|again| Arc::ptr_eq(&first[0], again)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_refused_and_holds_up_nobody() {
+        let pool = with_helper();
+        pool.warm();
+        let bombs = [schema(bomb(0)), schema(bomb(1))];
+        let plain = [schema(json!({"type": "object", "properties": {"a": {"type": "string"}}}))];
+        let mut refused = Box::pin(pool.compile(&bombs));
+        tokio::select! {
+            biased;
+            why = &mut refused => panic!("before a plain grammar: {why:?}"),
+            ready = pool.compile(&plain) => drop(ready.expect("a grammar")),
+        }
+        let why = refused.await.expect_err("a refusal").message;
+        assert!(why.contains("`x` cannot be enforced") && why.contains("too much"), "{why}");
+        // The refusal is known, and the next helper is as good as the last.
+        let again = pool.compile(&bombs[..1]).await.expect_err("a refusal").message;
+        assert_eq!(why, again);
+        pool.compile(&[wanted(Constraint::Regex("b+".into()))]).await.expect("a grammar");
+    }
+
+    #[tokio::test]
+    async fn all_grammars_of_a_request_share_its_budget() {
+        let pool = with_helper();
+        let ask =
+            |request: GrammarRequest, budget: &Budget| pool.ask(&request.checked, budget).ready();
+        let budget = Budget::default();
+        ask(schema(bomb(2)), &budget).await.expect_err("a refusal");
+        assert!(budget.left() < REQUEST_CPU, "a bomb costs nothing");
+        budget.spend(REQUEST_CPU);
+        let regex = || wanted(Constraint::Regex("c+".into()));
+        match ask(regex(), &budget).await {
+            Err(Refusal::Unenforceable(why)) => assert!(why.contains("of this request"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        // Which is no fault of the second grammar's.
+        ask(regex(), &Budget::default()).await.expect("a grammar");
+    }
+
+    #[tokio::test]
+    async fn who_leaves_frees_the_helper_at_once() {
+        let pool = with_helper();
+        pool.warm();
+        let bombs: Vec<[GrammarRequest; 1]> = (3..11).map(|seed| [schema(bomb(seed))]).collect();
+        for bomb in &bombs {
+            let left = tokio::time::timeout(Duration::from_millis(20), pool.compile(bomb)).await;
+            assert!(left.is_err(), "a bomb was compiled in 20 ms");
+        }
+        let regex = [wanted(Constraint::Regex("d+".into()))];
+        let waited = Instant::now();
+        pool.compile(&regex).await.expect("a grammar");
+        // Eight bombs would take eight budgets.
+        assert!(waited.elapsed() < 6 * REQUEST_CPU, "{:?}", waited.elapsed());
+    }
+
+    #[test]
+    fn a_pool_that_is_dropped_ends_what_it_does() {
+        let pool = with_helper();
+        let bomb = Checked::new(Constraint::Schema { schema: bomb(0), lenient: false });
+        let pending = pool.ask(&bomb.expect("within the limits"), &Budget::default());
+        let shared = Arc::downgrade(&pool.0);
+        drop(pool);
+        let started = Instant::now();
+        while shared.strong_count() > 0 {
+            assert!(started.elapsed() < Duration::from_secs(20), "its threads go on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(pending);
+    }
+
+    #[tokio::test]
+    async fn without_a_helper_grammars_are_compiled_all_the_same() {
+        let pool = Compiler::new(None);
+        let all = [
+            schema(json!({"type": "integer", "multipleOf": 7})),
+            wanted(Constraint::Grammar("start: \"a\"".into())),
+        ];
+        assert_eq!(pool.compile(&all).await.expect("grammars").len(), 2);
+        let missing = GrammarHelper { program: "/nowhere/at/all".into(), arguments: Vec::new() };
+        let why = Compiler::new(Some(missing)).compile(&all).await.expect_err("a refusal");
+        assert_eq!(why.status.as_u16(), 503, "{why:?}");
+    }
+}

@@ -1,0 +1,33 @@
+//! What one message's text has to match, as a client gives it. [`super::limits`] measures it, [`super::grammar`] compiles it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// A constraint on a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Constraint {
+    /// JSON that is valid against a schema; `lenient` passes over keywords that cannot be enforced.
+    Schema { schema: Value, lenient: bool },
+    /// A regular expression for the whole text.
+    Regex(String),
+    /// A grammar in llguidance's form of Lark.
+    Grammar(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+}
+
+impl Constraint {
+    /// Any JSON object.
+    pub(crate) fn any_object() -> Constraint {
+        Constraint::Schema { schema: json!({"type": "object"}), lenient: false }
+    }
+
+    /// Bytes of its text.
+    pub(super) fn text_bytes(&self) -> usize {
+        match self {
+            Constraint::Schema { schema, .. } => schema.to_string().len(),
+            Constraint::Regex(text) | Constraint::Grammar(text) => text.len(),
+            Constraint::Choice(choices) => choices.iter().map(String::len).sum(),
+        }
+    }
+}
