@@ -32,7 +32,7 @@ def chats(client, model: str):
         page.fill("#text", "What is 17 + 25?")
         page.click("#send")
         page.wait_for_function("document.querySelector('.final')?.textContent.includes('42')", timeout=60000)
-        assert "42" in page.text_content(".thoughts")
+        assert "42" in page.text_content(".reasoning")
         page.wait_for_function("document.getElementById('send').textContent === 'Send'", timeout=60000)
 
         # A call is shown with its arguments, and the reader's result goes back to the model.
@@ -47,7 +47,7 @@ def chats(client, model: str):
             assert "get_weather" in page.text_content(".call")
             page.fill(".call input", "sunny")
             page.click(".call button")
-            page.wait_for_function("document.querySelectorAll('.thoughts').length > 1 || document.querySelector('.final')", timeout=60000)
+            page.wait_for_function("document.querySelectorAll('.reasoning').length > 1 || document.querySelector('.final')", timeout=60000)
         assert not problems, problems
         assert all(url.startswith(root) for url in asked), asked
         browser.close()

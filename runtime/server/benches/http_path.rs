@@ -1,7 +1,7 @@
-//! How many streamed tokens a second the HTTP path alone carries: a source that has all tokens ready, real sockets on
-//! loopback, and clients that read and count events. `apart` has the source hand over a token at a time, so that each is a
-//! write to the socket of its own, as with a real engine; otherwise what is ready goes together. `cargo bench -p
-//! ossmith-server`; prints one line of JSON a setting, the best of three.
+//! How many streamed tokens per second the HTTP path alone carries: a backend that has all tokens ready, real sockets on
+//! loopback, and clients that read and count events. With `apart` the backend yields one token at a time, so that each is a
+//! write to the socket of its own, as with a real engine; otherwise tokens that are ready go together. `cargo bench -p
+//! ossmith-server` prints one line of JSON per setting, the best of three runs.
 
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 const TOKENS: usize = 500;
 
 fn main() {
-    // What `cargo test --benches` asks for: that it starts.
+    // `cargo test --benches` only checks that the bench runs.
     let quick = std::env::args().any(|arg| arg == "--test");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -82,7 +82,7 @@ impl Setting {
 
     /// Seconds for this many answers to each stream.
     async fn run(self, address: &str, rounds: usize, tokens: usize) -> f64 {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut clients = Vec::new();
         for _ in 0..self.streams {
             let (address, request) = (address.to_owned(), request(self.path, self.body));
@@ -99,7 +99,7 @@ impl Setting {
             events += client.await.unwrap();
         }
         assert!(events >= tokens, "{events} events for {tokens} tokens");
-        begun.elapsed().as_secs_f64()
+        started.elapsed().as_secs_f64()
     }
 }
 

@@ -1,47 +1,47 @@
-//! How a server is set up. The command line fills this in; nothing here reads flags, files or the environment.
+//! The configuration of a server. The command line fills it in; nothing here reads flags, files or the environment.
 
 use std::time::Duration;
 
 use crate::guide::GrammarHelper;
 
-/// Everything that does not change while a server runs.
+/// What does not change while a server runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Names under which the model is served; the first is the one it answers with.
+    /// Names under which the model is served. Answers carry the first one.
     pub names: Vec<String>,
     /// Further names that requests may use.
     pub aliases: Vec<String>,
     /// The model's own name, shown as `root`.
     pub root: String,
-    /// Tokens of prompt and answer together.
+    /// Most tokens of a prompt and its answer together.
     pub context: usize,
-    /// Tokens of an answer where a request names no limit; `None` is all that fit.
+    /// Most tokens of an answer where the request names no limit; `None` is all that fit.
     pub max_new_tokens: Option<usize>,
     /// Size of the vocabulary.
     pub vocab: usize,
-    /// API keys; none means that no key is needed.
+    /// API keys. If there are none, no key is needed.
     pub keys: Vec<String>,
-    /// Origins that browsers may call from; `*` allows all.
+    /// Origins from which browsers may call; `*` allows all.
     pub origins: Vec<String>,
-    /// Bytes of a request body.
+    /// Most bytes of a request body.
     pub body_bytes: usize,
-    /// How long a request may take, one in the background too.
+    /// How long a request may take, in the background too.
     pub timeout: Option<Duration>,
-    /// How long to wait for requests under way when stopping.
+    /// How long the server waits for requests in flight when it stops.
     pub drain: Duration,
-    /// The date in the system message; none asks `today`.
+    /// The date in the system message; `None` takes it from `today`.
     pub date: Option<String>,
-    /// Today, as `2026-01-31`.
+    /// Returns today's date as `2026-01-31`.
     pub today: fn() -> String,
-    /// Log prompts and answers.
+    /// Prompts and answers are logged.
     pub log_prompts: bool,
-    /// Send thoughts under the older name `reasoning_content` too.
+    /// Reasoning is also sent under its older name, `reasoning_content`.
     pub reasoning_content: bool,
-    /// Tokens a chunk of a stream, unless the request says.
+    /// Tokens per chunk of a stream, unless the request names a number.
     pub stream_interval: usize,
-    /// The routes that load generators use: to forget cached prefixes, and to profile (which does nothing here).
+    /// The routes that load generators call exist: `/reset_prefix_cache`, and those for profiles, which do nothing.
     pub development: bool,
-    /// Bounds of the store of responses.
+    /// Bounds of the stored responses.
     pub store: StoreLimits,
     /// How to start the processes in which grammars are tried out; without one only llguidance's own limits bound what a
     /// grammar takes.
@@ -50,14 +50,14 @@ pub struct Config {
     pub startup: Vec<(String, f64)>,
 }
 
-/// Bounds of the store of responses; the least recently used go first.
+/// Bounds of the stored responses. The least recently used ones are dropped first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Responses.
+    /// Most responses.
     pub entries: usize,
-    /// Bytes of their JSON.
+    /// Most bytes of their JSON.
     pub bytes: usize,
-    /// Time since the last use.
+    /// How long a response is kept since its last use.
     pub lifetime: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Default for StoreLimits {
 }
 
 impl Config {
-    /// A server for a model of this name, context and vocabulary, with defaults for the rest.
+    /// A configuration for a model of this name, context and vocabulary size, with defaults for the rest.
     #[must_use]
     pub fn new(name: &str, context: usize, vocab: usize) -> Config {
         Config {
@@ -96,19 +96,19 @@ impl Config {
         }
     }
 
-    /// The name that answers carry.
+    /// The model name that answers carry.
     #[must_use]
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
     }
 
-    /// Whether a request's `model` means the model that is served.
+    /// Whether this is a name of the model that is served.
     #[must_use]
     pub fn serves(&self, model: &str) -> bool {
         self.names.iter().chain(&self.aliases).any(|name| name == model)
     }
 
-    /// The date for a prompt that is made now.
+    /// The date of a prompt that is made now.
     #[must_use]
     pub fn date(&self) -> String {
         self.date.clone().unwrap_or_else(|| (self.today)())

@@ -1,5 +1,5 @@
 //! Which tokens one generation may produce: a guide's rules, a list of allowed tokens, and token sequences that must not
-//! appear. The engine asks for the mask before each token.
+//! appear. The engine requests a mask before each token.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ pub(crate) struct TokenRules {
 }
 
 impl TokenRules {
-    /// What the engine asks; none if every token is always allowed.
+    /// The source of masks for the engine; none if every token is always allowed.
     pub(crate) fn into_mask(self) -> Option<Arc<dyn MaskSource>> {
         let free = self.guide.is_none() && self.allowed.is_none() && self.bad_words.is_empty();
         (!free).then(|| Arc::new(RulesSource(Mutex::new(self))) as Arc<dyn MaskSource>)

@@ -65,7 +65,7 @@ pub(super) struct Message {
     /// Calls that were not cut off.
     pub(super) whole_calls: usize,
     has_reasoning: bool,
-    /// The text has begun, even if it is empty.
+    /// The text has started, even if it is empty.
     pub(super) has_content: bool,
     /// What was not sent.
     pub(super) delta: Delta,

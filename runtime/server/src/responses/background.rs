@@ -41,7 +41,7 @@ async fn run(job: Arc<BackgroundJob>, mut writer: ItemWriter, mut generation: Ge
         job.publish(&mut events, writer.items(), || writer.response());
     }
     drop(generation);
-    // A client that cancelled it was told so, whatever has come since.
+    // A cancelled response stays cancelled, even if its last token came since.
     if job.settle() {
         writer.end(Status::Cancelled);
     }

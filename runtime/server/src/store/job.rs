@@ -1,5 +1,5 @@
-//! A response that runs in the background, as the store and its readers see it: its state so far, its events, and the wish to
-//! cancel it. What runs it is in `responses`.
+//! A response that runs in the background, as the store and its readers see it: its state so far, its events, and whether
+//! it is to be cancelled. What runs it is in `responses`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

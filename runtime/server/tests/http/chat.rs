@@ -1,4 +1,4 @@
-//! Chat answers, whole and streamed, of turns good and bad.
+//! Chat answers, whole and streamed, of well-formed and of malformed turns.
 
 use ossmith::engine::FinishReason;
 use ossmith_server::stub::Script;
@@ -9,7 +9,7 @@ use crate::common::{Site, TURN, chat, config, request, tokens};
 
 const TOOLS: &str = r#"[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]"#;
 
-/// Puts the deltas of a stream together.
+/// The message that the deltas of a stream add up to.
 fn assembled(events: &[Value]) -> Value {
     let (mut content, mut reasoning, mut calls, mut reason) =
         (String::new(), String::new(), Vec::new(), Value::Null);
@@ -33,7 +33,7 @@ fn assembled(events: &[Value]) -> Value {
     json!({"content": content, "reasoning": reasoning, "calls": calls, "reason": reason})
 }
 
-/// The same of a whole answer.
+/// The message of a whole answer in the same form.
 fn whole(answer: &Value) -> Value {
     let choice = &answer["choices"][0];
     let message = &choice["message"];
@@ -85,7 +85,7 @@ async fn streamed_and_whole_answers_are_the_same() {
             json!([]),
             "stop",
         ),
-        // What real models write at times.
+        // Malformed turns that real models write at times.
         (
             "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{\"a\"<|call|>"
                 .to_owned(),
@@ -134,7 +134,7 @@ async fn streamed_and_whole_answers_are_the_same() {
 }
 
 #[tokio::test]
-async fn a_stream_has_a_chunk_a_token_and_usage_at_the_end() {
+async fn a_stream_has_a_chunk_per_token_and_usage_at_the_end() {
     let site = Site::writing(TURN);
     let body = chat(json!({"stream_options": {"include_usage": true}, "return_token_ids": true}));
     let events = site.events("/v1/chat/completions", &body).await;
@@ -147,7 +147,7 @@ async fn a_stream_has_a_chunk_a_token_and_usage_at_the_end() {
         .filter_map(|event| event["choices"].get(0)?["token_ids"].as_array().cloned())
         .flatten()
         .collect();
-    assert_eq!(json!(ids), json!(sent), "every token is told once");
+    assert_eq!(json!(ids), json!(sent), "every token is sent once");
     assert_eq!(
         events[0]["prompt_token_ids"].as_array().unwrap().len() as u64,
         usage["prompt_tokens"].as_u64().unwrap()
@@ -157,7 +157,7 @@ async fn a_stream_has_a_chunk_a_token_and_usage_at_the_end() {
 }
 
 #[tokio::test]
-async fn what_is_cut_is_said_to_be() {
+async fn an_answer_that_is_cut_off_reports_length() {
     let call =
         " to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\": 12345}<|call|>";
     let site = Site::writing(call);
@@ -172,7 +172,7 @@ async fn what_is_cut_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn the_models_own_limit_holds_where_a_request_names_none() {
+async fn the_model_s_own_limit_holds_where_a_request_names_none() {
     let limited = Config { max_new_tokens: Some(5), ..config() };
     let words = tokens(TURN);
     let site = Site::with(limited, move |_| Script { tokens: words.clone(), ..Script::default() });
@@ -201,7 +201,7 @@ async fn stop_strings_end_the_visible_text_only() {
 }
 
 #[tokio::test]
-async fn thoughts_can_be_left_out_or_named_as_before() {
+async fn reasoning_can_be_left_out() {
     let site = Site::writing(TURN);
     let (_, answer) =
         site.post("/v1/chat/completions", &chat(json!({"include_reasoning": false}))).await;
@@ -226,7 +226,7 @@ async fn a_history_is_rendered_the_way_the_model_wrote_it() {
 }
 
 #[tokio::test]
-async fn results_of_several_calls_stand_in_the_calls_order() {
+async fn results_of_several_calls_come_in_the_order_of_the_calls() {
     let site = Site::writing(TURN);
     let call = |id: &str, a: u8| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": format!("{{\"a\":{a}}}")}});
     let result =
@@ -276,7 +276,7 @@ async fn one_choice_that_fails_ends_its_stream_for_all() {
             json!({"token_ids": [1], "sampling_params": sampling, "stream": true}),
         ),
     ] {
-        let (_, _, text) = site.ask(request("POST", path, &body.to_string())).await;
+        let (_, _, text) = site.send(request("POST", path, &body.to_string())).await;
         let data: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
         let [.., error, done] = data.as_slice() else { panic!("{path}: {text}") };
         assert!(error.contains("the device is gone") && *done == "data: [DONE]", "{path}: {text}");

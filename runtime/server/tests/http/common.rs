@@ -1,4 +1,4 @@
-//! A server over a scripted source, asked without a socket.
+//! A server over a scripted backend, called without a socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use ossmith_server::{Config, GenerationRequest, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-/// What the scripted model writes if a test does not care.
+/// What the scripted model writes where its turn does not matter.
 pub(crate) const TURN: &str = "<|channel|>analysis<|message|>Think 🙂.<|end|><|start|>assistant<|channel|>final<|message|>Hello, wörld!<|return|>";
 
-/// A server and the source behind it.
+/// A server and the backend behind it.
 pub(crate) struct Site {
     router: Router,
     pub(crate) stub: Arc<Stub>,
@@ -49,7 +49,7 @@ impl Site {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
-    /// Waits until no generation has a place any more.
+    /// Waits until no generation runs.
     pub(crate) async fn idle(&self) {
         for _ in 0..1000 {
             if self.stub.running() == 0 {
@@ -57,23 +57,23 @@ impl Site {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{} places are still taken", self.stub.running());
+        panic!("{} generations still run", self.stub.running());
     }
 
     /// Status, headers and body.
-    pub(crate) async fn ask(&self, request: Request<Body>) -> (StatusCode, HeaderMap, String) {
+    pub(crate) async fn send(&self, request: Request<Body>) -> (StatusCode, HeaderMap, String) {
         let (parts, body) = self.open(request).await.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         (parts.status, parts.headers, String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let (status, _, text) = self.ask(request("POST", path, &body.to_string())).await;
+        let (status, _, text) = self.send(request("POST", path, &body.to_string())).await;
         (status.as_u16(), serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}")))
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let (status, _, text) = self.ask(request("GET", path, "")).await;
+        let (status, _, text) = self.send(request("GET", path, "")).await;
         (status.as_u16(), text)
     }
 
@@ -88,7 +88,7 @@ impl Site {
     pub(crate) async fn events(&self, path: &str, body: &Value) -> Vec<Value> {
         let mut body = body.clone();
         body["stream"] = json!(true);
-        let (status, headers, text) = self.ask(request("POST", path, &body.to_string())).await;
+        let (status, headers, text) = self.send(request("POST", path, &body.to_string())).await;
         assert_eq!(status, 200, "{text}");
         assert_eq!(headers["content-type"], "text/event-stream; charset=utf-8");
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));

@@ -1,4 +1,4 @@
-//! What `/metrics` says after a few requests.
+//! What `/metrics` shows after a few requests.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ impl Site {
 }
 
 #[tokio::test]
-async fn the_queue_ends_with_the_first_step_and_not_with_the_first_token() {
+async fn queue_time_ends_with_the_first_step_and_not_with_the_first_token() {
     let words = tokens(TURN);
     let site = Site::with(config(), move |_| Script {
         tokens: words.clone(),
@@ -26,7 +26,7 @@ async fn the_queue_ends_with_the_first_step_and_not_with_the_first_token() {
         failure: None,
     });
     assert_eq!(site.post("/v1/chat/completions", &chat(json!({}))).await.0, 200);
-    // The source says that nothing waited, however late it says so.
+    // The backend reports no time in the queue, however late its first event comes.
     assert_eq!(site.metric("vllm:request_queue_time_seconds_sum").await, 0.0);
     let prefill = site.metric("vllm:request_prefill_time_seconds_sum").await;
     assert!(prefill >= 0.010, "{prefill}");
@@ -38,7 +38,7 @@ async fn the_queue_ends_with_the_first_step_and_not_with_the_first_token() {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_not_counted() {
+async fn refused_requests_are_not_counted() {
     let site = Site::writing(TURN);
     let many = json!({"prompt": "Hi", "n": 65, "max_tokens": 5});
     assert_eq!(site.post("/v1/completions", &many).await.0, 429);

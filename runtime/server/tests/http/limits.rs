@@ -1,4 +1,4 @@
-//! Load: full queues, clients that go away, a server that stops.
+//! Load: full queues, clients that disconnect, a server that stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use tokio::task::JoinHandle;
 use crate::common::{Site, chat, config, request, tokens};
 
 #[tokio::test]
-async fn what_load_generators_call_is_there_if_asked_for() {
+async fn routes_of_load_generators_exist_with_the_development_flag() {
     for development in [false, true] {
         let site = Site::with(Config { development, ..config() }, |_| Script::default());
         for path in ["/start_profile", "/reset_prefix_cache", "/stop_profile"] {
-            let (status, _, _) = site.ask(request("POST", path, "")).await;
+            let (status, _, _) = site.send(request("POST", path, "")).await;
             assert_eq!(status, if development { 200 } else { 404 }, "{path}");
         }
         assert_eq!(site.stub.resets(), usize::from(development));
     }
 }
 
-/// A server on a real socket, over a source that writes a word each millisecond.
+/// A server on a real socket, over a backend that yields a token each millisecond.
 struct Running {
     address: String,
     stub: Arc<Stub>,
@@ -44,8 +44,8 @@ async fn start(most: usize, words: usize, config: Config) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = oneshot::channel::<()>();
-    let source = stub.clone();
-    let server = tokio::spawn(serve(listener, config, source, async move {
+    let backend = stub.clone();
+    let server = tokio::spawn(serve(listener, config, backend, async move {
         let _ = stopped.await;
     }));
     Running { address, stub, stop, server }
@@ -70,7 +70,7 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{} places are still taken", self.stub.running());
+        panic!("{} generations still run", self.stub.running());
     }
 }
 
@@ -81,7 +81,7 @@ async fn read_all(mut socket: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_frees_its_place() {
+async fn a_client_that_disconnects_frees_its_place() {
     let site = start(4, 100_000, config()).await;
     for stream in [true, false] {
         let mut socket = site.send(stream).await;
@@ -100,7 +100,7 @@ async fn a_client_that_goes_away_frees_its_place() {
 }
 
 #[tokio::test]
-async fn a_full_queue_says_when_to_come_back() {
+async fn a_full_queue_returns_429_with_retry_after() {
     let site = start(2, 100_000, config()).await;
     let (_one, _two) = (site.send(true).await, site.send(true).await);
     while site.stub.running() < 2 {
@@ -113,7 +113,7 @@ async fn a_full_queue_says_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_streams_with_some_that_break_off_disturb_nobody() {
+async fn streams_that_break_off_do_not_affect_others() {
     const STREAMS: usize = 256;
     let site = start(STREAMS, 60, config()).await;
     let mut tasks = Vec::new();
@@ -142,7 +142,7 @@ async fn many_streams_with_some_that_break_off_disturb_nobody() {
 }
 
 #[tokio::test]
-async fn stopping_finishes_what_is_under_way_and_takes_nothing_new() {
+async fn stopping_finishes_requests_in_flight_and_accepts_no_new_ones() {
     let site = start(4, 300, config()).await;
     let mut socket = site.send(true).await;
     let mut some = [0; 200];
@@ -155,7 +155,7 @@ async fn stopping_finishes_what_is_under_way_and_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn stopping_does_not_wait_for_ever() {
+async fn stopping_waits_no_longer_than_the_configured_time() {
     let hasty = Config { drain: Duration::from_millis(50), ..config() };
     let site = start(4, 1_000_000, hasty).await;
     let mut socket = site.send(true).await;
@@ -166,7 +166,7 @@ async fn stopping_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn time_is_over_for_what_nobody_reads_too() {
+async fn the_timeout_holds_for_answers_that_nobody_reads() {
     let short = Config { timeout: Some(Duration::from_millis(50)), ..config() };
     let turn = tokens(&format!("<|channel|>final<|message|>{}", "word ".repeat(3000)));
     let site = Site::with(short, move |_| Script {
@@ -191,7 +191,7 @@ async fn time_is_over_for_what_nobody_reads_too() {
 }
 
 #[tokio::test]
-async fn a_request_has_its_time_and_no_more() {
+async fn the_timeout_ends_whole_and_streamed_answers() {
     let short = Config { timeout: Some(Duration::from_millis(100)), ..config() };
     let site = start(4, 100_000, short).await;
     let whole = read_all(site.send(false).await).await;

@@ -1,4 +1,4 @@
-//! The HTTP surface over a scripted source: what is said about any turn, whoever wrote it.
+//! The HTTP surface over a scripted backend: what holds for any turn, whatever the model wrote.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

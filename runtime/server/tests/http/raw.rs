@@ -8,10 +8,10 @@ use serde_json::json;
 use crate::common::{Site, config, tokens};
 
 #[tokio::test]
-async fn places_in_the_text_count_the_prompt_s_broken_characters() {
+async fn text_offsets_count_the_prompt_s_broken_characters() {
     let site = Site::writing("Hello, world");
-    let begun = (0..1000).find(|&id| token_bytes(id) == Some(&[0xf0][..])).unwrap();
-    let prompt = [tokens("a"), vec![begun]].concat();
+    let half = (0..1000).find(|&id| token_bytes(id) == Some(&[0xf0][..])).unwrap();
+    let prompt = [tokens("a"), vec![half]].concat();
     let body = json!({"prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 3});
     let (_, answer) = site.post("/v1/completions", &body).await;
     let choice = &answer["choices"][0];
@@ -20,7 +20,7 @@ async fn places_in_the_text_count_the_prompt_s_broken_characters() {
 }
 
 #[tokio::test]
-async fn tokens_in_and_out_come_as_many_at_a_time_as_asked_for() {
+async fn raw_tokens_come_in_chunks_of_the_requested_interval() {
     let words = tokens(&"word ".repeat(10));
     let site = Site::with(Config { stream_interval: 2, ..config() }, move |_| Script {
         tokens: words.clone(),
@@ -35,15 +35,15 @@ async fn tokens_in_and_out_come_as_many_at_a_time_as_asked_for() {
         let body = json!({"token_ids": [1, 2, 3], "sampling_params": sampling});
         let events = site.events("/inference/v1/generate", &body).await;
         let choices = events.iter().filter_map(|event| event["choices"].get(0));
-        let told: Vec<usize> =
+        let counts: Vec<usize> =
             choices.map(|choice| choice["token_ids"].as_array().unwrap().len()).collect();
-        assert_eq!(told, sizes, "{interval}");
+        assert_eq!(counts, sizes, "{interval}");
         assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], 7);
     }
 }
 
 #[tokio::test]
-async fn prompts_keep_their_last_tokens_if_the_client_says_so() {
+async fn truncate_prompt_tokens_keeps_the_last_tokens() {
     let site = Site::writing("Hello");
     let sampling = json!({"truncate_prompt_tokens": 2});
     for (path, body) in [
@@ -56,9 +56,9 @@ async fn prompts_keep_their_last_tokens_if_the_client_says_so() {
 }
 
 #[tokio::test]
-async fn seeds_are_as_many_as_there_are_bits() {
-    let site = Site::with(config(), |ask| {
-        let seed = ask.engine_request.params.seed.to_string();
+async fn seeds_keep_all_64_bits() {
+    let site = Site::with(config(), |request| {
+        let seed = request.engine_request.params.seed.to_string();
         Script { tokens: tokens(&seed), ..Script::default() }
     });
     for (seed, want) in [

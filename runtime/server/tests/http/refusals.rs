@@ -1,4 +1,4 @@
-//! What is refused: with the right status, an error of the right shape, and the name of what is at fault.
+//! Refused requests: the status, the form of the error, and the name of the field at fault.
 
 use axum::http::{Request, header};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn check(body: &Value, param: &str, case: &str) {
 }
 
 #[tokio::test]
-async fn bad_fields_are_named() {
+async fn invalid_fields_are_named() {
     let site = Site::writing(TURN);
     let tool = json!({"type": "function", "function": {"name": "f"}});
     for (fields, param) in [
@@ -112,7 +112,7 @@ async fn bad_fields_are_named() {
 }
 
 #[tokio::test]
-async fn null_and_unknown_fields_are_as_if_absent() {
+async fn null_and_unknown_fields_count_as_absent() {
     let site = Site::writing(TURN);
     let body = chat(json!({
         "temperature": null, "tools": null, "tool_choice": null, "stop": null, "n": null, "stream": null,
@@ -123,7 +123,7 @@ async fn null_and_unknown_fields_are_as_if_absent() {
     assert_eq!(status, 200, "{answer}");
 }
 
-/// Schemas that clients send, and whether they can be enforced where that is asked for. Where it is not, as in agents that
+/// Schemas that clients send, and whether they can be enforced where the request requires it. Where it does not, as in agents that
 /// pass on tools from elsewhere, every one is taken.
 #[tokio::test]
 async fn schemas_that_cannot_be_enforced_are_refused_only_where_they_must_be() {
@@ -181,7 +181,7 @@ async fn schemas_that_cannot_be_enforced_are_refused_only_where_they_must_be() {
 }
 
 #[tokio::test]
-async fn odd_values_that_mean_something_are_taken() {
+async fn unusual_values_with_a_meaning_are_accepted() {
     let site = Site::writing(TURN);
     for fields in [
         json!({"seed": -5}),
@@ -205,7 +205,7 @@ async fn odd_values_that_mean_something_are_taken() {
 }
 
 #[tokio::test]
-async fn other_routes_refuse_in_the_same_shape() {
+async fn errors_have_the_same_form_on_all_routes() {
     let site = Site::writing(TURN);
     for (path, body, status, param) in [
         ("/v1/completions", json!({}), 400, "prompt"),
@@ -285,7 +285,7 @@ async fn other_routes_refuse_in_the_same_shape() {
         check(&answer, param, &format!("{path} {body}"));
     }
     for body in ["", "{", "[]", "\"x\"", "\u{0}"] {
-        let (status, _, text) = site.ask(request("POST", "/v1/chat/completions", body)).await;
+        let (status, _, text) = site.send(request("POST", "/v1/chat/completions", body)).await;
         assert_eq!(status, 400, "{body}");
         check(&serde_json::from_str(&text).unwrap(), "", body);
     }
@@ -299,14 +299,14 @@ async fn other_routes_refuse_in_the_same_shape() {
         ("POST", "/v1/responses/none/cancel", 404),
         ("GET", "/v1/responses/none/input_items", 404),
     ] {
-        let (found, _, text) = site.ask(request(method, path, "")).await;
+        let (found, _, text) = site.send(request(method, path, "")).await;
         assert_eq!(found, status, "{method} {path}");
         assert!(serde_json::from_str::<Value>(&text).unwrap()["error"]["message"].is_string());
     }
 }
 
 #[tokio::test]
-async fn a_prompt_that_does_not_fit_is_told_its_numbers() {
+async fn the_error_for_a_long_prompt_states_its_length_and_the_limit() {
     let site = Site::writing(TURN);
     let long = json!([{"role": "user", "content": "word ".repeat(5000)}]);
     for stream in [false, true] {
@@ -341,7 +341,7 @@ async fn bodies_and_origins_have_limits() {
             .header(header::ORIGIN, origin)
             .body(axum::body::Body::empty())
             .unwrap();
-        let (status, headers, _) = site.ask(preflight).await;
+        let (status, headers, _) = site.send(preflight).await;
         assert_eq!(status, 204);
         assert_eq!(headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), allowed, "{origin}");
     }

@@ -18,7 +18,7 @@ fn tools() -> Value {
     json!([{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}])
 }
 
-/// What SDKs check while they read a stream.
+/// The checks that SDKs make while they read a stream.
 fn check_order(events: &[Value]) {
     let kind = |event: &Value| event["type"].as_str().unwrap().to_owned();
     for (number, event) in events.iter().enumerate() {
@@ -68,7 +68,7 @@ fn check_order(events: &[Value]) {
 }
 
 #[tokio::test]
-async fn events_come_in_the_order_that_sdks_insist_on() {
+async fn events_come_in_the_order_that_sdks_require() {
     for (turn, most, last) in [
         (TURN, 1000, "response.completed"),
         (CALL, 1000, "response.completed"),
@@ -151,24 +151,24 @@ async fn the_response_has_every_key() {
 }
 
 #[tokio::test]
-async fn going_on_by_id_and_by_items_is_the_same_prompt() {
+async fn continuing_by_id_by_items_and_by_reference_makes_the_same_prompt() {
     let site = Site::writing(CALL);
-    let ask = json!([{"role": "user", "content": "Hi"}]);
+    let question = json!([{"role": "user", "content": "Hi"}]);
     let (_, first) = site
         .post(
             "/v1/responses",
-            &json!({"input": ask, "tools": tools(), "instructions": "Be brief."}),
+            &json!({"input": question, "tools": tools(), "instructions": "Be brief."}),
         )
         .await;
     let call = &first["output"][1];
     let result = json!({"type": "function_call_output", "call_id": call["call_id"], "output": "3"});
     let by_id = json!({"input": [result], "tools": tools(), "previous_response_id": first["id"]});
-    let mut items = ask.as_array().unwrap().clone();
+    let mut items = question.as_array().unwrap().clone();
     items.extend(first["output"].as_array().unwrap().clone());
     items.push(result.clone());
     let replayed = json!({"input": items, "tools": tools()});
     let by_reference = json!({"tools": tools(), "input": [
-        ask[0], {"type": "item_reference", "id": first["output"][0]["id"]},
+        question[0], {"type": "item_reference", "id": first["output"][0]["id"]},
         {"type": "item_reference", "id": call["id"]}, result,
     ]});
     let mut prompts = Vec::new();
@@ -182,7 +182,7 @@ async fn going_on_by_id_and_by_items_is_the_same_prompt() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_loses_its_oldest_items_if_the_client_says_so() {
+async fn truncation_auto_leaves_out_the_oldest_items() {
     let site = Site::writing(TURN);
     let long = "word ".repeat(2500);
     let input = json!([
@@ -205,7 +205,7 @@ async fn what_is_too_long_loses_its_oldest_items_if_the_client_says_so() {
 }
 
 #[tokio::test]
-async fn stored_responses_can_be_asked_for() {
+async fn stored_responses_can_be_retrieved_and_deleted() {
     let site = Site::writing(TURN);
     let (_, answer) = site.post("/v1/responses", &json!({"input": "Hi"})).await;
     let path = format!("/v1/responses/{}", answer["id"].as_str().unwrap());
@@ -215,7 +215,7 @@ async fn stored_responses_can_be_asked_for() {
     assert_eq!(items["data"][0]["content"][0]["text"], "Hi");
     assert_eq!(site.post(&format!("{path}/cancel"), &json!({})).await.0, 400);
     assert_eq!(site.get(&format!("{path}?stream=true")).await.0, 400);
-    assert_eq!(site.ask(request("DELETE", &path, "")).await.0, 200);
+    assert_eq!(site.send(request("DELETE", &path, "")).await.0, 200);
     assert_eq!(site.get(&path).await.0, 404);
     let (_, unstored) = site.post("/v1/responses", &json!({"input": "Hi", "store": false})).await;
     let path = format!("/v1/responses/{}", unstored["id"].as_str().unwrap());
@@ -231,13 +231,13 @@ fn slow() -> Site {
 }
 
 #[tokio::test]
-async fn background_responses_go_on_alone_and_can_be_cancelled() {
+async fn background_responses_run_without_a_connection_and_can_be_cancelled() {
     let site = Site::writing(TURN);
     let body = json!({"input": "Hi", "background": true});
     let (_, queued) = site.post("/v1/responses", &body).await;
     assert_eq!(queued["status"], "queued");
     let path = format!("/v1/responses/{}", queued["id"].as_str().unwrap());
-    // The whole stream, however late one asks for it.
+    // The whole stream can be read at any time.
     let (_, text) = site.get(&format!("{path}?stream=true")).await;
     let events: Vec<Value> = text
         .lines()
@@ -268,7 +268,7 @@ async fn background_responses_go_on_alone_and_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn what_was_cancelled_has_what_was_said_until_then() {
+async fn a_cancelled_response_keeps_its_output_so_far() {
     let site = slow();
     let (_, queued) = site.post("/v1/responses", &json!({"input": "Hi", "background": true})).await;
     let path = format!("/v1/responses/{}", queued["id"].as_str().unwrap());
@@ -288,13 +288,13 @@ async fn what_was_cancelled_has_what_was_said_until_then() {
 }
 
 #[tokio::test]
-async fn a_request_id_used_again_hides_no_response() {
+async fn a_repeated_request_id_hides_no_response() {
     let site = Site::writing(TURN);
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let mut ask = request("POST", "/v1/responses", r#"{"input": "Hi"}"#);
-        ask.headers_mut().insert("x-request-id", "mine".parse().unwrap());
-        let (_, headers, text) = site.ask(ask).await;
+        let mut repeated = request("POST", "/v1/responses", r#"{"input": "Hi"}"#);
+        repeated.headers_mut().insert("x-request-id", "mine".parse().unwrap());
+        let (_, headers, text) = site.send(repeated).await;
         assert_eq!(headers["x-request-id"], "mine");
         ids.push(serde_json::from_str::<Value>(&text).unwrap()["id"].clone());
     }
@@ -305,7 +305,7 @@ async fn a_request_id_used_again_hides_no_response() {
 }
 
 #[tokio::test]
-async fn what_a_background_response_goes_on_from_counts_as_stored() {
+async fn the_context_of_a_background_response_counts_as_stored() {
     let store = StoreLimits { bytes: 125_000, ..StoreLimits::default() };
     let words = tokens(TURN);
     let site = Site::with(Config { store, ..config() }, move |_| Script {
@@ -329,7 +329,7 @@ async fn what_a_background_response_goes_on_from_counts_as_stored() {
 }
 
 #[tokio::test]
-async fn the_effort_is_told_as_it_was_asked_for() {
+async fn the_response_repeats_the_requested_effort() {
     let site = Site::writing(TURN);
     for (fields, want) in [
         (json!({}), "medium"),
