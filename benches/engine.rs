@@ -1,4 +1,4 @@
-//! The host side of the engine, over a backend that does nothing: what a step costs besides the model.
+//! The host side of the engine, over a backend that computes nothing: what a step costs besides the model.
 //!
 //! `cargo bench -p ossmith-benches --bench engine`; results that are quoted lie in `results/`.
 
@@ -10,44 +10,43 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ossmith::backend::{Backend, LogitRows, Output, Step};
-use ossmith::engine::{
-    Allowed, EngineHandle, Events, MaskSource, Policy, Request, SamplingParams, TextStream,
-    TokenMask, Vocabulary,
+use ossmith::unstable::{Backend, LogitRows, Step, StepOutput};
+use ossmith::{
+    Allowed, Engine, EngineHandle, Events, Limits, MaskSource, Policy, Request, Result,
+    SamplingParams, TextStream, TokenMask,
 };
-use ossmith::{Engine, Limits, Result};
 use ossmith_harmony::{encode, token_bytes};
 
-/// Draws the token after the position, at once.
-struct Nothing {
+/// Samples the number of the next position, at once.
+struct EmptyBackend {
     limits: Limits,
     vocab: usize,
-    done: Vec<Output>,
+    done: Vec<StepOutput>,
 }
 
-impl Backend for Nothing {
+impl Backend for EmptyBackend {
     fn describe(&self) -> String {
-        "nothing".to_owned()
+        "empty".to_owned()
     }
 
     fn limits(&self) -> Limits {
         self.limits
     }
 
-    fn reserve_tails(&mut self, _count: usize) -> Result<()> {
+    fn reserve_snapshots(&mut self, _count: usize) -> Result<()> {
         Ok(())
     }
 
-    fn save_tail(&mut self, _tail: usize, _slot: usize, _end: usize) -> Result<()> {
+    fn save_snapshot(&mut self, _snapshot: usize, _seq_slot: usize, _end: usize) -> Result<()> {
         Ok(())
     }
 
-    fn load_tail(&mut self, _tail: usize, _slot: usize, _end: usize) -> Result<()> {
+    fn load_snapshot(&mut self, _snapshot: usize, _seq_slot: usize, _end: usize) -> Result<()> {
         Ok(())
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        let mut output = Output::default();
+        let mut output = StepOutput::default();
         for sequence in step.sequences {
             let next = (sequence.start + sequence.input.len()) % self.vocab;
             output.sampled.push(sequence.sample.map(|_| next as u32));
@@ -58,20 +57,23 @@ impl Backend for Nothing {
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<Output> {
+    fn collect(&mut self) -> Result<StepOutput> {
         Ok(self.done.remove(0))
     }
 }
 
 fn engine(sequences: usize, pages: usize) -> Engine {
     let spec = &ossmith_models::GPT_OSS_20B.spec;
-    let limits = Limits { max_sequences: sequences, max_step_tokens: 2048, pages };
-    let backend = Nothing { limits, vocab: spec.vocab, done: Vec::new() };
-    Engine::new(spec, Box::new(backend), 1, Policy::default()).expect("an engine")
+    let limits = Limits::default()
+        .with_max_sequences(sequences)
+        .with_max_step_tokens(2048)
+        .with_pages(pages);
+    let backend = EmptyBackend { limits, vocab: spec.vocab, done: Vec::new() };
+    Engine::with_backend(spec, Box::new(backend), 1, Policy::default()).expect("an engine")
 }
 
 fn endless() -> SamplingParams {
-    SamplingParams { ignore_eos: true, ..SamplingParams::default() }
+    SamplingParams::default().with_ignore_eos(true)
 }
 
 /// One decode step: every sample gets a token, without and with its text.
@@ -96,24 +98,24 @@ fn step(c: &mut Criterion) {
     }
 }
 
-/// A request that goes on for long.
-fn ask(index: u32, text: bool) -> Request {
+/// A request for many tokens.
+fn request(index: u32, text: bool) -> Request {
     let stop = if text { vec!["THE END".to_owned()] } else { Vec::new() };
-    let params = SamplingParams { max_tokens: Some(30_000), stop, ..endless() };
-    let text: Option<Arc<dyn Vocabulary>> = if text { Some(Arc::new(token_bytes)) } else { None };
-    Request { text, ..Request::new([index + 1; 100], params) }
+    let params = endless().with_max_tokens(30_000).with_stop(stop);
+    let request = Request::new([index + 1; 100], params);
+    if text { request.with_detokenizer(token_bytes) } else { request }
 }
 
-/// Gets every sample to where each step draws a token for all.
+/// Advances until every step yields a token for each sample.
 fn fill(engine: &mut Engine, running: usize, text: bool) {
     for index in 0..running as u32 {
-        engine.submit(ask(index, text)).expect("room");
+        engine.submit(request(index, text)).expect("room");
     }
     while engine.step().expect("a step").len() < running {}
 }
 
-/// What a server sees: an engine on its own thread, 256 answers with text, and another thread that takes every event
-/// now and then. Time on the clock by steps made.
+/// The engine as a server runs it: on its own thread, with 256 answers with text, and another thread that takes all
+/// events at intervals. Measures elapsed time per step.
 fn streamed(c: &mut Criterion) {
     let running = 256;
     let handle = EngineHandle::start(engine(running, running * 512)).expect("a thread");
@@ -123,12 +125,12 @@ fn streamed(c: &mut Criterion) {
         let last = handle.metrics().steps + steps;
         while handle.metrics().steps < last {
             if readers.is_empty() {
-                let submit = |index| handle.submit(ask(index, true)).expect("room");
+                let submit = |index| handle.submit(request(index, true)).expect("room");
                 readers.extend((0..running as u32).map(submit));
             }
             readers.retain_mut(|events| {
                 loop {
-                    match events.poll_next(&mut Context::from_waker(Waker::noop())) {
+                    match events.poll_event(&mut Context::from_waker(Waker::noop())) {
                         Poll::Ready(Some(event)) => drop(black_box(event)),
                         Poll::Ready(None) => break false,
                         Poll::Pending => break true,
@@ -162,11 +164,11 @@ impl TokenMask for Thirds {
     }
 }
 
-/// A step with one masked sample over the whole vocabulary: the mask is asked for, carried over and bound.
+/// A step with one masked sample over the whole vocabulary: the mask is requested, transferred and applied.
 fn mask(c: &mut Criterion) {
     let mut engine = engine(1, 2048);
-    let request = Request::new([1; 10], SamplingParams { temperature: 0.0, ..endless() });
-    let request = Request { mask: Some(Arc::new(Thirds)), ..request };
+    let request =
+        Request::new([1; 10], endless().with_temperature(0.0)).with_mask(Arc::new(Thirds));
     c.bench_function("masked_step/1", |b| {
         b.iter_custom(|rounds| {
             let mut spent = Duration::ZERO;

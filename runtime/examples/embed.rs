@@ -1,12 +1,11 @@
-//! The engine embedded: nano on the best device there is, a thread of its own, an answer that streams. Run it with
-//! `cargo run --release -p ossmith --example embed`.
+//! The engine embedded: nano on the best device there is, an engine on a thread of its own, an answer that streams. Run
+//! it with `cargo run --release -p ossmith --example embed`.
 
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::sync::Arc;
 
-use ossmith::engine::{EngineHandle, EngineOptions, Request, SamplingParams};
-use ossmith::{Checkpoint, Engine};
+use ossmith::prelude::*;
 use ossmith_harmony::{SpecialSet, encode_with_special, token_bytes};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,8 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let text = "<|start|>user<|message|>What is 17 + 25?<|end|><|start|>assistant";
     let prompt = encode_with_special(text, &SpecialSet::All, &SpecialSet::NONE)?;
-    let request = Request::new(prompt, SamplingParams::greedy());
-    for event in handle.submit(Request { text: Some(Arc::new(token_bytes)), ..request })? {
+    let request = Request::new(prompt, SamplingParams::greedy()).with_detokenizer(token_bytes);
+    for event in handle.submit(request)? {
         print!("{}", event.text);
     }
     println!();

@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use ossmith::engine::{EngineOptions, SamplingParams};
-use ossmith::{Checkpoint, Engine};
+use ossmith::prelude::*;
 use ossmith_harmony::{
     Conversation, DeveloperContent, Message, Role, SystemContent, parse_lenient,
     render_for_completion, special,
@@ -21,12 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Message::user("What is the capital of France?"),
     ]);
     let prompt_token_ids = render_for_completion(&conversation)?;
-    let sampling = SamplingParams {
-        temperature: 1.0,
-        max_tokens: Some(128),
-        stop_token_ids: vec![special::RETURN, special::CALL],
-        ..SamplingParams::default()
-    };
+    let sampling = SamplingParams::default()
+        .with_temperature(1.0)
+        .with_max_tokens(128)
+        .with_stop_token_ids([special::RETURN, special::CALL]);
 
     // 2. Sample, with token ids in and out. For gpt-oss-20b: `ossmith_models::GPT_OSS_20B` and `Checkpoint::open`.
     let model = ossmith_models::NANO;
@@ -34,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = Engine::load(model, Arc::new(weights), EngineOptions::default(), &mut |_| {})?;
     let outputs = engine.generate(&[prompt_token_ids], &[sampling])?;
 
-    // 3. Parse what came into messages, to be shown or appended to the conversation.
+    // 3. Parse the answer into messages, to be shown or appended to the conversation.
     let parsed = parse_lenient(&outputs[0].tokens, Some(Role::Assistant));
     for message in parsed.messages {
         println!("{}: {}", message.channel.as_deref().unwrap_or("-"), message.text());

@@ -1,4 +1,4 @@
-//! What can go wrong, each with what was being done and what to do next.
+//! What can go wrong. Each variant names what was being done, and its message says what to do next.
 
 use std::path::PathBuf;
 
@@ -16,15 +16,145 @@ pub enum Error {
         action: &'static str,
         /// Which file.
         path: PathBuf,
-        /// Why not.
+        /// Why it failed.
         source: std::io::Error,
     },
-    /// A checkpoint is damaged or is not this model's.
+    /// A checkpoint is corrupt or belongs to another model.
     #[error("{}: {problem}", path.display())]
     Checkpoint {
         /// File or folder.
         path: PathBuf,
         /// What is wrong, what was expected, and what to do.
+        problem: String,
+    },
+    /// The stored values of a weight cannot be used.
+    #[error("{weight}: {problem}")]
+    Weight {
+        /// Which weight, of which layer.
+        weight: String,
+        /// What is wrong with its values.
+        problem: String,
+    },
+    /// An option with which no engine can be loaded or no call can be made.
+    #[error("{problem}")]
+    InvalidOption {
+        /// The option or environment variable.
+        option: &'static str,
+        /// Its value, and which values are possible.
+        problem: String,
+    },
+    /// A request that can never be served as it stands.
+    #[error("{problem}")]
+    InvalidRequest {
+        /// The field of [`Request`](crate::Request) or [`SamplingParams`](crate::SamplingParams) that is wrong.
+        field: &'static str,
+        /// Its value, and which values are possible.
+        problem: String,
+    },
+    /// The prompt does not fit into the model's context.
+    #[error(
+        "the prompt has {tokens} tokens, but the context has room for a prompt of at most {limit}: shorten the prompt by {}",
+        tokens.saturating_sub(*limit)
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the longest prompt that can be served.
+        limit: usize,
+    },
+    /// A request needs more pages than the whole key/value cache has.
+    #[error(
+        "{prompt_tokens} prompt tokens and {new_tokens} to generate need {needed_pages} cache pages of {} tokens, but \
+         there are {pages}: request fewer tokens or load the model with more pages",
+        crate::PAGE_TOKENS
+    )]
+    CacheTooSmall {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens that the request generates.
+        new_tokens: usize,
+        /// Pages that these tokens need.
+        needed_pages: usize,
+        /// Pages that the cache has.
+        pages: usize,
+    },
+    /// One of several prompts cannot be served; none of them ran.
+    #[error("prompt {index}: {source}")]
+    Prompt {
+        /// Which of the call's prompts, counted from 0.
+        index: usize,
+        /// Why it was refused.
+        source: Box<Error>,
+    },
+    /// The queue of waiting samples is full. The same request can be served later.
+    #[error(
+        "the queue is full: {waiting} samples are waiting and at most {limit} may; try again later"
+    )]
+    QueueFull {
+        /// Samples that wait.
+        waiting: usize,
+        /// Samples that may wait: [`Policy::max_waiting`](crate::Policy::max_waiting).
+        limit: usize,
+    },
+    /// A call that needs the whole engine was made while requests are in flight.
+    #[error(
+        "cannot {action} while requests are in flight: step the engine until it is idle, or cancel them"
+    )]
+    NotIdle {
+        /// What the call does.
+        action: &'static str,
+    },
+    /// A request failed after it was accepted.
+    #[error("the request failed: {reason}")]
+    RequestFailed {
+        /// What failed.
+        reason: String,
+    },
+    /// The engine was shut down.
+    #[error("the engine has been shut down; load it again")]
+    ShutDown,
+    /// The engine stopped because a step failed.
+    #[error("the engine has stopped after an earlier failure ({reason}); load it again")]
+    Stopped {
+        /// What failed.
+        reason: String,
+    },
+    /// A backend refused a step before anything of it ran.
+    #[error("the step is refused: {problem}")]
+    InvalidStep {
+        /// Which limit or rule the step breaks.
+        problem: String,
+    },
+    /// The largest logit of a row is not a finite number, so that no token can be sampled from it.
+    #[error(
+        "the largest logit at position {position} is not a finite number: weights or kernels are corrupt"
+    )]
+    NonFiniteLogits {
+        /// Position of the token that was to be sampled.
+        position: usize,
+    },
+    /// A device, or a library that it needs, cannot be used at all.
+    #[error("{problem}")]
+    DeviceUnavailable {
+        /// What is missing, too old or unknown, and what to do.
+        problem: String,
+    },
+    /// Not enough memory for the model and its limits.
+    #[error("{problem}")]
+    OutOfMemory {
+        /// Bytes that were needed.
+        needed_bytes: u64,
+        /// Bytes that were free, where that is known.
+        available_bytes: Option<u64>,
+        /// What the memory was for, and what to do.
+        problem: String,
+    },
+    /// A device, its driver or the operating system failed at something.
+    #[error("cannot {action}: {problem}")]
+    Device {
+        /// What was being done.
+        action: String,
+        /// What the device reported.
         problem: String,
     },
     /// A kernel source that is not the model's, or does not match its plan.
@@ -35,18 +165,6 @@ pub enum Error {
         /// What is wrong, with the value found and the one expected, and what to do.
         problem: String,
     },
-    /// A request that cannot be served as it stands.
-    #[error("{0}")]
-    Request(String),
-    /// A request that could be served later: the queue is full.
-    #[error("{0}")]
-    Busy(String),
-    /// The engine runs no more: it was shut down, or a step failed.
-    #[error("{0}")]
-    Closed(String),
-    /// The device cannot run the model.
-    #[error("{0}")]
-    Device(String),
     /// A kernel did not compile.
     #[error("kernel {unit} does not compile: {log}")]
     Compile {
@@ -55,7 +173,47 @@ pub enum Error {
         /// The compiler's log.
         log: String,
     },
-    /// Something that the runtime promises not to happen did: a bug worth reporting.
+    /// Something that the runtime rules out has happened: a bug worth reporting.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl Error {
+    /// Whether another prompt or other settings would have been accepted: [`Error::InvalidRequest`],
+    /// [`Error::PromptTooLong`] or [`Error::CacheTooSmall`], of one prompt or of one among several.
+    #[must_use]
+    pub fn is_bad_request(&self) -> bool {
+        match self {
+            Error::InvalidRequest { .. }
+            | Error::PromptTooLong { .. }
+            | Error::CacheTooSmall { .. } => true,
+            Error::Prompt { source, .. } => source.is_bad_request(),
+            _ => false,
+        }
+    }
+
+    /// A setting of a request that is out of range.
+    pub(crate) fn invalid_request(field: &'static str, problem: impl Into<String>) -> Error {
+        Error::InvalidRequest { field, problem: problem.into() }
+    }
+
+    /// An option that is out of range.
+    pub(crate) fn invalid_option(option: &'static str, problem: impl Into<String>) -> Error {
+        Error::InvalidOption { option, problem: problem.into() }
+    }
+
+    /// A step that breaks a rule.
+    pub(crate) fn invalid_step(problem: impl Into<String>) -> Error {
+        Error::InvalidStep { problem: problem.into() }
+    }
+
+    /// A device that cannot be used.
+    pub(crate) fn unavailable(problem: impl Into<String>) -> Error {
+        Error::DeviceUnavailable { problem: problem.into() }
+    }
+
+    /// Something that a device, its driver or the system failed at.
+    pub(crate) fn device(action: impl Into<String>, problem: impl std::fmt::Display) -> Error {
+        Error::Device { action: action.into(), problem: problem.to_string() }
+    }
 }

@@ -1,17 +1,30 @@
 //! Ossmith's runtime: from a model and its weights to tokens.
 //!
-//! A model is a `&'static ossmith_plan::Model` (from `ossmith-models`), its weights a [`Checkpoint`]; a
-//! [`Backend`] runs steps over them, and the [`Engine`] turns prompts into tokens.
-//! This crate knows neither HTTP nor text: prompts and answers are token ids.
+//! A model is a `&'static` [`Model`] (from `ossmith-models`), and its weights are a [`Checkpoint`]. [`Engine::load`]
+//! puts them on a device. The engine then serves many requests at once: on the caller's own thread
+//! ([`Engine::generate`], [`Engine::stream`]), or on a thread of its own ([`EngineHandle`]), whose [`Events`] can be read
+//! by blocking, with a time limit, or as a `futures_core::Stream`. Prompts and answers are token ids: this crate knows
+//! neither HTTP nor a tokenizer.
+//!
+//! Everything that an embedder needs stands at the root of the crate; [`prelude`] holds the names that most programs use.
 
-pub mod backend;
-pub mod checkpoint;
-pub mod engine;
+mod backend;
+mod checkpoint;
+mod engine;
 mod error;
+pub mod prelude;
 mod sampling;
+mod setters;
+#[doc(hidden)]
+pub mod unstable;
 
-pub use backend::{Backend, Device, Limits, Progress};
+pub use backend::{Device, Limits, MemoryBudget, PAGE_TOKENS, Progress};
 pub use checkpoint::Checkpoint;
-pub use engine::Engine;
+pub use engine::{
+    Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,
+    EngineOptions, Events, FinishReason, Histogram, MaskSource, Policy, PromptInfo, Request,
+    RequestId, SamplingParams, TextStream, TokenEvent, TokenLogprobs, TokenMask, TokenStream,
+    memory_budget,
+};
 pub use error::{Error, Result};
-pub use sampling::Sampling;
+pub use ossmith_plan::{Model, ModelSpec};

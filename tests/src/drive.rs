@@ -4,8 +4,10 @@
 
 use std::ops::Range;
 
-use ossmith::backend::{Backend, Input, LayerTaps, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
-use ossmith::{Limits, Sampling};
+use ossmith::unstable::{
+    Backend, Input, LayerActivations, LogitRows, SamplerConfig, Sequence, Step, StepOutput,
+};
+use ossmith::{Limits, PAGE_TOKENS};
 
 /// One sequence to be fed.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +36,7 @@ pub struct Rows {
     /// `[tokens, vocab]`.
     pub logits: Vec<f32>,
     /// A layer each.
-    pub layers: Vec<LayerTaps>,
+    pub layers: Vec<LayerActivations>,
     /// The continuation.
     pub greedy: Vec<u32>,
 }
@@ -43,11 +45,10 @@ pub struct Rows {
 #[must_use]
 pub fn limits(feeds: &[Feed<'_>]) -> Limits {
     let pages = |feed: &Feed<'_>| (feed.tokens.len() + feed.greedy).div_ceil(PAGE_TOKENS);
-    Limits {
-        max_sequences: feeds.len(),
-        max_step_tokens: feeds.iter().map(|feed| feed.chunk).sum(),
-        pages: feeds.iter().map(pages).sum(),
-    }
+    Limits::default()
+        .with_max_sequences(feeds.len())
+        .with_max_step_tokens(feeds.iter().map(|feed| feed.chunk).sum())
+        .with_pages(feeds.iter().map(pages).sum())
 }
 
 /// Feeds sequences side by side until all are done.
@@ -73,7 +74,7 @@ pub fn run(backend: &mut dyn Backend, feeds: &[Feed<'_>]) -> ossmith::Result<Vec
             continue; // every unfinished sequence still waits
         }
         let sequences: Vec<_> = active.iter().map(|&slot| states[slot].sequence(slot)).collect();
-        let output = backend.run(&Step { sequences: &sequences, taps: true })?;
+        let output = backend.run(&Step { sequences: &sequences, capture_activations: true })?;
         let tokens = active.iter().map(|&slot| states[slot].next).sum();
         let mut row = 0;
         for (i, &slot) in active.iter().enumerate() {
@@ -119,27 +120,27 @@ impl<'a> State<'a> {
         let end = self.start + self.next;
         let last = end >= self.feed.tokens.len();
         Sequence {
-            slot,
+            seq_slot: slot,
             start: self.start,
             input: match self.reading() {
                 true => Input::Tokens(&self.feed.tokens[self.start..end]),
                 false => Input::Sampled,
             },
             pages: &self.pages,
-            sample: (last && self.feed.greedy > 0).then_some(Sampling::GREEDY),
+            sample: (last && self.feed.greedy > 0).then_some(SamplerConfig::GREEDY),
             logits: if self.reading() { LogitRows::All } else { LogitRows::None },
         }
     }
 
     /// Takes this sequence's share of a step of `tokens` tokens, in which its rows begin at `row`; returns where
     /// the next sequence's begin.
-    fn take(&mut self, output: &Output, index: usize, row: usize, tokens: usize) -> usize {
+    fn take(&mut self, output: &StepOutput, index: usize, row: usize, tokens: usize) -> usize {
         let end = row + self.next;
         let own = row..end;
         if self.reading() {
             self.rows.logits.extend(&output.logits[index]);
-            self.rows.layers.resize_with(output.taps.len(), LayerTaps::default);
-            for (mine, step) in self.rows.layers.iter_mut().zip(&output.taps) {
+            self.rows.layers.resize_with(output.activations.len(), LayerActivations::default);
+            for (mine, step) in self.rows.layers.iter_mut().zip(&output.activations) {
                 mine.residual.extend(share(&step.residual, &own, tokens));
                 mine.router_indices.extend(share(&step.router_indices, &own, tokens));
                 mine.router_logits.extend(share(&step.router_logits, &own, tokens));

@@ -2,8 +2,7 @@
 
 use std::str::FromStr;
 
-use ossmith::engine::{EngineOptions, Policy, resolve};
-use ossmith::{Device, Engine, Limits};
+use ossmith::{Device, Engine, EngineOptions, Limits, Policy};
 
 use crate::model::Chosen;
 use crate::progress::Bars;
@@ -73,10 +72,15 @@ impl DeviceArgs {
         limits: Limits,
         policy: Policy,
     ) -> (EngineOptions, Option<String>) {
-        let (device, fallback) = resolve(self.backend.0);
+        let (device, fallback) = self.backend.0.resolve();
         let threads = self.threads.map(usize::from);
-        let policy = Policy { draft_tokens: self.draft_tokens.into(), ..policy };
-        (EngineOptions { device, limits, threads, policy }, fallback)
+        let policy = policy.with_draft_tokens(self.draft_tokens.into());
+        let options = EngineOptions::default()
+            .with_device(device)
+            .with_limits(limits)
+            .with_threads(threads)
+            .with_policy(policy);
+        (options, fallback)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use ossmith::engine::SamplingParams;
+use ossmith::SamplingParams;
 
 use crate::model::Chosen;
 
@@ -48,17 +48,16 @@ impl SamplingArgs {
     pub(crate) fn params(&self, chosen: &Chosen) -> SamplingParams {
         let most =
             if chosen.is_random() { 64 } else { chosen.model.spec.max_new_tokens.unwrap_or(4096) };
-        SamplingParams {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            // 32 bits: every JSON reader can hold them.
-            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0_u8) >> 32),
-            max_tokens: Some(self.max_tokens.unwrap_or(most)),
-            stop_token_ids: self.stop_token_ids.clone(),
-            ignore_eos: self.ignore_eos,
-            ..SamplingParams::default()
-        }
+        // 32 bits: every JSON reader can hold them.
+        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0_u8) >> 32);
+        SamplingParams::default()
+            .with_temperature(self.temperature)
+            .with_top_k(self.top_k)
+            .with_top_p(self.top_p)
+            .with_min_p(self.min_p)
+            .with_seed(seed)
+            .with_max_tokens(self.max_tokens.unwrap_or(most))
+            .with_stop_token_ids(self.stop_token_ids.clone())
+            .with_ignore_eos(self.ignore_eos)
     }
 }

@@ -3,8 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use ossmith::engine::SamplingParams;
-use ossmith::{Engine, Limits, backend::PAGE_TOKENS};
+use ossmith::{Engine, Limits, SamplingParams};
 use ossmith_harmony::{Event, Message};
 use ossmith_plan::ModelSpec;
 
@@ -37,11 +36,7 @@ pub(crate) struct SpeakArgs {
 /// Room for one sequence of this many tokens, as far as the context goes.
 pub(crate) fn limits(tokens: usize, spec: &ModelSpec) -> Limits {
     let tokens = tokens.clamp(1, spec.context);
-    Limits {
-        max_sequences: 1,
-        max_step_tokens: tokens.min(MAX_CHUNK),
-        pages: tokens.div_ceil(PAGE_TOKENS),
-    }
+    Limits::for_sequences(1, tokens).with_max_step_tokens(tokens.min(MAX_CHUNK))
 }
 
 /// What came of a prompt.

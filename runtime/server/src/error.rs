@@ -156,9 +156,12 @@ impl IntoResponse for ApiError {
 impl From<ossmith::Error> for ApiError {
     fn from(error: ossmith::Error) -> ApiError {
         match error {
-            ossmith::Error::Request(why) => ApiError::bad("", why),
-            ossmith::Error::Busy(why) => ApiError::overloaded(why),
-            ossmith::Error::Closed(why) => ApiError::unavailable(why),
+            ossmith::Error::QueueFull { .. } => ApiError::overloaded(error.to_string()),
+            ossmith::Error::ShutDown | ossmith::Error::Stopped { .. } => {
+                ApiError::unavailable(error.to_string())
+            }
+            ossmith::Error::PromptTooLong { .. } => ApiError::too_long("", error.to_string()),
+            error if error.is_bad_request() => ApiError::bad("", error.to_string()),
             other => ApiError::internal(other.to_string()),
         }
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use ossmith::engine::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
+use ossmith::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
 
 use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream};
 use crate::error::{ApiError, Result};

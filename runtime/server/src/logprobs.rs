@@ -1,6 +1,6 @@
 //! Log-probabilities in the forms that the APIs give them.
 
-use ossmith::engine::TokenLogprobs;
+use ossmith::TokenLogprobs;
 use serde_json::{Map, Value, json};
 
 use crate::tokens::{bytes_of, text_of};

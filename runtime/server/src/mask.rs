@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ossmith::engine::{Allowed, MaskSource, TokenMask};
+use ossmith::{Allowed, MaskSource, TokenMask};
 
 use crate::guide::{Guide, bits};
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ossmith::engine::TextStream;
+use ossmith::TextStream;
 
 /// Looks for stop strings, and passes on the text that can no longer be part of one.
 #[derive(Clone, Debug, Default)]

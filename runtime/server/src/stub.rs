@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use ossmith::engine::{FinishReason, Metrics, PromptInfo, RequestId, TokenEvent};
+use ossmith::{EngineMetrics, FinishReason, PromptInfo, RequestId, TokenEvent};
 use tokio::sync::mpsc;
 
 use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream};
@@ -82,7 +82,7 @@ impl GenerationBackend for Stub {
         let running = self.running.fetch_add(1, Ordering::SeqCst);
         let guard = RunningGuard(Arc::clone(&self.running));
         if running >= self.max_running {
-            return Err(ossmith::Error::Busy(format!("{running} requests run already")));
+            return Err(ossmith::Error::QueueFull { waiting: running, limit: self.max_running });
         }
         let script = (self.writer)(&request);
         let events = events(&request, script.tokens, script.failure);
@@ -96,8 +96,10 @@ impl GenerationBackend for Stub {
         })
     }
 
-    fn metrics(&self) -> Metrics {
-        Metrics { running: self.running(), ..Metrics::new(0) }
+    fn metrics(&self) -> EngineMetrics {
+        let mut metrics = EngineMetrics::new(0);
+        metrics.running = self.running();
+        metrics
     }
 
     fn failure(&self) -> Option<String> {

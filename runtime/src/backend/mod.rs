@@ -1,39 +1,76 @@
 //! What runs a model. A backend owns weights and cache and executes one [`Step`] at a time; it knows nothing of
-//! requests, queues or text. Two exist: [`cpu`], the embedded default and the oracle, and [`cuda`].
+//! requests, queues or text. There are two: [`cpu`], the embedded default and the oracle of the other, and [`cuda`].
+//! [`device`] chooses one of them, [`memory_budget`] is what a model takes there.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod memory;
+mod device;
+mod memory_budget;
 mod validate;
 
-pub use memory::MemoryPlan;
+pub use device::Device;
+pub(crate) use device::{budget_on, open};
+pub use memory_budget::MemoryBudget;
+pub(crate) use memory_budget::snapshot_count;
 
-use crate::{Result, Sampling};
+use crate::Result;
+use crate::sampling::SamplerConfig;
 
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
 
-/// Which backend to use.
+/// How much a backend must hold. It is built for these limits, or refuses with the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// CUDA where a device can run the model, else the CPU; which one is logged once.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this ordinal.
-    Cuda(usize),
-}
-
-/// What the caller wants to fit; a backend is built for it or refuses with the numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
-    /// Sequences alive at once; sequence slots are `0..max_sequences`.
+    /// Sequences alive at once. Their sequence slots are numbered `0..max_sequences`.
     pub max_sequences: usize,
     /// Tokens of one step, over all its sequences.
     pub max_step_tokens: usize,
-    /// Pages of full-layer cache, shared by all sequences; page ids are `0..pages`.
+    /// Pages of the full layers' cache, of [`PAGE_TOKENS`] tokens each and shared by all sequences. Page ids are
+    /// `0..pages`.
     pub pages: usize,
+}
+
+impl Default for Limits {
+    /// Eight sequences of 4096 tokens.
+    fn default() -> Limits {
+        Limits::for_sequences(8, 4096)
+    }
+}
+
+impl Limits {
+    /// Room for this many sequences of this many tokens each, prompt and answer together. A step takes 512 tokens.
+    #[must_use]
+    pub const fn for_sequences(sequences: usize, tokens: usize) -> Limits {
+        Limits {
+            max_sequences: sequences,
+            max_step_tokens: 512,
+            pages: sequences.saturating_mul(tokens.div_ceil(PAGE_TOKENS)),
+        }
+    }
+
+    /// Sets [`Limits::max_sequences`].
+    #[must_use]
+    pub const fn with_max_sequences(mut self, max_sequences: usize) -> Limits {
+        self.max_sequences = max_sequences;
+        self
+    }
+
+    /// Sets [`Limits::max_step_tokens`].
+    #[must_use]
+    pub const fn with_max_step_tokens(mut self, max_step_tokens: usize) -> Limits {
+        self.max_step_tokens = max_step_tokens;
+        self
+    }
+
+    /// Sets [`Limits::pages`].
+    #[must_use]
+    pub const fn with_pages(mut self, pages: usize) -> Limits {
+        self.pages = pages;
+        self
+    }
 }
 
 /// Reported while weights load and kernels compile.
@@ -50,14 +87,14 @@ pub struct Progress {
 /// Where a sequence's next tokens come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<'a> {
-    /// Given: a prompt, or part of one.
+    /// The host provides them: a prompt, or part of one.
     Tokens(&'a [u32]),
-    /// The one token that the slot's previous step sampled, without a round trip through the host.
+    /// The one token that the previous step sampled for this sequence slot, without a round trip through the host.
     Sampled,
 }
 
 impl Input<'_> {
-    /// How many tokens.
+    /// The number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -73,24 +110,24 @@ impl Input<'_> {
     }
 }
 
-/// One sequence's share of a step.
+/// What one sequence does in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence<'a> {
-    /// The sequence's slot: its sliding-layer ring and its last sampled token.
-    pub slot: usize,
+    /// The sequence's slot, which owns a ring in each sliding layer and the last sampled token.
+    pub seq_slot: usize,
     /// Position of the first token of `input`; everything before it is in the cache.
     pub start: usize,
     /// The tokens to append.
     pub input: Input<'a>,
     /// Page ids that hold positions `0..start + input.len()` of the full layers, [`PAGE_TOKENS`] each.
     pub pages: &'a [u32],
-    /// Draw the next token from the last row's logits. `None` while a prompt is still being read.
-    pub sample: Option<Sampling>,
+    /// Sample the next token from the last row's logits. `None` while a prompt is still being read.
+    pub sample: Option<SamplerConfig>,
     /// Which rows' logits are returned to the host.
     pub logits: LogitRows,
 }
 
-/// Which logits come back to the host.
+/// Which logits are returned to the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogitRows {
     /// None: sampling happens on the device.
@@ -108,12 +145,12 @@ pub struct Step<'a> {
     /// The sequences, each at most once.
     pub sequences: &'a [Sequence<'a>],
     /// Also return residual rows and router choices of every layer (slow; for checks).
-    pub taps: bool,
+    pub capture_activations: bool,
 }
 
-/// One layer's inner values of every token of a step, in the order of the step's tokens.
+/// One layer's captured activations of every token of a step, in the order of the step's tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct LayerTaps {
+pub struct LayerActivations {
     /// Residual after the layer, `[tokens, hidden]`.
     pub residual: Vec<f32>,
     /// Chosen experts, best first, `[tokens, top_k]`.
@@ -122,27 +159,28 @@ pub struct LayerTaps {
     pub router_logits: Vec<f32>,
 }
 
-/// A step on the device's own clock, in seconds. What keeps a device waiting inside a step that returns rows counts as
-/// busy; tails are copied between steps.
+/// A step on the device's own clock, in seconds. Whatever keeps a device waiting inside a step that returns rows counts
+/// as busy; sliding-window snapshots are copied between steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTime {
     /// From the first kernel to the last.
     pub busy: f64,
-    /// Before the first kernel, since the last kernel of the step before: transfers, and waiting for the host.
+    /// Before the first kernel, since the last kernel of the previous step: transfers, and waiting for the host.
     pub idle: f64,
 }
 
-/// What a step gave.
+/// The results of a step.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Output {
-    /// For each sequence of the step, the token drawn, where one was asked for.
+pub struct StepOutput {
+    /// For each sequence of the step, the sampled token, where one was requested.
     pub sampled: Vec<Option<u32>>,
-    /// Sequences of the step for which nothing was drawn, since the largest of their logits is no finite number.
-    pub damaged: Vec<usize>,
-    /// For each sequence, the rows asked for, `[rows, vocab]`.
+    /// Indices of the sequences for which no token could be sampled, because the largest of their logits is not a
+    /// finite number.
+    pub non_finite: Vec<usize>,
+    /// For each sequence, the requested rows, `[rows, vocab]`.
     pub logits: Vec<Vec<f32>>,
-    /// A layer each, if [`Step::taps`].
-    pub taps: Vec<LayerTaps>,
+    /// One entry per layer, if [`Step::capture_activations`] is set.
+    pub activations: Vec<LayerActivations>,
 }
 
 /// Runs steps. `submit` may return before the work is done; `collect` waits for the oldest submitted step.
@@ -150,46 +188,46 @@ pub trait Backend: Send {
     /// One line for logs and reports: `cpu (avx512, 2 threads)`, `cuda:0 (NVIDIA H100 80GB HBM3)`.
     fn describe(&self) -> String;
 
-    /// What was made to fit.
+    /// The limits that the backend was built for.
     fn limits(&self) -> Limits;
 
-    /// Most tokens that one step may append to one sequence (sliding rings bound it).
+    /// The maximum number of tokens that one step may append to one sequence (sliding rings bound it).
     fn max_append(&self) -> usize {
         self.limits().max_step_tokens
     }
 
-    /// Makes room for this many *tails*, numbered from 0: copies of what the sliding layers hold of one window of a
-    /// sequence, from which another sequence with the same beginning can go on.
+    /// Makes room for this many sliding-window *snapshots*, numbered from 0. A snapshot is a copy of what the sliding
+    /// layers hold of one window of a sequence; another sequence with the same prefix can continue from it.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if there is no room.
-    fn reserve_tails(&mut self, count: usize) -> Result<()>;
+    /// [`crate::Error::OutOfMemory`] if there is no room.
+    fn reserve_snapshots(&mut self, count: usize) -> Result<()>;
 
-    /// Copies the window before position `end` (a multiple of [`PAGE_TOKENS`]) of a slot's sliding layers to a tail, as
-    /// of all steps submitted so far. The last of them that appended to the slot may reach beyond `end`, but must have
-    /// begun before it.
+    /// Copies the window before position `end` (a multiple of [`PAGE_TOKENS`]) from a sequence slot's sliding layers to
+    /// a snapshot, as it is after all steps submitted so far. The last of them that appended to the sequence slot may
+    /// reach beyond `end`, but must have begun before it.
     ///
     /// # Errors
-    /// [`crate::Error::Internal`] for a tail or slot that does not exist; device errors.
-    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()>;
+    /// [`crate::Error::Internal`] for a snapshot or sequence slot that does not exist; device errors.
+    fn save_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()>;
 
-    /// Copies a tail that was saved for position `end` to a slot, for the steps submitted from now on.
+    /// Copies a snapshot that was saved for position `end` to a sequence slot, for the steps submitted from now on.
     ///
     /// # Errors
-    /// As for [`Backend::save_tail`].
-    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()>;
+    /// As for [`Backend::save_snapshot`].
+    fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()>;
 
     /// Starts a step.
     ///
     /// # Errors
-    /// [`crate::Error::Request`] if the step breaks the limits (nothing was started then), device errors otherwise.
+    /// [`crate::Error::InvalidStep`] if the step breaks the limits (nothing was started then), device errors otherwise.
     fn submit(&mut self, step: &Step<'_>) -> Result<()>;
 
     /// Waits for the oldest step that was submitted and not yet collected.
     ///
     /// # Errors
     /// Device errors; [`crate::Error::Internal`] if nothing was submitted.
-    fn collect(&mut self) -> Result<Output>;
+    fn collect(&mut self) -> Result<StepOutput>;
 
     /// Times of the step that was collected last, if the device has a clock.
     fn step_time(&self) -> Option<StepTime> {
@@ -199,8 +237,8 @@ pub trait Backend: Send {
     /// `submit` and `collect`.
     ///
     /// # Errors
-    /// As those.
-    fn run(&mut self, step: &Step<'_>) -> Result<Output> {
+    /// The errors of both.
+    fn run(&mut self, step: &Step<'_>) -> Result<StepOutput> {
         self.submit(step)?;
         self.collect()
     }

@@ -13,31 +13,37 @@ pub(super) fn limits(limits: &Limits) -> Result<()> {
         ("pages", limits.pages),
     ];
     match named.iter().find(|(_, value)| *value == 0) {
-        Some((name, _)) => Err(Error::Request(format!("{name} is 0; it must be at least 1"))),
+        Some((name, _)) => {
+            Err(Error::invalid_option(name, format!("{name} is 0; it must be at least 1")))
+        }
         None => Ok(()),
     }
 }
 
-/// Refuses a step that breaks the model's bounds or the limits. `drawn` says whether a slot has a sampled token.
+/// Refuses a step that breaks the model's bounds or the limits. `has_sampled` reports whether a sequence slot has a
+/// sampled token.
 pub(super) fn step(
     model: &Model,
     limits: &Limits,
     step: &Step<'_>,
-    drawn: impl Fn(usize) -> bool,
+    has_sampled: impl Fn(usize) -> bool,
 ) -> Result<()> {
     let mut named = vec![false; limits.max_sequences];
     for sequence in step.sequences {
-        check(model, limits, sequence, &drawn).map_err(Error::Request)?;
-        if std::mem::replace(&mut named[sequence.slot], true) {
-            return Err(Error::Request(format!("slot {} appears twice in a step", sequence.slot)));
+        check(model, limits, sequence, &has_sampled).map_err(Error::invalid_step)?;
+        if std::mem::replace(&mut named[sequence.seq_slot], true) {
+            return Err(Error::invalid_step(format!(
+                "sequence slot {} appears twice in a step",
+                sequence.seq_slot
+            )));
         }
     }
     let tokens: usize = step.sequences.iter().map(|sequence| sequence.input.len()).sum();
     if tokens == 0 {
-        return Err(Error::Request("the step has no tokens".into()));
+        return Err(Error::invalid_step("the step has no tokens"));
     }
     if tokens > limits.max_step_tokens {
-        return Err(Error::Request(format!(
+        return Err(Error::invalid_step(format!(
             "the step has {tokens} tokens, more than max_step_tokens {}; split it",
             limits.max_step_tokens
         )));
@@ -49,14 +55,17 @@ fn check(
     model: &Model,
     limits: &Limits,
     sequence: &Sequence<'_>,
-    drawn: impl Fn(usize) -> bool,
+    has_sampled: impl Fn(usize) -> bool,
 ) -> std::result::Result<(), String> {
-    let (slot, count) = (sequence.slot, sequence.input.len());
-    if slot >= limits.max_sequences {
-        return Err(format!("slot {slot} is not below max_sequences {}", limits.max_sequences));
+    let (seq_slot, count) = (sequence.seq_slot, sequence.input.len());
+    if seq_slot >= limits.max_sequences {
+        return Err(format!(
+            "sequence slot {seq_slot} is not below max_sequences {}",
+            limits.max_sequences
+        ));
     }
     if count == 0 {
-        return Err(format!("the sequence in slot {slot} appends no tokens"));
+        return Err(format!("the sequence in slot {seq_slot} appends no tokens"));
     }
     let (context, vocab) = (model.spec.context, model.spec.vocab);
     let end = sequence.start.checked_add(count).filter(|&end| end <= context);
@@ -68,7 +77,7 @@ fn check(
     })?;
     if sequence.pages.len() * PAGE_TOKENS < end {
         return Err(format!(
-            "{} pages of {PAGE_TOKENS} tokens do not hold the {end} positions of slot {slot}",
+            "{} pages of {PAGE_TOKENS} tokens do not hold the {end} positions of sequence slot {seq_slot}",
             sequence.pages.len()
         ));
     }
@@ -76,11 +85,14 @@ fn check(
     if let Some(page) =
         sequence.pages.iter().copied().max().filter(|&page| page as usize >= limits.pages)
     {
-        return Err(format!("page {page} of slot {slot} is not below the {} pages", limits.pages));
+        return Err(format!(
+            "page {page} of sequence slot {seq_slot} is not below the {} pages",
+            limits.pages
+        ));
     }
     match sequence.input {
-        Input::Sampled if !drawn(slot) => Err(format!(
-            "slot {slot} asks for its sampled token but its previous step sampled none"
+        Input::Sampled if !has_sampled(seq_slot) => Err(format!(
+            "sequence slot {seq_slot} continues from its sampled token, but its previous step sampled none"
         )),
         Input::Sampled => Ok(()),
         Input::Tokens(tokens) => match tokens.iter().find(|&&token| token as usize >= vocab) {

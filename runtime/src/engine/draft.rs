@@ -1,78 +1,79 @@
-//! Guesses from the text itself: where the last few tokens stood before, what followed them then is likely to follow
-//! again. Copies, quotations and code profit. A wrong guess costs its place in the step, so each sample guesses further
-//! ahead while its guesses hold, and pauses, longer and longer, when they do not ([`Drafting`]).
+//! Drafts from the text itself (prompt lookup): what followed the last few tokens where they stood before is likely to
+//! follow them again. Copies, quotations and code profit. A wrong draft token costs its place in the step, so each sample
+//! drafts more tokens while its drafts are accepted, and pauses, longer and longer, while they are not ([`DraftState`]).
 
-/// Longest run of last tokens that is looked for.
-const LONGEST: usize = 4;
-/// Shortest.
-const SHORTEST: usize = 2;
-/// Tokens that are searched, from the end: bounds the time of a guess.
-const REACH: usize = 8192;
-/// Tokens to the next guess after one that was wrong, and after several in a row.
+/// Length of the longest n-gram that is looked for.
+const MAX_NGRAM: usize = 4;
+/// Length of the shortest.
+const MIN_NGRAM: usize = 2;
+/// Tokens that are searched, from the end. This bounds the time that a draft takes.
+const SEARCH_TOKENS: usize = 8192;
+/// Tokens to the next draft after one that was rejected, and after several in a row.
 const PAUSES: [usize; 2] = [1, 128];
 
-/// How a sample's guesses fared.
+/// The history of a sample's drafts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Drafting {
-    /// Tokens to guess next time.
-    ahead: usize,
-    /// Generated tokens before which nothing is guessed.
-    from: usize,
-    /// The last pause; 0 after a guess that held.
+pub(super) struct DraftState {
+    /// Tokens of the next draft.
+    length: usize,
+    /// No draft is made before this many tokens are generated.
+    resume_at: usize,
+    /// The last pause; 0 after a draft that was accepted.
     pause: usize,
 }
 
-impl Drafting {
-    /// Nothing guessed yet.
-    pub(super) fn new() -> Drafting {
-        Drafting { ahead: SHORTEST, from: 0, pause: 0 }
+impl DraftState {
+    /// No draft made yet.
+    pub(super) fn new() -> DraftState {
+        DraftState { length: MIN_NGRAM, resume_at: 0, pause: 0 }
     }
 
-    /// Tokens to guess after `generated` tokens, at most `most`.
-    pub(super) fn ahead(&self, generated: usize, most: usize) -> usize {
-        if generated < self.from { 0 } else { self.ahead.min(most) }
+    /// Tokens to draft after `generated` tokens, at most `max_tokens`.
+    pub(super) fn length(&self, generated: usize, max_tokens: usize) -> usize {
+        if generated < self.resume_at { 0 } else { self.length.min(max_tokens) }
     }
 
-    /// Takes note that the first `right` of so many guesses held, which makes `generated` tokens.
-    pub(super) fn settle(&mut self, guesses: usize, right: usize, generated: usize) {
-        if right == 0 {
+    /// Records that the first `accepted` of `drafted` tokens were accepted, which makes `generated` tokens.
+    pub(super) fn record(&mut self, drafted: usize, accepted: usize, generated: usize) {
+        if accepted == 0 {
             self.pause = (2 * self.pause).clamp(PAUSES[0], PAUSES[1]);
-            (self.ahead, self.from) = (1, generated + self.pause);
+            (self.length, self.resume_at) = (1, generated + self.pause);
         } else {
             self.pause = 0;
-            self.ahead = if right == guesses { 2 * guesses } else { right };
+            self.length = if accepted == drafted { 2 * drafted } else { accepted };
         }
     }
 }
 
-/// At most `most` tokens that may follow `tokens`: what followed the latest earlier occurrence of its longest end, over
-/// and over if that is less.
-pub(super) fn guess(tokens: &[u32], most: usize) -> Vec<u32> {
-    let tokens = &tokens[tokens.len().saturating_sub(REACH)..];
-    match latest(tokens) {
-        Some(after) => tokens[after..].iter().copied().cycle().take(most).collect(),
+/// At most `max_tokens` tokens that may follow `tokens`: what followed the latest earlier occurrence of its longest
+/// final n-gram, repeated if that is less.
+pub(super) fn propose(tokens: &[u32], max_tokens: usize) -> Vec<u32> {
+    let tokens = &tokens[tokens.len().saturating_sub(SEARCH_TOKENS)..];
+    match after_last_ngram(tokens) {
+        Some(after) => tokens[after..].iter().copied().cycle().take(max_tokens).collect(),
         None => Vec::new(),
     }
 }
 
-/// Whether the end of `tokens` goes on as it did before, so that what follows is worth waiting for and guessing.
-pub(super) fn copies(tokens: &[u32]) -> bool {
-    let tokens = &tokens[tokens.len().saturating_sub(REACH)..];
+/// Whether the end of `tokens` repeats earlier text, so that it is worth waiting for its last token and drafting.
+pub(super) fn is_repeating(tokens: &[u32]) -> bool {
+    let tokens = &tokens[tokens.len().saturating_sub(SEARCH_TOKENS)..];
     let Some((last, before)) = tokens.split_last() else { return false };
-    latest(before).is_some_and(|after| before[after] == *last) && latest(tokens).is_some()
+    after_last_ngram(before).is_some_and(|after| before[after] == *last)
+        && after_last_ngram(tokens).is_some()
 }
 
-/// The place after the latest earlier occurrence of the longest end of `tokens`.
-fn latest(tokens: &[u32]) -> Option<usize> {
+/// The index after the latest earlier occurrence of the longest final n-gram of `tokens`.
+fn after_last_ngram(tokens: &[u32]) -> Option<usize> {
     let (&last, before) = tokens.split_last()?;
-    let (mut best, mut found) = (SHORTEST - 1, None);
+    let (mut longest, mut found) = (MIN_NGRAM - 1, None);
     for at in (0..before.len()).rev().filter(|&at| before[at] == last) {
         let same = |back: &usize| at >= *back && tokens[at - back] == before[before.len() - back];
-        let length = 1 + (1..LONGEST).take_while(same).count();
-        if length > best {
-            (best, found) = (length, Some(at + 1));
+        let length = 1 + (1..MAX_NGRAM).take_while(same).count();
+        if length > longest {
+            (longest, found) = (length, Some(at + 1));
         }
-        if best == LONGEST {
+        if longest == MAX_NGRAM {
             break;
         }
     }
@@ -84,8 +85,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_followed_before_is_guessed() {
-        for (tokens, most, want) in [
+    fn the_draft_is_what_followed_the_last_ngram_before() {
+        for (tokens, max_tokens, want) in [
             (&[1, 2, 3, 4, 1, 2][..], 3, &[3, 4, 1][..]),
             (&[1, 2, 3, 9, 2, 3, 7, 2, 3], 2, &[7, 2]),
             (&[5, 1, 2, 3, 8, 7, 2, 3, 9, 1, 2, 3], 1, &[8]),
@@ -96,12 +97,12 @@ mod tests {
             (&[], 4, &[]),
             (&[1, 2, 3, 1, 2], 0, &[]),
         ] {
-            assert_eq!(guess(tokens, most), want, "{tokens:?}");
+            assert_eq!(propose(tokens, max_tokens), want, "{tokens:?}");
         }
     }
 
     #[test]
-    fn a_copy_is_seen_once_a_guess_would_have_held() {
+    fn text_is_repeating_once_a_draft_would_have_been_accepted() {
         for (tokens, want) in [
             (&[1, 2, 3, 1, 2, 3][..], true),
             (&[1, 2, 3, 1, 2], false),
@@ -110,34 +111,34 @@ mod tests {
             (&[7], false),
             (&[], false),
         ] {
-            assert_eq!(copies(tokens), want, "{tokens:?}");
+            assert_eq!(is_repeating(tokens), want, "{tokens:?}");
         }
     }
 
     #[test]
-    fn guesses_reach_further_while_they_hold_and_pause_when_they_do_not() {
-        let mut drafting = Drafting::new();
-        let mut ahead = Vec::new();
+    fn drafts_grow_while_they_are_accepted_and_pause_while_they_are_not() {
+        let mut drafts = DraftState::new();
+        let mut lengths = Vec::new();
         let mut generated = 0;
         for _ in 0..4 {
-            let guesses = drafting.ahead(generated, 10);
-            generated += guesses + 1;
-            drafting.settle(guesses, guesses, generated);
-            ahead.push(guesses);
+            let drafted = drafts.length(generated, 10);
+            generated += drafted + 1;
+            drafts.record(drafted, drafted, generated);
+            lengths.push(drafted);
         }
-        assert_eq!(ahead, [2, 4, 8, 10]);
-        drafting.settle(10, 3, generated);
-        assert_eq!(drafting.ahead(generated, 10), 3);
+        assert_eq!(lengths, [2, 4, 8, 10]);
+        drafts.record(10, 3, generated);
+        assert_eq!(drafts.length(generated, 10), 3);
         let mut tried = 0;
         for generated in 1000..2000 {
-            let guesses = drafting.ahead(generated, 10);
-            if guesses > 0 {
-                tried += guesses;
-                drafting.settle(guesses, 0, generated + 1);
+            let drafted = drafts.length(generated, 10);
+            if drafted > 0 {
+                tried += drafted;
+                drafts.record(drafted, 0, generated + 1);
             }
         }
-        assert!((8..24).contains(&tried), "{tried} wrong guesses in 1000 tokens");
-        drafting.settle(1, 1, 3000);
-        assert_eq!(drafting.ahead(3000, 10), 2);
+        assert!((8..24).contains(&tried), "{tried} rejected tokens in 1000 tokens");
+        drafts.record(1, 1, 3000);
+        assert_eq!(drafts.length(3000, 10), 2);
     }
 }

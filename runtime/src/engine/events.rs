@@ -1,21 +1,35 @@
-//! One request's events on their way from the engine's thread to a reader: a bounded queue with plain locks, that a
-//! blocking reader, an iterator and an async runtime can all read.
+//! The two directions between the engine's thread and everybody else: [`Command`]s to it, and a request's events from it.
+//! The events of a request pass through a bounded queue with plain locks, which a blocking reader, an iterator and an
+//! async runtime can all read.
 //!
-//! Nothing is lost when the reader is slow: at `capacity` waiting events the request is *held* (it keeps its place,
-//! and no further token of it is planned) until the reader has taken half of them. Others go on meanwhile.
+//! Nothing is lost when the reader is slow: at `capacity` queued events the request is *held* (it keeps its resources, and
+//! no further token of it is scheduled) until the reader has taken half of them. Other requests go on meanwhile.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::handle::Command;
+use futures_core::Stream;
+
 use super::request::{FinishReason, RequestId, TokenEvent};
+use super::validate::ValidatedRequest;
+
+/// What the engine's thread is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Submit(Box<ValidatedRequest>, Sink),
+    Cancel(RequestId),
+    Resume(RequestId),
+    ResetPrefixCache,
+    Shutdown,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<TokenEvent>,
+    queued: VecDeque<TokenEvent>,
     /// Samples that have not ended.
     unfinished: usize,
     /// Which samples have ended.
@@ -24,7 +38,7 @@ struct State {
     waker: Option<Waker>,
 }
 
-/// The engine's end and the reader's end share it.
+/// Shared by the engine's end and the reader's end.
 #[derive(Debug)]
 struct Queue {
     id: RequestId,
@@ -60,24 +74,24 @@ pub(super) fn queue(
     (Sink(queue.clone()), Events { queue, commands })
 }
 
-/// What an event that was handed over means for its request.
+/// What a queued event means for its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pushed {
-    /// It is to be held from now on: its reader is slow.
+    /// The request is to be held from now on, because its reader is slow.
     pub(super) hold: bool,
-    /// All its samples have ended.
+    /// All samples of the request have ended.
     pub(super) done: bool,
 }
 
 impl Sink {
-    /// Hands an event to the reader.
+    /// Queues an event for the reader.
     pub(super) fn push(&self, event: TokenEvent) -> Pushed {
         let mut state = self.0.lock();
         if event.finish.is_some() && !std::mem::replace(&mut state.ended[event.sample], true) {
             state.unfinished -= 1;
         }
-        state.waiting.push_back(event);
-        let hold = !state.held && state.waiting.len() >= self.0.capacity;
+        state.queued.push_back(event);
+        let hold = !state.held && state.queued.len() >= self.0.capacity;
         state.held |= hold;
         let done = state.unfinished == 0;
         self.wake(state);
@@ -85,14 +99,14 @@ impl Sink {
     }
 
     /// Ends every sample that has not ended.
-    pub(super) fn close(&self, why: &FinishReason) {
+    pub(super) fn close(&self, reason: &FinishReason) {
         let mut state = self.0.lock();
         if state.unfinished == 0 {
             return;
         }
         for sample in 0..state.ended.len() {
             if !std::mem::replace(&mut state.ended[sample], true) {
-                state.waiting.push_back(TokenEvent::end(self.0.id, sample, why.clone()));
+                state.queued.push_back(TokenEvent::end(self.0.id, sample, reason.clone()));
             }
         }
         state.unfinished = 0;
@@ -115,8 +129,11 @@ impl Drop for Sink {
     }
 }
 
-/// A request's events. Read them by iterating (blocks), with a time limit, or from an async runtime by
-/// [`Events::poll_next`]. Dropping it cancels what is unfinished.
+/// The events of a request. Dropping it cancels what is unfinished.
+///
+/// There are three ways to read it: a `for` loop or [`Events::next_blocking`] waits for each event,
+/// [`Events::next_within`] waits for a limited time, and an async runtime reads it as a `futures_core::Stream`. It is not
+/// an [`Iterator`] itself, so that `next` and the other names that both traits have stay unambiguous.
 #[derive(Debug)]
 pub struct Events {
     queue: Arc<Queue>,
@@ -124,7 +141,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The request's name.
+    /// The request's id.
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.queue.id
@@ -136,26 +153,39 @@ impl Events {
         let _ = self.commands.send(Command::Cancel(self.queue.id));
     }
 
-    /// The next event, if one is there; `Ready(None)` once every sample has ended. Else the context's waker is
-    /// called when there is one, as `futures::Stream` has it.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<TokenEvent>> {
+    /// The next event, if there is one, and `Ready(None)` once every sample has ended. Otherwise the context's waker is
+    /// called when an event arrives; only the waker of the last call is kept. This is `Stream::poll_next` without `Pin`,
+    /// for callers that do not use the trait.
+    pub fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<TokenEvent>> {
         let mut state = self.queue.lock();
         match self.pop(&mut state) {
             Some(event) => Poll::Ready(Some(event)),
             None if state.unfinished == 0 => Poll::Ready(None),
             None => {
-                state.waker = Some(context.waker().clone());
+                match &mut state.waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    waker => *waker = Some(context.waker().clone()),
+                }
                 Poll::Pending
             }
         }
     }
 
-    /// Waits for the next event, at most this long: `Pending` means that the time is up.
+    /// Waits for the next event; `None` once every sample has ended.
+    pub fn next_blocking(&mut self) -> Option<TokenEvent> {
+        match self.wait(None) {
+            Poll::Ready(event) => event,
+            // Without an end of the wait this is never reached.
+            Poll::Pending => None,
+        }
+    }
+
+    /// Waits for the next event for at most this long; `Pending` means that the time is up.
     pub fn next_within(&mut self, time: Duration) -> Poll<Option<TokenEvent>> {
         self.wait(Instant::now().checked_add(time))
     }
 
-    /// Waits for the next event until then, or for as long as it takes.
+    /// Waits for the next event until `end`, or without a limit.
     fn wait(&self, end: Option<Instant>) -> Poll<Option<TokenEvent>> {
         let ready = &self.queue.ready;
         let mut state = self.queue.lock();
@@ -177,8 +207,8 @@ impl Events {
     }
 
     fn pop(&self, state: &mut State) -> Option<TokenEvent> {
-        let event = state.waiting.pop_front()?;
-        if state.held && state.waiting.len() <= self.queue.capacity / 2 {
+        let event = state.queued.pop_front()?;
+        if state.held && state.queued.len() <= self.queue.capacity / 2 {
             state.held = false;
             let _ = self.commands.send(Command::Resume(self.queue.id));
         }
@@ -186,15 +216,33 @@ impl Events {
     }
 }
 
-impl Iterator for Events {
+impl Stream for Events {
+    type Item = TokenEvent;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TokenEvent>> {
+        self.get_mut().poll_event(context)
+    }
+}
+
+impl IntoIterator for Events {
+    type Item = TokenEvent;
+    type IntoIter = BlockingEvents;
+
+    fn into_iter(self) -> BlockingEvents {
+        BlockingEvents(self)
+    }
+}
+
+/// Waits for each of a request's events; what [`Events`] turns into in a `for` loop. Dropping it cancels what is
+/// unfinished.
+#[derive(Debug)]
+pub struct BlockingEvents(Events);
+
+impl Iterator for BlockingEvents {
     type Item = TokenEvent;
 
     fn next(&mut self) -> Option<TokenEvent> {
-        match self.wait(None) {
-            Poll::Ready(event) => event,
-            // Without an end there is no giving up.
-            Poll::Pending => None,
-        }
+        self.0.next_blocking()
     }
 }
 

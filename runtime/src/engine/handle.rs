@@ -1,8 +1,8 @@
 //! An engine on a thread of its own, driven from any other: [`EngineHandle::start`] moves it there, and every clone
 //! of the handle submits requests and reads their [`Events`].
 //!
-//! The thread takes commands, makes a step, hands out its events, and sleeps when nothing can run. Whatever happens
-//! to it, every reader gets the end of its request.
+//! The thread executes commands, makes a step, delivers its events, and sleeps when nothing can run. Whatever happens to
+//! it, every reader gets the end of its request.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,22 +15,12 @@ use std::time::Instant;
 use ossmith_plan::ModelSpec;
 
 use super::Engine;
-use super::accept::{Accepted, accept, busy};
-use super::events::{Events, Sink, queue};
-use super::metrics::Metrics;
+use super::events::{Command, Events, Sink, queue};
+use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
-use super::run::said;
+use super::run::panic_message;
+use super::validate::validate;
 use crate::{Error, Limits, Result};
-
-/// What the thread is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    Submit(Box<Accepted>, Sink),
-    Cancel(RequestId),
-    Resume(RequestId),
-    ResetPrefixCache,
-    Shutdown,
-}
 
 /// What handles and thread share.
 #[derive(Debug)]
@@ -41,18 +31,43 @@ struct Shared {
     max_waiting: usize,
     event_capacity: usize,
     next_id: AtomicU64,
-    /// Samples that the thread has not heard of yet.
+    /// Samples of requests that the thread has not received yet.
     arriving: AtomicUsize,
     /// Samples that wait, as of the last step or, where none can run, of the last command.
     waiting: AtomicUsize,
-    metrics: Mutex<Metrics>,
-    /// Why nothing runs any more.
-    closed: Mutex<Option<String>>,
+    metrics: Mutex<EngineMetrics>,
+    /// How the thread ended.
+    end: Mutex<Option<End>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A way to an engine that runs on a thread of its own. Clones are ways to the same engine; the thread ends with
-/// [`EngineHandle::shutdown`], or when the last handle and the last [`Events`] are gone and nothing runs.
+/// How the thread ends.
+#[derive(Clone, Debug)]
+enum End {
+    ShutDown,
+    Failed(String),
+}
+
+impl End {
+    /// The error of every later call.
+    fn error(&self) -> Error {
+        match self {
+            End::ShutDown => Error::ShutDown,
+            End::Failed(reason) => Error::Stopped { reason: reason.clone() },
+        }
+    }
+
+    /// How the requests end that are unfinished.
+    fn finish(&self) -> FinishReason {
+        match self {
+            End::ShutDown => FinishReason::Cancelled,
+            End::Failed(reason) => FinishReason::Failed(reason.as_str().into()),
+        }
+    }
+}
+
+/// Access to an engine that runs on a thread of its own. Clones are handles of the same engine. The thread ends with
+/// [`EngineHandle::shutdown`], or when the last handle and the last [`Events`] are dropped and nothing runs.
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
     shared: Arc<Shared>,
@@ -76,62 +91,64 @@ impl EngineHandle {
             arriving: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             metrics: Mutex::new(engine.metrics().clone()),
-            closed: Mutex::new(None),
+            end: Mutex::new(None),
             thread: Mutex::new(None),
         });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
             .name("ossmith-engine".to_owned())
             .spawn(move || Worker { engine, shared: of_thread, sinks: HashMap::new() }.run(&inbox))
-            .map_err(|error| Error::Device(format!("cannot start the engine's thread: {error}")))?;
+            .map_err(|error| Error::device("start the engine's thread", error))?;
         *lock(&shared.thread) = Some(thread);
         Ok(EngineHandle { shared, commands })
     }
 
-    /// Queues a request; its events come as they become known.
+    /// Queues a request; its events arrive as its tokens become known.
     ///
     /// # Errors
-    /// [`Error::Request`] if it can never be served as it stands, [`Error::Busy`] if the queue is full,
-    /// [`Error::Closed`] if the engine runs no more. None of these touches another request.
+    /// [`Error::InvalidRequest`], [`Error::PromptTooLong`] or [`Error::CacheTooSmall`] if the request can never be served
+    /// as it stands, [`Error::QueueFull`] if it can be served later, [`Error::ShutDown`] or [`Error::Stopped`] if the
+    /// engine no longer runs. None of these affects another request.
     pub fn submit(&self, request: Request) -> Result<Events> {
-        self.check_open()?;
+        self.check_running()?;
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let accepted = accept(id, request, self.shared.spec, &self.shared.limits)?;
-        let samples = accepted.params.n;
+        let request = validate(id, request, self.shared.spec, &self.shared.limits)?;
+        let samples = request.params.n;
         let waiting = self.shared.waiting.load(Ordering::Relaxed)
             + self.shared.arriving.fetch_add(samples, Ordering::Relaxed);
-        if waiting + samples > self.shared.max_waiting {
+        let limit = self.shared.max_waiting;
+        if waiting + samples > limit {
             self.shared.arriving.fetch_sub(samples, Ordering::Relaxed);
-            return Err(busy(waiting, self.shared.max_waiting));
+            return Err(Error::QueueFull { waiting, limit });
         }
         let (sink, events) = queue(id, samples, self.shared.event_capacity, self.commands.clone());
-        if self.commands.send(Command::Submit(Box::new(accepted), sink)).is_err() {
-            self.check_open()?;
-            return Err(Error::Closed("the engine has been shut down".to_owned()));
+        if self.commands.send(Command::Submit(Box::new(request), sink)).is_err() {
+            self.check_running()?;
+            return Err(Error::ShutDown);
         }
         Ok(events)
     }
 
-    /// Cancels a request; unknown and finished ones are ignored.
+    /// Cancels a request; unknown and finished requests are ignored.
     pub fn cancel(&self, request: RequestId) {
         let _ = self.commands.send(Command::Cancel(request));
     }
 
-    /// Forgets all cached prefixes that no request holds.
+    /// Evicts all cached prefixes that no request uses.
     pub fn reset_prefix_cache(&self) {
         let _ = self.commands.send(Command::ResetPrefixCache);
     }
 
-    /// What the engine counted up to its last step, and what waits and runs now that none can.
+    /// What the engine counted up to its last step; if no step can run, what waits and runs now.
     #[must_use]
-    pub fn metrics(&self) -> Metrics {
+    pub fn metrics(&self) -> EngineMetrics {
         lock(&self.shared.metrics).clone()
     }
 
-    /// Why the engine runs no more; `None` while it does.
+    /// Why the engine no longer runs; `None` while it does.
     #[must_use]
-    pub fn closed(&self) -> Option<String> {
-        lock(&self.shared.closed).clone()
+    pub fn closed(&self) -> Option<Error> {
+        lock(&self.shared.end).as_ref().map(End::error)
     }
 
     /// The model's dimensions.
@@ -140,7 +157,7 @@ impl EngineHandle {
         self.shared.spec
     }
 
-    /// What the backend was made to fit.
+    /// The limits that the backend was built for.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.shared.limits
@@ -160,11 +177,8 @@ impl EngineHandle {
         }
     }
 
-    fn check_open(&self) -> Result<()> {
-        match self.closed() {
-            None => Ok(()),
-            Some(why) => Err(Error::Closed(why)),
-        }
+    fn check_running(&self) -> Result<()> {
+        self.closed().map_or(Ok(()), Err)
     }
 }
 
@@ -182,57 +196,55 @@ struct Worker {
 impl Worker {
     fn run(mut self, inbox: &Receiver<Command>) {
         let end = loop {
-            match catch_unwind(AssertUnwindSafe(|| self.turn(inbox))) {
+            match catch_unwind(AssertUnwindSafe(|| self.iterate(inbox))) {
                 Ok(None) => {}
                 Ok(Some(end)) => break end,
                 Err(panic) => {
-                    break End::Failure(format!("the engine panicked: {}", said(&*panic)));
+                    let message = panic_message(&*panic);
+                    break End::Failed(format!("the engine panicked: {message}"));
                 }
             }
         };
-        let (why, reason) = match end {
-            End::Shutdown => ("the engine has been shut down".to_owned(), FinishReason::Cancelled),
-            End::Failure(why) => (why.clone(), FinishReason::Failed(why.into())),
-        };
-        *lock(&self.shared.closed) = Some(why);
-        self.sinks.values().for_each(|sink| sink.close(&reason));
-        // Whoever submitted before the notice above still gets an end.
+        let finish = end.finish();
+        *lock(&self.shared.end) = Some(end);
+        self.sinks.values().for_each(|sink| sink.close(&finish));
+        // A request that was submitted before the end was recorded still gets its own end.
         while let Ok(command) = inbox.try_recv() {
             if let Command::Submit(_, sink) = command {
-                sink.close(&reason);
+                sink.close(&finish);
             }
         }
     }
 
-    /// Takes what was asked, makes a step, hands out what came of it.
-    fn turn(&mut self, inbox: &Receiver<Command>) -> Option<End> {
-        if let Some(end) = self.take_commands(inbox) {
+    /// Executes the commands, makes a step, delivers its events.
+    fn iterate(&mut self, inbox: &Receiver<Command>) -> Option<End> {
+        if let Some(end) = self.execute_commands(inbox) {
             return Some(end);
         }
         let events = match self.engine.step() {
             Ok(events) => events,
-            Err(error) => return Some(End::Failure(error.to_string())),
+            Err(error) => return Some(End::Failed(error.to_string())),
         };
-        self.hand_out(events);
-        self.publish();
-        self.engine.failure().map(|why| End::Failure(why.to_owned()))
+        self.deliver(events);
+        self.publish_metrics();
+        self.engine.failure().map(|reason| End::Failed(reason.to_owned()))
     }
 
-    /// Lets the handles see what waits and runs.
-    fn publish(&self) {
+    /// Publishes to the handles what waits and runs.
+    fn publish_metrics(&self) {
         let metrics = self.engine.metrics();
         self.shared.waiting.store(metrics.waiting, Ordering::Relaxed);
         lock(&self.shared.metrics).clone_from(metrics);
     }
 
-    /// Takes every command that is there, and waits for one if no step can run.
-    fn take_commands(&mut self, inbox: &Receiver<Command>) -> Option<End> {
+    /// Executes every command that has arrived, and waits for one if no step can run.
+    fn execute_commands(&mut self, inbox: &Receiver<Command>) -> Option<End> {
         loop {
             let command = if self.engine.can_step() {
                 inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
             } else {
-                // No step will come to say what commands have changed.
-                self.publish();
+                // No step will publish what the commands have changed.
+                self.publish_metrics();
                 match self.engine.next_deadline() {
                     None => inbox.recv().map_err(|_| true),
                     Some(deadline) => inbox
@@ -255,15 +267,15 @@ impl Worker {
                 }
                 Ok(Command::Resume(id)) => self.engine.resume(id),
                 Ok(Command::ResetPrefixCache) => self.engine.reset_prefix_cache(),
-                Ok(Command::Shutdown) => return Some(End::Shutdown),
-                // Nobody can ask or listen any more.
-                Err(true) => return Some(End::Shutdown),
+                Ok(Command::Shutdown) => return Some(End::ShutDown),
+                // Every sender is gone: no request can arrive and no reader is left.
+                Err(true) => return Some(End::ShutDown),
                 Err(false) => return None,
             }
         }
     }
 
-    fn hand_out(&mut self, events: Vec<TokenEvent>) {
+    fn deliver(&mut self, events: Vec<TokenEvent>) {
         for event in events {
             let id = event.request;
             let Some(sink) = self.sinks.get(&id) else { continue };
@@ -276,10 +288,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// How the thread ends.
-enum End {
-    Shutdown,
-    Failure(String),
 }

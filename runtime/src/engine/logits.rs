@@ -1,16 +1,16 @@
 //! Logits of a whole prompt, for checks and for scoring: no sampling, no queue, chunk by chunk.
 
-use super::{Engine, accept};
-use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
+use super::{Engine, validate};
+use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence, Step, StepOutput};
 use crate::{Error, Result};
 
 /// How [`Engine::logits`] reads the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogitsOptions {
-    /// Tokens a step; `None` takes as many as the backend allows.
+    /// Tokens per step; `None` takes as many as the backend allows.
     pub chunk: Option<usize>,
     /// Also return residual rows and router choices of every layer.
-    pub taps: bool,
+    pub capture_activations: bool,
 }
 
 impl Engine {
@@ -18,30 +18,33 @@ impl Engine {
     /// token, then the step's output, whose `logits[0]` is `[tokens of the chunk, vocab]`.
     ///
     /// # Errors
-    /// [`Error::Request`] if the prompt is empty, too long or out of range, the chunk is 0 or over the limits, or
-    /// requests are under way; what the backend or `each` reports.
+    /// [`Error::InvalidRequest`], [`Error::PromptTooLong`] or [`Error::CacheTooSmall`] for the prompt,
+    /// [`Error::InvalidOption`] for a chunk of 0 or over the limits, [`Error::NotIdle`]; what the backend or `each`
+    /// reports.
+    #[doc(hidden)]
     pub fn logits(
         &mut self,
         prompt: &[u32],
         options: LogitsOptions,
-        each: &mut dyn FnMut(usize, Output) -> Result<()>,
+        each: &mut dyn FnMut(usize, StepOutput) -> Result<()>,
     ) -> Result<()> {
-        self.check_alive()?;
+        self.check_running()?;
         let chunk = self.check_logits(prompt, options)?;
-        // Pages are used from the first on, whatever they held.
+        // Pages are used from the first one on, whatever they held.
         self.reset_prefix_cache();
         let pages: Vec<u32> = (0..self.limits.pages as u32).collect();
         for start in (0..prompt.len()).step_by(chunk) {
             let end = prompt.len().min(start + chunk);
             let sequence = Sequence {
-                slot: 0,
+                seq_slot: 0,
                 start,
                 input: Input::Tokens(&prompt[start..end]),
                 pages: &pages[..end.div_ceil(PAGE_TOKENS)],
                 sample: None,
                 logits: LogitRows::All,
             };
-            let step = Step { sequences: &[sequence], taps: options.taps };
+            let step =
+                Step { sequences: &[sequence], capture_activations: options.capture_activations };
             let output = self.backend.run(&step).inspect_err(|error| {
                 self.failure = Some(error.to_string().into());
             })?;
@@ -52,34 +55,35 @@ impl Engine {
 
     /// Returns the chunk to use.
     fn check_logits(&self, prompt: &[u32], options: LogitsOptions) -> Result<usize> {
-        let refuse = |why: String| Err(Error::Request(why));
         if !self.is_idle() {
-            return refuse("the engine has requests under way; wait until it is idle".to_owned());
+            return Err(Error::NotIdle { action: "compute the logits of a prompt" });
         }
-        accept::prompt(prompt, self.spec)?;
+        validate::check_prompt(prompt, self.spec)?;
         let (tokens, context) = (prompt.len(), self.spec.context);
         if tokens > context {
-            return refuse(format!(
-                "the prompt has {tokens} tokens, but the context of {} is {context}: shorten it by {}",
-                self.spec.name,
-                tokens - context
-            ));
+            return Err(Error::PromptTooLong { tokens, limit: context });
         }
-        let (needed, pages) = (tokens.div_ceil(PAGE_TOKENS), self.limits.pages);
-        if needed > pages {
-            return refuse(format!(
-                "{tokens} tokens need {needed} cache pages of {PAGE_TOKENS} tokens, but there are \
-                 {pages}: shorten the prompt or load the model with more pages"
-            ));
+        let (needed_pages, pages) = (tokens.div_ceil(PAGE_TOKENS), self.limits.pages);
+        if needed_pages > pages {
+            return Err(Error::CacheTooSmall {
+                prompt_tokens: tokens,
+                new_tokens: 0,
+                needed_pages,
+                pages,
+            });
         }
-        let most = self.limits.max_step_tokens.min(self.backend.max_append());
+        let limit = self.limits.max_step_tokens.min(self.backend.max_append());
         match options.chunk {
-            None => Ok(most),
-            Some(0) => refuse("the chunk is 0 tokens; it must be at least 1".to_owned()),
-            Some(chunk) if chunk > most && tokens > most => refuse(format!(
-                "the chunk is {chunk} tokens, but one step takes at most {most}: ask for less"
+            None => Ok(limit),
+            Some(0) => {
+                let problem = "the chunk is 0 tokens; it must be at least 1";
+                Err(Error::invalid_option("chunk", problem))
+            }
+            Some(chunk) if chunk > limit && tokens > limit => Err(Error::invalid_option(
+                "chunk",
+                format!("the chunk is {chunk} tokens, but one step takes at most {limit}"),
             )),
-            Some(chunk) => Ok(chunk.min(most)),
+            Some(chunk) => Ok(chunk.min(limit)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Which tokens may come next: the door for constrained decoding. A grammar lives with whoever embeds the engine;
-//! the engine asks it for a mask before each draw, while the step that computes the logits is running.
+//! Which tokens are allowed next: the interface for constrained decoding. The grammar belongs to whoever embeds the
+//! engine; the engine requests a mask for each token, while the step that computes the logits is running.
 
 /// Gives each sample of a request its own grammar state.
 pub trait MaskSource: Send + Sync {
@@ -7,22 +7,22 @@ pub trait MaskSource: Send + Sync {
     fn start(&self, sample: usize) -> Box<dyn TokenMask>;
 }
 
-/// What a mask says.
+/// Which tokens a mask allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Every token may come; the words are ignored.
+    /// Every token; the words are ignored.
     All,
-    /// The tokens whose bits were set may come, and no other.
+    /// Only the tokens whose bits were set.
     Listed,
 }
 
 /// The grammar state of one sample.
 pub trait TokenMask: Send {
-    /// Says which tokens may follow. `generated` holds all tokens of the sample so far; `words` has a bit for each
-    /// token of the vocabulary, all zero: set bit `id % 32` of word `id / 32` for each token that may come.
+    /// Lists the tokens that may follow. `generated` holds all tokens of the sample so far; `words` has one bit per
+    /// token of the vocabulary, all zero: set bit `id % 32` of word `id / 32` for each allowed token.
     ///
-    /// It is called once for each token, in order, on a thread beside the running step. Listing no token, and a
-    /// panic, end the sample as an error does, and no other.
+    /// It is called once for each token, in order, on a thread beside the running step. An error, a panic, or listing
+    /// no token ends this sample and no other.
     ///
     /// # Errors
     /// A sentence that ends the sample as [`super::FinishReason::Failed`].

@@ -1,25 +1,25 @@
-//! What the engine counts, as a plain snapshot: whoever exports it (a server, a benchmark) decides how.
+//! What the engine counts, as plain data: whoever exports it (a server, a benchmark) decides how.
 
 /// Bounds of times to the first token and of whole requests, in seconds.
-pub const TIME_BOUNDS: &[f64] = &[
+const TIME_BOUNDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
 /// Bounds of times between tokens and of steps, in seconds.
-pub const STEP_BOUNDS: &[f64] = &[
+const STEP_BOUNDS: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4,
     0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
 ];
 /// Bounds of numbers of tokens.
-pub const TOKEN_BOUNDS: &[f64] =
+const TOKEN_BOUNDS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
 
-/// How many values fell between bounds.
+/// How many values lie between bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     /// Upper bounds, inclusive, ascending.
     pub bounds: &'static [f64],
-    /// One count a bound, not cumulative, and one for what is above all of them.
+    /// One count per bound, not cumulative, and one for the values above all bounds.
     pub counts: Vec<u64>,
     /// Sum of all values.
     pub sum: f64,
@@ -42,68 +42,69 @@ impl Histogram {
     }
 }
 
-/// What an engine has done and is doing.
+/// Counters, gauges and histograms of an engine.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Metrics {
-    /// Samples that wait for their first step, or for pages after they gave theirs up.
+#[non_exhaustive]
+pub struct EngineMetrics {
+    /// Samples that wait for their first step, or for pages after they were preempted.
     pub waiting: usize,
-    /// Samples that have a place in steps, those that wait for a slow reader included.
+    /// Samples that have a sequence slot, those that wait for a slow reader included.
     pub running: usize,
     /// Pages of the cache.
     pub pages_total: usize,
-    /// Pages that running requests hold.
+    /// Pages that running requests use.
     pub pages_used: usize,
-    /// Pages that hold prefixes and that no request holds.
+    /// Pages that hold prefixes and that no request uses.
     pub pages_cached: usize,
     /// Requests accepted.
     pub requests: u64,
     /// Samples that ended, by reason: stop, length, abort, error.
     pub finished: [u64; 4],
-    /// Tokens of prompts whose samples began.
+    /// Prompt tokens of samples that started.
     pub prompt_tokens: u64,
-    /// Of these, tokens that a cached prefix spared.
+    /// Of these, tokens that were taken from a cached prefix.
     pub cached_tokens: u64,
     /// Tokens for which a prefix was looked up.
     pub prefix_queries: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Times a sample gave its pages up for another.
+    /// How often a sample was preempted for another.
     pub preemptions: u64,
     /// Steps that carried drafts.
     pub drafts: u64,
-    /// Tokens guessed ahead.
+    /// Draft tokens.
     pub draft_tokens: u64,
-    /// Of these, tokens that turned out right.
+    /// Of these, tokens that were accepted.
     pub accepted_tokens: u64,
-    /// The same by place in the draft.
-    pub accepted_by_place: Vec<u64>,
+    /// The same by position in the draft.
+    pub accepted_by_position: Vec<u64>,
     /// Steps run.
     pub steps: u64,
     /// Tokens of a step.
     pub step_tokens: Histogram,
-    /// From one step's results to the next step's, in seconds.
+    /// Time from one step's results to the next step's, in seconds.
     pub step_seconds: Histogram,
     /// Time that the device computed, in seconds, by its own clock if it has one.
     pub device_busy_seconds: f64,
-    /// Time between steps that it did not compute, in seconds: transfers, and waiting for the host. Time in which the
-    /// engine had nothing to do does not count.
+    /// Time between steps in which it did not compute, in seconds: transfers, and waiting for the host. Time in which
+    /// the engine had nothing to do does not count.
     pub device_idle_seconds: f64,
-    /// Tokens that the engine drew from returned logits, and not the backend: penalties, bias, masks, `min_tokens`,
-    /// logprobs, drafts.
-    pub host_drawn_tokens: u64,
-    /// Time the host spent on a step outside the backend, in seconds.
+    /// Tokens that were sampled on the host from returned logits, because of penalties, bias, masks, `min_tokens`,
+    /// logprobs or drafts.
+    pub host_sampled_tokens: u64,
+    /// Time that the host spent on a step outside the backend, in seconds.
     pub host_seconds: Histogram,
-    /// From arrival to the first token.
+    /// Time from arrival to the first token.
     pub first_token_seconds: Histogram,
-    /// Between tokens of a sample.
+    /// Time between tokens of a sample.
     pub inter_token_seconds: Histogram,
-    /// From arrival to the first step.
+    /// Time from arrival to the first step.
     pub queue_seconds: Histogram,
-    /// From the first step to the first token.
+    /// Time from the first step to the first token.
     pub prefill_seconds: Histogram,
-    /// From the first token to the last.
+    /// Time from the first token to the last.
     pub decode_seconds: Histogram,
-    /// From arrival to the end.
+    /// Time from arrival to the end.
     pub request_seconds: Histogram,
     /// Prompt tokens of a request.
     pub request_prompt_tokens: Histogram,
@@ -111,13 +112,13 @@ pub struct Metrics {
     pub request_generated_tokens: Histogram,
 }
 
-impl Metrics {
-    /// Nothing done yet.
+impl EngineMetrics {
+    /// Nothing counted yet.
     #[must_use]
-    pub fn new(pages_total: usize) -> Metrics {
+    pub fn new(pages_total: usize) -> EngineMetrics {
         let times = || Histogram::new(TIME_BOUNDS);
         let (steps, tokens) = (|| Histogram::new(STEP_BOUNDS), || Histogram::new(TOKEN_BOUNDS));
-        Metrics {
+        EngineMetrics {
             waiting: 0,
             running: 0,
             pages_total,
@@ -133,13 +134,13 @@ impl Metrics {
             drafts: 0,
             draft_tokens: 0,
             accepted_tokens: 0,
-            accepted_by_place: Vec::new(),
+            accepted_by_position: Vec::new(),
             steps: 0,
             step_tokens: tokens(),
             step_seconds: steps(),
             device_busy_seconds: 0.0,
             device_idle_seconds: 0.0,
-            host_drawn_tokens: 0,
+            host_sampled_tokens: 0,
             host_seconds: steps(),
             first_token_seconds: times(),
             inter_token_seconds: steps(),
@@ -151,16 +152,14 @@ impl Metrics {
             request_generated_tokens: tokens(),
         }
     }
-}
 
-impl Metrics {
-    /// Counts a draft of so many guesses, of which the first `right` held.
-    pub(super) fn count_draft(&mut self, guesses: usize, right: usize) {
+    /// Counts a draft of which the first `accepted` tokens were accepted.
+    pub(super) fn count_draft(&mut self, drafted: usize, accepted: usize) {
         self.drafts += 1;
-        self.draft_tokens += guesses as u64;
-        self.accepted_tokens += right as u64;
-        self.accepted_by_place.resize(self.accepted_by_place.len().max(guesses), 0);
-        self.accepted_by_place[..right].iter_mut().for_each(|count| *count += 1);
+        self.draft_tokens += drafted as u64;
+        self.accepted_tokens += accepted as u64;
+        self.accepted_by_position.resize(self.accepted_by_position.len().max(drafted), 0);
+        self.accepted_by_position[..accepted].iter_mut().for_each(|count| *count += 1);
     }
 }
 

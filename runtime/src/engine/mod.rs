@@ -1,38 +1,39 @@
 //! Prompts in, tokens out: continuous batching over one [`Backend`].
 //!
 //! [`Engine::step`] is the whole loop: *schedule* decides which tokens run next, *run* submits them and waits for
-//! the oldest step under way, *postprocess* turns its result into events. [`Engine::generate`] and
+//! the oldest step in flight, *postprocess* turns its result into events. [`Engine::generate`] and
 //! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
 //!
-//! [`scheduler`] holds who waits and who runs, [`schedule`] the policy of a step, [`results`] what its output means,
-//! [`pages`] and [`tails`] the cache and its prefixes, [`draw`] what the engine draws itself, [`text`] tokens to text.
-//! The engine knows no tokenizer and no HTTP.
+//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`results`] what its output means,
+//! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`text`] tokens to
+//! text. The engine knows no tokenizer and no HTTP.
 
-mod accept;
+mod batch;
 mod draft;
-mod draw;
 mod events;
 mod handle;
+mod host_sampling;
 mod load;
 mod logits;
 mod mask;
-pub mod metrics;
+mod metrics;
+mod options;
 mod pages;
 mod params;
-mod plan;
 mod request;
 mod results;
 mod run;
 mod sample;
-mod schedule;
 mod scheduler;
-mod stream;
-mod tails;
+mod snapshots;
+mod step_plan;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod text;
+mod token_stream;
+mod validate;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,23 +41,25 @@ use std::time::Instant;
 
 use ossmith_plan::ModelSpec;
 
-pub use events::Events;
+pub use events::{BlockingEvents, Events};
 pub use handle::EngineHandle;
-pub use load::{EngineOptions, Policy, plan_memory, resolve};
+pub use load::memory_budget;
 pub use logits::LogitsOptions;
 pub use mask::{Allowed, MaskSource, TokenMask};
-pub use metrics::Metrics;
+pub use metrics::{EngineMetrics, Histogram};
+pub use options::{EngineOptions, Policy};
 pub use params::SamplingParams;
 pub use request::{
     Completion, FinishReason, PromptInfo, Request, RequestId, TokenEvent, TokenLogprobs,
 };
-pub use stream::Stream;
-pub use text::{TextStream, Vocabulary};
+pub use text::{Detokenizer, TextStream};
+pub use token_stream::TokenStream;
 
-use crate::{Backend, Error, Limits, Result};
-use accept::Accepted;
-use plan::Plan;
+use crate::backend::Backend;
+use crate::{Error, Limits, Result};
 use scheduler::Scheduler;
+use step_plan::StepPlan;
+use validate::{ValidatedRequest, validate};
 
 /// A model on a backend, with its queue.
 pub struct Engine {
@@ -66,14 +69,14 @@ pub struct Engine {
     policy: Policy,
     scheduler: Scheduler,
     /// Steps submitted and not yet collected, oldest first.
-    under_way: VecDeque<Plan>,
+    in_flight: VecDeque<StepPlan>,
     /// How many steps to submit beyond the one that is waited for.
-    ahead: usize,
+    pipeline_depth: usize,
     next_id: u64,
-    /// When the last results came.
+    /// When the last results arrived.
     last_results: Option<Instant>,
-    /// Whether the log says that some draws leave the device.
-    told: bool,
+    /// Whether it was logged that some samples need sampling on the host.
+    warned_host_sampling: bool,
     /// Why no step can run any more.
     failure: Option<Arc<str>>,
 }
@@ -81,35 +84,36 @@ pub struct Engine {
 impl Engine {
     /// An engine over a backend that runs the model of these dimensions.
     ///
-    /// With `ahead` of 1 the next step is submitted before the last one's tokens are known, which keeps a device
-    /// busy; a backend that works inside `submit` wants 0.
+    /// With a `pipeline_depth` of 1 the next step is submitted before the last one's tokens are known, which keeps a
+    /// device busy; a backend that works inside `submit` needs 0.
     ///
     /// # Errors
-    /// What the backend reports if it has no room for the tails of cached prefixes.
-    pub fn new(
+    /// What the backend reports if it has no room for the sliding-window snapshots of cached prefixes.
+    #[doc(hidden)]
+    pub fn with_backend(
         spec: &'static ModelSpec,
         mut backend: Box<dyn Backend>,
-        ahead: usize,
+        pipeline_depth: usize,
         policy: Policy,
     ) -> Result<Engine> {
         let limits = backend.limits();
-        let tails = policy.tails(spec, &limits);
-        if let Some(count) = tails.filter(|&count| count > 0) {
-            backend.reserve_tails(count)?;
+        let snapshots = load::snapshots(&policy, spec, &limits);
+        if let Some(count) = snapshots.filter(|&count| count > 0) {
+            backend.reserve_snapshots(count)?;
         }
-        let most = backend.max_append();
+        let max_append = backend.max_append();
         Ok(Engine {
-            scheduler: Scheduler::new(&limits, most, spec.vocab, &policy, tails),
-            under_way: VecDeque::new(),
+            scheduler: Scheduler::new(&limits, max_append, spec.vocab, &policy, snapshots),
+            in_flight: VecDeque::new(),
             next_id: 0,
             last_results: None,
-            told: false,
+            warned_host_sampling: false,
             failure: None,
             spec,
             backend,
             limits,
             policy,
-            ahead,
+            pipeline_depth,
         })
     }
 
@@ -119,7 +123,7 @@ impl Engine {
         self.spec
     }
 
-    /// What the backend was made to fit.
+    /// The limits that the backend was built for.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.limits
@@ -139,7 +143,7 @@ impl Engine {
 
     /// What the engine has done and is doing.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &EngineMetrics {
         &self.scheduler.metrics
     }
 
@@ -152,99 +156,99 @@ impl Engine {
     /// Whether no request waits or runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.scheduler.idle() && self.under_way.is_empty()
+        self.scheduler.is_idle() && self.in_flight.is_empty()
     }
 
     /// Whether [`Engine::step`] would do anything now: some request is neither finished nor held.
     #[must_use]
     pub fn can_step(&self) -> bool {
-        !self.under_way.is_empty() || !self.scheduler.all_held()
+        !self.in_flight.is_empty() || !self.scheduler.all_held()
     }
 
-    /// The next moment at which a request ends by itself.
+    /// The earliest deadline of a request, at which [`Engine::step`] ends it.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.scheduler.next_deadline()
     }
 
-    /// Pages of the cache that no request holds; some of them may hold prefixes for later ones.
+    /// Pages of the cache that no request uses; some of them may hold prefixes for later requests.
     #[must_use]
     pub fn free_pages(&self) -> usize {
         self.scheduler.pages.available()
     }
 
-    /// Queues a request. A refusal leaves every other request as it was.
+    /// Queues a request. A refusal affects no other request.
     ///
     /// # Errors
-    /// [`Error::Request`] if the prompt is empty, names a token that does not exist or can never fit, or a
-    /// setting is out of range; [`Error::Busy`] if the queue is full; [`Error::Closed`] if the engine has stopped.
+    /// [`Error::InvalidRequest`] if a token does not exist or a setting is out of range, [`Error::PromptTooLong`] or
+    /// [`Error::CacheTooSmall`] if the request can never fit, [`Error::QueueFull`] if it can be served later,
+    /// [`Error::Stopped`] if the engine has stopped.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
-        self.check_alive()?;
+        self.check_running()?;
         let id = RequestId(self.next_id);
-        let accepted = accept::accept(id, request, self.spec, &self.limits)?;
-        let waiting = self.scheduler.waiting.len();
-        if waiting + accepted.params.n > self.policy.max_waiting {
-            return Err(accept::busy(waiting, self.policy.max_waiting));
+        let request = validate(id, request, self.spec, &self.limits)?;
+        let (waiting, limit) = (self.scheduler.waiting.len(), self.policy.max_waiting);
+        if waiting + request.params.n > limit {
+            return Err(Error::QueueFull { waiting, limit });
         }
         self.next_id += 1;
-        self.enqueue(accepted);
+        self.enqueue(request);
         Ok(id)
     }
 
     /// Queues a request that was checked.
-    fn enqueue(&mut self, request: Accepted) {
+    fn enqueue(&mut self, request: ValidatedRequest) {
         self.scheduler.push(request);
     }
 
-    /// Forgets a request: no event of it comes any more, and what it held is free for the next step. Unknown and
+    /// Removes a request: it yields no further event, and what it used is free for the next step. Unknown and
     /// finished requests are ignored.
     pub fn cancel(&mut self, request: RequestId) {
         self.scheduler.cancel(request);
-        self.scheduler.gauge();
+        self.scheduler.update_gauges();
     }
 
-    /// Plans no further token of a request until it is resumed: its reader is slow. Tokens under way still come.
+    /// Schedules no further token of a request until it is resumed, because its reader is slow. Tokens in flight still
+    /// arrive.
     pub fn hold(&mut self, request: RequestId) {
         self.scheduler.set_held(request, true);
     }
 
-    /// Goes on with a request that was held.
+    /// Resumes a request that was held.
     pub fn resume(&mut self, request: RequestId) {
         self.scheduler.set_held(request, false);
     }
 
-    /// Forgets all cached prefixes that no request holds.
+    /// Evicts all cached prefixes that no request uses.
     pub fn reset_prefix_cache(&mut self) {
         self.scheduler.pages.reset();
     }
 
-    /// Moves on by one step, and returns the tokens that became known; often none while prompts are read or the
-    /// first steps are under way. Call it until [`Engine::is_idle`].
+    /// Advances by one step, and returns the tokens that became known; often none while prompts are read or the
+    /// first steps are in flight. Call it until [`Engine::is_idle`].
     ///
     /// What the backend cannot do ends requests with [`FinishReason::Failed`]: only those of the step if it was
-    /// refused before anything ran, else all of them, and the engine has stopped.
+    /// refused before anything ran, otherwise all of them, and the engine has stopped.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the engine has stopped before.
+    /// [`Error::Stopped`] if the engine has stopped before.
     pub fn step(&mut self) -> Result<Vec<TokenEvent>> {
-        self.check_alive()?;
+        self.check_running()?;
         let begin = Instant::now();
         let mut events = self.scheduler.expire(begin);
         let plan = self.scheduler.schedule(begin);
         match self.run(plan) {
-            Ok(done) => events.extend(self.postprocess(done, begin)),
-            Err(failed) => events.extend(self.fail(failed)),
+            Ok(outcome) => events.extend(self.postprocess(outcome, begin)),
+            Err(failure) => events.extend(self.fail(failure)),
         }
-        self.scheduler.gauge();
+        self.scheduler.update_gauges();
         Ok(events)
     }
 
-    fn check_alive(&self) -> Result<()> {
+    fn check_running(&self) -> Result<()> {
         match &self.failure {
             None => Ok(()),
-            Some(why) => Err(Error::Closed(format!(
-                "the engine has stopped after an earlier failure ({why}); load it again"
-            ))),
+            Some(reason) => Err(Error::Stopped { reason: reason.to_string() }),
         }
     }
 }

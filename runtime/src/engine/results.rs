@@ -1,69 +1,82 @@
-//! What a step's output means: draws that the engine makes itself, drafts that held, the prompt's logprobs, and the
+//! What a step's output means: tokens sampled on the host, drafts that were accepted, the prompt's logprobs, and the
 //! events and ends that follow.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::draw::{Draw, Report};
-use super::plan::{Drawer, Entry, Plan, TailCopy};
+use super::host_sampling::{HostSampler, LogprobReport};
 use super::request::{FinishReason, TokenEvent, TokenLogprobs};
 use super::sample::Sample;
 use super::scheduler::Scheduler;
-use crate::backend::{Output, PAGE_TOKENS};
-use crate::{Error, Result};
+use super::step_plan::{PlanEntry, SampleOn, SnapshotCopy, StepPlan};
+use crate::Error;
+use crate::backend::{PAGE_TOKENS, StepOutput};
 
-/// What an entry's rows gave.
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A token and, if the request asks for them, its logprobs.
+type Sampled = (u32, Option<TokenLogprobs>);
+
+/// What an entry's rows yield.
 #[derive(Debug, Default)]
-struct Drawn {
-    /// Tokens in order, each with its report.
-    tokens: Vec<(u32, Option<TokenLogprobs>)>,
+struct RowResults {
+    /// Tokens in order.
+    tokens: Vec<Sampled>,
     /// Logprobs of prompt tokens, from the one after the entry's first.
     prompt: Vec<TokenLogprobs>,
 }
 
+/// Why an entry's rows yield nothing.
+enum RowFailure {
+    /// The backend returned less than was requested, so that the engine must stop.
+    MissingOutput(Error),
+    /// The sample's own mask or logits failed, which concerns no other sample.
+    Sample(String),
+}
+
 impl Scheduler {
-    /// Hands a plan's output to its samples, in plan order; those that end free their slot and pages. Also gives the
-    /// tails to save.
+    /// Hands a plan's output to its samples, in plan order; those that end release their sequence slot and pages. Also
+    /// returns the snapshots to save.
     ///
     /// # Errors
-    /// [`Error::Internal`] if a token is missing from the output.
+    /// [`Error::Internal`] if the output lacks a token or a row.
     pub(super) fn postprocess(
         &mut self,
-        plan: &Plan,
-        output: Output,
+        plan: &StepPlan,
+        output: StepOutput,
         now: Instant,
-    ) -> Result<(Vec<TokenEvent>, Vec<TailCopy>)> {
-        let mut of_rows = self.draw(plan, output.logits).into_iter();
+    ) -> Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)> {
+        let mut row_results = self.process_rows(plan, output.logits).into_iter();
         let (mut events, mut saves) = (Vec::with_capacity(plan.entries.len()), Vec::new());
         for (index, entry) in plan.entries.iter().enumerate() {
             let token = output.sampled.get(index).copied().flatten();
-            let rows = if entry.returns_rows() { of_rows.next() } else { None };
-            if output.damaged.contains(&index) {
-                let why = format!(
-                    "the largest logit at position {} is no finite number: weights or kernels are damaged",
-                    entry.start + entry.tokens
-                );
-                events.extend(self.end(entry.key, FinishReason::Failed(why.into())));
+            let results = if entry.returns_rows() { row_results.next() } else { None };
+            if output.non_finite.contains(&index) {
+                let error = Error::NonFiniteLogits { position: entry.start + entry.tokens };
+                events.extend(self.end(entry.key, FinishReason::Failed(error.to_string().into())));
                 continue;
             }
-            if self.apply(entry, token, rows, now, &mut events)? {
-                self.publish(entry.key, &mut saves);
+            if self.apply(entry, token, results, now, &mut events)? {
+                self.cache_blocks(entry.key, &mut saves);
             }
         }
         Ok((events, saves))
     }
 
-    /// What the rows that came back mean, for each entry that has any, on all cores.
-    fn draw(&self, plan: &Plan, logits: Vec<Vec<f32>>) -> Vec<Result<Drawn>> {
+    /// Processes the returned rows of each entry that has any, on all cores.
+    fn process_rows(
+        &self,
+        plan: &StepPlan,
+        logits: Vec<Vec<f32>>,
+    ) -> Vec<Result<RowResults, RowFailure>> {
         let rows = logits.into_iter().chain(std::iter::repeat_with(Vec::new));
-        let jobs: Vec<(&Entry, Vec<f32>)> =
+        let jobs: Vec<(&PlanEntry, Vec<f32>)> =
             plan.entries.iter().zip(rows).filter(|(entry, _)| entry.returns_rows()).collect();
-        let job = |(entry, rows): (&Entry, Vec<f32>)| match self.samples.get(&entry.key) {
-            Some(sample) => drawn(sample, entry, rows, self.vocab),
-            None => Ok(Drawn::default()),
+        let job = |(entry, rows): (&PlanEntry, Vec<f32>)| match self.samples.get(&entry.key) {
+            Some(sample) => process_entry(sample, entry, rows, self.vocab),
+            None => Ok(RowResults::default()),
         };
         if jobs.len() > 1 {
             jobs.into_par_iter().map(job).collect()
@@ -72,49 +85,47 @@ impl Scheduler {
         }
     }
 
-    /// Takes one entry's token, or what its rows gave; says whether the tokens of a further page are known now.
+    /// Applies one entry's token, or the results of its rows. Returns whether the tokens of a further page are now known.
     fn apply(
         &mut self,
-        entry: &Entry,
+        entry: &PlanEntry,
         token: Option<u32>,
-        rows: Option<Result<Drawn>>,
+        results: Option<Result<RowResults, RowFailure>>,
         now: Instant,
         events: &mut Vec<TokenEvent>,
     ) -> Result<bool> {
         let Some(sample) = self.samples.get_mut(&entry.key) else { return Ok(false) };
-        sample.pending -= usize::from(entry.drawer != Drawer::Nobody);
-        let drawn = match rows.transpose() {
-            Ok(drawn) => drawn.unwrap_or_default(),
-            Err(Error::Internal(why)) => return Err(Error::Internal(why)),
-            // Its own mask or logits: nobody else's matter.
-            Err(error) => {
-                let why: Arc<str> = error.to_string().into();
-                events.extend(self.end(entry.key, FinishReason::Failed(why)));
+        sample.pending -= usize::from(entry.sample_on != SampleOn::None);
+        let results = match results.transpose() {
+            Ok(results) => results.unwrap_or_default(),
+            Err(RowFailure::MissingOutput(error)) => return Err(error),
+            Err(RowFailure::Sample(reason)) => {
+                events.extend(self.end(entry.key, FinishReason::Failed(reason.into())));
                 return Ok(false);
             }
         };
-        sample.take_prompt_logprobs(entry.start, drawn.prompt);
-        let (count, known) = (drawn.tokens.len(), sample.tokens.len());
-        if !entry.drafted.is_empty() {
-            sample.guessed = false;
+        sample.add_prompt_logprobs(entry.start, results.prompt);
+        let (count, known) = (results.tokens.len(), sample.tokens.len());
+        if !entry.draft.is_empty() {
+            sample.draft_in_flight = false;
             if sample.epoch == entry.epoch {
-                sample.planned = entry.start + count;
+                sample.scheduled = entry.start + count;
             }
-            let (guesses, right) = (entry.drafted.len() - 1, count - 1);
-            sample.drafting.settle(guesses, right, sample.generated() + count);
-            self.metrics.count_draft(guesses, right);
+            let (drafted, accepted) = (entry.draft.len() - 1, count - 1);
+            sample.drafts.record(drafted, accepted, sample.generated() + count);
+            self.metrics.count_draft(drafted, accepted);
         }
-        let of_backend = match entry.drawer {
-            Drawer::Backend => Some((token.ok_or_else(|| missing("token", entry))?, None)),
-            Drawer::Engine | Drawer::Nobody => None,
+        let from_device = match entry.sample_on {
+            SampleOn::Device => Some((token.ok_or_else(|| missing_output("token", entry))?, None)),
+            SampleOn::Host | SampleOn::None => None,
         };
-        self.metrics.host_drawn_tokens += count as u64;
-        for (token, logprobs) in of_backend.into_iter().chain(drawn.tokens) {
+        self.metrics.host_sampled_tokens += count as u64;
+        for (token, logprobs) in from_device.into_iter().chain(results.tokens) {
             let event = sample.record(token, logprobs, now, &mut self.metrics);
             let finish = event.finish.clone();
             events.push(event);
-            if let Some(why) = finish {
-                self.remove(entry.key, &why);
+            if let Some(reason) = finish {
+                self.remove(entry.key, &reason);
                 return Ok(false);
             }
         }
@@ -122,77 +133,86 @@ impl Scheduler {
     }
 }
 
-/// The backend returned less than it was asked for.
-fn missing(what: &str, entry: &Entry) -> Error {
-    Error::Internal(format!("the backend returned no {what} for slot {}", entry.slot))
+/// The backend returned less than was requested.
+fn missing_output(what: &str, entry: &PlanEntry) -> Error {
+    Error::Internal(format!("the backend returned no {what} for sequence slot {}", entry.seq_slot))
 }
 
 impl Sample {
-    fn take_prompt_logprobs(&mut self, start: usize, rows: Vec<TokenLogprobs>) {
+    fn add_prompt_logprobs(&mut self, start: usize, rows: Vec<TokenLogprobs>) {
         if rows.is_empty() {
             return;
         }
         if self.prompt_logprobs.is_empty() {
             self.prompt_logprobs.push(None);
         }
-        // What was known before the sample gave its pages up is not taken twice.
+        // What was known before the sample was preempted is not added twice.
         let known = self.prompt_logprobs.len();
         let new = rows.into_iter().enumerate().filter(|(index, _)| start + index + 1 >= known);
         self.prompt_logprobs.extend(new.map(|(_, row)| Some(row)));
     }
 }
 
-/// Turns an entry's rows into reports and, where the engine draws, tokens, until a guess turns out wrong.
-fn drawn(sample: &Sample, entry: &Entry, mut rows: Vec<f32>, vocab: usize) -> Result<Drawn> {
-    let mut drawn = Drawn::default();
+/// Turns an entry's rows into logprobs of the prompt and, where the host samples, into tokens.
+fn process_entry(
+    sample: &Sample,
+    entry: &PlanEntry,
+    mut rows: Vec<f32>,
+    vocab: usize,
+) -> Result<RowResults, RowFailure> {
+    let missing = || RowFailure::MissingOutput(missing_output("logits", entry));
+    let mut results = RowResults::default();
     if entry.reports_prompt {
         if rows.len() != entry.tokens * vocab {
-            return Err(missing("logits", entry));
+            return Err(missing());
         }
-        drawn.prompt = prompt_logprobs(sample, entry, &rows, vocab);
+        results.prompt = prompt_logprobs(sample, entry, &rows, vocab);
     }
-    if entry.drawer == Drawer::Engine {
-        let wanted = entry.drafted.len().max(1) * vocab;
-        let from = rows.len().checked_sub(wanted).ok_or_else(|| missing("logits", entry))?;
-        drawn.tokens = draw_rows(sample, entry, &mut rows[from..], vocab)?;
+    if entry.sample_on == SampleOn::Host {
+        let sampled = entry.draft.len().max(1) * vocab;
+        let from = rows.len().checked_sub(sampled).ok_or_else(missing)?;
+        results.tokens =
+            sample_rows(sample, entry, &mut rows[from..], vocab).map_err(RowFailure::Sample)?;
     }
-    Ok(drawn)
+    Ok(results)
 }
 
-fn draw_rows(
+/// Samples a token from each row, until one differs from the draft.
+fn sample_rows(
     sample: &Sample,
-    entry: &Entry,
+    entry: &PlanEntry,
     rows: &mut [f32],
     vocab: usize,
-) -> Result<Vec<(u32, Option<TokenLogprobs>)>> {
+) -> Result<Vec<Sampled>, String> {
     let mut tokens = Vec::new();
-    let mut draw = Draw {
+    let mut sampler = HostSampler {
         request: &sample.request,
         sample: entry.key.index,
         counts: Cow::Borrowed(&sample.counts),
         generated: sample.generated(),
-        mask: sample.listed().map_err(Error::Request)?,
+        mask: sample.mask_words()?,
     };
-    let first = entry.start + entry.tokens - entry.drafted.len().max(1);
+    let first = entry.start + entry.tokens - entry.draft.len().max(1);
     for (index, row) in rows.chunks_exact_mut(vocab).enumerate() {
-        let (token, report) = draw.token(row, first + index + 1)?;
-        tokens.push((token, report));
-        if entry.drafted.get(index + 1) != Some(&token) {
+        let sampled = sampler.sample(row, first + index + 1);
+        let (token, logprobs) = sampled.map_err(|error| error.to_string())?;
+        tokens.push((token, logprobs));
+        if entry.draft.get(index + 1) != Some(&token) {
             break;
         }
-        draw.follow(token);
+        sampler.advance(token);
     }
     Ok(tokens)
 }
 
 fn prompt_logprobs(
     sample: &Sample,
-    entry: &Entry,
+    entry: &PlanEntry,
     rows: &[f32],
     vocab: usize,
 ) -> Vec<TokenLogprobs> {
     let top = sample.request.params.prompt_logprobs.unwrap_or(0);
     let next = sample.request.prompt.iter().skip(entry.start + 1);
     let rows: Vec<(&[f32], &u32)> = rows.chunks_exact(vocab).zip(next).collect();
-    rows.into_par_iter().map(|(row, &token)| Report::new(row, top).of(token)).collect()
+    rows.into_par_iter().map(|(row, &token)| LogprobReport::new(row, top).of(token)).collect()
 }

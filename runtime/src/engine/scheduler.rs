@@ -1,29 +1,30 @@
-//! Requests, slots and pages: who waits, who runs, and what becomes of each. It knows no backend: `schedule` gives a
-//! [`Plan`], `submitted` hears that the backend took it, and `postprocess` takes its output back. Several plans may be
-//! under way at once; they come back in order, and a backend runs them in order, so a page or a slot that one plan is
-//! the last to use may be given to a later plan at once.
+//! Requests, sequence slots and pages: who waits, who runs, and what becomes of each. This module knows no backend.
+//! `schedule` makes a [`StepPlan`], `submitted` records that the backend took it, and `postprocess` takes its output.
+//! Several plans may be in flight at once; they come back in order, and a backend runs them in order, so a page or a
+//! sequence slot whose last use is in one plan may be allocated to a later plan at once.
 //!
-//! [`super::schedule`] holds the policy of a step, [`super::results`] what its output means.
+//! [`super::batch`] holds the policy of a step, [`super::results`] what its output means.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Policy;
-use super::accept::Accepted;
-use super::metrics::Metrics;
+use super::metrics::EngineMetrics;
+use super::options::Policy;
 use super::pages::{PageCache, Parent};
-use super::plan::{Plan, TailCopy};
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::sample::{Key, Sample, Samples};
+use super::step_plan::{SnapshotCopy, StepPlan};
+use super::validate::ValidatedRequest;
 use crate::Limits;
 use crate::backend::PAGE_TOKENS;
 
-/// Ends of pages at which a prompt's tail is kept: every so many pages, and every so many for longer.
-const TAIL_PAGES: usize = 2;
-const ANCHOR_PAGES: usize = 16;
+/// A prompt's snapshot is saved at the end of every this many pages.
+const SNAPSHOT_INTERVAL_PAGES: usize = 2;
+/// At the end of every this many pages it is an anchor, which is kept for longer.
+const ANCHOR_INTERVAL_PAGES: usize = 16;
 
-/// All samples and what they hold.
+/// All samples and what they use.
 #[derive(Debug)]
 pub(super) struct Scheduler {
     pub(super) samples: Samples,
@@ -32,24 +33,24 @@ pub(super) struct Scheduler {
     /// Samples of each request.
     requests: HashMap<RequestId, Vec<Key>>,
     deadlines: BTreeSet<(Instant, RequestId)>,
-    pub(super) free_slots: Vec<usize>,
+    pub(super) free_seq_slots: Vec<usize>,
     pub(super) pages: PageCache,
     pub(super) step_tokens: usize,
     pub(super) max_append: usize,
     pub(super) draft_tokens: usize,
     pub(super) vocab: usize,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: EngineMetrics,
 }
 
 impl Scheduler {
-    /// For a backend with these limits; `max_append` bounds one sequence's share of a step, `tails` is what
+    /// For a backend with these limits. `max_append` bounds what one sequence does in a step, `snapshots` is what
     /// [`PageCache::new`] takes.
     pub(super) fn new(
         limits: &Limits,
         max_append: usize,
         vocab: usize,
         policy: &Policy,
-        tails: Option<usize>,
+        snapshots: Option<usize>,
     ) -> Scheduler {
         Scheduler {
             samples: Samples::default(),
@@ -57,18 +58,18 @@ impl Scheduler {
             running: BTreeSet::new(),
             requests: HashMap::new(),
             deadlines: BTreeSet::new(),
-            free_slots: (0..limits.max_sequences).rev().collect(),
-            pages: PageCache::new(limits.pages, policy.prefix_cache, tails),
+            free_seq_slots: (0..limits.max_sequences).rev().collect(),
+            pages: PageCache::new(limits.pages, policy.prefix_cache, snapshots),
             step_tokens: limits.max_step_tokens,
             max_append,
             draft_tokens: policy.draft_tokens,
             vocab,
-            metrics: Metrics::new(limits.pages),
+            metrics: EngineMetrics::new(limits.pages),
         }
     }
 
-    /// Queues a request that was checked against the limits.
-    pub(super) fn push(&mut self, request: Accepted) {
+    /// Queues a request.
+    pub(super) fn push(&mut self, request: ValidatedRequest) {
         self.metrics.requests += 1;
         self.metrics.request_prompt_tokens.add(request.prompt.len() as f64);
         if let Some(deadline) = request.deadline {
@@ -85,8 +86,8 @@ impl Scheduler {
         self.requests.insert(request.id, keys);
     }
 
-    /// Whether nothing waits or runs.
-    pub(super) fn idle(&self) -> bool {
+    /// Whether no sample waits or runs.
+    pub(super) fn is_idle(&self) -> bool {
         self.samples.is_empty()
     }
 
@@ -95,14 +96,14 @@ impl Scheduler {
         self.samples.values().all(|sample| sample.held)
     }
 
-    /// Forgets a request; no event of it comes any more. Unknown and finished ones are ignored.
+    /// Removes a request, which yields no further event. Unknown and finished requests are ignored.
     pub(super) fn cancel(&mut self, id: RequestId) {
         for key in self.requests.get(&id).cloned().unwrap_or_default() {
             self.remove(key, &FinishReason::Cancelled);
         }
     }
 
-    /// Holds a request, or goes on with it.
+    /// Holds a request, or resumes it.
     pub(super) fn set_held(&mut self, id: RequestId, held: bool) {
         for key in self.requests.get(&id).into_iter().flatten() {
             if let Some(sample) = self.samples.get_mut(key) {
@@ -111,7 +112,7 @@ impl Scheduler {
         }
     }
 
-    /// The next moment at which a request ends by itself.
+    /// The earliest deadline of a request.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
@@ -128,27 +129,27 @@ impl Scheduler {
         events
     }
 
-    /// Ends every sample: no step can run any more.
-    pub(super) fn fail_all(&mut self, why: &Arc<str>) -> Vec<TokenEvent> {
+    /// Ends every sample, because no step can run any more.
+    pub(super) fn fail_all(&mut self, reason: &Arc<str>) -> Vec<TokenEvent> {
         let mut keys: Vec<Key> = self.samples.keys().copied().collect();
         keys.sort_unstable();
-        let failed = |key| self.end(key, FinishReason::Failed(why.clone()));
+        let failed = |key| self.end(key, FinishReason::Failed(reason.clone()));
         keys.into_iter().filter_map(failed).collect()
     }
 
     /// Ends one sample without a token.
-    pub(super) fn end(&mut self, key: Key, why: FinishReason) -> Option<TokenEvent> {
-        let event = self.samples.get_mut(&key)?.end(why.clone());
-        self.remove(key, &why);
+    pub(super) fn end(&mut self, key: Key, reason: FinishReason) -> Option<TokenEvent> {
+        let event = self.samples.get_mut(&key)?.end(reason.clone());
+        self.remove(key, &reason);
         Some(event)
     }
 
-    /// Frees what a sample holds and forgets it.
-    pub(super) fn remove(&mut self, key: Key, why: &FinishReason) {
-        self.give_up(key);
+    /// Releases what a sample uses and removes it.
+    pub(super) fn remove(&mut self, key: Key, reason: &FinishReason) {
+        self.release_resources(key);
         self.waiting.remove(&key);
         let Some(sample) = self.samples.remove(&key) else { return };
-        sample.count_end(why, Instant::now(), &mut self.metrics);
+        sample.count_end(reason, Instant::now(), &mut self.metrics);
         let id = sample.request.id;
         if let Some(keys) = self.requests.get_mut(&id) {
             keys.retain(|other| *other != key);
@@ -161,63 +162,73 @@ impl Scheduler {
         }
     }
 
-    /// Takes a sample's slot and pages; nothing of it is planned any more.
-    pub(super) fn give_up(&mut self, key: Key) {
+    /// Releases a sample's sequence slot and pages. Nothing of it is scheduled any more.
+    fn release_resources(&mut self, key: Key) {
         let Some(sample) = self.samples.get_mut(&key) else { return };
         for (index, page) in sample.pages.drain(..).enumerate().rev() {
-            if index < sample.nodes { self.pages.release(page) } else { self.pages.give(page) }
+            if index < sample.cached_blocks {
+                self.pages.release(page);
+            } else {
+                self.pages.free(page);
+            }
         }
-        (sample.nodes, sample.planned, sample.parted, sample.rolling) = (0, 0, 0, None);
+        (sample.cached_blocks, sample.scheduled) = (0, 0);
+        (sample.divergence, sample.tail_page) = (0, None);
         sample.epoch += 1;
-        if let Some(slot) = sample.slot.take() {
-            self.free_slots.push(slot);
+        if let Some(seq_slot) = sample.seq_slot.take() {
+            self.free_seq_slots.push(seq_slot);
             self.running.remove(&key);
         }
     }
 
-    /// Sends a running sample back to wait; it will compute again what its pages held, as far as no prefix spares it.
+    /// Sends a running sample back to the waiting ones. It will compute again what its pages held, except for what a
+    /// cached prefix spares it.
     pub(super) fn preempt(&mut self, key: Key) {
-        self.give_up(key);
+        self.release_resources(key);
         self.waiting.insert(key);
         self.metrics.preemptions += 1;
     }
 
-    /// Notes that the backend took a plan: full pages with known tokens become nodes. Gives the tails to save.
-    pub(super) fn submitted(&mut self, plan: &Plan) -> Vec<TailCopy> {
+    /// Records that the backend took a plan: full pages with known tokens become cached blocks. Returns the snapshots to
+    /// save.
+    pub(super) fn submitted(&mut self, plan: &StepPlan) -> Vec<SnapshotCopy> {
         let mut saves = Vec::new();
         for entry in &plan.entries {
-            // Else no page was filled.
+            // Otherwise the entry filled no page.
             if (entry.start + entry.tokens) / PAGE_TOKENS > entry.start / PAGE_TOKENS {
-                self.publish(entry.key, &mut saves);
+                self.cache_blocks(entry.key, &mut saves);
             }
         }
         saves
     }
 
-    /// Makes nodes of a sample's full pages whose tokens are known and planned.
-    pub(super) fn publish(&mut self, key: Key, saves: &mut Vec<TailCopy>) {
+    /// Turns a sample's full pages whose tokens are known and scheduled into cached blocks.
+    pub(super) fn cache_blocks(&mut self, key: Key, saves: &mut Vec<SnapshotCopy>) {
         let Scheduler { samples, pages, .. } = self;
-        let Some(sample) = samples.get_mut(&key).filter(|_| pages.keeps()) else { return };
-        let Some(slot) = sample.slot else { return };
-        let full = sample.planned.min(sample.tokens.len()) / PAGE_TOKENS;
-        while sample.nodes < full {
-            let at = sample.nodes;
+        let Some(sample) = samples.get_mut(&key).filter(|_| pages.shares_prefixes()) else {
+            return;
+        };
+        let Some(seq_slot) = sample.seq_slot else { return };
+        let full = sample.scheduled.min(sample.tokens.len()) / PAGE_TOKENS;
+        while sample.cached_blocks < full {
+            let at = sample.cached_blocks;
             let parent = match at.checked_sub(1) {
                 None => Parent::Root(sample.request.salt),
                 Some(before) => Parent::Page(sample.pages[before]),
             };
             let tokens = &sample.tokens[at * PAGE_TOKENS..(at + 1) * PAGE_TOKENS];
-            let page = pages.publish(parent, tokens, sample.pages[at]);
+            let page = pages.insert(parent, tokens, sample.pages[at]);
             sample.pages[at] = page;
-            sample.nodes += 1;
-            if let Some(tail) = keep_tail(sample, pages, page) {
-                saves.push(TailCopy { tail, slot, end: sample.nodes * PAGE_TOKENS });
+            sample.cached_blocks += 1;
+            if let Some(snapshot) = allocate_snapshot(sample, pages, page) {
+                let end = sample.cached_blocks * PAGE_TOKENS;
+                saves.push(SnapshotCopy { snapshot, seq_slot, end });
             }
         }
     }
 
-    /// Brings the gauges up to date.
-    pub(super) fn gauge(&mut self) {
+    /// Updates the gauges of the metrics.
+    pub(super) fn update_gauges(&mut self) {
         let metrics = &mut self.metrics;
         (metrics.waiting, metrics.running) = (self.waiting.len(), self.running.len());
         metrics.pages_cached = self.pages.cached();
@@ -225,18 +236,18 @@ impl Scheduler {
     }
 }
 
-/// The tail to save at the end of a sample's last node, if it is worth one.
-fn keep_tail(sample: &mut Sample, pages: &mut PageCache, page: u32) -> Option<usize> {
-    let (end, prompt) = (sample.nodes, sample.request.prompt.len());
+/// The snapshot to save at the end of a sample's last cached block, if that place is worth one.
+fn allocate_snapshot(sample: &mut Sample, pages: &mut PageCache, page: u32) -> Option<usize> {
+    let (end, prompt) = (sample.cached_blocks, sample.request.prompt.len());
     if end > prompt / PAGE_TOKENS {
-        // While decoding only the latest end is wanted, by whoever goes on with the conversation.
-        if let Some(old) = sample.rolling.replace(page) {
-            pages.drop_passing_tail(old);
+        // While decoding only the latest end is useful, to a request that continues the conversation.
+        if let Some(old) = sample.tail_page.replace(page) {
+            pages.free_rolling_snapshot(old);
         }
-        return pages.keep_tail(page, false);
+        return pages.allocate_snapshot(page, false);
     }
     let last = end == prompt / PAGE_TOKENS || end == (prompt - 1) / PAGE_TOKENS;
-    let anchor = last || end == sample.parted || end.is_multiple_of(ANCHOR_PAGES);
-    let kept = anchor || end.is_multiple_of(TAIL_PAGES);
-    if kept { pages.keep_tail(page, anchor) } else { None }
+    let anchor = last || end == sample.divergence || end.is_multiple_of(ANCHOR_INTERVAL_PAGES);
+    let saved = anchor || end.is_multiple_of(SNAPSHOT_INTERVAL_PAGES);
+    if saved { pages.allocate_snapshot(page, anchor) } else { None }
 }

@@ -1,5 +1,5 @@
-//! A backend for tests of the engine: no weights, but a cache. The token it draws is a hash of everything that the
-//! cache then holds for the sequence, read back through its pages, so one page or slot given to the wrong request
+//! A backend for tests of the engine: no weights, but a cache. The token that it samples is a hash of everything that the
+//! cache then holds for the sequence, read back through its pages, so one page or sequence slot of the wrong request
 //! changes the answer. It also refuses any step that breaks the contract of [`Backend`].
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex};
 use ossmith_plan::{Layer, ModelSpec, Rope};
 
 use super::SamplingParams;
-use crate::backend::{Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step, StepTime};
-use crate::{Backend, Error, Limits, Result, Sampling, sampling};
+use crate::backend::{
+    Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step, StepOutput, StepTime,
+};
+use crate::sampling::{self, SamplerConfig};
+use crate::{Error, Limits, Result};
 
 /// Dimensions that matter to the engine: vocabulary, context and stop tokens.
 pub(super) static SPEC: ModelSpec = ModelSpec {
@@ -38,13 +41,13 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
     max_new_tokens: None,
 };
 
-/// What the backend saw, shared with the test.
+/// The steps that the backend received, shared with the test.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct StepLog {
     /// Tokens of each sequence of each step.
     pub(super) steps: Vec<Vec<usize>>,
-    /// Most steps that were under way at once.
-    pub(super) most_under_way: usize,
+    /// The largest number of steps in flight at once.
+    pub(super) max_in_flight: usize,
 }
 
 /// What a backend may do wrong.
@@ -52,15 +55,15 @@ pub(super) struct Seen {
 pub(super) enum Fault {
     /// `submit` refuses the step before it starts.
     Refuses,
-    /// `collect` says that the first sequence's logits are no numbers.
-    Damages,
+    /// `collect` reports that the first sequence's logits are not finite.
+    NonFinite,
     /// `submit` panics.
     PanicsAtSubmit,
     /// `collect` reports a device error.
     FailsAtCollect,
     /// `collect` panics.
     PanicsAtCollect,
-    /// `collect` returns fewer tokens than were drawn.
+    /// `collect` returns fewer tokens than were sampled.
     LosesTokens,
 }
 
@@ -70,19 +73,19 @@ pub(super) struct Scripted {
     max_append: usize,
     /// Token at each offset of each page.
     pages: Vec<[Option<u32>; PAGE_TOKENS]>,
-    /// What each slot's ring holds: every token so far.
+    /// What the ring of each sequence slot holds: every token so far.
     rings: Vec<Vec<u32>>,
     sampled: Vec<Option<u32>>,
-    results: VecDeque<Output>,
-    /// What each tail holds: every token of the sequence before its end.
-    tails: Vec<Vec<u32>>,
-    /// What goes wrong, and in which step (counted from 0).
+    results: VecDeque<StepOutput>,
+    /// What each snapshot holds: every token of the sequence before its end.
+    snapshots: Vec<Vec<u32>>,
+    /// The fault, and the step in which it happens (counted from 0).
     pub(super) fault: Option<(Fault, usize)>,
-    /// How many of the last tokens decide the next one; few make text that repeats itself.
+    /// How many of the last tokens determine the next one; a small number makes text that repeats itself.
     pub(super) memory: usize,
-    /// What the device's clock says of each step.
+    /// What the device's clock reports for each step.
     pub(super) time: Option<StepTime>,
-    pub(super) seen: Arc<Mutex<Seen>>,
+    pub(super) log: Arc<Mutex<StepLog>>,
 }
 
 impl Scripted {
@@ -94,11 +97,11 @@ impl Scripted {
             rings: vec![Vec::new(); limits.max_sequences],
             sampled: vec![None; limits.max_sequences],
             results: VecDeque::new(),
-            tails: Vec::new(),
+            snapshots: Vec::new(),
             fault: None,
             memory: usize::MAX,
             time: None,
-            seen: Arc::default(),
+            log: Arc::default(),
         }
     }
 
@@ -111,8 +114,10 @@ impl Scripted {
             let written = &sequence.pages[sequence.start / PAGE_TOKENS..];
             for other in step.sequences.iter().enumerate().filter(|(at, _)| *at != index) {
                 let shared = written.iter().any(|page| other.1.pages.contains(page));
-                if other.1.slot == sequence.slot || shared {
-                    return Err("a slot, or a page that is written, is named twice".to_owned());
+                if other.1.seq_slot == sequence.seq_slot || shared {
+                    return Err(
+                        "a sequence slot, or a page that is written, is named twice".to_owned()
+                    );
                 }
             }
             let (start, tokens) = (sequence.start, sequence.input.len());
@@ -126,10 +131,10 @@ impl Scripted {
                     start + tokens
                 ));
             }
-            let ring = self.rings.get(sequence.slot).ok_or("no such slot")?;
-            // Behind the end are guesses that turned out wrong.
+            let ring = self.rings.get(sequence.seq_slot).ok_or("no such sequence slot")?;
+            // Draft tokens that were rejected may lie beyond `start`.
             if ring.len() < start {
-                return Err(format!("starts at {start}, the slot holds {}", ring.len()));
+                return Err(format!("starts at {start}, the sequence slot holds {}", ring.len()));
             }
         }
         Ok(())
@@ -139,34 +144,34 @@ impl Scripted {
         self.fault.filter(|&(_, at)| at == step).map(|(fault, _)| fault)
     }
 
-    /// How far behind the newest position a tail may end.
+    /// How far behind the newest position a snapshot may end.
     fn reach(&self) -> usize {
         self.max_append.min(self.limits.max_step_tokens).max(3)
     }
 
     /// Appends a sequence's tokens and returns the hash after each.
     fn append(&mut self, sequence: &Sequence<'_>) -> Result<Vec<u64>> {
-        let sampled = self.sampled[sequence.slot];
+        let sampled = self.sampled[sequence.seq_slot];
         let tokens = match sequence.input {
             Input::Tokens(tokens) => tokens.to_vec(),
             Input::Sampled => vec![sampled.ok_or(Error::Internal("nothing sampled".into()))?],
         };
-        self.rings[sequence.slot].truncate(sequence.start);
+        self.rings[sequence.seq_slot].truncate(sequence.start);
         let mut hashes = Vec::new();
         for (position, token) in (sequence.start..).zip(tokens) {
             let place = |at: usize| (sequence.pages[at / PAGE_TOKENS] as usize, at % PAGE_TOKENS);
             let (page, offset) = place(position);
             self.pages[page][offset] = Some(token);
-            self.rings[sequence.slot].push(token);
+            self.rings[sequence.seq_slot].push(token);
             let cached = |at: usize| self.pages[place(at).0][place(at).1];
             let history: Option<Vec<u32>> = (0..=position).map(cached).collect();
-            if history.as_ref() != Some(&self.rings[sequence.slot]) {
+            if history.as_ref() != Some(&self.rings[sequence.seq_slot]) {
                 return Err(Error::Internal(format!(
-                    "slot {}'s pages were overwritten",
-                    sequence.slot
+                    "the pages of sequence slot {} were overwritten",
+                    sequence.seq_slot
                 )));
             }
-            hashes.push(hash(&self.rings[sequence.slot], self.memory));
+            hashes.push(hash(&self.rings[sequence.seq_slot], self.memory));
         }
         Ok(hashes)
     }
@@ -185,26 +190,27 @@ impl Backend for Scripted {
         self.max_append
     }
 
-    fn reserve_tails(&mut self, count: usize) -> Result<()> {
-        self.tails = vec![Vec::new(); count];
+    fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
+        self.snapshots = vec![Vec::new(); count];
         Ok(())
     }
 
-    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
-        let ring = &self.rings[slot];
-        // A real ring has dropped what is further back.
+    fn save_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
+        let ring = &self.rings[seq_slot];
+        // A real ring has overwritten what is further back.
         if !end.is_multiple_of(PAGE_TOKENS) || end > ring.len() || ring.len() > end + self.reach() {
             return Err(Error::Internal(format!("no window before {end} of {}", ring.len())));
         }
-        self.tails[tail] = ring[..end].to_vec();
+        self.snapshots[snapshot] = ring[..end].to_vec();
         Ok(())
     }
 
-    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
-        if self.tails[tail].len() != end {
-            return Err(Error::Internal(format!("tail {tail} is not of position {end}")));
+    fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
+        if self.snapshots[snapshot].len() != end {
+            let problem = format!("snapshot {snapshot} was not taken at position {end}");
+            return Err(Error::Internal(problem));
         }
-        self.rings[slot] = self.tails[tail].clone();
+        self.rings[seq_slot] = self.snapshots[snapshot].clone();
         Ok(())
     }
 
@@ -213,22 +219,22 @@ impl Backend for Scripted {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        match self.fault_at(self.seen.lock().unwrap().steps.len()) {
+        match self.fault_at(self.log.lock().unwrap().steps.len()) {
             Some(Fault::Refuses) => {
                 self.fault = None;
-                return Err(Error::Request("the scripted device wants no such step".to_owned()));
+                return Err(Error::invalid_step("the scripted device refuses the step"));
             }
-            Some(Fault::PanicsAtSubmit) => panic!("the scripted device lost its temper"),
+            Some(Fault::PanicsAtSubmit) => panic!("the scripted device panicked"),
             _ => {}
         }
-        self.check(step).map_err(Error::Request)?;
-        let mut output = Output::default();
+        self.check(step).map_err(Error::invalid_step)?;
+        let mut output = StepOutput::default();
         for sequence in step.sequences {
             let hashes = self.append(sequence)?;
             let last = hashes[hashes.len() - 1];
             let position = sequence.start + hashes.len();
-            let token = sequence.sample.map(|sampling| draw(last, &sampling, position));
-            self.sampled[sequence.slot] = token;
+            let token = sequence.sample.map(|config| sample(last, &config, position));
+            self.sampled[sequence.seq_slot] = token;
             output.sampled.push(token);
             let rows = match sequence.logits {
                 LogitRows::None => &[][..],
@@ -238,26 +244,26 @@ impl Backend for Scripted {
             output.logits.push(rows.iter().flat_map(|&hash| logits(hash)).collect());
         }
         self.results.push_back(output);
-        let mut seen = self.seen.lock().unwrap();
-        seen.steps.push(step.sequences.iter().map(|sequence| sequence.input.len()).collect());
-        seen.most_under_way = seen.most_under_way.max(self.results.len());
+        let mut log = self.log.lock().unwrap();
+        log.steps.push(step.sequences.iter().map(|sequence| sequence.input.len()).collect());
+        log.max_in_flight = log.max_in_flight.max(self.results.len());
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<Output> {
-        let step = self.seen.lock().unwrap().steps.len() - self.results.len();
+    fn collect(&mut self) -> Result<StepOutput> {
+        let step = self.log.lock().unwrap().steps.len() - self.results.len();
         let output = self.results.pop_front();
         match self.fault_at(step) {
             Some(Fault::FailsAtCollect) => {
-                Err(Error::Device("the scripted device fell off the bus".to_owned()))
+                Err(Error::device("collect a step", "the scripted device is lost"))
             }
-            Some(Fault::PanicsAtCollect) => panic!("the scripted device lost its temper"),
-            Some(Fault::LosesTokens) => Ok(Output::default()),
-            Some(Fault::Damages) => {
+            Some(Fault::PanicsAtCollect) => panic!("the scripted device panicked"),
+            Some(Fault::LosesTokens) => Ok(StepOutput::default()),
+            Some(Fault::NonFinite) => {
                 self.fault = None;
                 let mut output = output.unwrap();
                 output.sampled[0] = None;
-                output.damaged.push(0);
+                output.non_finite.push(0);
                 Ok(output)
             }
             _ => output.ok_or_else(|| Error::Internal("nothing was submitted".to_owned())),
@@ -275,8 +281,8 @@ fn hash(tokens: &[u32], memory: usize) -> u64 {
     )
 }
 
-fn draw(hash: u64, sampling: &Sampling, position: usize) -> u32 {
-    sampling::draw(&logits(hash).collect::<Vec<f32>>(), sampling, position).unwrap()
+fn sample(hash: u64, config: &SamplerConfig, position: usize) -> u32 {
+    sampling::sample(&logits(hash).collect::<Vec<f32>>(), config, position).unwrap()
 }
 
 /// Logits from -4 to 4.
@@ -293,7 +299,7 @@ pub(super) fn logits_after(tokens: &[u32]) -> Vec<f32> {
     logits(hash(tokens, usize::MAX)).collect()
 }
 
-/// The answer to a prompt, worked out with no engine: tokens up to a stop or `max_tokens`. `adjust` changes each row
+/// The answer to a prompt, computed without an engine: tokens up to a stop or `max_tokens`. `adjust` changes each row
 /// of logits, given the tokens generated so far.
 pub(super) fn expected_with(
     prompt: &[u32],
@@ -303,11 +309,11 @@ pub(super) fn expected_with(
     adjust: &mut dyn FnMut(&[u32], &mut [f32]),
 ) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
-    let sampling = params.sampling(sample);
+    let config = params.sampler(sample);
     while tokens.len() < prompt.len() + params.max_tokens.unwrap_or(usize::MAX) {
         let mut row: Vec<f32> = logits(hash(&tokens, memory)).collect();
         adjust(&tokens[prompt.len()..], &mut row);
-        let token = sampling::draw(&row, &sampling, tokens.len()).unwrap();
+        let token = sampling::sample(&row, &config, tokens.len()).unwrap();
         tokens.push(token);
         let stops = params.stop_token_ids.contains(&token);
         if stops || (!params.ignore_eos && SPEC.stop_tokens.contains(&token)) {

@@ -1,27 +1,27 @@
-//! Tokens to text as they come: whole characters only, and nothing of a stop string. What a token spells is the
-//! embedder's knowledge ([`Vocabulary`]); the engine knows bytes.
+//! Tokens to text as they are generated: whole characters only, and nothing of a stop string. The bytes of a token are
+//! the embedder's knowledge ([`Detokenizer`]).
 
 use std::sync::Arc;
 
-/// What tokens spell.
-pub trait Vocabulary: Send + Sync {
-    /// The bytes of a token, which may be part of a character; `None` for a token that is no text. Such a token
-    /// also parts what is before it from what is after it: no stop string spans it.
-    fn bytes(&self, token: u32) -> Option<&[u8]>;
+/// Turns tokens into bytes. A function from a token to its static bytes is one, such as `ossmith_harmony::token_bytes`.
+pub trait Detokenizer: Send + Sync {
+    /// The bytes of a token, which may be part of a character; `None` for a token that is not text. Such a token
+    /// also separates what is before it from what is after it: no stop string spans it.
+    fn token_bytes(&self, token: u32) -> Option<&[u8]>;
 }
 
-impl<F: for<'t> Fn(u32) -> Option<&'static [u8]> + Send + Sync> Vocabulary for F {
-    fn bytes(&self, token: u32) -> Option<&[u8]> {
+impl<F: for<'t> Fn(u32) -> Option<&'static [u8]> + Send + Sync> Detokenizer for F {
+    fn token_bytes(&self, token: u32) -> Option<&[u8]> {
         self(token)
     }
 }
 
-/// Text of one sample on its way out.
+/// Decodes the text of one sample, and finds its stop strings.
 #[derive(Clone, Debug, Default)]
 pub struct TextStream {
     stops: Arc<[String]>,
     include_stop: bool,
-    /// The start of a character.
+    /// The start of an incomplete character.
     bytes: Vec<u8>,
     /// Text that may be the start of a stop string.
     held: String,
@@ -34,8 +34,8 @@ impl TextStream {
         TextStream { stops, include_stop, bytes: Vec::new(), held: String::new() }
     }
 
-    /// Takes a token's bytes, appends to `out` the text that became certain, and says which stop string was found.
-    /// Bytes that are no UTF-8 become U+FFFD, as [`String::from_utf8_lossy`] has it. After a find the stream is over.
+    /// Takes a token's bytes, appends to `out` the text that became certain, and returns the stop string that was found.
+    /// Bytes that are not UTF-8 become U+FFFD, as with [`String::from_utf8_lossy`]. The stream ends with a stop string.
     ///
     /// With `stopping` false a whole stop string is passed on like any text.
     pub fn push(
@@ -62,7 +62,7 @@ impl TextStream {
         None
     }
 
-    /// Appends what was held back: the sample ends here.
+    /// Appends what was held back, because the sample ends here.
     pub fn finish(&mut self, out: &mut String) {
         out.push_str(&self.held);
         self.held.clear();
@@ -104,9 +104,9 @@ impl TextStream {
     }
 
     /// The stop string that ends first in the held text, and where it begins; among several the one that begins first.
-    /// So it does not matter how the text was cut into pieces.
+    /// The result therefore does not depend on how the text was cut into pieces.
     fn find(&self) -> Option<(usize, usize)> {
-        // Most tokens hold no stop's first byte, which is much faster to see than that they hold no stop.
+        // Most tokens do not contain the first byte of a stop string, which is much faster to check than the string.
         let may_begin = |stop: &String| {
             stop.as_bytes().first().is_some_and(|first| self.held.as_bytes().contains(first))
         };
@@ -117,17 +117,17 @@ impl TextStream {
         stops.filter_map(place).min().map(|(_, at, index)| (at, index))
     }
 
-    /// Length of the held text's longest end that a stop string begins with.
+    /// Length of the longest suffix of the held text with which a stop string begins.
     fn undecided(&self) -> usize {
-        let longest = |stop: &String| {
-            let most = self.held.len().min(stop.len() - 1);
-            (1..=most).rev().find(|&len| {
+        let suffix = |stop: &String| {
+            let longest = self.held.len().min(stop.len() - 1);
+            (1..=longest).rev().find(|&len| {
                 let from = self.held.len() - len;
                 self.held.as_bytes()[from..] == stop.as_bytes()[..len]
                     && self.held.is_char_boundary(from)
             })
         };
-        self.stops.iter().filter_map(longest).max().unwrap_or(0)
+        self.stops.iter().filter_map(suffix).max().unwrap_or(0)
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// The text of pieces, and the stop that ended it.
+    /// The text of pieces, and the stop string that ended it.
     fn read(stops: &[&str], include: bool, pieces: &[&[u8]]) -> (String, Option<usize>) {
         let stops: Arc<[String]> = stops.iter().map(|&stop| stop.to_owned()).collect();
         let (mut stream, mut text) = (TextStream::new(stops, include), String::new());
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_come_whole_and_damage_is_marked() {
+    fn characters_are_whole_and_invalid_bytes_are_marked() {
         let (mut stream, mut text) = (TextStream::default(), String::new());
         let lengths: Vec<usize> = "🧑🏽‍🚀é"
             .bytes()
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_text_parts_what_is_around_it() {
+    fn a_token_without_text_separates_what_is_around_it() {
         let mut stream = TextStream::new(["ab".to_owned()].into(), false);
         let mut text = String::new();
         for bytes in [Some(&b"xa"[..]), None, Some(b"b")] {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     proptest! {
-        /// However text is cut into pieces, it ends where a plain search says.
+        /// However text is cut into pieces, it ends where a plain search finds a stop string.
         #[test]
         fn pieces_do_not_matter(
             text in "[abé🙂]{0,40}",
@@ -210,7 +210,7 @@ mod tests {
             let pieces: Vec<&[u8]> =
                 cuts.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
             let (got, found) = read(&stops, false, &pieces);
-            // The first stop to be complete ends the text.
+            // The stop string that is complete first ends the text.
             let place = |(index, stop): (usize, &&str)| {
                 text.find(stop).map(|at| (at + stop.len(), at, index))
             };

@@ -1,13 +1,13 @@
-//! Which tokens may be drawn at all: top-k and top-p.
+//! Which tokens can be sampled at all: top-k and top-p.
 
-use super::Sampling;
+use super::config::SamplerConfig;
 use super::scores::Scores;
 
 /// The tokens that top-k and top-p keep, or `None` for all.
-pub(super) fn kept(view: &Scores<'_>, sampling: &Sampling) -> Option<Vec<u32>> {
+pub(super) fn kept(view: &Scores<'_>, config: &SamplerConfig) -> Option<Vec<u32>> {
     let vocab = view.logits.len();
-    let top_k = if sampling.top_k == 0 { vocab } else { vocab.min(sampling.top_k as usize) };
-    if top_k == vocab && sampling.top_p >= 1.0 {
+    let top_k = if config.top_k == 0 { vocab } else { vocab.min(config.top_k as usize) };
+    if top_k == vocab && config.top_p >= 1.0 {
         return None;
     }
     let mut ranks: Vec<u64> = (0..vocab as u32).map(|id| view.rank(id)).collect();
@@ -15,16 +15,16 @@ pub(super) fn kept(view: &Scores<'_>, sampling: &Sampling) -> Option<Vec<u32>> {
         ranks.select_nth_unstable(top_k);
         ranks.truncate(top_k);
     }
-    if sampling.top_p < 1.0 {
-        let wanted = f64::from(sampling.top_p) * view.mass(&ranks);
+    if config.top_p < 1.0 {
+        let wanted = f64::from(config.top_p) * view.mass(&ranks);
         let count = count_to_mass(view, &mut ranks, wanted);
         ranks.truncate(count);
     }
     Some(ranks.into_iter().map(|rank| rank as u32).collect())
 }
 
-/// How many of the best have `wanted` mass together; moves them to the front. Halves what is left to look at, as
-/// quickselect does, so a vocabulary is never sorted.
+/// How many of the most likely tokens have `wanted` mass together; moves them to the front. Halves the remaining range
+/// in each round, as quickselect does, so a vocabulary is never sorted.
 fn count_to_mass(view: &Scores<'_>, ranks: &mut [u64], mut wanted: f64) -> usize {
     let (mut start, mut end) = (0, ranks.len());
     while end - start > 64 {

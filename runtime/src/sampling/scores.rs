@@ -1,9 +1,9 @@
 //! A row of logits as the sampler sees it: over temperature, and in blocks.
 
-/// Logits that are passed over together where none of them can be drawn.
+/// Logits that are skipped together where none of them can be sampled.
 pub(super) const BLOCK: usize = 64;
 
-/// Logits over temperature, less the largest.
+/// Logits over temperature, minus the largest.
 pub(super) struct Scores<'a> {
     pub(super) logits: &'a [f32],
     pub(super) largest: f32,
@@ -19,8 +19,8 @@ impl Scores<'_> {
         (logit - self.largest) * self.inverse
     }
 
-    /// A number that orders tokens best first, the lowest id among equals (both zeros are), what is not a number last;
-    /// the id is its low half.
+    /// A number that orders tokens by descending logit and, among equals (both zeros are), by ascending id; NaN comes last.
+    /// Its low half is the id.
     pub(super) fn rank(&self, id: u32) -> u64 {
         let logit = self.logits[id as usize];
         let bits =
@@ -36,7 +36,7 @@ impl Scores<'_> {
     }
 }
 
-/// The largest of some numbers, whatever is not a number aside.
+/// The largest of some numbers; NaN is ignored.
 pub(super) fn peak(numbers: &[f32]) -> f32 {
     const LANES: usize = 16;
     let larger = |a: f32, b: f32| if b > a { b } else { a };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ossmith::backend::cuda::{Sources, block_shared_bytes, nvrtc};
+use ossmith::unstable::cuda::{Sources, block_shared_bytes, nvrtc};
 use ossmith_plan::{KernelInfo, Model, Target, Unit};
 use ossmith_tests::not_checked;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ossmith::backend::cuda::{Sources, nvrtc};
+use ossmith::unstable::cuda::{Sources, nvrtc};
 use ossmith_plan::{Model, Unit};
 use ossmith_tests::not_checked;
 

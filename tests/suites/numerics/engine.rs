@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use ossmith::engine::{EngineOptions, FinishReason, SamplingParams};
-use ossmith::{Checkpoint, Device, Engine, Limits};
+use ossmith::prelude::*;
 use ossmith_tests::fixture::Fixture;
 
 use crate::model::compile;
@@ -13,13 +12,11 @@ fn check(name: &str, limits: Limits) {
     let fixture = Fixture::committed(name);
     let model = compile(&fixture.folder);
     let weights = Arc::new(Checkpoint::open(&fixture.folder, model).expect("a whole checkpoint"));
-    let options = EngineOptions { device: Device::Cpu, limits, ..EngineOptions::default() };
+    let options = EngineOptions::default().with_device(Device::Cpu).with_limits(limits);
     let mut engine = Engine::load(model, weights, options, &mut |_| ()).expect("an engine");
     let greedy = fixture.expected.ids("greedy_tokens");
-    let params = |max_tokens| SamplingParams {
-        max_tokens: Some(max_tokens),
-        ignore_eos: true,
-        ..SamplingParams::greedy()
+    let params = |max_tokens: usize| {
+        SamplingParams::greedy().with_max_tokens(max_tokens).with_ignore_eos(true)
     };
     // The whole prompt, the prompt with part of its continuation, and shorter prompts beside them.
     let (whole, half) = (fixture.tokens.clone(), greedy.len() / 2);
@@ -40,13 +37,16 @@ fn check(name: &str, limits: Limits) {
 
 #[test]
 fn several_prompts_at_once() {
-    check("tiny", Limits { max_sequences: 8, max_step_tokens: 256, pages: 16 });
-    check("window", Limits { max_sequences: 8, max_step_tokens: 512, pages: 64 });
+    check("tiny", Limits::default().with_max_sequences(8).with_max_step_tokens(256).with_pages(16));
+    check(
+        "window",
+        Limits::default().with_max_sequences(8).with_max_step_tokens(512).with_pages(64),
+    );
 }
 
 #[test]
-fn prompts_wait_for_slots_pages_and_step_tokens() {
-    check("tiny", Limits { max_sequences: 2, max_step_tokens: 20, pages: 2 });
-    check("odd", Limits { max_sequences: 3, max_step_tokens: 7, pages: 3 });
-    check("window", Limits { max_sequences: 2, max_step_tokens: 64, pages: 7 });
+fn prompts_wait_for_sequence_slots_pages_and_step_tokens() {
+    check("tiny", Limits::default().with_max_sequences(2).with_max_step_tokens(20).with_pages(2));
+    check("odd", Limits::default().with_max_sequences(3).with_max_step_tokens(7).with_pages(3));
+    check("window", Limits::default().with_max_sequences(2).with_max_step_tokens(64).with_pages(7));
 }

@@ -1,6 +1,6 @@
 //! One sequence, fed in every way, against the committed fixtures in float32 bounds.
 
-use ossmith::backend::cpu::Isa;
+use ossmith::unstable::cpu::Isa;
 use ossmith_tests::drive::{Feed, Rows};
 use ossmith_tests::fixture::Fixture;
 

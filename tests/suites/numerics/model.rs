@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ossmith::Checkpoint;
-use ossmith::backend::cpu::{CpuBackend, Executor, Isa};
+use ossmith::unstable::cpu::{CpuBackend, Executor, Isa};
 use ossmith_plan::Model;
 use ossmith_tests::bounds::F32;
 use ossmith_tests::drive::{self, Feed, Rows};
@@ -66,17 +66,17 @@ pub(crate) fn expect_rows(
     let expected = &fixture.expected.f32("logits")[..stored * spec.vocab];
     F32.assert_logits(&format!("{what}: logits"), expected, &logits, spec.vocab);
     assert_eq!(rows.layers.len(), spec.layers.len(), "{what}: tapped layers");
-    for (layer, taps) in rows.layers.iter().enumerate() {
+    for (layer, captured) in rows.layers.iter().enumerate() {
         let ossmith_plan::Layer { experts, top_k, .. } = spec.layers[layer];
-        let residual = fixture.stored_rows(&taps.residual, spec.hidden, tokens);
+        let residual = fixture.stored_rows(&captured.residual, spec.hidden, tokens);
         let expected = &fixture.expected.f32(&format!("resid.{layer}"))[..stored * spec.hidden];
         F32.assert_close(&format!("{what}: residual after layer {layer}"), expected, &residual);
 
-        let logits = fixture.stored_rows(&taps.router_logits, experts, tokens);
+        let logits = fixture.stored_rows(&captured.router_logits, experts, tokens);
         let expected = &fixture.expected.f32(&format!("router_logits.{layer}"))[..stored * experts];
         F32.assert_close(&format!("{what}: router logits of layer {layer}"), expected, &logits);
 
-        let chosen = fixture.stored_rows(&taps.router_indices, top_k, tokens);
+        let chosen = fixture.stored_rows(&captured.router_indices, top_k, tokens);
         let expected = fixture.expected.ids(&format!("router_indices.{layer}"));
         // Fixtures keep the last chosen expert well apart from the first rejected one, but not the chosen from
         // each other: their order may differ by a rounding, their set may not.

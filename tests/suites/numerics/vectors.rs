@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use ossmith::backend::cpu::{Batch, Cache, Executor, Isa, Values};
-use ossmith::backend::{Input, LogitRows, PAGE_TOKENS, Sequence};
-use ossmith::{Checkpoint, Limits};
+use ossmith::unstable::cpu::{Batch, Cache, Executor, Isa, Values};
+use ossmith::unstable::{Input, LogitRows, Sequence};
+use ossmith::{Checkpoint, Limits, PAGE_TOKENS};
 use ossmith_plan::{DType, Model, Node, Op, SWIGLU_ALPHA, Value, Weight};
 use ossmith_tests::fixture::Tables;
 use ossmith_tests::root;
@@ -67,9 +67,13 @@ impl Bench {
         for isa in Isa::available() {
             let executor = Executor::new(self.model, self.weights.clone(), isa, Some(2));
             let executor = executor.expect("executor");
-            let pages = batch.members.iter().map(|m| m.pages.len()).max().unwrap_or(1);
+            let pages =
+                batch.sequences.iter().map(|sequence| sequence.pages.len()).max().unwrap_or(1);
             let tokens = batch.rows.len().max(1);
-            let limits = Limits { max_sequences: 64, max_step_tokens: tokens, pages };
+            let limits = Limits::default()
+                .with_max_sequences(64)
+                .with_max_step_tokens(tokens)
+                .with_pages(pages);
             let mut cache = Cache::new(self.model, &limits).expect("cache");
             let mut values = Values::new(self.model, rows(self.model, inputs));
             for (value, given) in inputs {
@@ -269,13 +273,13 @@ fn one_token_each(model: &'static Model, positions: &[u32]) -> Batch {
         .enumerate()
         .map(|(slot, &position)| sequence(slot, position as usize, &[0], &pages[slot]))
         .collect();
-    let limits = Limits { max_sequences: 64, max_step_tokens: 64, pages: 1 };
+    let limits = Limits::default().with_max_sequences(64).with_max_step_tokens(64).with_pages(1);
     Batch::new(model, &limits, &sequences, &[]).expect("a batch within its limits")
 }
 
 fn sequence<'a>(slot: usize, start: usize, tokens: &'a [u32], pages: &'a [u32]) -> Sequence<'a> {
     let input = Input::Tokens(tokens);
-    Sequence { slot, start, input, pages, sample: None, logits: LogitRows::None }
+    Sequence { seq_slot: slot, start, input, pages, sample: None, logits: LogitRows::None }
 }
 
 #[test]
@@ -356,7 +360,7 @@ fn attention() {
         .flat_map(|j| [&doubled[..], &k[64 * j..][..64], &v[64 * j..][..64]].concat())
         .collect();
     let (tokens, pages) = (vec![0; keys], [2, 0, 3, 1]);
-    let limits = Limits { max_sequences: 1, max_step_tokens: keys, pages: 4 };
+    let limits = Limits::default().with_max_sequences(1).with_max_step_tokens(keys).with_pages(4);
     let batch = Batch::new(bench.model, &limits, &[sequence(0, 0, &tokens, &pages)], &[]);
     let batch = batch.expect("a batch within its limits");
     let nodes = [node(bench.model, Op::CacheWrite, None), node(bench.model, Op::Attention, None)];

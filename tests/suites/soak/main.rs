@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ossmith::engine::{EngineOptions, Policy, Request, RequestId, SamplingParams};
-use ossmith::{Checkpoint, Device, Engine, Limits};
+use ossmith::RequestId;
+use ossmith::prelude::*;
 
-const LIMITS: Limits = Limits { max_sequences: 24, max_step_tokens: 256, pages: 72 };
+const LIMITS: Limits = Limits::for_sequences(24, 192).with_max_step_tokens(256);
 /// Requests under way at once; more than the slots, so some wait.
 const LIVE: usize = 40;
 /// Different requests; each comes many times, beside others.
@@ -25,7 +25,11 @@ fn engine(policy: Policy, limits: Limits) -> Engine {
     let spec = ossmith_codegen::spec::parse("tiny", &config, None).expect("a model");
     let model = ossmith_codegen::compile(spec);
     let weights = Arc::new(Checkpoint::synthetic(model, 11));
-    let options = EngineOptions { device: Device::Cpu, limits, threads: Some(2), policy };
+    let options = EngineOptions::default()
+        .with_device(Device::Cpu)
+        .with_limits(limits)
+        .with_threads(2)
+        .with_policy(policy);
     Engine::load(model, weights, options, &mut |_| ()).expect("an engine")
 }
 
@@ -45,21 +49,19 @@ fn kind(index: usize) -> Request {
     let length = [3, 20, 64, 65, 90, 150][random.below(6)];
     let prompt: Vec<u32> =
         (0..length).map(|at| ((at * 31 + index % 10 * 17 + 5) % 250) as u32).collect();
-    let base = SamplingParams {
-        temperature: [0.0, 1.0][index % 2],
-        top_k: [0, 20][random.below(2)],
-        seed: index as u64,
-        max_tokens: Some(1 + random.below(12)),
-        n: 1 + index % 13 / 12,
-        ..SamplingParams::default()
-    };
+    let base = SamplingParams::default()
+        .with_temperature([0.0, 1.0][index % 2])
+        .with_top_k([0, 20][random.below(2)])
+        .with_seed(index as u64)
+        .with_max_tokens(1 + random.below(12))
+        .with_n(1 + index % 13 / 12);
     let params = match index % 7 {
-        0 => SamplingParams { presence_penalty: 0.5, repetition_penalty: 1.2, ..base },
-        1 => SamplingParams { logprobs: Some(1), ..base },
-        2 => SamplingParams { ignore_eos: true, ..base },
+        0 => base.with_presence_penalty(0.5).with_repetition_penalty(1.2),
+        1 => base.with_logprobs(1),
+        2 => base.with_ignore_eos(true),
         _ => base,
     };
-    Request { priority: index as i32 % 3, ..Request::new(prompt, params) }
+    Request::new(prompt, params).with_priority(index as i32 % 3)
 }
 
 /// Resident memory of this process in KiB.
@@ -75,8 +77,8 @@ fn random_requests_leave_nothing_behind() {
         Ok(text) => text.parse().expect("OSSMITH_SOAK is a number of requests"),
         Err(_) => 3000,
     };
-    let plain = Policy { prefix_cache: false, ..Policy::default() };
-    let mut solo = engine(plain, Limits { max_sequences: 1, ..LIMITS });
+    let plain = Policy::default().with_prefix_cache(false);
+    let mut solo = engine(plain, LIMITS.with_max_sequences(1));
     let tokens = |request| {
         let answers = solo.complete(vec![request]).expect("a solo run");
         answers.into_iter().map(|answer| answer.tokens).collect::<Vec<_>>()
@@ -84,7 +86,7 @@ fn random_requests_leave_nothing_behind() {
     let alone: Vec<Vec<Vec<u32>>> = (0..KINDS).map(kind).map(tokens).collect();
     drop(solo);
 
-    let mut engine = engine(Policy { draft_tokens: 3, ..Policy::default() }, LIMITS);
+    let mut engine = engine(Policy::default().with_draft_tokens(3), LIMITS);
     let mut random = Random(3);
     // By request: its kind, and what its samples said so far.
     let mut live: HashMap<RequestId, (usize, Vec<Vec<u32>>)> = HashMap::new();

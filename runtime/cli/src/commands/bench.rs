@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use ossmith::Limits;
-use ossmith::backend::cuda::CudaBackend;
+use ossmith::unstable::cuda::CudaBackend;
 
 use super::bench_serve;
 use crate::model::ModelArgs;

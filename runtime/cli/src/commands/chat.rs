@@ -75,7 +75,7 @@ impl Args {
         let prompt = self.asked.words.tokens(messages, chosen.is_random())?;
         let mut params = self.asked.sampling.params(chosen);
         // An answer may be long, but not longer than what is left of the conversation's room.
-        let room = engine.limits().pages * ossmith::backend::PAGE_TOKENS;
+        let room = engine.limits().pages * ossmith::PAGE_TOKENS;
         let left = room.saturating_sub(prompt.len()).max(1);
         params.max_tokens = params.max_tokens.map(|most| most.min(left));
         let spoken = speak::speak(engine, &prompt, &params, true)?;
@@ -94,9 +94,9 @@ fn is_command(line: &str) -> bool {
 /// Prints what can be put right by saying something else; anything worse ends the chat.
 fn refuse(error: anyhow::Error) -> anyhow::Result<()> {
     match error.downcast_ref::<ossmith::Error>() {
-        Some(ossmith::Error::Request(why)) => {
+        Some(refused) if refused.is_bad_request() => {
             eprintln!(
-                "error: {why}\nhint: /reset starts the conversation afresh; --context makes more room"
+                "error: {refused}\nhint: /reset starts the conversation afresh; --context makes more room"
             );
             Ok(())
         }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use ossmith::backend::cuda::check::{CheckLine, check};
+use ossmith::unstable::cuda::check::{CheckLine, check};
 use serde_json::json;
 
 use crate::failure::fail;

@@ -3,9 +3,8 @@
 use std::io::Write;
 
 use ossmith::Device;
-use ossmith::backend::cpu::Isa;
-use ossmith::backend::cuda::{CubinCache, DeviceInfo, nvrtc, probe};
-use ossmith::engine::resolve;
+use ossmith::unstable::cpu::Isa;
+use ossmith::unstable::cuda::{CubinCache, DeviceInfo, nvrtc, probe};
 use serde_json::{Value, json};
 
 use crate::model::names;
@@ -60,7 +59,7 @@ fn facts() -> Vec<(&'static str, Value)> {
         ),
         (
             "auto_backend",
-            match resolve(Device::Auto).0 {
+            match Device::Auto.resolve().0 {
                 Device::Cuda(number) => json!(format!("cuda:{number}")),
                 Device::Auto | Device::Cpu => json!("cpu"),
             },

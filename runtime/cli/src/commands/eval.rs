@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ossmith::backend::PAGE_TOKENS;
-use ossmith::engine::SamplingParams;
-use ossmith::{Engine, Limits, Progress};
+use ossmith::{Engine, Limits, Progress, SamplingParams};
 use ossmith_harmony::decode_lossy;
 use serde_json::{Value, json};
 
@@ -138,11 +136,7 @@ impl Nano {
 
 fn limits(prompts: &[Vec<u32>]) -> Limits {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + MAX_TOKENS;
-    Limits {
-        max_sequences: SEQUENCES,
-        max_step_tokens: STEP_TOKENS,
-        pages: SEQUENCES * longest.div_ceil(PAGE_TOKENS),
-    }
+    Limits::for_sequences(SEQUENCES, longest).with_max_step_tokens(STEP_TOKENS)
 }
 
 /// Writes what each case was answered.
@@ -156,7 +150,7 @@ fn write_tokens(file: &Path, cases: &[Case], answers: &[Vec<u32>]) -> anyhow::Re
 
 /// The tokens of each answer.
 fn answer(engine: &mut Engine, prompts: &[Vec<u32>]) -> anyhow::Result<Vec<Vec<u32>>> {
-    let params = SamplingParams { max_tokens: Some(MAX_TOKENS), ..SamplingParams::greedy() };
+    let params = SamplingParams::greedy().with_max_tokens(MAX_TOKENS);
     let (mut bars, mut done, total) = (Bars::new(), 0, prompts.len() as u64);
     let mut answers = vec![Vec::new(); prompts.len()];
     for event in engine.stream(prompts, &[params])? {

@@ -4,8 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ossmith::Engine;
-use ossmith::engine::SamplingParams;
+use ossmith::{Engine, SamplingParams};
 use ossmith_harmony::Message;
 use serde_json::{Map, Value, json};
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use ossmith::backend::cuda::nvrtc::{self, Cubin};
-use ossmith::backend::cuda::{self, CubinCache, Sources};
+use ossmith::unstable::cuda::nvrtc::{self, Cubin};
+use ossmith::unstable::cuda::{self, CubinCache, Sources};
 use ossmith_plan::{Axis, KernelInfo, Model, Phase, StepShape, Unit};
 
 use super::table;

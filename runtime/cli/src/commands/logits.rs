@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use ossmith::backend::{Output, PAGE_TOKENS};
-use ossmith::engine::LogitsOptions;
+use ossmith::unstable::{LogitsOptions, StepOutput};
 use ossmith::{Engine, Limits};
 
 use crate::failure::fail;
@@ -84,11 +83,7 @@ impl Args {
 
     fn limits(&self, tokens: usize) -> Limits {
         let chunk = self.asked_chunk().unwrap_or(MAX_CHUNK).min(tokens.max(1));
-        Limits {
-            max_sequences: 1,
-            max_step_tokens: chunk,
-            pages: tokens.div_ceil(PAGE_TOKENS).max(1),
-        }
+        Limits::for_sequences(1, tokens.max(1)).with_max_step_tokens(chunk)
     }
 
     fn layouts(&self, engine: &Engine, rows: usize) -> Vec<Layout> {
@@ -116,7 +111,8 @@ impl Args {
         tokens: &[u32],
         file: &mut TensorFile,
     ) -> anyhow::Result<()> {
-        let options = LogitsOptions { chunk: self.asked_chunk(), taps: !self.tensors.is_empty() };
+        let capture_activations = !self.tensors.is_empty();
+        let options = LogitsOptions { chunk: self.asked_chunk(), capture_activations };
         // The engine's errors and the file's differ in type, so the file's are kept here.
         let mut written = Ok(());
         engine.logits(tokens, options, &mut |start, output| {
@@ -128,19 +124,24 @@ impl Args {
         written
     }
 
-    fn write(&self, file: &mut TensorFile, start: usize, output: &Output) -> anyhow::Result<()> {
+    fn write(
+        &self,
+        file: &mut TensorFile,
+        start: usize,
+        output: &StepOutput,
+    ) -> anyhow::Result<()> {
         let floats =
             |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
         for rows in &output.logits {
             file.write("logits", start, &floats(rows))?;
         }
-        for (layer, taps) in output.taps.iter().enumerate() {
+        for (layer, captured) in output.activations.iter().enumerate() {
             if self.tensors.contains(&Inner::Resid) {
-                file.write(&format!("resid.{layer}"), start, &floats(&taps.residual))?;
+                file.write(&format!("resid.{layer}"), start, &floats(&captured.residual))?;
             }
             if self.tensors.contains(&Inner::Router) {
                 let ids: Vec<u8> =
-                    taps.router_indices.iter().flat_map(|id| id.to_le_bytes()).collect();
+                    captured.router_indices.iter().flat_map(|id| id.to_le_bytes()).collect();
                 file.write(&format!("router_indices.{layer}"), start, &ids)?;
             }
         }

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
-use ossmith::backend::PAGE_TOKENS;
-use ossmith::engine::{EngineHandle, Policy, resolve};
-use ossmith::{Device, Limits};
+use ossmith::{Device, EngineHandle, Limits, PAGE_TOKENS, Policy};
 use ossmith_plan::ModelSpec;
 use ossmith_server::{Config, EngineBackend, GrammarHelper, StoreLimits};
 use tokio::net::TcpListener;
@@ -172,7 +170,7 @@ impl Args {
             tracing::warn!("--max-model-len {asked} is cut to the context of {name}, {most}");
         }
         let limits = self.engine_limits(spec);
-        let policy = Policy { max_waiting: self.limits.max_queue, ..Policy::default() };
+        let policy = Policy::default().with_max_waiting(self.limits.max_queue);
         let engine = self.device.load_with(&chosen, limits, policy)?;
         let loaded = begun.elapsed().as_secs_f64() - opened;
         let backend = engine.describe();
@@ -232,7 +230,7 @@ impl Args {
     }
 
     fn context(&self, spec: &ModelSpec) -> usize {
-        let on_cpu = resolve(self.device.backend.0).0 == Device::Cpu;
+        let on_cpu = self.device.backend.0.resolve().0 == Device::Cpu;
         let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
         self.limits.max_model_len.map_or(default, |most| spec.context.min(most as usize))
     }
@@ -240,11 +238,10 @@ impl Args {
     fn engine_limits(&self, spec: &ModelSpec) -> Limits {
         let context = self.context(spec);
         let tokens = self.limits.kv_cache_tokens.map_or(2 * context, |tokens| tokens as usize);
-        Limits {
-            max_sequences: self.limits.max_num_seqs.into(),
-            max_step_tokens: self.limits.max_num_batched_tokens as usize,
-            pages: tokens.div_ceil(PAGE_TOKENS),
-        }
+        Limits::default()
+            .with_max_sequences(self.limits.max_num_seqs.into())
+            .with_max_step_tokens(self.limits.max_num_batched_tokens as usize)
+            .with_pages(tokens.div_ceil(PAGE_TOKENS))
     }
 
     fn config(&self, spec: &ModelSpec, keys: Vec<String>, startup: Vec<(String, f64)>) -> Config {

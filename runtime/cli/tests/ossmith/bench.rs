@@ -119,7 +119,7 @@ fn throughput_counts_every_token_of_every_form_of_request() {
         let share = metrics["device_idle_share"].as_f64().unwrap();
         assert!((share - idle / (busy + idle)).abs() < 1e-9, "{result}");
         let of_memory = |part: &str| result["memory"][part].as_u64().unwrap();
-        let parts = ["weights", "pages", "rings", "tails", "workspace", "graphs"];
+        let parts = ["weights", "pages", "rings", "snapshots", "workspace", "graphs"];
         assert_eq!(parts.map(of_memory).iter().sum::<u64>(), of_memory("total"), "{result}");
         assert!(of_memory("pages") > 0 && of_memory("rings") > 0, "{result}");
         assert!(metrics["steps"].as_u64().unwrap() > 0, "{result}");

@@ -181,7 +181,7 @@ fn bad_input_is_told_what_is_wrong_and_what_to_do() {
         (logits(&file("bad.json", "{}")), &["bad.json is not a JSON array", "hint:"]),
         (logits(&file("none.json", "[]")), &["prompt is empty"]),
         (logits(&file("range.json", "[1, 9999]")), &["9999"]),
-        (logits(&file("long.json", &long)), &["600 tokens", "512", "shorten it by 88"]),
+        (logits(&file("long.json", &long)), &["600 tokens", "512", "shorten the prompt by 88"]),
     ] {
         refuses(&args, 1, want);
     }

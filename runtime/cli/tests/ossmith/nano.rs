@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use ossmith::engine::{EngineOptions, Policy, SamplingParams};
-use ossmith::{Checkpoint, Device, Engine, Limits};
+use ossmith::prelude::*;
 use ossmith_harmony::{SpecialSet, encode_with_special};
 use serde_json::Value;
 
@@ -95,12 +94,11 @@ fn nano(draft_tokens: usize) -> Engine {
     let model = ossmith_models::NANO;
     let bytes = ossmith_models::nano_checkpoint().unwrap();
     let weights = Arc::new(Checkpoint::from_bytes("nano", bytes, model).unwrap());
-    let options = EngineOptions {
-        device: Device::Cpu,
-        limits: Limits { max_sequences: 1, max_step_tokens: 512, pages: 32 },
-        threads: Some(2),
-        policy: Policy { draft_tokens, ..Policy::default() },
-    };
+    let options = EngineOptions::default()
+        .with_device(Device::Cpu)
+        .with_limits(Limits::for_sequences(1, 2048))
+        .with_threads(2)
+        .with_policy(Policy::default().with_draft_tokens(draft_tokens));
     Engine::load(model, weights, options, &mut |_| {}).unwrap()
 }
 
@@ -110,8 +108,8 @@ fn tokens(text: &str) -> Vec<u32> {
 
 /// Greedy answers.
 fn answers(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
-    let most = SamplingParams { max_tokens: Some(150), ..SamplingParams::greedy() };
-    let answers = engine.generate(prompts, &[most]).unwrap();
+    let params = SamplingParams::greedy().with_max_tokens(150);
+    let answers = engine.generate(prompts, &[params]).unwrap();
     answers.into_iter().map(|answer| answer.tokens).collect()
 }
 

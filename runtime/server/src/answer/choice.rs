@@ -1,6 +1,6 @@
 //! One choice of an answer while it is generated.
 
-use ossmith::engine::FinishReason;
+use ossmith::FinishReason;
 use serde_json::Value;
 
 use crate::generation::GeneratedToken;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use ossmith::engine::{PromptInfo, TokenLogprobs};
+use ossmith::{PromptInfo, TokenLogprobs};
 use serde::Serialize;
 use serde_json::Value;
 

@@ -1,10 +1,6 @@
 //! The real backend: requests go to the engine's thread, its events come back as they are.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use futures_core::Stream;
-use ossmith::engine::{EngineHandle, Events, Metrics, TokenEvent};
+use ossmith::{EngineHandle, EngineMetrics};
 
 use super::{GenerationBackend, GenerationRequest, GenerationStream};
 
@@ -24,16 +20,15 @@ impl EngineBackend {
 
 impl GenerationBackend for EngineBackend {
     fn submit(&self, request: GenerationRequest) -> ossmith::Result<GenerationStream> {
-        let events = self.handle.submit(request.engine_request)?;
-        Ok(Box::pin(EventStream(events)))
+        Ok(Box::pin(self.handle.submit(request.engine_request)?))
     }
 
-    fn metrics(&self) -> Metrics {
+    fn metrics(&self) -> EngineMetrics {
         self.handle.metrics()
     }
 
     fn failure(&self) -> Option<String> {
-        self.handle.closed()
+        self.handle.closed().map(|error| error.to_string())
     }
 
     fn reset_prefix_cache(&self) {
@@ -42,15 +37,5 @@ impl GenerationBackend for EngineBackend {
 
     fn stop(&self) {
         self.handle.shutdown();
-    }
-}
-
-struct EventStream(Events);
-
-impl Stream for EventStream {
-    type Item = TokenEvent;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TokenEvent>> {
-        self.0.poll_next(context)
     }
 }

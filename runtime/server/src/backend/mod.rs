@@ -7,7 +7,7 @@ mod engine;
 use std::pin::Pin;
 
 use futures_core::Stream;
-use ossmith::engine::{Metrics, Request, TokenEvent};
+use ossmith::{EngineMetrics, Request, TokenEvent};
 
 pub use engine::EngineBackend;
 
@@ -29,12 +29,13 @@ pub trait GenerationBackend: Send + Sync {
     /// Starts a generation.
     ///
     /// # Errors
-    /// [`ossmith::Error::Busy`] if the queue is full, [`ossmith::Error::Request`] if the request can never be served as it
-    /// stands, [`ossmith::Error::Closed`] if the backend has stopped.
+    /// [`ossmith::Error::QueueFull`] if the request can be served later, an error that
+    /// [is a bad request](ossmith::Error::is_bad_request) if it can never be served as it stands,
+    /// [`ossmith::Error::ShutDown`] or [`ossmith::Error::Stopped`] if the backend has stopped.
     fn submit(&self, request: GenerationRequest) -> ossmith::Result<GenerationStream>;
 
     /// What it has done and is doing.
-    fn metrics(&self) -> Metrics;
+    fn metrics(&self) -> EngineMetrics;
 
     /// Why it cannot generate any more; `None` while it can.
     fn failure(&self) -> Option<String>;

@@ -1,7 +1,7 @@
 //! How a chat answer looks: in chunks as the SDKs parse them (the role, then the tokens, then the finish reason, then usage),
 //! and whole.
 
-use ossmith::engine::FinishReason;
+use ossmith::FinishReason;
 use serde::Serialize;
 use serde_json::{Value, json};
 

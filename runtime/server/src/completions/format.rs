@@ -1,6 +1,6 @@
 //! How a completion looks, whole and in chunks. There is a chunk for each token, even where its text is empty.
 
-use ossmith::engine::TokenLogprobs;
+use ossmith::TokenLogprobs;
 use serde::Serialize;
 use serde_json::{Value, json};
 

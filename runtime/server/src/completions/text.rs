@@ -1,6 +1,6 @@
 //! The text that tokens become: whole characters, stop strings taken out, log-probabilities beside it.
 
-use ossmith::engine::{FinishReason, TokenLogprobs};
+use ossmith::{FinishReason, TokenLogprobs};
 use ossmith_harmony::{TextDecoder, special, token_bytes};
 
 use crate::answer::{Ending, ResponseOptions};

@@ -6,8 +6,7 @@ mod prometheus;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use ossmith::backend::PAGE_TOKENS;
-use ossmith::engine::metrics::{Histogram, Metrics as EngineMetrics};
+use ossmith::{EngineMetrics, Histogram, PAGE_TOKENS};
 
 use prometheus::{Exposition, counter, gauge};
 
@@ -191,8 +190,8 @@ fn counters(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
     let name = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
     let metric = counter(name, "Accepted tokens by their position in the draft.");
     let positions: Vec<String> =
-        (0..engine.accepted_by_place.len()).map(|position| position.to_string()).collect();
-    let accepted = engine.accepted_by_place.iter().map(|&count| count as f64);
+        (0..engine.accepted_by_position.len()).map(|position| position.to_string()).collect();
+    let accepted = engine.accepted_by_position.iter().map(|&count| count as f64);
     out.labelled(metric, "position", positions.iter().map(String::as_str).zip(accepted));
 }
 

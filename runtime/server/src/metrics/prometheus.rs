@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ossmith::engine::metrics::Histogram;
+use ossmith::Histogram;
 
 /// What a metric is: its value type, its name and its help text.
 #[derive(Clone, Copy, Debug)]

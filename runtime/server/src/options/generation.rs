@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
-use ossmith::engine::{Request, SamplingParams};
+use ossmith::{Request, SamplingParams};
 use serde_json::Value;
 
 use crate::backend::GenerationRequest;
@@ -54,23 +54,25 @@ impl GenerationOptions {
             Ok(fields.number(name, low..=high)?.map(|value| value as f32))
         };
         let (vocab, base) = (config.vocab, SamplingParams::default());
-        let params = SamplingParams {
-            temperature: f32_in("temperature", 0.0, 2.0)?.unwrap_or(base.temperature),
-            top_p: above_zero(fields, "top_p", 1.0)?.unwrap_or(base.top_p),
-            top_k: top_k(fields)?,
-            min_p: f32_in("min_p", 0.0, 1.0)?.unwrap_or(base.min_p),
-            presence_penalty: f32_in("presence_penalty", -2.0, 2.0)?.unwrap_or_default(),
-            frequency_penalty: f32_in("frequency_penalty", -2.0, 2.0)?.unwrap_or_default(),
-            repetition_penalty: above_zero(fields, "repetition_penalty", 100.0)?.unwrap_or(1.0),
+        let (temperature, top_p, min_p) = (base.temperature, base.top_p, base.min_p);
+        let prompt_logprobs = fields.integer("prompt_logprobs", 0..=20)?.map(|n| n as u32);
+        let params = base
+            .with_temperature(f32_in("temperature", 0.0, 2.0)?.unwrap_or(temperature))
+            .with_top_p(above_zero(fields, "top_p", 1.0)?.unwrap_or(top_p))
+            .with_top_k(top_k(fields)?)
+            .with_min_p(f32_in("min_p", 0.0, 1.0)?.unwrap_or(min_p))
+            .with_presence_penalty(f32_in("presence_penalty", -2.0, 2.0)?.unwrap_or_default())
+            .with_frequency_penalty(f32_in("frequency_penalty", -2.0, 2.0)?.unwrap_or_default())
+            .with_repetition_penalty(
+                above_zero(fields, "repetition_penalty", 100.0)?.unwrap_or(1.0),
+            )
             // Only the bits matter, because clients send negative seeds too.
-            seed: fields.bits("seed")?.unwrap_or_else(random_seed),
-            logit_bias: logit_bias(fields, vocab)?,
-            stop_token_ids: fields.token_ids("stop_token_ids", vocab)?.unwrap_or_default(),
-            ignore_eos: fields.bool("ignore_eos", false)?,
-            min_tokens: fields.count("min_tokens", 0)?.unwrap_or(0),
-            prompt_logprobs: fields.integer("prompt_logprobs", 0..=20)?.map(|n| n as u32),
-            ..base
-        };
+            .with_seed(fields.bits("seed")?.unwrap_or_else(random_seed))
+            .with_logit_bias(logit_bias(fields, vocab)?)
+            .with_stop_token_ids(fields.token_ids("stop_token_ids", vocab)?.unwrap_or_default())
+            .with_ignore_eos(fields.bool("ignore_eos", false)?)
+            .with_min_tokens(fields.count("min_tokens", 0)?.unwrap_or(0))
+            .with_prompt_logprobs(prompt_logprobs);
         Ok(GenerationOptions {
             params,
             priority: fields
@@ -184,7 +186,7 @@ impl GenerationOptions {
 
 /// The settings of a choice: the seed counts up.
 fn with_choice_seed(params: &SamplingParams, choice: usize) -> SamplingParams {
-    SamplingParams { seed: params.seed.wrapping_add(choice as u64), ..params.clone() }
+    params.clone().with_seed(params.seed.wrapping_add(choice as u64))
 }
 
 fn random_seed() -> u64 {

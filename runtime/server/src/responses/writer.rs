@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ossmith::engine::FinishReason;
+use ossmith::FinishReason;
 use serde::Serialize;
 use serde_json::{Value, json};
 

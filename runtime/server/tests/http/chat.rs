@@ -1,6 +1,6 @@
 //! Chat answers, whole and streamed, of well-formed and of malformed turns.
 
-use ossmith::engine::FinishReason;
+use ossmith::FinishReason;
 use ossmith_server::stub::Script;
 use ossmith_server::{Config, GenerationRequest};
 use serde_json::{Value, json};

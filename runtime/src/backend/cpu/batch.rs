@@ -1,25 +1,25 @@
-//! A step's tokens as rows: which sequence and position each is, and its rotary angles.
+//! A step's tokens as rows: each token's sequence, position and rotary angles.
 
 use ossmith_plan::Model;
 use ossmith_scalar::{cos_sin, rope_angle};
 
-use crate::Result;
 use crate::backend::{Input, Limits, Sequence, Step, validate};
+use crate::{Error, Result};
 
-/// A sequence's place in the cache.
+/// The sequence slot and pages of one sequence of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its slot: which ring it has in sliding layers.
-    pub slot: usize,
+pub struct BatchSequence {
+    /// Its sequence slot, which is its ring in sliding layers.
+    pub seq_slot: usize,
     /// Its pages in full layers.
     pub pages: Vec<u32>,
 }
 
-/// One token's place.
+/// The sequence and position of one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Index into [`Batch::members`].
-    pub member: usize,
+    /// Index into [`Batch::sequences`].
+    pub sequence: usize,
     /// Position in its sequence.
     pub position: usize,
 }
@@ -28,42 +28,45 @@ pub struct Row {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The step's sequences.
-    pub members: Vec<Member>,
-    /// Every token's place.
+    pub sequences: Vec<BatchSequence>,
+    /// Every token's sequence and position.
     pub rows: Vec<Row>,
     /// Every token's id.
     pub tokens: Vec<u32>,
     /// Cosines times YaRN's concentration, `[rows, head_dim / 2]`.
     pub cos: Vec<f32>,
-    /// Sines, likewise.
+    /// Sines, in the same way.
     pub sin: Vec<f32>,
 }
 
 impl Batch {
-    /// Lays out `sequences`; `sampled` holds each slot's last drawn token.
+    /// Lays out `sequences`; `sampled` holds the last sampled token of each sequence slot.
     ///
     /// # Errors
-    /// [`crate::Error::Request`] naming what breaks the model's bounds or `limits`.
+    /// [`crate::Error::InvalidStep`] with what breaks the model's bounds or `limits`.
     pub fn new(
         model: &'static Model,
         limits: &Limits,
         sequences: &[Sequence<'_>],
         sampled: &[Option<u32>],
     ) -> Result<Batch> {
-        let drawn = |slot: usize| sampled.get(slot).copied().flatten();
-        let step = Step { sequences, taps: false };
-        validate::step(model, limits, &step, |slot| drawn(slot).is_some())?;
+        let sampled = |seq_slot: usize| sampled.get(seq_slot).copied().flatten();
+        let step = Step { sequences, capture_activations: false };
+        validate::step(model, limits, &step, |seq_slot| sampled(seq_slot).is_some())?;
         let mut batch = Batch::default();
         for sequence in sequences {
-            sequence.sample.map_or(Ok(()), |sampling| sampling.check())?;
+            if let Some(config) = sequence.sample {
+                config.check().map_err(|error| Error::invalid_step(error.to_string()))?;
+            }
             match sequence.input {
                 Input::Tokens(tokens) => batch.tokens.extend_from_slice(tokens),
-                Input::Sampled => batch.tokens.extend(drawn(sequence.slot)),
+                Input::Sampled => batch.tokens.extend(sampled(sequence.seq_slot)),
             }
-            let member = batch.members.len();
+            let index = batch.sequences.len();
             let positions = sequence.start..sequence.start + sequence.input.len();
-            batch.rows.extend(positions.map(|position| Row { member, position }));
-            batch.members.push(Member { slot: sequence.slot, pages: sequence.pages.to_vec() });
+            batch.rows.extend(positions.map(|position| Row { sequence: index, position }));
+            let pages = sequence.pages.to_vec();
+            batch.sequences.push(BatchSequence { seq_slot: sequence.seq_slot, pages });
         }
         batch.rotate(model);
         Ok(batch)

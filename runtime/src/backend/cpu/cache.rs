@@ -1,16 +1,16 @@
-//! The key/value cache in f32. Full layers hold pages that the caller hands out; sliding layers hold a ring for
-//! each sequence slot, long enough for the window and a whole step.
+//! The key/value cache in f32. Full layers hold pages that the caller allocates; sliding layers hold one ring per
+//! sequence slot, long enough for the window and a whole step.
 //!
-//! Both are made of *tiles* of 16 consecutive positions, `position / 16` after `position / 16`. For each key/value
-//! head a tile holds its keys transposed, `[head_dim, 16]`, so that one query meets sixteen keys at a time, then its
-//! values, `[16, head_dim]`.
+//! Both consist of *tiles* of 16 consecutive positions, in order of `position / 16`. For each key/value head a tile holds
+//! its keys transposed, `[head_dim, 16]`, so that one query is multiplied with sixteen keys at a time, then its values,
+//! `[16, head_dim]`.
 
 use ossmith_plan::{Layer, LayerKind, Model, ModelSpec};
 
-use super::batch::Member;
+use super::batch::BatchSequence;
 use super::floats::Floats;
-use crate::backend::memory::PAGES_PER_TAIL;
-use crate::backend::{Limits, MemoryPlan, PAGE_TOKENS};
+use crate::backend::memory_budget::PAGES_PER_SNAPSHOT;
+use crate::backend::{Limits, MemoryBudget, PAGE_TOKENS};
 use crate::{Error, Result};
 
 /// Positions of one tile.
@@ -26,15 +26,15 @@ pub struct Cache {
     window_tiles: usize,
     kinds: Vec<LayerKind>,
     layers: Vec<Floats>,
-    /// By layer, `[tails, window_tiles]` tiles; nothing for full layers.
-    tails: Vec<Floats>,
+    /// Sliding-window snapshots by layer, `[snapshots, window_tiles]` tiles; empty for full layers.
+    snapshots: Vec<Floats>,
 }
 
 impl Cache {
-    /// An empty cache; memory is taken as positions are first written.
+    /// An empty cache. The system provides its memory when positions are first written.
     ///
     /// # Errors
-    /// [`Error::Device`] with the size, if that much memory cannot be addressed.
+    /// [`Error::OutOfMemory`] with the size, if that much memory cannot be allocated.
     pub fn new(model: &'static Model, limits: &Limits) -> Result<Cache> {
         let spec = &model.spec;
         let ring_tiles = ring_tiles(spec, limits);
@@ -51,43 +51,47 @@ impl Cache {
             window_tiles: spec.max_window().min(spec.context).div_ceil(TILE),
             kinds: spec.layers.iter().map(Layer::kind).collect(),
             layers: spec.layers.iter().map(layer).collect::<Result<_>>()?,
-            tails: spec.layers.iter().map(|_| Floats::default()).collect(),
+            snapshots: spec.layers.iter().map(|_| Floats::default()).collect(),
         })
     }
 
-    /// Makes room for `count` tails; memory is taken as they are first saved.
-    pub(crate) fn reserve_tails(&mut self, count: usize) -> Result<()> {
+    /// Makes room for `count` sliding-window snapshots. The system provides the memory when they are first saved.
+    pub(crate) fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
         let floats = count.saturating_mul(self.window_tiles * self.tile_floats());
-        for (kind, tails) in self.kinds.iter().zip(&mut self.tails) {
+        for (kind, snapshots) in self.kinds.iter().zip(&mut self.snapshots) {
             if *kind == LayerKind::Sliding {
-                *tails = zeros(floats)?;
+                *snapshots = zeros(floats)?;
             }
         }
         Ok(())
     }
 
-    /// Copies the window before `end` from a slot's rings to a tail (`save`), or back.
-    pub(crate) fn copy_tail(
+    /// Copies the window before `end` from a sequence slot's rings to a snapshot (`save`), or back.
+    pub(crate) fn copy_snapshot(
         &mut self,
-        tail: usize,
-        slot: usize,
+        snapshot: usize,
+        seq_slot: usize,
         end: usize,
         save: bool,
     ) -> Result<()> {
         let (tile, window, ring) = (self.tile_floats(), self.window_tiles, self.ring_tiles);
         let last = end / TILE;
-        let layers = self.layers.iter_mut().zip(&mut self.tails).zip(&self.kinds);
-        for ((rings, tails), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
+        let layers = self.layers.iter_mut().zip(&mut self.snapshots).zip(&self.kinds);
+        for ((rings, snapshots), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
             for index in last.saturating_sub(window)..last {
-                let from = (slot * ring + index % ring) * tile;
-                let to = (tail * window + index % window) * tile;
-                let missing = || Error::Internal(format!("there is no tail {tail} or slot {slot}"));
+                let from = (seq_slot * ring + index % ring) * tile;
+                let to = (snapshot * window + index % window) * tile;
+                let missing = || {
+                    Error::Internal(format!(
+                        "there is no snapshot {snapshot} or no sequence slot {seq_slot}"
+                    ))
+                };
                 let in_ring = rings.get_mut(from..from + tile).ok_or_else(missing)?;
-                let in_tail = tails.get_mut(to..to + tile).ok_or_else(missing)?;
+                let in_snapshot = snapshots.get_mut(to..to + tile).ok_or_else(missing)?;
                 if save {
-                    in_tail.copy_from_slice(in_ring);
+                    in_snapshot.copy_from_slice(in_ring);
                 } else {
-                    in_ring.copy_from_slice(in_tail);
+                    in_ring.copy_from_slice(in_snapshot);
                 }
             }
         }
@@ -103,14 +107,14 @@ impl Cache {
     pub(crate) fn write(
         &mut self,
         layer: usize,
-        member: &Member,
+        sequence: &BatchSequence,
         position: usize,
         keys: &[f32],
         values: &[f32],
     ) {
         let (head_dim, lane) = (self.head_dim, position % TILE);
         for head in 0..self.kv_heads {
-            let at = self.tile(layer, member, position / TILE, head);
+            let at = self.tile(layer, sequence, position / TILE, head);
             let from = head * head_dim..(head + 1) * head_dim;
             let tile = &mut self.layers[layer][at..at + 2 * head_dim * TILE];
             let (tile_keys, tile_values) = tile.split_at_mut(head_dim * TILE);
@@ -122,12 +126,18 @@ impl Cache {
     }
 
     /// Where a head's keys of a tile start in [`Cache::layer`]; its values follow after `head_dim * TILE`.
-    pub(super) fn tile(&self, layer: usize, member: &Member, tile: usize, head: usize) -> usize {
+    pub(super) fn tile(
+        &self,
+        layer: usize,
+        sequence: &BatchSequence,
+        tile: usize,
+        head: usize,
+    ) -> usize {
         let index = match self.kinds[layer] {
-            LayerKind::Sliding => member.slot * self.ring_tiles + tile % self.ring_tiles,
+            LayerKind::Sliding => sequence.seq_slot * self.ring_tiles + tile % self.ring_tiles,
             LayerKind::Full => {
                 let in_page = PAGE_TOKENS / TILE;
-                member.pages[tile / in_page] as usize * in_page + tile % in_page
+                sequence.pages[tile / in_page] as usize * in_page + tile % in_page
             }
         };
         (index * self.kv_heads + head) * 2 * self.head_dim * TILE
@@ -138,17 +148,17 @@ impl Cache {
         &self.layers[layer]
     }
 
-    /// One position's rotated key and its value for one head, for checks: a position that was never written, or
-    /// that a sliding layer's ring has dropped, gives whatever lies there.
+    /// One position's rotated key and its value for one head, for checks. For a position that was never written, or
+    /// that a sliding layer's ring has overwritten, the result is whatever the memory holds.
     #[must_use]
     pub fn read(
         &self,
         layer: usize,
-        member: &Member,
+        sequence: &BatchSequence,
         position: usize,
         head: usize,
     ) -> (Vec<f32>, Vec<f32>) {
-        let at = self.tile(layer, member, position / TILE, head);
+        let at = self.tile(layer, sequence, position / TILE, head);
         let tile = &self.layers[layer][at..at + 2 * self.head_dim * TILE];
         let (keys, values) = tile.split_at(self.head_dim * TILE);
         let lane = position % TILE;
@@ -157,30 +167,30 @@ impl Cache {
     }
 }
 
-/// What the cache takes at most, when every page and ring has been written; weights stay in the checkpoint's map.
+/// The most that the cache takes, when every page and ring has been written; weights stay in the checkpoint's map.
 #[must_use]
-pub fn plan_memory(model: &'static Model, limits: &Limits, tails: usize) -> MemoryPlan {
+pub fn memory_budget(model: &'static Model, limits: &Limits, snapshots: usize) -> MemoryBudget {
     let spec = &model.spec;
     let tile = (2 * spec.kv_width() * TILE * size_of::<f32>()) as u64;
     let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count();
     let full = (spec.layers.len() - sliding) as u64;
     let window = spec.max_window().min(spec.context).div_ceil(TILE);
     let in_page = (PAGE_TOKENS / TILE) as u64;
-    let tails_bytes = (tails * sliding * window) as u64 * tile;
-    MemoryPlan {
-        pages: limits.pages as u64 * in_page * full * tile,
-        rings: (limits.max_sequences * sliding * ring_tiles(spec, limits)) as u64 * tile,
-        tails: tails_bytes,
-        available: available(),
-        page_count: limits.pages as u64,
-        page: in_page * full * tile
-            + (usize::from(tails > 0) * sliding * window) as u64 * tile / PAGES_PER_TAIL as u64,
-        ..MemoryPlan::default()
+    MemoryBudget {
+        page_bytes: limits.pages as u64 * in_page * full * tile,
+        ring_bytes: (limits.max_sequences * sliding * ring_tiles(spec, limits)) as u64 * tile,
+        snapshot_bytes: (snapshots * sliding * window) as u64 * tile,
+        available_bytes: available_bytes(),
+        pages: limits.pages as u64,
+        bytes_per_page: in_page * full * tile
+            + (usize::from(snapshots > 0) * sliding * window) as u64 * tile
+                / PAGES_PER_SNAPSHOT as u64,
+        ..MemoryBudget::default()
     }
 }
 
-/// Memory that the system would give without swapping, where it says so.
-fn available() -> Option<u64> {
+/// Memory that the system can provide without swapping, where it reports that.
+fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
@@ -194,8 +204,13 @@ fn ring_tiles(spec: &ModelSpec, limits: &Limits) -> usize {
 fn zeros(len: usize) -> Result<Floats> {
     Floats::zeroed(len).map_err(|_| {
         let gigabytes = len as f64 * 4e-9;
-        Error::Device(format!(
-            "no memory for a key/value cache of {gigabytes:.1} GB a layer; lower max_sequences, max_step_tokens or pages"
-        ))
+        Error::OutOfMemory {
+            needed_bytes: (len as u64).saturating_mul(4),
+            available_bytes: available_bytes(),
+            problem: format!(
+                "no memory for a key/value cache of {gigabytes:.1} GB per layer; lower max_sequences, \
+                 max_step_tokens or pages"
+            ),
+        }
     })
 }

@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use ossmith_plan::{Model, Node, Op, Value, Weight};
+use ossmith_plan::{Layer, Model, Node, Op, Value, Weight};
 use rayon::prelude::*;
 
 use super::attention::Attention;
 use super::batch::Batch;
 use super::cache::Cache;
 use super::distinct::Distinct;
+use super::gemm::{self, Gemm};
 use super::isa::Isa;
-use super::product::{self, Product};
 use super::values::Values;
 use super::weights::{self, Rows, Weights};
 use super::{scalar, simd};
@@ -25,12 +25,12 @@ pub struct Executor {
     weights: Arc<Checkpoint>,
     isa: Isa,
     pool: rayon::ThreadPool,
-    /// The unembedding's different rows, if many repeat.
+    /// The unembedding's distinct rows, if many repeat.
     distinct: Option<Distinct>,
 }
 
 impl Executor {
-    /// Checks all weights' sizes and starts `threads` threads (all the machine's if `None`).
+    /// Checks all weights' sizes and starts `threads` threads (all threads of the machine if `None`).
     ///
     /// # Errors
     /// [`Error::Internal`] if a tensor is not the model's or a width is not a multiple
@@ -53,7 +53,7 @@ impl Executor {
             .num_threads(threads.unwrap_or(0))
             .thread_name(|index| format!("ossmith-cpu-{index}"))
             .build()
-            .map_err(|error| Error::Device(format!("cannot start CPU threads: {error}")))?;
+            .map_err(|error| Error::device("start CPU threads", error))?;
         weights::check(model, &weights)?;
         let stored = Weights { model, source: &weights, layer: 0 };
         let distinct = match stored.matrix(Weight::Unembedding)?[..] {
@@ -81,12 +81,12 @@ impl Executor {
         self.pool.current_num_threads()
     }
 
-    /// Runs `work` on the executor's threads; nodes run inside it start without a hand-over.
+    /// Runs `work` on the executor's threads; nodes that run inside it start without switching threads.
     pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }
 
-    /// Runs `nodes` in order with the weights of `layer` (ignored by `start` and `head`). `values` has one row a
+    /// Runs `nodes` in order with the weights of `layer` (ignored by `start` and `head`). `values` has one row per
     /// token of `batch`; `head` nodes need no batch and take any rows.
     ///
     /// # Errors
@@ -174,19 +174,19 @@ impl Executor {
         if let (Weight::Unembedding, Some(distinct)) = (matrix_of(node)?, &self.distinct) {
             return self.linear_distinct(node, distinct, pairs, values);
         }
-        let (mut products, mut column) = (Vec::new(), 0);
+        let (mut gemms, mut column) = (Vec::new(), 0);
         for part in weights.matrix(matrix_of(node)?)? {
             let bias = match node.weights.get(1) {
                 Some(&bias) => weights.vector(bias, column, part.rows())?,
                 None => Vec::new(),
             };
-            products.push(Product { weights: part, bias, column, pairs: pairs.clone() });
+            gemms.push(Gemm { weights: part, bias, column, pairs: pairs.clone() });
             column += part.rows();
         }
-        self.product(node, &products, width, values)
+        self.gemm(node, &gemms, width, values)
     }
 
-    /// A product without bias over the different rows of its matrix.
+    /// A GEMM without bias over the distinct rows of its matrix.
     fn linear_distinct(
         &self,
         node: &Node,
@@ -197,17 +197,16 @@ impl Executor {
         let output = output_of(node)?;
         let width = values.row_elements(output);
         let matrix = distinct.rows().ok_or_else(|| malformed(node))?;
-        let few = matrix.rows();
-        let products =
-            [Product { weights: Rows::Bf16(matrix), bias: Vec::new(), column: 0, pairs }];
+        let count = matrix.rows();
+        let gemms = [Gemm { weights: Rows::Bf16(matrix), bias: Vec::new(), column: 0, pairs }];
         let mut out = values.take_f32(output);
         let mut scratch = std::mem::take(&mut values.scratch);
         let mut results = std::mem::take(&mut scratch.distinct);
-        results.resize(values.rows() * few, 0.0);
+        results.resize(values.rows() * count, 0.0);
         let x = values.f32(input_of(node)?)?;
-        product::run(self.isa, &products, x, &mut results, few, &mut scratch);
+        gemm::run(self.isa, &gemms, x, &mut results, count, &mut scratch);
         rows(&mut out, width, |row, out| {
-            distinct.spread(&results[row * few..(row + 1) * few], out);
+            distinct.scatter(&results[row * count..(row + 1) * count], out);
         });
         scratch.distinct = results;
         values.scratch = scratch;
@@ -220,32 +219,32 @@ impl Executor {
             return Err(malformed(node));
         };
         let output = output_of(node)?;
-        let slots = values.row_elements(chosen);
-        let width = values.row_elements(output) / slots;
+        let top_k = values.row_elements(chosen);
+        let width = values.row_elements(output) / top_k;
         let experts = weights.experts(matrix)?;
         let k = self.model.graph.weight(matrix, weights.layer).shape[2];
-        // One input row a token, or one a slot.
-        let per_slot = values.row_elements(input) == slots * k;
+        // A route is a token at one of its chosen experts. The input has one row per token, or one per route.
+        let per_route = values.row_elements(input) == top_k * k;
         let mut pairs = vec![Vec::new(); self.model.spec.layers[weights.layer].experts];
-        for (slot, &expert) in values.u32(chosen)?.iter().enumerate() {
-            let row = if per_slot { slot } else { slot / slots };
+        for (route, &expert) in values.u32(chosen)?.iter().enumerate() {
+            let row = if per_route { route } else { route / top_k };
             let of_expert = pairs.get_mut(expert as usize).ok_or_else(|| {
                 Error::Internal(format!("expert {expert} of value {chosen:?} does not exist"))
             })?;
-            of_expert.push((row as u32, slot as u32));
+            of_expert.push((row as u32, route as u32));
         }
-        let mut products = Vec::new();
+        let mut gemms = Vec::new();
         for (expert, pairs) in pairs.into_iter().enumerate().filter(|(_, p)| !p.is_empty()) {
             let bias = weights.vector(bias, expert * width, width)?;
-            products.push(Product { weights: experts.matrix(expert)?, bias, column: 0, pairs });
+            gemms.push(Gemm { weights: experts.matrix(expert)?, bias, column: 0, pairs });
         }
-        self.product(node, &products, width, values)
+        self.gemm(node, &gemms, width, values)
     }
 
-    fn product(
+    fn gemm(
         &self,
         node: &Node,
-        products: &[Product<'_>],
+        gemms: &[Gemm<'_>],
         width: usize,
         values: &mut Values,
     ) -> Result<()> {
@@ -253,7 +252,7 @@ impl Executor {
         let mut out = values.take_f32(output);
         let mut scratch = std::mem::take(&mut values.scratch);
         let x = values.f32(input_of(node)?)?;
-        product::run(self.isa, products, x, &mut out, width, &mut scratch);
+        gemm::run(self.isa, gemms, x, &mut out, width, &mut scratch);
         values.scratch = scratch;
         values.put_f32(output, out);
         Ok(())
@@ -285,9 +284,10 @@ impl Executor {
     ) -> Result<()> {
         let spec = &self.model.spec;
         let qkv = values.f32(input_of(node)?)?.chunks_exact(spec.qkv_width());
-        for (place, row) in batch.rows.iter().zip(qkv) {
+        for (token, row) in batch.rows.iter().zip(qkv) {
             let (keys, values) = row[spec.q_width()..].split_at(spec.kv_width());
-            cache.write(layer, &batch.members[place.member], place.position, keys, values);
+            let sequence = &batch.sequences[token.sequence];
+            cache.write(layer, sequence, token.position, keys, values);
         }
         Ok(())
     }
@@ -312,11 +312,11 @@ impl Executor {
 
     fn top_k(&self, node: &Node, layer: usize, values: &mut Values) -> Result<()> {
         let &[ids_value, weights_value] = node.outputs else { return Err(malformed(node)) };
-        let ossmith_plan::Layer { experts, top_k: slots, .. } = self.model.spec.layers[layer];
-        let mut ids = vec![0; values.rows() * slots];
+        let Layer { experts, top_k, .. } = self.model.spec.layers[layer];
+        let mut ids = vec![0; values.rows() * top_k];
         let mut chosen = values.take_f32(weights_value);
         let logits = values.f32(input_of(node)?)?.chunks_exact(experts);
-        let outputs = ids.chunks_exact_mut(slots).zip(chosen.chunks_exact_mut(slots));
+        let outputs = ids.chunks_exact_mut(top_k).zip(chosen.chunks_exact_mut(top_k));
         for (logits, (ids, weights)) in logits.zip(outputs) {
             scalar::top_k(logits, ids, weights);
         }
@@ -350,12 +350,12 @@ impl Executor {
         let (&[input, weights], output) = (node.inputs, output_of(node)?) else {
             return Err(malformed(node));
         };
-        let (slots, width) = (self.model.spec.layers[layer].top_k, self.model.spec.hidden);
+        let (top_k, width) = (self.model.spec.layers[layer].top_k, self.model.spec.hidden);
         let mut out = values.take_f32(output);
         let (x, weights) = (values.f32(input)?, values.f32(weights)?);
         rows(&mut out, width, |row, out| {
-            let x = &x[row * slots * width..(row + 1) * slots * width];
-            scalar::combine(x, &weights[row * slots..(row + 1) * slots], out);
+            let x = &x[row * top_k * width..(row + 1) * top_k * width];
+            scalar::combine(x, &weights[row * top_k..(row + 1) * top_k], out);
         });
         values.put_f32(output, out);
         Ok(())
@@ -372,7 +372,7 @@ impl std::fmt::Debug for Executor {
     }
 }
 
-/// Calls `work` with each row and its index: on all threads if there are enough rows to pay for it.
+/// Calls `work` with each row and its index, on all threads if there are enough rows.
 fn rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     const SERIAL_ROWS: usize = 8;
     if out.len() <= SERIAL_ROWS * width {

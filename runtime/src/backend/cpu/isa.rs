@@ -22,10 +22,10 @@ impl Isa {
     /// Plain scalar code: the readable oracle of all others.
     pub const SCALAR: Isa = Isa(Kind::Scalar);
 
-    /// The best that this machine has, or what [`OVERRIDE`] asks for.
+    /// The best instruction set of this machine, or the one that [`OVERRIDE`] names.
     ///
     /// # Errors
-    /// [`Error::Device`] if the override is unknown or this machine lacks it.
+    /// [`Error::InvalidOption`] if the override is unknown or this machine lacks it.
     pub fn detect() -> Result<Isa> {
         let Some(wanted) = std::env::var_os(OVERRIDE) else {
             return Ok(Isa::available().last().copied().unwrap_or(Isa::SCALAR));
@@ -36,15 +36,18 @@ impl Isa {
     /// The instruction set of this name.
     ///
     /// # Errors
-    /// [`Error::Device`] if the name is unknown or this machine lacks it.
+    /// [`Error::InvalidOption`] if the name is unknown or this machine lacks it.
     pub fn named(name: &str) -> Result<Isa> {
         let available = Isa::available();
         available.iter().find(|isa| isa.name() == name).copied().ok_or_else(|| {
             let names: Vec<&str> = available.iter().map(|isa| isa.name()).collect();
-            Error::Device(format!(
-                "{OVERRIDE}={name}: this machine runs {}; unset it or choose one of them",
-                names.join(", ")
-            ))
+            Error::invalid_option(
+                OVERRIDE,
+                format!(
+                    "{OVERRIDE}={name}: this machine runs {}; unset it or choose one of them",
+                    names.join(", ")
+                ),
+            )
         })
     }
 

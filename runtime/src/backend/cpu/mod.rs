@@ -1,9 +1,9 @@
-//! The CPU backend: the embedded default, and the oracle of every other one.
+//! The CPU backend: the embedded default, and the oracle of every other backend.
 //!
 //! It interprets the model's op graph node by node ([`Executor`]) over a buffer for each value ([`Values`]) in f32,
 //! with weights packed in memory as the checkpoint stores them. A token's results depend on its sequence alone:
-//! however it is batched or chunked, its bits are the same (for one instruction set). Instruction sets are chosen
-//! once, in [`Isa::detect`]; `scalar` is the readable form of every op, `simd` the fast forms of those that pay.
+//! however it is batched or chunked, its bits are the same (for one instruction set). The instruction set is chosen
+//! once, in [`Isa::detect`]; `scalar` is the readable form of every op, `simd` the fast forms of the expensive ones.
 
 mod attention;
 mod batch;
@@ -11,13 +11,14 @@ mod cache;
 mod distinct;
 mod executor;
 mod floats;
+mod gemm;
 mod isa;
-mod product;
 mod scalar;
 mod simd;
 #[cfg(test)]
 mod tests;
 mod values;
+mod view;
 mod weights;
 
 use std::collections::VecDeque;
@@ -25,18 +26,18 @@ use std::sync::Arc;
 
 use ossmith_plan::{Model, Value};
 
-pub use batch::{Batch, Member, Row};
-pub use cache::{Cache, plan_memory};
+pub use batch::{Batch, BatchSequence, Row};
+pub use cache::{Cache, memory_budget};
 pub use executor::Executor;
 pub use isa::{Isa, OVERRIDE};
 #[cfg(feature = "cuda")]
 pub(super) use scalar::rms_norm;
 pub use values::Values;
 
-use crate::backend::{Backend, LayerTaps, Limits, LogitRows, Output, Step, validate};
+use crate::backend::{Backend, LayerActivations, Limits, LogitRows, Step, StepOutput, validate};
 use crate::{Checkpoint, Error, Result, sampling};
 
-/// Rows that go through the unembedding together: bounds the memory of logits.
+/// Rows that go through the unembedding together. This bounds the memory of logits.
 const HEAD_ROWS: usize = 32;
 
 /// Runs a model on the CPU. Steps are done when `submit` returns.
@@ -48,15 +49,15 @@ pub struct CpuBackend {
     values: Values,
     head: Values,
     sampled: Vec<Option<u32>>,
-    done: VecDeque<Output>,
+    done: VecDeque<StepOutput>,
 }
 
 impl CpuBackend {
-    /// A backend over `weights`, with `threads` threads (all the machine's if `None`).
+    /// A backend over `weights`, with `threads` threads (all threads of the machine if `None`).
     ///
     /// # Errors
-    /// [`Error::Device`] if the override of the instruction set, the threads or the cache cannot be had;
-    /// what the checkpoint fails with.
+    /// [`Error::InvalidOption`] for an unknown instruction set or a limit of 0, [`Error::OutOfMemory`] if there is no
+    /// memory for the cache, [`Error::Device`] if threads cannot be started, and what the checkpoint reports.
     pub fn new(
         model: &'static Model,
         weights: Arc<Checkpoint>,
@@ -67,10 +68,10 @@ impl CpuBackend {
         CpuBackend::with_executor(executor, limits)
     }
 
-    /// A backend over an executor of one's own making.
+    /// A backend over an executor that the caller made.
     ///
     /// # Errors
-    /// [`Error::Request`] for a limit of 0; [`Error::Device`] if there is no memory for the cache.
+    /// [`Error::InvalidOption`] for a limit of 0; [`Error::OutOfMemory`] if there is no memory for the cache.
     pub fn with_executor(executor: Executor, limits: Limits) -> Result<CpuBackend> {
         validate::limits(&limits)?;
         let model = executor.model();
@@ -85,63 +86,64 @@ impl CpuBackend {
         })
     }
 
-    fn step(&mut self, step: &Step<'_>) -> Result<Output> {
+    fn step(&mut self, step: &Step<'_>) -> Result<StepOutput> {
         let model = self.executor.model();
         let batch = Batch::new(model, &self.limits, step.sequences, &self.sampled)?;
-        let mut output = Output { taps: self.forward(&batch, step.taps)?, ..Output::default() };
+        let activations = self.forward(&batch, step.capture_activations)?;
+        let mut output = StepOutput { activations, ..StepOutput::default() };
         self.finish(step, &batch, &mut output)?;
         for (sequence, token) in step.sequences.iter().zip(&output.sampled) {
-            self.sampled[sequence.slot] = *token;
+            self.sampled[sequence.seq_slot] = *token;
         }
         Ok(output)
     }
 
-    fn forward(&mut self, batch: &Batch, taps: bool) -> Result<Vec<LayerTaps>> {
+    fn forward(&mut self, batch: &Batch, capture: bool) -> Result<Vec<LayerActivations>> {
         let CpuBackend { executor, cache, values, .. } = self;
         let graph = &executor.model().graph;
         values.reset(batch.rows.len());
         values.set_u32(Value::Tokens, &batch.tokens)?;
         executor.run(graph.start, 0, values, batch, cache)?;
-        let mut tapped = Vec::new();
+        let mut captured = Vec::new();
         for layer in 0..executor.model().spec.layers.len() {
             executor.run(graph.layer, layer, values, batch, cache)?;
-            if taps {
-                tapped.push(LayerTaps {
+            if capture {
+                captured.push(LayerActivations {
                     residual: values.f32(Value::Residual)?.to_vec(),
                     router_indices: values.u32(Value::ExpertIds)?.to_vec(),
                     router_logits: values.f32(Value::RouterLogits)?.to_vec(),
                 });
             }
         }
-        Ok(tapped)
+        Ok(captured)
     }
 
-    /// Runs the head over the rows whose logits anyone wants, some at a time.
-    fn finish(&mut self, step: &Step<'_>, batch: &Batch, output: &mut Output) -> Result<()> {
-        let wanted = wanted_rows(step);
+    /// Runs the head over the rows whose logits are needed, some at a time.
+    fn finish(&mut self, step: &Step<'_>, batch: &Batch, output: &mut StepOutput) -> Result<()> {
+        let rows = head_rows(step);
         output.sampled = vec![None; step.sequences.len()];
         output.logits = vec![Vec::new(); step.sequences.len()];
         let (hidden, vocab) = (self.executor.model().spec.hidden, self.executor.model().spec.vocab);
-        for wanted in wanted.chunks(HEAD_ROWS) {
+        for rows in rows.chunks(HEAD_ROWS) {
             let residual = self.values.f32(Value::Residual)?;
-            let mut inputs = Vec::with_capacity(wanted.len() * hidden);
-            for want in wanted {
-                inputs.extend_from_slice(&residual[want.row * hidden..(want.row + 1) * hidden]);
+            let mut inputs = Vec::with_capacity(rows.len() * hidden);
+            for row in rows {
+                inputs.extend_from_slice(&residual[row.row * hidden..(row.row + 1) * hidden]);
             }
-            self.head.reset(wanted.len());
+            self.head.reset(rows.len());
             self.head.set_f32(Value::Residual, &inputs)?;
             let nodes = self.executor.model().graph.head;
             self.executor.run(nodes, 0, &mut self.head, batch, &mut self.cache)?;
             let logits = self.head.f32(Value::Logits)?;
-            for (want, logits) in wanted.iter().zip(logits.chunks_exact(vocab)) {
-                if want.keep {
-                    output.logits[want.sequence].extend_from_slice(logits);
+            for (row, logits) in rows.iter().zip(logits.chunks_exact(vocab)) {
+                if row.returned {
+                    output.logits[row.sequence].extend_from_slice(logits);
                 }
-                if let Some(sampling) = step.sequences[want.sequence].sample.filter(|_| want.draw) {
-                    let position = batch.rows[want.row].position + 1;
-                    match sampling::draw(logits, &sampling, position) {
-                        Ok(token) => output.sampled[want.sequence] = Some(token),
-                        Err(Error::Device(_)) => output.damaged.push(want.sequence),
+                if let Some(config) = step.sequences[row.sequence].sample.filter(|_| row.sampled) {
+                    let position = batch.rows[row.row].position + 1;
+                    match sampling::sample(logits, &config, position) {
+                        Ok(token) => output.sampled[row.sequence] = Some(token),
+                        Err(Error::NonFiniteLogits { .. }) => output.non_finite.push(row.sequence),
                         Err(error) => return Err(error),
                     }
                 }
@@ -152,31 +154,31 @@ impl CpuBackend {
 }
 
 /// A row whose logits are computed.
-struct Wanted {
+struct HeadRow {
     sequence: usize,
     row: usize,
-    keep: bool,
-    draw: bool,
+    returned: bool,
+    sampled: bool,
 }
 
-fn wanted_rows(step: &Step<'_>) -> Vec<Wanted> {
-    let (mut wanted, mut first) = (Vec::new(), 0);
+fn head_rows(step: &Step<'_>) -> Vec<HeadRow> {
+    let (mut rows, mut first) = (Vec::new(), 0);
     for (index, sequence) in step.sequences.iter().enumerate() {
         let last = first + sequence.input.len() - 1;
         for row in first..=last {
-            let draw = row == last && sequence.sample.is_some();
-            let keep = match sequence.logits {
+            let sampled = row == last && sequence.sample.is_some();
+            let returned = match sequence.logits {
                 LogitRows::None => false,
                 LogitRows::Last => row == last,
                 LogitRows::All => true,
             };
-            if draw || keep {
-                wanted.push(Wanted { sequence: index, row, keep, draw });
+            if sampled || returned {
+                rows.push(HeadRow { sequence: index, row, returned, sampled });
             }
         }
         first = last + 1;
     }
-    wanted
+    rows
 }
 
 impl Backend for CpuBackend {
@@ -188,16 +190,16 @@ impl Backend for CpuBackend {
         self.limits
     }
 
-    fn reserve_tails(&mut self, count: usize) -> Result<()> {
-        self.cache.reserve_tails(count)
+    fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
+        self.cache.reserve_snapshots(count)
     }
 
-    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
-        self.cache.copy_tail(tail, slot, end, true)
+    fn save_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
+        self.cache.copy_snapshot(snapshot, seq_slot, end, true)
     }
 
-    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
-        self.cache.copy_tail(tail, slot, end, false)
+    fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
+        self.cache.copy_snapshot(snapshot, seq_slot, end, false)
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
@@ -207,8 +209,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<Output> {
-        let nothing = || Error::Internal("collect without a submitted step".into());
-        self.done.pop_front().ok_or_else(nothing)
+    fn collect(&mut self) -> Result<StepOutput> {
+        let missing = || Error::Internal("collect was called with no step submitted".into());
+        self.done.pop_front().ok_or_else(missing)
     }
 }

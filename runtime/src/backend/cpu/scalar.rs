@@ -1,12 +1,12 @@
-//! Every op in plain f32, one formula after the other: the oracle of the vector code and of the GPU kernels.
+//! Every op in plain f32, one formula after another: the oracle of the vector code and of the GPU kernels.
 //! What a kernel evaluates element by element (rotation, activation) is `ossmith_scalar`'s, shared with the GPU.
 //! Formulas: openai/gpt-oss `torch/model.py`; OCP Microscaling Formats 1.0 for MXFP4.
 
 use ossmith_plan::SWIGLU_ALPHA;
 
-use super::attention::View;
 use super::cache::TILE;
 use super::floats::Floats;
+use super::view::AttentionView;
 use super::weights::{BLOCK, Bf16Rows, Mxfp4Rows, Rows, bf16};
 
 /// The sixteen E2M1 codes: sign, two bits of exponent, one of mantissa.
@@ -27,14 +27,14 @@ pub(super) const E8M0: [f32; 256] = {
 };
 
 /// `weights[row] · x`, for a row in either form.
-pub(super) fn product(weights: &Rows<'_>, row: usize, x: &[f32]) -> f32 {
+pub(super) fn dot(weights: &Rows<'_>, row: usize, x: &[f32]) -> f32 {
     match weights {
-        Rows::Bf16(rows) => bf16_product(rows, row, x),
-        Rows::Mxfp4(rows) => mxfp4_product(rows, row, x),
+        Rows::Bf16(rows) => bf16_dot(rows, row, x),
+        Rows::Mxfp4(rows) => mxfp4_dot(rows, row, x),
     }
 }
 
-fn bf16_product(rows: &Bf16Rows<'_>, row: usize, x: &[f32]) -> f32 {
+fn bf16_dot(rows: &Bf16Rows<'_>, row: usize, x: &[f32]) -> f32 {
     let mut sum = 0.0;
     for (pair, x) in rows.row(row).chunks_exact(2).zip(x) {
         sum += bf16(pair[0], pair[1]) * x;
@@ -42,7 +42,7 @@ fn bf16_product(rows: &Bf16Rows<'_>, row: usize, x: &[f32]) -> f32 {
     sum
 }
 
-fn mxfp4_product(rows: &Mxfp4Rows<'_>, row: usize, x: &[f32]) -> f32 {
+fn mxfp4_dot(rows: &Mxfp4Rows<'_>, row: usize, x: &[f32]) -> f32 {
     let blocks = rows.codes(row).chunks_exact(BLOCK / 2).zip(rows.scales(row));
     let mut sum = 0.0;
     for ((codes, &scale), x) in blocks.zip(x.chunks_exact(BLOCK)) {
@@ -81,15 +81,15 @@ pub(super) fn add_to(out: &mut [f32], x: &[f32]) {
 
 /// The `ids.len()` largest logits, best first and the lowest id first among equals, and the softmax over just these.
 pub(super) fn top_k(logits: &[f32], ids: &mut [u32], weights: &mut [f32]) {
-    for slot in 0..ids.len() {
+    for rank in 0..ids.len() {
         let mut best: Option<usize> = None;
         for (id, &logit) in logits.iter().enumerate() {
-            let taken = ids[..slot].contains(&(id as u32));
+            let taken = ids[..rank].contains(&(id as u32));
             if !taken && best.is_none_or(|best| logit > logits[best]) {
                 best = Some(id);
             }
         }
-        ids[slot] = best.unwrap_or(0) as u32;
+        ids[rank] = best.unwrap_or(0) as u32;
     }
     let largest = ids.first().map_or(0.0, |&id| logits[id as usize]);
     let mut sum = 0.0;
@@ -110,7 +110,7 @@ pub(super) fn swiglu(x: &[f32], limit: f32, out: &mut [f32]) {
     }
 }
 
-/// `out = Σ weight[slot] · x[slot]`, in slot order.
+/// `out = Σ weight[route] · x[route]`, in the order of the routes.
 pub(super) fn combine(x: &[f32], weights: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for (x, weight) in x.chunks_exact(out.len()).zip(weights) {
@@ -135,7 +135,7 @@ pub(super) fn softmax_with_sink(scores: &mut [f32], sink: f32) {
 }
 
 /// Attention of all query heads of one key/value head, over cache tiles (see `cache`).
-pub(super) fn attend(view: &View<'_>, scores: &mut Floats, out: &mut [f32]) {
+pub(super) fn attend(view: &AttentionView<'_>, scores: &mut Floats, out: &mut [f32]) {
     let head_dim = view.head_dim;
     let scores = scores.first(view.last + 1 - view.first);
     let heads = view.queries.chunks_exact(head_dim).zip(view.sinks);

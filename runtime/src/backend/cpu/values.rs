@@ -1,7 +1,8 @@
-//! The buffers of a step: one for each graph value, a row a token.
+//! The buffers of a step: one for each graph value, with one row per token.
 
 use ossmith_plan::{DType, Model, Value};
 
+use super::gemm::Scratch;
 use crate::{Error, Result};
 
 /// One buffer for each value of the graph, `[rows, row elements]`, made when first written.
@@ -14,8 +15,8 @@ pub struct Values {
     floats: Vec<Vec<f32>>,
     ids: Vec<Vec<u32>>,
     written: Vec<bool>,
-    /// Working memory of products, kept between nodes.
-    pub(super) scratch: super::product::Scratch,
+    /// Working memory of GEMMs, kept between nodes.
+    pub(super) scratch: Scratch,
 }
 
 impl Values {
@@ -30,7 +31,7 @@ impl Values {
             floats: vec![Vec::new(); count],
             ids: vec![Vec::new(); count],
             written: vec![false; count],
-            scratch: super::product::Scratch::default(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -98,7 +99,7 @@ impl Values {
         Ok(())
     }
 
-    /// Takes a buffer out to be written, at its full size and with what it held before; [`Values::put_f32`] returns it.
+    /// Takes a buffer out to be written, at its full size and with its previous contents; [`Values::put_f32`] puts it back.
     pub(super) fn take_f32(&mut self, value: Value) -> Vec<f32> {
         let mut buffer = std::mem::take(&mut self.floats[value as usize]);
         buffer.resize(self.rows * self.row_elements(value), 0.0);

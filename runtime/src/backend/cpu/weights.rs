@@ -1,5 +1,5 @@
 //! Stored weights as the executor reads them: matrix rows that stay packed in memory, and vectors decoded to f32
-//! at the moment of use. Where tensors come from is [`Checkpoint`]; how rows are multiplied is `product`'s.
+//! when they are used. Tensors come from a [`Checkpoint`]; `gemm` multiplies their rows.
 
 use ossmith_plan::{DType, Model, Weight, WeightInfo};
 
@@ -23,7 +23,7 @@ impl<'a> Bf16Rows<'a> {
         whole.then_some(Bf16Rows { bytes, k })
     }
 
-    /// Summed elements of a row.
+    /// Elements of a row, over which a GEMM sums.
     pub(super) fn k(&self) -> usize {
         self.k
     }
@@ -57,7 +57,7 @@ impl<'a> Mxfp4Rows<'a> {
         whole.then_some(Mxfp4Rows { blocks, scales, k })
     }
 
-    /// Summed elements of a row.
+    /// Elements of a row, over which a GEMM sums.
     pub(super) fn k(&self) -> usize {
         self.k
     }
@@ -67,12 +67,12 @@ impl<'a> Mxfp4Rows<'a> {
         self.scales.len() / (self.k / BLOCK)
     }
 
-    /// Codes of one row, 16 bytes a block.
+    /// Codes of one row, 16 bytes per block.
     pub(super) fn codes(&self, row: usize) -> &'a [u8] {
         &self.blocks[self.k / 2 * row..self.k / 2 * (row + 1)]
     }
 
-    /// Scales of one row, a byte a block.
+    /// Scales of one row, one byte per block.
     pub(super) fn scales(&self, row: usize) -> &'a [u8] {
         &self.scales[self.k / BLOCK * row..self.k / BLOCK * (row + 1)]
     }
@@ -88,7 +88,7 @@ pub(super) enum Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Summed elements of a row.
+    /// Elements of a row, over which a GEMM sums.
     pub(super) fn k(&self) -> usize {
         match self {
             Rows::Bf16(rows) => rows.k(),
@@ -111,7 +111,7 @@ pub(super) struct Weights<'a> {
     pub(super) model: &'static Model,
     /// Its tensors.
     pub(super) source: &'a Checkpoint,
-    /// Which layer's.
+    /// The layer whose weights are read.
     pub(super) layer: usize,
 }
 
@@ -187,8 +187,8 @@ impl<'a> Experts<'a> {
     }
 }
 
-/// Asks for every tensor once and checks its size, so that a step meets no surprises (and synthetic weights are
-/// made before the first one).
+/// Reads every tensor once and checks its size, so that no step fails for it (and synthetic weights are generated before
+/// the first step).
 pub(super) fn check(model: &'static Model, source: &Checkpoint) -> Result<()> {
     for (info, layer) in model.graph.all_weights() {
         let fits = match source.tensor(info.weight, layer)? {

@@ -9,8 +9,9 @@ use super::kernels::Extent;
 use super::memory::{Buffer, device_error};
 use super::phase::LayerPhase;
 use super::{CudaBackend, weights};
-use crate::backend::{Backend, Input, LogitRows, Output, PAGE_TOKENS, Sequence, Step};
-use crate::{Error, Result, Sampling};
+use crate::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step, StepOutput};
+use crate::sampling::SamplerConfig;
+use crate::{Error, Result};
 
 /// Median and range of repeated timings, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,18 +82,21 @@ impl CudaBackend {
     /// drawn at temperature 1, so routing is as diverse as the weights make it.
     ///
     /// # Errors
-    /// [`Error::Request`] if the limits do not hold the batch; device errors.
+    /// [`Error::InvalidOption`] if the limits do not hold the batch; device errors.
     pub fn time_decode(&mut self, batch: usize, context: usize) -> Result<DecodeTimes> {
         let first = context.saturating_sub(STEPS / 2);
         let last = first + STEPS;
         let pages = last.div_ceil(PAGE_TOKENS);
         if batch > self.limits.max_sequences || batch * pages > self.limits.pages {
-            return Err(Error::Request(format!(
-                "{batch} sequences of {last} tokens need {batch} slots and {} pages; there are {} and {}",
-                batch * pages,
-                self.limits.max_sequences,
-                self.limits.pages
-            )));
+            return Err(Error::invalid_option(
+                "batch",
+                format!(
+                    "{batch} sequences of {last} tokens need {batch} sequence slots and {} pages; there are {} and {}",
+                    batch * pages,
+                    self.limits.max_sequences,
+                    self.limits.pages
+                ),
+            ));
         }
         self.fill_cache()?;
         let tables: Vec<Vec<u32>> =
@@ -129,7 +133,7 @@ impl CudaBackend {
             .enumerate()
             .map(|(slot, (pages, token))| drawing(slot, position, Input::Tokens(token), pages))
             .collect();
-        let output = self.run(&Step { sequences: &sequences, taps: true })?;
+        let output = self.run(&Step { sequences: &sequences, capture_activations: true })?;
         Ok(distinct(&output, self.pass.model.spec.max_experts()))
     }
 
@@ -141,7 +145,7 @@ impl CudaBackend {
                 .enumerate()
                 .map(|(slot, pages)| drawing(slot, first + i, Input::Sampled, pages))
                 .collect();
-            self.submit(&Step { sequences: &sequences, taps: false })?;
+            self.submit(&Step { sequences: &sequences, capture_activations: false })?;
             if i > 0 {
                 self.collect()?;
             }
@@ -284,8 +288,8 @@ impl Spread {
 }
 
 fn drawing<'a>(slot: usize, start: usize, input: Input<'a>, pages: &'a [u32]) -> Sequence<'a> {
-    let sample = Sampling { temperature: 1.0, seed: slot as u64, ..Sampling::GREEDY };
-    Sequence { slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
+    let sample = SamplerConfig { temperature: 1.0, seed: slot as u64, ..SamplerConfig::GREEDY };
+    Sequence { seq_slot: slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
 }
 
 /// The parts of a step with their names and the bytes that they must read in a whole step. Small steps have no router
@@ -311,12 +315,12 @@ fn parts(model: &Model, shape: &StepShape) -> Vec<(Part, &'static str, f64)> {
 }
 
 /// Distinct experts of a layer, averaged over layers.
-fn distinct(output: &Output, experts: usize) -> f64 {
+fn distinct(output: &StepOutput, experts: usize) -> f64 {
     let count = |indices: &[u32]| {
         let mut seen = vec![false; experts];
         indices.iter().for_each(|&expert| seen[expert as usize] = true);
         seen.into_iter().filter(|&seen| seen).count() as f64
     };
-    let layers = output.taps.len().max(1) as f64;
-    output.taps.iter().map(|taps| count(&taps.router_indices)).sum::<f64>() / layers
+    let layers = output.activations.len().max(1) as f64;
+    output.activations.iter().map(|layer| count(&layer.router_indices)).sum::<f64>() / layers
 }

@@ -36,8 +36,8 @@ pub(super) struct DeviceCache {
     /// Pages that hold the window before a page's edge.
     window: usize,
     page_bytes: usize,
-    /// Keys and values of tails by sliding layer, `[tails][window]` pages.
-    tails: Vec<LayerCache>,
+    /// Keys and values of the sliding-window snapshots by sliding layer, `[snapshots][window]` pages.
+    snapshots: Vec<LayerCache>,
 }
 
 impl DeviceCache {
@@ -73,44 +73,48 @@ impl DeviceCache {
             ring,
             window: spec.max_window().min(spec.context).div_ceil(PAGE_TOKENS),
             page_bytes,
-            tails: Vec::new(),
+            snapshots: Vec::new(),
         })
     }
 
-    /// Makes room for `count` tails.
-    pub(super) fn reserve_tails(&mut self, context: &Arc<CudaContext>, count: usize) -> Result<()> {
+    /// Makes room for `count` sliding-window snapshots.
+    pub(super) fn reserve_snapshots(
+        &mut self,
+        context: &Arc<CudaContext>,
+        count: usize,
+    ) -> Result<()> {
         let bytes = count * self.window * self.page_bytes;
-        let make = || Buffer::zeroed(context, bytes, "tails of cached prefixes");
+        let make = || Buffer::zeroed(context, bytes, "sliding-window snapshots of cached prefixes");
         let sliding = self.layers.iter().filter(|layer| layer.kind == LayerKind::Sliding);
-        let tail = |layer: &LayerCache| {
+        let snapshot = |layer: &LayerCache| {
             Ok(LayerCache { kind: layer.kind, keys: make()?, values: make()? })
         };
-        self.tails = sliding.map(tail).collect::<Result<_>>()?;
+        self.snapshots = sliding.map(snapshot).collect::<Result<_>>()?;
         Ok(())
     }
 
-    /// Copies the window before `end` from a slot's rings to a tail (`save`), or back, in stream order.
-    pub(super) fn copy_tail(
+    /// Copies the window before `end` from a sequence slot's rings to a snapshot (`save`), or back, in stream order.
+    pub(super) fn copy_snapshot(
         &self,
         stream: &CudaStream,
-        tail: usize,
+        snapshot: usize,
         slot: usize,
         end: usize,
         save: bool,
     ) -> Result<()> {
         let (last, bytes) = (end / PAGE_TOKENS, self.page_bytes);
         let sliding = self.layers.iter().filter(|layer| layer.kind == LayerKind::Sliding);
-        for (rings, tails) in sliding.zip(&self.tails) {
+        for (rings, snapshots) in sliding.zip(&self.snapshots) {
             for index in last.saturating_sub(self.window)..last {
                 let ring = (slot * self.ring + index % self.ring) * bytes;
-                let kept = (tail * self.window + index % self.window) * bytes;
-                for (of_ring, of_tail) in
-                    [(&rings.keys, &tails.keys), (&rings.values, &tails.values)]
+                let kept = (snapshot * self.window + index % self.window) * bytes;
+                for (of_ring, of_snapshot) in
+                    [(&rings.keys, &snapshots.keys), (&rings.values, &snapshots.values)]
                 {
                     if save {
-                        of_tail.copy_from(stream, kept, of_ring, ring, bytes)?;
+                        of_snapshot.copy_from(stream, kept, of_ring, ring, bytes)?;
                     } else {
-                        of_ring.copy_from(stream, ring, of_tail, kept, bytes)?;
+                        of_ring.copy_from(stream, ring, of_snapshot, kept, bytes)?;
                     }
                 }
             }
@@ -166,7 +170,7 @@ impl DeviceCache {
 
     /// Bytes of keys and values.
     pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().chain(&self.tails).map(|l| l.keys.bytes() + l.values.bytes()).sum()
+        self.layers.iter().chain(&self.snapshots).map(|l| l.keys.bytes() + l.values.bytes()).sum()
     }
 }
 

@@ -39,14 +39,17 @@ impl CubinCache {
     /// The user's cache: `OSSMITH_CACHE`, else `$XDG_CACHE_HOME/ossmith`, else `~/.cache/ossmith`.
     ///
     /// # Errors
-    /// [`Error::Device`] if none of these is set.
+    /// [`Error::InvalidOption`] if none of these is set.
     pub fn of_user() -> Result<CubinCache> {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let folder = set("OSSMITH_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("ossmith")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/ossmith")))
             .ok_or_else(|| {
-                Error::Device("no place for compiled kernels: set OSSMITH_CACHE to a folder".into())
+                Error::invalid_option(
+                    "OSSMITH_CACHE",
+                    "no place for compiled kernels: set OSSMITH_CACHE to a folder",
+                )
             })?;
         Ok(CubinCache::at(folder))
     }

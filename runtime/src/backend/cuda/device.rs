@@ -34,7 +34,7 @@ pub struct DeviceInfo {
 /// Asks a device whether it can run the kernels.
 ///
 /// # Errors
-/// [`Error::Device`] with one sentence: no driver, too old a driver, no such device, or too old a device.
+/// [`Error::DeviceUnavailable`] with one sentence: no driver, too old a driver, no such device, or too old a device.
 pub fn probe(ordinal: usize) -> Result<DeviceInfo> {
     open(ordinal).map(|(_, info)| info)
 }
@@ -42,7 +42,7 @@ pub fn probe(ordinal: usize) -> Result<DeviceInfo> {
 pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
     let driver = driver_version()?;
     if driver < OLDEST_DRIVER {
-        return Err(Error::Device(format!(
+        return Err(Error::unavailable(format!(
             "the NVIDIA driver speaks CUDA {}.{}; Ossmith needs 12.8 or later: update the driver",
             driver / 1000,
             driver % 1000 / 10
@@ -50,7 +50,7 @@ pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
     }
     let count = CudaContext::device_count().map_err(no_device)?;
     if ordinal >= count as usize {
-        return Err(Error::Device(format!(
+        return Err(Error::unavailable(format!(
             "there is no CUDA device {ordinal}; the machine has {count}"
         )));
     }
@@ -74,7 +74,7 @@ pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
         driver,
     };
     if info.compute < (8, 0) {
-        return Err(Error::Device(format!(
+        return Err(Error::unavailable(format!(
             "{} has compute capability {}.{}; the kernels need 8.0 (Ampere) or later",
             info.name, info.compute.0, info.compute.1
         )));
@@ -85,8 +85,8 @@ pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
 fn driver_version() -> Result<i32> {
     // SAFETY: loading the driver's library runs its initialisers, which have no preconditions.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device(
-            "there is no NVIDIA driver on this machine (libcuda was not found)".into(),
+        return Err(Error::unavailable(
+            "there is no NVIDIA driver on this machine (libcuda was not found)",
         ));
     }
     let mut version = 0;
@@ -97,5 +97,5 @@ fn driver_version() -> Result<i32> {
 }
 
 fn no_device(error: DriverError) -> Error {
-    Error::Device(format!("the NVIDIA driver finds no usable device: {error}"))
+    Error::unavailable(format!("the NVIDIA driver finds no usable device: {error}"))
 }

@@ -161,10 +161,7 @@ impl Kernels {
                 std::ptr::null_mut(),
             )
         };
-        status.result().map_err(device_error(info.name)).map_err(|error| match error {
-            Error::Device(text) => Error::Device(format!("launch of a kernel failed: {text}")),
-            other => other,
-        })
+        status.result().map_err(device_error(&format!("launch the kernel {}", info.name)))
     }
 }
 

@@ -27,7 +27,7 @@ pub const fn block_shared_bytes(compute: (i32, i32)) -> u32 {
 /// kernel slower than planned, one sentence each.
 ///
 /// # Errors
-/// [`Error::Device`] for a kernel that cannot be launched, with what it takes and what there is.
+/// [`Error::DeviceUnavailable`] for a kernel that cannot be launched, with what it takes and what there is.
 pub(super) fn check<'a>(
     model: &Model,
     compute: (i32, i32),
@@ -54,14 +54,14 @@ fn of_unit(
     if let Some(launch) = launch {
         let (shared, limit) = (shared_bytes + launch.shared_bytes, block_shared_bytes(compute));
         if shared > limit {
-            return Err(Error::Device(format!(
+            return Err(Error::unavailable(format!(
                 "kernel {name} needs {shared} bytes of shared memory per block, and {target} has {limit}: the model's \
                  dimensions are too large for its schedule"
             )));
         }
         let block = registers.next_multiple_of(REGISTER_UNIT) * launch.threads;
         if block > SM_REGISTERS {
-            return Err(Error::Device(format!(
+            return Err(Error::unavailable(format!(
                 "kernel {name} needs {block} registers per block ({registers} for each of {} threads), and an SM has \
                  {SM_REGISTERS}",
                 launch.threads

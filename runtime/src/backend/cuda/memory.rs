@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// What failed on the device, in words.
 pub(super) fn device_error(action: &str) -> impl FnOnce(DriverError) -> Error + '_ {
-    move |error| Error::Device(format!("the CUDA driver could not {action}: {error}"))
+    move |error| Error::device(action, format_args!("the CUDA driver reports {error}"))
 }
 
 /// Bytes of device memory.
@@ -38,12 +38,16 @@ impl Buffer {
         // SAFETY: a plain allocation on the current context.
         let pointer = unsafe { result::malloc_sync(bytes) }.map_err(|error| {
             let free = result::mem_get_info().map_or(0, |(free, _)| free);
-            Error::Device(format!(
-                "no room on the device for {what}: {:.2} GB wanted, {:.2} GB free ({error}); \
-                 lower the limits (sequences, pages, step tokens) or use a smaller model",
-                bytes as f64 / 1e9,
-                free as f64 / 1e9
-            ))
+            Error::OutOfMemory {
+                needed_bytes: bytes as u64,
+                available_bytes: Some(free as u64),
+                problem: format!(
+                    "no room on the device for {what}: {:.2} GB needed, {:.2} GB free ({error}); \
+                     lower the limits (sequences, pages, step tokens) or use a smaller model",
+                    bytes as f64 / 1e9,
+                    free as f64 / 1e9
+                ),
+            }
         })?;
         let buffer = Buffer { pointer, bytes, context: context.clone() };
         // SAFETY: the allocation has `bytes` bytes.

@@ -18,10 +18,10 @@ mod forward;
 mod kernels;
 mod limits;
 mod memory;
+mod memory_budget;
 pub mod nvrtc;
 pub mod pack;
 mod phase;
-mod plan_memory;
 mod runs;
 mod sources;
 mod staging;
@@ -39,10 +39,12 @@ pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
 pub use limits::block_shared_bytes;
-pub use plan_memory::plan_memory;
+pub use memory_budget::memory_budget;
 pub use sources::{Sources, emit, plan_hash};
 
-use crate::backend::{Backend, LayerTaps, Limits, Output, Progress, Step, StepTime, validate};
+use crate::backend::{
+    Backend, LayerActivations, Limits, Progress, Step, StepOutput, StepTime, validate,
+};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use cache::DeviceCache;
@@ -92,8 +94,8 @@ struct Staged {
     marks: Marks,
 }
 
-/// The end of a step, the rows of its sequences, and its taps.
-type Launched = (CudaEvent, Vec<Vec<f32>>, Vec<LayerTaps>);
+/// The end of a step, the rows of its sequences, and its captured activations.
+type Launched = (CudaEvent, Vec<Vec<f32>>, Vec<LayerActivations>);
 
 /// A step that was submitted.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ struct InFlight {
     done: CudaEvent,
     sequences: usize,
     logits: Vec<Vec<f32>>,
-    taps: Vec<LayerTaps>,
+    activations: Vec<LayerActivations>,
 }
 
 impl CudaBackend {
@@ -110,8 +112,9 @@ impl CudaBackend {
     /// copy of the plan, some kilobytes, for as long as the program lives.
     ///
     /// # Errors
-    /// [`Error::Device`] for a device that cannot run the kernels or has too little memory, [`Error::Compile`] for a
-    /// kernel that NVRTC refuses, [`Error::Request`] for limits that make no sense, [`Error::Checkpoint`].
+    /// [`Error::DeviceUnavailable`] for a device that cannot run the kernels, [`Error::OutOfMemory`] for one with too
+    /// little memory, [`Error::Compile`] for a kernel that NVRTC refuses, [`Error::InvalidOption`] for limits of 0,
+    /// [`Error::Checkpoint`].
     pub fn new(
         model: &'static Model,
         checkpoint: Arc<Checkpoint>,
@@ -173,9 +176,15 @@ impl CudaBackend {
         })
     }
 
-    fn copy_tail(&self, tail: usize, slot: usize, end: usize, save: bool) -> Result<()> {
+    fn copy_snapshot(
+        &self,
+        snapshot: usize,
+        seq_slot: usize,
+        end: usize,
+        save: bool,
+    ) -> Result<()> {
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
-        self.pass.cache.copy_tail(&self.pass.stream, tail, slot, end, save)
+        self.pass.cache.copy_snapshot(&self.pass.stream, snapshot, seq_slot, end, save)
     }
 
     /// Sends a step's words.
@@ -187,7 +196,7 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Sends a staged step's words, launches it and asks for what it draws; gives its end, and the rows and taps that were
+    /// Sends a staged step's words, launches it and asks for what it draws; gives its end, and the rows and activations that were
     /// waited for.
     fn launch(&mut self, step: &Step<'_>, staged: &mut Staged) -> Result<Launched> {
         self.send(&staged.staging)?;
@@ -197,12 +206,12 @@ impl CudaBackend {
         let draws_one_each = staging.tokens == step.sequences.len()
             && staging.sampled.len() == staging.tokens
             && staging.wanted.is_empty()
-            && !step.taps;
-        let (rows, taps) = if draws_one_each {
+            && !step.capture_activations;
+        let (rows, activations) = if draws_one_each {
             self.replay(staging.tokens)?;
             (Vec::new(), Vec::new())
         } else {
-            self.eager_step(staging, step.taps)?
+            self.eager_step(staging, step.capture_activations)?
         };
         let mut logits = vec![Vec::new(); step.sequences.len()];
         for (row, values) in staging.wanted.iter().zip(rows) {
@@ -216,7 +225,7 @@ impl CudaBackend {
         )?;
         let done =
             self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
-        Ok((done, logits, taps))
+        Ok((done, logits, activations))
     }
 
     /// Replays the graph of a step that draws one token for each of `tokens` sequences; captures it the first time.
@@ -236,10 +245,14 @@ impl CudaBackend {
     }
 
     /// Any other step: launches one by one, and rows back to the host where they are wanted.
-    fn eager_step(&self, staging: &Staging, taps: bool) -> Result<(Vec<Vec<f32>>, Vec<LayerTaps>)> {
+    fn eager_step(
+        &self,
+        staging: &Staging,
+        capture: bool,
+    ) -> Result<(Vec<Vec<f32>>, Vec<LayerActivations>)> {
         let inputs = staging.inputs(&self.inputs);
-        let tapped = if taps {
-            self.tapped_body(&inputs, staging.tokens)?
+        let captured = if capture {
+            self.captured_body(&inputs, staging.tokens)?
         } else {
             self.pass.body(&inputs, staging.tokens)?;
             Vec::new()
@@ -264,13 +277,13 @@ impl CudaBackend {
                 self.pass.workspace.logits.read(offset, logits)?;
             }
         }
-        Ok((rows, tapped))
+        Ok((rows, captured))
     }
 
-    fn tapped_body(&self, inputs: &StepInputs, tokens: usize) -> Result<Vec<LayerTaps>> {
+    fn captured_body(&self, inputs: &StepInputs, tokens: usize) -> Result<Vec<LayerActivations>> {
         let (spec, workspace) = (&self.pass.model.spec, &self.pass.workspace);
         self.pass.start(inputs, tokens)?;
-        let tap = |layer| {
+        let capture = |layer| {
             self.pass.layer(inputs, layer, tokens)?;
             self.synchronize()?;
             let mut residual = vec![0.0; tokens * spec.hidden];
@@ -281,9 +294,9 @@ impl CudaBackend {
                 .chunks(spec.layers[layer].experts)
                 .flat_map(|row| largest(row, spec.layers[layer].top_k))
                 .collect();
-            Ok(LayerTaps { residual, router_indices, router_logits })
+            Ok(LayerActivations { residual, router_indices, router_logits })
         };
-        (0..spec.layers.len()).map(tap).collect()
+        (0..spec.layers.len()).map(capture).collect()
     }
 
     /// Captures launches as a graph.
@@ -321,16 +334,16 @@ impl Backend for CudaBackend {
         self.limits
     }
 
-    fn reserve_tails(&mut self, count: usize) -> Result<()> {
-        self.pass.cache.reserve_tails(&self.context, count)
+    fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
+        self.pass.cache.reserve_snapshots(&self.context, count)
     }
 
-    fn save_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
-        self.copy_tail(tail, slot, end, true)
+    fn save_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
+        self.copy_snapshot(snapshot, seq_slot, end, true)
     }
 
-    fn load_tail(&mut self, tail: usize, slot: usize, end: usize) -> Result<()> {
-        self.copy_tail(tail, slot, end, false)
+    fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
+        self.copy_snapshot(snapshot, seq_slot, end, false)
     }
 
     fn step_time(&self) -> Option<StepTime> {
@@ -348,23 +361,23 @@ impl Backend for CudaBackend {
             // What was sent already is read from, and written to, memory that goes now.
             let _ = self.synchronize();
         }
-        let (done, logits, taps) = launched?;
+        let (done, logits, activations) = launched?;
         for &index in &staged.staging.sampled {
-            self.drawn[step.sequences[index].slot] = true;
+            self.drawn[step.sequences[index].seq_slot] = true;
         }
         let sequences = step.sequences.len();
-        self.in_flight.push_back(InFlight { staged, done, sequences, logits, taps });
+        self.in_flight.push_back(InFlight { staged, done, sequences, logits, activations });
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<Output> {
+    fn collect(&mut self) -> Result<StepOutput> {
         let missing = || Error::Internal("collect was called with no step submitted".into());
         let step = self.in_flight.pop_front().ok_or_else(missing)?;
         step.done.synchronize().map_err(device_error("finish a step"))?;
-        let (mut sampled, mut damaged) = (vec![None; step.sequences], Vec::new());
+        let (mut sampled, mut non_finite) = (vec![None; step.sequences], Vec::new());
         for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
             if token == NOTHING_SAMPLED {
-                damaged.push(index);
+                non_finite.push(index);
             } else {
                 sampled[index] = Some(token);
             }
@@ -372,7 +385,7 @@ impl Backend for CudaBackend {
         let Staged { staging, drawn, marks } = step.staged;
         let marks = self.clock.read(marks, &self.context)?;
         self.free.push(Staged { staging, drawn, marks });
-        Ok(Output { sampled, damaged, logits: step.logits, taps: step.taps })
+        Ok(StepOutput { sampled, non_finite, logits: step.logits, activations: step.activations })
     }
 }
 

@@ -49,15 +49,13 @@ pub fn target(compute: (i32, i32)) -> String {
 /// NVRTC's version, or why there is none.
 ///
 /// # Errors
-/// [`Error::Device`], which tells where NVRTC was looked for and how to get it.
+/// [`Error::DeviceUnavailable`] with where NVRTC was looked for and how to get it.
 pub fn version() -> Result<(i32, i32)> {
     load()?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the library is loaded (checked above) and both pointers are to live integers.
     let status = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-    status
-        .result()
-        .map_err(|error| Error::Device(format!("NVRTC does not report its version: {error}")))?;
+    status.result().map_err(|error| Error::device("read the version of NVRTC", error))?;
     Ok((major, minor))
 }
 
@@ -73,7 +71,7 @@ pub(super) fn options(target: &str) -> Vec<String> {
 /// Compiles one unit for a target such as `sm_90a`.
 ///
 /// # Errors
-/// [`Error::Compile`] with NVRTC's log; [`Error::Device`] if there is no NVRTC.
+/// [`Error::Compile`] with NVRTC's log; [`Error::DeviceUnavailable`] if there is no NVRTC.
 pub fn compile(sources: &Sources, unit: &Unit, target: &str) -> Result<Cubin> {
     load()?;
     let program = Program::new(sources, unit)?;
@@ -172,7 +170,7 @@ fn internal(unit: &Unit, action: &str, error: &result::NvrtcError) -> Error {
 }
 
 fn c_string(text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::Device("a kernel source contains a NUL character".into()))
+    CString::new(text).map_err(|error| Error::device("read a kernel source", error))
 }
 
 /// Reads `Used N registers`, spills, stack and static shared memory from ptxas's report of the one kernel in a unit.
@@ -195,7 +193,7 @@ fn load() -> Result<()> {
     static LOADED: OnceLock<std::result::Result<Vec<Library>, String>> = OnceLock::new();
     match LOADED.get_or_init(find) {
         Ok(_) => Ok(()),
-        Err(problem) => Err(Error::Device(problem.clone())),
+        Err(problem) => Err(Error::unavailable(problem.as_str())),
     }
 }
 

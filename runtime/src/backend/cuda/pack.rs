@@ -72,7 +72,7 @@ fn pack_bf16_tile(tile: &mut [u8], rows: &[&[u8]], first_k: usize) {
 /// Packs `matrices` matrices of `rows` rows of `k` MXFP4 elements.
 ///
 /// # Errors
-/// [`Error::Request`] for a block scale that is not a number.
+/// [`Error::Weight`] for a block scale that is not a number.
 pub fn pack_mxfp4(
     tensor: &Tensor<'_>,
     matrices: usize,
@@ -85,7 +85,10 @@ pub fn pack_mxfp4(
     };
     let largest = scales.par_iter().copied().max().unwrap_or(0);
     if largest == NOT_A_NUMBER {
-        return Err(Error::Request("an MXFP4 block scale is 255, which means not a number".into()));
+        return Err(Error::Weight {
+            weight: "an MXFP4 tensor".to_owned(),
+            problem: "a block scale is 255, which means not a number".to_owned(),
+        });
     }
     let excess = i32::from(largest.saturating_sub(LARGEST_SCALE));
     let k_tiles = k.div_ceil(TILE_K);

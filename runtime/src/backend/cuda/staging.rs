@@ -14,7 +14,7 @@ use super::memory::{Buffer, Pinned};
 use super::runs::Runs;
 use crate::Result;
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
-use crate::sampling::Sampling;
+use crate::sampling::SamplerConfig;
 
 /// Stands for the token that the slot last drew.
 const SAMPLED: u32 = u32::MAX;
@@ -136,7 +136,7 @@ impl Staging {
         for sequence in step.sequences {
             self.put_tokens(sequence);
             last_rows.push(self.tokens as u32 - 1);
-            if let Some((address, first)) = update(sequence.slot, sequence.pages) {
+            if let Some((address, first)) = update(sequence.seq_slot, sequence.pages) {
                 let entries = &sequence.pages[first..];
                 self.words.words_mut()[page_word..][..entries.len()].copy_from_slice(entries);
                 self.page_updates.push((page_word..page_word + entries.len(), address));
@@ -157,7 +157,7 @@ impl Staging {
         }
         for i in 0..count {
             words[capacity + first + i] = (sequence.start + i) as u32;
-            words[2 * capacity + first + i] = sequence.slot as u32;
+            words[2 * capacity + first + i] = sequence.seq_slot as u32;
         }
         self.tokens += count;
     }
@@ -194,7 +194,7 @@ impl Staging {
             let Some(settings) = sequence.sample else { continue };
             let position = sequence.start + sequence.input.len();
             let at = sampling + rows.len() * SAMPLE_ROW_WORDS;
-            let row = sample_row(&settings, position, sequence.slot);
+            let row = sample_row(&settings, position, sequence.seq_slot);
             self.words.words_mut()[at..][..SAMPLE_ROW_WORDS].copy_from_slice(&row);
             rows.push(last_rows[index]);
             self.sampled.push(index);
@@ -232,7 +232,7 @@ impl Staging {
 }
 
 /// The words of a [`SampleRow`].
-fn sample_row(settings: &Sampling, position: usize, slot: usize) -> [u32; SAMPLE_ROW_WORDS] {
+fn sample_row(settings: &SamplerConfig, position: usize, slot: usize) -> [u32; SAMPLE_ROW_WORDS] {
     [
         settings.temperature.to_bits(),
         settings.top_k,

@@ -94,7 +94,7 @@ impl DeviceWeights {
 
 fn named(error: Error, what: &str) -> Error {
     match error {
-        Error::Request(problem) => Error::Request(format!("{what}: {problem}")),
+        Error::Weight { problem, .. } => Error::Weight { weight: what.to_owned(), problem },
         other => other,
     }
 }

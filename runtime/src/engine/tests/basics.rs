@@ -6,11 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::testing::{Fault, SPEC, Scripted, expected};
-use super::super::{FinishReason, LogitsOptions, Request, RequestId, SamplingParams};
+use super::super::{FinishReason, LogitsOptions, Request, RequestId};
 use super::*;
 use crate::backend::StepTime;
 
-/// Requests under way: what each will answer, and what came so far.
+/// Requests in flight: the expected answer of each, and the tokens so far.
 type Live = BTreeMap<RequestId, (Vec<u32>, Vec<u32>)>;
 
 fn step(engine: &mut Engine, live: &mut Live) -> Result<(), TestCaseError> {
@@ -27,41 +27,40 @@ fn step(engine: &mut Engine, live: &mut Live) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    /// Whatever shares the steps, each prompt gets the tokens it gets alone, and everything is free afterwards.
+    /// Whatever shares the steps, each prompt gets the tokens that it gets alone, and everything is free afterwards.
     #[test]
     fn every_answer_equals_its_solo_run(
-        asked in prop::collection::vec((1_usize..200, 1_usize..120, any::<u8>(), any::<bool>()), 0..12),
+        cases in prop::collection::vec((1_usize..200, 1_usize..120, any::<u8>(), any::<bool>()), 0..12),
         max_sequences in 1_usize..5,
         max_step_tokens in 1_usize..40,
         max_append in 1_usize..40,
         pages in 5_usize..16,
-        ahead in 0_usize..3,
+        pipeline_depth in 0_usize..3,
     ) {
-        let mut engine = engine(Limits { max_sequences, max_step_tokens, pages }, max_append, ahead);
-        let prompts: Vec<_> = asked.iter().enumerate().map(|(i, ask)| prompt(ask.0, i)).collect();
-        let settings: Vec<_> = asked
+        let mut engine = engine(Limits { max_sequences, max_step_tokens, pages }, max_append, pipeline_depth);
+        let prompts: Vec<_> = cases.iter().enumerate().map(|(i, case)| prompt(case.0, i)).collect();
+        let settings: Vec<_> = cases
             .iter()
-            .map(|ask| SamplingParams { ignore_eos: ask.3, ..params(ask.2.into(), ask.1) })
+            .map(|case| SamplingParams { ignore_eos: case.3, ..params(case.2.into(), case.1) })
             .collect();
         let answers = engine.generate(&prompts, &settings).unwrap();
-        for ((answer, prompt), ask) in answers.iter().zip(&prompts).zip(&asked) {
-            let asked = SamplingParams { ignore_eos: ask.3, ..params(ask.2.into(), ask.1) };
-            let want = expected(prompt, &asked);
+        for ((answer, prompt), settings) in answers.iter().zip(&prompts).zip(&settings) {
+            let want = expected(prompt, settings);
             prop_assert_eq!(&answer.tokens, &want);
-            let stopped = !ask.3 && want.last().is_some_and(|last| SPEC.stop_tokens.contains(last));
+            let stopped = !settings.ignore_eos && want.last().is_some_and(|last| SPEC.stop_tokens.contains(last));
             prop_assert_eq!(answer.finish == FinishReason::Stop, stopped);
         }
         prop_assert!(engine.is_idle());
         prop_assert_eq!(engine.free_pages(), pages);
     }
 
-    /// Requests that come and go at any step neither leak nor disturb the ones that stay.
+    /// Requests that arrive and are cancelled at any step neither leak pages nor disturb the others.
     #[test]
-    fn cancelled_requests_leave_no_trace(
+    fn cancelled_requests_leave_nothing_behind(
         moves in prop::collection::vec((0_u8..4, 0_usize..150, 1_usize..60), 0..60),
-        ahead in 0_usize..3,
+        pipeline_depth in 0_usize..3,
     ) {
-        let mut engine = engine(LIMITS, 7, ahead);
+        let mut engine = engine(LIMITS, 7, pipeline_depth);
         let mut live = Live::new();
         for (index, &(kind, length, most)) in moves.iter().enumerate() {
             match kind {
@@ -90,22 +89,22 @@ proptest! {
 #[test]
 fn long_prompts_are_read_in_chunks_beside_running_answers() {
     let backend = Scripted::new(LIMITS, 6);
-    let seen = Arc::clone(&backend.seen);
+    let log = Arc::clone(&backend.log);
     let mut engine = over(backend, 0);
     let prompts = [prompt(4, 0), prompt(15, 1), prompt(3, 2)];
     engine.generate(&prompts, &[SamplingParams { ignore_eos: true, ..params(0, 3) }]).unwrap();
-    let steps = &seen.lock().unwrap().steps;
+    let steps = &log.lock().unwrap().steps;
     // A step of 10 tokens: 4 + 6 of 15, then one running beside 6 + 3, ...
     assert_eq!(steps[..4], [vec![4, 6], vec![1, 6, 3], vec![1, 1, 3], vec![1, 1]], "{steps:?}");
     assert!(steps.iter().all(|step| step.iter().sum::<usize>() <= LIMITS.max_step_tokens));
 }
 
 #[test]
-fn the_next_step_is_submitted_before_the_last_one_is_known() {
-    for ahead in [0, 1, 2] {
+fn the_next_step_is_submitted_before_the_last_one_is_collected() {
+    for pipeline_depth in [0, 1, 2] {
         let backend = Scripted::new(LIMITS, 10);
-        let seen = Arc::clone(&backend.seen);
-        let mut engine = over(backend, ahead);
+        let log = Arc::clone(&backend.log);
+        let mut engine = over(backend, pipeline_depth);
         let answers = engine
             .generate(&[prompt(5, 0)], &[SamplingParams { ignore_eos: true, ..params(1, 20) }])
             .unwrap();
@@ -113,9 +112,9 @@ fn the_next_step_is_submitted_before_the_last_one_is_known() {
             answers[0].tokens,
             expected(&prompt(5, 0), &SamplingParams { ignore_eos: true, ..params(1, 20) })
         );
-        let seen = seen.lock().unwrap();
-        assert_eq!(seen.most_under_way, ahead + 1);
-        assert_eq!(seen.steps.len(), 20, "max_tokens is known ahead, so no step is wasted");
+        let log = log.lock().unwrap();
+        assert_eq!(log.max_in_flight, pipeline_depth + 1);
+        assert_eq!(log.steps.len(), 20, "max_tokens is known in advance, so no step is wasted");
     }
 }
 
@@ -125,23 +124,23 @@ fn a_device_is_idle_between_steps_but_not_between_requests() {
     backend.time = Some(StepTime { busy: 2.0, idle: 0.5 });
     let mut engine = over(backend, 1);
     for round in 1..4 {
-        let asked = SamplingParams { ignore_eos: true, ..params(1, 8) };
-        engine.generate(&[prompt(5, 0)], &[asked]).unwrap();
+        let settings = SamplingParams { ignore_eos: true, ..params(1, 8) };
+        engine.generate(&[prompt(5, 0)], &[settings]).unwrap();
         let metrics = engine.metrics();
         let (steps, first) = (metrics.steps as f64, f64::from(round));
         assert_eq!(metrics.device_busy_seconds, 2.0 * steps);
         assert_eq!(metrics.device_idle_seconds, 0.5 * (steps - first));
     }
-    // Without a clock: what is not spent in calls of a backend that works in them.
-    for (ahead, known) in [(0, true), (1, false)] {
-        let mut engine = over(Scripted::new(LIMITS, 10), ahead);
+    // Without a clock: the time outside the calls of a backend that works inside them.
+    for (pipeline_depth, known) in [(0, true), (1, false)] {
+        let mut engine = over(Scripted::new(LIMITS, 10), pipeline_depth);
         engine.generate(&[prompt(5, 0)], &[params(1, 8)]).unwrap();
         assert_eq!(engine.metrics().device_busy_seconds > 0.0, known);
     }
 }
 
 #[test]
-fn each_answer_says_how_long_it_waited_for_its_first_step() {
+fn each_answer_reports_how_long_it_waited_for_its_first_step() {
     let mut engine = engine(Limits { max_sequences: 1, ..LIMITS }, 10, 0);
     let prompts = [prompt(5, 0), prompt(9, 4)];
     let answers = engine.generate(&prompts, &[params(2, 6)]).unwrap();
@@ -152,7 +151,7 @@ fn each_answer_says_how_long_it_waited_for_its_first_step() {
 }
 
 #[test]
-fn a_stream_gives_each_token_once_and_marks_the_last() {
+fn a_stream_yields_each_token_once_and_marks_the_last() {
     let mut engine = engine(LIMITS, 10, 1);
     let prompts = [prompt(5, 0), prompt(9, 4)];
     let mut answers = [Vec::new(), Vec::new()];
@@ -182,14 +181,14 @@ fn a_dropped_stream_leaves_the_engine_free() {
 #[test]
 fn a_bad_prompt_is_named_and_nothing_runs() {
     let backend = Scripted::new(LIMITS, 10);
-    let seen = Arc::clone(&backend.seen);
+    let log = Arc::clone(&backend.log);
     let mut engine = over(backend, 0);
     let error = engine.generate(&[vec![1], vec![], vec![2]], &[params(0, 4)]).unwrap_err();
     assert_eq!(error.to_string(), "prompt 1: the prompt is empty; give at least one token");
     let error = engine.generate(&[vec![1]], &[]).unwrap_err();
     assert!(error.to_string().contains("0 sampling settings for 1 prompts"), "{error}");
     assert!(engine.is_idle());
-    assert!(seen.lock().unwrap().steps.is_empty());
+    assert!(log.lock().unwrap().steps.is_empty());
 }
 
 #[test]
@@ -209,22 +208,22 @@ fn a_refused_request_does_not_disturb_the_others() {
 }
 
 #[test]
-fn whatever_a_step_does_wrong_every_request_ends() {
-    for (fault, said, goes_on) in [
-        (Fault::Refuses, "wants no such step", true),
-        (Fault::PanicsAtSubmit, "lost its temper", false),
-        (Fault::FailsAtCollect, "fell off the bus", false),
-        (Fault::PanicsAtCollect, "lost its temper", false),
-        (Fault::LosesTokens, "no token for slot", false),
+fn every_request_ends_whatever_fault_a_step_has() {
+    for (fault, message, continues) in [
+        (Fault::Refuses, "refuses the step", true),
+        (Fault::PanicsAtSubmit, "device panicked", false),
+        (Fault::FailsAtCollect, "device is lost", false),
+        (Fault::PanicsAtCollect, "device panicked", false),
+        (Fault::LosesTokens, "no token for sequence slot", false),
     ] {
-        for ahead in [0, 1] {
+        for pipeline_depth in [0, 1] {
             let mut backend = Scripted::new(LIMITS, 10);
             backend.fault = Some((fault, 3));
-            let mut engine = over(backend, ahead);
-            let asked = SamplingParams { ignore_eos: true, ..params(0, 20) };
+            let mut engine = over(backend, pipeline_depth);
+            let settings = SamplingParams { ignore_eos: true, ..params(0, 20) };
             let ids: Vec<RequestId> = [5, 8, 40, 3]
                 .map(|length| {
-                    engine.submit(Request::new(prompt(length, 0), asked.clone())).unwrap()
+                    engine.submit(Request::new(prompt(length, 0), settings.clone())).unwrap()
                 })
                 .into();
             let mut ends = BTreeMap::new();
@@ -241,15 +240,14 @@ fn whatever_a_step_does_wrong_every_request_ends() {
                 ids,
                 "{fault:?}: every request ends once"
             );
-            let failed =
-                |end: &FinishReason| matches!(end, FinishReason::Failed(why) if why.contains(said));
+            let failed = |end: &FinishReason| matches!(end, FinishReason::Failed(why) if why.contains(message));
             let failures = ends.values().filter(|end| failed(end)).count();
-            assert!(if goes_on { failures == 3 } else { failures == 4 }, "{fault:?}: {ends:?}");
-            let again = engine.submit(Request::new(prompt(4, 0), asked.clone()));
-            assert_eq!(again.is_ok(), goes_on, "{fault:?}");
-            if !goes_on {
-                let why = engine.generate(&[prompt(4, 0)], &[asked]).unwrap_err().to_string();
-                assert!(why.contains("has stopped") && why.contains(said), "{why}");
+            assert!(if continues { failures == 3 } else { failures == 4 }, "{fault:?}: {ends:?}");
+            let again = engine.submit(Request::new(prompt(4, 0), settings.clone()));
+            assert_eq!(again.is_ok(), continues, "{fault:?}");
+            if !continues {
+                let why = engine.generate(&[prompt(4, 0)], &[settings]).unwrap_err().to_string();
+                assert!(why.contains("has stopped") && why.contains(message), "{why}");
             }
             assert_eq!(engine.free_pages(), LIMITS.pages);
         }
@@ -257,14 +255,14 @@ fn whatever_a_step_does_wrong_every_request_ends() {
 }
 
 #[test]
-fn damaged_logits_end_one_sample_alone() {
-    for ahead in [0, 1] {
+fn non_finite_logits_end_one_sample_alone() {
+    for pipeline_depth in [0, 1] {
         let mut backend = Scripted::new(LIMITS, 10);
-        backend.fault = Some((Fault::Damages, 3));
-        let mut engine = over(backend, ahead);
-        let asked = SamplingParams { ignore_eos: true, ..params(0, 20) };
+        backend.fault = Some((Fault::NonFinite, 3));
+        let mut engine = over(backend, pipeline_depth);
+        let settings = SamplingParams { ignore_eos: true, ..params(0, 20) };
         for length in [5, 8] {
-            engine.submit(Request::new(prompt(length, 0), asked.clone())).unwrap();
+            engine.submit(Request::new(prompt(length, 0), settings.clone())).unwrap();
         }
         let mut ends = Vec::new();
         while !engine.is_idle() {
@@ -273,7 +271,7 @@ fn damaged_logits_end_one_sample_alone() {
         let [FinishReason::Failed(why), FinishReason::Length] = &ends[..] else {
             panic!("{ends:?}")
         };
-        assert!(why.contains("is no finite number"), "{why}");
+        assert!(why.contains("is not a finite number"), "{why}");
         assert_eq!(engine.free_pages(), LIMITS.pages);
     }
 }
@@ -283,7 +281,7 @@ fn logits_are_the_same_in_any_chunks() {
     let tokens = prompt(150, 3);
     let read = |chunk: Option<usize>| {
         let (mut rows, mut starts) = (Vec::new(), Vec::new());
-        let options = LogitsOptions { chunk, taps: false };
+        let options = LogitsOptions { chunk, capture_activations: false };
         engine(LIMITS, 8, 0)
             .logits(&tokens, options, &mut |start, mut output| {
                 starts.push(start);
@@ -304,7 +302,7 @@ fn logits_are_the_same_in_any_chunks() {
 fn logits_refuse_what_does_not_fit() {
     let mut engine = engine(LIMITS, 8, 0);
     let mut refuse = |tokens: &[u32], chunk| {
-        let options = LogitsOptions { chunk, taps: false };
+        let options = LogitsOptions { chunk, capture_activations: false };
         engine.logits(tokens, options, &mut |_, _| Ok(())).unwrap_err().to_string()
     };
     assert!(refuse(&[], None).contains("empty"));
@@ -312,5 +310,5 @@ fn logits_refuse_what_does_not_fit() {
     assert!(refuse(&[1], Some(0)).contains("at least 1"));
     assert!(refuse(&prompt(20, 0), Some(9)).contains("at most 8"));
     assert!(refuse(&prompt(12 * 64 + 1, 0), None).contains("need 13 cache pages"));
-    assert!(refuse(&prompt(1001, 0), None).contains("shorten it by 1"));
+    assert!(refuse(&prompt(1001, 0), None).contains("shorten the prompt by 1"));
 }

@@ -32,10 +32,12 @@ fn many_threads_get_the_answers_of_solo_runs() {
             let handle = handle.clone();
             scope.spawn(move || {
                 for round in 1..6 {
-                    let (prompt, asked) = (prompt(20 * round, salt), params(salt as u64, 30));
-                    let events = handle.submit(Request::new(&prompt[..], asked.clone())).unwrap();
-                    let tokens: Vec<u32> = events.filter_map(|event| event.token).collect();
-                    assert_eq!(tokens, expected(&prompt, &asked));
+                    let (prompt, settings) = (prompt(20 * round, salt), params(salt as u64, 30));
+                    let events =
+                        handle.submit(Request::new(&prompt[..], settings.clone())).unwrap();
+                    let tokens: Vec<u32> =
+                        events.into_iter().filter_map(|event| event.token).collect();
+                    assert_eq!(tokens, expected(&prompt, &settings));
                 }
             });
         }
@@ -47,7 +49,7 @@ fn many_threads_get_the_answers_of_solo_runs() {
 }
 
 #[test]
-fn a_slow_reader_loses_nothing_and_delays_nobody() {
+fn a_slow_reader_loses_nothing_and_delays_no_other_request() {
     let policy = Policy { event_capacity: 8, ..Policy::default() };
     // The slow request alone takes nearly all pages.
     let handle = start(Scripted::new(Limits { pages: 8, ..LIMITS }, 10), policy);
@@ -57,24 +59,25 @@ fn a_slow_reader_loses_nothing_and_delays_nobody() {
         let tokens: Vec<u32> = handle
             .submit(Request::new(&quick[..], long()))
             .unwrap()
+            .into_iter()
             .filter_map(|event| event.token)
             .collect();
         assert_eq!(tokens, expected(&quick, &long()));
     }
-    let tokens: Vec<u32> = slow.filter_map(|event| event.token).collect();
+    let tokens: Vec<u32> = slow.into_iter().filter_map(|event| event.token).collect();
     assert_eq!(tokens, expected(&prompt(50, 0), &long()));
 }
 
 #[test]
-fn whoever_drops_or_cancels_frees_the_place() {
+fn dropping_or_cancelling_frees_the_sequence_slot() {
     let handle = start(Scripted::new(Limits { max_sequences: 1, ..LIMITS }, 10), Policy::default());
     drop(handle.submit(Request::new(prompt(5, 0), long())).unwrap());
     let mut cancelled = handle.submit(Request::new(prompt(5, 0), long())).unwrap();
-    assert!(cancelled.next().unwrap().token.is_some());
+    assert!(cancelled.next_blocking().unwrap().token.is_some());
     cancelled.cancel();
-    assert_eq!(cancelled.last().unwrap().finish, Some(FinishReason::Cancelled));
+    assert_eq!(cancelled.into_iter().last().unwrap().finish, Some(FinishReason::Cancelled));
     let after = handle.submit(Request::new(prompt(5, 0), params(1, 3))).unwrap();
-    assert_eq!(after.filter_map(|event| event.token).count(), 3);
+    assert_eq!(after.into_iter().filter_map(|event| event.token).count(), 3);
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn events_can_be_polled() {
     let mut context = Context::from_waker(Waker::noop());
     let mut tokens = Vec::new();
     loop {
-        match events.poll_next(&mut context) {
+        match events.poll_event(&mut context) {
             Poll::Ready(Some(event)) => tokens.extend(event.token),
             Poll::Ready(None) => break,
             Poll::Pending => match events.next_within(Duration::from_secs(60)) {
@@ -95,7 +98,7 @@ fn events_can_be_polled() {
         }
     }
     assert_eq!(tokens, expected(&prompt(5, 0), &params(2, 4)));
-    // A wait longer than any clock can say.
+    // A wait longer than the clock can represent.
     assert_eq!(events.next_within(Duration::MAX), Poll::Ready(None));
 }
 
@@ -109,12 +112,15 @@ fn a_failing_step_ends_every_reader_and_later_requests_are_refused() {
             .filter_map(|salt| handle.submit(Request::new(prompt(9, salt), long())).ok())
             .collect();
         for reader in readers {
-            let end = reader.last().unwrap().finish.unwrap();
+            let end = reader.into_iter().last().unwrap().finish.unwrap();
             assert!(matches!(end, FinishReason::Failed(why) if why.contains("scripted device")));
         }
         handle.shutdown();
         let error = handle.submit(Request::new(prompt(9, 0), long())).unwrap_err();
-        assert!(matches!(&error, Error::Closed(why) if why.contains("scripted device")), "{error}");
+        assert!(
+            matches!(&error, Error::Stopped { reason } if reason.contains("scripted device")),
+            "{error}"
+        );
     }
 }
 
@@ -125,37 +131,37 @@ fn shutdown_ends_every_reader() {
         (0..9).map(|salt| handle.submit(Request::new(prompt(9, salt), long())).unwrap()).collect();
     handle.shutdown();
     for reader in readers {
-        let end = reader.last().unwrap().finish;
+        let end = reader.into_iter().last().unwrap().finish;
         assert!(matches!(end, Some(FinishReason::Cancelled | FinishReason::Length)), "{end:?}");
     }
-    assert!(matches!(handle.submit(Request::new([1], long())), Err(Error::Closed(_))));
+    assert!(matches!(handle.submit(Request::new([1], long())), Err(Error::ShutDown)));
 }
 
 #[test]
-fn a_full_queue_whose_requests_are_all_cancelled_takes_others() {
+fn a_full_queue_has_room_again_once_its_requests_are_cancelled() {
     let backend = Scripted::new(LIMITS, 10);
-    let seen = backend.seen.clone();
+    let log = backend.log.clone();
     let policy = Policy { max_waiting: 3, ..Policy::default() };
     let handle = EngineHandle::start(with_policy(backend, 0, policy)).unwrap();
-    let ask = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
+    let request_of = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
     {
         // The first request's only step does not end until two more have come and gone.
-        let _step = seen.lock().unwrap();
+        let _step = log.lock().unwrap();
         let one = SamplingParams { max_tokens: Some(1), ..long() };
         drop(handle.submit(Request::new(prompt(9, 0), one)).unwrap());
         std::thread::sleep(Duration::from_millis(50));
-        let others = [handle.submit(ask(1)).unwrap(), handle.submit(ask(1)).unwrap()];
+        let others = [handle.submit(request_of(1)).unwrap(), handle.submit(request_of(1)).unwrap()];
         drop(others);
     }
-    assert!(soon(|| handle.submit(ask(2)).is_ok()), "{:?}", handle.metrics());
+    assert!(soon(|| handle.submit(request_of(2)).is_ok()), "{:?}", handle.metrics());
 }
 
 #[test]
-fn the_numbers_of_an_idle_engine_say_that_nothing_runs() {
+fn the_metrics_of_an_idle_engine_report_that_nothing_runs() {
     let engine = with_policy(Scripted::new(LIMITS, 10), 0, Policy::default());
     let handle = EngineHandle::start(engine).unwrap();
     let mut events = handle.submit(Request::new(prompt(9, 0), long())).unwrap();
-    assert!(events.next().is_some());
+    assert!(events.next_blocking().is_some());
     drop(events);
     let idle = || {
         let now = handle.metrics();
@@ -168,8 +174,11 @@ fn the_numbers_of_an_idle_engine_say_that_nothing_runs() {
 fn bad_requests_and_full_queues_are_refused_at_once() {
     let policy = Policy { max_waiting: 4, event_capacity: 1, ..Policy::default() };
     let handle = start(Scripted::new(Limits { max_sequences: 1, ..LIMITS }, 10), policy);
-    assert!(matches!(handle.submit(Request::new([97], long())), Err(Error::Request(_))));
-    let ask = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
-    let _first = handle.submit(ask(4)).unwrap();
-    assert!(matches!(handle.submit(ask(5)), Err(Error::Busy(_))));
+    assert!(matches!(
+        handle.submit(Request::new([97], long())),
+        Err(Error::InvalidRequest { field: "prompt", .. })
+    ));
+    let request_of = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
+    let _first = handle.submit(request_of(4)).unwrap();
+    assert!(matches!(handle.submit(request_of(5)), Err(Error::QueueFull { waiting: 4, limit: 4 })));
 }

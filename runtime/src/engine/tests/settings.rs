@@ -1,10 +1,12 @@
-//! What single settings do: stop strings, masks, logprobs, deadlines, the queue's limit.
+//! Single settings: stop strings, masks, logprobs, deadlines, the queue's limit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::testing::{expected, expected_with, logits_after};
-use super::super::{Allowed, Completion, FinishReason, MaskSource, Request, TokenMask, Vocabulary};
+use super::super::{
+    Allowed, Completion, Detokenizer, FinishReason, MaskSource, Request, TokenMask,
+};
 use super::*;
 use crate::Error;
 
@@ -16,8 +18,8 @@ fn answer(request: Request) -> Completion {
     wide().complete(vec![request]).unwrap().remove(0)
 }
 
-/// Token 10 * i + j spells two letters; token 1 is no text.
-fn letters() -> Arc<dyn Vocabulary> {
+/// Token 10 * i + j is two letters; token 1 is not text.
+fn letters() -> Arc<dyn Detokenizer> {
     static TEXT: [[u8; 2]; 97] = {
         let mut text = [[0; 2]; 97];
         let mut id = 0;
@@ -36,10 +38,11 @@ fn letters() -> Arc<dyn Vocabulary> {
 #[test]
 fn stop_strings_end_a_sample_where_they_begin() {
     let base = SamplingParams { ignore_eos: true, ..params(5, 40) };
-    let plain = Request { text: Some(letters()), ..Request::new(prompt(6, 0), base.clone()) };
+    let plain =
+        Request { detokenizer: Some(letters()), ..Request::new(prompt(6, 0), base.clone()) };
     let whole = answer(plain.clone());
     assert_eq!(whole.finish, FinishReason::Length);
-    let bytes = |token: &u32| letters().bytes(*token).map(<[u8]>::to_vec).unwrap_or_default();
+    let bytes = |token: &u32| letters().token_bytes(*token).map(<[u8]>::to_vec).unwrap_or_default();
     let text: String = whole.tokens.iter().flat_map(bytes).map(char::from).collect();
     assert_eq!(whole.text, text);
     // One letter of one token and one of the next, so that the stop lies across their border.
@@ -58,7 +61,7 @@ fn stop_strings_end_a_sample_where_they_begin() {
     assert_eq!(answer(Request { params, ..plain }).finish, FinishReason::Length);
 }
 
-/// Allows only ids that are a multiple of a number that grows with the sample; fails on request.
+/// Allows only multiples of a number that grows with the sample; the text selects a failure.
 struct Multiples(&'static str);
 struct MultiplesOf(u32, &'static str);
 
@@ -85,11 +88,11 @@ impl TokenMask for MultiplesOf {
 }
 
 #[test]
-fn masks_bind_every_draw_of_their_sample() {
-    let asked = SamplingParams { n: 2, ignore_eos: true, ..params(1, 12) };
+fn masks_constrain_every_token_of_their_sample() {
+    let settings = SamplingParams { n: 2, ignore_eos: true, ..params(1, 12) };
     let mut engine = wide();
     for kind in ["bind", "free"] {
-        let request = Request::new(prompt(70, 0), asked.clone());
+        let request = Request::new(prompt(70, 0), settings.clone());
         let masked = Request { mask: Some(Arc::new(Multiples(kind))), ..request.clone() };
         // Beside a request without a mask.
         let answers = engine.complete(vec![masked, request.clone()]).unwrap();
@@ -102,22 +105,22 @@ fn masks_bind_every_draw_of_their_sample() {
                     }
                 }
             };
-            let want = expected_with(&request.prompt, &asked, sample, usize::MAX, &mut mask);
+            let want = expected_with(&request.prompt, &settings, sample, usize::MAX, &mut mask);
             assert_eq!(answer.tokens, want);
         }
-        assert_eq!(answers[2].tokens, expected(&request.prompt, &asked));
+        assert_eq!(answers[2].tokens, expected(&request.prompt, &settings));
     }
 }
 
 #[test]
 fn a_mask_that_fails_ends_its_sample_and_no_other() {
-    for (kind, said) in [
+    for (kind, message) in [
         ("fail", "the grammar is at its end"),
         ("panic", "the mask panicked: a bug in the grammar"),
         ("nothing", "the mask allows no token"),
     ] {
-        let asked = SamplingParams { ignore_eos: true, ..params(1, 12) };
-        let good = Request::new(prompt(70, 0), asked.clone());
+        let settings = SamplingParams { ignore_eos: true, ..params(1, 12) };
+        let good = Request::new(prompt(70, 0), settings.clone());
         let bad = Request { mask: Some(Arc::new(Multiples(kind))), ..good.clone() };
         let mut engine = wide();
         let (good_id, bad_id) = (engine.submit(good.clone()).unwrap(), engine.submit(bad).unwrap());
@@ -132,9 +135,9 @@ fn a_mask_that_fails_ends_its_sample_and_no_other() {
                 }
             }
         }
-        assert_eq!(tokens, expected(&good.prompt, &asked));
-        let said_so = matches!(&end, Some(FinishReason::Failed(why)) if why.contains(said));
-        assert!(said_so, "{kind}: {end:?}");
+        assert_eq!(tokens, expected(&good.prompt, &settings));
+        let reported = matches!(&end, Some(FinishReason::Failed(why)) if why.contains(message));
+        assert!(reported, "{kind}: {end:?}");
         assert!(engine.failure().is_none());
     }
 }
@@ -147,7 +150,7 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 
 #[test]
 fn logprobs_are_the_models_own_and_complete() {
-    let asked = SamplingParams {
+    let settings = SamplingParams {
         logprobs: Some(3),
         prompt_logprobs: Some(2),
         temperature: 0.5,
@@ -156,7 +159,7 @@ fn logprobs_are_the_models_own_and_complete() {
         ..params(8, 10)
     };
     let mut engine = wide();
-    let request = Request::new(prompt(150, 1), asked);
+    let request = Request::new(prompt(150, 1), settings);
     // Once before and once after its prefix is cached.
     for _ in 0..2 {
         let answer = engine.complete(vec![request.clone()]).unwrap().remove(0);
@@ -183,10 +186,10 @@ fn logprobs_are_the_models_own_and_complete() {
 #[test]
 fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
     let mut engine = engine(Limits { max_sequences: 1, max_step_tokens: 64, pages: 40 }, 64, 1);
-    let asked = SamplingParams { ignore_eos: true, ..params(1, 500) };
+    let settings = SamplingParams { ignore_eos: true, ..params(1, 500) };
     let soon = Some(Instant::now() + Duration::from_millis(30));
     for _ in 0..2 {
-        let request = Request::new(prompt(5, 0), asked.clone());
+        let request = Request::new(prompt(5, 0), settings.clone());
         engine.submit(Request { deadline: soon, ..request }).unwrap();
     }
     assert_eq!(engine.next_deadline(), soon);
@@ -202,18 +205,16 @@ fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
 }
 
 #[test]
-fn a_full_queue_refuses_with_its_numbers() {
+fn a_full_queue_is_refused_with_its_numbers() {
     let policy = Policy { max_waiting: 3, ..Policy::default() };
     let mut engine = with_policy(Scripted::new(LIMITS, 10), 0, policy);
-    let ask = |n| Request::new(prompt(5, 0), SamplingParams { n, ..params(1, 5) });
-    engine.submit(ask(2)).unwrap();
-    let error = engine.submit(ask(2)).unwrap_err();
-    assert!(
-        matches!(&error, Error::Busy(why) if why.contains("2 samples wait already, and at most 3"))
-    );
-    engine.submit(ask(1)).unwrap();
+    let request_of = |n| Request::new(prompt(5, 0), SamplingParams { n, ..params(1, 5) });
+    engine.submit(request_of(2)).unwrap();
+    let error = engine.submit(request_of(2)).unwrap_err();
+    assert!(matches!(error, Error::QueueFull { waiting: 2, limit: 3 }));
+    engine.submit(request_of(1)).unwrap();
     while !engine.is_idle() {
         engine.step().unwrap();
     }
-    engine.submit(ask(3)).unwrap();
+    engine.submit(request_of(3)).unwrap();
 }

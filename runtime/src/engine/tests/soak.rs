@@ -1,4 +1,4 @@
-//! A long run of random requests with cancellations: no page leaks, none hangs, memory stays flat.
+//! A long run of random requests with cancellations: no page leaks, no request hangs, memory use stays flat.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ impl Random {
     }
 }
 
-/// Serves `count` requests and says how many samples ended by themselves.
+/// Serves `count` requests and returns how many samples ended by themselves.
 fn soak(count: usize) -> u64 {
     let limits = Limits { max_sequences: 24, max_step_tokens: 192, pages: 64 };
     let policy = Policy { draft_tokens: 2, ..Policy::default() };

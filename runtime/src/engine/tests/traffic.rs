@@ -1,5 +1,5 @@
-//! Random traffic: requests that come, wait, share prefixes, are held, cancelled and preempted, with any settings.
-//! Whatever happens around it, each sample gets the tokens of its solo run, and in the end nothing is held.
+//! Random traffic: requests that wait, share prefixes, are held, cancelled and preempted, with any settings. Whatever
+//! happens around it, each sample gets the tokens of its solo run, and in the end nothing is in use.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use super::super::testing::expected_with;
 use super::super::{Policy, Request, RequestId};
 use super::*;
 
-/// What a request asks: prompt length and salt, tokens, kind of settings, samples, priority.
-type Ask = (usize, usize, usize, u8, usize, i32);
+/// A request: prompt length and salt, tokens, kind of settings, samples, priority.
+type Case = (usize, usize, usize, u8, usize, i32);
 
-fn asks() -> impl Strategy<Value = Ask> {
+fn cases() -> impl Strategy<Value = Case> {
     (1_usize..300, 0_usize..3, 1_usize..90, 0_u8..8, 1_usize..4, -1_i32..2)
 }
 
-fn request(&(length, salt, most, kind, n, priority): &Ask) -> Request {
+fn request(&(length, salt, most, kind, n, priority): &Case) -> Request {
     let base = SamplingParams { n, ignore_eos: kind == 7, ..params(salt as u64, most) };
     let params = match kind {
         0 => SamplingParams { temperature: 0.0, ..base },
@@ -30,7 +30,7 @@ fn request(&(length, salt, most, kind, n, priority): &Ask) -> Request {
     Request { priority, ..Request::new(prompt(length, salt), params) }
 }
 
-/// The plainest form of what [`SamplingParams`] says of bias, penalties and least lengths.
+/// The simplest form of bias, penalties and `min_tokens` as [`SamplingParams`] documents them.
 fn adjust(request: &Request, generated: &[u32], row: &mut [f32]) {
     let params = &request.params;
     for &(token, bias) in &params.logit_bias {
@@ -51,7 +51,7 @@ fn adjust(request: &Request, generated: &[u32], row: &mut [f32]) {
     }
 }
 
-/// What each sample of each request will answer, and what came so far.
+/// The expected answer of each sample of each request, and the tokens so far.
 #[derive(Default)]
 struct Live(BTreeMap<(RequestId, usize), (Vec<u32>, Vec<u32>)>);
 
@@ -86,11 +86,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
     fn every_sample_gets_the_tokens_of_its_solo_run(
-        moves in prop::collection::vec((0_u8..9, asks()), 1..70),
+        moves in prop::collection::vec((0_u8..9, cases()), 1..70),
         max_sequences in 1_usize..6,
         max_step_tokens in 1_usize..80,
         pages in 8_usize..30,
-        ahead in 0_usize..2,
+        pipeline_depth in 0_usize..2,
         prefix_cache in any::<bool>(),
         draft_tokens in 0_usize..4,
         memory in prop::sample::select(vec![1, 2, usize::MAX]),
@@ -99,13 +99,13 @@ proptest! {
         let policy = Policy { prefix_cache, draft_tokens, ..Policy::default() };
         let mut backend = Scripted::new(limits, max_step_tokens);
         backend.memory = memory;
-        let mut engine = with_policy(backend, ahead, policy);
+        let mut engine = with_policy(backend, pipeline_depth, policy);
         let (mut live, mut held) = (Live::default(), Vec::new());
-        for (kind, ask) in &moves {
+        for (kind, case) in &moves {
             let of = |index: usize| live.0.keys().nth(index % live.0.len().max(1)).map(|key| key.0);
-            match (kind, of(ask.0)) {
+            match (kind, of(case.0)) {
                 (0..3, _) => {
-                    let request = request(ask);
+                    let request = request(case);
                     if let Ok(id) = engine.submit(request.clone()) {
                         live.add(id, &request, memory);
                     }
@@ -122,7 +122,7 @@ proptest! {
             }
         }
         held.into_iter().for_each(|id| engine.resume(id));
-        // Every token takes a step at most, and so does each chunk of what is computed again.
+        // Every token takes at most one step, and so does each chunk that is computed again.
         for _ in 0..200_000 {
             if engine.is_idle() {
                 break;
@@ -141,32 +141,32 @@ proptest! {
 fn a_shared_prefix_is_computed_once() {
     let limits = Limits { max_sequences: 4, max_step_tokens: 64, pages: 40 };
     let backend = Scripted::new(limits, 64);
-    let seen = backend.seen.clone();
+    let log = backend.log.clone();
     let mut engine = over(backend, 0);
-    let ask = |length| Request::new(prompt(length, 1), params(0, 1));
+    let request_of = |length| Request::new(prompt(length, 1), params(0, 1));
     for (length, cached) in [(640, 0), (640, 576), (650, 640), (700, 640), (300, 256), (64, 0)] {
-        let answer = engine.complete(vec![ask(length)]).unwrap().remove(0);
+        let answer = engine.complete(vec![request_of(length)]).unwrap().remove(0);
         assert_eq!(answer.prompt.cached_tokens, cached, "{length} tokens");
     }
-    let run: usize = seen.lock().unwrap().steps.iter().flatten().sum();
+    let run: usize = log.lock().unwrap().steps.iter().flatten().sum();
     assert_eq!(run, 640 + 64 + 10 + 60 + 44 + 64);
-    let salted = Request { cache_salt: 1, ..ask(640) };
+    let salted = Request { cache_salt: 1, ..request_of(640) };
     assert_eq!(engine.complete(vec![salted]).unwrap()[0].prompt.cached_tokens, 0);
     engine.reset_prefix_cache();
-    assert_eq!(engine.complete(vec![ask(640)]).unwrap()[0].prompt.cached_tokens, 0);
+    assert_eq!(engine.complete(vec![request_of(640)]).unwrap()[0].prompt.cached_tokens, 0);
 }
 
 #[test]
-fn where_prompts_were_seen_to_part_they_can_be_resumed() {
+fn prompts_can_be_resumed_where_earlier_ones_diverged() {
     let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 64 };
     let mut engine = over(Scripted::new(limits, 64), 0);
-    // They part after 5 pages, where no tail is kept at first: only every second page has one.
-    let ask = |salt: usize| {
+    // They diverge after 5 pages, where there is no snapshot at first: only every second page has one.
+    let request_of = |salt: usize| {
         let tokens = [prompt(320, 1), prompt(400, salt)].concat();
         Request::new(tokens, params(0, 1))
     };
     let cached: Vec<usize> = (2..5)
-        .map(|salt| engine.complete(vec![ask(salt)]).unwrap()[0].prompt.cached_tokens)
+        .map(|salt| engine.complete(vec![request_of(salt)]).unwrap()[0].prompt.cached_tokens)
         .collect();
     assert_eq!(cached, [0, 256, 320]);
 }
@@ -175,47 +175,47 @@ fn where_prompts_were_seen_to_part_they_can_be_resumed() {
 fn samples_share_their_prompt() {
     let limits = Limits { max_sequences: 8, max_step_tokens: 64, pages: 40 };
     let backend = Scripted::new(limits, 64);
-    let seen = backend.seen.clone();
+    let log = backend.log.clone();
     let mut engine = over(backend, 0);
-    let asked = SamplingParams { n: 5, ignore_eos: true, ..params(3, 4) };
-    let request = Request::new(prompt(500, 0), asked.clone());
+    let settings = SamplingParams { n: 5, ignore_eos: true, ..params(3, 4) };
+    let request = Request::new(prompt(500, 0), settings.clone());
     let answers = engine.complete(vec![request.clone()]).unwrap();
     for (sample, answer) in answers.iter().enumerate() {
-        let want = expected_with(&request.prompt, &asked, sample, usize::MAX, &mut |_, _| {});
+        let want = expected_with(&request.prompt, &settings, sample, usize::MAX, &mut |_, _| {});
         assert_eq!(answer.tokens, want, "sample {sample}");
         assert_eq!(answer.prompt.cached_tokens, if sample == 0 { 0 } else { 448 });
     }
-    let run: usize = seen.lock().unwrap().steps.iter().flatten().sum();
+    let run: usize = log.lock().unwrap().steps.iter().flatten().sum();
     assert_eq!(run, 500 + 4 * 52 + 5 * 3);
 }
 
 #[test]
-fn the_youngest_gives_way_when_pages_run_out_and_nothing_changes() {
+fn the_last_is_preempted_when_pages_run_out_and_no_token_changes() {
     let limits = Limits { max_sequences: 3, max_step_tokens: 64, pages: 8 };
     let mut engine = over(Scripted::new(limits, 64), 0);
-    let asked = SamplingParams { ignore_eos: true, ..params(1, 250) };
+    let settings = SamplingParams { ignore_eos: true, ..params(1, 250) };
     let prompts = [prompt(60, 0), prompt(60, 1), prompt(60, 2)];
     let mut ends = Vec::new();
     let mut answers = [Vec::new(), Vec::new(), Vec::new()];
-    for event in engine.stream(&prompts, std::slice::from_ref(&asked)).unwrap() {
+    for event in engine.stream(&prompts, std::slice::from_ref(&settings)).unwrap() {
         let (index, event) = event.unwrap();
         answers[index].extend(event.token);
         ends.extend(event.finish.map(|_| index));
     }
     for (answer, prompt) in answers.iter().zip(&prompts) {
-        assert_eq!(*answer, super::super::testing::expected(prompt, &asked));
+        assert_eq!(*answer, super::super::testing::expected(prompt, &settings));
     }
-    assert_eq!(ends[0], 0, "the first in order never gives way");
+    assert_eq!(ends[0], 0, "the first in order is never preempted");
     assert!(engine.metrics().preemptions > 0);
 }
 
 #[test]
-fn better_priority_runs_first_and_takes_the_place_of_worse() {
+fn a_higher_priority_runs_first_and_preempts_a_lower_one() {
     let limits = Limits { max_sequences: 1, max_step_tokens: 64, pages: 8 };
     let mut engine = over(Scripted::new(limits, 64), 0);
-    let asked = SamplingParams { ignore_eos: true, ..params(1, 6) };
+    let settings = SamplingParams { ignore_eos: true, ..params(1, 6) };
     let submit = |engine: &mut Engine, salt: usize, priority| {
-        let request = Request::new(prompt(20, salt), asked.clone());
+        let request = Request::new(prompt(20, salt), settings.clone());
         engine.submit(Request { priority, ..request }).unwrap()
     };
     let ids = [(0, 1), (1, 0), (2, 0)].map(|(salt, p)| submit(&mut engine, salt, p));
@@ -232,22 +232,24 @@ fn better_priority_runs_first_and_takes_the_place_of_worse() {
 
 #[test]
 fn drafts_change_no_token_and_save_steps() {
-    let run = |ahead, draft_tokens, memory, temperature| {
+    let run = |pipeline_depth, draft_tokens, memory, temperature| {
         let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 40 };
         let mut backend = Scripted::new(limits, 64);
         backend.memory = memory;
-        let mut engine = with_policy(backend, ahead, Policy { draft_tokens, ..Policy::default() });
-        let asked = SamplingParams { ignore_eos: true, temperature, ..params(4, 200) };
-        let answers = engine.generate(&[prompt(9, 0), prompt(30, 2)], &[asked]).unwrap();
+        let mut engine =
+            with_policy(backend, pipeline_depth, Policy { draft_tokens, ..Policy::default() });
+        let settings = SamplingParams { ignore_eos: true, temperature, ..params(4, 200) };
+        let answers = engine.generate(&[prompt(9, 0), prompt(30, 2)], &[settings]).unwrap();
         let tokens: Vec<Vec<u32>> = answers.into_iter().map(|answer| answer.tokens).collect();
         (tokens, engine.metrics().clone())
     };
     let kinds = [(1, 0.0), (2, 0.0), (1, 0.6), (usize::MAX, 1.0)];
-    for (ahead, (memory, temperature)) in kinds.map(|kind| [(0, kind), (1, kind)]).concat() {
-        let (plain, without) = run(ahead, 0, memory, temperature);
-        let (drafted, with) = run(ahead, 5, memory, temperature);
+    for (pipeline_depth, (memory, temperature)) in kinds.map(|kind| [(0, kind), (1, kind)]).concat()
+    {
+        let (plain, without) = run(pipeline_depth, 0, memory, temperature);
+        let (drafted, with) = run(pipeline_depth, 5, memory, temperature);
         assert_eq!(plain, drafted, "memory {memory}, temperature {temperature}");
-        assert_eq!(with.accepted_by_place.iter().sum::<u64>(), with.accepted_tokens);
+        assert_eq!(with.accepted_by_position.iter().sum::<u64>(), with.accepted_tokens);
         assert!(with.accepted_tokens <= with.draft_tokens);
         if (memory, temperature) == (1, 0.0) {
             assert!(with.steps * 2 < without.steps, "{} steps of {}", with.steps, without.steps);
@@ -256,23 +258,28 @@ fn drafts_change_no_token_and_save_steps() {
 }
 
 #[test]
-fn guesses_that_do_not_hold_cost_next_to_nothing() {
-    let run = |ahead, draft_tokens| {
+fn rejected_drafts_cost_next_to_nothing() {
+    let run = |pipeline_depth, draft_tokens| {
         let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 40 };
         let backend = Scripted::new(limits, 64);
-        let seen = backend.seen.clone();
-        let mut engine = with_policy(backend, ahead, Policy { draft_tokens, ..Policy::default() });
-        // Every token depends on all before it: what repeats, repeats by chance.
-        let asked = SamplingParams { ignore_eos: true, ..params(4, 900) };
-        engine.generate(&[prompt(30, 0), prompt(30, 2)], &[asked]).unwrap();
-        assert_eq!(seen.lock().unwrap().most_under_way, ahead + 1);
+        let log = backend.log.clone();
+        let mut engine =
+            with_policy(backend, pipeline_depth, Policy { draft_tokens, ..Policy::default() });
+        // Every token depends on all before it, so that only chance makes text repeat.
+        let settings = SamplingParams { ignore_eos: true, ..params(4, 900) };
+        engine.generate(&[prompt(30, 0), prompt(30, 2)], &[settings]).unwrap();
+        assert_eq!(log.lock().unwrap().max_in_flight, pipeline_depth + 1);
         engine.metrics().clone()
     };
-    for ahead in [0, 1] {
-        let (without, with) = (run(ahead, 0), run(ahead, 8));
-        assert!(with.draft_tokens * 20 < with.generated_tokens, "{} guesses", with.draft_tokens);
+    for pipeline_depth in [0, 1] {
+        let (without, with) = (run(pipeline_depth, 0), run(pipeline_depth, 8));
+        assert!(
+            with.draft_tokens * 20 < with.generated_tokens,
+            "{} draft tokens",
+            with.draft_tokens
+        );
         assert!(with.steps * 20 < without.steps * 21, "{} steps of {}", with.steps, without.steps);
-        // Where a guess makes the device wait, none is tried on a chance repetition.
-        assert!(ahead > 0 || with.drafts > 4, "{} drafts", with.drafts);
+        // Where a draft makes the device wait, none is made for a chance repetition.
+        assert!(pipeline_depth > 0 || with.drafts > 4, "{} drafts", with.drafts);
     }
 }

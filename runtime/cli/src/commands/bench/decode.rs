@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use ossmith::Limits;
-use ossmith::backend::cuda::CudaBackend;
-use ossmith::backend::cuda::bench::{DecodeTimes, PhaseTime, Spread};
-use ossmith::backend::{Backend, PAGE_TOKENS};
+use ossmith::unstable::Backend;
+use ossmith::unstable::cuda::CudaBackend;
+use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime, Spread};
+use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::{Value, json};
 
 use super::super::table;
@@ -51,11 +51,10 @@ impl Decode {
             batch * (context + PAGE_TOKENS).div_ceil(PAGE_TOKENS)
         };
         let batch = self.batch.iter().copied().max().unwrap_or(1);
-        let limits = Limits {
-            max_sequences: batch,
-            max_step_tokens: batch,
-            pages: pairs.iter().map(pages).max().unwrap_or(1),
-        };
+        let limits = Limits::default()
+            .with_max_sequences(batch)
+            .with_max_step_tokens(batch)
+            .with_pages(pairs.iter().map(pages).max().unwrap_or(1));
         let (mut backend, load_s) = load(&self.model, limits, self.device)?;
         let mut all = Vec::new();
         for (batch, context) in pairs {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use ossmith::engine::SamplingParams;
+use ossmith::SamplingParams;
 use serde_json::{Map, Value, json};
 
 use super::load::{EngineArgs, tokens, write_json};
@@ -69,8 +69,7 @@ impl Args {
         let mut random = Random(self.seed);
         let prompts: Vec<Vec<u32>> =
             (0..self.batch_size).map(|_| tokens(&mut random, input, &chosen.model.spec)).collect();
-        let params =
-            SamplingParams { n: self.n.into(), seed: self.seed, ..SamplingParams::default() };
+        let params = SamplingParams::default().with_n(self.n.into()).with_seed(self.seed);
         let ask = |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
         let mut latencies = Vec::new();
         for round in 0..self.num_iters_warmup + self.num_iters {

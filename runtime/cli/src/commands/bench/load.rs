@@ -2,12 +2,9 @@
 //! as a file. Flags and keys are spelled as in vLLM's commands of the same names, so that one script plots both.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context;
-use ossmith::backend::{MemoryPlan, PAGE_TOKENS};
-use ossmith::engine::{Policy, Request, SamplingParams, Vocabulary, plan_memory};
-use ossmith::{Engine, Limits};
+use ossmith::{Engine, Limits, MemoryBudget, Policy, Request, SamplingParams, memory_budget};
 use ossmith_harmony::token_bytes;
 use ossmith_plan::ModelSpec;
 use serde_json::Value;
@@ -58,24 +55,19 @@ impl EngineArgs {
     }
 
     /// What that takes on the device; `available` is as of now.
-    pub(super) fn memory(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<MemoryPlan> {
+    pub(super) fn memory(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<MemoryBudget> {
         let (limits, policy) = self.room(tokens);
-        Ok(plan_memory(chosen.model, &self.device.options(limits, policy).0)?)
+        Ok(memory_budget(chosen.model, &self.device.options(limits, policy).0)?)
     }
 
     fn room(&self, tokens: usize) -> (Limits, Policy) {
         let sequences = self.max_num_seqs as usize;
-        let pages = sequences * tokens.div_ceil(PAGE_TOKENS).max(1);
-        let limits = Limits {
-            max_sequences: sequences,
-            max_step_tokens: (self.max_num_batched_tokens as usize).max(sequences),
-            pages: self.num_gpu_blocks_override.unwrap_or(pages),
-        };
-        let policy = Policy {
-            max_waiting: usize::MAX,
-            prefix_cache: self.enable_prefix_caching,
-            ..Policy::default()
-        };
+        let limits = Limits::for_sequences(sequences, tokens.max(1))
+            .with_max_step_tokens((self.max_num_batched_tokens as usize).max(sequences));
+        let limits = limits.with_pages(self.num_gpu_blocks_override.unwrap_or(limits.pages));
+        let policy = Policy::default()
+            .with_max_waiting(usize::MAX)
+            .with_prefix_cache(self.enable_prefix_caching);
         (limits, policy)
     }
 
@@ -86,10 +78,8 @@ impl EngineArgs {
         length: usize,
         params: SamplingParams,
     ) -> Request {
-        let params = SamplingParams { max_tokens: Some(length), ignore_eos: true, ..params };
-        let text: Option<Arc<dyn Vocabulary>> =
-            if self.disable_detokenize { None } else { Some(Arc::new(token_bytes)) };
-        Request { text, ..Request::new(prompt, params) }
+        let request = Request::new(prompt, params.with_max_tokens(length).with_ignore_eos(true));
+        if self.disable_detokenize { request } else { request.with_detokenizer(token_bytes) }
     }
 }
 

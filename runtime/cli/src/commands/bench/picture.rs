@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use ossmith::backend::cuda::bench::{DecodeTimes, PhaseTime};
+use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 300.0;
@@ -87,7 +87,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ossmith::backend::cuda::bench::Spread;
+    use ossmith::unstable::cuda::bench::Spread;
     use ossmith_plan::StepShape;
 
     use super::*;

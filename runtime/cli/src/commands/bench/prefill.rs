@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::time::Instant;
 
-use ossmith::backend::cuda::CudaBackend;
-use ossmith::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step};
-use ossmith::{Limits, Sampling};
+use ossmith::unstable::cuda::CudaBackend;
+use ossmith::unstable::{Backend, Input, LogitRows, SamplerConfig, Sequence, Step};
+use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::json;
 
 use super::{count, load};
@@ -36,7 +36,7 @@ impl Prefill {
         let longest = self.tokens.iter().copied().max().unwrap_or(1);
         let chunk = self.chunk.min(longest);
         let pages = longest.div_ceil(PAGE_TOKENS);
-        let limits = Limits { max_sequences: 1, max_step_tokens: chunk, pages };
+        let limits = Limits::for_sequences(1, longest).with_max_step_tokens(chunk);
         let (mut backend, load_s) = load(&self.model, limits, self.device)?;
         let vocab = self.model.shape()?.spec.vocab;
         let prompt: Vec<u32> = (0..longest).map(|i| (i * 7919 % vocab) as u32).collect();
@@ -80,14 +80,14 @@ fn prefill(
     for (index, tokens) in prompt.chunks(chunk).enumerate() {
         let last = (index + 1) * chunk >= prompt.len();
         let sequence = Sequence {
-            slot: 0,
+            seq_slot: 0,
             start: index * chunk,
             input: Input::Tokens(tokens),
             pages,
-            sample: last.then_some(Sampling::GREEDY),
+            sample: last.then_some(SamplerConfig::GREEDY),
             logits: LogitRows::None,
         };
-        backend.run(&Step { sequences: &[sequence], taps: false })?;
+        backend.run(&Step { sequences: &[sequence], capture_activations: false })?;
     }
     Ok(())
 }

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use ossmith::Engine;
-use ossmith::backend::MemoryPlan;
-use ossmith::engine::{Request, SamplingParams};
+use ossmith::{Engine, MemoryBudget, Request, SamplingParams};
 use ossmith_harmony::encode;
 use ossmith_plan::ModelSpec;
 use serde::Deserialize;
@@ -31,14 +29,14 @@ JSON (--output-json to a file, --json to the terminal), one object:
   elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second
   and besides: output_tokens_per_second, model, backend, metrics, memory
 Memory:
-  weights, pages, rings, tails, workspace, graphs, total   the plan before loading, in bytes
+  weights, pages, rings, snapshots, workspace, graphs, total   the budget before loading, in bytes
   available, taken                  what was free then, and how much less is free after the run
 Metrics:
   steps, mean_step_s, mean_host_s   steps, and how long one and the host's work for it took
   device_busy_s, device_idle_s      time in and between the steps' kernels, by the device's clock (by the calls of
                                     the CPU backend)
   device_idle_share                 idle / (busy + idle)
-  host_drawn_tokens                 tokens drawn from returned logits, which the device waits for
+  host_sampled_tokens                 tokens drawn from returned logits, which the device waits for
   mean_first_token_s, preemptions, cached_tokens, draft_tokens, accepted_tokens"
 )]
 pub(super) struct Args {
@@ -142,7 +140,7 @@ impl Args {
             "model": self.engine.model.model,
             "backend": engine.describe(),
             "metrics": metrics(&engine, &before),
-            "memory": memory(&planned, self.engine.memory(&chosen, longest)?.available),
+            "memory": memory(&planned, self.engine.memory(&chosen, longest)?.available_bytes),
         });
         if let Some(file) = &self.output_json {
             write_json(file, &result)?;
@@ -168,12 +166,10 @@ impl Args {
 
     fn ask(&self, requests: Vec<(Vec<u32>, usize)>) -> Vec<Request> {
         let ask = |(index, (prompt, most)): (usize, (Vec<u32>, usize))| {
-            let params = SamplingParams {
-                temperature: self.temperature,
-                n: self.n.into(),
-                seed: self.seed.wrapping_add(index as u64 * u64::from(self.n)),
-                ..SamplingParams::default()
-            };
+            let params = SamplingParams::default()
+                .with_temperature(self.temperature)
+                .with_n(self.n.into())
+                .with_seed(self.seed.wrapping_add(index as u64 * u64::from(self.n)));
             self.engine.request(prompt, most, params)
         };
         requests.into_iter().enumerate().map(ask).collect()
@@ -244,10 +240,9 @@ fn serve(engine: &mut Engine, requests: Vec<Request>) -> anyhow::Result<usize> {
 }
 
 /// What the engine counted since `before`.
-fn metrics(engine: &Engine, before: &ossmith::engine::Metrics) -> Value {
+fn metrics(engine: &Engine, before: &ossmith::EngineMetrics) -> Value {
     let now = engine.metrics();
-    let mean = |now: &ossmith::engine::metrics::Histogram,
-                before: &ossmith::engine::metrics::Histogram| {
+    let mean = |now: &ossmith::Histogram, before: &ossmith::Histogram| {
         (now.sum - before.sum) / (now.count - before.count).max(1) as f64
     };
     let (busy, idle) = (
@@ -261,7 +256,7 @@ fn metrics(engine: &Engine, before: &ossmith::engine::Metrics) -> Value {
         "device_busy_s": busy,
         "device_idle_s": idle,
         "device_idle_share": if busy > 0.0 { Some(idle / (busy + idle)) } else { None },
-        "host_drawn_tokens": now.host_drawn_tokens - before.host_drawn_tokens,
+        "host_sampled_tokens": now.host_sampled_tokens - before.host_sampled_tokens,
         "mean_first_token_s": mean(&now.first_token_seconds, &before.first_token_seconds),
         "preemptions": now.preemptions - before.preemptions,
         "cached_tokens": now.cached_tokens - before.cached_tokens,
@@ -270,18 +265,19 @@ fn metrics(engine: &Engine, before: &ossmith::engine::Metrics) -> Value {
     })
 }
 
-/// A plan beside what is gone from the memory that was free when it was made.
-fn memory(plan: &MemoryPlan, free_now: Option<u64>) -> Value {
-    let taken = plan.available.zip(free_now).map(|(before, now)| before as i64 - now as i64);
+/// A budget beside the memory that was taken since it was made.
+fn memory(budget: &MemoryBudget, free_now: Option<u64>) -> Value {
+    let taken =
+        budget.available_bytes.zip(free_now).map(|(before, now)| before as i64 - now as i64);
     json!({
-        "weights": plan.weights,
-        "pages": plan.pages,
-        "rings": plan.rings,
-        "tails": plan.tails,
-        "workspace": plan.workspace,
-        "graphs": plan.graphs,
-        "total": plan.total(),
-        "available": plan.available,
+        "weights": budget.weight_bytes,
+        "pages": budget.page_bytes,
+        "rings": budget.ring_bytes,
+        "snapshots": budget.snapshot_bytes,
+        "workspace": budget.workspace_bytes,
+        "graphs": budget.graph_bytes,
+        "total": budget.total_bytes(),
+        "available": budget.available_bytes,
         "taken": taken,
     })
 }

@@ -1,43 +1,43 @@
 //! Attention over cache tiles, written once over [`Vector`] and inlined into the entry points of `simd`.
 //!
-//! Tokens that share their keys go over the cache together, a span of tiles at a time: the span's keys meet all
-//! queries, then its values meet all weights, with the softmax kept up as maxima grow (Milakov & Gimelshein 2018,
-//! "Online normalizer calculation for softmax"). Spans lie where they lie in the sequence, and a token adds keys in
-//! order of position, so its bits do not depend on what it is computed with.
+//! Tokens that share their keys are processed together, one span of tiles at a time: first the span's keys with all
+//! queries, then its values with all weights. The softmax is online: its sums are rescaled when a maximum grows (Milakov &
+//! Gimelshein 2018, "Online normalizer calculation for softmax"). The borders of spans depend on the position in the
+//! sequence alone, and a token adds keys in order of position, so its bits do not depend on the other tokens of the step.
 //!
-//! Safety, for the whole file: the entry points give the instruction set. Pointers come from slices that hold whole
+//! Safety, for the whole file: the entry points enable the instruction set. Pointers come from slices that hold whole
 //! tiles, whole heads and whole rows of scores, as [`attend`] asserts or lays them out.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use std::ops::Range;
 
-use super::super::attention::View;
 use super::super::cache::TILE;
 use super::super::floats::Floats;
+use super::super::view::AttentionView;
 use super::kernels::exp;
 use super::vector::Vector;
 
-/// Tiles of a span: its values stay in a core's nearest cache (32 KB for heads of 64).
+/// Tiles of a span. Its values stay in a core's first-level cache (32 KB for heads of 64).
 const SPAN: usize = 8;
 /// Floats of a head's scores, later weights, over a span.
 const SCORES: usize = SPAN * TILE;
 
 /// One token of a task, at every query head.
 struct Token<'a> {
-    view: View<'a>,
-    /// `[group, SCORES]`.
+    view: AttentionView<'a>,
+    /// `[gqa_ratio, SCORES]`.
     scores: &'a mut [f32],
-    /// Weights added up so far, lane by lane, `[group, TILE]`.
+    /// Weights added up so far, lane by lane, `[gqa_ratio, TILE]`.
     sums: &'a mut [f32],
-    /// The largest score so far, `[group]`.
+    /// The largest score so far, `[gqa_ratio]`.
     largest: &'a mut [f32],
-    /// `[group, head_dim]`.
+    /// `[gqa_ratio, head_dim]`.
     out: &'a mut [f32],
 }
 
 impl Token<'_> {
-    /// Which tiles of a span the token sees, in part at least.
-    fn seen(&self, span: usize) -> Range<usize> {
+    /// The tiles of a span that the token attends to, at least in part.
+    fn visible_tiles(&self, span: usize) -> Range<usize> {
         let tiles = self.view.tile_range();
         tiles.start.max(span)..tiles.end.min(span + SPAN)
     }
@@ -62,7 +62,7 @@ macro_rules! for_heads {
 /// See `simd::attend`.
 #[inline(always)]
 pub(super) unsafe fn attend<V: Vector>(
-    views: &[View<'_>],
+    views: &[AttentionView<'_>],
     memory: &mut Floats,
     outs: &mut [&mut [f32]],
 ) {
@@ -71,11 +71,11 @@ pub(super) unsafe fn attend<V: Vector>(
     let end = views.iter().map(|view| view.tile_range().end).max().unwrap_or(0);
     for span in (first / SPAN * SPAN..end).step_by(SPAN) {
         for token in &mut tokens {
-            for_heads!(V, token, score_keys(token.seen(span)));
+            for_heads!(V, token, score_keys(token.visible_tiles(span)));
         }
         for token in &mut tokens {
-            softmax::<V>(token, token.seen(span));
-            for_heads!(V, token, weigh_values(token.seen(span)));
+            softmax::<V>(token, token.visible_tiles(span));
+            for_heads!(V, token, weigh_values(token.visible_tiles(span)));
         }
     }
     for token in &mut tokens {
@@ -83,22 +83,22 @@ pub(super) unsafe fn attend<V: Vector>(
     }
 }
 
-/// Gives every token its part of the working memory, as it is before the first key.
+/// Assigns every token its part of the working memory, initialised for the first key.
 fn lay_out<'a, V: Vector>(
-    views: &[View<'a>],
+    views: &[AttentionView<'a>],
     memory: &'a mut Floats,
     outs: &'a mut [&mut [f32]],
 ) -> Vec<Token<'a>> {
-    let group = views.first().map_or(0, |view| view.sinks.len());
+    let gqa_ratio = views.first().map_or(0, |view| view.sinks.len());
     // Whole tiles, so that every row begins at a cache line.
-    let size = group * (SCORES + TILE) + group.next_multiple_of(TILE);
+    let size = gqa_ratio * (SCORES + TILE) + gqa_ratio.next_multiple_of(TILE);
     let parts = memory.first(views.len() * size).chunks_exact_mut(size.max(1));
-    let token = |((view, out), part): ((&View<'a>, &'a mut &mut [f32]), &'a mut [f32])| {
-        assert!(view.head_dim.is_multiple_of(2 * V::LANES) && view.sinks.len() == group);
-        assert!(view.queries.len() == group * view.head_dim && out.len() == view.queries.len());
-        let (scores, rest) = part.split_at_mut(group * SCORES);
-        let (sums, rest) = rest.split_at_mut(group * TILE);
-        let largest = &mut rest[..group];
+    let token = |((view, out), part): ((&AttentionView<'a>, &'a mut &mut [f32]), &'a mut [f32])| {
+        assert!(view.head_dim.is_multiple_of(2 * V::LANES) && view.sinks.len() == gqa_ratio);
+        assert!(view.queries.len() == gqa_ratio * view.head_dim && out.len() == view.queries.len());
+        let (scores, rest) = part.split_at_mut(gqa_ratio * SCORES);
+        let (sums, rest) = rest.split_at_mut(gqa_ratio * TILE);
+        let largest = &mut rest[..gqa_ratio];
         sums.fill(0.0);
         out.fill(0.0);
         largest.copy_from_slice(view.sinks);
@@ -107,7 +107,7 @@ fn lay_out<'a, V: Vector>(
     views.iter().zip(outs).zip(parts).map(token).collect()
 }
 
-/// Scores of `H` query heads over some tiles of a span; gives `H`.
+/// Scores of `H` query heads over some tiles of a span; returns `H`.
 #[inline(always)]
 unsafe fn score_keys<V: Vector, const H: usize>(
     token: &mut Token<'_>,
@@ -116,7 +116,7 @@ unsafe fn score_keys<V: Vector, const H: usize>(
 ) -> usize {
     let mut tile = tiles.start;
     while tile < tiles.end {
-        // Four registers of keys share each query element; at the end of what is seen, one tile's.
+        // Four registers of keys share each query element; at the end of the visible tiles, those of one tile.
         tile += match (tiles.end - tile) * TILE / V::LANES {
             4.. => key_scores::<V, H, 4>(token, head, tile),
             _ if V::LANES == TILE => key_scores::<V, H, 1>(token, head, tile),
@@ -126,7 +126,7 @@ unsafe fn score_keys<V: Vector, const H: usize>(
     H
 }
 
-/// `score = scale * query · key` for `H` query heads and `R` registers of transposed keys; gives the tiles they are.
+/// `score = scale * query · key` for `H` query heads and `R` registers of transposed keys; returns the number of tiles.
 #[inline(always)]
 unsafe fn key_scores<V: Vector, const H: usize, const R: usize>(
     token: &mut Token<'_>,
@@ -162,8 +162,8 @@ unsafe fn key_scores<V: Vector, const H: usize, const R: usize>(
     R * V::LANES / TILE
 }
 
-/// Replaces the scores of some tiles of a span by `exp(score - largest)` and adds them up. Where the largest score
-/// has grown, what was added before is made as much smaller.
+/// Replaces the scores of some tiles of a span by `exp(score - largest)` and sums them. Where the largest score has
+/// grown, the earlier sums are rescaled.
 #[inline(always)]
 unsafe fn softmax<V: Vector>(token: &mut Token<'_>, tiles: Range<usize>) {
     if tiles.is_empty() {
@@ -171,11 +171,11 @@ unsafe fn softmax<V: Vector>(token: &mut Token<'_>, tiles: Range<usize>) {
     }
     let (view, width) = (token.view, token.view.head_dim);
     let start = tiles.start % SPAN * TILE;
-    let seen = visible(&view, &tiles);
+    let shown = visible(&view, &tiles);
     for (head, largest) in token.largest.iter_mut().enumerate() {
         let scores = &mut token.scores[head * SCORES + start..][..tiles.len() * TILE];
-        scores[..seen.start].fill(f32::NEG_INFINITY);
-        scores[seen.end..].fill(f32::NEG_INFINITY);
+        scores[..shown.start].fill(f32::NEG_INFINITY);
+        scores[shown.end..].fill(f32::NEG_INFINITY);
         let sums = &mut token.sums[head * TILE..(head + 1) * TILE];
         let grown = max::<V>(scores, *largest);
         if grown > *largest {
@@ -196,13 +196,13 @@ unsafe fn softmax<V: Vector>(token: &mut Token<'_>, tiles: Range<usize>) {
     }
 }
 
-/// Which keys of some tiles a token sees, counted from the first tile's first.
-fn visible(view: &View<'_>, tiles: &Range<usize>) -> Range<usize> {
+/// The keys of some tiles that a token attends to, counted from the first key of the first tile.
+fn visible(view: &AttentionView<'_>, tiles: &Range<usize>) -> Range<usize> {
     let (first, end) = (tiles.start * TILE, tiles.end * TILE);
     view.first.max(first) - first..(view.last + 1).min(end) - first
 }
 
-/// The largest of `scores` and `least`; what is not a number does not count.
+/// The largest of `scores` and `least`; NaN is ignored.
 #[inline(always)]
 unsafe fn max<V: Vector>(scores: &[f32], least: f32) -> f32 {
     let mut largest = V::splat(least);
@@ -222,7 +222,7 @@ unsafe fn scale<V: Vector>(x: &mut [f32], factor: f32) {
     }
 }
 
-/// `out += Σ weight[key] * value[key]` over the visible keys of some tiles of a span, for `H` query heads; gives `H`.
+/// `out += Σ weight[key] * value[key]` over the visible keys of some tiles of a span, for `H` query heads; returns `H`.
 #[inline(always)]
 unsafe fn weigh_values<V: Vector, const H: usize>(
     token: &mut Token<'_>,
@@ -280,7 +280,7 @@ unsafe fn weighted_values<V: Vector, const H: usize, const R: usize>(
     R * V::LANES
 }
 
-/// Divides by the sum of the weights, the sink's share included.
+/// Divides by the sum of the weights, including the sink's weight.
 #[inline(always)]
 unsafe fn finish<V: Vector>(token: &mut Token<'_>) {
     let heads = token.out.chunks_exact_mut(token.view.head_dim).zip(token.view.sinks);

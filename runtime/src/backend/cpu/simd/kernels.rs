@@ -1,10 +1,10 @@
 //! The kernels, written once over [`Vector`]. They are inlined into the entry points of `simd`, which enable an
 //! instruction set.
 //!
-//! Sums run in one order for each output element, whatever is computed beside it: one register sums a product's
-//! every `LANES`-th pair of elements over k, and is added up at the end.
+//! Each output element is summed in one order, whatever is computed beside it: each lane of a register sums every
+//! `LANES`-th pair of elements over k, and the lanes are added at the end.
 //!
-//! Safety, for the whole file: the entry points give the instruction set. Pointers come from slices whose lengths are
+//! Safety, for the whole file: the entry points enable the instruction set. Pointers come from slices whose lengths are
 //! asserted where they are taken, or from [`Bf16Rows`] and [`Mxfp4Rows`], which hold whole rows.
 #![allow(unsafe_op_in_unsafe_fn)]
 
@@ -23,7 +23,7 @@ pub(super) trait Packed {
     fn row(&self, row: usize) -> Self::Row;
     /// Elements `2 * LANES * step ..` of a row: the even ones, then the odd ones; they must exist.
     unsafe fn pair<V: Vector>(row: Self::Row, step: usize) -> (V, V);
-    /// Asks for what [`Packed::pair`] reads of the row that comes `rows` later, if there is one.
+    /// Prefetches what [`Packed::pair`] reads of the row that comes `rows` later, if there is one.
     unsafe fn prefetch<V: Vector>(&self, row: Self::Row, step: usize, rows: usize);
     /// Elements in a row.
     fn k(&self) -> usize;
@@ -92,9 +92,9 @@ pub(super) fn pack(lanes: usize, x: &[f32], packed: &mut [f32]) {
     }
 }
 
-/// See `simd::products`.
+/// See `simd::gemm`.
 #[inline(always)]
-pub(super) unsafe fn products<V: Vector, W: Packed>(
+pub(super) unsafe fn gemm<V: Vector, W: Packed>(
     weights: &W,
     rows: Range<usize>,
     xs: &[&[f32]],
@@ -102,8 +102,8 @@ pub(super) unsafe fn products<V: Vector, W: Packed>(
 ) {
     assert!(xs.iter().all(|x| x.len() == weights.k()) && out.len() == xs.len() * rows.len());
     for (index, (xs, out)) in xs.chunks(4).zip(out.chunks_mut(4 * rows.len())).enumerate() {
-        // The first activations bring the weights close; the others find them there.
-        let sweep = Sweep { weights, rows: rows.clone(), far: index == 0 };
+        // The first activations bring the weights into the cache; the others find them there.
+        let sweep = Sweep { weights, rows: rows.clone(), prefetch: index == 0 };
         match *xs {
             [a, b, c, d] => sweep.run::<V, 4>([a, b, c, d].map(<[f32]>::as_ptr), out),
             [a, b, c] => sweep.run::<V, 3>([a, b, c].map(<[f32]>::as_ptr), out),
@@ -114,12 +114,12 @@ pub(super) unsafe fn products<V: Vector, W: Packed>(
     }
 }
 
-/// Some weight rows, once over.
+/// One pass over some weight rows.
 struct Sweep<'a, W> {
     weights: &'a W,
     rows: Range<usize>,
-    /// Whether the rows come from far memory, and are asked for ahead.
-    far: bool,
+    /// Whether the rows come from memory, so that they are prefetched.
+    prefetch: bool,
 }
 
 impl<W: Packed> Sweep<'_, W> {
@@ -139,7 +139,7 @@ impl<W: Packed> Sweep<'_, W> {
         }
     }
 
-    /// `R` weight rows times `T` activation rows; gives `R`.
+    /// `R` weight rows times `T` activation rows; returns `R`.
     #[inline(always)]
     unsafe fn tile<V: Vector, const R: usize, const T: usize>(
         &self,
@@ -151,7 +151,7 @@ impl<W: Packed> Sweep<'_, W> {
         let mut sums = [[V::splat(0.0); T]; R];
         for step in 0..self.weights.k() / (2 * V::LANES) {
             for r in 0..R {
-                if self.far {
+                if self.prefetch {
                     self.weights.prefetch::<V>(rows[r], step, R);
                 }
                 let (even, odd) = W::pair::<V>(rows[r], step);

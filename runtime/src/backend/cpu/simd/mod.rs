@@ -17,13 +17,13 @@ mod vector;
 
 use std::ops::Range;
 
-use super::attention::View;
 use super::floats::Floats;
 use super::isa::{Isa, Kind};
 use super::scalar;
+use super::view::AttentionView;
 use super::weights::Rows;
 
-/// Reorders activation rows as the products of this instruction set read them.
+/// Reorders activation rows as the GEMM kernels of this instruction set read them.
 pub(super) fn pack(isa: Isa, x: &[f32], packed: &mut [f32]) {
     match isa.kind() {
         Kind::Scalar => packed.copy_from_slice(x),
@@ -35,7 +35,7 @@ pub(super) fn pack(isa: Isa, x: &[f32], packed: &mut [f32]) {
 }
 
 /// `out[t][i] = weights[rows.start + i] · xs[t]`, with packed `xs`; `out` is `[xs, rows]`.
-pub(super) fn products(
+pub(super) fn gemm(
     isa: Isa,
     weights: &Rows<'_>,
     rows: Range<usize>,
@@ -46,21 +46,26 @@ pub(super) fn products(
         Kind::Scalar => {
             for (x, out) in xs.iter().zip(out.chunks_exact_mut(rows.len())) {
                 for (out, row) in out.iter_mut().zip(rows.clone()) {
-                    *out = scalar::product(weights, row, x);
+                    *out = scalar::dot(weights, row, x);
                 }
             }
         }
         // SAFETY: `Isa` has this kind only where the instruction set was detected.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { entry::avx2::products(weights, rows, xs, out) },
+        Kind::Avx2 => unsafe { entry::avx2::gemm(weights, rows, xs, out) },
         // SAFETY: `Isa` has this kind only where the instruction set was detected.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { entry::avx512::products(weights, rows, xs, out) },
+        Kind::Avx512 => unsafe { entry::avx512::gemm(weights, rows, xs, out) },
     }
 }
 
 /// Attention of tokens that share a key/value head of one sequence. `scores` is working memory.
-pub(super) fn attend(isa: Isa, views: &[View<'_>], scores: &mut Floats, outs: &mut [&mut [f32]]) {
+pub(super) fn attend(
+    isa: Isa,
+    views: &[AttentionView<'_>],
+    scores: &mut Floats,
+    outs: &mut [&mut [f32]],
+) {
     match isa.kind() {
         Kind::Scalar => {
             for (view, out) in views.iter().zip(outs) {
@@ -98,13 +103,13 @@ mod entry {
                 use std::arch::x86_64::$vector;
                 use std::ops::Range;
 
-                use super::super::super::attention::View;
                 use super::super::super::floats::Floats;
+                use super::super::super::view::AttentionView;
                 use super::super::super::weights::Rows;
                 use super::super::{attention, kernels};
 
                 #[target_feature(enable = $features)]
-                pub(in super::super) fn products(
+                pub(in super::super) fn gemm(
                     weights: &Rows<'_>,
                     rows: Range<usize>,
                     xs: &[&[f32]],
@@ -113,18 +118,18 @@ mod entry {
                     match weights {
                         // SAFETY: this function enables what the vector needs.
                         Rows::Bf16(weights) => unsafe {
-                            kernels::products::<$vector, _>(weights, rows, xs, out);
+                            kernels::gemm::<$vector, _>(weights, rows, xs, out);
                         },
                         // SAFETY: this function enables what the vector needs.
                         Rows::Mxfp4(weights) => unsafe {
-                            kernels::products::<$vector, _>(weights, rows, xs, out);
+                            kernels::gemm::<$vector, _>(weights, rows, xs, out);
                         },
                     }
                 }
 
                 #[target_feature(enable = $features)]
                 pub(in super::super) fn attend(
-                    views: &[View<'_>],
+                    views: &[AttentionView<'_>],
                     scores: &mut Floats,
                     outs: &mut [&mut [f32]],
                 ) {

@@ -2,9 +2,9 @@
 
 use ossmith_scalar::{bf16_to_f32, f32_to_bf16, mix_word, mxfp4_value};
 
-use super::super::attention::View;
 use super::super::cache::TILE;
 use super::super::floats::Floats;
+use super::super::view::AttentionView;
 use super::super::weights::{Bf16Rows, Mxfp4Rows, Rows};
 use super::super::{scalar, simd};
 use super::*;
@@ -15,7 +15,7 @@ fn noise(count: usize, salt: u32) -> Vec<f32> {
     (0..count as u32).map(unit).collect()
 }
 
-fn product(isa: Isa, rows: &Rows<'_>, xs: &[Vec<f32>]) -> Vec<f32> {
+fn gemm(isa: Isa, rows: &Rows<'_>, xs: &[Vec<f32>]) -> Vec<f32> {
     let packed: Vec<Vec<f32>> = xs
         .iter()
         .map(|x| {
@@ -26,7 +26,7 @@ fn product(isa: Isa, rows: &Rows<'_>, xs: &[Vec<f32>]) -> Vec<f32> {
         .collect();
     let xs: Vec<&[f32]> = packed.iter().map(Vec::as_slice).collect();
     let mut out = vec![0.0; xs.len() * rows.rows()];
-    simd::products(isa, rows, 0..rows.rows(), &xs, &mut out);
+    simd::gemm(isa, rows, 0..rows.rows(), &xs, &mut out);
     out
 }
 
@@ -46,7 +46,7 @@ fn every_mxfp4_code_under_every_scale_is_decoded_exactly() {
         for k in 0..32 {
             let mut x = vec![0.0; 32];
             x[k] = 1.0;
-            for (scale, value) in product(isa, &rows, &[x]).into_iter().enumerate() {
+            for (scale, value) in gemm(isa, &rows, &[x]).into_iter().enumerate() {
                 let exact = mxfp4_value(code(scale, k), scale as u32);
                 assert!(value == exact, "{}: {value} is not {exact}", isa.name());
             }
@@ -55,7 +55,7 @@ fn every_mxfp4_code_under_every_scale_is_decoded_exactly() {
 }
 
 #[test]
-fn products_match_f64_and_do_not_depend_on_their_neighbours() {
+fn gemms_match_f64_and_do_not_depend_on_their_neighbours() {
     for (k, rows) in [(32, 1), (64, 3), (96, 8), (160, 13), (2880, 9)] {
         let dense: Vec<f32> =
             noise(k * rows, 1).iter().map(|&w| bf16_to_f32(f32_to_bf16(w))).collect();
@@ -75,8 +75,8 @@ fn products_match_f64_and_do_not_depend_on_their_neighbours() {
         let xs: Vec<Vec<f32>> = (0..9).map(|t| noise(k, 2 + t)).collect();
         for (weights, exact) in &forms {
             for isa in Isa::available() {
-                let all = product(isa, weights, &xs);
-                let f64_product = |x: &[f32], row: usize| -> f32 {
+                let all = gemm(isa, weights, &xs);
+                let f64_dot = |x: &[f32], row: usize| -> f32 {
                     let row = &exact[row * k..(row + 1) * k];
                     row.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>()
                         as f32
@@ -84,12 +84,12 @@ fn products_match_f64_and_do_not_depend_on_their_neighbours() {
                 let oracle: Vec<f32> = xs
                     .iter()
                     .flat_map(|x| (0..rows).map(move |row| (x, row)))
-                    .map(|(x, row)| f64_product(x, row))
+                    .map(|(x, row)| f64_dot(x, row))
                     .collect();
                 let apart = distance(&all, &oracle);
                 assert!(apart < 2e-6, "{} k {k} rows {rows}: {apart:e}", isa.name());
                 for count in 1..9 {
-                    let some = product(isa, weights, &xs[..count]);
+                    let some = gemm(isa, weights, &xs[..count]);
                     assert_eq!(bits(&some), bits(&all[..count * rows]), "{} {count}", isa.name());
                 }
             }
@@ -100,7 +100,7 @@ fn products_match_f64_and_do_not_depend_on_their_neighbours() {
 #[test]
 fn attention_matches_its_formula() {
     // (head_dim, query heads, first key, last key); tiles lie in no order.
-    for (head_dim, group, first, last) in [
+    for (head_dim, gqa_ratio, first, last) in [
         (64, 8, 0, 0),
         (64, 3, 5, 132),
         (32, 1, 16, 47),
@@ -112,8 +112,8 @@ fn attention_matches_its_formula() {
         let storage = noise(2 * head_dim * TILE * count, 3);
         let tiles: Vec<usize> =
             (0..count).map(|tile| (count - 1 - tile) * 2 * head_dim * TILE).collect();
-        let (queries, sinks) = (noise(group * head_dim, 4), noise(group, 5));
-        let view = View {
+        let (queries, sinks) = (noise(gqa_ratio * head_dim, 4), noise(gqa_ratio, 5));
+        let view = AttentionView {
             head_dim,
             queries: &queries.iter().map(|q| 8.0 * q).collect::<Vec<f32>>(),
             sinks: &sinks,
@@ -125,7 +125,7 @@ fn attention_matches_its_formula() {
         };
         let exact = formula(&view);
         for isa in Isa::available() {
-            let mut out = vec![f32::NAN; group * head_dim];
+            let mut out = vec![f32::NAN; gqa_ratio * head_dim];
             simd::attend(isa, &[view], &mut Floats::default(), &mut [&mut out[..]]);
             let apart = distance(&out, &exact);
             assert!(apart < 2e-6, "{} {head_dim} {first}..={last}: {apart:e}", isa.name());
@@ -134,7 +134,7 @@ fn attention_matches_its_formula() {
 }
 
 /// `Σ exp(s_j) v_j / (Σ exp(s_j) + exp(sink))` in f64.
-fn formula(view: &View<'_>) -> Vec<f32> {
+fn formula(view: &AttentionView<'_>) -> Vec<f32> {
     let mut out = Vec::new();
     for (query, &sink) in view.queries.chunks(view.head_dim).zip(view.sinks) {
         let (mut sums, mut total) = (vec![0.0; view.head_dim], f64::from(sink).exp());

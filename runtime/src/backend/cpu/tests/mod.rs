@@ -10,11 +10,12 @@ use std::sync::Arc;
 use ossmith_plan::{Layer, Model, ModelSpec, Rope};
 
 use super::{CpuBackend, Executor, Isa};
-use crate::backend::{Backend, Input, Limits, LogitRows, Output, Sequence, Step};
-use crate::{Checkpoint, Sampling};
+use crate::Checkpoint;
+use crate::backend::{Backend, Input, Limits, LogitRows, Sequence, Step, StepOutput};
+use crate::sampling::SamplerConfig;
 
-/// Odd on purpose: blocks that are no whole vectors' multiple, three query heads a key head, five experts, and a
-/// window that no tile's edge meets.
+/// Odd on purpose: widths that are not a multiple of whole vectors, three query heads per key head, five experts, and a
+/// window that ends within a tile.
 const ODD: ModelSpec = ModelSpec {
     name: "odd",
     hidden: 96,
@@ -39,7 +40,7 @@ const ODD: ModelSpec = ModelSpec {
     max_new_tokens: None,
 };
 
-/// As gpt-oss groups heads: eight queries a key head of 64.
+/// The GQA ratio of gpt-oss: eight query heads per key head of 64.
 const WIDE: ModelSpec = ModelSpec {
     name: "wide",
     hidden: 64,
@@ -68,14 +69,19 @@ fn tokens(count: usize, salt: u32) -> Vec<u32> {
     (0..count as u32).map(|i| (i * 97 + i * i * 13 + salt * 41) % ODD.vocab as u32).collect()
 }
 
-/// A prompt's share of a step, with all logits.
-fn share<'a>(slot: usize, start: usize, tokens: &'a [u32], pages: &'a [u32]) -> Sequence<'a> {
+/// A sequence that appends tokens and returns all logits.
+fn appending<'a>(
+    seq_slot: usize,
+    start: usize,
+    tokens: &'a [u32],
+    pages: &'a [u32],
+) -> Sequence<'a> {
     let input = Input::Tokens(tokens);
-    Sequence { slot, start, input, pages, sample: None, logits: LogitRows::All }
+    Sequence { seq_slot, start, input, pages, sample: None, logits: LogitRows::All }
 }
 
-fn step(backend: &mut CpuBackend, sequences: &[Sequence<'_>]) -> Output {
-    backend.run(&Step { sequences, taps: false }).expect("a good step")
+fn step(backend: &mut CpuBackend, sequences: &[Sequence<'_>]) -> StepOutput {
+    backend.run(&Step { sequences, capture_activations: false }).expect("a good step")
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

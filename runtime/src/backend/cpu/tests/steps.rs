@@ -1,27 +1,27 @@
-//! Whole steps: a token's numbers depend on its sequence, not on what it is computed with.
+//! Whole steps: a token's numbers depend on its sequence, not on the rest of the batch.
 
 use super::*;
 
 const PAGES: [&[u32]; 3] = [&[7, 2, 11, 0], &[1, 5, 9], &[3, 15]];
 
-/// Logits of a prompt read in chunks of `chunk`, in slot 1.
+/// Logits of a prompt read in chunks of `chunk`, in sequence slot 1.
 fn chunked(backend: &mut CpuBackend, prompt: &[u32], chunk: usize) -> Vec<f32> {
     let mut logits = Vec::new();
     for (index, part) in prompt.chunks(chunk).enumerate() {
-        let shares = [share(1, index * chunk, part, PAGES[0])];
-        logits.extend(step(backend, &shares).logits.remove(0));
+        let sequences = [appending(1, index * chunk, part, PAGES[0])];
+        logits.extend(step(backend, &sequences).logits.remove(0));
     }
     logits
 }
 
 #[test]
-fn chunks_and_steps_give_the_same_bits_as_one_shot() {
+fn chunks_give_the_same_bits_as_the_whole_prompt() {
     for spec in [ODD, WIDE] {
         let (model, prompt) = (model(spec), tokens(150, 1));
         for isa in Isa::available() {
             let whole = chunked(&mut backend(model, isa, LIMITS, 2), &prompt, 150);
             for (chunk, threads) in [(1, 1), (7, 2), (64, 1), (100, 2)] {
-                // A ring no longer than it must be.
+                // The ring is no longer than necessary.
                 let limits = Limits { max_step_tokens: chunk, ..LIMITS };
                 let parts = chunked(&mut backend(model, isa, limits, threads), &prompt, chunk);
                 assert!(bits(&parts) == bits(&whole), "{} {} {chunk}", spec.name, isa.name());
@@ -41,18 +41,18 @@ fn a_batch_gives_the_same_bits_as_each_sequence_alone() {
             .collect();
         let mut backend = backend(model, isa, LIMITS, 2);
         let mut together = vec![Vec::new(); 3];
-        // Ragged: each sequence advances by its own stride until it is through.
+        // Ragged: each sequence advances by its own stride until its end.
         let mut read = [0; 3];
         while (0..3).any(|i| read[i] < prompts[i].len()) {
-            let going: Vec<usize> = (0..3).filter(|&i| read[i] < prompts[i].len()).collect();
-            let parts = going.iter().map(|&i| {
+            let unfinished: Vec<usize> = (0..3).filter(|&i| read[i] < prompts[i].len()).collect();
+            let parts = unfinished.iter().map(|&i| {
                 let end = prompts[i].len().min(read[i] + [30, 1, 13][i]);
-                share(2 - i, read[i], &prompts[i][read[i]..end], PAGES[i])
+                appending(2 - i, read[i], &prompts[i][read[i]..end], PAGES[i])
             });
-            let shares: Vec<Sequence<'_>> = parts.collect();
-            let output = step(&mut backend, &shares);
-            for ((&i, share), logits) in going.iter().zip(&shares).zip(output.logits) {
-                read[i] += share.input.len();
+            let sequences: Vec<Sequence<'_>> = parts.collect();
+            let output = step(&mut backend, &sequences);
+            for ((&i, sequence), logits) in unfinished.iter().zip(&sequences).zip(output.logits) {
+                read[i] += sequence.input.len();
                 together[i].extend(logits);
             }
         }
@@ -63,7 +63,7 @@ fn a_batch_gives_the_same_bits_as_each_sequence_alone() {
 }
 
 #[test]
-fn a_slot_and_its_pages_keep_nothing_of_who_had_them_before() {
+fn a_sequence_slot_and_its_pages_keep_nothing_of_earlier_sequences() {
     let model = model(ODD);
     let prompt = tokens(60, 4);
     let mut used = backend(model, Isa::SCALAR, LIMITS, 2);
@@ -90,43 +90,45 @@ fn instruction_sets_agree_with_the_scalar_oracle() {
 fn sampled_tokens_feed_the_next_step() {
     let model = model(WIDE);
     let prompt = tokens(20, 2);
-    let sampling = Sampling { temperature: 0.8, top_k: 50, seed: 9, ..Sampling::GREEDY };
+    let config = SamplerConfig { temperature: 0.8, top_k: 50, seed: 9, ..SamplerConfig::GREEDY };
     let generate = |feed_back: bool| {
         let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
-        let mut drawn: Vec<u32> = Vec::new();
+        let mut sampled: Vec<u32> = Vec::new();
         for _ in 0..12 {
-            let input = match drawn.last() {
+            let input = match sampled.last() {
                 None => Input::Tokens(&prompt),
                 Some(_) if feed_back => Input::Sampled,
                 Some(token) => Input::Tokens(std::slice::from_ref(token)),
             };
-            let start = if drawn.is_empty() { 0 } else { prompt.len() + drawn.len() - 1 };
-            let (sample, logits) = (Some(sampling), LogitRows::Last);
-            let sequence = Sequence { slot: 0, start, input, pages: PAGES[1], sample, logits };
+            let start = if sampled.is_empty() { 0 } else { prompt.len() + sampled.len() - 1 };
+            let (sample, logits) = (Some(config), LogitRows::Last);
+            let sequence = Sequence { seq_slot: 0, start, input, pages: PAGES[1], sample, logits };
             let output = step(&mut backend, &[sequence]);
             assert_eq!(output.logits[0].len(), WIDE.vocab);
-            drawn.push(output.sampled[0].expect("a draw was asked for"));
+            sampled.push(output.sampled[0].expect("a token was requested"));
         }
-        drawn
+        sampled
     };
     assert_eq!(generate(true), generate(false));
 }
 
 #[test]
-fn taps_show_each_layer() {
+fn each_layers_activations_are_captured() {
     let model = model(ODD);
     let prompt = tokens(9, 1);
     let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
-    let sequences = [Sequence { logits: LogitRows::None, ..share(0, 0, &prompt, PAGES[0]) }];
-    let output = backend.run(&Step { sequences: &sequences, taps: true }).expect("a good step");
+    let sequences = [Sequence { logits: LogitRows::None, ..appending(0, 0, &prompt, PAGES[0]) }];
+    let output = backend
+        .run(&Step { sequences: &sequences, capture_activations: true })
+        .expect("a good step");
     assert_eq!((output.logits, output.sampled), (vec![Vec::new()], vec![None]));
-    assert_eq!(output.taps.len(), ODD.layers.len());
-    for tap in &output.taps {
-        assert_eq!(tap.residual.len(), 9 * ODD.hidden);
-        for (ids, logits) in tap
+    assert_eq!(output.activations.len(), ODD.layers.len());
+    for layer in &output.activations {
+        assert_eq!(layer.residual.len(), 9 * ODD.hidden);
+        for (ids, logits) in layer
             .router_indices
             .chunks(ODD.max_top_k())
-            .zip(tap.router_logits.chunks(ODD.max_experts()))
+            .zip(layer.router_logits.chunks(ODD.max_experts()))
         {
             let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(logits[ids[0] as usize], best);

@@ -23,7 +23,7 @@ impl Bench {
         }
         let mut staged = self.device.staged()?;
         let cache = &mut self.device.pass.cache;
-        let step = Step { sequences: &sequences, taps: false };
+        let step = Step { sequences: &sequences, capture_activations: false };
         staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
         self.device.send(&staged.staging)?;
         // The executor takes a second for many rows, and positions do not matter to them: one start has many.

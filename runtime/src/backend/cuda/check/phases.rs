@@ -70,7 +70,7 @@ impl Bench {
     fn stage(&mut self, sequences: &[Sequence<'_>]) -> Result<Batch> {
         let mut staged = self.device.staged()?;
         let cache = &mut self.device.pass.cache;
-        let step = Step { sequences, taps: false };
+        let step = Step { sequences, capture_activations: false };
         staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
         self.device.send(&staged.staging)?;
         self.device.synchronize()?;
@@ -97,7 +97,7 @@ impl Bench {
             for first in (begin..end).step_by(chunk) {
                 let tokens = vec![0; chunk.min(end - first)];
                 let sequence = Sequence {
-                    slot,
+                    seq_slot: slot,
                     start: first,
                     input: Input::Tokens(&tokens),
                     pages: &layout.pages[slot],
@@ -125,10 +125,10 @@ impl Bench {
         let snapshot = LayerSnapshot::take(device, layer, spec.kv_heads, spec.head_dim)?;
         let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
         for row in &batch.rows {
-            let member = &batch.members[row.member];
-            let page = device.page_of(layer, member.slot, &member.pages, row.position);
+            let sequence = &batch.sequences[row.sequence];
+            let page = device.page_of(layer, sequence.seq_slot, &sequence.pages, row.position);
             let (keys, values) = snapshot.position(page, row.position);
-            self.cache.write(layer, member, row.position, &keys, &values);
+            self.cache.write(layer, sequence, row.position, &keys, &values);
             all_keys.extend(keys);
             all_values.extend(values);
         }

@@ -53,7 +53,7 @@ impl Layout {
             let count = self.counts[slot];
             if count > 0 {
                 sequences.push(Sequence {
-                    slot,
+                    seq_slot: slot,
                     start: self.starts[slot],
                     input: Input::Tokens(&self.tokens[first..first + count]),
                     pages: &self.pages[slot],

@@ -1,30 +1,31 @@
-//! The race for the largest `score + gumbel`: most of a vocabulary is passed over at a glance.
+//! The token with the largest `score + gumbel`, found without computing the noise of most of the vocabulary.
 
 use ossmith_scalar::{gumbel_of_bits, noise_bits};
 
 use super::scores::{BLOCK, Scores};
 
-/// Finds the largest `score + gumbel`.
-pub(super) struct Race {
+/// A running maximum of `score + gumbel`.
+pub(super) struct GumbelArgmax {
     stream: u64,
     best: f32,
-    pub(super) winner: u32,
-    /// Bits above this cannot win with any score.
+    /// The token with the largest sum so far; `u32::MAX` before the first.
+    pub(super) token: u32,
+    /// With noise bits above this, no score reaches the largest sum.
     bound: u32,
 }
 
-impl Race {
-    pub(super) fn new(stream: u64) -> Race {
-        Race { stream, best: f32::NEG_INFINITY, winner: u32::MAX, bound: u32::MAX }
+impl GumbelArgmax {
+    pub(super) fn new(stream: u64) -> GumbelArgmax {
+        GumbelArgmax { stream, best: f32::NEG_INFINITY, token: u32::MAX, bound: u32::MAX }
     }
 
-    /// Enters a whole vocabulary, most of it by a glance at its blocks' largest logits and at the bits.
-    pub(super) fn enter_all(&mut self, view: &Scores<'_>, peaks: &[f32], floor: f32) {
-        // Whoever follows the best one's block has much to beat.
+    /// Offers a whole vocabulary. Most blocks of it are skipped because of their largest logit or their noise bits.
+    pub(super) fn offer_all(&mut self, view: &Scores<'_>, peaks: &[f32], floor: f32) {
+        // The block of the largest logit comes first, so that the others are skipped sooner.
         let first = peaks.iter().position(|&peak| peak == view.largest).unwrap_or(0);
         for block in std::iter::once(first).chain(0..peaks.len()) {
             let score = view.of_logit(peaks[block]);
-            if score < floor || score + MOST_GUMBEL < self.best {
+            if score < floor || score + MAX_GUMBEL < self.best {
                 continue;
             }
             let ids = block * BLOCK..view.logits.len().min((block + 1) * BLOCK);
@@ -32,23 +33,24 @@ impl Race {
             let bound = self.bound.min(bits_to_beat(self.best - score));
             let least = ids.clone().map(|id| noise_bits(self.stream, id)).min();
             if least.is_some_and(|least| least <= bound) {
-                ids.for_each(|id| self.enter(id, view.score(id), floor));
+                ids.for_each(|id| self.offer(id, view.score(id), floor));
             }
         }
     }
 
-    pub(super) fn enter(&mut self, id: u32, score: f32, floor: f32) {
+    /// Offers one token; tokens with a score below `floor` are ignored.
+    pub(super) fn offer(&mut self, id: u32, score: f32, floor: f32) {
         let bits = noise_bits(self.stream, id);
-        // A gumbel is below -ln(v), and v at least 2^-(zeros + 1): no logarithm for those far behind.
-        let most = (bits.leading_zeros() + 1) as f32 * 0.694;
-        let behind = score < floor || score + most < self.best || score.is_nan();
+        // A gumbel is below -ln(v), and v at least 2^-(zeros + 1): no logarithm for tokens far behind.
+        let bound = (bits.leading_zeros() + 1) as f32 * 0.694;
+        let behind = score < floor || score + bound < self.best || score.is_nan();
         if bits > self.bound || behind {
             return;
         }
         let sum = score + gumbel_of_bits(bits);
-        if sum > self.best || (sum == self.best && id < self.winner) || self.winner == u32::MAX {
-            (self.best, self.winner) = (sum, id);
-            // Scores are at most 0, so whoever beats `best` has a gumbel above it: solve `gumbel(bits) = best` for
+        if sum > self.best || (sum == self.best && id < self.token) || self.token == u32::MAX {
+            (self.best, self.token) = (sum, id);
+            // Scores are at most 0, so a token that beats `best` has a gumbel above it: solve `gumbel(bits) = best` for
             // the bits and leave room for f32's rounding.
             let share = -(-(-f64::from(sum)).exp()).exp_m1();
             self.bound = (share * 1.0001 * 2f64.powi(32)) as u32;
@@ -57,7 +59,7 @@ impl Race {
 }
 
 /// Above every gumbel, that of no bits set included.
-const MOST_GUMBEL: f32 = 22.9;
+const MAX_GUMBEL: f32 = 22.9;
 
 /// Bits above this have a gumbel below `gumbel`, f32's rounding included: a share of `1 - exp(-exp(-gumbel))`, which is
 /// below `exp(-gumbel)`, of all bits.
@@ -70,11 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bits_to_beat_a_gumbel_leave_none_out() {
+    fn no_bits_beyond_the_bound_beat_the_gumbel() {
         for exponent in 0..32 {
             for bits in [(1_u32 << exponent) - 1, 1 << exponent, (1 << exponent) + 1] {
                 let gumbel = gumbel_of_bits(bits);
-                assert!(gumbel < MOST_GUMBEL && bits <= bits_to_beat(gumbel), "{bits}");
+                assert!(gumbel < MAX_GUMBEL && bits <= bits_to_beat(gumbel), "{bits}");
             }
         }
     }

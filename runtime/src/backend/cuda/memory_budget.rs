@@ -10,37 +10,40 @@ use super::staging::Arrays;
 use super::weights::{layout_bytes, layout_of};
 use super::{device, workspace};
 use crate::Result;
-use crate::backend::memory::{self, MemoryPlan};
-use crate::backend::{Limits, PAGE_TOKENS};
+use crate::backend::memory_budget::PAGES_PER_SNAPSHOT;
+use crate::backend::{Limits, MemoryBudget, PAGE_TOKENS};
 
 /// Allocations of this size and more come in whole blocks of it.
 const BLOCK_BYTES: u64 = 2 << 20;
 /// Smaller ones share blocks, aligned to this.
 const ALIGN_BYTES: u64 = 512;
-const PAGES_PER_TAIL: u64 = memory::PAGES_PER_TAIL as u64;
 /// Kernels of all units, and what the driver keeps for launches.
 const KERNEL_BYTES: u64 = 64 << 20;
 /// A captured step, by layer: node parameters of a handful of launches.
 const GRAPH_BYTES_A_LAYER: u64 = 32 << 10;
 
-/// The plan for these limits on device `ordinal`, with room for `tails` tails.
+/// The budget for these limits on device `ordinal`, with room for `snapshots` sliding-window snapshots.
 ///
 /// # Errors
-/// [`crate::Error::Device`] if the device cannot run the kernels.
-pub fn plan_memory(
+/// [`crate::Error::DeviceUnavailable`] if the device cannot run the kernels.
+pub fn memory_budget(
     model: &'static Model,
     limits: &Limits,
-    tails: usize,
+    snapshots: usize,
     ordinal: usize,
-) -> Result<MemoryPlan> {
+) -> Result<MemoryBudget> {
     let (context, _) = device::open(ordinal)?;
     context.bind_to_thread().map_err(device_error("select the device"))?;
     let (free, _) = result::mem_get_info().map_err(device_error("ask for free memory"))?;
-    Ok(MemoryPlan { available: Some(free as u64), ..sizes(model, limits, tails)? })
+    Ok(MemoryBudget { available_bytes: Some(free as u64), ..sizes(model, limits, snapshots)? })
 }
 
-/// The plan without a device.
-pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Result<MemoryPlan> {
+/// The budget without a device.
+pub(super) fn sizes(
+    model: &'static Model,
+    limits: &Limits,
+    snapshots: usize,
+) -> Result<MemoryBudget> {
     let spec = &model.spec;
     let layers = spec.layers.len() as u64;
     let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count() as u64;
@@ -57,19 +60,21 @@ pub(super) fn sizes(model: &'static Model, limits: &Limits, tails: usize) -> Res
     let between: u64 =
         workspace::sizes(spec, limits)?.iter().map(|&bytes| rounded(bytes as u64)).sum();
     // Keys and values apart.
-    let tail_buffer = if tails == 0 { 0 } else { rounded(tails as u64 * window * page) };
-    Ok(MemoryPlan {
-        weights: of_weights,
-        pages: 2 * full * rounded(limits.pages as u64 * page),
-        rings: 2 * sliding * rounded(ring_bytes(spec, limits, page)),
-        tails: 2 * sliding * tail_buffer,
-        workspace: between + tables + words,
-        graphs: KERNEL_BYTES + limits.max_sequences as u64 * layers * GRAPH_BYTES_A_LAYER,
-        available: None,
-        page_count: limits.pages as u64,
-        page: 2 * page * full + 2 * sliding * window * page * u64::from(tails > 0) / PAGES_PER_TAIL,
-        // Every buffer may end in a block of its own, and the last few pages may take a whole tail.
-        rounding: 2 * layers * BLOCK_BYTES + 2 * sliding * window * page,
+    let snapshot_buffer =
+        if snapshots == 0 { 0 } else { rounded(snapshots as u64 * window * page) };
+    Ok(MemoryBudget {
+        weight_bytes: of_weights,
+        page_bytes: 2 * full * rounded(limits.pages as u64 * page),
+        ring_bytes: 2 * sliding * rounded(ring_bytes(spec, limits, page)),
+        snapshot_bytes: 2 * sliding * snapshot_buffer,
+        workspace_bytes: between + tables + words,
+        graph_bytes: KERNEL_BYTES + limits.max_sequences as u64 * layers * GRAPH_BYTES_A_LAYER,
+        available_bytes: None,
+        pages: limits.pages as u64,
+        bytes_per_page: 2 * page * full
+            + 2 * sliding * window * page * u64::from(snapshots > 0) / PAGES_PER_SNAPSHOT as u64,
+        // Every buffer may end in a block of its own, and the last few pages may take a whole snapshot.
+        rounding_bytes: 2 * layers * BLOCK_BYTES + 2 * sliding * window * page,
     })
 }
 
@@ -85,7 +90,7 @@ fn rounded(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Policy;
+    use crate::backend::memory_budget::snapshot_count;
 
     /// What an 80 GB card has free once a context is open, rounded down.
     const CARD: u64 = 84_000_000_000;
@@ -94,7 +99,7 @@ mod tests {
     type Line = (&'static Model, u64, usize, usize, usize, bool);
 
     #[test]
-    fn plans_of_the_published_models() {
+    fn budgets_of_the_published_models() {
         let (small, large) = (ossmith_models::GPT_OSS_20B, ossmith_models::GPT_OSS_120B);
         let lines: [Line; 7] = [
             (small, 13_761_264_768, 1, 2048, 64, true),
@@ -107,40 +112,41 @@ mod tests {
         ];
         for (model, published, max_sequences, max_step_tokens, pages, fits) in lines {
             let limits = Limits { max_sequences, max_step_tokens, pages };
-            let tails = Policy::default().tails(&model.spec, &limits).unwrap_or(0);
-            let plan = sizes(model, &limits, tails).expect("a plan");
-            let name = format!("{} with {limits:?}: {plan}", model.spec.name);
+            let snapshots = snapshot_count(&model.spec, &limits).unwrap_or(0);
+            let budget = sizes(model, &limits, snapshots).expect("a budget");
+            let name = format!("{} with {limits:?}: {budget}", model.spec.name);
             // Packed tiles pad little, and the published files hold the same numbers.
-            assert!(plan.weights.abs_diff(published) * 50 < published, "{name}");
-            let plan = MemoryPlan { available: Some(CARD), ..plan };
-            assert_eq!(plan.check().is_ok(), fits, "{name}");
+            assert!(budget.weight_bytes.abs_diff(published) * 50 < published, "{name}");
+            let budget = MemoryBudget { available_bytes: Some(CARD), ..budget };
+            assert_eq!(budget.check().is_ok(), fits, "{name}");
             // The parts, each worked out from the model's published dimensions: 8 heads of 64, bf16, keys and values.
             let layers = model.spec.layers.len() as u64 / 2;
             let page = 2 * 64 * 8 * 64 * 2 * layers;
             let close =
                 |bytes: u64, pages: u64| bytes.abs_diff(pages * page) <= layers * 2 * BLOCK_BYTES;
-            assert!(close(plan.pages, pages as u64), "{name}");
-            assert!(close(plan.tails, 2 * tails as u64), "{name}");
+            assert!(close(budget.page_bytes, pages as u64), "{name}");
+            assert!(close(budget.snapshot_bytes, 2 * snapshots as u64), "{name}");
             let ring = (127 + max_step_tokens as u64).div_ceil(64) + 1;
-            assert!(close(plan.rings, max_sequences as u64 * ring), "{name}");
+            assert!(close(budget.ring_bytes, max_sequences as u64 * ring), "{name}");
         }
     }
 
     #[test]
     fn a_card_of_80_gb_holds_120b_with_a_useful_cache_and_refuses_more_with_numbers() {
         let model = ossmith_models::GPT_OSS_120B;
-        let plan = |pages| {
+        let budget = |pages| {
             let limits = Limits { max_sequences: 16, max_step_tokens: 2048, pages };
-            let tails = Policy::default().tails(&model.spec, &limits).unwrap_or(0);
-            MemoryPlan { available: Some(CARD), ..sizes(model, &limits, tails).expect("a plan") }
+            let snapshots = snapshot_count(&model.spec, &limits).unwrap_or(0);
+            let sizes = sizes(model, &limits, snapshots).expect("a budget");
+            MemoryBudget { available_bytes: Some(CARD), ..sizes }
         };
         // 16 sequences of 16k tokens each.
-        let useful = plan(4096);
+        let useful = budget(4096);
         useful.check().expect("it fits");
-        let most = useful.pages_that_fit(1.0);
-        assert!(most >= 4096, "{most} pages of {useful}");
-        plan(most).check().unwrap_or_else(|why| panic!("{most} pages were said to fit: {why}"));
-        let error = plan(2 * most).check().expect_err("too many pages").to_string();
+        let fitting = useful.pages_that_fit(1.0);
+        assert!(fitting >= 4096, "{fitting} pages of {useful}");
+        budget(fitting).check().unwrap_or_else(|why| panic!("{fitting} pages should fit: {why}"));
+        let error = budget(2 * fitting).check().expect_err("too many pages").to_string();
         for part in ["weights 65.", "pages ", "rings ", "of 84.00 GB free", "pages fewer would fit"]
         {
             assert!(error.contains(part), "{error}");

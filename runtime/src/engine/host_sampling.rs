@@ -1,50 +1,50 @@
-//! Draws that the engine makes itself, from rows of logits that a backend returned: whatever needs a request's history
-//! (penalties, bias, masks, least lengths), reports (logprobs), and several rows at once (drafts). All other draws
-//! happen where the logits are. Both do what [`crate::sampling`] says, so they agree as far as the logits do.
+//! Sampling on the host, from rows of logits that a backend returned. Samples need it whose next token depends on their
+//! history (penalties, bias, masks, `min_tokens`), that report logprobs, or that verify drafts. All other tokens are
+//! sampled where the logits are. Both ways follow [`crate::sampling`], so they agree as far as the logits do.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::accept::Accepted;
 use super::params::SamplingParams;
 use super::request::TokenLogprobs;
+use super::validate::ValidatedRequest;
 use crate::{Result, sampling};
 
-/// How often tokens came, for penalties.
+/// How often each token occurred, for penalties.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct TokenCounts {
     /// Tokens of the prompt, ascending.
     prompt: Vec<u32>,
     generated: HashMap<u32, u32>,
 }
 
-impl Counts {
-    /// What a request's penalties need of its prompt.
-    pub(super) fn new(params: &SamplingParams, prompt: &[u32]) -> Counts {
+impl TokenCounts {
+    /// The counts of a prompt, as far as a request's penalties need them.
+    pub(super) fn new(params: &SamplingParams, prompt: &[u32]) -> TokenCounts {
         let mut of_prompt = Vec::new();
         if params.repetition_penalty != 1.0 {
             of_prompt.extend_from_slice(prompt);
             of_prompt.sort_unstable();
             of_prompt.dedup();
         }
-        Counts { prompt: of_prompt, generated: HashMap::new() }
+        TokenCounts { prompt: of_prompt, generated: HashMap::new() }
     }
 
-    /// Takes note of a generated token.
+    /// Counts a generated token.
     pub(super) fn add(&mut self, token: u32) {
         *self.generated.entry(token).or_default() += 1;
     }
 }
 
-/// Whether a request has penalties, which [`Counts`] are kept for.
+/// Whether a request has penalties, for which [`TokenCounts`] are kept.
 pub(super) fn has_penalties(params: &SamplingParams) -> bool {
     params.repetition_penalty != 1.0
         || params.presence_penalty != 0.0
         || params.frequency_penalty != 0.0
 }
 
-/// Whether the draw after `generated` tokens needs more than a backend does.
-pub(super) fn needs_host(request: &Accepted, generated: usize) -> bool {
+/// Whether the token after `generated` tokens must be sampled on the host.
+pub(super) fn needs_host(request: &ValidatedRequest, generated: usize) -> bool {
     let params = &request.params;
     request.mask.is_some()
         || params.logprobs.is_some()
@@ -53,50 +53,50 @@ pub(super) fn needs_host(request: &Accepted, generated: usize) -> bool {
         || has_penalties(params)
 }
 
-/// What is known of a sample when a token of it is drawn.
-pub(super) struct Draw<'a> {
-    pub(super) request: &'a Accepted,
+/// What is known of a sample when a token of it is sampled.
+pub(super) struct HostSampler<'a> {
+    pub(super) request: &'a ValidatedRequest,
     pub(super) sample: usize,
-    pub(super) counts: Cow<'a, Counts>,
+    pub(super) counts: Cow<'a, TokenCounts>,
     /// Tokens generated so far.
     pub(super) generated: usize,
-    /// A bit a token that may come; `None` allows all.
+    /// One bit per token, set if the token is allowed; `None` allows all.
     pub(super) mask: Option<&'a [u32]>,
 }
 
-impl Draw<'_> {
-    /// Draws the token that comes at `position`, and reports on it if that was asked for.
-    pub(super) fn token(
+impl HostSampler<'_> {
+    /// Samples the token at `position`, with its logprobs if the request asks for them.
+    pub(super) fn sample(
         &self,
         row: &mut [f32],
         position: usize,
     ) -> Result<(u32, Option<TokenLogprobs>)> {
         let params = &self.request.params;
-        let report = params.logprobs.map(|top| Report::new(row, top));
-        self.adjust(row);
-        let token = sampling::draw(row, &params.sampling(self.sample), position)?;
+        let report = params.logprobs.map(|top| LogprobReport::new(row, top));
+        self.adjust_logits(row);
+        let token = sampling::sample(row, &params.sampler(self.sample), position)?;
         Ok((token, report.map(|report| report.of(token))))
     }
 
-    /// Goes on to the draw after `token`.
-    pub(super) fn follow(&mut self, token: u32) {
+    /// Moves on to the position after `token`.
+    pub(super) fn advance(&mut self, token: u32) {
         self.generated += 1;
         if has_penalties(&self.request.params) {
             self.counts.to_mut().add(token);
         }
     }
 
-    /// Bias, then penalties, then what may not come at all.
-    fn adjust(&self, row: &mut [f32]) {
+    /// Applies the bias, then the penalties, then everything that forbids tokens.
+    fn adjust_logits(&self, row: &mut [f32]) {
         let params = &self.request.params;
         for &(token, bias) in &params.logit_bias {
             row[token as usize] += bias;
         }
         if has_penalties(params) {
-            self.punish(row);
+            self.apply_penalties(row);
         }
         if self.generated < params.min_tokens {
-            for &stop in &self.request.stops {
+            for &stop in &self.request.stop_ids {
                 row[stop as usize] = f32::NEG_INFINITY;
             }
         }
@@ -113,7 +113,7 @@ impl Draw<'_> {
         }
     }
 
-    fn punish(&self, row: &mut [f32]) {
+    fn apply_penalties(&self, row: &mut [f32]) {
         let params = &self.request.params;
         let repeat = |logit: &mut f32| {
             *logit = if *logit > 0.0 {
@@ -135,17 +135,17 @@ impl Draw<'_> {
     }
 }
 
-/// A row's probabilities as the model gave them.
-pub(super) struct Report {
+/// A row's probabilities as the model computed them.
+pub(super) struct LogprobReport {
     row: Vec<f32>,
     /// Logarithm of the sum of exponentials.
     total: f32,
     top: Vec<(u32, f32)>,
 }
 
-impl Report {
-    /// Of a row of logits, with this many of the likeliest.
-    pub(super) fn new(row: &[f32], top: u32) -> Report {
+impl LogprobReport {
+    /// The report of a row of logits, with this many of the most likely tokens.
+    pub(super) fn new(row: &[f32], top: u32) -> LogprobReport {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|&logit| f64::from((logit - largest).exp())).sum();
         let total = largest + sum.ln() as f32;
@@ -160,10 +160,10 @@ impl Report {
             best.sort_unstable_by(order);
         }
         let top = best.into_iter().map(|id| (id, row[id as usize] - total)).collect();
-        Report { row: row.to_vec(), total, top }
+        LogprobReport { row: row.to_vec(), total, top }
     }
 
-    /// What it says of a token.
+    /// The entry of one token.
     pub(super) fn of(self, token: u32) -> TokenLogprobs {
         let logit = self.row[token as usize];
         let likelier = self.row.iter().filter(|&&other| other > logit).count();

@@ -1,4 +1,4 @@
-//! The check of a request before anything runs: its tokens exist, its settings mean something, and it fits.
+//! The check of a request before anything runs: its tokens exist, its settings are in range, and it fits.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,184 +8,204 @@ use ossmith_plan::ModelSpec;
 use super::mask::MaskSource;
 use super::params::SamplingParams;
 use super::request::{Request, RequestId};
-use super::text::Vocabulary;
+use super::text::Detokenizer;
 use crate::backend::PAGE_TOKENS;
 use crate::{Error, Limits, Result};
 
-/// Most samples of one request.
+/// The largest number of samples of one request.
 const MAX_SAMPLES: usize = 128;
-/// Most alternatives that are reported beside a token.
+/// The largest number of alternatives that are reported beside a token.
 const MAX_TOP: u32 = 100;
 
-/// A request that was checked: its tokens exist, it fits alone, and at least one token may be generated.
-pub(super) struct Accepted {
+/// A request whose tokens exist, which fits into the cache alone, and for which at least one token may be generated.
+pub(super) struct ValidatedRequest {
     pub(super) id: RequestId,
     pub(super) prompt: Arc<[u32]>,
     pub(super) params: SamplingParams,
     /// Ids that end a sample, ascending.
-    pub(super) stops: Vec<u32>,
+    pub(super) stop_ids: Vec<u32>,
     /// At least 1.
     pub(super) max_tokens: usize,
     /// [`SamplingParams::stop`], shared by all samples.
     pub(super) stop_strings: Arc<[String]>,
     pub(super) priority: i32,
     pub(super) deadline: Option<Instant>,
-    pub(super) text: Option<Arc<dyn Vocabulary>>,
+    pub(super) detokenizer: Option<Arc<dyn Detokenizer>>,
     pub(super) mask: Option<Arc<dyn MaskSource>>,
     pub(super) salt: u64,
     pub(super) arrived: Instant,
 }
 
-impl std::fmt::Debug for Accepted {
+impl std::fmt::Debug for ValidatedRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accepted").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("ValidatedRequest").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 /// Checks a request that arrives now.
-pub(super) fn accept(
+pub(super) fn validate(
     id: RequestId,
     request: Request,
     spec: &ModelSpec,
     limits: &Limits,
-) -> Result<Accepted> {
-    let Request { prompt: tokens, params, priority, deadline, text, mask, cache_salt } = request;
-    prompt(&tokens, spec)?;
-    settings(&params, spec)?;
-    if !params.stop.is_empty() && text.is_none() {
+) -> Result<ValidatedRequest> {
+    let Request { prompt, params, priority, deadline, detokenizer, mask, cache_salt } = request;
+    check_prompt(&prompt, spec)?;
+    check_params(&params, spec)?;
+    if !params.stop.is_empty() && detokenizer.is_none() {
         return refuse(
-            "stop strings need to know what tokens spell; give the request a vocabulary, or use stop_token_ids",
+            "stop",
+            "stop strings need to know the bytes of each token; give the request a detokenizer, or use \
+             stop_token_ids",
         );
     }
-    let stops = stops(&params, spec)?;
-    let max_tokens = room(&params, tokens.len(), spec, limits)?;
-    Ok(Accepted {
+    let stop_ids = stop_ids(&params, spec)?;
+    let max_tokens = max_new_tokens(&params, prompt.len(), spec, limits)?;
+    Ok(ValidatedRequest {
         id,
-        prompt: tokens.into(),
-        stops,
+        prompt: prompt.into(),
+        stop_ids,
         max_tokens,
         stop_strings: params.stop.clone().into(),
         params,
         priority,
         deadline,
-        text,
+        detokenizer,
         mask,
         salt: cache_salt,
         arrived: Instant::now(),
     })
 }
 
-/// The queue is full.
-pub(super) fn busy(waiting: usize, most: usize) -> Error {
-    Error::Busy(format!("{waiting} samples wait already, and at most {most} may; try again later"))
-}
-
-fn refuse<T>(why: impl Into<String>) -> Result<T> {
-    Err(Error::Request(why.into()))
-}
-
-/// Refuses a prompt that is empty or names a token that does not exist.
-pub(super) fn prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
-    if prompt.is_empty() {
-        return refuse("the prompt is empty; give at least one token");
+impl SamplingParams {
+    /// Whether an engine with these limits would take the prompt: the check of [`crate::Engine::submit`], without an
+    /// engine.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`], [`Error::PromptTooLong`] or [`Error::CacheTooSmall`].
+    pub fn check(&self, prompt: &[u32], spec: &ModelSpec, limits: &Limits) -> Result<()> {
+        check_prompt(prompt, spec)?;
+        check_params(self, spec)?;
+        stop_ids(self, spec)?;
+        max_new_tokens(self, prompt.len(), spec, limits).map(drop)
     }
-    check_ids("prompt token", prompt.iter().copied(), spec.vocab)
 }
 
-/// Refuses settings that mean nothing.
-pub(super) fn settings(params: &SamplingParams, spec: &ModelSpec) -> Result<()> {
-    params.sampling(0).check()?;
+fn refuse<T>(field: &'static str, problem: impl Into<String>) -> Result<T> {
+    Err(Error::invalid_request(field, problem))
+}
+
+/// Refuses a prompt that is empty or contains a token that does not exist.
+pub(super) fn check_prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
+    if prompt.is_empty() {
+        return refuse("prompt", "the prompt is empty; give at least one token");
+    }
+    check_ids("prompt", "prompt token", prompt.iter().copied(), spec.vocab)
+}
+
+/// Refuses settings that are out of range.
+fn check_params(params: &SamplingParams, spec: &ModelSpec) -> Result<()> {
+    params.sampler(0).check()?;
     let penalties = [
         ("presence_penalty", params.presence_penalty),
         ("frequency_penalty", params.frequency_penalty),
     ];
     for (name, value) in penalties {
         if !(-2.0..=2.0).contains(&value) {
-            return refuse(format!("{name} is {value}; it must be from -2 to 2"));
+            return refuse(name, format!("{name} is {value}; it must be from -2 to 2"));
         }
     }
+    let name = "repetition_penalty";
     let repetition = params.repetition_penalty;
     if !(repetition > 0.0 && repetition.is_finite()) {
-        return refuse(format!("repetition_penalty is {repetition}; it must be above 0"));
+        return refuse(name, format!("{name} is {repetition}; it must be above 0"));
     }
-    check_ids("logit_bias token", params.logit_bias.iter().map(|&(id, _)| id), spec.vocab)?;
+    let biased = params.logit_bias.iter().map(|&(id, _)| id);
+    check_ids("logit_bias", "logit_bias token", biased, spec.vocab)?;
     if let Some((id, bias)) =
         params.logit_bias.iter().find(|(_, b)| b.is_nan() || *b == f32::INFINITY)
     {
-        return refuse(format!(
-            "logit_bias of token {id} is {bias}; it must be a number, or minus infinity"
-        ));
+        return refuse(
+            "logit_bias",
+            format!("logit_bias of token {id} is {bias}; it must be a number, or minus infinity"),
+        );
     }
     for (name, top) in [("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)]
     {
         if let Some(top) = top.filter(|&top| top > MAX_TOP) {
-            return refuse(format!(
-                "{name} is {top}; at most {MAX_TOP} tokens are reported beside the one drawn"
-            ));
+            return refuse(
+                name,
+                format!(
+                    "{name} is {top}; at most {MAX_TOP} tokens are reported beside the sampled one"
+                ),
+            );
         }
     }
     if !(1..=MAX_SAMPLES).contains(&params.n) {
-        return refuse(format!("n is {}; it must be from 1 to {MAX_SAMPLES}", params.n));
+        return refuse("n", format!("n is {}; it must be from 1 to {MAX_SAMPLES}", params.n));
     }
     if let Some(most) = params.max_tokens.filter(|&most| most < params.min_tokens) {
-        return refuse(format!("min_tokens is {}, more than max_tokens {most}", params.min_tokens));
+        return refuse(
+            "min_tokens",
+            format!("min_tokens is {}, more than max_tokens {most}", params.min_tokens),
+        );
     }
     if params.stop.iter().any(String::is_empty) {
-        return refuse("a stop string is empty; leave it out");
+        return refuse("stop", "a stop string is empty; leave it out");
     }
     Ok(())
 }
 
 /// Ids that end a sample, ascending.
-pub(super) fn stops(params: &SamplingParams, spec: &ModelSpec) -> Result<Vec<u32>> {
-    check_ids("stop token id", params.stop_token_ids.iter().copied(), spec.vocab)?;
-    let mut stops = params.stop_token_ids.clone();
+fn stop_ids(params: &SamplingParams, spec: &ModelSpec) -> Result<Vec<u32>> {
+    let given = params.stop_token_ids.iter().copied();
+    check_ids("stop_token_ids", "stop token id", given, spec.vocab)?;
+    let mut ids = params.stop_token_ids.clone();
     if !params.ignore_eos {
-        stops.extend_from_slice(spec.stop_tokens);
+        ids.extend_from_slice(spec.stop_tokens);
     }
-    stops.sort_unstable();
-    stops.dedup();
-    Ok(stops)
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
 }
 
 /// How many tokens may be generated after a prompt of this length.
-pub(super) fn room(
+fn max_new_tokens(
     params: &SamplingParams,
     prompt: usize,
     spec: &ModelSpec,
     limits: &Limits,
 ) -> Result<usize> {
     if params.max_tokens == Some(0) {
-        return refuse("max_tokens is 0; ask for at least one token");
+        return refuse("max_tokens", "max_tokens is 0; request at least one token");
     }
     if prompt >= spec.context {
-        return refuse(format!(
-            "the prompt has {prompt} tokens, but the context of {} is {} and the answer needs \
-             at least one: shorten the prompt by {}",
-            spec.name,
-            spec.context,
-            prompt - spec.context + 1
-        ));
+        return Err(Error::PromptTooLong { tokens: prompt, limit: spec.context - 1 });
     }
     let context = spec.context - prompt;
     let limit = params.max_tokens.or(spec.max_new_tokens.map(|most| most.max(params.min_tokens)));
     let wanted = limit.map_or(context, |most| most.min(context));
-    // The last token drawn is never fed back, so it takes no place in the cache.
+    // The last sampled token is never fed back, so it takes no position in the cache.
     let cache = limits.pages * PAGE_TOKENS;
     let fits = (cache + 1).saturating_sub(prompt);
     if fits == 0 || (params.max_tokens.is_some() && wanted > fits) {
-        let asked = if params.max_tokens.is_some() { wanted } else { 1 };
-        return refuse(format!(
-            "{prompt} prompt tokens and {asked} to generate need {} cache pages of {PAGE_TOKENS} \
-             tokens, but there are {}: ask for fewer tokens or load the model with more pages",
-            (prompt + asked - 1).div_ceil(PAGE_TOKENS),
-            limits.pages
-        ));
+        let new_tokens = if params.max_tokens.is_some() { wanted } else { 1 };
+        return Err(Error::CacheTooSmall {
+            prompt_tokens: prompt,
+            new_tokens,
+            needed_pages: (prompt + new_tokens - 1).div_ceil(PAGE_TOKENS),
+            pages: limits.pages,
+        });
     }
     Ok(wanted.min(fits))
 }
 
-fn check_ids(what: &str, mut ids: impl ExactSizeIterator<Item = u32>, vocab: usize) -> Result<()> {
+fn check_ids(
+    field: &'static str,
+    what: &str,
+    mut ids: impl ExactSizeIterator<Item = u32>,
+    vocab: usize,
+) -> Result<()> {
     let count = ids.len();
     let mut bad = None;
     let at = ids.position(|id| {
@@ -193,11 +213,14 @@ fn check_ids(what: &str, mut ids: impl ExactSizeIterator<Item = u32>, vocab: usi
         id as usize >= vocab
     });
     match (at, bad) {
-        (Some(at), Some(bad)) => refuse(format!(
-            "{what} {bad} (number {at} of {count}, counted from 0) is out of range: the vocabulary has the \
-             ids 0 to {}",
-            vocab - 1
-        )),
+        (Some(at), Some(bad)) => refuse(
+            field,
+            format!(
+                "{what} {bad} (number {at} of {count}, counted from 0) is out of range: the vocabulary has \
+                 the ids 0 to {}",
+                vocab - 1
+            ),
+        ),
         _ => Ok(()),
     }
 }
@@ -210,13 +233,13 @@ mod tests {
 
     const LIMITS: Limits = Limits { max_sequences: 2, max_step_tokens: 8, pages: 3 };
 
-    fn request(prompt: &[u32], params: &SamplingParams) -> Result<Accepted> {
+    fn request(prompt: &[u32], params: &SamplingParams) -> Result<ValidatedRequest> {
         let request = Request::new(prompt, params.clone());
-        accept(RequestId(0), request, &testing::SPEC, &LIMITS)
+        validate(RequestId(0), request, &testing::SPEC, &LIMITS)
     }
 
     #[test]
-    fn what_cannot_be_served_is_refused_with_its_numbers() {
+    fn a_request_that_cannot_be_served_is_refused_with_its_numbers() {
         let ok = SamplingParams::default();
         let most = |max_tokens| SamplingParams { max_tokens: Some(max_tokens), ..ok.clone() };
         let long = vec![1; testing::SPEC.context + 4];
@@ -279,18 +302,18 @@ mod tests {
             (
                 &[1],
                 SamplingParams { stop: vec!["x".into()], ..ok.clone() },
-                "give the request a vocabulary",
+                "give the request a detokenizer",
             ),
         ];
         for (prompt, params, want) in cases {
             let error = request(prompt, params).expect_err(want);
-            assert!(matches!(error, Error::Request(_)), "{want}: {error:?}");
-            assert!(error.to_string().contains(want), "`{error}` does not say `{want}`");
+            assert!(error.is_bad_request(), "{want}: {error:?}");
+            assert!(error.to_string().contains(want), "`{error}` does not contain `{want}`");
         }
     }
 
     #[test]
-    fn max_tokens_is_cut_at_what_fits() {
+    fn max_tokens_is_lowered_to_what_fits() {
         let ok = SamplingParams::default();
         let most = |max_tokens| SamplingParams { max_tokens: Some(max_tokens), ..ok.clone() };
         let prompt = vec![1; 192];
@@ -306,23 +329,23 @@ mod tests {
         let brief = ModelSpec { max_new_tokens: Some(7), ..testing::SPEC };
         let least = SamplingParams { min_tokens: 9, ..ok.clone() };
         for (params, want) in [(ok.clone(), 7), (most(5), 5), (most(50), 50), (least, 9)] {
-            assert_eq!(room(&params, 20, &brief, &LIMITS).unwrap(), want, "{params:?}");
+            assert_eq!(max_new_tokens(&params, 20, &brief, &LIMITS).unwrap(), want, "{params:?}");
         }
-        assert_eq!(room(&ok, 190, &brief, &LIMITS).unwrap(), 3);
+        assert_eq!(max_new_tokens(&ok, 190, &brief, &LIMITS).unwrap(), 3);
         let wide = Limits { pages: 100, ..LIMITS };
-        let asked = Request::new(prompt, most(10_000));
-        let cut = accept(RequestId(0), asked, &testing::SPEC, &wide).unwrap();
+        let request = Request::new(prompt, most(10_000));
+        let cut = validate(RequestId(0), request, &testing::SPEC, &wide).unwrap();
         assert_eq!(cut.max_tokens, testing::SPEC.context - 192);
     }
 
     #[test]
-    fn stops_are_the_models_and_the_callers() {
+    fn the_models_and_the_callers_stop_tokens_both_count() {
         let with = |ignore_eos| SamplingParams {
             stop_token_ids: vec![9, 2, 9],
             ignore_eos,
             ..SamplingParams::default()
         };
-        assert_eq!(request(&[1], &with(false)).unwrap().stops, [0, 2, 9]);
-        assert_eq!(request(&[1], &with(true)).unwrap().stops, [2, 9]);
+        assert_eq!(request(&[1], &with(false)).unwrap().stop_ids, [0, 2, 9]);
+        assert_eq!(request(&[1], &with(true)).unwrap().stop_ids, [2, 9]);
     }
 }

@@ -1,9 +1,11 @@
-//! Several requests at once on the caller's own thread: all answers whole, or token by token. Both only drive
+//! Several requests at once on the caller's own thread: whole answers, or token by token. Both only drive
 //! [`Engine::step`].
 
 use std::collections::VecDeque;
 
-use super::{Completion, Engine, FinishReason, Request, RequestId, SamplingParams, TokenEvent};
+use super::Engine;
+use super::params::SamplingParams;
+use super::request::{Completion, FinishReason, PromptInfo, Request, RequestId, TokenEvent};
 use crate::{Error, Result};
 
 impl Engine {
@@ -11,7 +13,7 @@ impl Engine {
     /// for each.
     ///
     /// # Errors
-    /// As [`Engine::complete`].
+    /// The errors of [`Engine::complete`].
     pub fn generate<P: AsRef<[u32]>>(
         &mut self,
         prompts: &[P],
@@ -21,11 +23,11 @@ impl Engine {
         self.complete(requests)
     }
 
-    /// Generates what requests ask for: an entry a sample, those of a request next to each other.
+    /// Generates what the requests ask for and returns one entry per sample, those of a request next to each other.
     ///
     /// # Errors
-    /// [`Error::Request`] before anything runs, naming the first request that cannot be served and why; what the
-    /// backend reports afterwards. To serve the good requests of a mixed lot, give each to [`Engine::submit`].
+    /// Those of [`Engine::stream_requests`] before anything runs, [`Error::RequestFailed`] or [`Error::Stopped`]
+    /// afterwards. To serve the valid requests of a mixed set, pass each to [`Engine::submit`].
     pub fn complete(&mut self, requests: Vec<Request>) -> Result<Vec<Completion>> {
         let mut first = Vec::with_capacity(requests.len());
         let mut answers = Vec::new();
@@ -53,33 +55,33 @@ impl Engine {
         answers.into_iter().map(whole).collect()
     }
 
-    /// As [`Engine::generate`], but gives each token as soon as it is known, with the index of its prompt.
+    /// Like [`Engine::generate`], but yields each token as soon as it is known, with the index of its prompt.
     /// Dropping the stream cancels what is unfinished.
     ///
     /// # Errors
-    /// As [`Engine::stream_requests`].
+    /// The errors of [`Engine::stream_requests`].
     pub fn stream<P: AsRef<[u32]>>(
         &mut self,
         prompts: &[P],
         params: &[SamplingParams],
-    ) -> Result<Stream<'_>> {
+    ) -> Result<TokenStream<'_>> {
         let requests = requests(prompts, params)?;
         self.stream_requests(requests)
     }
 
-    /// As [`Engine::complete`], but gives each token as soon as it is known, with the index of its request.
+    /// Like [`Engine::complete`], but yields each token as soon as it is known, with the index of its request.
     ///
     /// # Errors
-    /// [`Error::Request`] before anything runs, as for [`Engine::complete`], or while other requests are under way.
-    pub fn stream_requests(&mut self, requests: Vec<Request>) -> Result<Stream<'_>> {
+    /// [`Error::NotIdle`] while other requests are in flight, and the errors of [`Engine::submit`]; those of one among
+    /// several requests as [`Error::Prompt`]. Nothing has run then.
+    pub fn stream_requests(&mut self, requests: Vec<Request>) -> Result<TokenStream<'_>> {
         if !self.is_idle() {
-            let busy = "the engine has requests under way; step until it is idle or cancel them";
-            return Err(Error::Request(busy.to_owned()));
+            return Err(Error::NotIdle { action: "generate on the caller's thread" });
         }
         let count = requests.len();
-        let mut stream = Stream { engine: self, requests: Vec::new(), known: VecDeque::new() };
+        let mut stream = TokenStream { engine: self, requests: Vec::new(), known: VecDeque::new() };
         for (index, request) in requests.into_iter().enumerate() {
-            // On a refusal the stream is dropped, which takes back what was queued so far.
+            // On a refusal the stream is dropped, which cancels what was queued so far.
             let id = stream.engine.submit(request);
             stream.requests.push(id.map_err(|error| name_prompt(error, index, count))?);
         }
@@ -89,11 +91,14 @@ impl Engine {
 
 fn requests<P: AsRef<[u32]>>(prompts: &[P], params: &[SamplingParams]) -> Result<Vec<Request>> {
     if params.len() != 1 && params.len() != prompts.len() {
-        return Err(Error::Request(format!(
-            "{} sampling settings for {} prompts; give one for all or one for each",
-            params.len(),
-            prompts.len()
-        )));
+        return Err(Error::invalid_request(
+            "params",
+            format!(
+                "{} sampling settings for {} prompts; give one for all or one for each",
+                params.len(),
+                prompts.len()
+            ),
+        ));
     }
     let of = |index: usize| if params.len() == 1 { &params[0] } else { &params[index] };
     let request = |(index, prompt): (usize, &P)| Request::new(prompt.as_ref(), of(index).clone());
@@ -105,29 +110,30 @@ fn empty() -> Completion {
         tokens: Vec::new(),
         text: String::new(),
         logprobs: Vec::new(),
-        prompt: super::PromptInfo::default(),
+        prompt: PromptInfo::default(),
         finish: FinishReason::Cancelled,
     }
 }
 
 fn name_prompt(error: Error, index: usize, prompts: usize) -> Error {
-    match error {
-        Error::Request(why) if prompts > 1 => Error::Request(format!("prompt {index}: {why}")),
-        other => other,
+    if prompts > 1 && error.is_bad_request() {
+        Error::Prompt { index, source: Box::new(error) }
+    } else {
+        error
     }
 }
 
 /// Tokens of a call's requests, in the order in which they become known, each with its request's index; ends when all
 /// have finished.
 #[derive(Debug)]
-pub struct Stream<'a> {
+pub struct TokenStream<'a> {
     engine: &'a mut Engine,
     /// In the order of the call, so ascending.
     requests: Vec<RequestId>,
     known: VecDeque<TokenEvent>,
 }
 
-impl Iterator for Stream<'_> {
+impl Iterator for TokenStream<'_> {
     type Item = Result<(usize, TokenEvent)>;
 
     fn next(&mut self) -> Option<Result<(usize, TokenEvent)>> {
@@ -141,21 +147,21 @@ impl Iterator for Stream<'_> {
             }
         }
         let event = self.known.pop_front()?;
-        if let Some(FinishReason::Failed(why)) = &event.finish {
-            let why = why.to_string();
-            return Some(Err(Error::Device(why)));
+        if let Some(FinishReason::Failed(reason)) = &event.finish {
+            return Some(Err(Error::RequestFailed { reason: reason.to_string() }));
         }
         let index = self.requests.binary_search(&event.request).ok()?;
         Some(Ok((index, event)))
     }
 }
 
-impl Drop for Stream<'_> {
+impl Drop for TokenStream<'_> {
     fn drop(&mut self) {
         for &request in &self.requests {
             self.engine.cancel(request);
         }
-        // Steps under way still name the slots; a failure here has stopped the engine, and the next call says so.
+        // Steps in flight still name the sequence slots; a failure here has stopped the engine, and the next call
+        // reports it.
         while !self.engine.is_idle() && self.engine.step().is_ok() {}
     }
 }

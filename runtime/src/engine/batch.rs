@@ -1,0 +1,320 @@
+//! The policy of a step: which tokens make up the next batch. Running samples come first, in order of [`Key`]: one token
+//! for each that generates, with draft tokens where drafts are on, then prompts in chunks, all within the budget of
+//! tokens. A sample that needs a page when none is left preempts a sample whose reader is slow, or the last one in order,
+//! which goes back to wait and computes again. What is left of the budget goes to waiting samples, in order, as far as
+//! sequence slots and pages last.
+//!
+//! The first sample in order is never preempted, so every request comes to its end.
+
+use std::time::Instant;
+
+use super::draft;
+use super::pages::PrefixHit;
+use super::sample::{Key, Sample};
+use super::scheduler::Scheduler;
+use super::step_plan::{PlanEntry, SampleOn, SnapshotCopy, StepPlan};
+use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence};
+
+/// Tokens of a chunk whose rows are all returned: bounds the memory of logits.
+const REPORTED_CHUNK: usize = 32;
+
+/// What a sample would run next.
+struct Candidate {
+    key: Key,
+    tokens: usize,
+    draft: Vec<u32>,
+}
+
+impl Scheduler {
+    /// The next step. It is empty if every running sample waits for results.
+    pub(super) fn schedule(&mut self, now: Instant) -> StepPlan {
+        let mut plan = StepPlan::default();
+        self.preempt_for_waiting();
+        let preempted = self.metrics.preemptions;
+        let mut budget = self.step_tokens;
+        let mut candidates = self.candidates(&mut budget);
+        // Pages are allocated in order of the samples, so that a preempted one has no entry yet; entries keep the order
+        // of the candidates.
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
+        order.sort_unstable_by_key(|&at| candidates[at].key);
+        for at in order {
+            self.allocate_pages(&mut candidates[at]);
+        }
+        for candidate in candidates {
+            plan.entries.extend(self.add_entry(candidate));
+        }
+        if self.metrics.preemptions == preempted {
+            self.admit(&mut plan, &mut budget, now);
+        }
+        plan
+    }
+
+    /// While the first waiting sample has no room, preempts samples whose reader is slow and samples of a lower priority.
+    fn preempt_for_waiting(&mut self) {
+        while let Some(first) = self.waiting.first().copied().filter(|&key| self.may_start(key))
+            && let Some(sample) = self.samples.get(&first)
+            && (self.free_seq_slots.is_empty()
+                || !self.fits(sample.tokens.len().div_ceil(PAGE_TOKENS)))
+        {
+            let held = |key: &&Key| self.samples.get(key).is_some_and(|sample| sample.held);
+            let lower = |key: &&Key| key.priority > first.priority;
+            let last = self.running.iter().rev();
+            let Some(&victim) = last.clone().find(held).or(last.clone().next().filter(lower))
+            else {
+                return;
+            };
+            self.preempt(victim);
+        }
+    }
+
+    /// Whether this many pages can be allocated besides those that running samples will need: the rest of the prompts
+    /// that are being read, and one page soon for every four samples.
+    fn fits(&self, needed: usize) -> bool {
+        let missing = |key: &Key| {
+            let sample = self.samples.get(key)?;
+            Some(sample.tokens.len().div_ceil(PAGE_TOKENS).saturating_sub(sample.pages.len()))
+        };
+        let reserved: usize = self.running.iter().filter_map(missing).sum();
+        let spare = self.running.len().div_ceil(4);
+        self.running.is_empty() || self.pages.available() >= needed + reserved + spare
+    }
+
+    /// What running samples would do within the budget: those that generate first, then prompts.
+    fn candidates(&self, budget: &mut usize) -> Vec<Candidate> {
+        let running = self.running.iter().filter_map(|key| self.samples.get(key));
+        let ready: Vec<&Sample> =
+            running.filter(|sample| !sample.held && self.is_ready(sample)).collect();
+        let mut candidates = Vec::new();
+        for sample in ready.iter().filter(|sample| sample.unscheduled() <= 1) {
+            if *budget > 0 {
+                candidates.push(Candidate { key: sample.key, tokens: 1, draft: Vec::new() });
+                *budget -= 1;
+            }
+        }
+        if self.draft_tokens > 0 {
+            for candidate in &mut candidates {
+                candidate.draft = self.draft(candidate.key, *budget);
+                let drafted = candidate.draft.len().saturating_sub(1);
+                candidate.tokens += drafted;
+                *budget -= drafted;
+            }
+        }
+        for sample in ready.iter().filter(|sample| sample.unscheduled() > 1) {
+            let tokens = self.chunk(sample, *budget);
+            if tokens > 0 {
+                candidates.push(Candidate { key: sample.key, tokens, draft: Vec::new() });
+                *budget -= tokens;
+            }
+        }
+        candidates
+    }
+
+    /// Whether a sample's next tokens can be scheduled now, though its last results may not be known.
+    fn is_ready(&self, sample: &Sample) -> bool {
+        if sample.pending == 0 || sample.draft_in_flight {
+            return sample.pending == 0;
+        }
+        let scheduled = sample.generated() + sample.pending;
+        // A draft needs every token before it, which is worth waiting for only while the text repeats itself.
+        let drafts = self.may_draft(sample, scheduled) && draft::is_repeating(&sample.tokens);
+        !drafts && !sample.needs_host() && scheduled < sample.request.max_tokens
+    }
+
+    /// Whether a draft may be made after `generated` tokens of a sample.
+    fn may_draft(&self, sample: &Sample, generated: usize) -> bool {
+        sample.mask.is_none() && sample.drafts.length(generated, self.draft_tokens) > 0
+    }
+
+    /// Tokens of a sample's next chunk.
+    fn chunk(&self, sample: &Sample, budget: usize) -> usize {
+        let rows = if sample.reports_prompt() { REPORTED_CHUNK } else { usize::MAX };
+        sample.unscheduled().min(budget).min(self.max_append).min(rows)
+    }
+
+    /// The last known token and a draft of those after it, or nothing.
+    fn draft(&self, key: Key, budget: usize) -> Vec<u32> {
+        let Some(sample) = self.samples.get(&key) else { return Vec::new() };
+        let left = sample.request.max_tokens.saturating_sub(sample.generated() + 1);
+        let length = sample.drafts.length(sample.generated(), self.draft_tokens);
+        let length = length.min(left).min(budget).min(self.max_append - 1);
+        if sample.mask.is_some() || sample.unscheduled() != 1 || length == 0 {
+            return Vec::new();
+        }
+        let draft = draft::propose(&sample.tokens, length);
+        if draft.is_empty() {
+            return draft;
+        }
+        [&sample.tokens[sample.scheduled..], &draft].concat()
+    }
+
+    /// Allocates the pages that a candidate needs. If only a draft would make it preempt others, it drops the draft.
+    fn allocate_pages(&mut self, candidate: &mut Candidate) {
+        let missing = |scheduler: &Scheduler, tokens: usize| {
+            let sample = scheduler.samples.get(&candidate.key);
+            sample.filter(|sample| sample.seq_slot.is_some()).map(|sample| {
+                let needed = (sample.scheduled + tokens).div_ceil(PAGE_TOKENS);
+                needed.saturating_sub(sample.pages.len())
+            })
+        };
+        if !candidate.draft.is_empty()
+            && missing(self, candidate.tokens)
+                .is_some_and(|missing| missing > self.pages.available())
+        {
+            candidate.draft.clear();
+            candidate.tokens = 1;
+        }
+        // `None`: it was preempted itself; 0: most samples that generate, most of the time.
+        let Some(missing) = missing(self, candidate.tokens).filter(|&missing| missing > 0) else {
+            return;
+        };
+        while self.pages.available() < missing {
+            let victim = self.victim(candidate.key);
+            self.preempt(victim);
+            if victim == candidate.key {
+                return;
+            }
+        }
+        if let Some(sample) = self.samples.get_mut(&candidate.key) {
+            sample.pages.extend((0..missing).filter_map(|_| self.pages.allocate()));
+        }
+    }
+
+    /// The sample that is preempted for `key`: the last whose reader is slow, else the last in order, which may be `key`
+    /// itself.
+    fn victim(&self, key: Key) -> Key {
+        let held = |other: &&Key| {
+            **other != key && self.samples.get(other).is_some_and(|sample| sample.held)
+        };
+        let last = self.running.iter().rev().find(held).or(self.running.last());
+        last.copied().unwrap_or(key)
+    }
+
+    /// Makes a candidate an entry of the step, if its sample still runs.
+    fn add_entry(&mut self, candidate: Candidate) -> Option<PlanEntry> {
+        let sample = self.samples.get_mut(&candidate.key)?;
+        let seq_slot = sample.seq_slot?;
+        let last = candidate.tokens >= sample.unscheduled();
+        let on_host = sample.needs_host() || !candidate.draft.is_empty();
+        let sample_on = match (last, on_host) {
+            (false, _) => SampleOn::None,
+            (true, true) => SampleOn::Host,
+            (true, false) => SampleOn::Device,
+        };
+        let entry = PlanEntry {
+            key: candidate.key,
+            epoch: sample.epoch,
+            seq_slot,
+            start: sample.scheduled,
+            tokens: candidate.tokens,
+            sample_on,
+            reports_prompt: sample.reports_prompt(),
+            draft: candidate.draft,
+        };
+        sample.scheduled += entry.tokens;
+        sample.pending += usize::from(last);
+        sample.draft_in_flight = !entry.draft.is_empty();
+        Some(entry)
+    }
+
+    /// Allocates sequence slots, pages and first chunks to waiting samples, in order.
+    fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize, now: Instant) {
+        let waiting: Vec<Key> = if self.free_seq_slots.is_empty() || *budget == 0 {
+            Vec::new()
+        } else {
+            self.waiting.iter().copied().collect()
+        };
+        for key in waiting {
+            if self.free_seq_slots.is_empty() || *budget == 0 {
+                return;
+            }
+            if !self.may_start(key) {
+                continue;
+            }
+            let Some(load) = self.start(key, now) else { return };
+            plan.loads.extend(load);
+            let tokens = self.samples.get(&key).map_or(0, |sample| self.chunk(sample, *budget));
+            let mut candidate = Candidate { key, tokens, draft: Vec::new() };
+            self.allocate_pages(&mut candidate);
+            *budget -= tokens;
+            plan.entries.extend(self.add_entry(candidate));
+        }
+    }
+
+    /// Whether a waiting sample may start: not while a token of it is in flight or its reader is slow, and not before the
+    /// request's first sample has read the prompt that they share.
+    fn may_start(&self, key: Key) -> bool {
+        let ready =
+            self.samples.get(&key).is_some_and(|sample| !sample.held && sample.pending == 0);
+        let first = self.samples.get(&Key { index: 0, ..key });
+        let reading = key.index > 0
+            && first.is_some_and(|first| first.generated() + first.pending == 0 && !first.held);
+        ready && !(reading && self.pages.shares_prefixes())
+    }
+
+    /// Gives a waiting sample a sequence slot and the cached prefix that it can resume, and returns the snapshot to load.
+    /// `None` if its known tokens would not fit beside the running samples.
+    #[allow(
+        clippy::option_option,
+        reason = "outer: whether it starts; inner: whether a snapshot is to be loaded"
+    )]
+    fn start(&mut self, key: Key, now: Instant) -> Option<Option<SnapshotCopy>> {
+        let sample = self.samples.get(&key)?;
+        // Logprobs of the prompt need all of it to run.
+        let hit = if sample.reports_prompt() {
+            PrefixHit::default()
+        } else {
+            self.pages.lookup(&sample.tokens, sample.request.salt)
+        };
+        if !self.fits(sample.tokens.len().div_ceil(PAGE_TOKENS) - hit.pages.len()) {
+            hit.pages.iter().rev().for_each(|&page| self.pages.release(page));
+            return None;
+        }
+        let seq_slot = self.free_seq_slots.pop()?;
+        self.waiting.remove(&key);
+        self.running.insert(key);
+        let Scheduler { samples, metrics, .. } = self;
+        let sample = samples.get_mut(&key)?;
+        let end = hit.pages.len() * PAGE_TOKENS;
+        if sample.started_at.is_none() {
+            sample.started_at = Some(now);
+            sample.cached_tokens = end;
+            metrics.prompt_tokens += sample.request.prompt.len() as u64;
+            metrics.cached_tokens += end as u64;
+            metrics.prefix_queries += sample.request.prompt.len() as u64;
+            let waited = now.saturating_duration_since(sample.request.arrived);
+            metrics.queue_seconds.add(waited.as_secs_f64());
+        }
+        (sample.cached_blocks, sample.scheduled) = (hit.pages.len(), end);
+        (sample.seq_slot, sample.divergence) = (Some(seq_slot), hit.matched);
+        sample.pages = hit.pages;
+        Some(hit.snapshot.map(|snapshot| SnapshotCopy { snapshot, seq_slot, end }))
+    }
+
+    /// The plan in the form that the backend takes.
+    pub(super) fn sequences<'a>(&'a self, plan: &'a StepPlan) -> Vec<Sequence<'a>> {
+        let sequence = |entry: &'a PlanEntry| {
+            let sample = self.samples.get(&entry.key)?;
+            let end = entry.start + entry.tokens;
+            let input = match sample.tokens.get(entry.start..end) {
+                _ if !entry.draft.is_empty() => Input::Tokens(&entry.draft),
+                Some(tokens) => Input::Tokens(tokens),
+                None => Input::Sampled,
+            };
+            let sampler = || sample.request.params.sampler(entry.key.index);
+            Some(Sequence {
+                seq_slot: entry.seq_slot,
+                start: entry.start,
+                input,
+                pages: &sample.pages[..end.div_ceil(PAGE_TOKENS)],
+                sample: (entry.sample_on == SampleOn::Device).then(sampler),
+                logits: match entry.sample_on {
+                    _ if entry.reports_prompt => LogitRows::All,
+                    SampleOn::Host if entry.draft.is_empty() => LogitRows::Last,
+                    SampleOn::Host => LogitRows::All,
+                    SampleOn::None | SampleOn::Device => LogitRows::None,
+                },
+            })
+        };
+        plan.entries.iter().filter_map(sequence).collect()
+    }
+}

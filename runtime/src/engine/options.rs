@@ -1,0 +1,73 @@
+//! How an engine is loaded, and how requests share it.
+
+use crate::setters::setters;
+use crate::{Device, Limits};
+
+/// How an engine is loaded. Start from the defaults and change what differs:
+///
+/// ```
+/// use ossmith::prelude::*;
+///
+/// let limits = Limits::for_sequences(4, 2048);
+/// let options = EngineOptions::default().with_device(Device::Cpu).with_limits(limits);
+/// assert_eq!(options.limits.pages, 4 * 2048 / 64);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Where to run.
+    pub device: Device,
+    /// What to make room for.
+    pub limits: Limits,
+    /// Threads of the CPU backend; `None` uses all threads of the machine.
+    pub threads: Option<usize>,
+    /// How requests share the engine.
+    pub policy: Policy,
+}
+
+impl Default for EngineOptions {
+    /// Eight sequences of 4096 tokens on the best device.
+    fn default() -> EngineOptions {
+        EngineOptions {
+            device: Device::Auto,
+            limits: Limits::default(),
+            threads: None,
+            policy: Policy::default(),
+        }
+    }
+}
+
+setters!(EngineOptions {
+    with_device(device: Device),
+    with_limits(limits: Limits),
+    with_threads(threads: impl Into<Option<usize>>),
+    with_policy(policy: Policy),
+});
+
+/// How requests share an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Samples that may wait at once; more are refused with [`crate::Error::QueueFull`].
+    pub max_waiting: usize,
+    /// Events of one request that may wait for its reader before the request is held.
+    pub event_capacity: usize,
+    /// Keep full pages of prompts and answers for requests with the same prefix.
+    pub prefix_cache: bool,
+    /// The maximum number of draft tokens that are proposed from the request's own text and verified in one step; 0 turns
+    /// drafts off.
+    pub draft_tokens: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { max_waiting: 4096, event_capacity: 256, prefix_cache: true, draft_tokens: 0 }
+    }
+}
+
+setters!(Policy {
+    with_max_waiting(max_waiting: usize),
+    with_event_capacity(event_capacity: usize),
+    with_prefix_cache(prefix_cache: bool),
+    with_draft_tokens(draft_tokens: usize),
+});

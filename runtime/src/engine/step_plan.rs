@@ -1,0 +1,61 @@
+//! One step's work as data, from the scheduler to the backend and back.
+
+use super::sample::Key;
+
+/// Where the token after an entry's tokens is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SampleOn {
+    /// Nowhere: the prompt goes on.
+    None,
+    /// On the device, where the logits are.
+    Device,
+    /// On the host, from rows of logits that the backend returns.
+    Host,
+}
+
+/// What one sequence does in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PlanEntry {
+    pub(super) key: Key,
+    pub(super) epoch: u32,
+    pub(super) seq_slot: usize,
+    /// Position of the first token.
+    pub(super) start: usize,
+    pub(super) tokens: usize,
+    pub(super) sample_on: SampleOn,
+    /// With a draft: the last known token, then the draft tokens. Empty without one.
+    pub(super) draft: Vec<u32>,
+    /// Whether every row is returned, for the prompt's logprobs.
+    pub(super) reports_prompt: bool,
+}
+
+impl PlanEntry {
+    /// Whether logits are returned to the host.
+    pub(super) fn returns_rows(&self) -> bool {
+        self.reports_prompt || self.sample_on == SampleOn::Host
+    }
+}
+
+/// A copy of a sliding-window snapshot, from or to a sequence slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SnapshotCopy {
+    pub(super) snapshot: usize,
+    pub(super) seq_slot: usize,
+    /// The position after the window.
+    pub(super) end: usize,
+}
+
+/// One step's work.
+#[derive(Debug, Default)]
+pub(super) struct StepPlan {
+    pub(super) entries: Vec<PlanEntry>,
+    /// Snapshots to load before it.
+    pub(super) loads: Vec<SnapshotCopy>,
+}
+
+impl StepPlan {
+    /// Tokens of the step.
+    pub(super) fn tokens(&self) -> usize {
+        self.entries.iter().map(|entry| entry.tokens).sum()
+    }
+}
