@@ -64,9 +64,8 @@ pub enum Error {
     },
     /// A request needs more pages than the whole key/value cache has.
     #[error(
-        "{prompt_tokens} prompt tokens and {new_tokens} to generate need {needed_pages} cache pages of {} tokens, but \
-         there are {pages}: request fewer tokens or load the model with more pages",
-        crate::PAGE_TOKENS
+        "{prompt_tokens} prompt tokens and {new_tokens} to generate need {needed_pages} cache pages, but there are {pages}: \
+         request fewer tokens or load the model with more pages"
     )]
     CacheTooSmall {
         /// Tokens of the prompt.

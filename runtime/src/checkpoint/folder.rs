@@ -1,5 +1,5 @@
-//! Which files a checkpoint folder consists of. Never a subfolder: Hugging Face downloads hold a second copy of
-//! the weights in `original/`.
+//! Which files a checkpoint folder consists of. Subfolders are never searched, because Hugging Face downloads have a
+//! second copy of the weights in `original/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,16 +13,16 @@ const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 const EXTENSION: &str = "safetensors";
 
-/// The files to open, and which of them must hold which tensor, where an index says so.
+/// The files to open, and the file of each tensor that an index lists.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Files {
     pub(super) paths: Vec<PathBuf>,
     /// Tensor name to position in `paths`; empty without an index.
-    pub(super) promised: BTreeMap<String, usize>,
+    pub(super) indexed: BTreeMap<String, usize>,
 }
 
-/// Looks for, in this order: an index and its shards, a single file, and (in OpenAI's layout, which has no
-/// index) every safetensors file of the folder.
+/// Looks for an index and its shards, then for a single file, then (in OpenAI's layout, which has no index) for every
+/// safetensors file of the folder.
 pub(super) fn find(folder: &Path) -> Result<Files> {
     if !folder.is_dir() {
         let problem = "no such folder; expected one with config.json and safetensors files";
@@ -33,26 +33,26 @@ pub(super) fn find(folder: &Path) -> Result<Files> {
         return from_index(folder, &index);
     }
     if exists(&single) {
-        return Ok(Files { paths: vec![single], promised: BTreeMap::new() });
+        return Ok(Files { paths: vec![single], indexed: BTreeMap::new() });
     }
     let listed = if is_openai(folder)? { list(folder)? } else { Vec::new() };
     if listed.is_empty() {
         let hint = match folder.join("original").is_dir() {
             true => {
-                "; its subfolder `original` is not searched: name that folder itself to load it"
+                "; its subfolder `original` is not searched: pass that folder itself to load it"
             }
             false => "; the download may be incomplete",
         };
-        return Err(refused(folder, format!("holds neither {INDEX} nor {SINGLE}{hint}")));
+        return Err(refused(folder, format!("contains neither {INDEX} nor {SINGLE}{hint}")));
     }
-    Ok(Files { paths: listed, promised: BTreeMap::new() })
+    Ok(Files { paths: listed, indexed: BTreeMap::new() })
 }
 
 fn refused(path: &Path, problem: String) -> Error {
     Error::Checkpoint { path: path.to_owned(), problem }
 }
 
-/// Whether there is such an entry, broken link included: that one is then reported, not passed over.
+/// Whether the folder has such an entry. A broken link counts, so that it is reported and not skipped.
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -96,12 +96,12 @@ fn from_index(folder: &Path, index: &Path) -> Result<Files> {
         }
     }
     let position: BTreeMap<&String, usize> = names.iter().copied().zip(0..).collect();
-    let promised =
+    let indexed =
         parsed.weight_map.iter().map(|(tensor, file)| (tensor.clone(), position[file])).collect();
-    Ok(Files { paths: names.iter().map(|name| folder.join(name)).collect(), promised })
+    Ok(Files { paths: names.iter().map(|name| folder.join(name)).collect(), indexed })
 }
 
-/// OpenAI's config.json counts experts under a name of its own and does not say what wrote it.
+/// OpenAI's config.json has its own name for the number of experts, and no `model_type`.
 fn is_openai(folder: &Path) -> Result<bool> {
     let config = folder.join("config.json");
     if !exists(&config) {

@@ -1,9 +1,8 @@
 //! Weights as they are stored: validated views into safetensors files, memory-mapped or in memory, or seeded random
-//! tensors.
-//! What comes out is in checkpoint order and type; packing for a device is the backend's.
+//! tensors. Their order and type are those of the checkpoint; a backend packs them for its device.
 //!
 //! [`folder`] decides which files a checkpoint consists of, [`safetensors_file`] reads one file's header,
-//! [`names`] knows what each layout calls a weight, [`stored`] holds names, types and shapes against the model.
+//! [`names`] lists the names of each weight in each layout, [`stored`] checks names, types and shapes against the model.
 
 mod folder;
 mod names;
@@ -19,8 +18,8 @@ use std::path::Path;
 use ossmith_plan::{Graph, Model, ModelSpec, Weight};
 
 use crate::{Error, Result};
-use stored::Stored;
-use synthetic::Synthetic;
+use stored::StoredWeights;
+use synthetic::SyntheticWeights;
 pub use tensor::Tensor;
 
 /// A model's weights.
@@ -32,15 +31,15 @@ pub struct Checkpoint {
 
 #[derive(Debug)]
 enum Source {
-    Files(Stored),
-    Random(Synthetic),
+    Files(StoredWeights),
+    Random(SyntheticWeights),
 }
 
 impl Checkpoint {
     /// Opens a folder in Hugging Face or OpenAI layout and checks every tensor's presence, type and shape against `model`.
     ///
-    /// The folder itself is read, never one below it: OpenAI's files inside a Hugging Face download are opened
-    /// by naming their `original` folder. Tensors that the model does not use are left alone.
+    /// Only the folder itself is read, never one below it: OpenAI's files inside a Hugging Face download are opened
+    /// by passing their `original` folder. Tensors that the model does not use are ignored.
     /// The files must not be changed while the checkpoint lives.
     ///
     /// # Errors
@@ -50,16 +49,16 @@ impl Checkpoint {
         Checkpoint::open_shapes(folder, &model.spec, &model.graph)
     }
 
-    /// `open`, from all that it needs of a model.
+    /// [`Checkpoint::open`], with the parts of a model that it needs.
     fn open_shapes(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<Checkpoint> {
-        let source = Source::Files(Stored::open(folder, spec, graph)?);
+        let source = Source::Files(StoredWeights::open(folder, spec, graph)?);
         Ok(Checkpoint { layers: spec.layers.len(), source })
     }
 
-    /// The same checks for one safetensors file that is not on disk; `name` stands for its path in errors.
+    /// Applies the same checks to one safetensors file that is not on disk; errors show `name` as its path.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`], as [`Checkpoint::open`].
+    /// [`Error::Checkpoint`], as for [`Checkpoint::open`].
     pub fn from_bytes(name: &str, bytes: Vec<u8>, model: &'static Model) -> Result<Checkpoint> {
         Checkpoint::from_bytes_shapes(name, bytes, &model.spec, &model.graph)
     }
@@ -70,21 +69,21 @@ impl Checkpoint {
         spec: &ModelSpec,
         graph: &Graph,
     ) -> Result<Checkpoint> {
-        let stored = Stored::from_bytes(Path::new(name), bytes, spec, graph)?;
+        let stored = StoredWeights::from_bytes(Path::new(name), bytes, spec, graph)?;
         Ok(Checkpoint { layers: spec.layers.len(), source: Source::Files(stored) })
     }
 
-    /// Seeded random weights of the model's shapes, each made when first asked for (see [`synthetic`]).
+    /// Seeded random weights of the model's shapes, each generated when it is first read (see [`synthetic`]).
     #[must_use]
     pub fn synthetic(model: &'static Model, seed: u64) -> Checkpoint {
         Checkpoint::synthetic_shapes(&model.graph, model.spec.layers.len(), seed)
     }
 
     fn synthetic_shapes(graph: &'static Graph, layers: usize, seed: u64) -> Checkpoint {
-        Checkpoint { layers, source: Source::Random(Synthetic::new(graph, layers, seed)) }
+        Checkpoint { layers, source: Source::Random(SyntheticWeights::new(graph, layers, seed)) }
     }
 
-    /// The seed, if the weights are synthetic: a device then makes them in its own memory.
+    /// The seed, if the weights are synthetic: a device then generates them in its own memory.
     #[must_use]
     pub fn synthetic_seed(&self) -> Option<u64> {
         match &self.source {
@@ -93,14 +92,16 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor; `layer` is ignored for weights that exist once a model.
+    /// A tensor; `layer` is ignored for weights that exist once per model.
     ///
     /// # Errors
     /// [`Error::Internal`] for a layer that the model does not have.
+    #[doc(hidden)]
     pub fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>> {
         let layer = if weight.per_layer() { layer } else { 0 };
         if layer >= self.layers {
-            let problem = format!("{weight:?} of layer {layer} asked of {} layers", self.layers);
+            let problem =
+                format!("{weight:?} of layer {layer} was requested from {} layers", self.layers);
             return Err(Error::Internal(problem));
         }
         Ok(match &self.source {
@@ -110,7 +111,7 @@ impl Checkpoint {
     }
 }
 
-/// One place for each weight of each layer, in [`Weight::ALL`] order; weights that exist once use layer 0's.
-fn slot(weight: Weight, layer: usize, layers: usize) -> usize {
+/// The index of a weight of a layer, in [`Weight::ALL`] order; weights that exist once use layer 0's.
+fn weight_index(weight: Weight, layer: usize, layers: usize) -> usize {
     weight as usize * layers + layer
 }

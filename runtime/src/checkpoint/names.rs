@@ -1,9 +1,9 @@
-//! What each checkpoint layout calls a weight, and in which pieces it stores it.
+//! The names of each weight in each checkpoint layout, and the pieces in which it is stored.
 
 use ossmith_plan::{Graph, ModelSpec, Weight};
 use safetensors::Dtype;
 
-/// Who wrote the checkpoint.
+/// The layout of a checkpoint's names and tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// transformers: `model.layers.0.self_attn.q_proj.weight`.
@@ -13,7 +13,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// A tensor that every checkpoint of the layout has and no other does.
+    /// A tensor that every checkpoint of this layout has and no checkpoint of the other layout.
     pub(super) fn marker(self) -> &'static str {
         match self {
             Layout::HuggingFace => "model.embed_tokens.weight",
@@ -28,7 +28,7 @@ impl Layout {
         }
     }
 
-    /// The layer in a tensor's name, if it is a layer's.
+    /// The layer in a tensor's name, if the tensor belongs to a layer.
     pub(super) fn layer_of(self, name: &str) -> Option<usize> {
         name.strip_prefix(self.layer_prefix())?.split('.').next()?.parse().ok()
     }
@@ -36,20 +36,20 @@ impl Layout {
 
 /// A tensor that a checkpoint must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct ExpectedTensor {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
 }
 
 /// The stored pieces of a weight: row parts in order for bf16, blocks and scales for MXFP4.
-pub(super) fn wanted(
+pub(super) fn expected(
     layout: Layout,
     spec: &ModelSpec,
     graph: &Graph,
     weight: Weight,
     layer: usize,
-) -> Vec<Wanted> {
+) -> Vec<ExpectedTensor> {
     let shape = graph.weight(weight, layer).shape;
     let prefix = match weight.per_layer() {
         true => format!("{}{layer}.", layout.layer_prefix()),
@@ -59,7 +59,8 @@ pub(super) fn wanted(
         Layout::HuggingFace => hugging_face(weight),
         Layout::OpenAi => openai(weight),
     };
-    let piece = |name: &str, dtype, shape| Wanted { name: format!("{prefix}{name}"), dtype, shape };
+    let piece =
+        |name: &str, dtype, shape| ExpectedTensor { name: format!("{prefix}{name}"), dtype, shape };
     match names {
         Names::One(name) => vec![piece(name, Dtype::BF16, shape.to_vec())],
         Names::QueryKeyValue(names) => {

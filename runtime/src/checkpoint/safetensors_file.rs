@@ -1,7 +1,7 @@
-//! One safetensors file, mapped or in memory: its header read, and every claim of the header held against the file.
+//! One safetensors file, mapped or in memory: reads its header, and checks everything in the header against the file.
 //!
 //! The format's types come from the `safetensors` crate. Its whole-file reader is not used: it keeps the last
-//! of two tensors of one name, and its refusals name neither the tensor nor the numbers.
+//! of two tensors of one name, and its errors contain neither the tensor's name nor the numbers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,7 +39,7 @@ impl Deref for Content {
     }
 }
 
-/// A file and where its tensors lie.
+/// A file and the positions of its tensors.
 #[derive(Debug)]
 pub(super) struct TensorFile {
     pub(super) path: PathBuf,
@@ -53,7 +53,7 @@ impl TensorFile {
         TensorFile::with_content(path, Content::Mapped(map(path)?))
     }
 
-    /// A file that is not on disk; `name` stands for its path in errors.
+    /// Reads a file that is not on disk; errors show `name` as its path.
     pub(super) fn from_bytes(name: &Path, bytes: Vec<u8>) -> Result<TensorFile> {
         TensorFile::with_content(name, Content::InMemory(bytes))
     }
@@ -64,7 +64,7 @@ impl TensorFile {
         Ok(TensorFile { path: path.to_owned(), content, tensors, data_start })
     }
 
-    /// Where a tensor of this file lies in it.
+    /// The position of a tensor in this file.
     pub(super) fn range(&self, info: &TensorInfo) -> Range<usize> {
         let (start, end) = info.data_offsets;
         self.data_start + start..self.data_start + end
@@ -78,20 +78,20 @@ impl TensorFile {
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
     let failed = |action| move |source| Error::File { action, path: path.to_owned(), source };
-    // Asked before opening: opening a pipe would wait for its writer.
+    // This is checked before the file is opened, because opening a pipe would wait for its writer.
     if !path.metadata().map_err(failed("read"))?.is_file() {
         let problem = "not a regular file; expected a safetensors file".to_owned();
         return Err(Error::Checkpoint { path: path.to_owned(), problem });
     }
     let file = File::open(path).map_err(failed("open"))?;
-    // SAFETY: the map is private and read-only, and every access is bounds-checked against the length it was
-    // made with. Another process that truncates or rewrites the file while it is mapped breaks this, as with
+    // SAFETY: the map is private and read-only, and every access is bounds-checked against the length that it was
+    // created with. Another process that truncates or rewrites the file while it is mapped breaks this, as with
     // every memory-mapped file; `Checkpoint::open` states that as its condition.
     unsafe { Mmap::map(&file) }.map_err(failed("map"))
 }
 
 /// The header of a whole file: where the data section starts, and every tensor, with offsets into that section.
-/// The error is a problem to report behind the file's name.
+/// The error is reported after the file's name.
 pub(super) fn read_header(
     file: &[u8],
 ) -> std::result::Result<(usize, BTreeMap<String, TensorInfo>), String> {
@@ -115,7 +115,8 @@ pub(super) fn read_header(
     Ok((LENGTH_BYTES + header.len(), tensors))
 }
 
-/// Each tensor must lie in the file and be as long as its shape says; together they fill the data section.
+/// Checks that each tensor lies in the file and has the length of its shape, and that together they fill the data
+/// section.
 fn check_offsets(
     tensors: &BTreeMap<String, TensorInfo>,
     data_bytes: usize,
@@ -128,11 +129,12 @@ fn check_offsets(
         let (start, end) = info.data_offsets;
         let claims = claims(name, info);
         if end > data_bytes {
-            return Err(format!("{claims}, but the file holds {data_bytes}: truncated or damaged"));
+            return Err(format!("{claims}, but the file holds {data_bytes}: truncated or corrupt"));
         }
         let expected = stored_bytes(info);
         if expected.is_none() || end.checked_sub(start) != expected {
-            let bytes = expected.map_or("more than can be".to_owned(), |bytes| bytes.to_string());
+            let bytes =
+                expected.map_or("more than fits a number".to_owned(), |bytes| bytes.to_string());
             return Err(format!("{claims}, but {:?} {:?} takes {bytes}", info.dtype, info.shape));
         }
     }
@@ -152,21 +154,21 @@ fn check_offsets(
     }
     if filled != data_bytes {
         return Err(format!(
-            "holds {data_bytes} bytes of data, but its tensors end at {filled}: damaged, or not one file"
+            "holds {data_bytes} bytes of data, but its tensors end at {filled}: corrupt, or not one file"
         ));
     }
     Ok(())
 }
 
-/// Bytes that a tensor's shape and type take, unless that overflows or is not a whole number.
+/// Bytes that a tensor's shape and type take; `None` if that overflows or is not a whole number.
 fn stored_bytes(info: &TensorInfo) -> Option<usize> {
     let elements =
-        info.shape.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis))?;
+        info.shape.iter().try_fold(1_usize, |elements, &axis| elements.checked_mul(axis))?;
     let bits = elements.checked_mul(info.dtype.bitsize())?;
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
-/// The header's tensors, refusing two of one name.
+/// The header's tensors; two of the same name are an error.
 struct Header(BTreeMap<String, TensorInfo>);
 
 impl<'de> Deserialize<'de> for Header {

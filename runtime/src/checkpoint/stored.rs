@@ -1,4 +1,4 @@
-//! A checkpoint's files: every weight of a model found, its stored type and shape as the model needs them.
+//! A checkpoint's files: finds every weight of a model, and checks its stored type and shape.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,16 +9,16 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
 use super::folder::{self, Files};
-use super::names::{Layout, Wanted, wanted};
+use super::names::{ExpectedTensor, Layout, expected};
 use super::safetensors_file::TensorFile;
-use super::{Tensor, slot};
+use super::{Tensor, weight_index};
 use crate::{Error, Result};
 
 /// Files, and the pieces of every weight in them.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredWeights {
     files: Vec<TensorFile>,
-    /// By [`slot`]; empty where a weight that exists once has no such layer.
+    /// By [`weight_index`]; empty where a weight that exists once has no such layer.
     weights: Vec<Vec<Piece>>,
     layers: usize,
 }
@@ -29,23 +29,23 @@ struct Piece {
     range: Range<usize>,
 }
 
-impl Stored {
-    pub(super) fn open(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<Stored> {
-        let Files { paths, promised } = folder::find(folder)?;
+impl StoredWeights {
+    pub(super) fn open(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<StoredWeights> {
+        let Files { paths, indexed } = folder::find(folder)?;
         let files: Vec<TensorFile> =
             paths.iter().map(|path| TensorFile::open(path)).collect::<Result<_>>()?;
-        check_promises(&files, &promised)?;
-        Stored::of_files(folder, files, spec, graph)
+        check_index(&files, &indexed)?;
+        StoredWeights::of_files(folder, files, spec, graph)
     }
 
-    /// One file that is not on disk, named in errors.
+    /// Reads one file that is not on disk; errors show `name` as its path.
     pub(super) fn from_bytes(
         name: &Path,
         bytes: Vec<u8>,
         spec: &ModelSpec,
         graph: &Graph,
-    ) -> Result<Stored> {
-        Stored::of_files(name, vec![TensorFile::from_bytes(name, bytes)?], spec, graph)
+    ) -> Result<StoredWeights> {
+        StoredWeights::of_files(name, vec![TensorFile::from_bytes(name, bytes)?], spec, graph)
     }
 
     fn of_files(
@@ -53,27 +53,27 @@ impl Stored {
         files: Vec<TensorFile>,
         spec: &ModelSpec,
         graph: &Graph,
-    ) -> Result<Stored> {
+    ) -> Result<StoredWeights> {
         let mut unused = merge(&files)?;
         let layout = layout(folder, &unused)?;
         let layers = spec.layers.len();
         let mut weights = vec![Vec::new(); Weight::ALL.len() * layers];
         for weight in Weight::ALL {
             for layer in 0..if weight.per_layer() { layers } else { 1 } {
-                let pieces = wanted(layout, spec, graph, weight, layer);
-                weights[slot(weight, layer, layers)] = pieces
+                let pieces = expected(layout, spec, graph, weight, layer);
+                weights[weight_index(weight, layer, layers)] = pieces
                     .iter()
-                    .map(|piece| take(folder, &files, &mut unused, piece))
+                    .map(|piece| claim(folder, &files, &mut unused, piece))
                     .collect::<Result<_>>()?;
             }
         }
         check_unused(&files, &unused, layout, layers)?;
-        Ok(Stored { files, weights, layers })
+        Ok(StoredWeights { files, weights, layers })
     }
 
     /// `layer` must be 0 for a weight that exists once.
     pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
-        let pieces = &self.weights[slot(weight, layer, self.layers)];
+        let pieces = &self.weights[weight_index(weight, layer, self.layers)];
         let bytes = |piece: &Piece| self.files[piece.file].bytes(piece.range.clone());
         match weight {
             Weight::GateUp | Weight::Down => {
@@ -84,7 +84,7 @@ impl Stored {
     }
 }
 
-/// Tensors not yet taken by a weight: name to file and header entry.
+/// Tensors not yet claimed by a weight: name to file and header entry.
 type Unused<'a> = BTreeMap<&'a str, (usize, &'a TensorInfo)>;
 
 fn refused(path: &Path, problem: String) -> Error {
@@ -105,12 +105,13 @@ fn merge(files: &[TensorFile]) -> Result<Unused<'_>> {
     Ok(all)
 }
 
-/// An index that names a tensor's file must be right.
-fn check_promises(files: &[TensorFile], promised: &BTreeMap<String, usize>) -> Result<()> {
-    for (name, &position) in promised {
+/// Checks that each tensor is in the file that the index names.
+fn check_index(files: &[TensorFile], indexed: &BTreeMap<String, usize>) -> Result<()> {
+    for (name, &position) in indexed {
         let file = &files[position];
         if !file.tensors.contains_key(name) {
-            let problem = format!("tensor {name}: missing, though the index says that it is here");
+            let problem =
+                format!("tensor {name}: missing, although the index lists it for this file");
             return Err(refused(&file.path, problem));
         }
     }
@@ -131,19 +132,22 @@ fn layout(folder: &Path, tensors: &Unused<'_>) -> Result<Layout> {
     Err(refused(folder, format!("holds {problem}; {expected}")))
 }
 
-fn take(
+/// Takes a tensor out of the unused ones, if its type and shape are as expected.
+fn claim(
     folder: &Path,
     files: &[TensorFile],
     unused: &mut Unused<'_>,
-    wanted: &Wanted,
+    expected: &ExpectedTensor,
 ) -> Result<Piece> {
-    let Wanted { name, dtype, shape } = wanted;
+    let ExpectedTensor { name, dtype, shape } = expected;
     let expected = format!("expected {dtype:?} {shape:?}");
     let Some((file, info)) = unused.remove(name.as_str()) else {
         let path = if let [only] = files { &only.path } else { folder };
         let dequantised = name.strip_suffix("_blocks").filter(|base| unused.contains_key(base));
         let hint = match dequantised {
-            Some(base) => format!("; {base} is there, but de-quantised experts are not supported"),
+            Some(base) => {
+                format!("; {base} is present, but de-quantised experts are not supported")
+            }
             None => String::new(),
         };
         return Err(refused(path, format!("tensor {name}: missing; {expected}{hint}")));
@@ -162,7 +166,7 @@ fn take(
     Ok(Piece { file, range: files[file].range(info) })
 }
 
-/// Unknown tensors are nobody's business, except those of a layer that the model does not have.
+/// Ignores unknown tensors, but refuses those of a layer that the model does not have.
 fn check_unused(
     files: &[TensorFile],
     unused: &Unused<'_>,

@@ -1,7 +1,7 @@
 //! Seeded random weights: every stored element is a pure function of (seed, weight, layer, element index), so
-//! that host threads and device kernels make the same bytes in any order, each in its own memory.
+//! that host threads and device kernels generate the same bytes in any order, each in its own memory.
 //!
-//! The values are `ossmith_scalar`'s `synthetic_*` functions of the keys and distributions given here. They
+//! The values are `ossmith_scalar`'s `synthetic_*` functions of the keys and distributions in this module. They
 //! resemble a trained model's only in scale (unit-variance activations, clear and diverse routing).
 //!
 //! Streams: a bf16 tensor is one stream, an MXFP4 tensor two (codes and scales). Index counts elements of the
@@ -13,20 +13,20 @@ use ossmith_plan::{DType, Graph, Weight, WeightInfo};
 use ossmith_scalar::{mix_word, random_word, synthetic_bf16, synthetic_scale};
 use rayon::prelude::*;
 
-use super::{Tensor, slot};
+use super::{Tensor, weight_index};
 
 /// The two key words of a stream of random words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream {
-    /// Keys the first round.
+pub struct RandomStream {
+    /// Key of the first round.
     pub key0: u32,
-    /// Keys the second round.
+    /// Key of the second round.
     pub key1: u32,
 }
 
-/// What a stream fills.
+/// The part of a tensor that a stream fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum TensorPart {
     /// bf16 elements, or MXFP4 codes.
     Elements,
     /// MXFP4 block scales.
@@ -35,15 +35,15 @@ pub enum Part {
 
 /// The stream of one tensor.
 #[must_use]
-pub const fn stream(seed: u64, weight: Weight, layer: usize, part: Part) -> Stream {
+pub const fn stream(seed: u64, weight: Weight, layer: usize, part: TensorPart) -> RandomStream {
     let tensor = 2 * weight as u32 + part as u32;
     let seed = mix_word(mix_word(seed as u32) ^ (seed >> 32) as u32);
     let key0 = mix_word(seed ^ (tensor << 16 | layer as u32));
-    Stream { key0, key1: mix_word(key0 ^ 0x9e37_79b9) }
+    RandomStream { key0, key1: mix_word(key0 ^ 0x9e37_79b9) }
 }
 
-/// Values of a bf16 tensor: `(offset + spread * draw) * scale`, with `draw` uniform in `-2^15..2^15`.
-/// `offset + spread * draw` stays below 2^24 in magnitude, so that only the product and bf16 round.
+/// Values of a bf16 tensor: `(offset + spread * noise) * scale`, with `noise` uniform in `-2^15..2^15`.
+/// `offset + spread * noise` stays below 2^24 in magnitude, so that only the multiplication by `scale` and bf16 round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Uniform {
     /// Centre, in units of `scale`.
@@ -55,13 +55,13 @@ pub struct Uniform {
 }
 
 impl Uniform {
-    /// Centred on 0. A uniform draw of half width `w` has root mean square `w / sqrt(3)`.
+    /// Centred on 0. A uniform distribution of half width `w` has root mean square `w / sqrt(3)`.
     fn with_rms(rms: f64) -> Uniform {
         Uniform { offset: 0, spread: 1, scale: (rms * 3_f64.sqrt() / 32768.0) as f32 }
     }
 }
 
-/// How a bf16 weight is distributed.
+/// The distribution of a bf16 weight.
 #[must_use]
 pub fn uniform(weight: Weight, k: usize) -> Uniform {
     let rms = |factor: f64| Uniform::with_rms(factor / (k as f64).sqrt());
@@ -85,32 +85,33 @@ pub fn uniform(weight: Weight, k: usize) -> Uniform {
 
 /// Lowest E8M0 scale of an MXFP4 tensor, for a dequantised root mean square of about `1 / sqrt(k)`.
 ///
-/// Uniform E2M1 codes have 2.926, scales of 1, 2 and 4 in equal shares sqrt(7).
+/// The root mean square of uniform E2M1 codes is 2.926, that of equally frequent scales 1, 2 and 4 is sqrt(7).
 #[must_use]
 pub fn scale_base(k: usize) -> u32 {
     let exponent = -(2.926 * 7_f64.sqrt() * (k as f64).sqrt()).log2();
     (127.0 + exponent.round()).clamp(0.0, 252.0) as u32
 }
 
-/// A model's random weights on the host, each tensor made once, when first asked for.
+/// A model's random weights on the host. Each tensor is generated once, when it is first read.
 #[derive(Debug)]
-pub(super) struct Synthetic {
+pub(super) struct SyntheticWeights {
     graph: &'static Graph,
     layers: usize,
     seed: u64,
-    made: Vec<OnceLock<Made>>,
+    tensors: Vec<OnceLock<GeneratedTensor>>,
 }
 
 #[derive(Debug)]
-enum Made {
+enum GeneratedTensor {
     Bf16(Vec<u8>),
     Mxfp4 { blocks: Vec<u8>, scales: Vec<u8> },
 }
 
-impl Synthetic {
-    pub(super) fn new(graph: &'static Graph, layers: usize, seed: u64) -> Synthetic {
-        let slots = Weight::ALL.len() * layers;
-        Synthetic { graph, layers, seed, made: (0..slots).map(|_| OnceLock::new()).collect() }
+impl SyntheticWeights {
+    pub(super) fn new(graph: &'static Graph, layers: usize, seed: u64) -> SyntheticWeights {
+        let count = Weight::ALL.len() * layers;
+        let tensors = (0..count).map(|_| OnceLock::new()).collect();
+        SyntheticWeights { graph, layers, seed, tensors }
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -118,21 +119,21 @@ impl Synthetic {
     }
 
     pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
-        let cell = &self.made[slot(weight, layer, self.layers)];
-        match cell.get_or_init(|| make(self.graph.weight(weight, layer), self.seed, layer)) {
-            Made::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
-            Made::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
+        let cell = &self.tensors[weight_index(weight, layer, self.layers)];
+        match cell.get_or_init(|| generate(self.graph.weight(weight, layer), self.seed, layer)) {
+            GeneratedTensor::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
+            GeneratedTensor::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
         }
     }
 }
 
-fn make(info: &WeightInfo, seed: u64, layer: usize) -> Made {
+fn generate(info: &WeightInfo, seed: u64, layer: usize) -> GeneratedTensor {
     let (elements, k) = (info.elements(), info.shape.last().copied().unwrap_or(1));
     let stream = |part| stream(seed, info.weight, layer, part);
     if info.dtype == DType::Mxfp4 {
-        let (codes, base) = (stream(Part::Elements), scale_base(k));
-        let scales = stream(Part::Scales);
-        return Made::Mxfp4 {
+        let (codes, base) = (stream(TensorPart::Elements), scale_base(k));
+        let scales = stream(TensorPart::Scales);
+        return GeneratedTensor::Mxfp4 {
             blocks: fill(elements / 2, |word| {
                 random_word(codes.key0, codes.key1, word).to_le_bytes()
             }),
@@ -143,15 +144,15 @@ fn make(info: &WeightInfo, seed: u64, layer: usize) -> Made {
             }),
         };
     }
-    let (stream, uniform) = (stream(Part::Elements), uniform(info.weight, k));
+    let (stream, uniform) = (stream(TensorPart::Elements), uniform(info.weight, k));
     let Uniform { offset, spread, scale } = uniform;
     let element = |index| synthetic_bf16(stream.key0, stream.key1, index, offset, spread, scale);
-    Made::Bf16(fill(elements * 2, |word| {
+    GeneratedTensor::Bf16(fill(elements * 2, |word| {
         (element(2 * word + 1) << 16 | element(2 * word)).to_le_bytes()
     }))
 }
 
-/// `length` bytes from a function of the index of each four. Tensors have fewer than 2^32 words, as
+/// `length` bytes from a function of the index of each four bytes. Tensors have fewer than 2^32 words, because
 /// `ossmith_codegen::spec::parse` bounds their elements.
 fn fill(length: usize, word: impl Fn(u32) -> [u8; 4] + Sync) -> Vec<u8> {
     const CHUNK: usize = 1 << 16;
@@ -160,8 +161,8 @@ fn fill(length: usize, word: impl Fn(u32) -> [u8; 4] + Sync) -> Vec<u8> {
         let first = (chunk * (CHUNK / 4)) as u32;
         let (words, rest) = bytes.as_chunks_mut();
         let mut index = first;
-        for slot in words {
-            *slot = word(index);
+        for out in words {
+            *out = word(index);
             index += 1;
         }
         rest.copy_from_slice(&word(index)[..rest.len()]);

@@ -1,6 +1,6 @@
-//! One weight as it is stored, and how to read rows and matrices of it.
+//! One stored weight, and access to its rows and matrices.
 
-/// One stored tensor, borrowed from a memory map or from generated memory. Bytes have no alignment beyond 1.
+/// One stored tensor, borrowed from a memory map or from generated memory. Its bytes have an alignment of 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tensor<'a> {
     /// bf16 rows; a fused tensor that the checkpoint stores in pieces (q, k, v) has several parts, in row order.
@@ -18,14 +18,14 @@ pub enum Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    /// Little-endian bf16 of row `row` of `[rows, k]`, wherever its part lies.
+    /// Little-endian bf16 of row `row` of `[rows, k]`, whichever part holds it.
     ///
     /// # Panics
     /// When there is no such row, as a slice does, and for an MXFP4 tensor.
     #[must_use]
     pub fn row(&self, row: usize, k: usize) -> &'a [u8] {
         let Tensor::Bf16 { parts } = self else {
-            panic!("row {row} asked of an MXFP4 tensor, which has matrices");
+            panic!("row {row} was requested from an MXFP4 tensor, which has matrices");
         };
         let row_bytes = 2 * k;
         let mut start = row * row_bytes;
@@ -35,17 +35,17 @@ impl<'a> Tensor<'a> {
             }
             start -= part.len();
         }
-        panic!("row {row} asked of a tensor of {} rows", self.bytes() / row_bytes)
+        panic!("row {row} was requested from a tensor of {} rows", self.bytes() / row_bytes)
     }
 
-    /// Every element, parts joined, widened to `f32`: meant for biases, norm scales and sinks.
+    /// Every element of all parts, widened to `f32`: meant for biases, norm scales and sinks.
     ///
     /// # Panics
     /// For an MXFP4 tensor.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
         let Tensor::Bf16 { parts } = self else {
-            panic!("32-bit floats asked of an MXFP4 tensor");
+            panic!("32-bit floats were requested from an MXFP4 tensor");
         };
         let widen = |pair: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
         parts.iter().flat_map(|part| part.as_chunks().0).map(widen).collect()
@@ -58,7 +58,7 @@ impl<'a> Tensor<'a> {
     #[must_use]
     pub fn matrix(&self, matrix: usize, matrices: usize) -> (&'a [u8], &'a [u8]) {
         let Tensor::Mxfp4 { blocks, scales } = *self else {
-            panic!("matrix {matrix} asked of a bf16 tensor, which has rows");
+            panic!("matrix {matrix} was requested from a bf16 tensor, which has rows");
         };
         let slice = |bytes: &'a [u8]| {
             let each = bytes.len() / matrices;
@@ -96,13 +96,13 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "row 3 asked of a tensor of 3 rows")]
+    #[should_panic(expected = "row 3 was requested from a tensor of 3 rows")]
     fn a_row_past_the_end_is_the_callers_bug() {
         let _ = Tensor::Bf16 { parts: vec![&[0; 4], &[0; 2]] }.row(3, 1);
     }
 
     #[test]
-    fn matrices_are_equal_shares() {
+    fn matrices_are_equal_slices() {
         let (blocks, scales) = ((0..64).collect::<Vec<u8>>(), [1, 2, 3, 4]);
         let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
         assert_eq!(tensor.matrix(0, 2), (&blocks[..32], &scales[..2]));

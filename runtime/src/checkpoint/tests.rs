@@ -1,4 +1,4 @@
-//! Checkpoints written by the test itself, in both layouts, good and bad.
+//! Checkpoints that the tests write themselves, in both layouts, valid and invalid.
 
 mod bad;
 mod good;
@@ -104,7 +104,7 @@ fn open(folder: &Path) -> Result<Checkpoint> {
     Checkpoint::open_shapes(folder, &SPEC, &GRAPH)
 }
 
-/// A tensor's bytes with parts joined: what is the same in both layouts.
+/// A tensor's bytes with all parts joined, which are the same in both layouts.
 fn joined(tensor: &Tensor<'_>) -> [Vec<u8>; 2] {
     match tensor {
         Tensor::Bf16 { parts } => [parts.concat(), Vec::new()],

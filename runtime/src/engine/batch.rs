@@ -163,7 +163,7 @@ impl Scheduler {
             candidate.draft.clear();
             candidate.tokens = 1;
         }
-        // `None`: it was preempted itself; 0: most samples that generate, most of the time.
+        // `None` if it was preempted itself; usually 0 for a sample that generates.
         let Some(missing) = missing(self, candidate.tokens).filter(|&missing| missing > 0) else {
             return;
         };

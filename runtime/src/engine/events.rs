@@ -17,7 +17,7 @@ use futures_core::Stream;
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::validate::ValidatedRequest;
 
-/// What the engine's thread is asked to do.
+/// What the engine's thread is to do.
 #[derive(Debug)]
 pub(super) enum Command {
     Submit(Box<ValidatedRequest>, Sink),

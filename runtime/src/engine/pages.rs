@@ -161,9 +161,9 @@ impl PageCache {
     }
 
     /// Frees a block's snapshot unless it is an anchor.
-    pub(super) fn free_rolling_snapshot(&mut self, page: u32) {
+    pub(super) fn free_snapshot_unless_anchor(&mut self, page: u32) {
         if let Some(snapshots) = &mut self.snapshots {
-            snapshots.free_rolling(page);
+            snapshots.free_unless_anchor(page);
         }
     }
 

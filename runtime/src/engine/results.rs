@@ -177,7 +177,7 @@ fn process_entry(
     Ok(results)
 }
 
-/// Samples a token from each row, until one differs from the draft.
+/// Samples one token from each row, until one differs from the draft.
 fn sample_rows(
     sample: &Sample,
     entry: &PlanEntry,

@@ -242,7 +242,7 @@ fn allocate_snapshot(sample: &mut Sample, pages: &mut PageCache, page: u32) -> O
     if end > prompt / PAGE_TOKENS {
         // While decoding only the latest end is useful, to a request that continues the conversation.
         if let Some(old) = sample.tail_page.replace(page) {
-            pages.free_rolling_snapshot(old);
+            pages.free_snapshot_unless_anchor(old);
         }
         return pages.allocate_snapshot(page, false);
     }

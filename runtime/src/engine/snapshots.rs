@@ -18,7 +18,7 @@ struct Snapshot {
 pub(super) struct Snapshots {
     free: Vec<usize>,
     by_page: HashMap<u32, Snapshot>,
-    /// The order of eviction: rolling snapshots before anchors, least recently used first.
+    /// The order of eviction: anchors last, least recently used first.
     order: BTreeSet<(bool, u64, u32)>,
     tick: u64,
 }
@@ -74,7 +74,7 @@ impl Snapshots {
     }
 
     /// Frees a page's snapshot unless it is an anchor.
-    pub(super) fn free_rolling(&mut self, page: u32) {
+    pub(super) fn free_unless_anchor(&mut self, page: u32) {
         if self.by_page.get(&page).is_some_and(|snapshot| !snapshot.anchor) {
             self.free(page);
         }

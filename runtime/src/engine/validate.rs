@@ -144,10 +144,10 @@ fn check_params(params: &SamplingParams, spec: &ModelSpec) -> Result<()> {
     if !(1..=MAX_SAMPLES).contains(&params.n) {
         return refuse("n", format!("n is {}; it must be from 1 to {MAX_SAMPLES}", params.n));
     }
-    if let Some(most) = params.max_tokens.filter(|&most| most < params.min_tokens) {
+    if let Some(limit) = params.max_tokens.filter(|&limit| limit < params.min_tokens) {
         return refuse(
             "min_tokens",
-            format!("min_tokens is {}, more than max_tokens {most}", params.min_tokens),
+            format!("min_tokens is {}, more than max_tokens {limit}", params.min_tokens),
         );
     }
     if params.stop.iter().any(String::is_empty) {
@@ -183,13 +183,13 @@ fn max_new_tokens(
         return Err(Error::PromptTooLong { tokens: prompt, limit: spec.context - 1 });
     }
     let context = spec.context - prompt;
-    let limit = params.max_tokens.or(spec.max_new_tokens.map(|most| most.max(params.min_tokens)));
-    let wanted = limit.map_or(context, |most| most.min(context));
+    let limit = params.max_tokens.or(spec.max_new_tokens.map(|limit| limit.max(params.min_tokens)));
+    let requested = limit.map_or(context, |limit| limit.min(context));
     // The last sampled token is never fed back, so it takes no position in the cache.
     let cache = limits.pages * PAGE_TOKENS;
     let fits = (cache + 1).saturating_sub(prompt);
-    if fits == 0 || (params.max_tokens.is_some() && wanted > fits) {
-        let new_tokens = if params.max_tokens.is_some() { wanted } else { 1 };
+    if fits == 0 || (params.max_tokens.is_some() && requested > fits) {
+        let new_tokens = if params.max_tokens.is_some() { requested } else { 1 };
         return Err(Error::CacheTooSmall {
             prompt_tokens: prompt,
             new_tokens,
@@ -197,7 +197,7 @@ fn max_new_tokens(
             pages: limits.pages,
         });
     }
-    Ok(wanted.min(fits))
+    Ok(requested.min(fits))
 }
 
 fn check_ids(
@@ -241,17 +241,17 @@ mod tests {
     #[test]
     fn a_request_that_cannot_be_served_is_refused_with_its_numbers() {
         let ok = SamplingParams::default();
-        let most = |max_tokens| SamplingParams { max_tokens: Some(max_tokens), ..ok.clone() };
+        let limited = |max_tokens| SamplingParams { max_tokens: Some(max_tokens), ..ok.clone() };
         let long = vec![1; testing::SPEC.context + 4];
         let cases: &[(&[u32], SamplingParams, &str)] = &[
             (&[], ok.clone(), "the prompt is empty"),
             (&[1, 97], ok.clone(), "prompt token 97 (number 1 of 2, counted from 0)"),
             (&[u32::MAX], ok.clone(), "the ids 0 to 96"),
-            (&[1], most(0), "max_tokens is 0"),
+            (&[1], limited(0), "max_tokens is 0"),
             (&long, ok.clone(), "shorten the prompt by 5"),
-            (&long[..193], most(1), "need 4 cache pages of 64 tokens, but there are 3"),
+            (&long[..193], limited(1), "need 4 cache pages, but there are 3"),
             (&long[..193], ok.clone(), "to generate need 4 cache pages"),
-            (&long[..192], most(2), "192 prompt tokens and 2 to generate need 4"),
+            (&long[..192], limited(2), "192 prompt tokens and 2 to generate need 4"),
             (&[1], SamplingParams { temperature: -0.5, ..ok.clone() }, "temperature is -0.5"),
             (&[1], SamplingParams { temperature: f32::NAN, ..ok.clone() }, "temperature is NaN"),
             (&[1], SamplingParams { top_p: 0.0, ..ok.clone() }, "top_p is 0"),
@@ -291,7 +291,7 @@ mod tests {
             (&[1], SamplingParams { n: 0, ..ok.clone() }, "n is 0"),
             (
                 &[1],
-                SamplingParams { min_tokens: 3, ..most(2) },
+                SamplingParams { min_tokens: 3, ..limited(2) },
                 "min_tokens is 3, more than max_tokens 2",
             ),
             (
@@ -315,25 +315,25 @@ mod tests {
     #[test]
     fn max_tokens_is_lowered_to_what_fits() {
         let ok = SamplingParams::default();
-        let most = |max_tokens| SamplingParams { max_tokens: Some(max_tokens), ..ok.clone() };
+        let limited = |max_tokens| SamplingParams { max_tokens: Some(max_tokens), ..ok.clone() };
         let prompt = vec![1; 192];
         for (prompt, params, want) in [
-            (&prompt[..1], most(5), 5),
+            (&prompt[..1], limited(5), 5),
             (&prompt[..1], ok.clone(), 192),
             (&prompt[..192], ok.clone(), 1),
-            (&prompt[..192], most(1), 1),
+            (&prompt[..192], limited(1), 1),
             (&prompt[..20], ok.clone(), 173),
         ] {
             assert_eq!(request(prompt, &params).unwrap().max_tokens, want, "{params:?}");
         }
         let brief = ModelSpec { max_new_tokens: Some(7), ..testing::SPEC };
         let least = SamplingParams { min_tokens: 9, ..ok.clone() };
-        for (params, want) in [(ok.clone(), 7), (most(5), 5), (most(50), 50), (least, 9)] {
+        for (params, want) in [(ok.clone(), 7), (limited(5), 5), (limited(50), 50), (least, 9)] {
             assert_eq!(max_new_tokens(&params, 20, &brief, &LIMITS).unwrap(), want, "{params:?}");
         }
         assert_eq!(max_new_tokens(&ok, 190, &brief, &LIMITS).unwrap(), 3);
         let wide = Limits { pages: 100, ..LIMITS };
-        let request = Request::new(prompt, most(10_000));
+        let request = Request::new(prompt, limited(10_000));
         let cut = validate(RequestId(0), request, &testing::SPEC, &wide).unwrap();
         assert_eq!(cut.max_tokens, testing::SPEC.context - 192);
     }

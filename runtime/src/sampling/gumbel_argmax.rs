@@ -58,11 +58,11 @@ impl GumbelArgmax {
     }
 }
 
-/// Above every gumbel, that of no bits set included.
+/// Above every gumbel, including that of bits that are all zero.
 const MAX_GUMBEL: f32 = 22.9;
 
-/// Bits above this have a gumbel below `gumbel`, f32's rounding included: a share of `1 - exp(-exp(-gumbel))`, which is
-/// below `exp(-gumbel)`, of all bits.
+/// Bits above this have a gumbel below `gumbel`, even after f32's rounding. The bits below it are a fraction of
+/// `1 - exp(-exp(-gumbel))` of all bits, which is less than `exp(-gumbel)`.
 fn bits_to_beat(gumbel: f32) -> u32 {
     ((-gumbel).exp() * 1.0001 * 2f32.powi(32)).ceil() as u32
 }

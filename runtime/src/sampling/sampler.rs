@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_follow_the_softmax() {
+    fn samples_follow_the_softmax() {
         for temperature in [0.5, 1.0, 2.0] {
             let logits = [0.3, -1.0, 1.7, 0.0, -4.0, 1.6];
             let weights: Vec<f64> = logits.map(|l| f64::from(l / temperature).exp()).to_vec();
@@ -87,7 +87,7 @@ mod tests {
                     (count as f64 - expected).powi(2) / expected
                 })
                 .sum();
-            // 5 degrees of freedom: a fair sampler passes 25 once in seven thousand seeds.
+            // 5 degrees of freedom: a fair sampler exceeds 25 for one in seven thousand seeds.
             assert!(chi_square < 25.0, "temperature {temperature}: chi square {chi_square}");
         }
     }
@@ -105,7 +105,7 @@ mod tests {
             (SamplerConfig { top_p: 0.39, ..all }, vec![3]),
             (SamplerConfig { top_p: 0.69, ..all }, vec![0, 3]),
             (SamplerConfig { top_p: 0.8, ..all }, vec![0, 3, 4]),
-            // top-p counts within what top-k kept: 0.4 / 0.7 is enough for 0.55.
+            // top-p applies to what top-k kept: 0.4 / 0.7 is enough for 0.55.
             (SamplerConfig { top_k: 2, top_p: 0.55, ..all }, vec![3]),
             (SamplerConfig { min_p: 0.3, ..all }, vec![0, 3, 4]),
             (SamplerConfig { min_p: 1.0, ..all }, vec![3]),

@@ -1,9 +1,9 @@
-//! A row of logits as the sampler sees it: over temperature, and in blocks.
+//! A row of logits as the sampler uses it: divided by the temperature, and in blocks.
 
 /// Logits that are skipped together where none of them can be sampled.
 pub(super) const BLOCK: usize = 64;
 
-/// Logits over temperature, minus the largest.
+/// Logits divided by the temperature, minus the largest.
 pub(super) struct Scores<'a> {
     pub(super) logits: &'a [f32],
     pub(super) largest: f32,
@@ -25,7 +25,7 @@ impl Scores<'_> {
         let logit = self.logits[id as usize];
         let bits =
             if logit.is_nan() { f32::NEG_INFINITY.to_bits() } else { (logit + 0.0).to_bits() };
-        // Flipped to grow with the logit, then inverted.
+        // An integer that grows with the logit; its complement is the rank.
         let grows = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
         u64::from(!grows) << 32 | u64::from(id)
     }

@@ -20,7 +20,7 @@ const MAX_TASK_TOKENS: usize = 16;
 pub(super) struct Attention<'a> {
     pub(super) isa: Isa,
     pub(super) spec: &'a ModelSpec,
-    /// Which layer, counted from 0.
+    /// Index of the layer, from 0.
     pub(super) layer: usize,
     /// One sink logit per query head.
     pub(super) sinks: &'a [f32],
@@ -29,7 +29,7 @@ pub(super) struct Attention<'a> {
 
 /// Some tokens of one sequence at one key/value head.
 struct Task<'a> {
-    /// First of the tokens' rows in the batch.
+    /// The first token's row in the batch.
     row: usize,
     kv_head: usize,
     /// Each token's `[gqa_ratio, head_dim]`.

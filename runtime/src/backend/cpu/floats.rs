@@ -7,10 +7,10 @@ use std::ops::{Deref, DerefMut};
 pub(super) const LINE_BYTES: usize = 64;
 const LINE: usize = LINE_BYTES / size_of::<f32>();
 
-/// Floats whose first lies at the start of a cache line. They never move.
+/// Floats of which the first is aligned to a cache line. They are never moved in memory.
 #[derive(Debug, Default)]
 pub(super) struct Floats {
-    /// A line more than `len`.
+    /// One line more than `len`.
     memory: Vec<f32>,
     start: usize,
     len: usize,
@@ -19,19 +19,19 @@ pub(super) struct Floats {
 impl Floats {
     /// Zeroed memory that the system provides page by page when it is written.
     pub(super) fn zeroed(len: usize) -> Result<Floats, TryReserveError> {
-        // `vec!` aborts when refused, so ask first.
+        // `vec!` aborts if there is no memory, so a reservation is tried first.
         Vec::<f32>::new().try_reserve_exact(len.saturating_add(LINE))?;
         Ok(Floats::new(len))
     }
 
     fn new(len: usize) -> Floats {
         let memory = vec![0.0; len + LINE];
-        // Vectors of floats begin at a multiple of four bytes, so less than a line is left out.
+        // Vectors of floats are aligned to four bytes, so less than a line is skipped.
         let start = memory.as_ptr().align_offset(LINE_BYTES).min(LINE);
         Floats { memory, start, len }
     }
 
-    /// The first `len` floats, whatever they hold; there is room for so many from now on.
+    /// The first `len` floats with their previous contents; the memory grows to that many if it is smaller.
     pub(super) fn first(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
             *self = Floats::new(len);

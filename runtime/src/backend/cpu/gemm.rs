@@ -26,7 +26,7 @@ pub(super) struct Gemm<'a> {
     pub(super) weights: Rows<'a>,
     /// One element per weight row, or empty.
     pub(super) bias: Vec<f32>,
-    /// StepOutput column of the first weight row.
+    /// Output column of the first weight row.
     pub(super) column: usize,
     /// Pairs of an input row and an output row.
     pub(super) pairs: Vec<(u32, u32)>,

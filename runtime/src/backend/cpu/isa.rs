@@ -1,11 +1,11 @@
-//! Which instructions the backend uses: chosen once, when it is made.
+//! The instruction set that the backend uses. It is chosen once, when the backend is created.
 
 use crate::{Error, Result};
 
 /// Environment variable that overrides the choice: `scalar`, `avx2` or `avx512`.
 pub const OVERRIDE: &str = "OSSMITH_CPU";
 
-/// An instruction set that this machine was found to have.
+/// An instruction set that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Kind);
 
@@ -19,7 +19,7 @@ pub(super) enum Kind {
 }
 
 impl Isa {
-    /// Plain scalar code: the readable oracle of all others.
+    /// Plain scalar code: the readable oracle of all other instruction sets.
     pub const SCALAR: Isa = Isa(Kind::Scalar);
 
     /// The best instruction set of this machine, or the one that [`OVERRIDE`] names.
@@ -51,7 +51,7 @@ impl Isa {
         })
     }
 
-    /// All that this machine has, the fastest last.
+    /// All instruction sets of this machine, the fastest last.
     #[must_use]
     pub fn available() -> Vec<Isa> {
         #[allow(unused_mut)]

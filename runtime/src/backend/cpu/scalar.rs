@@ -1,5 +1,5 @@
 //! Every op in plain f32, one formula after another: the oracle of the vector code and of the GPU kernels.
-//! What a kernel evaluates element by element (rotation, activation) is `ossmith_scalar`'s, shared with the GPU.
+//! Functions of single elements (rotation, activation) come from `ossmith_scalar`, which the GPU shares.
 //! Formulas: openai/gpt-oss `torch/model.py`; OCP Microscaling Formats 1.0 for MXFP4.
 
 use ossmith_plan::SWIGLU_ALPHA;

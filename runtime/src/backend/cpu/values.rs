@@ -41,7 +41,7 @@ impl Values {
         self.written.fill(false);
     }
 
-    /// Says whose values follow. Those of other layers remain where they have the same width.
+    /// Selects the layer whose values follow. Values of other layers remain where they have the same width.
     pub fn set_layer(&mut self, layer: usize) {
         self.layer = layer;
     }

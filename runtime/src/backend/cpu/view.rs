@@ -15,9 +15,9 @@ pub(super) struct AttentionView<'a> {
     pub(super) sinks: &'a [f32],
     /// Factor on `q · k`.
     pub(super) scale: f32,
-    /// First position visible.
+    /// The first visible position.
     pub(super) first: usize,
-    /// Last position visible: the token's own.
+    /// The last visible position, which is the token's own.
     pub(super) last: usize,
     /// The layer's cache.
     pub(super) storage: &'a [f32],

@@ -10,7 +10,7 @@ use super::kernels::{Extent, Kernels};
 use super::memory::{Buffer, device_error};
 use super::pack::{pack_bf16, pack_mxfp4};
 use crate::backend::Progress;
-use crate::checkpoint::synthetic::{Part, scale_base, stream, uniform};
+use crate::checkpoint::synthetic::{TensorPart, scale_base, stream, uniform};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::{Error, Result};
 
@@ -186,9 +186,9 @@ fn fill(
     let (rows, k) = ((matrices * rows) as u32, k as u32);
     let order = order_number(layout);
     let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
-    let elements = stream(seed, info.weight, layer, Part::Elements);
+    let elements = stream(seed, info.weight, layer, TensorPart::Elements);
     if info.dtype == DType::Mxfp4 {
-        let scales = stream(seed, info.weight, layer, Part::Scales);
+        let scales = stream(seed, info.weight, layer, TensorPart::Scales);
         let params = FillMxfp4 {
             out: buffer.ptr(),
             code_key0: elements.key0,

@@ -1,4 +1,4 @@
-//! What must be refused, and what the refusal must name: file, tensor, expected, found.
+//! Checkpoints that must be refused, with errors that name the file, the tensor, what was expected and what was found.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -30,7 +30,7 @@ fn named<'a>(entries: &'a mut [Entry], name: &str) -> &'a mut Entry {
     entries.iter_mut().find(|entry| entry.name == name).expect(name)
 }
 
-/// Edits one tensor of a good checkpoint.
+/// Replaces one tensor of a valid checkpoint.
 fn replace(name: &'static str, dtype: &'static str, shape: &[usize]) -> Vec<Entry> {
     let mut entries = hugging_face();
     *named(&mut entries, name) = Entry::new(name.to_owned(), dtype, shape.to_vec());
@@ -47,7 +47,7 @@ fn with(name: &str, dtype: &'static str, shape: &[usize]) -> Vec<Entry> {
 }
 
 #[test]
-fn tensors_that_are_not_the_models() {
+fn tensors_of_another_model_are_refused() {
     const BLOCKS: &str = "model.layers.1.mlp.experts.gate_up_proj_blocks";
     const K_PROJ: &str = "model.layers.0.self_attn.k_proj.weight";
     let mut dequantised = without(BLOCKS);
@@ -57,7 +57,7 @@ fn tensors_that_are_not_the_models() {
         (without(NORM), &[NORM, "missing", "expected BF16 [64]"]),
         (without(K_PROJ), &[K_PROJ, "missing", "expected BF16 [64, 64]"]),
         (without(BLOCKS), &[BLOCKS, "missing", "expected U8 [3, 192, 2, 16]"]),
-        (dequantised, &[BLOCKS, "missing", "gate_up_proj is there", "de-quantised"]),
+        (dequantised, &[BLOCKS, "missing", "gate_up_proj is present", "de-quantised"]),
         (replace(NORM, "BF16", &[32]), &[NORM, "expected BF16 [64]", "found BF16 [32]"]),
         (replace(NORM, "BF16", &[1, 64]), &[NORM, "expected BF16 [64]", "found BF16 [1, 64]"]),
         (replace(NORM, "F16", &[64]), &[NORM, "expected BF16 [64]", "found F16 [64]", "to bf16"]),
@@ -90,7 +90,7 @@ fn tensors_that_are_not_the_models() {
 }
 
 #[test]
-fn headers_that_lie() {
+fn headers_that_do_not_match_the_file_are_refused() {
     let good = file(&hugging_face());
     let (header, data) = split(&good);
     let length = good.len() - data.len() - 8;
@@ -113,7 +113,7 @@ fn headers_that_lie() {
         (with_length(huge), &["header of 18446744073709551615"]),
         (with_length(0), &["cannot be read"]),
         (with_length(length as u64 - 1), &["cannot be read", "line 1"]),
-        (good[..good.len() - 1].to_vec(), &["tensor ", "claims bytes", "truncated or damaged"]),
+        (good[..good.len() - 1].to_vec(), &["tensor ", "claims bytes", "truncated or corrupt"]),
         ([&good[..], &[0]].concat(), &["bytes of data", "its tensors end at"]),
         (join("[]", b""), &["cannot be read", "object of tensors"]),
         (join("{\"a\": 1}", b""), &["cannot be read", "tensor a"]),
@@ -124,7 +124,7 @@ fn headers_that_lie() {
         (edited("dtype", json!("F32")), &[NORM, "F32 [64] takes 256"]),
         (edited("shape", json!([65])), &[NORM, "BF16 [65] takes 130"]),
         (edited("shape", json!([-1])), &["cannot be read", NORM, "-1"]),
-        (edited("shape", json!([huge, 2])), &[NORM, "takes more than can be"]),
+        (edited("shape", json!([huge, 2])), &[NORM, "takes more than fits a number"]),
         (edited("data_offsets", json!([start, end + 2])), &[NORM, "BF16 [64] takes 128"]),
         (edited("data_offsets", json!([end, start])), &[NORM, "claims bytes", "takes 128"]),
         (edited("data_offsets", json!([start - 2, end - 2])), &["expected start", "overlaps"]),
@@ -138,7 +138,7 @@ fn headers_that_lie() {
     }
 }
 
-/// Tensors whose sizes are right one by one and overflow together.
+/// Tensors whose sizes are valid one by one and overflow together.
 #[test]
 fn sums_of_sizes_do_not_overflow() {
     let quarter = 1_u64 << 60;
@@ -154,21 +154,21 @@ fn sums_of_sizes_do_not_overflow() {
 }
 
 #[test]
-fn folders_and_indices() {
+fn incomplete_folders_and_wrong_indices_are_refused() {
     let whole = file(&hugging_face());
     let norm = [Entry::new(NORM.to_owned(), "BF16", vec![64])];
     let index = |map: Value| json!({"weight_map": map}).to_string().into_bytes();
     type Files<'a> = Vec<(&'a str, Vec<u8>)>;
     let cases: &[(Files<'_>, &[&str])] = &[
-        (vec![], &["holds neither", INDEX, SINGLE, "incomplete"]),
-        (vec![("weights.safetensors", whole.clone())], &["holds neither", SINGLE]),
+        (vec![], &["contains neither", INDEX, SINGLE, "incomplete"]),
+        (vec![("weights.safetensors", whole.clone())], &["contains neither", SINGLE]),
         (vec![("config.json", b"{".to_vec())], &["config.json", "not a JSON object"]),
         (
             vec![
                 ("config.json", b"{\"model_type\": \"gpt_oss\", \"num_experts\": 3}".to_vec()),
                 ("a.safetensors", whole.clone()),
             ],
-            &["holds neither", SINGLE],
+            &["contains neither", SINGLE],
         ),
         (vec![(INDEX, b"{}".to_vec())], &[INDEX, "not an index", "weight_map"]),
         (vec![(INDEX, b"nonsense".to_vec())], &[INDEX, "not an index"]),
@@ -193,7 +193,7 @@ fn folders_and_indices() {
                 ("a", whole.clone()),
                 ("b", file(&[])),
             ],
-            &["/b: tensor model.norm.weight: missing", "index says"],
+            &["/b: tensor model.norm.weight: missing", "the index lists it"],
         ),
         (
             vec![
@@ -218,12 +218,12 @@ fn folders_and_indices() {
     let folder = temporary();
     refuse(&folder.path().join("nowhere"), &["nowhere", "no such folder"]);
     std::fs::create_dir(folder.path().join("original")).expect("a folder");
-    refuse(folder.path(), &["holds neither", "`original` is not searched"]);
+    refuse(folder.path(), &["contains neither", "`original` is not searched"]);
     std::fs::create_dir(folder.path().join(SINGLE)).expect("a folder");
     refuse(folder.path(), &[SINGLE, "not a regular file"]);
 }
 
-/// Whatever a header claims, what is accepted lies inside the file.
+/// Whatever a header contains, each accepted tensor lies inside the file.
 fn check_header(bytes: &[u8]) {
     if let Ok((data_start, tensors)) = read_header(bytes) {
         for (name, info) in tensors {

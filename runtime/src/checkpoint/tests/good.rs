@@ -101,18 +101,18 @@ fn tensors_are_the_stored_bytes_in_the_stored_order() {
 
     let error =
         checkpoint.tensor(Weight::Qkv, 2).expect_err("there are layers 0 and 1").to_string();
-    assert!(error.contains("Qkv of layer 2 asked of 2 layers"), "{error}");
+    assert!(error.contains("Qkv of layer 2 was requested from 2 layers"), "{error}");
 }
 
 #[test]
-fn what_the_model_does_not_use_is_left_alone() {
+fn tensors_that_the_model_does_not_use_are_ignored() {
     let expected = all_tensors(&open_files(&[("model.safetensors", file(&hugging_face()))]));
     let folder = temporary();
     let mut entries = hugging_face();
     entries.push(Entry::new("model.layers.0.self_attn.rotary.inv_freq".to_owned(), "F16", vec![3]));
     entries.push(Entry::new("visual.weight".to_owned(), "U8", vec![5]));
     write(folder.path(), "model.safetensors", &file(&entries));
-    write(folder.path(), "consolidated.safetensors", b"stray and damaged");
+    write(folder.path(), "consolidated.safetensors", b"unrelated and corrupt");
     let original = folder.path().join("original");
     std::fs::create_dir(&original).expect("a folder");
     let mut other = openai();
@@ -122,7 +122,7 @@ fn what_the_model_does_not_use_is_left_alone() {
     let checkpoint = open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(all_tensors(&checkpoint), expected, "the folder's own file, not original/");
     let below = open(&original).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(all_tensors(&below)[0][0], other[0].bytes, "original/ when it is asked for");
+    assert_eq!(all_tensors(&below)[0][0], other[0].bytes, "original/ when it is passed itself");
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Synthetic weights: the same function on every path, and values in the ranges that they promise.
+//! Synthetic weights: the same function on every path, and values in the documented ranges.
 
 use ossmith_plan::{DType, Weight};
 use ossmith_scalar::{random_word, synthetic_bf16, synthetic_scale};
 
-use super::super::synthetic::{Part, Stream, Uniform, scale_base, stream, uniform};
+use super::super::synthetic::{RandomStream, TensorPart, Uniform, scale_base, stream, uniform};
 use super::shapes::{GRAPH, LAYERS};
 use super::*;
 
@@ -12,21 +12,21 @@ fn synthetic(seed: u64) -> Checkpoint {
 }
 
 /// Random word `index` of a stream.
-fn word(stream: Stream, index: u32) -> u32 {
+fn word(stream: RandomStream, index: u32) -> u32 {
     random_word(stream.key0, stream.key1, index)
 }
 
 /// bf16 bits of element `index` of a stream.
-fn bits(stream: Stream, uniform: Uniform, index: u32) -> u32 {
+fn bits(stream: RandomStream, uniform: Uniform, index: u32) -> u32 {
     let Uniform { offset, spread, scale } = uniform;
     synthetic_bf16(stream.key0, stream.key1, index, offset, spread, scale)
 }
 
-/// Device kernels and later versions must give these words.
+/// Device kernels and later versions must produce these words.
 #[test]
-fn the_words_are_pinned() {
-    let first = stream(0, Weight::Embedding, 0, Part::Elements);
-    let other = stream(0x0123_4567_89ab_cdef, Weight::Down, 23, Part::Scales);
+fn the_random_words_do_not_change() {
+    let first = stream(0, Weight::Embedding, 0, TensorPart::Elements);
+    let other = stream(0x0123_4567_89ab_cdef, Weight::Down, 23, TensorPart::Scales);
     let words = [word(first, 0), word(first, 1), word(other, 0), word(other, 12345)];
     assert_eq!(words, [0xaa3e_5b61, 0x9130_c157, 0xbfe9_36c5, 0x6b1c_d103]);
 }
@@ -40,7 +40,7 @@ fn every_element_is_a_function_of_its_index() {
         let (weight, k) = (info.weight, *info.shape.last().expect("a shape"));
         let layer = if weight.per_layer() { LAYERS - 1 } else { 0 };
         let [elements, scales] = joined(&checkpoint.tensor(weight, layer).expect("a tensor"));
-        let codes = stream(seed, weight, layer, Part::Elements);
+        let codes = stream(seed, weight, layer, TensorPart::Elements);
         for index in 0..info.elements() as u32 {
             let at = index as usize;
             if info.dtype == DType::Mxfp4 {
@@ -52,7 +52,7 @@ fn every_element_is_a_function_of_its_index() {
                 assert_eq!(u32::from(found), expected, "{weight:?} {index}");
             }
         }
-        let stream = stream(seed, weight, layer, Part::Scales);
+        let stream = stream(seed, weight, layer, TensorPart::Scales);
         for (block, &scale) in (0_u32..).zip(&scales) {
             let expected = synthetic_scale(stream.key0, stream.key1, block, scale_base(k));
             assert_eq!(u32::from(scale), expected, "{weight:?} {block}");
@@ -62,11 +62,14 @@ fn every_element_is_a_function_of_its_index() {
 
 #[test]
 fn seeds_weights_and_layers_differ() {
-    let mut seen: Vec<Stream> = Vec::new();
+    let mut seen: Vec<RandomStream> = Vec::new();
     for seed in [0, 1, 1 << 32, u64::MAX] {
         for weight in Weight::ALL {
             for layer in 0..40 {
-                seen.extend([Part::Elements, Part::Scales].map(|p| stream(seed, weight, layer, p)));
+                seen.extend(
+                    [TensorPart::Elements, TensorPart::Scales]
+                        .map(|p| stream(seed, weight, layer, p)),
+                );
             }
         }
     }
@@ -83,7 +86,7 @@ fn seeds_weights_and_layers_differ() {
 
 /// Mean, root mean square about it, least and greatest of 2^16 elements at the width of the published models.
 fn moments(weight: Weight, k: usize) -> [f64; 4] {
-    let (stream, uniform) = (stream(7, weight, 3, Part::Elements), uniform(weight, k));
+    let (stream, uniform) = (stream(7, weight, 3, TensorPart::Elements), uniform(weight, k));
     let element = |index| f64::from(f32::from_bits(bits(stream, uniform, index) << 16));
     let values: Vec<f64> = (0..1 << 16).map(element).collect();
     let count = values.len() as f64;
@@ -95,7 +98,7 @@ fn moments(weight: Weight, k: usize) -> [f64; 4] {
 }
 
 #[test]
-fn bf16_weights_have_the_promised_spread() {
+fn bf16_weights_have_the_documented_spread() {
     let root = (2880_f64).sqrt();
     // Weight, mean, root mean square about it; half width of a uniform distribution is sqrt(3) of the latter.
     let cases = [
@@ -114,7 +117,7 @@ fn bf16_weights_have_the_promised_spread() {
     for (weight, mean, rms) in cases {
         let found = moments(weight, 2880);
         let half = rms * 3_f64.sqrt();
-        // Five standard errors of 2^16 draws; bf16 rounds by at most 2^-8 of a value.
+        // Five standard errors of 2^16 samples; bf16 rounds by at most 2^-8 of a value.
         let error = 5.0 * rms / 256.0;
         assert!((found[0] - mean).abs() < error, "{weight:?}: {found:?}");
         assert!((found[1] / rms - 1.0).abs() < 0.02, "{weight:?}: {found:?}");
@@ -144,9 +147,9 @@ fn mxfp4_weights_use_every_code_and_three_scales() {
         let elements = 2 * blocks.len();
         let even = elements / 16;
         assert!(codes.iter().all(|count| count.abs_diff(even) < even / 8), "{codes:?}");
-        let share = (square / elements as f64).sqrt() * (k as f64).sqrt();
-        // Powers of two come within a factor sqrt(2) of any target.
-        assert!((0.69..1.45).contains(&share), "{weight:?}: {share} of 1 / sqrt(k)");
+        let ratio = (square / elements as f64).sqrt() * (k as f64).sqrt();
+        // A power of two is within a factor of sqrt(2) of any target.
+        assert!((0.69..1.45).contains(&ratio), "{weight:?}: {ratio} of 1 / sqrt(k)");
         let base = scale_base(k);
         for exponent in base..base + 3 {
             let count = scales.iter().filter(|&&scale| u32::from(scale) == exponent).count();

@@ -1,5 +1,5 @@
 //! A tiny model, and every tensor of its checkpoints written out once more, so that the loader's own tables
-//! have something to be held against.
+//! are compared with an independent list.
 
 use ossmith_plan::{DType, Graph, Layer, ModelSpec, Rope, Shapes, Weight, WeightInfo};
 
@@ -87,7 +87,7 @@ const fn row(
     Row { openai, hugging_face, dtype, pieces }
 }
 
-#[rustfmt::skip] // One line a tensor.
+#[rustfmt::skip] // One line per tensor.
 pub(super) const NAMES: &[Row] = &[
     row("embedding.weight", &["model.embed_tokens.weight"], "BF16", &[&[10, 64]]),
     row("block.N.attn.norm.scale", &["model.layers.N.input_layernorm.weight"], "BF16", &[&[64]]),

@@ -62,12 +62,12 @@ proptest! {
     ) {
         let mut engine = engine(LIMITS, 7, pipeline_depth);
         let mut live = Live::new();
-        for (index, &(kind, length, most)) in moves.iter().enumerate() {
+        for (index, &(kind, length, max_tokens)) in moves.iter().enumerate() {
             match kind {
                 0 => {
                     let prompt = prompt(length, index);
-                    if let Ok(id) = engine.submit(Request::new(&prompt[..], params(3, most))) {
-                        live.insert(id, (expected(&prompt, &params(3, most)), Vec::new()));
+                    if let Ok(id) = engine.submit(Request::new(&prompt[..], params(3, max_tokens))) {
+                        live.insert(id, (expected(&prompt, &params(3, max_tokens)), Vec::new()));
                     }
                 }
                 1 if !live.is_empty() => {

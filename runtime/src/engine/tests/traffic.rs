@@ -16,14 +16,14 @@ fn cases() -> impl Strategy<Value = Case> {
     (1_usize..300, 0_usize..3, 1_usize..90, 0_u8..8, 1_usize..4, -1_i32..2)
 }
 
-fn request(&(length, salt, most, kind, n, priority): &Case) -> Request {
-    let base = SamplingParams { n, ignore_eos: kind == 7, ..params(salt as u64, most) };
+fn request(&(length, salt, max_tokens, kind, n, priority): &Case) -> Request {
+    let base = SamplingParams { n, ignore_eos: kind == 7, ..params(salt as u64, max_tokens) };
     let params = match kind {
         0 => SamplingParams { temperature: 0.0, ..base },
         1 => SamplingParams { repetition_penalty: 1.4, ..base },
         2 => SamplingParams { presence_penalty: 0.7, frequency_penalty: 0.4, ..base },
         3 => SamplingParams { logit_bias: vec![(7, 3.0), (8, f32::NEG_INFINITY)], ..base },
-        4 => SamplingParams { min_tokens: most / 2, logprobs: Some(2), ..base },
+        4 => SamplingParams { min_tokens: max_tokens / 2, logprobs: Some(2), ..base },
         5 => SamplingParams { prompt_logprobs: Some(1), ..base },
         _ => base,
     };

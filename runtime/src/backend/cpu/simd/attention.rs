@@ -239,7 +239,7 @@ unsafe fn weigh_values<V: Vector, const H: usize>(
     H
 }
 
-/// The same for `R` registers of dimensions from `dim` on; gives the dimensions they are.
+/// The same for `R` registers of dimensions from `dim` on; returns the number of dimensions.
 #[inline(always)]
 unsafe fn weighted_values<V: Vector, const H: usize, const R: usize>(
     token: &mut Token<'_>,

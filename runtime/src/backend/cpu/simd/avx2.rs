@@ -1,7 +1,7 @@
 //! AVX2 and FMA registers: eight lanes.
 //!
-//! Safety, for the whole file: [`Vector`]'s contract gives the instruction set and the pointers; every load and store
-//! is an unaligned one.
+//! Safety, for the whole file: [`Vector`]'s contract covers the instruction set and the pointers; every load and store
+//! is unaligned.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use std::arch::x86_64::*;

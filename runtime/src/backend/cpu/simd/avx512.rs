@@ -1,7 +1,7 @@
 //! AVX-512 (F) registers: sixteen lanes.
 //!
-//! Safety, for the whole file: [`Vector`]'s contract gives the instruction set and the pointers; every load and store
-//! is an unaligned one.
+//! Safety, for the whole file: [`Vector`]'s contract covers the instruction set and the pointers; every load and store
+//! is unaligned.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use std::arch::x86_64::*;
@@ -79,7 +79,7 @@ impl Vector for __m512 {
     unsafe fn mxfp4_pair(at: *const u8, scale: f32) -> (Self, Self) {
         let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
         let table = _mm512_mul_ps(_mm512_loadu_ps(E2M1.as_ptr()), _mm512_set1_ps(scale));
-        // The permutation looks at the low four bits of an index only.
+        // The permutation uses only the low four bits of an index.
         let even = _mm512_permutexvar_ps(bytes, table);
         let odd = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(bytes), table);
         (even, odd)

@@ -196,7 +196,7 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
     let magic = V::splat(12_582_912.0 + 127.0);
     let rounded = x.fma(V::splat(std::f32::consts::LOG2_E), magic);
     let integer = rounded.add(V::splat(-(12_582_912.0 + 127.0)));
-    // ln 2 in two parts, the first with few enough bits that its product is exact.
+    // ln 2 in two parts, the first with so few bits that multiplying by it is exact.
     let rest = integer.fma(V::splat(-0.693_359_4), x);
     let rest = integer.fma(V::splat(2.121_944_4e-4), rest);
     // Taylor's series: |rest| <= ln(2) / 2, so the first term left out is below 6e-9.

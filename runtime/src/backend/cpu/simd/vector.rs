@@ -1,10 +1,10 @@
-//! What the kernels need of a vector register. One implementer for each instruction set.
+//! The operations that the kernels need of a vector register. Each instruction set has one implementation.
 
 /// A register of f32 lanes.
 ///
 /// # Safety
 /// Every method may only be called on a machine that has the implementer's instruction set, from a function that
-/// enables it. Pointers must be readable (or writable) for as many elements as the method's docs say, at any alignment.
+/// enables it. Pointers must be readable (or writable) for the number of elements in the method's docs, at any alignment.
 pub(super) trait Vector: Copy {
     /// f32 lanes in one register.
     const LANES: usize;
@@ -27,11 +27,11 @@ pub(super) trait Vector: Copy {
     unsafe fn max(self, b: Self) -> Self;
     /// The smaller; `self` where either is not a number.
     unsafe fn min(self, b: Self) -> Self;
-    /// Asks for the cache line that holds `at`, which need not be readable.
+    /// Prefetches the cache line that holds `at`, which need not be readable.
     unsafe fn prefetch(at: *const u8);
-    /// All lanes added up, in an order of its own.
+    /// The sum of all lanes, in an order that depends on the implementation.
     unsafe fn sum(self) -> f32;
-    /// The bits of each lane shifted left by 23: an exponent made of a small integer.
+    /// The bits of each lane shifted left by 23: a small integer as an exponent.
     unsafe fn to_exponent(self) -> Self;
     /// `2 * LANES` bf16 from `4 * LANES` bytes: the even elements, then the odd ones.
     unsafe fn bf16_pair(at: *const u8) -> (Self, Self);

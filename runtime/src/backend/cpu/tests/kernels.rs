@@ -32,7 +32,7 @@ fn gemm(isa: Isa, rows: &Rows<'_>, xs: &[Vec<f32>]) -> Vec<f32> {
 
 #[test]
 fn every_mxfp4_code_under_every_scale_is_decoded_exactly() {
-    // Row `scale` holds each code twice, in another order a row. The largest codes of scales 253 and 254 pass f32's
+    // Row `scale` holds each code twice, in an order of its own. The largest codes of scales 253 and 254 exceed f32's
     // range, and 255 is not a number.
     const SCALES: usize = 253;
     let code = |scale: usize, k: usize| (k * 5 + scale * 3) as u32 % 16;
@@ -99,7 +99,7 @@ fn gemms_match_f64_and_do_not_depend_on_their_neighbours() {
 
 #[test]
 fn attention_matches_its_formula() {
-    // (head_dim, query heads, first key, last key); tiles lie in no order.
+    // (head_dim, query heads, first key, last key); tiles are in no particular order.
     for (head_dim, gqa_ratio, first, last) in [
         (64, 8, 0, 0),
         (64, 3, 5, 132),

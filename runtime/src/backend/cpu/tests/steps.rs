@@ -79,7 +79,7 @@ fn instruction_sets_agree_with_the_scalar_oracle() {
         let oracle = chunked(&mut backend(model, Isa::SCALAR, LIMITS, 2), &prompt, 150);
         for isa in Isa::available() {
             let logits = chunked(&mut backend(model, isa, LIMITS, 2), &prompt, 150);
-            // Sums of a few hundred f32 in another order differ by some 1e-7; a wrong lane by some 1e-2.
+            // Another order of adding a few hundred f32 makes a difference of some 1e-7, a wrong lane one of some 1e-2.
             let apart = distance(&logits, &oracle);
             assert!(apart < 1e-5, "{} {}: {apart:e}", spec.name, isa.name());
         }
