@@ -1,4 +1,4 @@
-//! What a caller may set for the answers to one prompt. [`super::validate`] checks it before anything runs; how logits
+//! What a caller may set for the answers to one prompt. [`mod@super::validate`] checks it before anything runs; how logits
 //! become a token is described in [`crate::sampling`].
 
 use crate::sampling::SamplerConfig;

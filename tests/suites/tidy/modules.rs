@@ -16,7 +16,7 @@ const LEFT: &[(&str, usize)] = &[
     ("harmony/src", 5),
     ("runtime/cli/src", 2),
     ("runtime/server/src", 2),
-    ("runtime/src", 10),
+    ("runtime/src", 2),
 ];
 
 /// One file of a crate.
