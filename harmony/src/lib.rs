@@ -67,9 +67,9 @@ mod types;
 mod utf8;
 
 pub use convert::{
-    ApiContent, ApiPart, ChatMessage, ChatReply, ChatToolCall, ConvertError, MessageItem,
-    OutputItem, PromptOptions, ResponseFormat, ResponseItem, Route, TypedItem, chat_conversation,
-    chat_reply, response_items, responses_conversation,
+    ApiContent, ApiPart, ChatFunctionCall, ChatMessage, ChatReply, ChatToolCall, ConvertError,
+    MessageItem, OutputItem, PromptOptions, ResponseFormat, ResponseItem, Route, TypedItem,
+    chat_conversation, chat_reply, response_items, responses_conversation,
 };
 pub use encoding::{
     DecodeError, EncodeError, SpecialSet, decode, decode_bytes, decode_lossy, encode, encode_into,

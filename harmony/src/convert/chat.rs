@@ -2,14 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, first_with_text, instructs};
+use super::{
+    ApiContent, Builder, ConvertError, PromptOptions, Route, first_with_text, instructs,
+    null_as_empty,
+};
 use crate::types::{Conversation, Message};
 
 /// A message of a Chat Completions request. Fields that do not matter to the prompt are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ChatMessage {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    /// `system`, `developer`, `user`, `assistant`, `tool` or the older `function`.
     pub role: String,
+    /// The name of the function that a tool's message is the result of.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Its text; an assistant's may be absent.
     #[serde(default)]
     pub content: Option<ApiContent>,
@@ -25,9 +31,22 @@ pub struct ChatMessage {
     /// An assistant's calls.
     #[serde(default)]
     pub tool_calls: Option<Vec<ChatToolCall>>,
+    /// The older form of a single call.
+    #[serde(default)]
+    pub function_call: Option<ChatFunctionCall>,
     /// The call that a tool answers.
     #[serde(default)]
     pub tool_call_id: Option<String>,
+}
+
+/// The function of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ChatFunctionCall {
+    /// Its name.
+    pub name: String,
+    /// Its arguments. Null counts as absent, and both as no arguments.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub arguments: String,
 }
 
 /// A call of a function.
@@ -44,23 +63,15 @@ pub struct ChatToolCall {
 
 #[derive(Deserialize)]
 struct WireCall {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_empty")]
     id: String,
-    function: WireFunction,
-}
-
-#[derive(Deserialize)]
-struct WireFunction {
-    name: String,
-    /// Null counts as absent, and both as no arguments.
-    #[serde(default)]
-    arguments: Option<String>,
+    function: ChatFunctionCall,
 }
 
 impl From<WireCall> for ChatToolCall {
     fn from(call: WireCall) -> Self {
-        let WireFunction { name, arguments } = call.function;
-        Self { id: call.id, name, arguments: arguments.unwrap_or_default() }
+        let ChatFunctionCall { name, arguments } = call.function;
+        Self { id: call.id, name, arguments }
     }
 }
 
@@ -92,11 +103,15 @@ pub fn chat_conversation(
         let text = message.content.as_ref().map(|content| content.text(index)).transpose()?;
         match message.role.as_str() {
             role if instructs(role) => builder.instruct(text.unwrap_or_default()),
-            "user" => builder.messages.push(Message::user(text.unwrap_or_default())),
+            "user" => {
+                let text = text.ok_or(ConvertError::NoContent { index })?;
+                builder.messages.push(Message::user(text));
+            }
             "assistant" => assistant(&mut builder, message, text),
-            "tool" => {
+            "tool" | "function" => {
                 let id = message.tool_call_id.as_deref().unwrap_or_default();
-                builder.answer_call(index, id, text.unwrap_or_default())?;
+                let function = message.name.as_deref();
+                builder.answer_call(index, id, function, text.unwrap_or_default())?;
             }
             role => return Err(ConvertError::UnknownRole { index, role: role.to_owned() }),
         }
@@ -112,10 +127,15 @@ fn assistant(builder: &mut Builder, message: &ChatMessage, text: Option<String>)
     }
     let text = with_refusal(text, message.refusal.as_deref());
     let calls = message.tool_calls.as_deref().unwrap_or_default();
+    let older = message.function_call.as_ref().filter(|_| calls.is_empty());
+    let has_calls = older.is_some() || !calls.is_empty();
     match text {
-        Some(text) if !calls.is_empty() && !text.is_empty() => builder.say("commentary", text),
-        Some(text) if calls.is_empty() => builder.say("final", text),
+        Some(text) if has_calls && !text.is_empty() => builder.say("commentary", text),
+        Some(text) if !has_calls => builder.say("final", text),
         _ => {}
+    }
+    if let Some(ChatFunctionCall { name, arguments }) = older {
+        builder.call(String::new(), name, arguments.clone());
     }
     for call in calls {
         builder.call(call.id.clone(), &call.name, call.arguments.clone());

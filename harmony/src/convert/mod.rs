@@ -6,12 +6,14 @@
 mod chat;
 mod responses;
 
-pub use chat::{ChatMessage, ChatReply, ChatToolCall, chat_conversation, chat_reply};
+pub use chat::{
+    ChatFunctionCall, ChatMessage, ChatReply, ChatToolCall, chat_conversation, chat_reply,
+};
 pub use responses::{
     MessageItem, OutputItem, ResponseItem, TypedItem, response_items, responses_conversation,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::parse::Header;
@@ -65,6 +67,12 @@ pub enum ConvertError {
         index: usize,
         /// The part's type.
         kind: String,
+    },
+    /// A user's message without content.
+    #[error("message {index} is a user's and has no content: give a text, be it empty")]
+    NoContent {
+        /// Index of the message or item.
+        index: usize,
     },
     /// A tool's answer to a call that the history does not have.
     #[error("message {index} answers the call {id:?}, which no message before it makes")]
@@ -182,24 +190,39 @@ struct Builder {
     /// Instructions at the head of the history, which join the first developer message.
     instructions: Vec<String>,
     messages: Vec<Message>,
-    /// Calls so far: id and full name of the tool.
-    calls: Vec<(String, String)>,
+    /// Calls so far.
+    calls: Vec<HistoryCall>,
     /// For each result so far, the call that it answers.
     answered: Vec<usize>,
 }
 
+/// A call in a history, and whether its result has come.
+struct HistoryCall {
+    id: String,
+    /// The full name of the tool.
+    recipient: String,
+    /// Calls between which no result and no other role's message stands are of one round.
+    round: usize,
+    is_answered: bool,
+}
+
 impl Builder {
     fn new(options: &PromptOptions) -> Self {
+        let instructions = options.instructions.iter().filter(|text| !text.is_empty());
         Self {
-            instructions: options.instructions.iter().cloned().collect(),
+            instructions: instructions.cloned().collect(),
             messages: Vec::new(),
             calls: Vec::new(),
             answered: Vec::new(),
         }
     }
 
-    /// A system or developer message of the API: at the head it joins the instructions, later it is a message of its own.
+    /// A system or developer message of the API: at the head it joins the instructions, later it is a message of its own. An
+    /// empty one is left out.
     fn instruct(&mut self, text: String) {
+        if text.is_empty() {
+            return;
+        }
         if self.messages.is_empty() {
             self.instructions.push(text);
         } else {
@@ -213,24 +236,55 @@ impl Builder {
 
     fn call(&mut self, id: String, function: &str, arguments: String) {
         let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
+        let last = self.calls.last().map_or(0, |call| call.round);
+        let continues = self.messages.last().is_some_and(|m| m.role == Role::Assistant);
+        let round = if continues { last } else { last + 1 };
         self.messages.push(Message::function_call(function, arguments));
-        self.calls.push((id, format!("functions.{function}")));
+        let recipient = format!("functions.{function}");
+        self.calls.push(HistoryCall { id, recipient, round, is_answered: false });
     }
 
     /// Results of several calls come in the calls' order, whichever was there first: a result has no id in harmony, so
     /// two of the same function can only be told apart by their places.
-    fn answer_call(&mut self, index: usize, id: &str, output: String) -> Result<(), ConvertError> {
-        // The same id may come again in a later round: the latest call is meant.
-        let number = self.calls.iter().rposition(|(call, _)| call == id);
+    fn answer_call(
+        &mut self,
+        index: usize,
+        id: &str,
+        function: Option<&str>,
+        output: String,
+    ) -> Result<(), ConvertError> {
+        let number = self.answered_call(id, function);
         let number =
             number.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
-        let result = Message::tool_result(self.calls[number].1.clone(), output);
+        self.calls[number].is_answered = true;
+        let result = Message::tool_result(self.calls[number].recipient.clone(), output);
         let together = self.messages.iter().rev().take_while(|m| m.role == Role::Tool).count();
         let beside = self.answered.iter().rev().take(together);
         let later = beside.take_while(|&&other| other > number).count();
         self.messages.insert(self.messages.len() - later, result);
         self.answered.insert(self.answered.len() - later, number);
         Ok(())
+    }
+
+    /// The call that a result answers: the one with its id. Where several calls share an id, or ids are missing, it is the
+    /// earliest call of the function's name without a result, or else the earliest without a result. An id may come again in
+    /// a later round, so the latest round counts first.
+    fn answered_call(&self, id: &str, function: Option<&str>) -> Option<usize> {
+        let recipient = function.map(|function| format!("functions.{function}"));
+        let of_name = |call: &HistoryCall| recipient.as_ref().is_none_or(|r| *r == call.recipient);
+        let same_id = |call: &HistoryCall| call.id == id;
+        let no_id = |call: &HistoryCall| id.is_empty() || call.id.is_empty();
+        let first = |wanted: &dyn Fn(&HistoryCall) -> bool| {
+            let open = |call: &&HistoryCall| !call.is_answered && wanted(call);
+            let round = self.calls.iter().filter(open).map(|call| call.round).max()?;
+            self.calls.iter().position(|call| call.round == round && open(&call))
+        };
+        first(&|call| same_id(call) && of_name(call))
+            .or_else(|| first(&same_id))
+            // A second result for a call stands with the first.
+            .or_else(|| self.calls.iter().rposition(|call| !id.is_empty() && same_id(call)))
+            .or_else(|| first(&|call| no_id(call) && of_name(call)))
+            .or_else(|| first(&no_id))
     }
 
     fn finish(self, options: &PromptOptions) -> Conversation {
@@ -269,6 +323,11 @@ impl ResponseFormat {
             .collect();
         format!("# Response Formats\n\n## {}\n\n{comment}{}", self.name, self.schema)
     }
+}
+
+/// A string, where null counts as an empty one.
+fn null_as_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The role of a message that only instructs.

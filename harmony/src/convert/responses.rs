@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, instructs};
+use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, instructs, null_as_empty};
 use crate::types::{Conversation, Message};
 
 /// An item of a Responses request or answer. Ids of items and their status are the server's.
@@ -36,18 +36,22 @@ pub enum TypedItem {
     /// The model's call of a function.
     FunctionCall {
         /// The call's id.
+        #[serde(default, deserialize_with = "null_as_empty")]
         call_id: String,
         /// The function's name.
         name: String,
-        /// Its arguments.
+        /// Its arguments. Null counts as absent, and both as no arguments.
+        #[serde(default, deserialize_with = "null_as_empty")]
         arguments: String,
     },
     /// The answer to a call.
     FunctionCallOutput {
         /// The call's id.
+        #[serde(default, deserialize_with = "null_as_empty")]
         call_id: String,
         /// The answer.
-        output: ApiContent,
+        #[serde(default)]
+        output: Option<ApiContent>,
     },
 }
 
@@ -56,8 +60,9 @@ pub enum TypedItem {
 pub struct MessageItem {
     /// `system`, `developer`, `user` or `assistant`.
     pub role: String,
-    /// Its text.
-    pub content: ApiContent,
+    /// Its text. Only a user's message must have one.
+    #[serde(default)]
+    pub content: Option<ApiContent>,
     /// `commentary` for a text before calls, else the answer.
     #[serde(default)]
     pub phase: Option<String>,
@@ -102,7 +107,8 @@ pub fn responses_conversation(
                 builder.call(call_id.clone(), name, arguments.clone());
             }
             ResponseItem::Typed(TypedItem::FunctionCallOutput { call_id, output }) => {
-                builder.answer_call(index, call_id, output.text(index)?)?;
+                let output = output.as_ref().map(|output| output.text(index)).transpose()?;
+                builder.answer_call(index, call_id, None, output.unwrap_or_default())?;
             }
         }
     }
@@ -114,11 +120,15 @@ fn add_message(
     index: usize,
     message: &MessageItem,
 ) -> Result<(), ConvertError> {
-    let text = message.content.text(index)?;
+    let text = message.content.as_ref().map(|content| content.text(index)).transpose()?;
     match message.role.as_str() {
-        role if instructs(role) => builder.instruct(text),
-        "user" => builder.messages.push(Message::user(text)),
+        role if instructs(role) => builder.instruct(text.unwrap_or_default()),
+        "user" => {
+            let text = text.ok_or(ConvertError::NoContent { index })?;
+            builder.messages.push(Message::user(text));
+        }
         "assistant" => {
+            let Some(text) = text else { return Ok(()) };
             let is_preamble = message.phase.as_deref() == Some("commentary");
             builder.say(if is_preamble { "commentary" } else { "final" }, text);
         }

@@ -42,6 +42,8 @@ pub(crate) struct GenerationOptions {
 
 const MAX_STOP_STRINGS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
+/// Logits are divided by the penalty, so a smaller one could make them overflow.
+const MIN_REPETITION_PENALTY: f64 = 1e-6;
 
 impl GenerationOptions {
     pub(crate) fn read(fields: &Fields<'_>, config: &Config) -> Result<GenerationOptions> {
@@ -58,13 +60,14 @@ impl GenerationOptions {
         let prompt_logprobs = fields.integer("prompt_logprobs", 0..=20)?.map(|n| n as u32);
         let params = base
             .with_temperature(f32_in("temperature", 0.0, 2.0)?.unwrap_or(temperature))
-            .with_top_p(above_zero(fields, "top_p", 1.0)?.unwrap_or(top_p))
+            // 0 keeps the most likely token alone, as the smallest probability above 0 does.
+            .with_top_p(f32_in("top_p", 0.0, 1.0)?.map_or(top_p, |p| p.max(f32::MIN_POSITIVE)))
             .with_top_k(top_k(fields)?)
             .with_min_p(f32_in("min_p", 0.0, 1.0)?.unwrap_or(min_p))
             .with_presence_penalty(f32_in("presence_penalty", -2.0, 2.0)?.unwrap_or_default())
             .with_frequency_penalty(f32_in("frequency_penalty", -2.0, 2.0)?.unwrap_or_default())
             .with_repetition_penalty(
-                above_zero(fields, "repetition_penalty", 100.0)?.unwrap_or(1.0),
+                f32_in("repetition_penalty", MIN_REPETITION_PENALTY, 100.0)?.unwrap_or(1.0),
             )
             // Only the bits matter, because clients send negative seeds too.
             .with_seed(fields.bits("seed")?.unwrap_or_else(random_seed))
@@ -191,15 +194,6 @@ fn with_choice_seed(params: &SamplingParams, choice: usize) -> SamplingParams {
 
 fn random_seed() -> u64 {
     RandomState::new().hash_one(0)
-}
-
-fn above_zero(fields: &Fields<'_>, name: &str, high: f64) -> Result<Option<f32>> {
-    match fields.number(name, 0.0..=high)? {
-        Some(value) if value as f32 <= 0.0 => {
-            Err(fields.wrong(name, format!("is {value}; it must be above 0 and at most {high}")))
-        }
-        value => Ok(value.map(|value| value as f32)),
-    }
 }
 
 /// -1 and 0 keep all tokens.

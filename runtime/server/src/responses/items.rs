@@ -95,12 +95,7 @@ pub(super) fn without_first(items: &[Value], count: usize) -> Vec<Value> {
 /// Items as harmony reads them.
 pub(super) fn parse(items: &[Value]) -> Result<Vec<ResponseItem>> {
     let item = |(index, item): (usize, &Value)| {
-        // Null arguments count as no arguments.
-        let mut item = item.clone();
-        if item["type"] == "function_call" && item["arguments"].is_null() {
-            item["arguments"] = "".into();
-        }
-        <ResponseItem as serde::Deserialize>::deserialize(&item).map_err(|why| {
+        <ResponseItem as serde::Deserialize>::deserialize(item).map_err(|why| {
             let name = format!("input[{index}]");
             ApiError::bad(name.clone(), format!("`{name}`: {why}"))
         })

@@ -76,8 +76,7 @@ pub(super) fn read(app: &AppState, body: &Map<String, Value>) -> Result<Response
     if context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
-    let instructions = fields.string("instructions")?.map(str::to_owned);
-    let prompt_options = options.prompt_options(instructions);
+    let prompt_options = options.prompt_options(instructions(&fields)?);
     let prepare = |context: &[Value]| {
         let conversation = responses_conversation(&items::parse(context)?, &prompt_options)
             .map_err(|why| ApiError::bad("input", why.to_string()))?;
@@ -114,6 +113,16 @@ fn reasoning<'a>(fields: &Fields<'a>) -> Result<(ReasoningOptions, &'a str)> {
     };
     let found = nested.or(of(fields, "reasoning_effort")?);
     Ok(found.unwrap_or((ReasoningOptions::default(), "medium")))
+}
+
+/// The instructions: a text, or a list of parts with texts.
+fn instructions(fields: &Fields<'_>) -> Result<Option<String>> {
+    let Some(Value::Array(parts)) = fields.get("instructions") else {
+        return Ok(fields.string("instructions")?.map(str::to_owned));
+    };
+    let texts: Option<String> = parts.iter().map(|part| part["text"].as_str()).collect();
+    let not_text = || fields.wrong("instructions", "has an entry that is not a part with a `text`");
+    texts.ok_or_else(not_text).map(Some)
 }
 
 /// The conversation up to the response that `previous_response_id` names.

@@ -5,6 +5,7 @@
 mod chat;
 mod common;
 mod counts;
+mod history;
 mod limits;
 mod raw;
 mod refusals;
