@@ -22,8 +22,9 @@ pub use mxfp4::{
     MXFP4_WORD_CUDA, mxfp4_code, mxfp4_codes, mxfp4_lanes, mxfp4_pairs, mxfp4_value, mxfp4_word,
 };
 pub use random::{
-    GUMBEL_CUDA, GUMBEL_OF_BITS_CUDA, NOISE_BITS_CUDA, NOISE_STREAM_CUDA, gumbel, gumbel_of_bits,
-    noise_bits, noise_stream,
+    GUMBEL_CUDA, GUMBEL_OF_BITS_CUDA, HIGH_PRODUCT_CUDA, NATURAL_LOG_CUDA, NOISE_BITS_CUDA,
+    NOISE_STREAM_CUDA, WEIGHT_OF_SCORE_CUDA, gumbel, gumbel_of_bits, high_product, natural_log,
+    noise_bits, noise_stream, weight_of_score,
 };
 pub use rope::{
     COS_SIN_CUDA, HALF_PI, HALF_PI_CUDA, ROPE_ANGLE_CUDA, ROTATE_CUDA, cos_sin, rope_angle, rotate,
@@ -77,8 +78,11 @@ pub const DEVICE: &[&str] = &[
     SYNTHETIC_SCALE_CUDA,
     NOISE_STREAM_CUDA,
     NOISE_BITS_CUDA,
+    HIGH_PRODUCT_CUDA,
+    NATURAL_LOG_CUDA,
     GUMBEL_OF_BITS_CUDA,
     GUMBEL_CUDA,
+    WEIGHT_OF_SCORE_CUDA,
 ];
 
 #[cfg(test)]
