@@ -16,8 +16,9 @@ pub(super) fn kept(view: &Scores<'_>, config: &SamplerConfig) -> Option<Vec<u32>
         ranks.truncate(top_k);
     }
     if config.top_p < 1.0 {
-        let wanted = f64::from(config.top_p) * view.mass(&ranks);
-        let count = count_to_mass(view, &mut ranks, wanted);
+        // The product is rounded as on the device: once to f64, and down to an integer.
+        let wanted = (view.mass(&ranks) as f64 * f64::from(config.top_p)) as u64;
+        let count = count_to_mass(view, &mut ranks, wanted.max(1));
         ranks.truncate(count);
     }
     Some(ranks.into_iter().map(|rank| rank as u32).collect())
@@ -25,7 +26,7 @@ pub(super) fn kept(view: &Scores<'_>, config: &SamplerConfig) -> Option<Vec<u32>
 
 /// How many of the most likely tokens have `wanted` mass together; moves them to the front. Halves the remaining range
 /// in each round, as quickselect does, so a vocabulary is never sorted.
-fn count_to_mass(view: &Scores<'_>, ranks: &mut [u64], mut wanted: f64) -> usize {
+fn count_to_mass(view: &Scores<'_>, ranks: &mut [u64], mut wanted: u64) -> usize {
     let (mut start, mut end) = (0, ranks.len());
     while end - start > 64 {
         let half = (end - start) / 2;
@@ -40,11 +41,12 @@ fn count_to_mass(view: &Scores<'_>, ranks: &mut [u64], mut wanted: f64) -> usize
     }
     ranks[start..end].sort_unstable();
     while start < end {
-        wanted -= view.mass(&ranks[start..=start]);
+        let mass = view.mass(&ranks[start..=start]);
         start += 1;
-        if wanted <= 0.0 {
+        if mass >= wanted {
             break;
         }
+        wanted -= mass;
     }
     start
 }

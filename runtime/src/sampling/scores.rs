@@ -1,5 +1,7 @@
 //! A row of logits as the sampler uses it: divided by the temperature, and in blocks.
 
+use ossmith_scalar::weight_of_score;
+
 /// Logits that are skipped together where none of them can be sampled.
 pub(super) const BLOCK: usize = 64;
 
@@ -30,9 +32,9 @@ impl Scores<'_> {
         u64::from(!grows) << 32 | u64::from(id)
     }
 
-    pub(super) fn mass(&self, ranks: &[u64]) -> f64 {
-        let weight = |&rank: &u64| f64::from(self.score(rank as u32).exp());
-        ranks.iter().map(weight).filter(|weight| !weight.is_nan()).sum()
+    /// The sum of the tokens' weights, which is exact: it depends on no order.
+    pub(super) fn mass(&self, ranks: &[u64]) -> u64 {
+        ranks.iter().map(|&rank| weight_of_score(self.score(rank as u32))).sum()
     }
 }
 
