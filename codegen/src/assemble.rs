@@ -1,70 +1,224 @@
-//! The plan: phases, layouts, kernels and text put together as a [`Model`].
+//! The plan: graph, phases, kernels, layouts and text put together as a [`Model`].
 
-use ossmith_plan::params::Params;
 use ossmith_plan::{
-    DType, Kernel, LargeStep, Model, ModelSpec, RowOrder, Schedule, Shard, Target, Tools, Weight,
-    WeightLayout,
+    Arch, DType, Graph, Loss, Model, ModelSpec, Phase, PhaseKernel, RowOrder, Schedule, Shard,
+    Weight, WeightLayout,
 };
 
-use crate::schedule::{BATCH_TOKENS, DECODE_TOKENS, KernelPlan, large, schedule, wgmma};
-use crate::{emit, fuse, graph, leak, library};
+use crate::fuse::{self, Fused, FusedGraph};
+use crate::schedule::{
+    Context, KernelPlan, Overrides, PlannedKernel, ScheduleError, Step, Tunable, schedule, steps,
+    tools,
+};
+use crate::{emit, graph, leak, library};
 
-/// Compiles a model.
+/// What stops a model from being compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// Layers that no kernel computes one after another.
+    #[error(
+        "layer {layer} has {experts} experts of which it chooses {top_k}, layer 0 has {first_experts} and chooses \
+         {first_top_k}: the kernels need the same numbers in every layer"
+    )]
+    LayersDiffer {
+        /// The first layer that differs.
+        layer: usize,
+        /// Its experts.
+        experts: usize,
+        /// How many it chooses.
+        top_k: usize,
+        /// Experts of layer 0.
+        first_experts: usize,
+        /// How many it chooses.
+        first_top_k: usize,
+    },
+    /// A phase that cannot be scheduled, or an override that is illegal.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}
+
+/// Compiles a model for an architecture, with some choices made otherwise.
 ///
-/// # Panics
-/// When a schedule names a kernel that was not planned: a generator bug, found by the tests of every shipped model.
-#[must_use]
-pub fn assemble(spec: ModelSpec) -> Model {
-    let local = Shard::WHOLE.local(&spec).expect("one rank has the whole model");
+/// # Errors
+/// [`CompileError`]. A kernel whose shared memory no block can have is no error: it is left out with its schedule, and
+/// [`Model::losses`] reports it.
+pub fn assemble(
+    spec: ModelSpec,
+    arch: &Arch,
+    overrides: &Overrides,
+) -> Result<Model, CompileError> {
+    check_layers(&spec)?;
+    let shard = Shard::WHOLE;
+    let local = shard.local(&spec).expect("one rank has the whole model");
     let graph = graph::build(&spec, &local);
-    let plans = schedule(&spec);
-    let named = Named { plans: &plans };
-    let mut schedules: Vec<Schedule> =
-        DECODE_TOKENS.iter().map(|&tokens| decode_schedule(&named, tokens)).collect();
-    let hopper = |max_tokens, suffixes: Suffixes| Schedule {
-        target: Target::Hopper,
-        ..large_schedule(&named, &suffixes, max_tokens)
-    };
-    let batch = Suffixes::all(large::BATCH, false);
-    let by_warpgroups = Suffixes::all(wgmma::SUFFIX, true);
-    if wgmma::fits(&spec) {
-        schedules.push(hopper(large::BATCH_UNEMBED_ROWS, batch));
-        let unembed = by_warpgroups.unembed;
-        schedules
-            .push(hopper(BATCH_TOKENS, Suffixes { unembed, unembed_tile_order: true, ..batch }));
-        schedules.extend(wgmma::PROMPTS.iter().map(|prompts| {
-            let [qkv, attn_out] = prompts.suffixes();
-            hopper(prompts.max_tokens, Suffixes { qkv, attn_out, ..by_warpgroups })
-        }));
-    } else {
-        schedules.push(hopper(BATCH_TOKENS, batch));
+    let local_spec = local.spec(&spec);
+    let (steps, lost) = steps(&local_spec, arch);
+    let mut losses: Vec<Loss> = lost
+        .into_iter()
+        .map(|what| Loss { families: leak(vec![arch.family]), what: what.leak() })
+        .collect();
+    let mut kernels = Kernels::default();
+    let mut schedules = Vec::new();
+    for step in &steps {
+        let fused = fuse::fuse(&graph, step.regime);
+        let planned = plan_step(&fused, step, &local_spec, arch, overrides)?;
+        match kernels.take(step, planned) {
+            Ok(schedule) => schedules.push(schedule),
+            Err(loss) => losses.push(loss),
+        }
     }
-    schedules.push(large_schedule(&named, &Suffixes::all(large::PREFILL, false), usize::MAX));
-    Model {
+    let (tools, tool_plans) = tools(arch);
+    kernels.plans.extend(tool_plans);
+    let named = |plan: &'static KernelPlan| (plan.info.name, &plan.tunables[..]);
+    let plans: &'static [KernelPlan] = leak(kernels.plans);
+    overrides.check_names(plans.iter().map(named))?;
+    Ok(Model {
         spec,
+        shard,
+        arch: *arch,
         graph,
-        phases: leak(fuse::fuse(&graph)),
-        layouts: leak(
-            graph.shapes[0]
-                .weights
-                .iter()
-                .map(|info| (info.weight, layout(&spec, info.weight, info.dtype)))
-                .collect(),
-        ),
+        layouts: layouts(&local_spec, &graph),
         schedules: leak(schedules),
-        tools: Tools {
-            fill_bf16: named.kernel("fill_bf16"),
-            fill_mxfp4: named.kernel("fill_mxfp4"),
-            flat_read: named.kernel("flat_read"),
-        },
+        tools,
         units: leak(plans.iter().map(emit::unit).collect()),
         headers: leak(library::headers()),
+        losses: leak(losses),
+    })
+}
+
+/// Every tunable of every kernel of a model on an architecture, in the order of a step: what a tuner searches.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn tunables(
+    spec: &ModelSpec,
+    arch: &Arch,
+) -> Result<Vec<(&'static str, Vec<Tunable>)>, CompileError> {
+    check_layers(spec)?;
+    let local = Shard::WHOLE.local(spec).expect("one rank has the whole model");
+    let graph = graph::build(spec, &local);
+    let mut kernels = Kernels::default();
+    for step in steps(spec, arch).0 {
+        let fused = fuse::fuse(&graph, step.regime);
+        let planned = plan_step(&fused, &step, spec, arch, &Overrides::default())?;
+        let _ = kernels.take(&step, planned);
+    }
+    Ok(kernels.plans.into_iter().map(|plan| (plan.info.name, plan.tunables)).collect())
+}
+
+/// Experts differ in no published model of this shape; the types carry it, the kernels do not yet.
+fn check_layers(spec: &ModelSpec) -> Result<(), CompileError> {
+    let Some(first) = spec.layers.first() else { return Ok(()) };
+    let differs =
+        |layer: &&ossmith_plan::Layer| (layer.experts, layer.top_k) != (first.experts, first.top_k);
+    match spec.layers.iter().position(|layer| differs(&layer)) {
+        None => Ok(()),
+        Some(layer) => Err(CompileError::LayersDiffer {
+            layer,
+            experts: spec.layers[layer].experts,
+            top_k: spec.layers[layer].top_k,
+            first_experts: first.experts,
+            first_top_k: first.top_k,
+        }),
     }
 }
 
-/// How a weight lies in device memory: what tensor cores multiply is tiled, the rest is as stored.
-fn layout(spec: &ModelSpec, weight: Weight, dtype: DType) -> WeightLayout {
-    match (weight, dtype) {
+/// A phase with its kernels.
+pub(crate) type PlannedPhase = (Fused, Vec<PlannedKernel>);
+
+/// The phases of a step with their kernels: start, each class of layers, head.
+pub(crate) struct PlannedStep {
+    pub(crate) start: Vec<PlannedPhase>,
+    pub(crate) layers: Vec<Vec<PlannedPhase>>,
+    pub(crate) head: Vec<PlannedPhase>,
+}
+
+impl PlannedStep {
+    fn kernels(&self) -> impl Iterator<Item = &PlannedKernel> {
+        let phases = self.start.iter().chain(self.layers.iter().flatten()).chain(&self.head);
+        phases.flat_map(|(_, kernels)| kernels)
+    }
+}
+
+/// Schedules every phase of a step.
+pub(crate) fn plan_step(
+    fused: &FusedGraph,
+    step: &Step,
+    spec: &ModelSpec,
+    arch: &Arch,
+    overrides: &Overrides,
+) -> Result<PlannedStep, ScheduleError> {
+    let classes = spec.layer_classes();
+    let plan = |phases: &[Fused], layer| {
+        let at = Context { spec, layer, step, arch, overrides };
+        let planned = phases.iter().map(|phase| Ok((*phase, schedule(phase, &at)?)));
+        planned.collect::<Result<Vec<PlannedPhase>, ScheduleError>>()
+    };
+    Ok(PlannedStep {
+        start: plan(&fused.start, &classes[0])?,
+        layers: classes.iter().map(|layer| plan(&fused.layer, layer)).collect::<Result<_, _>>()?,
+        head: plan(&fused.head, &classes[0])?,
+    })
+}
+
+/// The kernels of a model, each once.
+#[derive(Default)]
+struct Kernels {
+    plans: Vec<KernelPlan>,
+}
+
+impl Kernels {
+    /// Takes a step's kernels over; refuses the step if no block can have the shared memory of one of them.
+    fn take(&mut self, step: &Step, planned: PlannedStep) -> Result<Schedule, Loss> {
+        let schedule = as_schedule(step, &planned);
+        let too_large = |kernel: &&PlannedKernel| {
+            kernel.plan.info.shared_bytes as usize > Arch::MAX_SHARED_BYTES
+        };
+        if let Some(kernel) = planned.kernels().find(too_large) {
+            let info = &kernel.plan.info;
+            return Err(Loss::of_shared_memory(&schedule, info, Arch::MAX_SHARED_BYTES));
+        }
+        for kernel in planned.kernels() {
+            match self.plans.iter().find(|known| known.info.name == kernel.plan.info.name) {
+                None => self.plans.push(kernel.plan.clone()),
+                Some(known) => assert_eq!(*known, kernel.plan, "two kernels have one name"),
+            }
+        }
+        Ok(schedule)
+    }
+}
+
+/// A planned step as the runtime reads it.
+fn as_schedule(step: &Step, planned: &PlannedStep) -> Schedule {
+    let kernels = |planned: &[PlannedKernel]| -> &'static [PhaseKernel] {
+        leak(planned.iter().map(|kernel| kernel.kernel).collect())
+    };
+    let phases = |planned: &[PlannedPhase]| -> &'static [Phase] {
+        let phase = |(fused, planned): &PlannedPhase| Phase {
+            name: fused.name,
+            nodes: fused.nodes,
+            next: fused.next,
+            auxiliary: fused.auxiliary,
+            kernels: kernels(planned),
+        };
+        leak(planned.iter().map(phase).collect())
+    };
+    Schedule {
+        regime: step.regime,
+        max_tokens: step.max_tokens,
+        family: step.family,
+        tile_order: step.tile_order(),
+        unembed_tile_order: step.unembed_tile_order(),
+        start: phases(&planned.start),
+        layers: leak(planned.layers.iter().map(|layer| phases(layer)).collect()),
+        head: phases(&planned.head),
+    }
+}
+
+/// How each weight lies in device memory: what tensor cores multiply is tiled, the rest is as stored.
+fn layouts(spec: &ModelSpec, graph: &Graph) -> &'static [(Weight, WeightLayout)] {
+    let layout = |weight: Weight| match (weight, graph.weight(weight, 0).dtype) {
         (Weight::Qkv, _) => {
             WeightLayout::Bf16Tiles(RowOrder::RopePairs { head_dim: spec.head_dim })
         }
@@ -74,92 +228,9 @@ fn layout(spec: &ModelSpec, weight: Weight, dtype: DType) -> WeightLayout {
         (Weight::GateUp, _) => WeightLayout::Mxfp4Tiles(RowOrder::GateUpPairs),
         (_, DType::Mxfp4) => WeightLayout::Mxfp4Tiles(RowOrder::Natural),
         _ => WeightLayout::RowMajor,
-    }
+    };
+    leak(Weight::ALL.iter().map(|&weight| (weight, layout(weight))).collect())
 }
 
-/// Plans by kernel name.
-struct Named<'a> {
-    plans: &'a [KernelPlan],
-}
-
-impl Named<'_> {
-    /// The kernel of this name, which must take parameters `P`.
-    fn kernel<P: Params>(&self, name: &str) -> Kernel<P> {
-        let found = self.plans.iter().find(|plan| plan.info.name == name);
-        let plan = found.unwrap_or_else(|| panic!("no kernel is named {name}"));
-        let takes = plan.params.last().copied();
-        assert_eq!(takes, Some(P::NAME), "kernel {name} takes other parameters");
-        Kernel::new(plan.info)
-    }
-}
-
-fn decode_schedule(named: &Named<'_>, tokens: usize) -> Schedule {
-    Schedule {
-        max_tokens: tokens,
-        target: Target::Any,
-        embed: named.kernel("embed"),
-        rmsnorm: named.kernel("rmsnorm"),
-        qkv_rope: named.kernel(&format!("rmsnorm_qkv_rope_decode{tokens}")),
-        attention: [named.kernel("attention_sliding"), named.kernel("attention_full")],
-        attn_out_residual: named.kernel(&format!("attn_out_residual_decode{tokens}")),
-        moe_up_swiglu: named.kernel(&format!("moe_up_swiglu_decode{tokens}")),
-        moe_down: named.kernel(&format!("moe_down_residual_decode{tokens}")),
-        large: None,
-        unembed: named.kernel(&format!("unembed_decode{tokens}")),
-        unembed_tile_order: false,
-        sample: named.kernel("sample"),
-    }
-}
-
-/// What names of a large schedule's kernels end in, and which of them read rows in tile order.
-#[derive(Clone, Copy)]
-struct Suffixes {
-    qkv: &'static str,
-    attn_out: &'static str,
-    unembed: &'static str,
-    others: &'static str,
-    tile_order: bool,
-    unembed_tile_order: bool,
-}
-
-impl Suffixes {
-    fn all(suffix: &'static str, tile_order: bool) -> Suffixes {
-        Suffixes {
-            qkv: suffix,
-            attn_out: suffix,
-            unembed: suffix,
-            others: suffix,
-            tile_order,
-            unembed_tile_order: tile_order,
-        }
-    }
-}
-
-fn large_schedule(named: &Named<'_>, suffixes: &Suffixes, max_tokens: usize) -> Schedule {
-    let Suffixes { qkv, attn_out, unembed, others, .. } = suffixes;
-    Schedule {
-        max_tokens,
-        target: Target::Any,
-        embed: named.kernel("embed"),
-        rmsnorm: named.kernel("rmsnorm"),
-        qkv_rope: named.kernel(&format!("qkv_rope_{qkv}")),
-        attention: [named.kernel("attention_sliding"), named.kernel("attention_full")],
-        attn_out_residual: named.kernel(&format!("attn_out_residual_{attn_out}")),
-        moe_up_swiglu: named.kernel(&format!("moe_up_swiglu_{others}")),
-        moe_down: named.kernel(&format!("moe_down_{others}")),
-        large: Some(LargeStep {
-            tile_order: suffixes.tile_order,
-            attention_tiled: [
-                named.kernel("attention_sliding_tiled"),
-                named.kernel("attention_full_tiled"),
-            ],
-            router: named.kernel(&format!("router_{others}")),
-            moe_topk: named.kernel("moe_topk"),
-            moe_permute: named.kernel(&format!("moe_permute_{others}")),
-            moe_unpermute_rmsnorm: named.kernel("moe_unpermute_rmsnorm"),
-        }),
-        unembed: named.kernel(&format!("unembed_{unembed}")),
-        unembed_tile_order: suffixes.unembed_tile_order,
-        sample: named.kernel("sample"),
-    }
-}
+#[cfg(test)]
+mod tests;

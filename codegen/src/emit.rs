@@ -7,16 +7,15 @@ use std::fmt::Write;
 
 use ossmith_plan::{Axis, BODY_MARKER, Unit, params};
 
-use crate::library;
 use crate::schedule::{Constant, KernelPlan};
 
 /// The CUDA unit of one kernel.
 ///
 /// # Panics
-/// When a plan names a body or a parameter struct that does not exist: a generator bug, found by the tests.
+/// When a plan names a parameter struct that does not exist: a generator bug, found by the tests.
 #[must_use]
 pub fn unit(plan: &KernelPlan) -> Unit {
-    let body = library::kernel(plan.body);
+    let body = plan.body.text;
     let text = [
         header(plan, &header_comment(body)),
         "#include \"ptx/types.cuh\"\n".to_owned(),
@@ -31,8 +30,8 @@ pub fn unit(plan: &KernelPlan) -> Unit {
     Unit {
         name: plan.info.name,
         source: text.leak(),
-        target: plan.target,
-        max_registers: plan.max_registers(),
+        family: plan.family,
+        max_registers: plan.max_registers,
     }
 }
 
@@ -63,10 +62,10 @@ fn header(plan: &KernelPlan, what: &str) -> String {
          // Launch: {grid} blocks{clusters} of {threads} threads, {shared} bytes of shared memory,\n\
          // at most {registers} registers.\n",
         name = info.name,
-        body = plan.body,
+        body = plan.body.file,
         threads = info.threads,
         shared = info.shared_bytes,
-        registers = plan.max_registers(),
+        registers = plan.max_registers,
     )
 }
 
@@ -76,8 +75,8 @@ fn describe(axis: Axis) -> String {
         Axis::Tokens => "tokens".into(),
         Axis::TokenTiles(n) => format!("ceil(tokens / {n})"),
         Axis::ExpertTiles(n) => format!("expert tiles of {n}"),
-        Axis::RunTiles(n) => format!("query tiles of {n}"),
-        Axis::KeySplits => "KV splits".into(),
+        Axis::QueryTiles(n) => format!("query tiles of {n}"),
+        Axis::KvSplits(_) => "KV splits".into(),
         Axis::PerSm(n) => format!("{n} per SM"),
     }
 }

@@ -1,51 +1,163 @@
-//! Fusion: which nodes of the graph one phase computes. Every node of a layer and of the head is in exactly one
-//! phase, in graph order.
+//! Fusion: which nodes of the graph one phase computes, for each regime. Every node is in exactly one phase, in graph
+//! order; what a phase fuses decides which kernels compute it ([`mod@crate::schedule`]), so a rule changed here changes
+//! what is emitted, launched, checked and reported.
 
-use ossmith_plan::{Graph, Node, Op, Phase};
+use ossmith_plan::{Auxiliary, Graph, Node, Op, Regime};
 
 /// A fusion rule: the phase's name and the operations that it takes from the front of what is left.
-struct Rule {
-    name: &'static str,
-    ops: &'static [Op],
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The phase's name.
+    pub name: &'static str,
+    /// Operations of its nodes, in graph order.
+    pub ops: &'static [Op],
+    /// Operations that it takes from the front of the following layer.
+    pub next: &'static [Op],
+    /// What a phase without nodes does.
+    pub auxiliary: Option<Auxiliary>,
 }
 
-const LAYER_RULES: &[Rule] = &[
-    Rule { name: "rmsnorm_qkv_rope", ops: &[Op::RmsNorm, Op::Linear, Op::Rope, Op::CacheWrite] },
-    Rule { name: "attention", ops: &[Op::Attention] },
-    Rule { name: "attn_out_residual", ops: &[Op::Linear, Op::AllReduce, Op::AddTo] },
-    Rule { name: "rmsnorm_router", ops: &[Op::RmsNorm, Op::Linear] },
-    Rule { name: "moe_up_swiglu", ops: &[Op::TopK, Op::ExpertLinear, Op::SwiGlu] },
-    Rule {
-        name: "moe_down_residual",
-        ops: &[Op::ExpertLinear, Op::Combine, Op::AllReduce, Op::AddTo],
-    },
-];
+const fn rule(name: &'static str, ops: &'static [Op]) -> Rule {
+    Rule { name, ops, next: &[], auxiliary: None }
+}
 
-const HEAD_RULES: &[Rule] = &[Rule { name: "rmsnorm_unembed", ops: &[Op::RmsNorm, Op::Linear] }];
+const fn auxiliary(name: &'static str, what: Auxiliary) -> Rule {
+    Rule { name, ops: &[], next: &[], auxiliary: Some(what) }
+}
 
-/// The phases of one layer, then those of the head.
+/// The rules of a regime, by part of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Before the layers: the graph's start, and the nodes of the first layer that later ones leave to the layer before.
+    pub start: &'static [Rule],
+    /// In every layer.
+    pub layer: &'static [Rule],
+    /// After the layers.
+    pub head: &'static [Rule],
+}
+
+const SAMPLE: Rule = auxiliary("sample", Auxiliary::Sample);
+
+/// Memory bounds every GEMV of a few tokens, so nothing else is a kernel. The norm before a GEMV is deferred to its end,
+/// and the router is folded into the kernels around it.
+const DECODE: Rules = Rules {
+    start: &[rule("embed", &[Op::Embed])],
+    layer: &[
+        rule("rmsnorm_qkv_rope", &[Op::RmsNorm, Op::Linear, Op::Rope, Op::CacheWrite]),
+        rule("attention", &[Op::Attention]),
+        rule("attn_out_residual", &[Op::Linear, Op::AllReduce, Op::AddTo, Op::RmsNorm, Op::Linear]),
+        rule("moe_up_swiglu", &[Op::TopK, Op::ExpertLinear, Op::SwiGlu]),
+        rule("moe_down_residual", &[Op::ExpertLinear, Op::Combine, Op::AllReduce, Op::AddTo]),
+    ],
+    head: &[rule("unembed", &[Op::RmsNorm, Op::Linear]), SAMPLE],
+};
+
+/// GEMMs read rows that are normed already, and experts read tiles of tokens that are sorted by expert.
+const GEMM: Rules = Rules {
+    start: &[rule("embed", &[Op::Embed]), rule("rmsnorm", &[Op::RmsNorm])],
+    layer: &[
+        rule("qkv_rope", &[Op::Linear, Op::Rope, Op::CacheWrite]),
+        rule("attention", &[Op::Attention]),
+        rule("attn_out_residual", &[Op::Linear, Op::AllReduce, Op::AddTo]),
+        rule("rmsnorm", &[Op::RmsNorm]),
+        rule("router", &[Op::Linear]),
+        rule("moe_topk", &[Op::TopK]),
+        auxiliary("moe_permute", Auxiliary::Permute),
+        rule("moe_up_swiglu", &[Op::ExpertLinear, Op::SwiGlu]),
+        rule("moe_down", &[Op::ExpertLinear]),
+        Rule {
+            next: &[Op::RmsNorm],
+            ..rule("moe_unpermute_rmsnorm", &[Op::Combine, Op::AllReduce, Op::AddTo])
+        },
+    ],
+    head: &[rule("rmsnorm", &[Op::RmsNorm]), rule("unembed", &[Op::Linear]), SAMPLE],
+};
+
+/// The fusion of each regime.
+#[must_use]
+pub const fn rules(regime: Regime) -> &'static Rules {
+    match regime {
+        Regime::Decode { .. } => &DECODE,
+        Regime::Batched | Regime::Prefill => &GEMM,
+    }
+}
+
+/// A phase before it has kernels: the nodes that it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fused {
+    /// The operations fused, in order.
+    pub name: &'static str,
+    /// The graph's nodes, in order.
+    pub nodes: &'static [Node],
+    /// Nodes at the front of the following layer that it computes too.
+    pub next: &'static [Node],
+    /// What a phase without nodes does.
+    pub auxiliary: Option<Auxiliary>,
+}
+
+/// A fused graph: the phases of each part of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FusedGraph {
+    /// Before the layers.
+    pub start: Vec<Fused>,
+    /// In every layer.
+    pub layer: Vec<Fused>,
+    /// After the layers.
+    pub head: Vec<Fused>,
+}
+
+/// Fuses a graph by the rules of a regime.
 ///
 /// # Panics
 /// When the rules do not cover the graph: a generator bug, found by the tests of every shipped model.
 #[must_use]
-pub fn fuse(graph: &Graph) -> Vec<Phase> {
-    let mut phases = apply(LAYER_RULES, graph.layer);
-    phases.extend(apply(HEAD_RULES, graph.head));
-    phases
+pub fn fuse(graph: &Graph, regime: Regime) -> FusedGraph {
+    apply(graph, rules(regime))
 }
 
-fn apply(rules: &[Rule], mut nodes: &'static [Node]) -> Vec<Phase> {
+/// Fuses a graph by rules.
+///
+/// # Panics
+/// As [`fuse`].
+#[must_use]
+pub fn apply(graph: &Graph, rules: &Rules) -> FusedGraph {
+    // The last phase of a layer may compute the front of the following one; of the first layer, the start does.
+    let ahead = rules.layer.last().map_or(0, |rule| rule.next.len());
+    let (front, rest) = graph.layer.split_at(ahead);
+    let (of_start, of_front): (usize, usize) = (graph.start.len(), front.len());
+    let start: &'static [Node] = crate::leak([graph.start, front].concat());
+    debug_assert_eq!(start.len(), of_start + of_front);
+    FusedGraph {
+        start: take(rules.start, start, &[]),
+        layer: take(rules.layer, rest, front),
+        head: take(rules.head, graph.head, &[]),
+    }
+}
+
+/// Gives each rule its nodes, in order; `front` is what the last one may compute of the following layer.
+fn take(rules: &[Rule], mut nodes: &'static [Node], front: &'static [Node]) -> Vec<Fused> {
+    let matches = |rule: &Rule, ops: &[Op], taken: &[Node]| {
+        assert!(
+            taken.iter().map(|node| node.op).eq(ops.iter().copied()),
+            "fusion rule {} does not match {taken:?}",
+            rule.name
+        );
+    };
     let phases = rules
         .iter()
         .map(|rule| {
             let (taken, rest) = nodes.split_at(rule.ops.len());
-            assert!(
-                taken.iter().map(|node| node.op).eq(rule.ops.iter().copied()),
-                "fusion rule {} does not match {taken:?}",
+            let next = &front[..rule.next.len()];
+            matches(rule, rule.ops, taken);
+            matches(rule, rule.next, next);
+            assert_eq!(
+                taken.is_empty(),
+                rule.auxiliary.is_some(),
+                "fusion rule {} computes nodes or is auxiliary",
                 rule.name
             );
             nodes = rest;
-            Phase { name: rule.name, nodes: taken }
+            Fused { name: rule.name, nodes: taken, next, auxiliary: rule.auxiliary }
         })
         .collect();
     assert!(nodes.is_empty(), "no fusion rule takes {nodes:?}");
@@ -56,12 +168,46 @@ fn apply(rules: &[Rule], mut nodes: &'static [Node]) -> Vec<Phase> {
 mod tests {
     use super::*;
 
+    const REGIMES: [Regime; 3] =
+        [Regime::Decode { max_tokens: 8 }, Regime::Batched, Regime::Prefill];
+
+    /// A step over `layers` layers, node by node, as the graph states it and as its phases compute it.
     #[test]
     fn every_node_is_in_one_phase_in_order() {
         let graph = crate::testing::graph();
-        let fused: Vec<Node> =
-            fuse(&graph).iter().flat_map(|phase| phase.nodes.iter().copied()).collect();
-        let all: Vec<Node> = graph.layer.iter().chain(graph.head).copied().collect();
-        assert_eq!(fused, all);
+        for regime in REGIMES {
+            let fused = fuse(&graph, regime);
+            let nodes = |phases: &[Fused]| -> Vec<Node> {
+                phases.iter().flat_map(|phase| [phase.nodes, phase.next].concat()).collect()
+            };
+            let (start, layer, head) =
+                (nodes(&fused.start), nodes(&fused.layer), nodes(&fused.head));
+            let stated = [graph.start, graph.layer, graph.layer, graph.layer, graph.head].concat();
+            let mut computed = [&start[..], &layer, &layer, &layer].concat();
+            // What the last layer computes for a layer that does not come, the head computes for its rows.
+            computed.truncate(computed.len() - (start.len() - graph.start.len()));
+            computed.extend(head);
+            assert_eq!(computed, stated, "{regime:?}");
+        }
+    }
+
+    #[test]
+    fn phases_are_named_once_in_each_part() {
+        for regime in REGIMES {
+            let rules = rules(regime);
+            for part in [rules.start, rules.layer, rules.head] {
+                let mut names: Vec<&str> = part.iter().map(|rule| rule.name).collect();
+                names.sort_unstable();
+                names.dedup();
+                assert_eq!(names.len(), part.len(), "{regime:?}: {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "fusion rule attention does not match")]
+    fn rules_that_do_not_fit_the_graph_are_found() {
+        const WRONG: Rules = Rules { layer: &[rule("attention", &[Op::Attention])], ..DECODE };
+        let _ = apply(&crate::testing::graph(), &WRONG);
     }
 }

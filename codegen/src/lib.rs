@@ -14,14 +14,32 @@ pub mod spec;
 #[cfg(test)]
 mod testing;
 
-use ossmith_plan::{Model, ModelSpec};
+use ossmith_plan::{Arch, Model, ModelSpec};
 
-/// Compiles a model: graph, fusion, schedules, layouts and CUDA text.
+pub use assemble::{CompileError, tunables};
+pub use schedule::{Overrides, Tunable};
+
+/// Compiles a model: graph, fusion, schedules, layouts and CUDA text, for the built-in architecture profile and for any
+/// device beside it.
 ///
 /// The result lives as long as the process, as a model built into a program does.
-#[must_use]
-pub fn compile(spec: ModelSpec) -> &'static Model {
-    Box::leak(Box::new(assemble::assemble(spec)))
+///
+/// # Errors
+/// [`CompileError::LayersDiffer`] for a model that no kernels compute.
+pub fn compile(spec: ModelSpec) -> Result<&'static Model, CompileError> {
+    compile_with(spec, &Arch::BUILT_IN, &Overrides::default())
+}
+
+/// Compiles a model for an architecture, with some choices made otherwise: what a tuner does.
+///
+/// # Errors
+/// [`CompileError`]: as [`compile`], and for overrides that are illegal or name nothing.
+pub fn compile_with(
+    spec: ModelSpec,
+    arch: &Arch,
+    overrides: &Overrides,
+) -> Result<&'static Model, CompileError> {
+    Ok(Box::leak(Box::new(assemble::assemble(spec, arch, overrides)?)))
 }
 
 /// Gives data the lifetime of the process, as data built into a program has.

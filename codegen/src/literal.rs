@@ -4,7 +4,7 @@
 //! that grows does not compile here until its line does too. Types are written as `::ossmith_plan::…`.
 
 use ossmith_plan::params::Params;
-use ossmith_plan::{Kernel, Model};
+use ossmith_plan::{Kernel, Model, PhaseKernel};
 use proc_macro2::{Literal as Token, TokenStream};
 use quote::{format_ident, quote};
 
@@ -60,7 +60,13 @@ macro_rules! names {
 }
 
 structs! {
-    Model { spec, graph, phases, layouts, schedules, tools, units, headers }
+    Model { spec, shard, arch, graph, layouts, schedules, tools, units, headers, losses }
+    Shard { rank, of }
+    Arch {
+        name, family, compute, sms, shared_bytes_per_block, shared_bytes_per_sm, registers_per_sm, max_cluster, wgmma,
+        memory_gb_per_s, bf16_tflops,
+    }
+    Loss { families, what }
     ModelSpec {
         name, hidden, inter, head_dim, q_heads, kv_heads, vocab, context, layers, rms_eps, swiglu_limit, rope, stop_tokens,
         max_new_tokens,
@@ -72,30 +78,34 @@ structs! {
     Node { op, inputs, weights, outputs }
     WeightInfo { weight, dtype, shape }
     ValueInfo { value, dtype, shape }
-    Phase { name, nodes }
-    Schedule {
-        max_tokens, target, embed, rmsnorm, qkv_rope, attention, attn_out_residual, moe_up_swiglu, moe_down, large,
-        unembed, unembed_tile_order, sample,
-    }
-    LargeStep { tile_order, attention_tiled, router, moe_topk, moe_permute, moe_unpermute_rmsnorm }
+    Phase { name, nodes, next, auxiliary, kernels }
+    Schedule { regime, max_tokens, family, tile_order, unembed_tile_order, start, layers, head }
     Tools { fill_bf16, fill_mxfp4, flat_read }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
-    Unit { name, source, target, max_registers }
+    Unit { name, source, family, max_registers }
 }
 
 enums! {
-    Axis { Fixed(count), Tokens, TokenTiles(tokens), ExpertTiles(slots), RunTiles(tokens), KeySplits, PerSm(blocks) }
+    Axis { Fixed(count), Tokens, TokenTiles(tokens), ExpertTiles(routes), QueryTiles(tokens), KvSplits(most), PerSm(blocks) }
+    Regime { Decode { max_tokens }, Batched, Prefill }
     RowOrder { Natural, RopePairs { head_dim }, GateUpPairs }
     WeightLayout { RowMajor, Bf16Tiles(order), Mxfp4Tiles(order) }
 }
 
-names! { DType Op Target Value Weight }
+names! { Auxiliary DType Family Op Value Weight }
 
 impl<P: Params> Literal for Kernel<P> {
     fn tokens(&self) -> TokenStream {
         let info = self.info.tokens();
         quote!(::ossmith_plan::Kernel::new(#info))
+    }
+}
+
+impl Literal for PhaseKernel {
+    fn tokens(&self) -> TokenStream {
+        let (variant, info) = (format_ident!("{}", self.params()), self.info().tokens());
+        quote!(::ossmith_plan::PhaseKernel::#variant(::ossmith_plan::Kernel::new(#info)))
     }
 }
 
@@ -110,7 +120,7 @@ macro_rules! numbers {
     )*};
 }
 
-numbers! { u32 u32_unsuffixed f32 f32_unsuffixed f64 f64_unsuffixed }
+numbers! { i32 i32_unsuffixed u32 u32_unsuffixed f32 f32_unsuffixed f64 f64_unsuffixed }
 
 impl Literal for usize {
     fn tokens(&self) -> TokenStream {
@@ -175,7 +185,7 @@ mod tests {
 
     #[test]
     fn values_are_written_as_a_person_would() {
-        let kernel: Kernel<params::MoeUnpermuteRmsNorm> = Kernel::new(ossmith_plan::KernelInfo {
+        let kernel: Kernel<params::RmsNorm> = Kernel::new(ossmith_plan::KernelInfo {
             name: "k",
             grid: Grid { x: Axis::Fixed(3), y: Axis::Tokens, z: Axis::PerSm(2) },
             threads: 256,

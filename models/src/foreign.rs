@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use ossmith_codegen::{compile, spec};
+use ossmith_codegen::{CompileError, compile, spec};
 use ossmith_plan::{Model, ModelSpec};
 
 /// What stops a folder from being a model.
@@ -26,6 +26,14 @@ pub enum Error {
         /// Which field.
         source: spec::SpecError,
     },
+    /// A model that no kernels compute.
+    #[error("{}: {source}", folder.display())]
+    Compile {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+        /// Why.
+        source: CompileError,
+    },
 }
 
 /// The model of a checkpoint folder: a built-in one if the folder's `config.json` and `generation_config.json` say
@@ -33,7 +41,8 @@ pub enum Error {
 /// for each checkpoint.
 ///
 /// # Errors
-/// [`Error::Read`] if `config.json` is missing or a file cannot be read, [`Error::Spec`] if a value is unsupported.
+/// [`Error::Read`] if `config.json` is missing or a file cannot be read, [`Error::Spec`] if a value is unsupported,
+/// [`Error::Compile`] if no kernels compute its layers.
 pub fn from_folder(folder: &Path) -> Result<&'static Model, Error> {
     let config = folder.join("config.json");
     let text =
@@ -47,7 +56,12 @@ pub fn from_folder(folder: &Path) -> Result<&'static Model, Error> {
     let spec = spec::parse(&name_of(folder), &text, generation.as_deref())
         .map_err(|source| Error::Spec { folder: folder.to_path_buf(), source })?;
     let same = |model: &&Model| ModelSpec { name: model.spec.name, ..spec } == model.spec;
-    Ok(crate::ALL.into_iter().find(same).unwrap_or_else(|| compile(spec)))
+    match crate::ALL.into_iter().find(same) {
+        Some(model) => Ok(model),
+        None => {
+            compile(spec).map_err(|source| Error::Compile { folder: folder.to_path_buf(), source })
+        }
+    }
 }
 
 /// The folder's own name; `.` and the like are looked up first.

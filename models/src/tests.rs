@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ossmith_codegen::{compile, spec};
-use ossmith_plan::{Layer, Target};
+use ossmith_plan::{Family, Layer};
 
 use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
 
@@ -22,14 +22,17 @@ fn built_at_build_time_is_compiled_at_run_time() {
         let generation = read(name, "generation_config.json");
         let spec = spec::parse(name, &read(name, "config.json"), Some(&generation)).expect(name);
         // Models hold floats and kernels' phantom types; their debug text shows every field.
-        assert!(format!("{model:?}") == format!("{:?}", compile(spec)), "{name} differs");
+        assert!(
+            format!("{model:?}") == format!("{:?}", compile(spec).expect(name)),
+            "{name} differs"
+        );
     }
 }
 
 #[test]
 fn a_device_needs_the_schedules_that_it_runs_and_their_units() {
     for model in ALL {
-        for (compute, expected) in [((9, 0), Target::Hopper), ((8, 0), Target::Any)] {
+        for (compute, expected) in [((9, 0), Family::Sm90), ((8, 0), Family::Portable)] {
             let on = model.on(compute);
             let limits: Vec<usize> = on.schedules.iter().map(|one| one.max_tokens).collect();
             let hopper = [1, 8, 64, 192, 512, usize::MAX];
@@ -37,9 +40,9 @@ fn a_device_needs_the_schedules_that_it_runs_and_their_units() {
             let most = if compute == (9, 0) { &hopper[..] } else { &others };
             assert_eq!(limits, most, "{} on {compute:?}", model.spec.name);
             let last = on.schedule(usize::MAX);
-            assert_eq!(last.target, expected, "{} on {compute:?}", model.spec.name);
-            assert_eq!(last.large.map(|large| large.tile_order), Some(compute == (9, 0)));
-            assert!(on.launched().iter().all(|unit| unit.target.runs_on(compute)));
+            assert_eq!(last.family, expected, "{} on {compute:?}", model.spec.name);
+            assert_eq!(last.tile_order, compute == (9, 0));
+            assert!(on.launched().iter().all(|unit| unit.family.runs_on(compute)));
             let has = |name| on.launched().iter().any(|unit| unit.name == name);
             let launched = on.schedules.iter().flat_map(|schedule| schedule.infos());
             assert!(launched.chain(on.tools.infos()).all(|info| has(info.name)));
@@ -52,13 +55,14 @@ fn a_device_needs_the_schedules_that_it_runs_and_their_units() {
 fn sums_of_broken_tiles_have_no_products_by_warpgroups() {
     let config = read("gpt-oss-20b", "config.json")
         .replace("\"intermediate_size\": 2880", "\"intermediate_size\": 2848");
-    let model = compile(spec::parse("broken", &config, None).expect("supported"));
+    let model = compile(spec::parse("broken", &config, None).expect("supported")).expect("kernels");
     let on = model.on((9, 0));
     let limits: Vec<usize> = on.schedules.iter().map(|one| one.max_tokens).collect();
     assert_eq!(limits, [1, 8, 192, usize::MAX]);
-    assert!(on.schedules.iter().filter_map(|one| one.large).all(|large| !large.tile_order));
-    assert!(on.schedules.iter().all(|one| !one.unembed_tile_order));
-    assert_eq!(on.schedule(usize::MAX).target, Target::Any);
+    assert!(on.schedules.iter().all(|one| !one.tile_order && !one.unembed_tile_order));
+    let lost: Vec<&str> = on.losses.iter().map(|loss| loss.what).collect();
+    assert_eq!(lost, ["no wgmma for batches and prompts: inter 2848 is not a multiple of 64"]);
+    assert_eq!(on.schedule(usize::MAX).family, Family::Portable);
 }
 
 /// Shared memory that a block can have on compute capability 8.6, 8.9 and 12.0 (CUDA programming guide, technical

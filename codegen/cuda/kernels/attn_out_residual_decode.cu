@@ -26,7 +26,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    KERNEL_NAME(const __grid_constant__ AttnOutResidual p) {
+    KERNEL_NAME(const __grid_constant__ AttnOutResidualRouter p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   const u32 first_row = blockIdx.x * kTileRows;

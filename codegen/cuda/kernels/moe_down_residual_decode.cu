@@ -37,7 +37,7 @@ struct RouteColumns {
   }
 
   // The row of expert_act of this lane's column, or null.
-  __device__ __forceinline__ const bf16* row(const MoeDown& p, const Routing& routing) const {
+  __device__ __forceinline__ const bf16* row(const MoeDownResidual& p, const Routing& routing) const {
     const u32 column = lane_id() / 4;
     if (column >= routes) return nullptr;
     const u64 route = kOneToken ? column : routing.routes[first_route + column];
@@ -106,7 +106,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    KERNEL_NAME(const __grid_constant__ MoeDown p) {
+    KERNEL_NAME(const __grid_constant__ MoeDownResidual p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   // The router's sums and the residual were written two kernels ago and are complete, because the kernel between waited

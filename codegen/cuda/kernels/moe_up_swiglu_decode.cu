@@ -28,7 +28,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    KERNEL_NAME(const __grid_constant__ MoeUpSwiglu p) {
+    KERNEL_NAME(const __grid_constant__ TopkMoeUpSwiglu p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();

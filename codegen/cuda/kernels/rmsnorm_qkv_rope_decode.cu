@@ -51,7 +51,7 @@ struct RowTileEpilogue {
 };
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    KERNEL_NAME(const __grid_constant__ QkvRope p) {
+    KERNEL_NAME(const __grid_constant__ RmsNormQkvRope p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   RowTileEpilogue epilogue{

@@ -25,7 +25,7 @@ constexpr u32 kMaxTokens = 1;
 constexpr u32 kStages = 3;
 }  // namespace spec
 
-struct AttnOutResidual {
+struct AttnOutResidualRouter {
   const bf16* attn_output;
   const u8* weight;
   const bf16* bias;
@@ -38,13 +38,13 @@ struct AttnOutResidual {
   u32 tokens;
   u32 unused;
 };
-static_assert(sizeof(AttnOutResidual) == 80 && sizeof(AttnOutResidual::attn_output) == 8 &&
-              sizeof(AttnOutResidual::weight) == 8 && sizeof(AttnOutResidual::bias) == 8 &&
-              sizeof(AttnOutResidual::residual) == 8 && sizeof(AttnOutResidual::next_norm_scale) == 8 &&
-              sizeof(AttnOutResidual::deferred_rows) == 8 && sizeof(AttnOutResidual::square_sums) == 8 &&
-              sizeof(AttnOutResidual::router) == 8 && sizeof(AttnOutResidual::router_logit_sums) == 8 &&
-              sizeof(AttnOutResidual::tokens) == 4 && sizeof(AttnOutResidual::unused) == 4,
-              "the host lays AttnOutResidual out differently");
+static_assert(sizeof(AttnOutResidualRouter) == 80 && sizeof(AttnOutResidualRouter::attn_output) == 8 &&
+              sizeof(AttnOutResidualRouter::weight) == 8 && sizeof(AttnOutResidualRouter::bias) == 8 &&
+              sizeof(AttnOutResidualRouter::residual) == 8 && sizeof(AttnOutResidualRouter::next_norm_scale) == 8 &&
+              sizeof(AttnOutResidualRouter::deferred_rows) == 8 && sizeof(AttnOutResidualRouter::square_sums) == 8 &&
+              sizeof(AttnOutResidualRouter::router) == 8 && sizeof(AttnOutResidualRouter::router_logit_sums) == 8 &&
+              sizeof(AttnOutResidualRouter::tokens) == 4 && sizeof(AttnOutResidualRouter::unused) == 4,
+              "the host lays AttnOutResidualRouter out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
 #include "epilogue/residual.cuh"
@@ -67,7 +67,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    attn_out_residual_decode1(const __grid_constant__ AttnOutResidual p) {
+    attn_out_residual_decode1(const __grid_constant__ AttnOutResidualRouter p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   const u32 first_row = blockIdx.x * kTileRows;

@@ -31,35 +31,28 @@ constexpr u32 kMaxTokens = 8;
 constexpr u32 kStages = 2;
 }  // namespace spec
 
-struct ExpertTile;
-struct MoeDown {
+struct MoeDownResidual {
   const bf16* expert_act;
   const i64* router_logit_sums;
   const float* router_square_sums;
   const bf16* router_bias;
-  const u32* permuted_routes;
-  const ExpertTile* expert_tiles;
-  const u32* expert_tile_count;
   const u8* weight;
   const bf16* bias;
   float* residual;
   const bf16* next_norm_scale;
   bf16* deferred_rows;
   float* square_sums;
-  bf16* route_out;
   float weight_scale;
   u32 tokens;
 };
-static_assert(sizeof(MoeDown) == 120 && sizeof(MoeDown::expert_act) == 8 &&
-              sizeof(MoeDown::router_logit_sums) == 8 && sizeof(MoeDown::router_square_sums) == 8 &&
-              sizeof(MoeDown::router_bias) == 8 && sizeof(MoeDown::permuted_routes) == 8 &&
-              sizeof(MoeDown::expert_tiles) == 8 && sizeof(MoeDown::expert_tile_count) == 8 &&
-              sizeof(MoeDown::weight) == 8 && sizeof(MoeDown::bias) == 8 &&
-              sizeof(MoeDown::residual) == 8 && sizeof(MoeDown::next_norm_scale) == 8 &&
-              sizeof(MoeDown::deferred_rows) == 8 && sizeof(MoeDown::square_sums) == 8 &&
-              sizeof(MoeDown::route_out) == 8 && sizeof(MoeDown::weight_scale) == 4 &&
-              sizeof(MoeDown::tokens) == 4,
-              "the host lays MoeDown out differently");
+static_assert(sizeof(MoeDownResidual) == 88 && sizeof(MoeDownResidual::expert_act) == 8 &&
+              sizeof(MoeDownResidual::router_logit_sums) == 8 && sizeof(MoeDownResidual::router_square_sums) == 8 &&
+              sizeof(MoeDownResidual::router_bias) == 8 && sizeof(MoeDownResidual::weight) == 8 &&
+              sizeof(MoeDownResidual::bias) == 8 && sizeof(MoeDownResidual::residual) == 8 &&
+              sizeof(MoeDownResidual::next_norm_scale) == 8 && sizeof(MoeDownResidual::deferred_rows) == 8 &&
+              sizeof(MoeDownResidual::square_sums) == 8 && sizeof(MoeDownResidual::weight_scale) == 4 &&
+              sizeof(MoeDownResidual::tokens) == 4,
+              "the host lays MoeDownResidual out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
 #include "epilogue/residual.cuh"
@@ -89,7 +82,7 @@ struct RouteColumns {
   }
 
   // The row of expert_act of this lane's column, or null.
-  __device__ __forceinline__ const bf16* row(const MoeDown& p, const Routing& routing) const {
+  __device__ __forceinline__ const bf16* row(const MoeDownResidual& p, const Routing& routing) const {
     const u32 column = lane_id() / 4;
     if (column >= routes) return nullptr;
     const u64 route = kOneToken ? column : routing.routes[first_route + column];
@@ -158,7 +151,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    moe_down_residual_decode8(const __grid_constant__ MoeDown p) {
+    moe_down_residual_decode8(const __grid_constant__ MoeDownResidual p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   // The router's sums and the residual were written two kernels ago and are complete, because the kernel between waited

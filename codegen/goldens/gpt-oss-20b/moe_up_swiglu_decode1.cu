@@ -31,30 +31,25 @@ constexpr u32 kMaxTokens = 1;
 constexpr u32 kStages = 1;
 }  // namespace spec
 
-struct ExpertTile;
-struct MoeUpSwiglu {
+struct TopkMoeUpSwiglu {
   const bf16* input;
   const float* square_sums;
   const i64* router_logit_sums;
   const bf16* router_bias;
   float* logits;
-  const u32* permuted_routes;
-  const ExpertTile* expert_tiles;
-  const u32* expert_tile_count;
   const u8* weight;
   const bf16* bias;
   bf16* expert_act;
   float weight_scale;
   u32 tokens;
 };
-static_assert(sizeof(MoeUpSwiglu) == 96 && sizeof(MoeUpSwiglu::input) == 8 &&
-              sizeof(MoeUpSwiglu::square_sums) == 8 && sizeof(MoeUpSwiglu::router_logit_sums) == 8 &&
-              sizeof(MoeUpSwiglu::router_bias) == 8 && sizeof(MoeUpSwiglu::logits) == 8 &&
-              sizeof(MoeUpSwiglu::permuted_routes) == 8 && sizeof(MoeUpSwiglu::expert_tiles) == 8 &&
-              sizeof(MoeUpSwiglu::expert_tile_count) == 8 && sizeof(MoeUpSwiglu::weight) == 8 &&
-              sizeof(MoeUpSwiglu::bias) == 8 && sizeof(MoeUpSwiglu::expert_act) == 8 &&
-              sizeof(MoeUpSwiglu::weight_scale) == 4 && sizeof(MoeUpSwiglu::tokens) == 4,
-              "the host lays MoeUpSwiglu out differently");
+static_assert(sizeof(TopkMoeUpSwiglu) == 72 && sizeof(TopkMoeUpSwiglu::input) == 8 &&
+              sizeof(TopkMoeUpSwiglu::square_sums) == 8 && sizeof(TopkMoeUpSwiglu::router_logit_sums) == 8 &&
+              sizeof(TopkMoeUpSwiglu::router_bias) == 8 && sizeof(TopkMoeUpSwiglu::logits) == 8 &&
+              sizeof(TopkMoeUpSwiglu::weight) == 8 && sizeof(TopkMoeUpSwiglu::bias) == 8 &&
+              sizeof(TopkMoeUpSwiglu::expert_act) == 8 && sizeof(TopkMoeUpSwiglu::weight_scale) == 4 &&
+              sizeof(TopkMoeUpSwiglu::tokens) == 4,
+              "the host lays TopkMoeUpSwiglu out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
 #include "epilogue/swiglu.cuh"
@@ -77,7 +72,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    moe_up_swiglu_decode1(const __grid_constant__ MoeUpSwiglu p) {
+    moe_up_swiglu_decode1(const __grid_constant__ TopkMoeUpSwiglu p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   wait_for_inputs();

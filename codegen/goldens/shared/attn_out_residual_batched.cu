@@ -31,20 +31,13 @@ struct AttnOutResidual {
   const u8* weight;
   const bf16* bias;
   float* residual;
-  const bf16* next_norm_scale;
-  bf16* deferred_rows;
-  float* square_sums;
-  const u8* router;
-  i64* router_logit_sums;
   u32 tokens;
   u32 unused;
 };
-static_assert(sizeof(AttnOutResidual) == 80 && sizeof(AttnOutResidual::attn_output) == 8 &&
+static_assert(sizeof(AttnOutResidual) == 40 && sizeof(AttnOutResidual::attn_output) == 8 &&
               sizeof(AttnOutResidual::weight) == 8 && sizeof(AttnOutResidual::bias) == 8 &&
-              sizeof(AttnOutResidual::residual) == 8 && sizeof(AttnOutResidual::next_norm_scale) == 8 &&
-              sizeof(AttnOutResidual::deferred_rows) == 8 && sizeof(AttnOutResidual::square_sums) == 8 &&
-              sizeof(AttnOutResidual::router) == 8 && sizeof(AttnOutResidual::router_logit_sums) == 8 &&
-              sizeof(AttnOutResidual::tokens) == 4 && sizeof(AttnOutResidual::unused) == 4,
+              sizeof(AttnOutResidual::residual) == 8 && sizeof(AttnOutResidual::tokens) == 4 &&
+              sizeof(AttnOutResidual::unused) == 4,
               "the host lays AttnOutResidual out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.

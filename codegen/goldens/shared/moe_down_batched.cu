@@ -28,31 +28,20 @@ constexpr u32 kStages = 3;
 struct ExpertTile;
 struct MoeDown {
   const bf16* expert_act;
-  const i64* router_logit_sums;
-  const float* router_square_sums;
-  const bf16* router_bias;
   const u32* permuted_routes;
   const ExpertTile* expert_tiles;
   const u32* expert_tile_count;
   const u8* weight;
   const bf16* bias;
-  float* residual;
-  const bf16* next_norm_scale;
-  bf16* deferred_rows;
-  float* square_sums;
   bf16* route_out;
   float weight_scale;
-  u32 tokens;
+  u32 unused;
 };
-static_assert(sizeof(MoeDown) == 120 && sizeof(MoeDown::expert_act) == 8 &&
-              sizeof(MoeDown::router_logit_sums) == 8 && sizeof(MoeDown::router_square_sums) == 8 &&
-              sizeof(MoeDown::router_bias) == 8 && sizeof(MoeDown::permuted_routes) == 8 &&
-              sizeof(MoeDown::expert_tiles) == 8 && sizeof(MoeDown::expert_tile_count) == 8 &&
-              sizeof(MoeDown::weight) == 8 && sizeof(MoeDown::bias) == 8 &&
-              sizeof(MoeDown::residual) == 8 && sizeof(MoeDown::next_norm_scale) == 8 &&
-              sizeof(MoeDown::deferred_rows) == 8 && sizeof(MoeDown::square_sums) == 8 &&
-              sizeof(MoeDown::route_out) == 8 && sizeof(MoeDown::weight_scale) == 4 &&
-              sizeof(MoeDown::tokens) == 4,
+static_assert(sizeof(MoeDown) == 64 && sizeof(MoeDown::expert_act) == 8 &&
+              sizeof(MoeDown::permuted_routes) == 8 && sizeof(MoeDown::expert_tiles) == 8 &&
+              sizeof(MoeDown::expert_tile_count) == 8 && sizeof(MoeDown::weight) == 8 &&
+              sizeof(MoeDown::bias) == 8 && sizeof(MoeDown::route_out) == 8 &&
+              sizeof(MoeDown::weight_scale) == 4 && sizeof(MoeDown::unused) == 4,
               "the host lays MoeDown out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.

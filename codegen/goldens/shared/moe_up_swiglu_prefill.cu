@@ -20,21 +20,17 @@ constexpr u32 kSharedBytes = 40960;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kTopK = 4;
+constexpr float kSwigluLimit = 7.0f;
+constexpr float kSwigluAlpha = 1.702f;
 constexpr u32 kRowTiles = 360;
 constexpr u32 kTileTokens = 64;
 constexpr u32 kStageTiles = 1;
 constexpr u32 kStages = 3;
-constexpr float kSwigluLimit = 7.0f;
-constexpr float kSwigluAlpha = 1.702f;
 }  // namespace spec
 
 struct ExpertTile;
 struct MoeUpSwiglu {
   const bf16* input;
-  const float* square_sums;
-  const i64* router_logit_sums;
-  const bf16* router_bias;
-  float* logits;
   const u32* permuted_routes;
   const ExpertTile* expert_tiles;
   const u32* expert_tile_count;
@@ -42,15 +38,13 @@ struct MoeUpSwiglu {
   const bf16* bias;
   bf16* expert_act;
   float weight_scale;
-  u32 tokens;
+  u32 unused;
 };
-static_assert(sizeof(MoeUpSwiglu) == 96 && sizeof(MoeUpSwiglu::input) == 8 &&
-              sizeof(MoeUpSwiglu::square_sums) == 8 && sizeof(MoeUpSwiglu::router_logit_sums) == 8 &&
-              sizeof(MoeUpSwiglu::router_bias) == 8 && sizeof(MoeUpSwiglu::logits) == 8 &&
+static_assert(sizeof(MoeUpSwiglu) == 64 && sizeof(MoeUpSwiglu::input) == 8 &&
               sizeof(MoeUpSwiglu::permuted_routes) == 8 && sizeof(MoeUpSwiglu::expert_tiles) == 8 &&
               sizeof(MoeUpSwiglu::expert_tile_count) == 8 && sizeof(MoeUpSwiglu::weight) == 8 &&
               sizeof(MoeUpSwiglu::bias) == 8 && sizeof(MoeUpSwiglu::expert_act) == 8 &&
-              sizeof(MoeUpSwiglu::weight_scale) == 4 && sizeof(MoeUpSwiglu::tokens) == 4,
+              sizeof(MoeUpSwiglu::weight_scale) == 4 && sizeof(MoeUpSwiglu::unused) == 4,
               "the host lays MoeUpSwiglu out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.

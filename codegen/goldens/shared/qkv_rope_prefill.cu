@@ -39,7 +39,6 @@ constexpr u32 kSplits = 1;
 
 struct QkvRope {
   const bf16* input;
-  const float* square_sums;
   const u8* weight;
   const bf16* bias;
   bf16* queries;
@@ -51,13 +50,12 @@ struct QkvRope {
   u32 table_stride;
   u32 tokens;
 };
-static_assert(sizeof(QkvRope) == 88 && sizeof(QkvRope::input) == 8 &&
-              sizeof(QkvRope::square_sums) == 8 && sizeof(QkvRope::weight) == 8 &&
-              sizeof(QkvRope::bias) == 8 && sizeof(QkvRope::queries) == 8 &&
-              sizeof(QkvRope::keys) == 8 && sizeof(QkvRope::values) == 8 &&
-              sizeof(QkvRope::page_table) == 8 && sizeof(QkvRope::positions) == 8 &&
-              sizeof(QkvRope::seq_slots) == 8 && sizeof(QkvRope::table_stride) == 4 &&
-              sizeof(QkvRope::tokens) == 4,
+static_assert(sizeof(QkvRope) == 80 && sizeof(QkvRope::input) == 8 &&
+              sizeof(QkvRope::weight) == 8 && sizeof(QkvRope::bias) == 8 &&
+              sizeof(QkvRope::queries) == 8 && sizeof(QkvRope::keys) == 8 &&
+              sizeof(QkvRope::values) == 8 && sizeof(QkvRope::page_table) == 8 &&
+              sizeof(QkvRope::positions) == 8 && sizeof(QkvRope::seq_slots) == 8 &&
+              sizeof(QkvRope::table_stride) == 4 && sizeof(QkvRope::tokens) == 4,
               "the host lays QkvRope out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.

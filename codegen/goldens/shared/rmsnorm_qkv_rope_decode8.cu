@@ -36,7 +36,7 @@ constexpr u32 kMaxTokens = 8;
 constexpr u32 kStages = 3;
 }  // namespace spec
 
-struct QkvRope {
+struct RmsNormQkvRope {
   const bf16* input;
   const float* square_sums;
   const u8* weight;
@@ -50,14 +50,14 @@ struct QkvRope {
   u32 table_stride;
   u32 tokens;
 };
-static_assert(sizeof(QkvRope) == 88 && sizeof(QkvRope::input) == 8 &&
-              sizeof(QkvRope::square_sums) == 8 && sizeof(QkvRope::weight) == 8 &&
-              sizeof(QkvRope::bias) == 8 && sizeof(QkvRope::queries) == 8 &&
-              sizeof(QkvRope::keys) == 8 && sizeof(QkvRope::values) == 8 &&
-              sizeof(QkvRope::page_table) == 8 && sizeof(QkvRope::positions) == 8 &&
-              sizeof(QkvRope::seq_slots) == 8 && sizeof(QkvRope::table_stride) == 4 &&
-              sizeof(QkvRope::tokens) == 4,
-              "the host lays QkvRope out differently");
+static_assert(sizeof(RmsNormQkvRope) == 88 && sizeof(RmsNormQkvRope::input) == 8 &&
+              sizeof(RmsNormQkvRope::square_sums) == 8 && sizeof(RmsNormQkvRope::weight) == 8 &&
+              sizeof(RmsNormQkvRope::bias) == 8 && sizeof(RmsNormQkvRope::queries) == 8 &&
+              sizeof(RmsNormQkvRope::keys) == 8 && sizeof(RmsNormQkvRope::values) == 8 &&
+              sizeof(RmsNormQkvRope::page_table) == 8 && sizeof(RmsNormQkvRope::positions) == 8 &&
+              sizeof(RmsNormQkvRope::seq_slots) == 8 && sizeof(RmsNormQkvRope::table_stride) == 4 &&
+              sizeof(RmsNormQkvRope::tokens) == 4,
+              "the host lays RmsNormQkvRope out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
 #include "epilogue/qkv.cuh"
@@ -104,7 +104,7 @@ struct RowTileEpilogue {
 };
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    rmsnorm_qkv_rope_decode8(const __grid_constant__ QkvRope p) {
+    rmsnorm_qkv_rope_decode8(const __grid_constant__ RmsNormQkvRope p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   RowTileEpilogue epilogue{

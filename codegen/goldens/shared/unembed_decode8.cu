@@ -26,7 +26,7 @@ constexpr u32 kMaxTokens = 8;
 constexpr u32 kStages = 2;
 }  // namespace spec
 
-struct Unembed {
+struct UnembedDecode {
   const bf16* input;
   const float* square_sums;
   const u32* rows;
@@ -35,11 +35,11 @@ struct Unembed {
   u32 count;
   u32 unused;
 };
-static_assert(sizeof(Unembed) == 48 && sizeof(Unembed::input) == 8 &&
-              sizeof(Unembed::square_sums) == 8 && sizeof(Unembed::rows) == 8 &&
-              sizeof(Unembed::weight) == 8 && sizeof(Unembed::logits) == 8 &&
-              sizeof(Unembed::count) == 4 && sizeof(Unembed::unused) == 4,
-              "the host lays Unembed out differently");
+static_assert(sizeof(UnembedDecode) == 48 && sizeof(UnembedDecode::input) == 8 &&
+              sizeof(UnembedDecode::square_sums) == 8 && sizeof(UnembedDecode::rows) == 8 &&
+              sizeof(UnembedDecode::weight) == 8 && sizeof(UnembedDecode::logits) == 8 &&
+              sizeof(UnembedDecode::count) == 4 && sizeof(UnembedDecode::unused) == 4,
+              "the host lays UnembedDecode out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
 #include "ptx/launch.cuh"
@@ -59,7 +59,7 @@ struct Shared {
 static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
-    unembed_decode8(const __grid_constant__ Unembed p) {
+    unembed_decode8(const __grid_constant__ UnembedDecode p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   auto weights = stream(shared.stages, kRowTiles, [&](u32 row_tile) {

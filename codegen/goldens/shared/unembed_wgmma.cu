@@ -26,15 +26,12 @@ constexpr u32 kStages = 4;
 
 struct Unembed {
   const bf16* input;
-  const float* square_sums;
-  const u32* rows;
   const u8* weight;
   float* logits;
   u32 count;
   u32 unused;
 };
-static_assert(sizeof(Unembed) == 48 && sizeof(Unembed::input) == 8 &&
-              sizeof(Unembed::square_sums) == 8 && sizeof(Unembed::rows) == 8 &&
+static_assert(sizeof(Unembed) == 32 && sizeof(Unembed::input) == 8 &&
               sizeof(Unembed::weight) == 8 && sizeof(Unembed::logits) == 8 &&
               sizeof(Unembed::count) == 4 && sizeof(Unembed::unused) == 4,
               "the host lays Unembed out differently");

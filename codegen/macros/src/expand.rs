@@ -29,7 +29,8 @@ pub(crate) fn model(crate_folder: &Path, name: &str) -> Result<TokenStream, Stri
     let spec = spec::parse(name, &config, generation.as_deref())
         .map_err(|error| format!("{name}: {error}"))?;
 
-    let model = literal::model(compile(spec));
+    let model = compile(spec).map_err(|error| format!("{name}: {error}"))?;
+    let model = literal::model(model);
     let constants = constants(&spec);
     let watched = [Some(CONFIG), generation.as_ref().map(|_| GENERATION_CONFIG)];
     let watched = watched.iter().flatten().map(|file| format!("/{name}/{file}"));

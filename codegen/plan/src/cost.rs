@@ -1,91 +1,167 @@
-//! The cost model: bytes that a step must move, from the graph's shapes. Nothing is measured here.
+//! The cost model: bytes that a step must read and floating-point operations that it must do, phase by phase, from the
+//! graph's shapes. Nothing is measured here.
 
-use crate::{DType, Layer, Model, Op, Phase, Weight};
+use crate::{Auxiliary, DType, Model, Op, Phase, Schedule, Weight};
 
-/// What a decode step looks like: what decides how many bytes it must read.
+/// What a step looks like: what decides how much it must read and compute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepShape {
-    /// Tokens of the step, one a sequence.
+    /// Tokens of the step.
     pub tokens: usize,
+    /// Rows whose logits are wanted.
+    pub rows: usize,
     /// Keys that each token sees in a full layer.
     pub keys: usize,
     /// Distinct experts that the tokens choose in a layer, on average.
     pub distinct_experts: f64,
 }
 
-const CACHE_BYTES: usize = DType::Bf16.bytes(1);
-
-impl Model {
-    /// Weight bytes of one phase in one layer (or of the head), of the experts only those that the step chooses.
+impl StepShape {
+    /// A step of one token per sequence, routed evenly over the experts of a model.
     #[must_use]
-    pub fn weight_bytes(&self, phase: &Phase, shape: &StepShape) -> f64 {
-        let weights = phase.nodes.iter().flat_map(|node| node.weights);
-        weights.map(|&weight| self.weight_bytes_read(weight, shape)).sum()
-    }
-
-    fn weight_bytes_read(&self, weight: Weight, shape: &StepShape) -> f64 {
-        let bytes = self.graph.weight(weight, 0).bytes() as f64;
-        match weight {
-            Weight::GateUp | Weight::GateUpBias | Weight::Down | Weight::DownBias => {
-                bytes * shape.distinct_experts / self.spec.max_experts() as f64
-            }
-            _ => bytes,
-        }
-    }
-
-    /// Key and value bytes that a phase reads in a layer.
-    #[must_use]
-    pub fn cache_bytes(&self, phase: &Phase, layer: &Layer, shape: &StepShape) -> f64 {
-        let attends = phase.nodes.iter().any(|node| node.op == Op::Attention);
-        let keys = layer.keys_seen(shape.keys);
-        if attends {
-            (2 * self.spec.kv_width() * CACHE_BYTES * keys * shape.tokens) as f64
-        } else {
-            0.0
-        }
-    }
-
-    /// Bytes that one phase must read in a whole step: in every layer, or once for the head.
-    #[must_use]
-    pub fn phase_bytes(&self, phase: &Phase, shape: &StepShape) -> f64 {
-        if self.is_head(phase) {
-            return self.weight_bytes(phase, shape);
-        }
-        let layer =
-            |layer: &Layer| self.weight_bytes(phase, shape) + self.cache_bytes(phase, layer, shape);
-        self.spec.layers.iter().map(layer).sum()
-    }
-
-    /// Bytes that a whole step must read.
-    #[must_use]
-    pub fn step_bytes(&self, shape: &StepShape) -> f64 {
-        self.phases.iter().map(|phase| self.phase_bytes(phase, shape)).sum()
-    }
-
-    /// Floating-point operations (two a multiply-add) of one token's products in a phase of one layer.
-    #[must_use]
-    pub fn token_flops(&self, phase: &Phase) -> f64 {
-        let weights = phase.nodes.iter().flat_map(|node| node.weights);
-        let flops = |&weight: &Weight| {
-            let info = self.graph.weight(weight, 0);
-            match (weight, info.shape) {
-                (Weight::GateUp | Weight::Down, [_, rows, k]) => {
-                    2 * self.spec.max_top_k() * rows * k
-                }
-                (_, [rows, k]) if !is_bias(weight) => 2 * rows * k,
-                _ => 0,
-            }
-        };
-        weights.map(flops).sum::<usize>() as f64
-    }
-
-    /// Whether a phase belongs to the head and runs once a step.
-    #[must_use]
-    pub fn is_head(&self, phase: &Phase) -> bool {
-        phase.nodes.iter().all(|node| self.graph.head.contains(node))
+    pub fn decode(model: &Model, tokens: usize, keys: usize) -> StepShape {
+        let (experts, top_k) = (model.spec.max_experts() as f64, model.spec.max_top_k() as f64);
+        let missed = (1.0 - top_k / experts).powf(tokens as f64);
+        StepShape { tokens, rows: tokens, keys, distinct_experts: experts * (1.0 - missed) }
     }
 }
 
-const fn is_bias(weight: Weight) -> bool {
-    matches!(weight, Weight::GateUpBias | Weight::DownBias)
+/// What a phase, or several, must read and compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Bytes of weights, of the experts only those that the step chooses.
+    pub weight_bytes: f64,
+    /// Bytes of keys and values.
+    pub cache_bytes: f64,
+    /// Bytes of logits that sampling reads. An ideal step would never write them, so no sum over a step has them.
+    pub logit_bytes: f64,
+    /// Floating-point operations, two per multiply-add, of GEMMs and of attention.
+    pub flops: f64,
+}
+
+impl Cost {
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> f64 {
+        self.weight_bytes + self.cache_bytes + self.logit_bytes
+    }
+
+    fn plus(self, other: Cost) -> Cost {
+        Cost {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            cache_bytes: self.cache_bytes + other.cache_bytes,
+            logit_bytes: self.logit_bytes + other.logit_bytes,
+            flops: self.flops + other.flops,
+        }
+    }
+}
+
+/// Which part of a step a phase belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Before the layers.
+    Start,
+    /// In every layer.
+    Layer,
+    /// After the layers.
+    Head,
+}
+
+/// One phase over a whole step.
+#[derive(Clone, Copy, Debug)]
+pub struct PhaseTotal {
+    /// Part of the step.
+    pub section: Section,
+    /// Its place among the phases of that part.
+    pub index: usize,
+    /// The phase; of one in every layer, that of the first class.
+    pub phase: &'static Phase,
+    /// How often it runs.
+    pub times: usize,
+    /// What it must read and compute, all times together.
+    pub cost: Cost,
+}
+
+const CACHE_BYTES: usize = DType::Bf16.bytes(1);
+const LOGIT_BYTES: usize = DType::F32.bytes(1);
+
+impl Model {
+    /// What one phase must read and compute in one layer (any, outside layers).
+    #[must_use]
+    pub fn phase_cost(&self, phase: &Phase, layer: usize, shape: &StepShape) -> Cost {
+        let mut cost = Cost::default();
+        for &weight in phase.nodes.iter().flat_map(|node| node.weights) {
+            cost = cost.plus(self.weight_cost(weight, layer, shape));
+        }
+        for &weight in phase.next.iter().flat_map(|node| node.weights) {
+            cost = cost.plus(self.weight_cost(weight, layer, shape));
+        }
+        if phase.computes(Op::Attention) {
+            let spec = self.shard_spec();
+            let seen = spec.layers[layer].keys_seen(shape.keys) * shape.tokens;
+            cost.cache_bytes += (2 * spec.kv_width() * CACHE_BYTES * seen) as f64;
+            // Scores, then their sum over values.
+            cost.flops += (2 * 2 * spec.q_width() * seen) as f64;
+        }
+        if phase.auxiliary == Some(Auxiliary::Sample) {
+            cost.logit_bytes += (LOGIT_BYTES * self.spec.vocab * shape.rows) as f64;
+        }
+        cost
+    }
+
+    fn weight_cost(&self, weight: Weight, layer: usize, shape: &StepShape) -> Cost {
+        let info = self.graph.weight(weight, layer);
+        let (matrices, rows, k) = info.matrices();
+        let layer = &self.spec.layers[layer.min(self.spec.layers.len() - 1)];
+        let bytes = info.bytes() as f64;
+        let weight_bytes = match weight {
+            _ if info.per_expert() => bytes * shape.distinct_experts / matrices as f64,
+            Weight::Embedding => (info.dtype.bytes(k) * shape.tokens) as f64,
+            _ => bytes,
+        };
+        let columns = match weight {
+            Weight::Embedding => 0,
+            Weight::Unembedding => shape.rows,
+            _ if info.per_expert() => shape.tokens * layer.top_k,
+            _ => shape.tokens,
+        };
+        // Vectors are matrices of rows of one element: they are added or multiplied, not summed over.
+        let flops = if k > 1 { (2 * rows * k * columns) as f64 } else { 0.0 };
+        Cost { weight_bytes, flops, ..Cost::default() }
+    }
+
+    /// The dimensions that this model's kernels compute: the whole ones, or one rank's.
+    fn shard_spec(&self) -> crate::ModelSpec {
+        self.shard.local(&self.spec).map_or(self.spec, |local| local.spec(&self.spec))
+    }
+
+    /// The phases of a step that runs by `schedule`, in the order of their launches, with what each must read and compute.
+    #[must_use]
+    pub fn phase_totals(&self, schedule: &Schedule, shape: &StepShape) -> Vec<PhaseTotal> {
+        let once = |section, phases: &'static [Phase]| {
+            phases.iter().enumerate().map(move |(index, phase)| {
+                let cost = self.phase_cost(phase, 0, shape);
+                PhaseTotal { section, index, phase, times: 1, cost }
+            })
+        };
+        let layers = || self.spec.layers.iter().enumerate();
+        let in_layers = schedule.layers[0].iter().enumerate().map(|(index, phase)| {
+            let of_layer = |(layer, _)| {
+                let phase = &schedule.layers[self.graph.class(layer)][index];
+                self.phase_cost(phase, layer, shape)
+            };
+            let cost = layers().map(of_layer).fold(Cost::default(), Cost::plus);
+            PhaseTotal { section: Section::Layer, index, phase, times: layers().count(), cost }
+        });
+        let start = once(Section::Start, schedule.start);
+        start.chain(in_layers).chain(once(Section::Head, schedule.head)).collect()
+    }
+
+    /// What a whole step must read and compute: weights, keys and values, once each.
+    #[must_use]
+    pub fn step_cost(&self, schedule: &Schedule, shape: &StepShape) -> Cost {
+        let totals = self.phase_totals(schedule, shape);
+        let sum = totals.iter().fold(Cost::default(), |sum, total| sum.plus(total.cost));
+        Cost { logit_bytes: 0.0, ..sum }
+    }
 }

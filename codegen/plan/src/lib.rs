@@ -1,6 +1,6 @@
 //! The plain types that generated code and the runtime share: what a model is ([`ModelSpec`]), what it
-//! computes ([`Graph`]), how its weights lie in device memory ([`WeightLayout`]), and which kernels run it
-//! ([`Model`], [`Kernel`], [`params`]).
+//! computes ([`Graph`]), how its weights lie in device memory ([`WeightLayout`]), for which GPUs ([`Arch`]), and which
+//! phases and kernels run it ([`Model`], [`Schedule`], [`Kernel`], [`params`]).
 //!
 //! Everything here is `const`-constructible data with public fields: `ossmith-codegen` writes it, either at
 //! build time through the `model!` macro or when a foreign `config.json` is loaded, and the runtime reads it.
@@ -8,20 +8,25 @@
 
 #![forbid(unsafe_code)]
 
+mod arch;
 mod cost;
+pub mod facts;
 mod graph;
 mod kernel;
 mod layout;
+mod model;
 pub mod params;
+mod schedule;
 mod shard;
 mod spec;
 
-pub use cost::StepShape;
+pub use arch::{Arch, Family};
+pub use cost::{Cost, PhaseTotal, Section, StepShape};
 pub use graph::{DType, Graph, Node, Op, Shapes, Value, ValueInfo, Weight, WeightInfo};
-pub use kernel::{
-    Axis, BODY_MARKER, Grid, Kernel, KernelInfo, LargeStep, MOST_KEY_SPLITS, MOST_SMALL_TOKENS,
-    Model, PRODUCT_BLOCKS_PER_SM, Phase, Schedule, Target, Tools, Unit,
-};
+pub use kernel::{Axis, BODY_MARKER, Grid, Kernel, KernelInfo, Unit};
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
+pub use model::{Loss, Model, Tools};
+pub use params::PhaseKernel;
+pub use schedule::{Auxiliary, Phase, Regime, Schedule};
 pub use shard::{Local, Shard, ShardError, Slice};
 pub use spec::{Layer, LayerKind, ModelSpec, Rope, SWIGLU_ALPHA};

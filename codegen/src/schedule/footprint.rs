@@ -1,5 +1,6 @@
 //! Bytes of the shared-memory structs of `codegen/cuda`, which assert that the reserved size suffices.
 
+use ossmith_plan::facts::{PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
 use ossmith_plan::{TILE_K, TILE_ROWS};
 
 fn aligned(bytes: usize) -> usize {
@@ -24,7 +25,12 @@ impl TileFormat {
 }
 
 /// `SharedWeightStages` of `tile/gemv.cuh`: `depth` chunks per warp.
-pub(super) fn weight_ring(format: TileFormat, k_tiles: usize, warps: usize, depth: usize) -> usize {
+pub(super) fn weight_stages(
+    format: TileFormat,
+    k_tiles: usize,
+    warps: usize,
+    depth: usize,
+) -> usize {
     let tiles = match format {
         TileFormat::Bf16 => 1,
         TileFormat::Mxfp4 => k_tiles.div_ceil(warps),
@@ -33,23 +39,23 @@ pub(super) fn weight_ring(format: TileFormat, k_tiles: usize, warps: usize, dept
 }
 
 /// `SharedPartials` of `tile/gemv.cuh`: each warp's partial tile, twice.
-pub(super) fn sums(warps: usize, tokens: usize) -> usize {
+pub(super) fn partials(warps: usize, tokens: usize) -> usize {
     let columns = if tokens == 1 { 1 } else { 8 };
     2 * warps * TILE_ROWS * columns * 4
 }
 
 /// `SharedInverseRms` of `tile/norm.cuh`.
-pub(super) fn inverse(tokens: usize) -> usize {
+pub(super) fn inverse_rms(tokens: usize) -> usize {
     aligned(tokens * 4)
 }
 
 /// `SharedRouterSlice` of `moe/logits.cuh`.
-pub(super) fn router_part(experts: usize, tokens: usize) -> usize {
+pub(super) fn router_slice(experts: usize, tokens: usize) -> usize {
     (experts.next_multiple_of(TILE_ROWS) + tokens) * TILE_ROWS * 2
 }
 
 /// `SharedRouting` of `moe/routing.cuh`.
-pub(super) fn route(experts: usize, top_k: usize, tokens: usize) -> usize {
+pub(super) fn routing(experts: usize, top_k: usize, tokens: usize) -> usize {
     let distinct = (tokens * top_k).min(experts);
     aligned(
         tokens * (top_k * 8 + 4)
@@ -67,12 +73,12 @@ pub(super) fn residual(tokens: usize) -> usize {
     TILE_ROWS * (4 * tokens + 2)
 }
 
-/// Biases of a strip's rows, of one matrix or of several.
+/// Biases of a row tile, of one matrix or of several.
 pub(super) fn biases(matrices: usize) -> usize {
     matrices * TILE_ROWS * 2
 }
 
-/// `SharedStages` of `tile/gemm.cuh`: `stages` times some k tiles of `tokens` rows and of `warps` strips.
+/// `SharedStages` of `tile/gemm.cuh`: `stages` times some k tiles of `tokens` rows and of `warps` row tiles.
 pub(super) fn stages(
     format: TileFormat,
     warps: usize,
@@ -84,10 +90,11 @@ pub(super) fn stages(
     stages * (rows + warps * k_tiles * format.tile_bytes())
 }
 
-/// Where `tokens` tokens go, of `kernels/qkv_rope_gemm.cu`: a position and a page each.
-pub(super) fn places(tokens: usize) -> usize {
-    tokens * 8
-}
+/// What `kernels/qkv_rope_gemm.cu` keeps of a token: a position and a page.
+pub(super) const POSITION_AND_PAGE: usize = 8;
+
+/// What the experts' GEMMs keep of a route: its number.
+pub(super) const ROUTE: usize = 4;
 
 /// `WgmmaStages` of `tile/wgmma.cuh`, `stages` k tiles of `tokens` columns and of each warp's weights, and `words` for each
 /// of the tokens, in the `Shared` of a kernel.
@@ -98,10 +105,10 @@ pub(super) fn wgmma(
     stages: usize,
     words: usize,
 ) -> usize {
-    const RING_ALIGNMENT: usize = 1024;
+    const STAGE_ALIGNMENT: usize = 1024;
     let stage = tokens * TILE_K * 2 + warps * format.tile_bytes();
-    let ring = (stages * stage).next_multiple_of(RING_ALIGNMENT);
-    (ring + words * tokens * 4).next_multiple_of(RING_ALIGNMENT)
+    let buffer = (stages * stage).next_multiple_of(STAGE_ALIGNMENT);
+    (buffer + words * tokens * 4).next_multiple_of(STAGE_ALIGNMENT)
 }
 
 /// `Shared` of `kernels/moe_permute.cu`.
@@ -110,20 +117,17 @@ pub(super) fn permute(experts: usize, warps: usize) -> usize {
 }
 
 /// `SoftmaxPartial`s of `attn/merge.cuh`, one per warp.
-pub(super) fn attention_parts(warps: usize, head_dim: usize) -> usize {
-    const COLUMN_HEADS: usize = 8;
-    warps * COLUMN_HEADS * (2 + head_dim) * 4
+pub(super) fn attention_partials(warps: usize, head_dim: usize) -> usize {
+    warps * PARTIAL_HEADS * (2 + head_dim) * 4
 }
 
 /// Multistage buffers of `SharedSpan`s of `attn/attend.cuh`, one per warp.
 pub(super) fn spans(warps: usize, stages: usize, head_dim: usize) -> usize {
-    const SPAN_KEYS: usize = 32;
     warps * stages * 2 * SPAN_KEYS * head_dim * 2
 }
 
-/// A ring of `SharedPage`s of `attn/tiled.cuh`.
+/// A multistage buffer of `SharedPage`s of `attn/tiled.cuh`.
 pub(super) fn pages(stages: usize, head_dim: usize) -> usize {
-    const PAGE_TOKENS: usize = 64;
     stages * 2 * PAGE_TOKENS * head_dim * 2
 }
 

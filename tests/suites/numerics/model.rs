@@ -17,7 +17,8 @@ pub(crate) fn compile(folder: &Path) -> &'static Model {
     let generation = fs::read_to_string(folder.join("generation_config.json")).ok();
     let name = folder.file_name().expect("a folder").to_string_lossy();
     let spec = ossmith_codegen::spec::parse(&name, &config, generation.as_deref());
-    ossmith_codegen::compile(spec.unwrap_or_else(|why| panic!("{}: {why}", folder.display())))
+    let spec = spec.unwrap_or_else(|why| panic!("{}: {why}", folder.display()));
+    ossmith_codegen::compile(spec).unwrap_or_else(|why| panic!("{}: {why}", folder.display()))
 }
 
 /// A fixture's model with its weights.

@@ -51,6 +51,7 @@ impl Bench {
         }
         let spec = ossmith_codegen::spec::parse("bench", &config.to_string(), None);
         let model = ossmith_codegen::compile(spec.unwrap_or_else(|why| panic!("{why}")));
+        let model = model.unwrap_or_else(|why| panic!("{why}"));
         Bench { model, weights: Arc::new(checkpoint(model, set)) }
     }
 

@@ -23,7 +23,7 @@ fn engine(policy: Policy, limits: Limits) -> Engine {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json");
     let spec = ossmith_codegen::spec::parse("tiny", &config, None).expect("a model");
-    let model = ossmith_codegen::compile(spec);
+    let model = ossmith_codegen::compile(spec).expect("kernels");
     let weights = Arc::new(Checkpoint::synthetic(model, 11));
     let options = EngineOptions::default()
         .with_device(Device::Cpu)

@@ -74,7 +74,7 @@ fn describe(device: &DeviceInfo) -> Value {
         "name": device.name,
         "compute": format!("{}.{}", device.compute.0, device.compute.1),
         "memory_gib": gib(device.memory_bytes as f64),
-        "multiprocessors": device.multiprocessors,
+        "multiprocessors": device.sms,
         "driver_cuda": format!("{}.{}", device.driver / 1000, device.driver % 1000 / 10),
     })
 }

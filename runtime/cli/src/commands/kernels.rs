@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use ossmith::unstable::cuda::nvrtc::{self, Cubin};
 use ossmith::unstable::cuda::{self, CubinCache, Sources};
-use ossmith_plan::{Axis, KernelInfo, Model, Phase, StepShape, Unit};
+use ossmith_plan::{Arch, Axis, KernelInfo, Model, PhaseTotal, Section, StepShape, Unit};
 
 use super::table;
 use crate::failure::fail;
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// The phases of a layer and of the head: what is fused, bytes, FLOPs and the time that reading the bytes takes.
+    /// The phases of a step of some batch: what is fused, kernels, bytes, FLOPs, and how long either takes at least.
     Plan(Plan),
     /// Every kernel: launch geometry, registers, spills, shared memory.
     List(List),
@@ -82,83 +82,146 @@ struct Plan {
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     context: u32,
 
-    /// Memory bandwidth in GB/s that times are given for.
-    #[arg(long, default_value_t = 3350.0, value_name = "GB/s")]
-    bandwidth: f64,
+    /// Device that the step runs on, of those that Ossmith knows: its schedules, bandwidth and FLOP rate.
+    #[arg(long, default_value = "h100", value_name = "NAME", value_parser = arch)]
+    gpu: Arch,
+
+    /// Memory bandwidth in GB/s that times are given for, instead of the device's published one.
+    #[arg(long, value_name = "GB/s")]
+    bandwidth: Option<f64>,
+}
+
+fn arch(name: &str) -> Result<Arch, String> {
+    let known = || Arch::ALL.map(|arch| arch.name).join(", ");
+    Arch::named(name).ok_or_else(|| format!("there is no profile of it; known: {}", known()))
 }
 
 impl Plan {
     fn run(self) -> anyhow::Result<()> {
-        if !self.bandwidth.is_finite() || self.bandwidth <= 0.0 {
-            let message = format!("--bandwidth is {}", self.bandwidth);
+        let gb_per_s = self.bandwidth.unwrap_or(f64::from(self.gpu.memory_gb_per_s));
+        if !gb_per_s.is_finite() || gb_per_s <= 0.0 {
+            let message = format!("--bandwidth is {gb_per_s}");
             return Err(fail(message, "give GB/s above 0, such as 3350"));
         }
-        let model = self.model.shape()?;
-        let spec = &model.spec;
-        // Distinct experts of a batch under uniform routing.
-        let missed =
-            (1.0 - spec.max_top_k() as f64 / spec.max_experts() as f64).powf(f64::from(self.batch));
-        let distinct_experts = spec.max_experts() as f64 * (1.0 - missed);
-        let shape = StepShape {
-            tokens: self.batch as usize,
-            keys: self.context as usize,
-            distinct_experts,
-        };
-        let rows: Vec<Vec<String>> =
-            model.phases.iter().map(|phase| self.row(model, phase, &shape)).collect();
+        let model = &self.model.shape()?.on(self.gpu.compute);
+        if let Some(why) = model.cannot_run() {
+            let message = format!("{} cannot run on {}: {why}", model.spec.name, self.gpu.name);
+            return Err(fail(message, "it runs on the CPU"));
+        }
+        let bounds = Bounds { gb_per_s, tflops: f64::from(self.gpu.bf16_tflops) };
+        let (tokens, keys) = (self.batch as usize, self.context as usize);
+        let shape = StepShape::decode(model, tokens, keys);
+        let schedule = model.schedule(tokens);
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
-            "{}: {} layers, {} of {} experts, batch {}, context {}, {distinct_experts:.1} distinct experts a layer",
-            spec.name,
-            spec.layers.len(),
-            spec.max_top_k(),
-            spec.max_experts(),
-            self.batch,
-            self.context
+            "{} on {}: {} layers, {} of {} experts, batch {tokens}, context {keys}, {:.1} distinct experts per layer",
+            model.spec.name,
+            self.gpu.name,
+            model.spec.layers.len(),
+            model.spec.max_top_k(),
+            model.spec.max_experts(),
+            shape.distinct_experts,
         )?;
-        let header = ["phase", "times", "MB a step", "GFLOP", "µs to read", "fuses"];
-        for line in table::lines(&header, &rows, &[1, 2, 3, 4]) {
-            writeln!(out, "{line}")?;
-        }
-        let total = model.step_bytes(&shape);
         writeln!(
             out,
-            "a step reads {:.3} GB: {:.3} ms at {:.0} GB/s, {:.0} tokens/s",
-            total / 1e9,
-            total / self.bandwidth / 1e6,
-            self.bandwidth,
-            f64::from(self.batch) * self.bandwidth * 1e9 / total
+            "regime {}, for {} on {}",
+            schedule.regime.name(),
+            up_to(schedule.max_tokens),
+            schedule.family.name()
+        )?;
+        let totals = model.phase_totals(schedule, &shape);
+        let rows: Vec<Vec<String>> = totals.iter().map(|total| bounds.row(total)).collect();
+        let header = [
+            "part",
+            "phase",
+            "times",
+            "MB",
+            "GFLOP",
+            "µs to read",
+            "µs to compute",
+            "computes",
+            "kernels",
+        ];
+        for line in table::lines(&header, &rows, &[2, 3, 4, 5, 6]) {
+            writeln!(out, "{line}")?;
+        }
+        let cost = model.step_cost(schedule, &shape);
+        let (read, compute) = (bounds.us_to_read(cost.bytes()), bounds.us_to_compute(cost.flops));
+        writeln!(
+            out,
+            "a step reads {:.3} GB, {:.3} ms at {gb_per_s:.0} GB/s, and computes {:.1} GFLOP, {:.3} ms at {:.0} TFLOP/s: \
+             {:.0} tokens/s at most",
+            cost.bytes() / 1e9,
+            read / 1e3,
+            cost.flops / 1e9,
+            compute / 1e3,
+            bounds.tflops,
+            tokens as f64 * 1e6 / read.max(compute)
         )?;
         for schedule in model.schedules {
-            let most = schedule.max_tokens;
-            let tokens = if most == usize::MAX {
-                "any number of".to_owned()
-            } else {
-                format!("up to {most}")
-            };
-            let on = match schedule.target {
-                ossmith_plan::Target::Any => "",
-                ossmith_plan::Target::Hopper => " on Hopper",
-            };
             let names: Vec<&str> = schedule.infos().iter().map(|info| info.name).collect();
-            writeln!(out, "kernels for {tokens} tokens{on}: {}", names.join(" "))?;
+            writeln!(
+                out,
+                "kernels of {}, {}: {}",
+                schedule.regime.name(),
+                up_to(schedule.max_tokens),
+                names.join(" ")
+            )?;
+        }
+        for loss in model.losses {
+            writeln!(out, "{}", loss.what)?;
         }
         Ok(())
     }
+}
 
-    /// A phase: how often it runs in a step, what it reads and computes then, and the nodes that it fuses.
-    fn row(&self, model: &Model, phase: &Phase, shape: &StepShape) -> Vec<String> {
-        let bytes = model.phase_bytes(phase, shape);
-        let times = if model.is_head(phase) { 1 } else { model.spec.layers.len() };
-        let ops: Vec<String> = phase.nodes.iter().map(|node| format!("{:?}", node.op)).collect();
+fn up_to(max_tokens: usize) -> String {
+    match max_tokens {
+        usize::MAX => "any number of tokens".to_owned(),
+        1 => "1 token".to_owned(),
+        most => format!("up to {most} tokens"),
+    }
+}
+
+/// What a device does at best.
+struct Bounds {
+    gb_per_s: f64,
+    tflops: f64,
+}
+
+impl Bounds {
+    fn us_to_read(&self, bytes: f64) -> f64 {
+        bytes / self.gb_per_s / 1e3
+    }
+
+    fn us_to_compute(&self, flops: f64) -> f64 {
+        flops / self.tflops / 1e6
+    }
+
+    /// A phase: how often it runs in a step, what it reads and computes then, its nodes and its kernels.
+    fn row(&self, total: &PhaseTotal) -> Vec<String> {
+        let PhaseTotal { section, phase, times, cost, .. } = total;
+        let part = match section {
+            Section::Start => "start",
+            Section::Layer => "layer",
+            Section::Head => "head",
+        };
+        let nodes = phase.nodes.iter().map(|node| format!("{:?}", node.op));
+        let next = phase.next.iter().map(|node| format!("{:?} of the next layer", node.op));
+        let auxiliary = phase.auxiliary.iter().map(|what| format!("({what:?})"));
+        let computes: Vec<String> = nodes.chain(next).chain(auxiliary).collect();
+        let kernels: Vec<&str> = phase.kernels.iter().map(|kernel| kernel.info().name).collect();
         vec![
+            part.to_owned(),
             phase.name.to_owned(),
-            format!("{times}"),
-            format!("{:.2}", bytes / 1e6),
-            format!("{:.3}", model.token_flops(phase) * (times * shape.tokens) as f64 / 1e9),
-            format!("{:.1}", bytes / self.bandwidth / 1e3),
-            ops.join(" + "),
+            times.to_string(),
+            format!("{:.2}", cost.bytes() / 1e6),
+            format!("{:.3}", cost.flops / 1e9),
+            format!("{:.1}", self.us_to_read(cost.bytes())),
+            format!("{:.1}", self.us_to_compute(cost.flops)),
+            computes.join(" + "),
+            kernels.join(" "),
         ]
     }
 }
@@ -220,9 +283,9 @@ fn grid(info: &KernelInfo) -> String {
         Axis::Fixed(count) => count.to_string(),
         Axis::Tokens => "tokens".to_owned(),
         Axis::TokenTiles(tokens) => format!("tokens/{tokens}"),
-        Axis::ExpertTiles(slots) => format!("tiles/{slots}"),
-        Axis::RunTiles(tokens) => format!("runs/{tokens}"),
-        Axis::KeySplits => "splits".to_owned(),
+        Axis::ExpertTiles(routes) => format!("routes/{routes}"),
+        Axis::QueryTiles(tokens) => format!("queries/{tokens}"),
+        Axis::KvSplits(most) => format!("splits≤{most}"),
         Axis::PerSm(blocks) => format!("{blocks}·SMs"),
     };
     let [x, y, z] = [info.grid.x, info.grid.y, info.grid.z].map(axis);
@@ -259,7 +322,7 @@ impl Show {
         })?;
         let sources = Sources::of(model)?;
         let compute = self.target.compute()?;
-        if (self.ptx || self.sass) && !unit.target.runs_on(compute) {
+        if (self.ptx || self.sass) && !unit.family.runs_on(compute) {
             let why =
                 format!("{} is made for Hopper, not for {}", unit.name, nvrtc::target(compute));
             return Err(fail(why, "ask for --arch sm_90a, or leave --arch out"));

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use ossmith_plan::params::{FillBf16, FlatRead};
-use ossmith_plan::{Model, Phase, StepShape};
+use ossmith_plan::{Cost, PhaseTotal, Section, StepShape, facts};
 
+use super::CudaBackend;
+use super::forward::StepRun;
 use super::kernels::Extent;
 use super::memory::{Buffer, device_error};
-use super::phase::LayerPhase;
-use super::{CudaBackend, weights};
 use crate::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step, StepOutput};
 use crate::sampling::SamplerConfig;
 use crate::{Error, Result};
@@ -35,10 +35,10 @@ impl Spread {
 /// One phase over all layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhaseTime {
-    /// Phase name.
-    pub name: &'static str,
-    /// Bytes it must read in a whole step.
-    pub bytes: f64,
+    /// Phase name; of those that stand outside layers beside one of the same name, with where it stands.
+    pub name: String,
+    /// What it must read and compute in a whole step.
+    pub cost: Cost,
     /// Time with nothing else between.
     pub alone: Spread,
     /// Time in the chain: by how much a step without it is shorter, in milliseconds.
@@ -50,8 +50,12 @@ pub struct PhaseTime {
 pub struct DecodeTimes {
     /// Its shape, with the routing that was seen.
     pub shape: StepShape,
+    /// The regime of its schedule.
+    pub regime: &'static str,
     /// Bytes that it must read.
     pub bytes: f64,
+    /// Floating-point operations that it must do.
+    pub flops: f64,
     /// Time from step to step, the host's share included.
     pub step: Spread,
     /// Time to read as many bytes front to back.
@@ -60,17 +64,6 @@ pub struct DecodeTimes {
     pub phases: Vec<PhaseTime>,
 }
 
-/// A part of a step that is timed by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    /// A phase, in every layer.
-    Layers(LayerPhase),
-    Head,
-    Sample,
-}
-
-/// The sums of the last real step are not cleared.
-const NO_SUMS: u64 = 0;
 /// Steps timed together.
 const STEPS: usize = 32;
 /// Timings whose median is taken.
@@ -111,11 +104,15 @@ impl CudaBackend {
         }
         // Phases have the positions and routes that this step leaves.
         let distinct_experts = self.start(&tables, context.saturating_sub(1))?;
-        let shape = StepShape { tokens: batch, keys: context, distinct_experts };
-        let bytes = self.pass.model.step_bytes(&shape);
+        let shape = StepShape { tokens: batch, rows: batch, keys: context, distinct_experts };
+        let schedule = self.pass.model.schedule(batch);
+        let cost = self.pass.model.step_cost(schedule, &shape);
+        let bytes = cost.bytes();
         Ok(DecodeTimes {
             shape,
+            regime: schedule.regime.name(),
             bytes,
+            flops: cost.flops,
             step: Spread::of(times),
             roofline: self.time_flat_read(bytes)?,
             phases: self.time_phases(&shape)?,
@@ -174,7 +171,7 @@ impl CudaBackend {
             scale: 1.0 / 32_768.0,
             rows: (buffer.bytes() / 2 / columns) as u32,
             k: columns as u32,
-            order: weights::ROW_MAJOR,
+            order: facts::ROW_MAJOR as u32,
             head_dim: 0,
             unused: 0,
         };
@@ -208,57 +205,52 @@ impl CudaBackend {
     }
 
     fn time_phases(&self, shape: &StepShape) -> Result<Vec<PhaseTime>> {
-        let (layers, tokens) = (self.pass.model.spec.layers.len(), shape.tokens);
-        parts(self.pass.model, shape)
-            .into_iter()
-            .map(|(part, name, bytes)| {
-                let alone = self.time_graph(|| match part {
-                    Part::Layers(phase) => (0..layers)
-                        .try_for_each(|layer| self.phase_with_fixed_routes(phase, layer, tokens)),
-                    Part::Head => self.pass.head(&self.inputs, tokens, 0..tokens),
-                    Part::Sample => self.pass.sample(&self.inputs, tokens),
-                })?;
-                // Side by side, so that a clock that moves moves both.
-                let whole = self.time_graph(|| self.step_without(tokens, None))?;
-                let without = self.time_graph(|| self.step_without(tokens, Some(part)))?;
-                Ok(PhaseTime {
-                    name,
-                    bytes,
-                    alone,
-                    in_chain_ms: whole.median_ms - without.median_ms,
-                })
+        let model = self.pass.model;
+        let sums = self.pass.workspace.router_logit_sums.bytes();
+        let discarded = Buffer::zeroed(&self.context, sums, "sums that timings discard")?;
+        let step = StepRun {
+            // Those of the last real step stay, so that steps without some phase still read as many experts.
+            added_logit_sums: discarded.ptr(),
+            ..self.pass.step(&self.inputs, shape.tokens)
+        };
+        let totals = model.phase_totals(step.schedule, shape);
+        let time = |total: &PhaseTotal| {
+            let part = (total.section, total.index);
+            let alone = self.time_graph(|| self.phases(&step, |at| at == part))?;
+            // Side by side, so that a clock that moves moves both.
+            let whole = self.time_graph(|| self.phases(&step, |_| true))?;
+            let without = self.time_graph(|| self.phases(&step, |at| at != part))?;
+            Ok(PhaseTime {
+                name: name(total, &totals),
+                cost: total.cost,
+                alone,
+                in_chain_ms: whole.median_ms - without.median_ms,
             })
-            .collect()
+        };
+        totals.iter().map(time).collect()
     }
 
-    /// A phase of a layer, but the router's sums go where nobody looks: those of the last real step stay, so that
-    /// steps without some phase still read as many experts.
-    fn phase_with_fixed_routes(
-        &self,
-        phase: LayerPhase,
-        layer: usize,
-        tokens: usize,
-    ) -> Result<()> {
-        if phase != LayerPhase::AttnOut {
-            return self.pass.phase(phase, &self.inputs, layer, tokens);
-        }
-        let elsewhere = self.pass.workspace.attn_partials.ptr(); // attention writes them before it reads them
-        self.pass.attn_out(self.pass.model.schedule(tokens), layer, tokens, elsewhere)
-    }
-
-    /// The launches of a decode step but for one part.
-    fn step_without(&self, tokens: usize, skipped: Option<Part>) -> Result<()> {
-        let kept = |part: Part| skipped != Some(part);
-        self.pass.embed(&self.inputs, tokens, NO_SUMS)?;
-        for layer in 0..self.pass.model.spec.layers.len() {
-            for phase in LayerPhase::ALL.into_iter().filter(|&phase| kept(Part::Layers(phase))) {
-                self.phase_with_fixed_routes(phase, layer, tokens)?;
+    /// The launches of those phases of a step that `kept` names by their section and place.
+    fn phases(&self, step: &StepRun, kept: impl Fn((Section, usize)) -> bool) -> Result<()> {
+        let pass = &self.pass;
+        for (index, phase) in step.schedule.start.iter().enumerate() {
+            if kept((Section::Start, index)) {
+                pass.phase(phase, step, 0)?;
             }
         }
-        if kept(Part::Head) {
-            self.pass.head(&self.inputs, tokens, 0..tokens)?;
+        for layer in 0..pass.model.spec.layers.len() {
+            for (index, phase) in pass.phases_of(step, layer).iter().enumerate() {
+                if kept((Section::Layer, index)) {
+                    pass.phase(phase, step, layer)?;
+                }
+            }
         }
-        if kept(Part::Sample) { self.pass.sample(&self.inputs, tokens) } else { Ok(()) }
+        for (index, phase) in step.schedule.head.iter().enumerate() {
+            if kept((Section::Head, index)) {
+                pass.head_phase(phase, step, 0..step.tokens)?;
+            }
+        }
+        Ok(())
     }
 
     /// Captures launches and times replays.
@@ -292,26 +284,15 @@ fn drawing<'a>(slot: usize, start: usize, input: Input<'a>, pages: &'a [u32]) ->
     Sequence { seq_slot: slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
 }
 
-/// The parts of a step with their names and the bytes that they must read in a whole step. Small steps have no router
-/// of their own: what it would read, the phase before it does.
-fn parts(model: &Model, shape: &StepShape) -> Vec<(Part, &'static str, f64)> {
-    let small = model.schedule(shape.tokens).is_small();
-    let bytes = |phase: &Phase| model.phase_bytes(phase, shape);
-    let mut parts = Vec::new();
-    for phase in LayerPhase::ALL {
-        let plan = phase.plan(model);
-        let more = match phase {
-            LayerPhase::Router if small => continue,
-            LayerPhase::AttnOut if small => bytes(LayerPhase::Router.plan(model)),
-            _ => 0.0,
-        };
-        parts.push((Part::Layers(phase), plan.name, bytes(plan) + more));
+/// A phase's name, with its section if another section has a phase of that name.
+fn name(total: &PhaseTotal, all: &[PhaseTotal]) -> String {
+    let name = total.phase.name;
+    let twin = |other: &PhaseTotal| other.phase.name == name && other.section != total.section;
+    match total.section {
+        Section::Start if all.iter().any(twin) => format!("{name} (start)"),
+        Section::Head if all.iter().any(twin) => format!("{name} (head)"),
+        _ => name.to_owned(),
     }
-    let head = model.phases.iter().filter(|phase| model.is_head(phase));
-    parts.extend(head.map(|phase| (Part::Head, phase.name, bytes(phase))));
-    let logits = size_of::<f32>() * model.spec.vocab * shape.tokens;
-    parts.push((Part::Sample, "sample", logits as f64));
-    parts
 }
 
 /// Distinct experts of a layer, averaged over layers.

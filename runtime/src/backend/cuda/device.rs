@@ -21,9 +21,9 @@ pub struct DeviceInfo {
     pub compute: (i32, i32),
     /// Memory in bytes.
     pub memory_bytes: usize,
-    /// Multiprocessors.
-    pub multiprocessors: u32,
-    /// Highest clock of the multiprocessors, in MHz.
+    /// Streaming multiprocessors (SMs).
+    pub sms: u32,
+    /// Highest clock of the SMs, in MHz.
     pub sm_clock_mhz: u32,
     /// Highest clock of the memory, in MHz.
     pub memory_clock_mhz: u32,
@@ -64,9 +64,7 @@ pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
         name: context.name().map_err(ask)?,
         compute: context.compute_capability().map_err(ask)?,
         memory_bytes: context.total_mem().map_err(ask)?,
-        multiprocessors: attribute(
-            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-        )?,
+        sms: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         sm_clock_mhz: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? / 1000,
         memory_clock_mhz: attribute(
             sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
 use cudarc::nvrtc::Ptx;
+use ossmith_plan::facts::{KV_SPLIT_BLOCKS_PER_SM, MAX_ATTENTION_PARTIALS};
 use ossmith_plan::params::Params;
-use ossmith_plan::{Axis, Kernel, KernelInfo, MOST_KEY_SPLITS, Model};
+use ossmith_plan::{Axis, Kernel, KernelInfo, Model};
 
 use super::cubins::{CacheUse, CubinCache};
 use super::device::DeviceInfo;
@@ -16,9 +17,6 @@ use super::nvrtc::{Cubin, Resources};
 use super::sources::Sources;
 use crate::backend::Progress;
 use crate::{Error, Result};
-
-/// Blocks a multiprocessor that splitting keys aims for.
-const SPLIT_BLOCKS_PER_SM: u32 = 2;
 
 /// The first compute capability whose blocks form clusters.
 const FIRST_WITH_CLUSTERS: (i32, i32) = (9, 0);
@@ -41,7 +39,7 @@ pub struct Kernels {
     resources: HashMap<&'static str, Resources>,
     cache_use: CacheUse,
     text_hash: String,
-    multiprocessors: u32,
+    sms: u32,
     has_clusters: bool,
     experts: u32,
     kv_heads: u32,
@@ -60,6 +58,14 @@ impl Kernels {
         let resources =
             units.iter().zip(&cubins).map(|(unit, cubin)| (unit.name, cubin.resources)).collect();
         let shared = shared_bytes(model);
+        // Splits times heads times tokens are less than twice what each SM is to have.
+        let partials = 2 * KV_SPLIT_BLOCKS_PER_SM * device.sms as usize;
+        if partials > MAX_ATTENTION_PARTIALS {
+            return Err(Error::unavailable(format!(
+                "{} has {} SMs; attention has room for {MAX_ATTENTION_PARTIALS} partials, of which it may need {partials}",
+                device.name, device.sms
+            )));
+        }
         let mut functions = HashMap::new();
         for (unit, cubin) in units.into_iter().zip(cubins) {
             let bytes = shared.get(unit.name).copied().unwrap_or(0);
@@ -70,7 +76,7 @@ impl Kernels {
             resources,
             cache_use,
             text_hash: Sources::of(model)?.hash(model),
-            multiprocessors: device.multiprocessors,
+            sms: device.sms,
             has_clusters: device.compute >= FIRST_WITH_CLUSTERS,
             experts: model.spec.max_experts() as u32,
             kv_heads: model.spec.kv_heads as u32,
@@ -102,19 +108,17 @@ impl Kernels {
             Axis::Tokens => extent.tokens,
             Axis::TokenTiles(tokens) => extent.tokens.div_ceil(tokens),
             Axis::ExpertTiles(routes) => extent.routes / routes + self.experts.min(extent.routes),
-            Axis::RunTiles(_) => extent.query_tiles,
-            Axis::KeySplits => self.key_splits(extent.tokens),
-            Axis::PerSm(blocks) => blocks * self.multiprocessors,
+            Axis::QueryTiles(_) => extent.query_tiles,
+            Axis::KvSplits(most) => self.kv_splits(extent.tokens, most),
+            Axis::PerSm(blocks) => blocks * self.sms,
         };
         [info.grid.x, info.grid.y, info.grid.z].map(axis)
     }
 
-    /// How many blocks share the keys of one head of one token at most.
-    pub(super) fn key_splits(&self, tokens: u32) -> u32 {
+    /// How many blocks share the keys of one head of one token, up to `most`: as many as give each SM its blocks.
+    fn kv_splits(&self, tokens: u32, most: u32) -> u32 {
         let heads = self.kv_heads * tokens.max(1);
-        (SPLIT_BLOCKS_PER_SM * self.multiprocessors)
-            .div_ceil(heads)
-            .clamp(1, MOST_KEY_SPLITS as u32)
+        (KV_SPLIT_BLOCKS_PER_SM as u32 * self.sms).div_ceil(heads).clamp(1, most)
     }
 
     /// Puts a kernel on the stream.

@@ -15,12 +15,7 @@ const REGISTER_UNIT: u32 = 8;
 /// technical specifications per compute capability).
 #[must_use]
 pub const fn block_shared_bytes(compute: (i32, i32)) -> u32 {
-    const KIB: u32 = 1 << 10;
-    match compute {
-        (8, 0 | 7) => 163 * KIB,
-        (9..=11, _) => 227 * KIB,
-        _ => 99 * KIB,
-    }
+    ossmith_plan::Arch::block_shared_bytes(compute) as u32
 }
 
 /// Checks compiled units against the launches of a model on a device of this compute capability. Returns what makes a

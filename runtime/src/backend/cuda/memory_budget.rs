@@ -58,7 +58,7 @@ pub(super) fn sizes(
     let tables = 2 * rounded((limits.max_sequences * stride * size_of::<u32>()) as u64);
     let words = rounded((Arrays::new(limits, stride).device_words() * size_of::<u32>()) as u64);
     let between: u64 =
-        workspace::sizes(spec, limits)?.iter().map(|&bytes| rounded(bytes as u64)).sum();
+        workspace::sizes(model, limits)?.iter().map(|&bytes| rounded(bytes as u64)).sum();
     // Keys and values apart.
     let snapshot_buffer =
         if snapshots == 0 { 0 } else { rounded(snapshots as u64 * window * page) };

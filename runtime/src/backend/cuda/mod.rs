@@ -21,8 +21,7 @@ mod memory;
 mod memory_budget;
 pub mod nvrtc;
 pub mod pack;
-mod phase;
-mod runs;
+mod query_tiles;
 mod sources;
 mod staging;
 mod weights;
@@ -49,7 +48,7 @@ use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use cache::DeviceCache;
 use clock::{Clock, Marks};
-use forward::{Pass, StepInputs};
+use forward::{Pass, StepInputs, StepRun};
 use memory::{Buffer, Pinned, device_error};
 use staging::{Arrays, Staging};
 use weights::DeviceWeights;
@@ -125,12 +124,21 @@ impl CudaBackend {
         validate::limits(&limits)?;
         let (context, info) = device::open(ordinal)?;
         let model: &'static Model = Box::leak(Box::new(model.on(info.compute)));
+        if let Some(why) = model.cannot_run() {
+            return Err(Error::unavailable(format!(
+                "{} cannot run on {}: {why}",
+                model.spec.name, info.name
+            )));
+        }
+        for loss in model.losses {
+            tracing::info!(model = model.spec.name, "{}", loss.what);
+        }
         let stream = context.new_stream().map_err(device_error("make a stream"))?;
         let kernels = Kernels::load(&context, &info, model, progress)?;
         let weights =
             DeviceWeights::load(&context, &stream, &kernels, model, &checkpoint, progress)?;
         let cache = DeviceCache::new(&context, &model.spec, &limits)?;
-        let workspace = Workspace::new(&context, &model.spec, &limits)?;
+        let workspace = Workspace::new(&context, model, &limits)?;
         tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
         let arrays = Arrays::new(&limits, cache.stride());
         let words =
@@ -167,8 +175,7 @@ impl CudaBackend {
         if let Some(staged) = self.free.pop() {
             return Ok(staged);
         }
-        let largest = self.pass.model.schedule(usize::MAX).large;
-        let tile_tokens = largest.map(|large| large.attention_tile_tokens());
+        let tile_tokens = self.pass.model.schedule(usize::MAX).query_tile_tokens();
         Ok(Staged {
             staging: Staging::new(&self.context, self.arrays, tile_tokens)?,
             drawn: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
@@ -239,9 +246,10 @@ impl CudaBackend {
 
     /// The launches of a step that draws one token for each of `tokens` sequences.
     fn decode_step(&self, tokens: usize) -> Result<()> {
-        self.pass.body(&self.inputs, tokens)?;
-        self.pass.head(&self.inputs, tokens, 0..tokens)?;
-        self.pass.sample(&self.inputs, tokens)
+        let step = self.pass.step(&self.inputs, tokens);
+        self.pass.body(&step)?;
+        self.pass.head(&step, 0..tokens)?;
+        self.pass.sample(&step, tokens)
     }
 
     /// Any other step: launches one by one, and rows back to the host where they are wanted.
@@ -250,11 +258,11 @@ impl CudaBackend {
         staging: &Staging,
         capture: bool,
     ) -> Result<(Vec<Vec<f32>>, Vec<LayerActivations>)> {
-        let inputs = staging.inputs(&self.inputs);
+        let step = self.pass.step(&staging.inputs(&self.inputs), staging.tokens);
         let captured = if capture {
-            self.captured_body(&inputs, staging.tokens)?
+            self.captured_body(&step)?
         } else {
-            self.pass.body(&inputs, staging.tokens)?;
+            self.pass.body(&step)?;
             Vec::new()
         };
         let vocab = self.pass.model.spec.vocab;
@@ -262,9 +270,9 @@ impl CudaBackend {
         let block = self.pass.workspace.logit_rows;
         for first in (0..staging.head_rows).step_by(block) {
             let range = first..staging.head_rows.min(first + block);
-            self.pass.head(&inputs, staging.tokens, range.clone())?;
+            self.pass.head(&step, range.clone())?;
             if first == 0 && !staging.sampled.is_empty() {
-                self.pass.sample(&inputs, staging.sampled.len())?;
+                self.pass.sample(&step, staging.sampled.len())?;
             }
             let wanted = staging.wanted.iter().zip(&mut rows);
             let here: Vec<_> = wanted.filter(|(row, _)| range.contains(&row.head_row)).collect();
@@ -280,11 +288,11 @@ impl CudaBackend {
         Ok((rows, captured))
     }
 
-    fn captured_body(&self, inputs: &StepInputs, tokens: usize) -> Result<Vec<LayerActivations>> {
-        let (spec, workspace) = (&self.pass.model.spec, &self.pass.workspace);
-        self.pass.start(inputs, tokens)?;
-        let capture = |layer| {
-            self.pass.layer(inputs, layer, tokens)?;
+    fn captured_body(&self, step: &StepRun) -> Result<Vec<LayerActivations>> {
+        let (spec, workspace, tokens) = (&self.pass.model.spec, &self.pass.workspace, step.tokens);
+        self.pass.start(step)?;
+        let capture = |layer: usize| {
+            self.pass.layer(step, layer)?;
             self.synchronize()?;
             let mut residual = vec![0.0; tokens * spec.hidden];
             workspace.residual.read(0, &mut residual)?;

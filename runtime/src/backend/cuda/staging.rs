@@ -2,7 +2,7 @@
 //! sequence whose page table changed).
 //!
 //! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[head rows]`; sampling settings
-//! `[sequences][8]`; tiles of consecutive tokens and tokens alone, `[step tokens]`; then page-table entries.
+//! `[sequences][8]`; query tiles and single-query tokens, `[step tokens]`; then page-table entries.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use ossmith_plan::params::SampleRow;
 
 use super::forward::{StepInputs, TiledInputs};
 use super::memory::{Buffer, Pinned};
-use super::runs::Runs;
+use super::query_tiles::QueryTiles;
 use crate::Result;
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::sampling::SamplerConfig;
@@ -42,12 +42,12 @@ impl Arrays {
         self.rows() + self.step_tokens + self.sequences
     }
 
-    fn runs(&self) -> usize {
+    fn query_tiles(&self) -> usize {
         self.sampling() + self.sequences * SAMPLE_ROW_WORDS
     }
 
     fn pages(&self) -> usize {
-        self.runs() + Runs::most_words(self.step_tokens)
+        self.query_tiles() + QueryTiles::max_words(self.step_tokens)
     }
 
     /// Words of the device's copy, which has no page-table entries.
@@ -88,7 +88,7 @@ pub(super) struct Staging {
     arrays: Arrays,
     /// Tokens of a tile of attention, if the model takes any in tiles.
     tile_tokens: Option<usize>,
-    runs: Runs,
+    query_tiles: QueryTiles,
     pub words: Pinned,
     /// Page-table entries to send: (range of words, device address).
     pub page_updates: Vec<(std::ops::Range<usize>, u64)>,
@@ -111,7 +111,7 @@ impl Staging {
         Ok(Staging {
             arrays,
             tile_tokens,
-            runs: Runs::default(),
+            query_tiles: QueryTiles::default(),
             words: Pinned::zeroed(context, arrays.words())?,
             page_updates: Vec::new(),
             tokens: 0,
@@ -144,7 +144,7 @@ impl Staging {
             }
         }
         self.put_head_rows(step, &last_rows);
-        self.put_runs(step);
+        self.put_query_tiles(step);
     }
 
     fn put_tokens(&mut self, sequence: &Sequence<'_>) {
@@ -162,26 +162,27 @@ impl Staging {
         self.tokens += count;
     }
 
-    fn put_runs(&mut self, step: &Step<'_>) {
+    fn put_query_tiles(&mut self, step: &Step<'_>) {
         let Some(tile_tokens) = self.tile_tokens else { return };
         let sequences = step.sequences.iter();
-        self.runs.fill(sequences.map(|one| (one.start, one.input.len())), tile_tokens);
-        let at = self.arrays.runs();
+        self.query_tiles.fill(sequences.map(|one| (one.start, one.input.len())), tile_tokens);
+        let at = self.arrays.query_tiles();
         let words = &mut self.words.words_mut()[at..self.arrays.pages()];
-        let (tiles, alone) = words.split_at_mut(2 * self.runs.tiles.len());
-        tiles.copy_from_slice(self.runs.tiles.as_flattened());
-        alone[..self.runs.alone.len()].copy_from_slice(&self.runs.alone);
+        let QueryTiles { tiles, single_query_tokens } = &self.query_tiles;
+        let (tile_words, singles) = words.split_at_mut(2 * tiles.len());
+        tile_words.copy_from_slice(tiles.as_flattened());
+        singles[..single_query_tokens.len()].copy_from_slice(single_query_tokens);
     }
 
     /// Where the step's words lie on the device; `arrays` are those of any step.
     pub(super) fn inputs(&self, arrays: &StepInputs) -> StepInputs {
-        let Runs { tiles, alone } = &self.runs;
-        let at = arrays.tokens + (self.arrays.runs() * size_of::<u32>()) as u64;
+        let QueryTiles { tiles, single_query_tokens } = &self.query_tiles;
+        let at = arrays.tokens + (self.arrays.query_tiles() * size_of::<u32>()) as u64;
         let tiled = (!tiles.is_empty()).then(|| TiledInputs {
-            tiles: at,
-            tile_count: tiles.len(),
-            alone: at + size_of_val(&tiles[..]) as u64,
-            alone_count: alone.len(),
+            query_tiles: at,
+            query_tile_count: tiles.len(),
+            single_query_tokens: at + size_of_val(&tiles[..]) as u64,
+            single_query_count: single_query_tokens.len(),
         });
         StepInputs { tiled, ..*arrays }
     }
@@ -227,7 +228,9 @@ impl Staging {
 
     /// The words that a step needs on the device.
     pub(super) fn device_range(&self) -> std::ops::Range<usize> {
-        0..self.arrays.runs() + 2 * self.runs.tiles.len() + self.runs.alone.len()
+        0..self.arrays.query_tiles()
+            + 2 * self.query_tiles.tiles.len()
+            + self.query_tiles.single_query_tokens.len()
     }
 }
 

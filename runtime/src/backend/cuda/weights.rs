@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
 use ossmith_plan::params::{FillBf16, FillMxfp4, Ptr};
-use ossmith_plan::{DType, Model, RowOrder, Weight, WeightInfo, WeightLayout};
+use ossmith_plan::{DType, Model, RowOrder, Weight, WeightInfo, WeightLayout, facts};
 
 use super::kernels::{Extent, Kernels};
 use super::memory::{Buffer, device_error};
@@ -153,19 +153,17 @@ fn upload(
     }
 }
 
-/// What the fill kernels know untiled memory by.
-pub(super) const ROW_MAJOR: u32 = 3;
-
 /// The number that the fill kernels know a row order by.
 fn order_number(layout: WeightLayout) -> u32 {
-    match layout {
+    let number = match layout {
         WeightLayout::Bf16Tiles(order) | WeightLayout::Mxfp4Tiles(order) => match order {
-            RowOrder::Natural => 0,
-            RowOrder::RopePairs { .. } => 1,
-            RowOrder::GateUpPairs => 2,
+            RowOrder::Natural => facts::NATURAL_ROWS,
+            RowOrder::RopePairs { .. } => facts::ROPE_PAIR_ROWS,
+            RowOrder::GateUpPairs => facts::GATE_UP_PAIR_ROWS,
         },
-        WeightLayout::RowMajor => ROW_MAJOR,
-    }
+        WeightLayout::RowMajor => facts::ROW_MAJOR,
+    };
+    number as u32
 }
 
 #[allow(

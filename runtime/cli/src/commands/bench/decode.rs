@@ -93,10 +93,11 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
                 .phases
                 .iter()
                 .map(|phase| {
-                    let gb_per_s = phase.bytes / phase.alone.median_ms / 1e6;
+                    let gb_per_s = phase.cost.bytes() / phase.alone.median_ms / 1e6;
                     json!({
                         "name": phase.name,
-                        "bytes": phase.bytes,
+                        "bytes": phase.cost.bytes(),
+                        "flops": phase.cost.flops,
                         "alone": spread(&phase.alone),
                         "gb_per_s": gb_per_s,
                         "in_chain_ms": phase.in_chain_ms,
@@ -108,7 +109,9 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
                 "batch": times.shape.tokens,
                 "context": times.shape.keys,
                 "distinct_experts": times.shape.distinct_experts,
+                "regime": times.regime,
                 "bytes": times.bytes,
+                "flops": times.flops,
                 "step": spread(&times.step),
                 "tokens_per_s": times.shape.tokens as f64 * 1e3 / times.step.median_ms,
                 "gb_per_s": times.bytes / times.step.median_ms / 1e6,
@@ -136,19 +139,22 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
 /// A phase's share of the roofline in the chain: the time its bytes would take at the flat read's rate over the time
 /// that the step spends on it.
 fn phase_share(times: &DecodeTimes, phase: &PhaseTime) -> f64 {
-    times.roofline.median_ms * phase.bytes / times.bytes / phase.in_chain_ms
+    times.roofline.median_ms * phase.cost.bytes() / times.bytes / phase.in_chain_ms
 }
 
 fn decode_lines(times: &DecodeTimes) -> Vec<String> {
     let step = times.step.median_ms;
     let mut lines = vec![format!(
-        "batch {} context {}: {step:.3} ms a step ({:.3} to {:.3}), {:.0} tokens/s, {:.0} GB/s, {:.1} % of the roofline of {:.3} ms",
+        "batch {} context {} ({}): {step:.3} ms per step ({:.3} to {:.3}), {:.0} tokens/s, {:.0} GB/s, {:.1} TFLOP/s, \
+         {:.1} % of the roofline of {:.3} ms",
         times.shape.tokens,
         times.shape.keys,
+        times.regime,
         times.step.min_ms,
         times.step.max_ms,
         times.shape.tokens as f64 * 1e3 / step,
         times.bytes / step / 1e6,
+        times.flops / step / 1e9,
         100.0 * times.roofline.median_ms / step,
         times.roofline.median_ms
     )];
@@ -157,8 +163,8 @@ fn decode_lines(times: &DecodeTimes) -> Vec<String> {
         .iter()
         .map(|phase| {
             vec![
-                phase.name.to_owned(),
-                format!("{:.2}", phase.bytes / 1e6),
+                phase.name.clone(),
+                format!("{:.2}", phase.cost.bytes() / 1e6),
                 format!("{:.1}", phase.alone.median_ms * 1e3),
                 format!("{:.1}", phase.in_chain_ms * 1e3),
                 format!("{:.0}", 100.0 * phase_share(times, phase)),

@@ -38,7 +38,7 @@ pub(super) fn roofline(title: &str, times: &DecodeTimes) -> String {
     let mut x = MARGIN;
     for (index, (phase, colour)) in times.phases.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let width = phase.in_chain_ms.max(0.0) * x_scale;
-        svg.push_str(&phase_box(colour, x, width, y(rate(phase.bytes, phase.in_chain_ms))));
+        svg.push_str(&phase_box(colour, x, width, y(rate(phase.cost.bytes(), phase.in_chain_ms))));
         svg.push_str(&legend(index, phase, colour));
         x += width;
     }
@@ -77,7 +77,7 @@ fn legend(index: usize, phase: &PhaseTime, colour: &str) -> String {
         y + 10.0,
         phase.name,
         phase.in_chain_ms * 1e3,
-        phase.bytes / 1e6,
+        phase.cost.bytes() / 1e6,
     )
 }
 
@@ -88,18 +88,24 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use ossmith::unstable::cuda::bench::Spread;
-    use ossmith_plan::StepShape;
+    use ossmith_plan::{Cost, StepShape};
 
     use super::*;
 
     #[test]
     fn a_phase_at_the_flat_rate_touches_the_line_and_half_of_it_does_not() {
         let spread = |ms| Spread { median_ms: ms, min_ms: ms, max_ms: ms };
-        let phase =
-            |name, bytes, in_chain_ms| PhaseTime { name, bytes, alone: spread(1.0), in_chain_ms };
+        let phase = |name: &str, bytes, in_chain_ms| PhaseTime {
+            name: name.to_owned(),
+            cost: Cost { weight_bytes: bytes, ..Cost::default() },
+            alone: spread(1.0),
+            in_chain_ms,
+        };
         let times = DecodeTimes {
-            shape: StepShape { tokens: 1, keys: 8, distinct_experts: 4.0 },
+            shape: StepShape { tokens: 1, rows: 1, keys: 8, distinct_experts: 4.0 },
+            regime: "decode",
             bytes: 2e6,
+            flops: 0.0,
             step: spread(3.0),
             roofline: spread(2.0),
             phases: vec![phase("fast", 1e6, 1.0), phase("slow", 1e6, 2.0)],

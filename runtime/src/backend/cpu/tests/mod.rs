@@ -55,7 +55,7 @@ const WIDE: ModelSpec = ModelSpec {
 const LIMITS: Limits = Limits { max_sequences: 3, max_step_tokens: 200, pages: 16 };
 
 fn model(spec: ModelSpec) -> &'static Model {
-    ossmith_codegen::compile(spec)
+    ossmith_codegen::compile(spec).expect("kernels")
 }
 
 fn backend(model: &'static Model, isa: Isa, limits: Limits, threads: usize) -> CpuBackend {

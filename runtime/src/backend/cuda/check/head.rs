@@ -1,14 +1,14 @@
 //! What follows the layers: the head against the executor, and draws against the host's sampler.
 
-use ossmith_plan::Value;
+use ossmith_plan::{PhaseKernel, Value};
 
 use super::device_values::{poison, read_f32};
 use super::phases::{Bench, Report};
 use super::step_layout::Layout;
 use super::{relative_error, sampler};
+use crate::Result;
 use crate::backend::cpu::{Batch, Values};
 use crate::backend::{LogitRows, Sequence, Step};
-use crate::{Error, Result};
 
 /// Rows of the head at most: enough for every schedule's unembedding to have a tile that does not fill.
 pub(super) const HEAD_ROWS: usize = 300;
@@ -31,17 +31,19 @@ impl Bench {
         let rows = staged.staging.head_rows.min(most);
         let sampled = staged.staging.sampled.len();
         poison(&self.device.pass.workspace.logits)?;
-        self.device.pass.head(&self.device.inputs, layout.tokens.len(), 0..rows)?;
-        self.device.pass.sample(&self.device.inputs, sampled)?;
+        let step = self.device.pass.step(&self.device.inputs, layout.tokens.len());
+        self.device.pass.head(&step, 0..rows)?;
+        self.device.pass.sample(&step, sampled)?;
         self.device.synchronize()?;
 
         let logits = read_f32(&self.device.pass.workspace.logits, rows * self.model.spec.vocab)?;
         let tokens = staged.staging.head_row_tokens(rows);
         let error = relative_error(&logits, &self.logits_of(tokens, layout.tokens.len())?)?;
-        let schedule = self.model.schedule(rows);
-        report(schedule.unembed.info.name, "head", error);
+        let unembed = self.model.schedule(rows).unembed().map_or("", |kernel| kernel.info().name);
+        let sample = self.sample_kernel(layout.tokens.len());
+        report(unembed, "head", error);
         let share = self.draws(&sequences, sampled, &logits)?;
-        report(schedule.sample.info.name, sampler::PART, share);
+        report(sample, sampler::PART, share);
         // Rows of few different logits, at which filters cut among equals, and the last with no number at all.
         let mut hard: Vec<f32> = logits[..sampled * self.model.spec.vocab]
             .iter()
@@ -51,10 +53,10 @@ impl Bench {
             hard[(sampled - 1) * self.model.spec.vocab..].fill(f32::NAN);
         }
         self.device.pass.workspace.logits.write(0, &hard)?;
-        self.device.pass.sample(&self.device.inputs, sampled)?;
+        self.device.pass.sample(&step, sampled)?;
         self.device.synchronize()?;
         let share = self.draws(&sequences, sampled, &hard)?;
-        report(schedule.sample.info.name, sampler::PART, share);
+        report(sample, sampler::PART, share);
         self.device.free.push(staged);
         Ok(())
     }
@@ -70,13 +72,19 @@ impl Bench {
             .collect();
         let mut values = Values::new(self.model, tokens.len());
         values.set_f32(Value::Residual, &picked)?;
-        let missing = || Error::Internal("a plan without a head".into());
-        let head = self.model.phases.last().ok_or_else(missing)?;
-        self.executor.run(head.nodes, 0, &mut values, &Batch::default(), &mut self.cache)?;
+        let head = self.model.graph.head;
+        self.executor.run(head, 0, &mut values, &Batch::default(), &mut self.cache)?;
         Ok(values.f32(Value::Logits)?.to_vec())
     }
 
-    /// The share of the device's draws that differ from the host's on the same logits.
+    /// The kernel that samples in a step of `tokens` tokens.
+    fn sample_kernel(&self, tokens: usize) -> &'static str {
+        let kernels = self.model.schedule(tokens).head.iter().flat_map(|phase| phase.kernels);
+        let mut sample = kernels.filter(|kernel| matches!(kernel, PhaseKernel::Sample(_)));
+        sample.next().map_or("", |kernel| kernel.info().name)
+    }
+
+    /// The share of the device's samples that differ from the host's on the same logits.
     fn draws(&self, sequences: &[Sequence<'_>], sampled: usize, logits: &[f32]) -> Result<f64> {
         let mut drawn = vec![0_u32; sampled];
         self.device.pass.workspace.sampled.read(0, &mut drawn)?;

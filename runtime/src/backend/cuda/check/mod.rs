@@ -32,7 +32,7 @@ const TOLERANCE: f64 = 6e-3;
 pub struct CheckLine {
     /// Kernel name.
     pub kernel: String,
-    /// `sliding`, `full`, `head` or `sampler`.
+    /// `start`, `sliding`, `full`, `head` or `sampler`.
     pub part: &'static str,
     /// Shapes compared.
     pub shapes: usize,
@@ -62,11 +62,12 @@ pub fn check(
     seed: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<CheckLine>> {
+    let all_layers = model.spec.layers.len();
     let model = with_one_layer_of_each_class(model);
     let limits = limits(&model.spec);
     let weights = Arc::new(Checkpoint::synthetic(model, seed));
     let backend = CudaBackend::new(model, weights.clone(), limits, ordinal, progress)?;
-    let mut bench = Bench::new(backend, weights, seed)?;
+    let mut bench = Bench::new(backend, weights, all_layers, seed)?;
     let mut lines = Lines::default();
     let shapes = shapes(model.spec.context);
     for (done, &(tokens, start)) in (1..).zip(&shapes) {

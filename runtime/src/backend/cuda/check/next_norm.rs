@@ -1,19 +1,19 @@
-//! What the writer of the residual hands to the next norm and to the router, made and checked on the host: in small
-//! steps scaled rows, sums of squares and of logits, in large ones normed rows.
+//! What the writer of the residual hands to the next norm and to the router, made and checked on the host: in decode steps
+//! deferred rows, sums of squares and of logits, in others normed rows.
 
 use half::bf16;
-use ossmith_plan::{MOST_SMALL_TOKENS, ModelSpec, Weight};
+use ossmith_plan::facts::{MAX_DECODE_TOKENS, ROUTER_SUM_BITS, SQUARE_SUM_WIDTH};
+use ossmith_plan::{ModelSpec, Weight};
 
 use super::super::forward::Pass;
 use super::super::memory::Buffer;
-use super::super::workspace::SQUARES_WIDTH;
 use super::device_values::{read_bf16, read_f32, read_rows, write_rows};
 use super::relative_error;
 use crate::Result;
 use crate::backend::cpu::rms_norm;
 
-/// Units of one logit (`kFixedPointOne` of `moe/logits.cuh`).
-const LOGIT_ONE: f64 = (1_u32 << 28) as f64;
+/// Units of one logit.
+const LOGIT_ONE: f64 = (1_u64 << ROUTER_SUM_BITS) as f64;
 
 /// Which norm of a layer comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(super) enum NextNorm {
     Experts,
 }
 
-/// Rows times a norm's scale, rounded to bf16.
-fn scaled(residual: &[f32], scale: &[f32]) -> Vec<u16> {
+/// Rows times a norm's scale, rounded to bf16: what a deferred norm reads.
+fn deferred(residual: &[f32], scale: &[f32]) -> Vec<u16> {
     let rows = residual.chunks(scale.len());
     rows.flat_map(|row| row.iter().zip(scale).map(|(x, s)| bf16::from_f32(x * s).to_bits()))
         .collect()
@@ -40,8 +40,8 @@ fn rms_norm_rows(residual: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
     rows
 }
 
-fn squares(residual: &[f32]) -> Vec<f32> {
-    residual.chunks(SQUARES_WIDTH).map(|part| part.iter().map(|x| x * x).sum()).collect()
+fn square_sums(residual: &[f32]) -> Vec<f32> {
+    residual.chunks(SQUARE_SUM_WIDTH).map(|part| part.iter().map(|x| x * x).sum()).collect()
 }
 
 /// `layer` may be the one after the last.
@@ -60,11 +60,11 @@ pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
     let normed = rms_norm_rows(residual, &scale, pass.model.spec.rms_eps);
     write_rows(pass, &pass.workspace.normed, &normed, residual.len() / scale.len())?;
-    pass.workspace.deferred_rows.write(0, &scaled(residual, &scale))?;
-    pass.workspace.attn_square_sums.write(0, &squares(residual))
+    pass.workspace.deferred_rows.write(0, &deferred(residual, &scale))?;
+    pass.workspace.attn_square_sums.write(0, &square_sums(residual))
 }
 
-/// Relative error of the rows that a large step's layer normed for `layer`, against the residual that it wrote.
+/// Relative error of the rows that a layer of a step that norms at once normed for `layer`, against the residual that it wrote.
 pub(super) fn normed_error(pass: &Pass, tokens: usize, layer: usize) -> Result<f64> {
     let elements = tokens * pass.model.spec.hidden;
     let residual = read_f32(&pass.workspace.residual, elements)?;
@@ -73,21 +73,21 @@ pub(super) fn normed_error(pass: &Pass, tokens: usize, layer: usize) -> Result<f
     relative_error(&read_rows(pass, &pass.workspace.normed, elements, tokens)?, &expected)
 }
 
-/// Relative error of what a kernel of a small step handed on, against the residual that it wrote.
+/// Relative error of what a kernel of a decode step handed on, against the residual that it wrote.
 pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) -> Result<f64> {
     let hidden = pass.model.spec.hidden;
     let residual = read_f32(&pass.workspace.residual, tokens * hidden)?;
-    let expected: Vec<f32> = scaled(&residual, &scale_of(pass, layer, next)?)
+    let expected: Vec<f32> = deferred(&residual, &scale_of(pass, layer, next)?)
         .into_iter()
         .map(|bits| bf16::from_bits(bits).to_f32())
         .collect();
     let rows =
         relative_error(&read_bf16(&pass.workspace.deferred_rows, tokens * hidden)?, &expected)?;
-    let sums = read_f32(squares_before(pass, next), tokens * hidden / SQUARES_WIDTH)?;
-    Ok(rows.max(relative_error(&sums, &squares(&residual))?))
+    let sums = read_f32(squares_before(pass, next), tokens * hidden / SQUARE_SUM_WIDTH)?;
+    Ok(rows.max(relative_error(&sums, &square_sums(&residual))?))
 }
 
-/// Normed rows as the experts of a small step see them: scaled rows over the rms.
+/// Normed rows as the experts of a decode step see them: deferred rows over the rms.
 pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
     let hidden = pass.model.spec.hidden;
     let rows = read_bf16(&pass.workspace.deferred_rows, tokens * hidden)?;
@@ -98,11 +98,11 @@ pub(super) fn normed(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
         .collect())
 }
 
-/// The router's logits as the experts of a small step see them: sums in fixed point, over the rms, and the bias.
+/// The router's logits as the experts of a decode step see them: sums in fixed point, over the rms, and the bias.
 pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32>> {
-    let experts = pass.model.spec.max_experts();
+    let experts = pass.model.spec.layers[layer].experts;
     let mut sums = vec![0_i64; tokens * experts];
-    pass.workspace.router_logit_sums.read(sums_offset(pass, layer), &mut sums)?;
+    pass.workspace.router_logit_sums.read(pass.logit_sums_offset(layer), &mut sums)?;
     let bias = pass.weights.vector(Weight::RouterBias, layer)?;
     Ok(sums
         .chunks(experts)
@@ -117,12 +117,8 @@ pub(super) fn logits(pass: &Pass, tokens: usize, layer: usize) -> Result<Vec<f32
 
 /// Starts a layer's logits at zero, as the embedding does for all layers.
 pub(super) fn clear_logits(pass: &Pass, layer: usize) -> Result<()> {
-    let zeros = vec![0_i64; MOST_SMALL_TOKENS * pass.model.spec.max_experts()];
-    pass.workspace.router_logit_sums.write(sums_offset(pass, layer), &zeros)
-}
-
-fn sums_offset(pass: &Pass, layer: usize) -> usize {
-    layer * MOST_SMALL_TOKENS * pass.model.spec.max_experts() * size_of::<i64>()
+    let zeros = vec![0_i64; MAX_DECODE_TOKENS * pass.model.spec.layers[layer].experts];
+    pass.workspace.router_logit_sums.write(pass.logit_sums_offset(layer), &zeros)
 }
 
 fn squares_before(pass: &Pass, next: NextNorm) -> &Buffer {
@@ -136,9 +132,9 @@ fn squares_before(pass: &Pass, next: NextNorm) -> &Buffer {
 fn inverse_rms(pass: &Pass, tokens: usize) -> Result<Vec<f32>> {
     let spec: &ModelSpec = &pass.model.spec;
     let squares =
-        read_f32(squares_before(pass, NextNorm::Experts), tokens * spec.hidden / SQUARES_WIDTH)?;
+        read_f32(squares_before(pass, NextNorm::Experts), tokens * spec.hidden / SQUARE_SUM_WIDTH)?;
     Ok(squares
-        .chunks(spec.hidden / SQUARES_WIDTH)
+        .chunks(spec.hidden / SQUARE_SUM_WIDTH)
         .map(|parts| 1.0 / (parts.iter().sum::<f32>() / spec.hidden as f32 + spec.rms_eps).sqrt())
         .collect())
 }

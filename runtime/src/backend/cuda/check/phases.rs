@@ -1,14 +1,14 @@
-//! One step, phase by phase, on the device and in the executor. What follows the layers is in [`super::head`].
+//! One step, phase by phase, on the device and in the executor: the device runs a phase's kernels, the executor its nodes,
+//! and every value that leaves the phase is compared. What follows the layers is in [`super::head`].
 
 use std::sync::Arc;
 
-use ossmith_plan::{LayerKind, Model, Value};
+use ossmith_plan::{Auxiliary, LayerKind, Model, Node, Op, Phase, PhaseKernel, Value};
 
 use super::super::CudaBackend;
-use super::super::forward::StepInputs;
+use super::super::forward::{StepInputs, StepRun};
 use super::super::memory::Buffer;
-use super::super::phase::LayerPhase;
-use super::device_values::{LayerSnapshot, poison, read_bf16, read_f32, read_rows};
+use super::device_values::{LayerSnapshot, read_f32};
 use super::head::HEAD_ROWS;
 use super::next_norm::{self, NextNorm};
 use super::relative_error;
@@ -20,6 +20,9 @@ use crate::checkpoint::Checkpoint;
 
 /// Receives (kernel, part, error).
 pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
+
+/// What phases before the layers are filed under.
+const START: &str = "start";
 
 /// The device and the executor over the same weights.
 pub(super) struct Bench {
@@ -33,15 +36,21 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// `layers` are those of the whole model, of which this one has a few.
     pub(super) fn new(
         mut device: CudaBackend,
         weights: Arc<Checkpoint>,
+        layers: usize,
         seed: u64,
     ) -> Result<Bench> {
         let model = device.pass.model;
         // More rows than a step's: the head is asked for all of them at once.
         let logits = HEAD_ROWS * model.spec.vocab * size_of::<f32>();
         device.pass.workspace.logits = Buffer::zeroed(&device.context, logits, "logits to check")?;
+        // The embedding clears the sums of every layer that it was made for.
+        let sums = device.pass.logit_sums_offset(1) * layers;
+        device.pass.workspace.router_logit_sums =
+            Buffer::zeroed(&device.context, sums, "router logit sums to check")?;
         Ok(Bench {
             executor: Executor::new(model, weights, Isa::detect()?, None)?,
             cache: Cache::new(model, &device.limits)?,
@@ -52,18 +61,31 @@ impl Bench {
         })
     }
 
-    /// Checks every phase of every layer, the head and the sampler for a step of `tokens` tokens.
+    /// Checks every phase before the layers, of every layer, the head and the sampler for a step of `tokens` tokens.
     pub(super) fn step(&mut self, tokens: usize, start: usize, report: Report<'_>) -> Result<()> {
         let layout = Layout::new(self.model, tokens, start, &mut self.random);
+        let batch = self.stage(&layout.sequences())?;
+        for phase in self.run(tokens).schedule.start {
+            self.phase(phase, 0, START, &layout, &batch, report)?;
+        }
         for layer in 0..self.model.spec.layers.len() {
             self.fill_history(&layout, layer)?;
             let batch = self.stage(&layout.sequences())?;
             self.randomise_residual(tokens, layer)?;
-            for phase in LayerPhase::ALL {
-                self.phase(phase, layer, &batch, report)?;
+            let part = match self.model.spec.layers[layer].kind() {
+                LayerKind::Sliding => "sliding",
+                LayerKind::Full => "full",
+            };
+            for phase in self.device.pass.phases_of(&self.run(tokens), layer) {
+                self.phase(phase, layer, part, &layout, &batch, report)?;
             }
         }
         self.check_head(&layout, report)
+    }
+
+    /// The step whose words were staged last.
+    fn run(&self, tokens: usize) -> StepRun {
+        self.device.pass.step(&self.step_inputs, tokens)
     }
 
     /// Sends a step's words and lays it out for the executor.
@@ -92,8 +114,8 @@ impl Bench {
         let chunk = self.device.limits.max_step_tokens;
         for slot in (0..SEQUENCES).filter(|&slot| layout.counts[slot] > 0) {
             let end = layout.starts[slot];
-            let sliding = self.model.spec.layers[layer].kind() == LayerKind::Sliding;
-            let begin = if sliding { end.saturating_sub(self.model.spec.max_window()) } else { 0 };
+            let window = self.model.spec.layers[layer].window;
+            let begin = window.map_or(0, |window| end.saturating_sub(window));
             for first in (begin..end).step_by(chunk) {
                 let tokens = vec![0; chunk.min(end - first)];
                 let sequence = Sequence {
@@ -106,15 +128,19 @@ impl Bench {
                 };
                 let batch = self.stage(&[sequence])?;
                 self.randomise_residual(tokens.len(), layer)?;
-                self.launch(LayerPhase::Qkv, layer, tokens.len())?;
+                let run = self.run(tokens.len());
+                let phases = self.device.pass.phases_of(&run, layer).iter();
+                for phase in phases.filter(|phase| phase.computes(Op::CacheWrite)) {
+                    self.launch(phase, &run, layer)?;
+                }
                 self.copy_cache(&batch, layer)?;
             }
         }
         Ok(())
     }
 
-    fn launch(&self, phase: LayerPhase, layer: usize, tokens: usize) -> Result<()> {
-        self.device.pass.phase(phase, &self.step_inputs, layer, tokens)?;
+    fn launch(&self, phase: &Phase, run: &StepRun, layer: usize) -> Result<()> {
+        self.device.pass.phase(phase, run, layer)?;
         self.device.synchronize()
     }
 
@@ -135,212 +161,120 @@ impl Bench {
         Ok((all_keys, all_values))
     }
 
+    /// Checks one phase.
     fn phase(
         &mut self,
-        phase: LayerPhase,
+        phase: &'static Phase,
         layer: usize,
+        part: &'static str,
+        layout: &Layout,
         batch: &Batch,
         report: Report<'_>,
     ) -> Result<()> {
         let tokens = batch.rows.len();
+        let run = self.run(tokens);
+        let residual = &self.device.pass.workspace.residual;
+        let before = read_f32(residual, tokens * self.model.spec.hidden)?;
         let mut values = Values::new(self.model, tokens);
-        let before = self.inputs(phase, layer, &mut values, tokens)?;
-        self.poison_outputs(phase, layer, tokens)?;
-        self.launch(phase, layer, tokens)?;
-        let actual = self.outputs(phase, layer, batch, &before)?;
-        let nodes = phase.plan(self.model).nodes;
-        self.executor.run(nodes, layer, &mut values, batch, &mut self.cache)?;
-        let expected = self.expected(phase, &values, &before, tokens)?;
-        if phase == LayerPhase::Qkv {
+        values.set_layer(layer);
+        for value in inputs_of(phase.nodes) {
+            self.give(value, layer, &run, layout, &mut values)?;
+        }
+        let leaving: Vec<Value> = outputs_of(phase.nodes)
+            .into_iter()
+            .filter(|&value| self.device.is_seen(value, &run))
+            .collect();
+        for &value in &leaving {
+            self.device.poison_value(value, phase, layer, &run)?;
+        }
+        self.device.poison_handed_on(phase)?;
+        self.launch(phase, &run, layer)?;
+
+        let mut actual = Vec::new();
+        for &value in &leaving {
+            actual.push(match value {
+                Value::Qkv => self.queries_keys_values(batch, layer)?,
+                _ => self.device.value(value, layer, &run)?,
+            });
+        }
+        self.executor.run(phase.nodes, layer, &mut values, batch, &mut self.cache)?;
+        let mut error = 0_f64;
+        for (&value, actual) in leaving.iter().zip(&actual) {
+            error = error.max(self.difference(value, phase, &values, &before, actual)?);
+        }
+        if phase.computes(Op::CacheWrite) {
             // The executor wrote its own keys and values; attention is checked on the device's.
             self.copy_cache(batch, layer)?;
         }
-        let part = match self.model.spec.layers[layer].kind() {
-            LayerKind::Sliding => "sliding",
-            LayerKind::Full => "full",
-        };
-        let mut error = relative_error(&actual, &expected)?;
-        if self.is_small(tokens) {
-            error = error.max(match phase {
-                LayerPhase::AttnOut => {
-                    next_norm::error(&self.device.pass, tokens, layer, NextNorm::Experts)?
-                }
-                LayerPhase::ExpertDown => {
-                    next_norm::error(&self.device.pass, tokens, layer + 1, NextNorm::Attention)?
-                }
-                _ => 0.0,
-            });
-        } else if phase == LayerPhase::ExpertDown {
-            error = error.max(next_norm::normed_error(&self.device.pass, tokens, layer + 1)?);
+        if phase.auxiliary == Some(Auxiliary::Permute) {
+            error = error.max(self.device.permutation_error(tokens, layer)?);
         }
-        report(self.kernel_of(phase, layer, tokens), part, error);
+        error = error.max(self.handed_on_error(phase, tokens, layer)?);
+        report(self.kernel_of(phase), part, error);
         Ok(())
     }
 
-    fn is_small(&self, tokens: usize) -> bool {
-        self.model.schedule(tokens).is_small()
-    }
-
-    /// Gives the executor the device's inputs of a phase; returns the residual before it.
-    fn inputs(
+    /// Gives the executor the device's value.
+    fn give(
         &self,
-        phase: LayerPhase,
+        value: Value,
         layer: usize,
+        run: &StepRun,
+        layout: &Layout,
         values: &mut Values,
-        tokens: usize,
-    ) -> Result<Vec<f32>> {
-        let (spec, workspace) = (&self.model.spec, &self.device.pass.workspace);
-        let residual = read_f32(&workspace.residual, tokens * spec.hidden)?;
-        values.set_f32(Value::Residual, &residual)?;
-        let normed = || match self.is_small(tokens) {
-            true => next_norm::normed(&self.device.pass, tokens),
-            false => read_rows(&self.device.pass, &workspace.normed, tokens * spec.hidden, tokens),
-        };
-        match phase {
-            LayerPhase::Attention => {
-                let queries = read_bf16(&workspace.queries, tokens * spec.q_width())?;
-                let mut qkv = vec![0.0; tokens * spec.qkv_width()];
-                for (row, queries) in
-                    qkv.chunks_mut(spec.qkv_width()).zip(queries.chunks(spec.q_width()))
-                {
-                    row[..spec.q_width()].copy_from_slice(queries);
+    ) -> Result<()> {
+        match value {
+            Value::Tokens => values.set_u32(value, &layout.tokens),
+            Value::ExpertIds | Value::ExpertWeights if run.schedule.defers_norms() => {
+                // Each block of a decode step chooses for itself; the executor does so from the same logits.
+                let logits = self.device.value(Value::RouterLogits, layer, run)?;
+                let (ids, weights) = self.choices(&logits, layer, run.tokens)?;
+                match value {
+                    Value::ExpertIds => values.set_u32(value, &ids),
+                    _ => values.set_f32(value, &weights),
                 }
-                values.set_f32(Value::Qkv, &qkv)?;
             }
-            LayerPhase::AttnOut => values.set_f32(
-                Value::AttnHeads,
-                &read_rows(
-                    &self.device.pass,
-                    &workspace.attn_output,
-                    tokens * spec.q_width(),
-                    tokens,
-                )?,
-            )?,
-            LayerPhase::ExpertUp => {
-                values.set_f32(Value::MoeInput, &normed()?)?;
-                values.set_f32(Value::RouterLogits, &self.logits(tokens, layer)?)?;
+            Value::ExpertIds => {
+                values.set_u32(value, &self.device.route_experts(run.tokens, layer)?)
             }
-            LayerPhase::ExpertDown => {
-                let elements = tokens * spec.max_top_k() * spec.inter;
-                let hidden = read_rows(&self.device.pass, &workspace.expert_act, elements, tokens)?;
-                values.set_f32(Value::ExpertHidden, &hidden)?;
-                let (ids, weights) = self.choices(&self.logits(tokens, layer)?, tokens)?;
-                values.set_u32(Value::ExpertIds, &ids)?;
-                values.set_f32(Value::ExpertWeights, &weights)?;
-            }
-            LayerPhase::Qkv | LayerPhase::Router => {}
-        }
-        Ok(residual)
-    }
-
-    /// The router's logits that the device's experts choose from.
-    fn logits(&self, tokens: usize, layer: usize) -> Result<Vec<f32>> {
-        match self.is_small(tokens) {
-            true => next_norm::logits(&self.device.pass, tokens, layer),
-            false => read_f32(
-                &self.device.pass.workspace.router_logits,
-                tokens * self.model.spec.max_experts(),
-            ),
+            _ => values.set_f32(value, &self.device.value(value, layer, run)?),
         }
     }
 
     /// The router's choice by the executor.
-    fn choices(&self, logits: &[f32], tokens: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+    fn choices(&self, logits: &[f32], layer: usize, tokens: usize) -> Result<(Vec<u32>, Vec<f32>)> {
         let mut values = Values::new(self.model, tokens);
+        values.set_layer(layer);
         values.set_f32(Value::RouterLogits, logits)?;
-        let top_k = &LayerPhase::ExpertUp.plan(self.model).nodes[..1];
+        let nodes = self.model.graph.layer.iter();
+        let top_k: Vec<Node> = nodes.filter(|node| node.op == Op::TopK).copied().collect();
         let mut unused = Cache::new(self.model, &self.device.limits)?;
-        self.executor.run(top_k, 0, &mut values, &Batch::default(), &mut unused)?;
+        self.executor.run(&top_k, layer, &mut values, &Batch::default(), &mut unused)?;
         Ok((values.u32(Value::ExpertIds)?.to_vec(), values.f32(Value::ExpertWeights)?.to_vec()))
     }
 
-    fn poison_outputs(&self, phase: LayerPhase, layer: usize, tokens: usize) -> Result<()> {
-        let workspace = &self.device.pass.workspace;
-        if self.is_small(tokens) {
-            match phase {
-                LayerPhase::AttnOut => {
-                    next_norm::clear_logits(&self.device.pass, layer)?;
-                    poison(&workspace.deferred_rows)
-                        .and_then(|()| poison(&workspace.moe_square_sums))?;
-                }
-                LayerPhase::Router => return Ok(()),
-                LayerPhase::ExpertDown => poison(&workspace.deferred_rows)
-                    .and_then(|()| poison(&workspace.attn_square_sums))?,
-                _ => {}
-            }
-        }
-        match phase {
-            LayerPhase::Qkv => poison(&workspace.queries),
-            LayerPhase::Attention => poison(&workspace.attn_output),
-            LayerPhase::AttnOut => Ok(()),
-            LayerPhase::Router => {
-                poison(&workspace.normed).and_then(|()| poison(&workspace.router_logits))
-            }
-            LayerPhase::ExpertUp => poison(&workspace.expert_act),
-            LayerPhase::ExpertDown => {
-                poison(&workspace.normed).and_then(|()| poison(&workspace.route_out))
-            }
-        }
+    /// Queries, and the keys and values that the step wrote to the cache.
+    fn queries_keys_values(&mut self, batch: &Batch, layer: usize) -> Result<Vec<f32>> {
+        let queries = self.device.queries(batch.rows.len())?;
+        let (keys, values) = self.copy_cache(batch, layer)?;
+        Ok([queries, keys, values].concat())
     }
 
-    fn outputs(
-        &mut self,
-        phase: LayerPhase,
-        layer: usize,
-        batch: &Batch,
-        before: &[f32],
-    ) -> Result<Vec<f32>> {
-        let spec = self.model.spec;
-        let tokens = batch.rows.len();
-        let workspace = &self.device.pass.workspace;
-        match phase {
-            LayerPhase::Qkv => {
-                let queries = read_bf16(&workspace.queries, tokens * spec.q_width())?;
-                let (keys, values) = self.copy_cache(batch, layer)?;
-                Ok([queries, keys, values].concat())
-            }
-            LayerPhase::Attention => read_rows(
-                &self.device.pass,
-                &workspace.attn_output,
-                tokens * spec.q_width(),
-                tokens,
-            ),
-            LayerPhase::Router => {
-                let mut all = match self.is_small(tokens) {
-                    true => Vec::new(),
-                    false => read_rows(
-                        &self.device.pass,
-                        &workspace.normed,
-                        tokens * spec.hidden,
-                        tokens,
-                    )?,
-                };
-                all.extend(self.logits(tokens, layer)?);
-                Ok(all)
-            }
-            LayerPhase::ExpertUp => read_rows(
-                &self.device.pass,
-                &workspace.expert_act,
-                tokens * spec.max_top_k() * spec.inter,
-                tokens,
-            ),
-            LayerPhase::AttnOut | LayerPhase::ExpertDown => {
-                let after = read_f32(&workspace.residual, tokens * spec.hidden)?;
-                Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())
-            }
-        }
-    }
-
-    fn expected(
+    /// Relative error of a value that the device made, against the executor's.
+    fn difference(
         &self,
-        phase: LayerPhase,
+        value: Value,
+        phase: &Phase,
         values: &Values,
         before: &[f32],
-        tokens: usize,
-    ) -> Result<Vec<f32>> {
+        actual: &[f32],
+    ) -> Result<f64> {
         let spec = &self.model.spec;
-        match phase {
-            LayerPhase::Qkv => {
+        let since = |after: &[f32]| -> Vec<f32> {
+            after.iter().zip(before).map(|(after, before)| after - before).collect()
+        };
+        match value {
+            Value::Qkv => {
                 let rows = values.f32(Value::Qkv)?.chunks(spec.qkv_width());
                 let (q, kv) = (spec.q_width(), spec.kv_width());
                 let part = |range: std::ops::Range<usize>| {
@@ -348,40 +282,105 @@ impl Bench {
                         .flat_map(move |row| row[range.clone()].to_vec())
                         .collect::<Vec<_>>()
                 };
-                Ok([part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)].concat())
+                let expected = [part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)].concat();
+                relative_error(actual, &expected)
             }
-            LayerPhase::Attention => Ok(values.f32(Value::AttnHeads)?.to_vec()),
-            LayerPhase::Router if self.is_small(tokens) => {
-                Ok(values.f32(Value::RouterLogits)?.to_vec())
+            // What was added shows better than the sum.
+            Value::Residual if phase.computes(Op::AddTo) => {
+                relative_error(&since(actual), &since(values.f32(value)?))
             }
-            LayerPhase::Router => {
-                Ok([values.f32(Value::MoeInput)?, values.f32(Value::RouterLogits)?].concat())
+            Value::ExpertIds => {
+                let expected: Vec<f32> = values.u32(value)?.iter().map(|&id| id as f32).collect();
+                relative_error(actual, &expected)
             }
-            LayerPhase::ExpertUp => Ok(values.f32(Value::ExpertHidden)?.to_vec()),
-            LayerPhase::AttnOut | LayerPhase::ExpertDown => {
-                debug_assert_eq!(before.len(), tokens * spec.hidden);
-                let after = values.f32(Value::Residual)?;
-                Ok(after.iter().zip(before).map(|(after, before)| after - before).collect())
-            }
+            _ => relative_error(actual, values.f32(value)?),
         }
     }
 
-    fn kernel_of(&self, phase: LayerPhase, layer: usize, tokens: usize) -> &'static str {
-        let schedule = self.model.schedule(tokens);
-        let info = match phase {
-            LayerPhase::Qkv => schedule.qkv_rope.info,
-            LayerPhase::Attention => {
-                let kind = self.model.spec.layers[layer].kind();
-                let tiled = schedule.large.filter(|_| self.step_inputs.tiled.is_some());
-                tiled.map_or(schedule.attention_of(kind).info, |l| l.attention_of(kind).info)
+    /// Relative error of what a phase hands on to the next norm beside its own values.
+    fn handed_on_error(&self, phase: &Phase, tokens: usize, layer: usize) -> Result<f64> {
+        let pass = &self.device.pass;
+        let of = |kernel: &PhaseKernel| match kernel {
+            PhaseKernel::Embed(_) if self.run(tokens).schedule.defers_norms() => {
+                next_norm::error(pass, tokens, 0, NextNorm::Attention)
             }
-            LayerPhase::AttnOut => schedule.attn_out_residual.info,
-            LayerPhase::Router => {
-                schedule.large.map_or(schedule.attn_out_residual.info, |large| large.router.info)
+            PhaseKernel::AttnOutResidualRouter(_) => {
+                next_norm::error(pass, tokens, layer, NextNorm::Experts)
             }
-            LayerPhase::ExpertUp => schedule.moe_up_swiglu.info,
-            LayerPhase::ExpertDown => schedule.moe_down.info,
+            PhaseKernel::MoeDownResidual(_) => {
+                next_norm::error(pass, tokens, layer + 1, NextNorm::Attention)
+            }
+            PhaseKernel::MoeUnpermuteRmsNorm(_) => next_norm::normed_error(pass, tokens, layer + 1),
+            _ => Ok(0.0),
         };
-        info.name
+        phase.kernels.iter().try_fold(0_f64, |error, kernel| Ok(error.max(of(kernel)?)))
+    }
+
+    /// The kernel that a phase is filed under: of attention the tiles', if there were any.
+    fn kernel_of(&self, phase: &Phase) -> &'static str {
+        let tiled = self.step_inputs.tiled.is_some();
+        let launched =
+            |kernel: &&PhaseKernel| tiled || !matches!(kernel, PhaseKernel::AttentionTiled(_));
+        phase.kernels.iter().find(launched).map_or(phase.name, |kernel| kernel.info().name)
+    }
+}
+
+/// Values that nodes read and did not make themselves.
+fn inputs_of(nodes: &[Node]) -> Vec<Value> {
+    let mut made: Vec<Value> = Vec::new();
+    let mut inputs = Vec::new();
+    for node in nodes {
+        // What is updated in place is read too.
+        let updated = node.outputs.iter().filter(|_| node.op == Op::AddTo);
+        for value in node.inputs.iter().chain(updated) {
+            if !made.contains(value) && !inputs.contains(value) {
+                inputs.push(*value);
+            }
+        }
+        made.extend(node.outputs);
+    }
+    inputs
+}
+
+/// Values that nodes make.
+fn outputs_of(nodes: &[Node]) -> Vec<Value> {
+    let mut outputs: Vec<Value> = Vec::new();
+    for value in nodes.iter().flat_map(|node| node.outputs) {
+        if !outputs.contains(value) {
+            outputs.push(*value);
+        }
+    }
+    outputs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A phase's inputs, and the values that it makes.
+    type Sides = (&'static str, Vec<Value>, Vec<Value>);
+
+    #[test]
+    fn phases_read_what_they_did_not_make() {
+        use Value as V;
+        let model = ossmith_models::NANO;
+        let sides = |schedule: &ossmith_plan::Schedule| -> Vec<Sides> {
+            let phases = schedule.layers[0].iter();
+            phases.map(|p| (p.name, inputs_of(p.nodes), outputs_of(p.nodes))).collect()
+        };
+        let decode = sides(model.schedule(1));
+        assert_eq!(decode[0], ("rmsnorm_qkv_rope", vec![V::Residual], vec![V::AttnInput, V::Qkv]));
+        assert_eq!(
+            decode[2],
+            (
+                "attn_out_residual",
+                vec![V::AttnHeads, V::Residual],
+                vec![V::AttnDelta, V::Residual, V::MoeInput, V::RouterLogits]
+            )
+        );
+        let prefill = sides(model.schedule(usize::MAX));
+        let unpermute = prefill.last().expect("a phase");
+        assert_eq!(unpermute.1, [V::ExpertOut, V::ExpertWeights, V::Residual]);
+        assert_eq!(unpermute.2, [V::MoeDelta, V::Residual]);
     }
 }

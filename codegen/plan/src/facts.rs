@@ -1,0 +1,61 @@
+//! Numbers that kernels and runtime both go by. Each is stated here once: the device library has them as `facts.cuh`,
+//! which the generator writes from [`ALL`], and the runtime sizes its buffers by them.
+
+/// Most tokens of a step that runs by a decode schedule.
+pub const MAX_DECODE_TOKENS: usize = 8;
+
+/// Most blocks that share the keys of one key/value head of one token.
+pub const MAX_KV_SPLITS: usize = 16;
+
+/// Blocks per SM that splitting the keys aims for.
+pub const KV_SPLIT_BLOCKS_PER_SM: usize = 2;
+
+/// Query heads of one attention partial: the columns of a tensor-core product, so the most that share a key/value head.
+pub const PARTIAL_HEADS: usize = 8;
+
+/// Room for attention partials, which is enough for devices of up to 1,024 SMs: splits times heads times tokens are less
+/// than twice the blocks that splitting aims for.
+pub const MAX_ATTENTION_PARTIALS: usize = 4 * 1024;
+
+/// Tokens of one page of the key/value cache.
+pub const PAGE_TOKENS: usize = 64;
+
+/// Keys of a span, which a warp of attention copies and attends at once.
+pub const SPAN_KEYS: usize = 32;
+
+/// Elements of a row behind one sum of squares of the deferred RMS norm.
+pub const SQUARE_SUM_WIDTH: usize = 16;
+
+/// Units of one logit in the router's fixed-point sums, as a power of two.
+pub const ROUTER_SUM_BITS: usize = 28;
+
+/// Bytes of one entry of the list of expert tiles.
+pub const EXPERT_TILE_BYTES: usize = 16;
+
+/// Bytes of one candidate of a split of a row of logits.
+pub const CANDIDATE_BYTES: usize = 8;
+
+/// How the device library knows an order of rows ([`crate::RowOrder`]) that is the checkpoint's.
+pub const NATURAL_ROWS: usize = 0;
+/// As [`NATURAL_ROWS`], for rotary pairs.
+pub const ROPE_PAIR_ROWS: usize = 1;
+/// As [`NATURAL_ROWS`], for gate/up pairs.
+pub const GATE_UP_PAIR_ROWS: usize = 2;
+/// As [`NATURAL_ROWS`], for memory that is not in tiles at all.
+pub const ROW_MAJOR: usize = 3;
+
+/// Name in CUDA, value and meaning of every fact that device code reads.
+pub const ALL: &[(&str, usize, &str)] = &[
+    ("kTileRows", crate::TILE_ROWS, "rows of one weight tile"),
+    ("kTileK", crate::TILE_K, "summed elements of one weight tile"),
+    ("kPageTokens", PAGE_TOKENS, "tokens of one page of the key/value cache"),
+    ("kSpanKeys", SPAN_KEYS, "keys that a warp of attention copies and attends at once"),
+    ("kColumnHeads", PARTIAL_HEADS, "query heads that a tensor-core product has room for"),
+    ("kSquareSumWidth", SQUARE_SUM_WIDTH, "elements of a row behind one sum of squares"),
+    ("kRouterSumBits", ROUTER_SUM_BITS, "a router sum of 1 is 2 to this power"),
+    ("kExpertTileBytes", EXPERT_TILE_BYTES, "bytes of one ExpertTile"),
+    ("kCandidateBytes", CANDIDATE_BYTES, "bytes of one Candidate"),
+    ("kRopePairRows", ROPE_PAIR_ROWS, "rows ordered as rotary pairs"),
+    ("kGateUpPairRows", GATE_UP_PAIR_ROWS, "rows ordered as gate/up pairs"),
+    ("kRowMajor", ROW_MAJOR, "no tiles at all"),
+];

@@ -1,0 +1,162 @@
+//! A model, ready for a runtime: dimensions, graph, schedules, layouts and CUDA text.
+
+use crate::params::{self, PhaseKernel};
+use crate::{
+    Arch, Axis, Family, Graph, Kernel, KernelInfo, ModelSpec, Schedule, Shard, Unit, Weight,
+    WeightLayout,
+};
+
+/// Kernels that are no part of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools {
+    /// Makes synthetic bf16 tiles and rows where they will lie.
+    pub fill_bf16: Kernel<params::FillBf16>,
+    /// Makes synthetic MXFP4 tiles where they will lie.
+    pub fill_mxfp4: Kernel<params::FillMxfp4>,
+    /// Reads memory and does nothing with it: the roofline that steps are measured against.
+    pub flat_read: Kernel<params::FlatRead>,
+}
+
+impl Tools {
+    /// Name and geometry of each.
+    #[must_use]
+    pub const fn infos(&self) -> [KernelInfo; 3] {
+        [self.fill_bf16.info, self.fill_mxfp4.info, self.flat_read.info]
+    }
+}
+
+/// Kernels that a model's shape does without, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The devices that do without.
+    pub families: &'static [Family],
+    /// One sentence: what is missing, and which dimension is the reason.
+    pub what: &'static str,
+}
+
+impl Loss {
+    /// A schedule that a device does without, since a block of it cannot have one kernel's shared memory.
+    #[must_use]
+    pub fn of_shared_memory(schedule: &Schedule, kernel: &KernelInfo, block_bytes: usize) -> Loss {
+        let tokens = match schedule.max_tokens {
+            usize::MAX => "steps of any size".to_owned(),
+            1 => "steps of one token".to_owned(),
+            most => format!("steps of up to {most} tokens"),
+        };
+        let what = format!(
+            "no {} schedule for {tokens}: {} needs {} bytes of shared memory, a block has {block_bytes}",
+            schedule.regime.name(),
+            kernel.name,
+            kernel.shared_bytes,
+        );
+        let families = match schedule.family {
+            Family::Portable => &[Family::Portable, Family::Sm90][..],
+            Family::Sm90 => &[Family::Sm90],
+        };
+        Loss { families, what: what.leak() }
+    }
+}
+
+/// A model, ready for a runtime: what `model!` expands to.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// Dimensions of the whole model.
+    pub spec: ModelSpec,
+    /// Which part of it the graph and the kernels compute.
+    pub shard: Shard,
+    /// The GPU that its schedules are made for.
+    pub arch: Arch,
+    /// The op graph.
+    pub graph: Graph,
+    /// Device layout of every weight.
+    pub layouts: &'static [(Weight, WeightLayout)],
+    /// Schedules by ascending `max_tokens`, of equal ones the more special family first. The last takes any number of
+    /// tokens, unless [`Model::losses`] says why there is none.
+    pub schedules: &'static [Schedule],
+    /// Kernels that are no part of a step.
+    pub tools: Tools,
+    /// CUDA sources.
+    pub units: &'static [Unit],
+    /// The device library: (path, text) of every header that a unit may include.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// What this shape does without.
+    pub losses: &'static [Loss],
+}
+
+impl Model {
+    /// The model as a device of this compute capability runs it: the schedules that the device can choose, and what it
+    /// does without. Both lists live as long as the program: ask once per device.
+    #[must_use]
+    pub fn on(&self, compute: (i32, i32)) -> Model {
+        let (family, shared_bytes) = (Family::of(compute), Arch::block_shared_bytes(compute));
+        let families = self.losses.iter().filter(|loss| loss.families.contains(&family));
+        let mut losses: Vec<Loss> = families.copied().collect();
+        let mut schedules: Vec<Schedule> = Vec::new();
+        for schedule in self.schedules.iter().filter(|one| one.family.runs_on(compute)) {
+            let infos = schedule.infos();
+            let mut too_large =
+                infos.iter().filter(|info| info.shared_bytes as usize > shared_bytes);
+            if let Some(info) = too_large.next() {
+                losses.push(Loss::of_shared_memory(schedule, info, shared_bytes));
+            } else if schedules.last().is_none_or(|last| last.max_tokens < schedule.max_tokens) {
+                schedules.push(*schedule);
+            }
+        }
+        Model { schedules: schedules.leak(), losses: losses.leak(), ..*self }
+    }
+
+    /// Why no schedule takes steps of any size, if that is so: what the model does without.
+    #[must_use]
+    pub fn cannot_run(&self) -> Option<String> {
+        let any = self.schedules.last().is_some_and(|last| last.max_tokens == usize::MAX);
+        let reasons = || self.losses.iter().map(|loss| loss.what).collect::<Vec<_>>().join("; ");
+        (!any).then(reasons)
+    }
+
+    /// The units that the schedules and the tools launch.
+    #[must_use]
+    pub fn launched(&self) -> Vec<&'static Unit> {
+        let mut infos: Vec<KernelInfo> = self.tools.infos().into();
+        infos.extend(self.schedules.iter().flat_map(Schedule::infos));
+        let launched = |unit: &&Unit| infos.iter().any(|info| info.name == unit.name);
+        self.units.iter().filter(launched).collect()
+    }
+
+    /// The schedule for a step of `tokens` tokens.
+    ///
+    /// # Panics
+    /// When no schedule takes as many: [`Model::cannot_run`] reports it beforehand.
+    #[must_use]
+    pub fn schedule(&self, tokens: usize) -> &'static Schedule {
+        let fits = self.schedules.iter().find(|schedule| tokens <= schedule.max_tokens);
+        fits.expect("a model that can run has a schedule for any number of tokens")
+    }
+
+    /// Routes of the smallest expert tile of any schedule, which bounds how many tiles a step can have; `None` if no
+    /// kernel takes experts in tiles.
+    #[must_use]
+    pub fn min_expert_tile(&self) -> Option<usize> {
+        let kernels = self.schedules.iter().flat_map(Schedule::infos);
+        kernels
+            .filter_map(|info| match info.grid.y {
+                Axis::ExpertTiles(routes) => Some(routes as usize),
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Blocks that share a row of logits when a token is sampled, at most.
+    #[must_use]
+    pub fn sample_splits(&self) -> usize {
+        let phases = self.schedules.iter().flat_map(Schedule::phases);
+        let kernels = phases.flat_map(|phase| phase.kernels);
+        let splits = kernels.filter_map(|kernel| match kernel {
+            PhaseKernel::Sample(kernel) => match kernel.info.grid.x {
+                Axis::Fixed(splits) => Some(splits as usize),
+                _ => None,
+            },
+            _ => None,
+        });
+        splits.max().unwrap_or(1)
+    }
+}

@@ -1,0 +1,406 @@
+//! GEMMs of many tokens. A block computes some row tiles by a tile of tokens; experts take their routes as tiles of a list
+//! that is permuted by expert. Bodies come in two kinds: by warps ([`Mma`]), on any device, and by warpgroups ([`Wgmma`]),
+//! on rows in tile order.
+
+use ossmith_plan::params::{
+    AttnOutResidual, MoeDown, MoeUpSwiglu, Params, QkvRope, Router, Unembed,
+};
+use ossmith_plan::{Axis, TILE_K, TILE_ROWS};
+
+use super::footprint::{self, TileFormat};
+use super::planned::{Body, Constant, Draft, Planned, body, u32s};
+use super::tunables::{Legal, Tuner};
+use super::{Context, ONE, Result, head_constants, swiglu_constants};
+
+/// A GEMM of warps (`tile/gemm.cuh`): each multiplies a row tile by the block's tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Mma {
+    /// What the kernel's name ends in.
+    pub(super) suffix: &'static str,
+    /// Tokens of one block.
+    pub(super) tile_tokens: usize,
+    /// Row tiles of one block, one per warp.
+    pub(super) warps: usize,
+    /// k tiles that move together.
+    pub(super) stage_tiles: usize,
+    /// Stages on their way or in use.
+    pub(super) stages: usize,
+    /// Blocks that share an SM.
+    pub(super) blocks_per_sm: usize,
+    /// Whether the sum of a dense GEMM with few rows is split over the blocks of a cluster, to have enough blocks.
+    pub(super) splits: bool,
+}
+
+/// A GEMM of warpgroups (`tile/wgmma.cuh`): each of two multiplies four row tiles by the block's tokens. Where two blocks
+/// share an SM they hide each other's waits, decoding and epilogues.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Wgmma {
+    /// What the kernel's name ends in.
+    pub(super) suffix: &'static str,
+    /// Tokens of one block, or routes of an expert.
+    pub(super) tile_tokens: usize,
+    /// k tiles on their way or in use.
+    pub(super) stages: usize,
+    /// Blocks that share an SM.
+    pub(super) blocks_per_sm: usize,
+}
+
+/// How a GEMM runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Gemm {
+    Mma(Mma),
+    Wgmma(Wgmma),
+}
+
+impl Gemm {
+    /// What its kernel's name ends in.
+    pub(super) const fn suffix(&self) -> &'static str {
+        match self {
+            Gemm::Mma(Mma { suffix, .. }) | Gemm::Wgmma(Wgmma { suffix, .. }) => suffix,
+        }
+    }
+
+    /// Tokens (or routes) of one block.
+    pub(super) const fn tile_tokens(&self) -> usize {
+        match self {
+            Gemm::Mma(Mma { tile_tokens, .. }) | Gemm::Wgmma(Wgmma { tile_tokens, .. }) => {
+                *tile_tokens
+            }
+        }
+    }
+
+    /// The values that [`Gemm::tile_tokens`] may have.
+    pub(super) const fn legal_tile_tokens(&self) -> Legal {
+        match self {
+            Gemm::Mma(_) => Legal::Range { min: 8, max: 128, step: 8 },
+            Gemm::Wgmma(_) => Legal::OneOf(&[64, 128, 256]),
+        }
+    }
+
+    /// Whether it reads rows in tile order.
+    pub(super) const fn tile_order(&self) -> bool {
+        matches!(self, Gemm::Wgmma(_))
+    }
+}
+
+/// What more tokens per tile trade.
+pub(super) const TILE_TOKENS_TRADE: &str =
+    "tokens of one block: more read weights less often, and leave more of a tile empty";
+
+/// Row tiles of a block of warpgroups, one per warp: two groups of four.
+const WGMMA_WARPS: usize = 8;
+/// Words that a block of warpgroups keeps of a token, at most: position and page, or route.
+const WGMMA_TOKEN_WORDS: usize = 2;
+
+/// A GEMM's operands.
+struct Operands {
+    operation: &'static str,
+    /// Bodies by warps and by warpgroups.
+    mma: Body,
+    wgmma: Option<Body>,
+    /// Rows of the weight, or of one expert's.
+    rows: usize,
+    /// Length of the sum.
+    k: usize,
+    /// Shared memory of the body by warps, besides its stages, for each token of its tile.
+    bytes_per_token: usize,
+    constants: Vec<Constant>,
+}
+
+impl Operands {
+    /// A GEMM over a step's tokens.
+    fn dense<P: Params>(self, at: &Context<'_>, gemm: Gemm) -> Result<Planned<P>> {
+        self.plan(at, gemm, TileFormat::Bf16, None)
+    }
+
+    /// A GEMM over tiles of `tile_tokens` routes of one expert.
+    fn experts<P: Params>(
+        self,
+        at: &Context<'_>,
+        gemm: Gemm,
+        tile_tokens: usize,
+    ) -> Result<Planned<P>> {
+        self.plan(at, gemm, TileFormat::Mxfp4, Some(tile_tokens))
+    }
+
+    fn plan<P: Params>(
+        self,
+        at: &Context<'_>,
+        gemm: Gemm,
+        format: TileFormat,
+        expert_tile: Option<usize>,
+    ) -> Result<Planned<P>> {
+        let name = format!("{}_{}", self.operation, gemm.suffix());
+        let mut tuner = Tuner::new(&name, at.overrides);
+        let tile_tokens = match expert_tile {
+            // The list of tiles decides it, which is another kernel's.
+            Some(tokens) => tokens,
+            None => tuner.pick(
+                "tile_tokens",
+                gemm.tile_tokens(),
+                gemm.legal_tile_tokens(),
+                TILE_TOKENS_TRADE,
+            )?,
+        };
+        let along_tokens = match expert_tile {
+            Some(routes) => Axis::ExpertTiles(routes as u32),
+            None => Axis::TokenTiles(tile_tokens as u32),
+        };
+        let row_tiles = self.rows.div_ceil(TILE_ROWS);
+        match gemm {
+            Gemm::Mma(shape) => {
+                let dense = expert_tile.is_none();
+                self.by_warps(at, shape, format, dense, tile_tokens, along_tokens, tuner, &name)
+            }
+            Gemm::Wgmma(shape) => {
+                let stages = tuner.pick(
+                    "stages",
+                    shape.stages,
+                    Legal::range(3, 8),
+                    "k tiles on their way or in use: more hide more latency, and take shared memory",
+                )?;
+                let blocks_per_sm = tuner.pick(
+                    "blocks_per_sm",
+                    shape.blocks_per_sm,
+                    Legal::range(1, 2),
+                    "blocks that share an SM: two hide each other's waits, one has twice the registers",
+                )?;
+                let mut constants = self.constants;
+                constants.extend(u32s(&[
+                    ("kRowTiles", row_tiles),
+                    ("kTileTokens", tile_tokens),
+                    ("kStages", stages),
+                ]));
+                let tunables = tuner.chosen();
+                Ok(Draft {
+                    body: self.wgmma.unwrap_or(self.mma),
+                    other_params: vec![],
+                    grid: [Axis::Fixed(row_tiles.div_ceil(WGMMA_WARPS) as u32), along_tokens, ONE],
+                    cluster: 1,
+                    threads: WGMMA_WARPS * 32,
+                    shared_bytes: footprint::wgmma(
+                        format,
+                        WGMMA_WARPS,
+                        tile_tokens,
+                        stages,
+                        WGMMA_TOKEN_WORDS,
+                    ),
+                    blocks_per_sm,
+                    constants,
+                    family: at.step.family,
+                    tunables,
+                    name,
+                }
+                .plan(at.arch))
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call site, which this continues")]
+    fn by_warps<P: Params>(
+        self,
+        at: &Context<'_>,
+        shape: Mma,
+        format: TileFormat,
+        dense: bool,
+        tile_tokens: usize,
+        along_tokens: Axis,
+        mut tuner: Tuner<'_>,
+        name: &str,
+    ) -> Result<Planned<P>> {
+        let row_tiles = self.rows.div_ceil(TILE_ROWS);
+        let warps = tuner.pick(
+            "warps",
+            shape.warps,
+            Legal::OneOf(&[4, 8]),
+            "row tiles of one block: more share the tokens' copies, and make fewer blocks",
+        )?;
+        let stage_tiles = tuner.pick(
+            "stage_tiles",
+            shape.stage_tiles,
+            Legal::range(1, 4),
+            "k tiles that move together: more need fewer barriers, and more shared memory per stage",
+        )?;
+        let stages = tuner.pick(
+            "stages",
+            shape.stages,
+            Legal::range(2, 6),
+            "stages on their way or in use: more hide more latency, and take shared memory",
+        )?;
+        let blocks_per_sm = tuner.pick(
+            "blocks_per_sm",
+            shape.blocks_per_sm,
+            Legal::range(1, 4),
+            "blocks that share an SM: more hide each other's waits, and have fewer registers each",
+        )?;
+        let row_blocks = row_tiles.div_ceil(warps);
+        let splits = if dense {
+            let own = shape.splits(at, row_blocks, self.k.div_ceil(TILE_K), blocks_per_sm);
+            tuner.pick(
+                "splits",
+                own,
+                splits_of(at.arch.max_cluster),
+                "blocks of a cluster that share a sum: more make enough blocks, and have more to reduce",
+            )?
+        } else {
+            1
+        };
+        let mut constants = self.constants;
+        constants.extend(u32s(&[
+            ("kRowTiles", row_tiles),
+            ("kTileTokens", tile_tokens),
+            ("kStageTiles", stage_tiles),
+            ("kStages", stages),
+        ]));
+        if dense {
+            constants.extend(u32s(&[("kSplits", splits)]));
+        }
+        let tunables = tuner.chosen();
+        let other_bytes = match dense {
+            true => self.bytes_per_token * tile_tokens,
+            false => (self.bytes_per_token * tile_tokens).next_multiple_of(16),
+        };
+        Ok(Draft {
+            name: name.to_owned(),
+            body: self.mma,
+            other_params: vec![],
+            grid: [Axis::Fixed(row_blocks as u32), along_tokens, Axis::Fixed(splits as u32)],
+            cluster: splits,
+            threads: warps * 32,
+            shared_bytes: footprint::stages(format, warps, tile_tokens, stage_tiles, stages)
+                + other_bytes,
+            blocks_per_sm,
+            constants,
+            family: at.step.family,
+            tunables,
+        }
+        .plan(at.arch))
+    }
+}
+
+/// Powers of two up to the most blocks of a cluster.
+const fn splits_of(max_cluster: usize) -> Legal {
+    match max_cluster {
+        8.. => Legal::OneOf(&[1, 2, 4, 8]),
+        4..8 => Legal::OneOf(&[1, 2, 4]),
+        2..4 => Legal::OneOf(&[1, 2]),
+        _ => Legal::OneOf(&[1]),
+    }
+}
+
+impl Mma {
+    /// Blocks that split a dense GEMM's sum of `k_tiles` tiles: a power of two, with which all blocks run at once and each
+    /// has tiles.
+    fn splits(
+        &self,
+        at: &Context<'_>,
+        row_blocks: usize,
+        k_tiles: usize,
+        blocks_per_sm: usize,
+    ) -> usize {
+        let at_once = blocks_per_sm * at.arch.sms;
+        let fits = |splits: usize| {
+            splits <= at.arch.max_cluster
+                && splits * row_blocks <= at_once
+                && (splits - 1) * k_tiles.div_ceil(splits) < k_tiles
+        };
+        match self.splits {
+            true => [8, 4, 2].into_iter().find(|&splits| fits(splits)).unwrap_or(1),
+            false => 1,
+        }
+    }
+}
+
+pub(super) fn qkv_rope(at: &Context<'_>) -> Result<Planned<QkvRope>> {
+    let mut constants = u32s(&[("kHidden", at.spec.hidden)]);
+    constants.extend(head_constants(at.spec));
+    Operands {
+        operation: "qkv_rope",
+        mma: body!("qkv_rope_gemm.cu"),
+        wgmma: Some(body!("qkv_rope_wgmma.cu")),
+        rows: at.spec.qkv_width(),
+        k: at.spec.hidden,
+        bytes_per_token: footprint::POSITION_AND_PAGE,
+        constants,
+    }
+    .dense(at, at.step.qkv_rope)
+}
+
+pub(super) fn attn_out_residual(at: &Context<'_>) -> Result<Planned<AttnOutResidual>> {
+    let (hidden, q_width) = (at.spec.hidden, at.spec.q_width());
+    Operands {
+        operation: "attn_out_residual",
+        mma: body!("attn_out_residual_gemm.cu"),
+        wgmma: Some(body!("attn_out_residual_wgmma.cu")),
+        rows: hidden,
+        k: q_width,
+        bytes_per_token: 0,
+        constants: u32s(&[("kHidden", hidden), ("kQWidth", q_width)]),
+    }
+    .dense(at, at.step.attn_out_residual)
+}
+
+pub(super) fn router(at: &Context<'_>) -> Result<Planned<Router>> {
+    let (hidden, experts) = (at.spec.hidden, at.layer.experts);
+    Operands {
+        operation: "router",
+        mma: body!("router.cu"),
+        wgmma: None,
+        rows: experts,
+        k: hidden,
+        bytes_per_token: 0,
+        constants: u32s(&[
+            ("kHidden", hidden),
+            ("kExperts", experts),
+            ("kTileOrder", at.step.tile_order().into()),
+        ]),
+    }
+    .dense(at, Gemm::Mma(at.step.router))
+}
+
+/// Constants of both GEMMs of the experts.
+fn expert_constants(at: &Context<'_>) -> Vec<Constant> {
+    u32s(&[("kHidden", at.spec.hidden), ("kInter", at.spec.inter), ("kTopK", at.layer.top_k)])
+}
+
+pub(super) fn moe_up_swiglu(at: &Context<'_>, expert_tile: usize) -> Result<Planned<MoeUpSwiglu>> {
+    let mut constants = expert_constants(at);
+    constants.extend(swiglu_constants(at.spec));
+    Operands {
+        operation: "moe_up_swiglu",
+        mma: body!("moe_up_swiglu_gemm.cu"),
+        wgmma: Some(body!("moe_up_swiglu_wgmma.cu")),
+        rows: 2 * at.spec.inter,
+        k: at.spec.hidden,
+        bytes_per_token: footprint::ROUTE,
+        constants,
+    }
+    .experts(at, at.step.experts, expert_tile)
+}
+
+pub(super) fn moe_down(at: &Context<'_>, expert_tile: usize) -> Result<Planned<MoeDown>> {
+    Operands {
+        operation: "moe_down",
+        mma: body!("moe_down_gemm.cu"),
+        wgmma: Some(body!("moe_down_wgmma.cu")),
+        rows: at.spec.hidden,
+        k: at.spec.inter,
+        bytes_per_token: footprint::ROUTE,
+        constants: expert_constants(at),
+    }
+    .experts(at, at.step.experts, expert_tile)
+}
+
+pub(super) fn unembed(at: &Context<'_>) -> Result<Planned<Unembed>> {
+    let (hidden, vocab) = (at.spec.hidden, at.spec.vocab);
+    Operands {
+        operation: "unembed",
+        mma: body!("unembed_gemm.cu"),
+        wgmma: Some(body!("unembed_wgmma.cu")),
+        rows: vocab,
+        k: hidden,
+        bytes_per_token: 0,
+        constants: u32s(&[("kHidden", hidden), ("kVocab", vocab)]),
+    }
+    .dense(at, at.step.unembed)
+}

@@ -1,0 +1,208 @@
+//! GEMVs of a few tokens: a block's warps split the sum over k and stream row tiles through multistage buffers in shared
+//! memory, with the first tiles on their way before the kernel's inputs exist.
+
+use ossmith_plan::params::{
+    AttnOutResidualRouter, MoeDownResidual, Params, RmsNormQkvRope, TopkMoeUpSwiglu, UnembedDecode,
+};
+use ossmith_plan::{Axis, TILE_K, TILE_ROWS};
+
+use super::footprint::{self, TileFormat};
+use super::planned::{Body, Constant, Draft, Planned, body, u32s};
+use super::tunables::{Legal, Tuner};
+use super::{Context, ONE, Result, head_constants, swiglu_constants};
+
+/// The most warps of a block.
+const MAX_WARPS: usize = 16;
+
+/// Blocks that share an SM. Two of about sixteen warps fill it: the next kernel's blocks come as these leave, so that its
+/// first tiles are on their way while the last sums are reduced.
+const BLOCKS_PER_SM: usize = 2;
+
+/// Warps that share `k_tiles` evenly, if there are enough such; else as many as there can be.
+fn even_warps(k: usize) -> usize {
+    let k_tiles = k.div_ceil(TILE_K);
+    let most = k_tiles.min(MAX_WARPS);
+    (most.div_ceil(2)..=most).rev().find(|&warps| k_tiles.is_multiple_of(warps)).unwrap_or(most)
+}
+
+/// How a GEMV's blocks are dealt out.
+enum Rows {
+    /// As many blocks as run at once, each with every so many-th row tile.
+    Resident,
+    /// A block for each row tile.
+    PerTile(usize),
+}
+
+/// What GEMVs have in common.
+struct Gemv {
+    operation: &'static str,
+    body: Body,
+    /// Length of the sum.
+    k: usize,
+    format: TileFormat,
+    /// Chunks of a warp that are on their way: tiles of bf16, shares of a row tile of MXFP4.
+    stages: usize,
+    rows: Rows,
+    /// Shared memory besides weights and partial sums.
+    other_bytes: usize,
+    constants: Vec<Constant>,
+}
+
+impl Gemv {
+    fn plan<P: Params>(self, at: &Context<'_>, tokens: usize) -> Result<Planned<P>> {
+        let name = format!("{}_decode{tokens}", self.operation);
+        let mut tuner = Tuner::new(&name, at.overrides);
+        let warps = tuner.pick(
+            "warps",
+            even_warps(self.k),
+            Legal::range(1, MAX_WARPS),
+            "warps that split the sum: more hide more latency, and have more partial sums to reduce",
+        )?;
+        let stages = tuner.pick(
+            "stages",
+            self.stages,
+            Legal::range(1, 8),
+            "chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it",
+        )?;
+        let blocks_per_sm = tuner.pick(
+            "blocks_per_sm",
+            BLOCKS_PER_SM,
+            Legal::range(1, 4),
+            "blocks that share an SM: more overlap their ends, and leave each fewer registers",
+        )?;
+        let grid = match self.rows {
+            Rows::Resident => Axis::PerSm(blocks_per_sm as u32),
+            Rows::PerTile(tiles) => Axis::Fixed(tiles as u32),
+        };
+        let mut constants = self.constants;
+        constants.extend(u32s(&[("kMaxTokens", tokens), ("kStages", stages)]));
+        let k_tiles = self.k.div_ceil(TILE_K);
+        let tunables = tuner.chosen();
+        Ok(Draft {
+            name,
+            body: self.body,
+            other_params: vec![],
+            grid: [grid, ONE, ONE],
+            cluster: 1,
+            threads: warps * 32,
+            shared_bytes: footprint::weight_stages(self.format, k_tiles, warps, stages)
+                + footprint::partials(warps, tokens)
+                + self.other_bytes,
+            blocks_per_sm,
+            constants,
+            family: at.step.family,
+            tunables,
+        }
+        .plan(at.arch))
+    }
+}
+
+pub(super) fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planned<RmsNormQkvRope>> {
+    let spec = at.spec;
+    let mut constants = u32s(&[("kHidden", spec.hidden)]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
+    constants.extend(head_constants(spec));
+    Gemv {
+        operation: "rmsnorm_qkv_rope",
+        body: body!("rmsnorm_qkv_rope_decode.cu"),
+        k: spec.hidden,
+        format: TileFormat::Bf16,
+        stages: 3,
+        rows: Rows::Resident,
+        other_bytes: footprint::inverse_rms(tokens),
+        constants,
+    }
+    .plan(at, tokens)
+}
+
+pub(super) fn attn_out_residual_router(
+    at: &Context<'_>,
+    tokens: usize,
+) -> Result<Planned<AttnOutResidualRouter>> {
+    let (spec, experts) = (at.spec, at.layer.experts);
+    Gemv {
+        operation: "attn_out_residual",
+        body: body!("attn_out_residual_decode.cu"),
+        k: spec.q_width(),
+        format: TileFormat::Bf16,
+        stages: 3,
+        rows: Rows::PerTile(spec.hidden / TILE_ROWS),
+        other_bytes: footprint::residual(tokens)
+            + footprint::biases(1)
+            + footprint::router_slice(experts, tokens),
+        constants: u32s(&[
+            ("kHidden", spec.hidden),
+            ("kQWidth", spec.q_width()),
+            ("kExperts", experts),
+        ]),
+    }
+    .plan(at, tokens)
+}
+
+/// Constants of both GEMVs of the experts.
+fn expert_constants(at: &Context<'_>) -> Vec<Constant> {
+    let mut constants = u32s(&[
+        ("kHidden", at.spec.hidden),
+        ("kInter", at.spec.inter),
+        ("kExperts", at.layer.experts),
+        ("kTopK", at.layer.top_k),
+    ]);
+    constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
+    constants
+}
+
+pub(super) fn topk_moe_up_swiglu(
+    at: &Context<'_>,
+    tokens: usize,
+) -> Result<Planned<TopkMoeUpSwiglu>> {
+    let mut constants = expert_constants(at);
+    constants.extend(swiglu_constants(at.spec));
+    Gemv {
+        operation: "moe_up_swiglu",
+        body: body!("moe_up_swiglu_decode.cu"),
+        k: at.spec.hidden,
+        format: TileFormat::Mxfp4,
+        stages: 1,
+        rows: Rows::Resident,
+        other_bytes: footprint::routing(at.layer.experts, at.layer.top_k, tokens),
+        constants,
+    }
+    .plan(at, tokens)
+}
+
+pub(super) fn moe_down_residual(
+    at: &Context<'_>,
+    tokens: usize,
+) -> Result<Planned<MoeDownResidual>> {
+    let (experts, top_k) = (at.layer.experts, at.layer.top_k);
+    Gemv {
+        operation: "moe_down_residual",
+        body: body!("moe_down_residual_decode.cu"),
+        k: at.spec.inter,
+        format: TileFormat::Mxfp4,
+        stages: 2,
+        rows: Rows::PerTile(at.spec.hidden / TILE_ROWS),
+        other_bytes: footprint::routing(experts, top_k, tokens)
+            + footprint::residual(tokens)
+            + footprint::biases(experts.min(tokens * top_k)),
+        constants: expert_constants(at),
+    }
+    .plan(at, tokens)
+}
+
+pub(super) fn unembed(at: &Context<'_>, tokens: usize) -> Result<Planned<UnembedDecode>> {
+    let spec = at.spec;
+    let mut constants = u32s(&[("kHidden", spec.hidden), ("kVocab", spec.vocab)]);
+    constants.push(Constant::F32("kRmsEps", spec.rms_eps));
+    Gemv {
+        operation: "unembed",
+        body: body!("unembed_decode.cu"),
+        k: spec.hidden,
+        format: TileFormat::Bf16,
+        stages: 2,
+        rows: Rows::Resident,
+        other_bytes: footprint::inverse_rms(tokens),
+        constants,
+    }
+    .plan(at, tokens)
+}

@@ -1,0 +1,164 @@
+//! Kernels that multiply no weights: a row or a token for each block or warp. Memory and launches bound them, so they have
+//! one shape on every device.
+
+use ossmith_plan::facts::MAX_DECODE_TOKENS;
+use ossmith_plan::params::{
+    Embed, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, RmsNorm, Sample, SampleRow,
+};
+use ossmith_plan::{Axis, Family};
+
+use super::gemm::TILE_TOKENS_TRADE;
+use super::planned::{Body, Constant, Draft, Planned, body, u32s};
+use super::tunables::{Legal, Tuner};
+use super::{Context, ONE, Result, footprint};
+
+/// A kernel with a block for each token.
+fn per_token<P: Params>(
+    at: &Context<'_>,
+    name: &str,
+    body: Body,
+    constants: Vec<Constant>,
+) -> Result<Planned<P>> {
+    let mut tuner = Tuner::new(name, at.overrides);
+    let threads = tuner.pick(
+        "threads",
+        256,
+        Legal::Range { min: 64, max: 1024, step: 32 },
+        "threads of a row: more read it at once, and wait longer for each other",
+    )?;
+    let tunables = tuner.chosen();
+    Ok(Draft {
+        name: name.to_owned(),
+        body,
+        other_params: vec![],
+        grid: [Axis::Tokens, ONE, ONE],
+        cluster: 1,
+        threads,
+        shared_bytes: 0,
+        blocks_per_sm: 1,
+        constants,
+        family: Family::Portable,
+        tunables,
+    }
+    .plan(at.arch))
+}
+
+pub(super) fn embed(at: &Context<'_>) -> Result<Planned<Embed>> {
+    let constants = u32s(&[
+        ("kHidden", at.spec.hidden),
+        ("kLayers", at.spec.layers.len()),
+        ("kExperts", at.layer.experts),
+        ("kMaxDecodeTokens", MAX_DECODE_TOKENS),
+    ]);
+    per_token(at, "embed", body!("embed.cu"), constants)
+}
+
+pub(super) fn rmsnorm(at: &Context<'_>) -> Result<Planned<RmsNorm>> {
+    let mut constants = u32s(&[("kHidden", at.spec.hidden)]);
+    constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
+    per_token(at, "rmsnorm", body!("rmsnorm.cu"), constants)
+}
+
+pub(super) fn moe_unpermute_rmsnorm(at: &Context<'_>) -> Result<Planned<MoeUnpermuteRmsNorm>> {
+    let mut constants = u32s(&[("kHidden", at.spec.hidden), ("kTopK", at.layer.top_k)]);
+    constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
+    per_token(at, "moe_unpermute_rmsnorm", body!("moe_unpermute_rmsnorm.cu"), constants)
+}
+
+/// Each token's experts, a warp per token.
+pub(super) fn moe_topk(at: &Context<'_>) -> Result<Planned<MoeTopk>> {
+    const NAME: &str = "moe_topk";
+    let mut tuner = Tuner::new(NAME, at.overrides);
+    let warps = tuner.pick(
+        "warps",
+        8,
+        Legal::range(1, 32),
+        "tokens of one block: more make fewer blocks, fewer spread over more SMs",
+    )?;
+    let tunables = tuner.chosen();
+    Ok(Draft {
+        name: NAME.into(),
+        body: body!("moe_topk.cu"),
+        other_params: vec![],
+        grid: [Axis::TokenTiles(warps as u32), ONE, ONE],
+        cluster: 1,
+        threads: warps * 32,
+        shared_bytes: 0,
+        blocks_per_sm: 1,
+        constants: u32s(&[("kExperts", at.layer.experts), ("kTopK", at.layer.top_k)]),
+        family: Family::Portable,
+        tunables,
+    }
+    .plan(at.arch))
+}
+
+/// Permutes a step's routes into tiles of one expert. The experts' GEMMs read its tiles, so their size is chosen here.
+pub(super) fn moe_permute(at: &Context<'_>) -> Result<(Planned<MoePermute>, usize)> {
+    let (experts, gemm) = (at.layer.experts, at.step.experts);
+    let name = format!("moe_permute_{}", gemm.suffix());
+    let mut tuner = Tuner::new(&name, at.overrides);
+    let warps = tuner.pick(
+        "warps",
+        32,
+        Legal::OneOf(&[1, 2, 4, 8, 16, 32]),
+        "warps of the one block: more count routes at once, and take shared memory",
+    )?;
+    let tile_tokens = tuner.pick(
+        "tile_tokens",
+        gemm.tile_tokens(),
+        gemm.legal_tile_tokens(),
+        TILE_TOKENS_TRADE,
+    )?;
+    let tunables = tuner.chosen();
+    let planned = Draft {
+        name,
+        body: body!("moe_permute.cu"),
+        other_params: vec![],
+        grid: [ONE, ONE, ONE],
+        cluster: 1,
+        threads: warps * 32,
+        shared_bytes: footprint::permute(experts, warps),
+        blocks_per_sm: 1,
+        constants: u32s(&[
+            ("kExperts", experts),
+            ("kTopK", at.layer.top_k),
+            ("kTileTokens", tile_tokens),
+        ]),
+        family: at.step.family,
+        tunables,
+    }
+    .plan(at.arch);
+    Ok((planned, tile_tokens))
+}
+
+pub(super) fn sample(at: &Context<'_>) -> Result<Planned<Sample>> {
+    const NAME: &str = "sample";
+    let mut tuner = Tuner::new(NAME, at.overrides);
+    let threads = tuner.pick(
+        "threads",
+        512,
+        Legal::Range { min: 64, max: 1024, step: 32 },
+        "threads of a block: more read a split at once, and wait longer for each other",
+    )?;
+    let splits = tuner.pick(
+        "splits",
+        32,
+        Legal::range(1, 64),
+        "blocks that share a row of logits: more read it sooner, and have more candidates to compare",
+    )?;
+    let tunables = tuner.chosen();
+    Ok(Draft {
+        name: NAME.into(),
+        body: body!("sample.cu"),
+        other_params: vec![SampleRow::NAME],
+        grid: [Axis::Fixed(splits as u32), Axis::Tokens, ONE],
+        cluster: 1,
+        threads,
+        shared_bytes: footprint::sample(threads / 32),
+        blocks_per_sm: 1,
+        constants: u32s(&[("kVocab", at.spec.vocab)]),
+        family: Family::Portable,
+        tunables,
+    }
+    .plan(at.arch))
+}

@@ -1,0 +1,121 @@
+//! What follows the layers: the norm of the rows whose logits are wanted, their unembedding, and sampling.
+
+use std::ops::Range;
+
+use ossmith_plan::params::{self, PhaseKernel, Ptr};
+use ossmith_plan::{Auxiliary, Phase, Schedule, Weight};
+
+use super::{Pass, StepRun, misplaced};
+use crate::{Error, Result};
+
+impl Pass {
+    /// Logits of the head's rows `range` of a step, into rows `0..range.len()` of the logits.
+    pub(in super::super) fn head(&self, step: &StepRun, range: Range<usize>) -> Result<()> {
+        let phases = step.schedule.head.iter().filter(|phase| phase.auxiliary.is_none());
+        for phase in phases {
+            self.head_phase(phase, step, range.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Samples a token for each of the first `rows` rows of the logits.
+    pub(in super::super) fn sample(&self, step: &StepRun, rows: usize) -> Result<()> {
+        let sample = |phase: &&Phase| phase.auxiliary == Some(Auxiliary::Sample);
+        let phases = step.schedule.head.iter().filter(sample);
+        for phase in phases {
+            self.head_phase(phase, step, 0..rows)?;
+        }
+        Ok(())
+    }
+
+    /// One phase of the head, for the head's rows `range`.
+    pub(in super::super) fn head_phase(
+        &self,
+        phase: &Phase,
+        step: &StepRun,
+        range: Range<usize>,
+    ) -> Result<()> {
+        let (workspace, count) = (&self.workspace, range.len());
+        let extent = self.extent(count);
+        // As few or as many rows as there are: their unembedding may be another schedule's than the step's.
+        let of_rows = self.model.schedule(count);
+        let picked = step.inputs.rows + (range.start * size_of::<u32>()) as Ptr;
+        for kernel in phase.kernels {
+            match kernel {
+                PhaseKernel::RmsNorm(kernel) => {
+                    let params = params::RmsNorm {
+                        residual: workspace.residual.ptr(),
+                        rows: picked,
+                        scale: self.weights.ptr(Weight::FinalNorm, 0),
+                        normed: workspace.normed.ptr(),
+                        tile_order: of_rows.unembed_tile_order.into(),
+                        unused: 0,
+                    };
+                    self.launch(kernel, extent, &params)?;
+                }
+                PhaseKernel::UnembedDecode(_) | PhaseKernel::Unembed(_) => {
+                    self.unembed(step.schedule, of_rows, picked, count)?;
+                }
+                PhaseKernel::Sample(kernel) => {
+                    let params = params::Sample {
+                        logits: workspace.logits.ptr(),
+                        rows: step.inputs.sampling,
+                        candidates: workspace.candidates.ptr(),
+                        arrival_counters: workspace.sample_arrival_counters.ptr(),
+                        sampled: workspace.sampled.ptr(),
+                        last_sampled: workspace.last_sampled.ptr(),
+                    };
+                    self.launch(kernel, extent, &params)?;
+                }
+                other => return Err(misplaced(phase, other.params())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of `count` rows by the unembedding of the schedule for as many tokens. A step that defers norms has left
+    /// deferred rows, of which `picked` are read; any other has normed these rows, in order.
+    fn unembed(
+        &self,
+        of_step: &Schedule,
+        of_rows: &Schedule,
+        picked: Ptr,
+        count: usize,
+    ) -> Result<()> {
+        let workspace = &self.workspace;
+        let weight = self.weights.ptr(Weight::Unembedding, 0);
+        let (logits, extent) = (workspace.logits.ptr(), self.extent(count));
+        match (of_rows.unembed(), of_step.defers_norms()) {
+            (Some(PhaseKernel::UnembedDecode(kernel)), deferred) => {
+                let (input, square_sums, rows) = match deferred {
+                    true => {
+                        let sums = workspace.attn_square_sums.ptr();
+                        (workspace.deferred_rows.ptr(), sums, picked)
+                    }
+                    false => (workspace.normed.ptr(), 0, 0),
+                };
+                let count = count as u32;
+                let params = params::UnembedDecode {
+                    input,
+                    square_sums,
+                    rows,
+                    weight,
+                    logits,
+                    count,
+                    unused: 0,
+                };
+                self.launch(kernel, extent, &params)
+            }
+            (Some(PhaseKernel::Unembed(kernel)), false) => {
+                let input = workspace.normed.ptr();
+                let params =
+                    params::Unembed { input, weight, logits, count: count as u32, unused: 0 };
+                self.launch(kernel, extent, &params)
+            }
+            _ => Err(Error::Internal(format!(
+                "no unembedding takes {count} rows of a {} step",
+                of_step.regime.name()
+            ))),
+        }
+    }
+}
