@@ -1,5 +1,6 @@
 //! What can go wrong. Each variant names what was being done, and its message says what to do next.
 
+use std::any::Any;
 use std::path::PathBuf;
 
 /// The runtime's result.
@@ -215,4 +216,10 @@ impl Error {
     pub(crate) fn device(action: impl Into<String>, problem: impl std::fmt::Display) -> Error {
         Error::Device { action: action.into(), problem: problem.to_string() }
     }
+}
+
+/// The message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

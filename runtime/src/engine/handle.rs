@@ -18,8 +18,8 @@ use super::Engine;
 use super::events::{Command, Events, Sink, queue};
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
-use super::run::panic_message;
 use super::validate::validate;
+use crate::error::panic_message;
 use crate::{Error, Limits, Result};
 
 /// What handles and thread share.

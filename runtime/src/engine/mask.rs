@@ -21,8 +21,9 @@ pub trait TokenMask: Send {
     /// Lists the tokens that may follow. `generated` holds all tokens of the sample so far; `words` has one bit per
     /// token of the vocabulary, all zero: set bit `id % 32` of word `id / 32` for each allowed token.
     ///
-    /// It is called once for each token, in order, on a thread beside the running step. An error, a panic, or listing
-    /// no token ends this sample and no other.
+    /// It is called once for each token, in order, on a thread beside the running step. A sample whose mask takes longer
+    /// than the step waits for it, and no other does. An error, a panic, or listing no token ends this sample and no
+    /// other.
     ///
     /// # Errors
     /// A sentence that ends the sample as [`super::FinishReason::Failed`].

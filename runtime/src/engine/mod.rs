@@ -5,8 +5,8 @@
 //! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
 //!
 //! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`results`] what its output means,
-//! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`text`] tokens to
-//! text. The engine knows no tokenizer and no HTTP.
+//! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`mask_threads`] the
+//! masks beside the steps, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
 
 mod batch;
 mod draft;
@@ -16,6 +16,7 @@ mod host_sampling;
 mod load;
 mod logits;
 mod mask;
+mod mask_threads;
 mod metrics;
 mod options;
 mod pages;
@@ -57,6 +58,7 @@ pub use token_stream::TokenStream;
 
 use crate::backend::Backend;
 use crate::{Error, Limits, Result};
+use mask_threads::MaskThreads;
 use scheduler::Scheduler;
 use step_plan::StepPlan;
 use validate::{ValidatedRequest, validate};
@@ -68,6 +70,7 @@ pub struct Engine {
     limits: Limits,
     policy: Policy,
     scheduler: Scheduler,
+    masks: MaskThreads,
     /// Steps submitted and not yet collected, oldest first.
     in_flight: VecDeque<StepPlan>,
     /// How many steps to submit beyond the one that is waited for.
@@ -104,6 +107,7 @@ impl Engine {
         let max_append = backend.max_append();
         Ok(Engine {
             scheduler: Scheduler::new(&limits, max_append, spec.vocab, &policy, snapshots),
+            masks: MaskThreads::default(),
             in_flight: VecDeque::new(),
             next_id: 0,
             last_results: None,
@@ -236,7 +240,12 @@ impl Engine {
         self.check_running()?;
         let begin = Instant::now();
         let mut events = self.scheduler.expire(begin);
+        events.extend(self.resume_late(begin));
         let plan = self.scheduler.schedule(begin);
+        if plan.entries.is_empty() && self.in_flight.is_empty() {
+            // Nothing else can run before a late mask is there.
+            events.extend(self.wait_for_late());
+        }
         match self.run(plan) {
             Ok(outcome) => events.extend(self.postprocess(outcome, begin)),
             Err(failure) => events.extend(self.fail(failure)),

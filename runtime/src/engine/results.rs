@@ -7,10 +7,11 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::host_sampling::{HostSampler, LogprobReport};
+use super::mask_threads::{MaskState, SampleMask};
 use super::request::{FinishReason, TokenEvent, TokenLogprobs};
 use super::sample::Sample;
 use super::scheduler::Scheduler;
-use super::step_plan::{PlanEntry, SampleOn, SnapshotCopy, StepPlan};
+use super::step_plan::{LateRows, PlanEntry, SampleOn, SnapshotCopy, StepPlan};
 use crate::Error;
 use crate::backend::{PAGE_TOKENS, StepOutput};
 
@@ -30,6 +31,8 @@ struct RowResults {
 
 /// Why an entry's rows yield nothing.
 enum RowFailure {
+    /// The mask of its sample is not there yet; here are the rows again.
+    Late(Vec<f32>),
     /// The backend returned less than was requested, so that the engine must stop.
     MissingOutput(Error),
     /// The sample's own mask or logits failed, which concerns no other sample.
@@ -58,8 +61,38 @@ impl Scheduler {
                 events.extend(self.end(entry.key, FinishReason::Failed(error.to_string().into())));
                 continue;
             }
-            if self.apply(entry, token, results, now, &mut events)? {
-                self.cache_blocks(entry.key, &mut saves);
+            match results {
+                Some(Err(RowFailure::Late(rows))) => {
+                    self.late.push(LateRows { entry: entry.clone(), rows });
+                }
+                results => {
+                    if self.apply(entry, token, results, now, &mut events)? {
+                        self.cache_blocks(entry.key, &mut saves);
+                    }
+                }
+            }
+        }
+        Ok((events, saves))
+    }
+
+    /// Goes on with the samples whose mask was late and is there now. Returns what [`Scheduler::postprocess`] does.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the output lacked a row.
+    pub(super) fn resume_late(
+        &mut self,
+        now: Instant,
+    ) -> Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)> {
+        let (mut events, mut saves) = (Vec::new(), Vec::new());
+        for LateRows { entry, rows } in std::mem::take(&mut self.late) {
+            let Some(sample) = self.samples.get(&entry.key) else { continue };
+            match process_entry(sample, &entry, rows, self.vocab) {
+                Err(RowFailure::Late(rows)) => self.late.push(LateRows { entry, rows }),
+                results => {
+                    if self.apply(&entry, None, Some(results), now, &mut events)? {
+                        self.cache_blocks(entry.key, &mut saves);
+                    }
+                }
             }
         }
         Ok((events, saves))
@@ -99,6 +132,9 @@ impl Scheduler {
         let results = match results.transpose() {
             Ok(results) => results.unwrap_or_default(),
             Err(RowFailure::MissingOutput(error)) => return Err(error),
+            Err(RowFailure::Late(_)) => {
+                return Err(Error::Internal("rows were applied before their mask".to_owned()));
+            }
             Err(RowFailure::Sample(reason)) => {
                 events.extend(self.end(entry.key, FinishReason::Failed(reason.into())));
                 return Ok(false);
@@ -160,6 +196,9 @@ fn process_entry(
     mut rows: Vec<f32>,
     vocab: usize,
 ) -> Result<RowResults, RowFailure> {
+    if entry.sample_on == SampleOn::Host && sample.mask_is_late() {
+        return Err(RowFailure::Late(rows));
+    }
     let missing = || RowFailure::MissingOutput(missing_output("logits", entry));
     let mut results = RowResults::default();
     if entry.reports_prompt {
@@ -185,12 +224,13 @@ fn sample_rows(
     vocab: usize,
 ) -> Result<Vec<Sampled>, String> {
     let mut tokens = Vec::new();
+    let listed = sample.mask.as_ref().map(SampleMask::listed).transpose()?.flatten();
     let mut sampler = HostSampler {
         request: &sample.request,
         sample: entry.key.index,
         counts: Cow::Borrowed(&sample.counts),
         generated: sample.generated(),
-        mask: sample.mask_words()?,
+        mask: listed.as_deref().map(MaskState::words),
     };
     let first = entry.start + entry.tokens - entry.draft.len().max(1);
     for (index, row) in rows.chunks_exact_mut(vocab).enumerate() {

@@ -1,21 +1,24 @@
-//! Between scheduler and backend: a plan is submitted with its snapshots, masks are computed beside it, and the oldest
+//! Between scheduler and backend: a plan is submitted with its snapshots, its masks are started beside it, and the oldest
 //! step is collected. Whatever the backend does, an error or a panic, becomes a [`StepFailure`] and never leaves the
 //! engine in an undefined state.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use super::Engine;
-use super::mask::Allowed;
+use super::mask_threads::SampleMask;
 use super::request::{FinishReason, TokenEvent};
-use super::sample::{Key, MaskState};
-use super::step_plan::{SampleOn, SnapshotCopy, StepPlan};
+use super::sample::Key;
+use super::step_plan::{LateRows, SampleOn, SnapshotCopy, StepPlan};
 use crate::backend::{Step, StepOutput, StepTime};
+use crate::error::panic_message;
 use crate::{Error, Result};
+
+/// How long a step waits for masks that are not there when its logits are.
+const MASK_GRACE: Duration = Duration::from_millis(5);
+/// How long the engine waits for a late mask where nothing else can run, before it looks at commands again.
+const LATE_WAIT: Duration = Duration::from_millis(5);
 
 /// A step that was collected.
 #[derive(Debug)]
@@ -47,10 +50,8 @@ impl Engine {
         let nothing_new = plan.entries.is_empty();
         if !nothing_new {
             self.warn_host_sampling(&plan);
-            let mut masks = self.take_masks(&plan);
-            let submitted = self.submit_plan(&plan, &mut masks);
-            self.put_masks(masks);
-            match submitted {
+            self.start_masks(&plan);
+            match self.submit_plan(&plan) {
                 Ok(()) => {}
                 Err(Error::InvalidStep { problem }) => {
                     return Err(StepFailure { refused: Some(plan), reason: problem });
@@ -87,49 +88,73 @@ impl Engine {
         }
     }
 
-    /// Loads snapshots and submits the step, while masks are computed on other threads.
-    fn submit_plan(&mut self, plan: &StepPlan, masks: &mut [(Key, MaskState)]) -> Result<()> {
-        let Engine { backend, scheduler, .. } = self;
-        let mut submit = || {
-            catch_panic(|| {
-                for load in &plan.loads {
-                    backend
-                        .load_snapshot(load.snapshot, load.seq_slot, load.end)
-                        .map_err(escalate)?;
-                }
-                let sequences = scheduler.sequences(plan);
-                backend.submit(&Step { sequences: &sequences, capture_activations: false })
-            })
-        };
-        if masks.is_empty() {
-            return submit();
+    /// Begins to compute the masks of the samples whose next token is sampled on the host.
+    fn start_masks(&mut self, plan: &StepPlan) {
+        let Engine { scheduler, masks, .. } = self;
+        for entry in plan.entries.iter().filter(|entry| entry.sample_on == SampleOn::Host) {
+            if let Some(sample) = scheduler.samples.get(&entry.key)
+                && let Some(mask) = &sample.mask
+            {
+                masks.compute(mask, &sample.tokens[sample.request.prompt.len()..]);
+            }
         }
-        let tokens = |key: &Key| {
-            let sample = scheduler.samples.get(key);
-            sample.map_or(&[][..], |sample| &sample.tokens[sample.request.prompt.len()..])
-        };
-        std::thread::scope(|scope| {
-            let masked = scope.spawn(|| {
-                masks.par_iter_mut().for_each(|(key, state)| fill_mask(state, tokens(key)));
-            });
-            let submitted = submit();
-            let _ = masked.join();
-            submitted
+    }
+
+    /// Loads snapshots and submits the step.
+    fn submit_plan(&mut self, plan: &StepPlan) -> Result<()> {
+        let Engine { backend, scheduler, .. } = self;
+        catch_panic(|| {
+            for load in &plan.loads {
+                backend.load_snapshot(load.snapshot, load.seq_slot, load.end).map_err(escalate)?;
+            }
+            let sequences = scheduler.sequences(plan);
+            backend.submit(&Step { sequences: &sequences, capture_activations: false })
         })
     }
 
-    fn take_masks(&mut self, plan: &StepPlan) -> Vec<(Key, MaskState)> {
-        let on_host = plan.entries.iter().filter(|entry| entry.sample_on == SampleOn::Host);
-        let samples = &mut self.scheduler.samples;
-        let take = |key: Key| Some((key, samples.get_mut(&key)?.mask.take()?));
-        on_host.map(|entry| entry.key).filter_map(take).collect()
+    /// Goes on with the samples whose mask was late and is there now.
+    pub(super) fn resume_late(&mut self, now: Instant) -> Vec<TokenEvent> {
+        if self.scheduler.late.is_empty() {
+            return Vec::new();
+        }
+        let resumed = self.scheduler.resume_late(now);
+        self.finish_results(resumed)
     }
 
-    fn put_masks(&mut self, masks: Vec<(Key, MaskState)>) {
-        for (key, state) in masks {
-            if let Some(sample) = self.scheduler.samples.get_mut(&key) {
-                sample.mask = Some(state);
-            }
+    /// Waits for a late mask, a few milliseconds at most, and goes on with its sample.
+    pub(super) fn wait_for_late(&mut self) -> Vec<TokenEvent> {
+        let of = |late: &LateRows| self.scheduler.samples.get(&late.entry.key)?.mask.clone();
+        let late: Vec<SampleMask> = self.scheduler.late.iter().filter_map(of).collect();
+        if late.is_empty() {
+            return Vec::new();
+        }
+        self.masks.wait(&late, false, LATE_WAIT);
+        self.resume_late(Instant::now())
+    }
+
+    /// Gives the masks of a step that was collected a moment more, so that one that is nearly there costs its sample no
+    /// step.
+    fn wait_for_masks(&self, plan: &StepPlan) {
+        let on_host = plan.entries.iter().filter(|entry| entry.sample_on == SampleOn::Host);
+        let sample = on_host.filter_map(|entry| self.scheduler.samples.get(&entry.key));
+        let late = sample.filter(|sample| sample.mask_is_late());
+        let late: Vec<SampleMask> = late.filter_map(|sample| sample.mask.clone()).collect();
+        if !late.is_empty() {
+            self.masks.wait(&late, true, MASK_GRACE);
+        }
+    }
+
+    /// Saves the snapshots of results, and returns their events.
+    fn finish_results(
+        &mut self,
+        results: Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)>,
+    ) -> Vec<TokenEvent> {
+        match results {
+            Ok((events, saves)) => match self.save_snapshots(&saves) {
+                Ok(()) => events,
+                Err(failure) => events.into_iter().chain(self.fail(failure)).collect(),
+            },
+            Err(error) => self.fail(StepFailure::fatal(&error)),
         }
     }
 
@@ -151,13 +176,9 @@ impl Engine {
         let last = self.last_results.replace(now);
         let step = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
         self.count_step(step, backend_time, last.is_some());
-        let events = match self.scheduler.postprocess(&plan, output, now) {
-            Ok((events, saves)) => match self.save_snapshots(&saves) {
-                Ok(()) => events,
-                Err(failure) => events.into_iter().chain(self.fail(failure)).collect(),
-            },
-            Err(error) => self.fail(StepFailure::fatal(&error)),
-        };
+        self.wait_for_masks(&plan);
+        let results = self.scheduler.postprocess(&plan, output, now);
+        let events = self.finish_results(results);
         if self.in_flight.is_empty() && self.scheduler.is_idle() {
             self.last_results = None;
         }
@@ -217,23 +238,4 @@ fn catch_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(Error::Internal(format!("a step panicked: {}", panic_message(&*panic))))
     })
-}
-
-/// The message of a panic.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// Lets a mask list what may follow `generated`.
-fn fill_mask(state: &mut MaskState, generated: &[u32]) {
-    let MaskState { mask, words, listed } = state;
-    words.fill(0);
-    let mask = mask.get_mut().unwrap_or_else(PoisonError::into_inner);
-    let filled = catch_unwind(AssertUnwindSafe(|| mask.fill(generated, words)));
-    *listed = match filled {
-        Ok(Ok(allowed)) => Ok(allowed == Allowed::Listed),
-        Ok(Err(reason)) => Err(reason),
-        Err(panic) => Err(format!("the mask panicked: {}", panic_message(&*panic))),
-    };
 }

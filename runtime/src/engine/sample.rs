@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::DraftState;
 use super::host_sampling::{self, TokenCounts};
-use super::mask::TokenMask;
+use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
 use super::text::TextStream;
@@ -50,22 +50,6 @@ impl Hasher for KeyHasher {
 /// Samples by their names.
 pub(super) type Samples = HashMap<Key, Sample, BuildHasherDefault<KeyHasher>>;
 
-/// A sample's grammar and the words that it wrote last.
-pub(super) struct MaskState {
-    /// Behind a lock only so that samples can be read from several threads; nothing ever waits for it.
-    pub(super) mask: Mutex<Box<dyn TokenMask>>,
-    pub(super) words: Vec<u32>,
-    /// The result of the last call: all tokens are allowed (`false`), only those listed (`true`), or why the sample must
-    /// end.
-    pub(super) listed: Result<bool, String>,
-}
-
-impl std::fmt::Debug for MaskState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MaskState").field("listed", &self.listed).finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) key: Key,
@@ -90,7 +74,7 @@ pub(super) struct Sample {
     /// Whether it waits for its reader.
     pub(super) held: bool,
     pub(super) text: TextStream,
-    pub(super) mask: Option<MaskState>,
+    pub(super) mask: Option<SampleMask>,
     pub(super) counts: TokenCounts,
     pub(super) drafts: DraftState,
     /// Whether a draft is in flight, so that the number of tokens that it yields is not known yet.
@@ -105,11 +89,8 @@ pub(super) struct Sample {
 impl Sample {
     pub(super) fn new(request: &Arc<ValidatedRequest>, index: usize, vocab: usize) -> Sample {
         let params = &request.params;
-        let mask = request.mask.as_ref().map(|source| MaskState {
-            mask: Mutex::new(source.start(index)),
-            words: vec![0; vocab.div_ceil(u32::BITS as usize)],
-            listed: Ok(false),
-        });
+        let mask = request.mask.as_ref();
+        let mask = mask.map(|source| SampleMask::new(source.start(index), vocab));
         Sample {
             key: Key { priority: request.priority, request: request.id.0, index },
             tokens: request.prompt.to_vec(),
@@ -157,22 +138,9 @@ impl Sample {
             && self.prompt_logprobs.len() < self.request.prompt.len()
     }
 
-    /// The words of its mask; `None` if every token is allowed.
-    ///
-    /// # Errors
-    /// Why its grammar ends the sample.
-    pub(super) fn mask_words(&self) -> Result<Option<&[u32]>, String> {
-        let Some(state) = &self.mask else { return Ok(None) };
-        if !state.listed.clone()? {
-            return Ok(None);
-        }
-        if state.words.iter().all(|&word| word == 0) {
-            return Err(
-                "the mask allows no token; a grammar that is complete must allow a stop token"
-                    .to_owned(),
-            );
-        }
-        Ok(Some(&state.words))
+    /// Whether its mask is still being computed.
+    pub(super) fn mask_is_late(&self) -> bool {
+        self.mask.as_ref().is_some_and(|mask| !mask.is_ready())
     }
 
     /// Appends one token, and returns the event for it.

@@ -14,7 +14,7 @@ use super::options::Policy;
 use super::pages::{PageCache, Parent};
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::sample::{Key, Sample, Samples};
-use super::step_plan::{SnapshotCopy, StepPlan};
+use super::step_plan::{LateRows, SnapshotCopy, StepPlan};
 use super::validate::ValidatedRequest;
 use crate::Limits;
 use crate::backend::PAGE_TOKENS;
@@ -40,6 +40,8 @@ pub(super) struct Scheduler {
     pub(super) draft_tokens: usize,
     pub(super) vocab: usize,
     pub(super) metrics: EngineMetrics,
+    /// Rows that wait for the mask of their sample.
+    pub(super) late: Vec<LateRows>,
 }
 
 impl Scheduler {
@@ -65,6 +67,7 @@ impl Scheduler {
             draft_tokens: policy.draft_tokens,
             vocab,
             metrics: EngineMetrics::new(limits.pages),
+            late: Vec::new(),
         }
     }
 

@@ -59,3 +59,10 @@ impl StepPlan {
         self.entries.iter().map(|entry| entry.tokens).sum()
     }
 }
+
+/// Rows of logits whose sample waits for its mask.
+#[derive(Debug)]
+pub(super) struct LateRows {
+    pub(super) entry: PlanEntry,
+    pub(super) rows: Vec<f32>,
+}

@@ -1,11 +1,11 @@
 //! Single settings: stop strings, masks, logprobs, deadlines, the queue's limit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::super::testing::{expected, expected_with, logits_after};
 use super::super::{
-    Allowed, Completion, Detokenizer, FinishReason, MaskSource, Request, TokenMask,
+    Allowed, Completion, Detokenizer, FinishReason, MaskSource, Request, RequestId, TokenMask,
 };
 use super::*;
 use crate::Error;
@@ -110,6 +110,78 @@ fn masks_constrain_every_token_of_their_sample() {
         }
         assert_eq!(answers[2].tokens, expected(&request.prompt, &settings));
     }
+}
+
+/// A grammar whose masks are computed only when the test lets them.
+struct Slow(Arc<(Mutex<bool>, Condvar)>);
+
+impl MaskSource for Slow {
+    fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
+        Box::new(Slow(self.0.clone()))
+    }
+}
+
+impl TokenMask for Slow {
+    fn fill(&mut self, _generated: &[u32], _words: &mut [u32]) -> Result<Allowed, String> {
+        let (open, opened) = &*self.0;
+        let open = open.lock().unwrap();
+        let limit = Duration::from_secs(60);
+        let (open, _) = opened.wait_timeout_while(open, limit, |open| !*open).unwrap();
+        if *open { Ok(Allowed::All) } else { Err("nobody opened the gate".to_owned()) }
+    }
+}
+
+#[test]
+fn a_late_mask_delays_its_own_sample_only() {
+    let settings = SamplingParams { ignore_eos: true, ..params(1, 12) };
+    for depth in [0, 1] {
+        let mut engine =
+            engine(Limits { max_sequences: 4, max_step_tokens: 64, pages: 40 }, 64, depth);
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let free = Request::new(prompt(70, 0), settings.clone());
+        let slow = Request::new(prompt(70, 3), settings.clone());
+        let slow = Request { mask: Some(Arc::new(Slow(gate.clone()))), ..slow };
+        let quick = Request::new(prompt(70, 5), settings.clone());
+        let quick = Request { mask: Some(Arc::new(Multiples("free"))), ..quick };
+        let ids: Vec<RequestId> =
+            [&slow, &free, &quick].map(|request| engine.submit(request.clone()).unwrap()).into();
+        let mut tokens = vec![Vec::new(); ids.len()];
+        let mut finished = 0;
+        while !engine.is_idle() {
+            for event in engine.step().unwrap() {
+                let at = ids.iter().position(|&id| id == event.request).unwrap();
+                tokens[at].extend(event.token);
+                finished += usize::from(event.finish.is_some());
+                assert!(at > 0 || finished >= 2, "the slow one came first");
+            }
+            if finished == 2 {
+                *gate.0.lock().unwrap() = true;
+                gate.1.notify_all();
+            }
+        }
+        assert_eq!(tokens[0], expected(&slow.prompt, &settings), "depth {depth}");
+        assert_eq!(tokens[1], expected(&free.prompt, &settings), "depth {depth}");
+        assert_eq!((tokens[2].len(), finished), (12, 3), "depth {depth}");
+    }
+}
+
+#[test]
+fn a_sample_that_ends_while_its_mask_is_late_is_gone() {
+    let settings = SamplingParams { ignore_eos: true, ..params(1, 12) };
+    let mut engine = wide();
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let request = Request::new(prompt(70, 0), settings.clone());
+    let slow = Request { mask: Some(Arc::new(Slow(gate.clone()))), ..request.clone() };
+    let id = engine.submit(slow).unwrap();
+    for _ in 0..20 {
+        assert!(engine.step().unwrap().is_empty());
+    }
+    engine.cancel(id);
+    let answer = engine.complete(vec![request.clone()]).unwrap();
+    assert_eq!(answer[0].tokens, expected(&request.prompt, &settings));
+    assert!(engine.is_idle());
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
 }
 
 #[test]
