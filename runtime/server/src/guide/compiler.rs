@@ -397,7 +397,7 @@ impl Job {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
@@ -409,7 +409,7 @@ mod tests {
         super::super::helper::grammar_helper().expect("a helper");
     }
 
-    fn with_helper() -> Compiler {
+    pub(in super::super) fn with_helper() -> Compiler {
         let program = std::env::current_exe().expect("this program");
         let arguments =
             ["--exact", "guide::compiler::tests::as_helper", "--ignored", "--nocapture"];

@@ -9,6 +9,8 @@ pub(crate) mod compiler;
 pub(crate) mod constraint;
 pub(crate) mod grammar;
 mod helper;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod mask_clock;
 #[cfg(test)]
