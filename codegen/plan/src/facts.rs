@@ -10,7 +10,7 @@ pub const MAX_KV_SPLITS: usize = 16;
 /// Blocks per SM that splitting the keys aims for.
 pub const KV_SPLIT_BLOCKS_PER_SM: usize = 2;
 
-/// Query heads of one attention partial: the columns of a tensor-core product, so the most that share a key/value head.
+/// Query heads of one attention partial: the columns of one tensor-core instruction, so the most that share a key/value head.
 pub const PARTIAL_HEADS: usize = 8;
 
 /// Room for attention partials, which is enough for devices of up to 1,024 SMs: splits times heads times tokens are less
@@ -50,7 +50,7 @@ pub const ALL: &[(&str, usize, &str)] = &[
     ("kTileK", crate::TILE_K, "summed elements of one weight tile"),
     ("kPageTokens", PAGE_TOKENS, "tokens of one page of the key/value cache"),
     ("kSpanKeys", SPAN_KEYS, "keys that a warp of attention copies and attends at once"),
-    ("kColumnHeads", PARTIAL_HEADS, "query heads that a tensor-core product has room for"),
+    ("kColumnHeads", PARTIAL_HEADS, "query heads that one tensor-core instruction has columns for"),
     ("kSquareSumWidth", SQUARE_SUM_WIDTH, "elements of a row behind one sum of squares"),
     ("kRouterSumBits", ROUTER_SUM_BITS, "a router sum of 1 is 2 to this power"),
     ("kExpertTileBytes", EXPERT_TILE_BYTES, "bytes of one ExpertTile"),

@@ -98,7 +98,7 @@ pub struct WeightInfo {
     pub weight: Weight,
     /// Stored element type.
     pub dtype: DType,
-    /// Shape, outermost first; the last axis is the one a product sums over.
+    /// Shape, outermost first; the last axis is the one that a GEMM sums over.
     pub shape: &'static [usize],
 }
 
@@ -115,7 +115,7 @@ impl WeightInfo {
         self.dtype.bytes(self.elements())
     }
 
-    /// (matrices, rows, k) of the weight, k being what a product sums over. A vector is a matrix of rows of one element.
+    /// (matrices, rows, k) of the weight, k being what a GEMM sums over. A vector is a matrix of rows of one element.
     #[must_use]
     pub const fn matrices(&self) -> (usize, usize, usize) {
         match (self.weight, self.shape) {
@@ -157,7 +157,7 @@ pub enum Value {
     ExpertIds,
     /// Softmax over the chosen experts' logits.
     ExpertWeights,
-    /// The chosen experts' first product, alternating gate, up.
+    /// What the chosen experts' first matrices give, alternating gate, up.
     GateUpOut,
     /// The chosen experts' hidden activations.
     ExpertHidden,

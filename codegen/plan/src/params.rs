@@ -169,7 +169,7 @@ params! {
             tile_order: u32 = "u32",
         }
         /// Attention's output projection of a decode step, added to the residual, with what the experts need of it: `deferred_rows`
-        /// and `square_sums`, and the products of `deferred_rows` with the rows of `router`, added to `router_logit_sums`,
+        /// and `square_sums`, and their contribution to the logits, `deferred_rows` times `router`, added to `router_logit_sums`,
         /// `[token][expert]`.
         AttnOutResidualRouter {
             attn_output: ptr = "const bf16*",

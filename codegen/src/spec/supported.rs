@@ -11,7 +11,7 @@ pub(super) const MAX_CONTEXT: usize = 1 << 24;
 /// One MXFP4 block; weight tiles are padded to it and no further in the checkpoint.
 const BLOCK: usize = 32;
 const HEAD_DIMS: [usize; 3] = [32, 64, 128];
-/// The CUDA attention lays the query heads of one key/value head along the 8 columns of a tensor-core product.
+/// The CUDA attention lays the query heads of one key/value head along the 8 columns of a tensor-core instruction.
 const MAX_GROUP: usize = 8;
 /// The router keeps the chosen experts of a token in registers.
 const MAX_TOP_K: usize = 8;

@@ -86,7 +86,7 @@ impl DeviceWeights {
         Ok(bits.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect())
     }
 
-    /// The power of two that kernels multiply an MXFP4 product with.
+    /// The power of two that kernels multiply an MXFP4 GEMM's result with.
     pub(super) fn scale(&self, weight: Weight, layer: usize) -> f32 {
         self.place(weight, layer).weight_scale
     }

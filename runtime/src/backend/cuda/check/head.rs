@@ -4,14 +4,12 @@ use ossmith_plan::{PhaseKernel, Value};
 
 use super::device_values::{poison, read_f32};
 use super::phases::{Bench, Report};
-use super::step_layout::Layout;
+use super::step_layout::{HEAD_ROWS, Layout};
 use super::{relative_error, sampler};
 use crate::Result;
 use crate::backend::cpu::{Batch, Values};
 use crate::backend::{LogitRows, Sequence, Step};
 
-/// Rows of the head at most: enough for every schedule's unembedding to have a tile that does not fill.
-pub(super) const HEAD_ROWS: usize = 300;
 const FEW_HEAD_ROWS: usize = 32;
 
 impl Bench {

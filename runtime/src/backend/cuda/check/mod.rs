@@ -3,6 +3,7 @@
 //! tiles that do not fill; positions around the window's edge and past YaRN's original context.
 
 mod device_values;
+mod graph_values;
 mod head;
 mod next_norm;
 mod phases;

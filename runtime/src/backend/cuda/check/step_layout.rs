@@ -8,6 +8,9 @@ use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence};
 /// Sequences of a step with more than one token.
 pub(super) const SEQUENCES: usize = 2;
 
+/// Rows of the head at most: enough for every schedule's unembedding to have a tile that does not fill.
+pub(super) const HEAD_ROWS: usize = 300;
+
 /// A plain stream of random numbers: the checks need variety, not quality.
 pub(super) struct Random(pub(super) u64);
 
