@@ -3,7 +3,7 @@
 use ossmith::TokenLogprobs;
 use serde_json::{Map, Value, json};
 
-use crate::tokens::{bytes_of, text_of};
+use crate::tokens::{bytes_of, text_of, unique_text_of};
 
 /// Stands for minus infinity, which JSON has no number for; clients read it as "never".
 const MIN_LOGPROB: f32 = -9999.0;
@@ -39,7 +39,7 @@ impl TextLogprobs {
         offset: usize,
         as_id: bool,
     ) {
-        self.tokens.push(text_of(token, as_id).into());
+        self.tokens.push(unique_text_of(token, as_id).into());
         self.text_offset.push(offset.into());
         let Some(logprobs) = logprobs else {
             self.token_logprobs.push(Value::Null);
@@ -48,8 +48,9 @@ impl TextLogprobs {
         };
         self.token_logprobs.push(json!(finite(logprobs.logprob)));
         let all = logprobs.top.iter().copied().chain([(token, logprobs.logprob)]);
-        let top: Map<String, Value> =
-            all.map(|(token, logprob)| (text_of(token, as_id), json!(finite(logprob)))).collect();
+        let top: Map<String, Value> = all
+            .map(|(token, logprob)| (unique_text_of(token, as_id), json!(finite(logprob))))
+            .collect();
         self.top_logprobs.push(Value::Object(top));
     }
 

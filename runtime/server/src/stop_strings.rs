@@ -9,6 +9,7 @@ use ossmith::TextStream;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopFilter {
     stops: Arc<[String]>,
+    include_stop: bool,
     text: TextStream,
     found: Option<usize>,
 }
@@ -18,7 +19,7 @@ impl StopFilter {
     pub(crate) fn new(stops: &[String], include_stop: bool) -> StopFilter {
         let stops: Arc<[String]> = stops.into();
         let text = TextStream::new(Arc::clone(&stops), include_stop);
-        StopFilter { text, stops, found: None }
+        StopFilter { stops, include_stop, text, found: None }
     }
 
     /// The stop string that was found. No text follows it.
@@ -30,6 +31,18 @@ impl StopFilter {
     pub(crate) fn push(&mut self, text: &str, out: &mut String) {
         if self.found.is_none() {
             self.found = self.text.push(Some(text.as_bytes()), true, out);
+        }
+    }
+
+    /// Reads a special token that is no part of the text. It counts as found if it is one of the stop strings.
+    pub(crate) fn push_special(&mut self, name: &str, out: &mut String) {
+        if self.found.is_some() {
+            return;
+        }
+        self.text.finish(out);
+        self.found = self.stops.iter().position(|stop| stop == name);
+        if self.found.is_some() && self.include_stop {
+            out.push_str(name);
         }
     }
 

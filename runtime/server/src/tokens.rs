@@ -22,6 +22,16 @@ pub(crate) fn bytes_of(token: u32) -> Vec<u8> {
     }
 }
 
+/// A token's text as Completions' lists and maps have it: a token that is part of a character is named by its bytes, as in
+/// `bytes:\\xf0\\x9f`, so that no two tokens have the same name.
+pub(crate) fn unique_text_of(token: u32, as_id: bool) -> String {
+    let bytes = bytes_of(token);
+    if as_id || std::str::from_utf8(&bytes).is_ok() {
+        return text_of(token, as_id);
+    }
+    bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}"))
+}
+
 /// A token's text, which has U+FFFD where the token is part of a character; or `token_id:N`.
 pub(crate) fn text_of(token: u32, as_id: bool) -> String {
     if as_id {

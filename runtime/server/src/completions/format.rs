@@ -101,7 +101,7 @@ impl AnswerFormat for TextFormat {
         options: &ResponseOptions,
     ) {
         if self.echo {
-            text.echo(prompt, logprobs, self.skip_special, options);
+            text.echo(prompt, logprobs, options);
         }
     }
 

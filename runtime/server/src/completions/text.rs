@@ -35,7 +35,6 @@ impl Text {
         &mut self,
         prompt: &[u32],
         logprobs: &[Option<TokenLogprobs>],
-        skip_special: bool,
         options: &ResponseOptions,
     ) {
         let mut decoder = TextDecoder::default();
@@ -45,7 +44,8 @@ impl Text {
                 self.logprobs.add(token, of_token, self.characters, options.tokens_as_ids);
             }
             let mut text = String::new();
-            decode(token, skip_special, &mut decoder, &mut text);
+            // The prompt is echoed as it was sent, with its special tokens.
+            decode(token, false, &mut decoder, &mut text);
             self.add(&text);
         }
         let mut rest = String::new();
@@ -80,6 +80,9 @@ impl Text {
         }
         self.characters += text.chars().count();
         self.stops.push(&text, &mut self.text);
+        if skip_special && let Some(name) = special::name(*id) {
+            self.stops.push_special(&name, &mut self.text);
+        }
         if finish.is_some() {
             self.stops.flush(&mut self.text);
         }

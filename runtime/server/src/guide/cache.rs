@@ -73,6 +73,10 @@ pub(super) fn key(constraint: &Constraint) -> Key {
             add(if *lenient { "lenient schema" } else { "schema" });
             add(&schema.to_string());
         }
+        Constraint::Arguments { schema, lenient } => {
+            add(if *lenient { "lenient arguments" } else { "arguments" });
+            add(&schema.to_string());
+        }
         Constraint::Regex(text) => {
             add("regex");
             add(text);

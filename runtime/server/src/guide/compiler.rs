@@ -92,9 +92,10 @@ impl GrammarRequest {
         param: &str,
         subject: String,
     ) -> ApiResult<GrammarRequest> {
+        let instead = constraint.any_object_instead();
         let checked = Checked::new(constraint).or_else(|why| {
             tracing::debug!(subject, why, "a grammar is not enforced");
-            Checked::new(Constraint::any_object())
+            Checked::new(instead)
         });
         let checked = checked.map_err(|why| unenforceable(param, &subject, &why))?;
         Ok(GrammarRequest { checked, or_any_object: true, param: param.to_owned(), subject })
@@ -197,7 +198,8 @@ impl Compiler {
             let ready = match pending.ready().await {
                 Err(Refusal::Unenforceable(why)) if wanted.or_any_object => {
                     tracing::debug!(subject = wanted.subject, why, "a grammar is not enforced");
-                    let any = Checked::new(Constraint::any_object()).map_err(ApiError::internal)?;
+                    let instead = wanted.checked.constraint.any_object_instead();
+                    let any = Checked::new(instead).map_err(ApiError::internal)?;
                     self.ask(&any, &budget).ready().await
                 }
                 ready => ready,

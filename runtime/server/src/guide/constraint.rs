@@ -6,8 +6,11 @@ use serde_json::{Value, json};
 /// A constraint on a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Constraint {
-    /// JSON that is valid against a schema; `lenient` passes over keywords that cannot be enforced.
+    /// An answer in JSON that is valid against a schema, without runs of white space; `lenient` ignores keywords that cannot be
+    /// enforced.
     Schema { schema: Value, lenient: bool },
+    /// The same for a call's arguments, which models often indent.
+    Arguments { schema: Value, lenient: bool },
     /// A regular expression for the whole text.
     Regex(String),
     /// A grammar in llguidance's form of Lark.
@@ -22,10 +25,22 @@ impl Constraint {
         Constraint::Schema { schema: json!({"type": "object"}), lenient: false }
     }
 
+    /// What stands in for a constraint that cannot be enforced and need not be: any JSON object.
+    pub(super) fn any_object_instead(&self) -> Constraint {
+        match self {
+            Constraint::Arguments { .. } => {
+                Constraint::Arguments { schema: json!({"type": "object"}), lenient: false }
+            }
+            _ => Constraint::any_object(),
+        }
+    }
+
     /// Bytes of its text.
     pub(super) fn text_bytes(&self) -> usize {
         match self {
-            Constraint::Schema { schema, .. } => schema.to_string().len(),
+            Constraint::Schema { schema, .. } | Constraint::Arguments { schema, .. } => {
+                schema.to_string().len()
+            }
             Constraint::Regex(text) | Constraint::Grammar(text) => text.len(),
             Constraint::Choice(choices) => choices.iter().map(String::len).sum(),
         }

@@ -14,8 +14,10 @@ use super::{limits, mask_clock, vocabulary};
 /// needs less than this even without optimisation, and only what is used of it takes memory.
 pub(super) const STACK_BYTES: usize = 256 << 20;
 
-/// White space that JSON may have between its parts: enough for any indentation, too little to go on for ever.
-const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
+/// White space between the parts of an answer in JSON: a model that may write more of it may never stop.
+const ANSWER_SPACE: &str = r"\x20?";
+/// White space between the parts of a call's arguments: enough for any indentation, too little to go on for ever.
+const ARGUMENTS_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 
 /// A constraint that is ready to be followed; a clone starts where the original is, and shares nothing with it.
 pub(crate) struct Compiled {
@@ -40,7 +42,10 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
     limits::check(constraint)?;
     let factory = vocabulary::factory()?;
     let grammar = match constraint {
-        Constraint::Schema { schema, lenient } => from_schema(schema, *lenient)?,
+        Constraint::Schema { schema, lenient } => from_schema(schema, *lenient, ANSWER_SPACE)?,
+        Constraint::Arguments { schema, lenient } => {
+            from_schema(schema, *lenient, ARGUMENTS_SPACE)?
+        }
         Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
         Constraint::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
         Constraint::Choice(choices) => {
@@ -53,7 +58,7 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
     Ok(Compiled { matcher: start(factory, grammar)? })
 }
 
-fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String> {
+fn from_schema(schema: &Value, lenient: bool, space: &str) -> Result<TopLevelGrammar, String> {
     let mut schema = match schema {
         Value::Object(map) => map.clone(),
         // `true` allows anything, `false` nothing.
@@ -62,7 +67,7 @@ fn from_schema(schema: &Value, lenient: bool) -> Result<TopLevelGrammar, String>
     };
     prepare_object(&mut schema, lenient)?;
     let options =
-        json!({"whitespace_pattern": WHITE_SPACE, "whitespace_flexible": true, "lenient": lenient});
+        json!({"whitespace_pattern": space, "whitespace_flexible": true, "lenient": lenient});
     schema.insert("x-guidance".to_owned(), options);
     Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
 }

@@ -48,7 +48,9 @@ pub(crate) enum Effort {
 /// Refuses what is over a limit, and names the limit and the value.
 pub(crate) fn check(constraint: &Constraint) -> Result<Effort, String> {
     match constraint {
-        Constraint::Schema { schema, .. } => check_schema(schema),
+        Constraint::Schema { schema, .. } | Constraint::Arguments { schema, .. } => {
+            check_schema(schema)
+        }
         Constraint::Regex(text) => {
             at_most("bytes", text.len(), MAX_GRAMMAR_BYTES).map(|()| Effort::Involved)
         }

@@ -202,6 +202,37 @@ fn a_thousand_optional_properties_can_be_followed() {
     assert!(text.mask(ANSWER, &mut mask).is_ok() && bits::get(&mask, special::RETURN));
 }
 
+/// Whether a text is allowed from its first token to its end.
+fn allows(mut text: Compiled, written: &str) -> bool {
+    let mut mask = vec![0; WORDS];
+    for token in encode(written) {
+        if text.mask(ANSWER, &mut mask).is_err() || !bits::get(&mask, token) {
+            return false;
+        }
+        text.accept(token);
+    }
+    text.mask(ANSWER, &mut mask).is_ok() && bits::get(&mask, special::RETURN)
+}
+
+#[test]
+fn answers_have_no_runs_of_white_space_and_arguments_may_be_indented() {
+    let constraint = |answer: bool| match (schema(), answer) {
+        (schema, true) => Constraint::Schema { schema, lenient: false },
+        (schema, false) => Constraint::Arguments { schema, lenient: false },
+    };
+    for (written, in_answer) in [
+        (r#"{"city":"Rome","days":2}"#, true),
+        (r#"{"city": "Rome", "days": 2}"#, true),
+        (r#"{ "city" : "Rome" , "days" : 2 }"#, true),
+        (r#"{"city":  "Rome","days":2}"#, false),
+        ("{\n  \"city\": \"Rome\",\n  \"days\": 2\n}", false),
+    ] {
+        let compiled = |answer| compile(&constraint(answer)).expect("a good schema");
+        assert_eq!(allows(compiled(true), written), in_answer, "{written}");
+        assert!(allows(compiled(false), written), "{written}");
+    }
+}
+
 #[test]
 fn formats_that_are_notes_are_notes_everywhere() {
     let note = json!({"type": "string", "format": "password"});

@@ -172,11 +172,13 @@ impl GenerationOptions {
         GenerationRequest { engine_request, choice }
     }
 
-    /// Refuses what would leave a constrained text no token where only some tokens, or only a stop token, may come.
+    /// Refuses what cannot hold beside constraints: they may allow only some tokens, or only a stop token, which has to end
+    /// the answer.
     pub(crate) fn refuse_beside_constraints(&self, constraints: &str) -> Result<()> {
         for (name, given) in [
             ("allowed_token_ids", self.allowed_token_ids.is_some()),
             ("min_tokens", self.params.min_tokens > 0),
+            ("ignore_eos", self.params.ignore_eos),
         ] {
             if given {
                 let why = format!("`{name}` cannot be combined with {constraints}");

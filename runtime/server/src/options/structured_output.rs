@@ -17,6 +17,8 @@ pub(crate) struct StructuredOutput {
     pub(crate) shown: Option<ResponseFormat>,
     /// The field that states it.
     param: String,
+    /// Where it cannot be enforced, any JSON object will do.
+    or_any_object: bool,
 }
 
 impl StructuredOutput {
@@ -68,7 +70,8 @@ impl StructuredOutput {
                 return Err(ApiError::unsupported(name, why));
             }
         };
-        Ok(StructuredOutput { constraint, shown: None, param: fields.name("type") })
+        let param = fields.name("type");
+        Ok(StructuredOutput { constraint, shown: None, param, or_any_object: false })
     }
 
     fn schema(fields: &Fields<'_>) -> Result<StructuredOutput> {
@@ -82,10 +85,12 @@ impl StructuredOutput {
             description: fields.string("description")?.map(str::to_owned),
             schema: schema.clone(),
         };
+        let lenient = !fields.bool("strict", false)?;
         Ok(StructuredOutput {
-            constraint: Some(Constraint::Schema { schema, lenient: false }),
+            constraint: Some(Constraint::Schema { schema, lenient }),
             shown: Some(shown),
             param: fields.name("schema"),
+            or_any_object: lenient,
         })
     }
 
@@ -100,6 +105,7 @@ impl StructuredOutput {
                 constraint: Some(constraint),
                 shown: None,
                 param: "structured_outputs".to_owned(),
+                or_any_object: false,
             }),
         }
     }
@@ -107,8 +113,12 @@ impl StructuredOutput {
     /// The grammar that enforces the constraint. One over the limits is an error.
     pub(crate) fn grammar(&self) -> Result<Option<GrammarRequest>> {
         let Some(constraint) = &self.constraint else { return Ok(None) };
-        let subject = format!("`{}`", self.param);
-        GrammarRequest::new(constraint.clone(), &self.param, subject).map(Some)
+        let (constraint, subject) = (constraint.clone(), format!("`{}`", self.param));
+        let request = match self.or_any_object {
+            true => GrammarRequest::or_any_object(constraint, &self.param, subject),
+            false => GrammarRequest::new(constraint, &self.param, subject),
+        };
+        request.map(Some)
     }
 }
 

@@ -191,7 +191,7 @@ impl FunctionTool {
     /// whole cannot be enforced, arguments are any object.
     pub(crate) fn arguments(&self, enforce: bool) -> Result<GrammarRequest> {
         let lenient = !(enforce || self.strict);
-        let constraint = Constraint::Schema { schema: self.schema(), lenient };
+        let constraint = Constraint::Arguments { schema: self.schema(), lenient };
         let subject = format!("the schema of the parameters of `{}`", self.name);
         match lenient {
             true => GrammarRequest::or_any_object(constraint, &self.param, subject),

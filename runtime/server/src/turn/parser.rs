@@ -157,6 +157,10 @@ impl Reader {
     }
 
     fn kind(&self, header: &Header) -> MessageKind {
+        // What a model writes in another role is no part of its answer.
+        if header.role != Role::Assistant {
+            return MessageKind::Reasoning;
+        }
         match header.route() {
             Route::Reasoning => MessageKind::Reasoning,
             Route::Preamble => MessageKind::Preamble,
@@ -240,6 +244,19 @@ mod tests {
             ),
             ("<|channel|>final<|message|>", "cut".to_owned(), &[], &["Final: cut…"]),
             ("", "no header at all".to_owned(), &[], &["Final: no header at all…"]),
+            (
+                "",
+                "<|channel|>final<|message|>Yes.<|end|><|start|>developer<|message|>No.<|end|><|start|>user<|channel|>final<|message|>Well?<|return|>"
+                    .to_owned(),
+                &[],
+                &["Final: Yes.", "Reasoning: No.", "Reasoning: Well?"],
+            ),
+            (
+                "",
+                format!("{reasoning}<|end|><|start|>developer is not content.<|end|>"),
+                &[],
+                &["Reasoning: Hm.", "Reasoning:  is not content."],
+            ),
             ("", format!("{reasoning} to"), &[], &["Reasoning: Hm."]),
             ("", format!("{reasoning} to=functions.f"), &[], &["Reasoning: Hm."]),
             ("", format!("{reasoning} to=functions.f<|channel|>comment"), &[], &["Reasoning: Hm."]),

@@ -117,6 +117,16 @@ async fn streamed_and_whole_answers_are_the_same() {
             json!([]),
             "stop",
         ),
+        // Another role's messages are no part of the answer.
+        (
+            format!(
+                "<|channel|>analysis<|message|>a<|end|><|start|>developer<|message|>b{next}<|channel|>final<|message|>c<|end|><|start|>user<|channel|>final<|message|>d<|return|>"
+            ),
+            "c",
+            "a\nb\nd",
+            json!([]),
+            "stop",
+        ),
         ("no header<|return|>".to_owned(), "no header", "", json!([]), "stop"),
         ("<|return|>".to_owned(), "", "", json!([]), "stop"),
     ] {

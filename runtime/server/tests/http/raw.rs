@@ -17,6 +17,47 @@ async fn text_offsets_count_the_prompt_s_broken_characters() {
     let choice = &answer["choices"][0];
     assert_eq!(choice["text"], "a\u{fffd}Hello, world");
     assert_eq!(choice["logprobs"]["text_offset"], json!([0, 1, 2, 7, 8]));
+    // Parts of characters are named by their bytes, so that no two tokens have one name.
+    assert_eq!(choice["logprobs"]["tokens"], json!(["a", "bytes:\\xf0", "Hello", ",", " world"]));
+}
+
+#[tokio::test]
+async fn a_stop_string_may_be_the_name_of_a_special_token() {
+    let site = Site::writing("One.<|end|><|start|>Two.<|return|>");
+    for (more, text, stop) in [
+        (json!({"stop": "<|end|>"}), "One.", json!("<|end|>")),
+        (json!({"stop": ["Two", "<|start|>"]}), "One.", json!("<|start|>")),
+        (json!({"stop": "<|end|>", "skip_special_tokens": false}), "One.", json!("<|end|>")),
+        (
+            json!({"stop": "<|end|>", "include_stop_str_in_output": true}),
+            "One.<|end|>",
+            json!("<|end|>"),
+        ),
+        (json!({"stop": "<|return|>"}), "One.Two.", json!("<|return|>")),
+        (json!({"stop": "<|call|>"}), "One.Two.", json!(null)),
+        (json!({}), "One.Two.", json!(null)),
+    ] {
+        let mut body = json!({"prompt": "Hi", "max_tokens": 50});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (_, answer) = site.post("/v1/completions", &body).await;
+        let choice = &answer["choices"][0];
+        assert_eq!((&choice["text"], &choice["stop_reason"]), (&json!(text), &stop), "{more}");
+        assert_eq!(choice["finish_reason"], "stop", "{more}");
+        let events = site.events("/v1/completions", &body).await;
+        let texts = events.iter().filter_map(|event| event["choices"][0]["text"].as_str());
+        assert_eq!(texts.collect::<String>(), text, "{more}");
+    }
+}
+
+#[tokio::test]
+async fn the_prompt_is_echoed_with_its_special_tokens() {
+    let site = Site::writing("Yes.<|return|>");
+    let prompt = "<|start|>user<|message|>Hi<|end|>";
+    for prompt_as in [json!(prompt), json!(tokens(prompt))] {
+        let body = json!({"prompt": prompt_as, "echo": true, "max_tokens": 9});
+        let (_, answer) = site.post("/v1/completions", &body).await;
+        assert_eq!(answer["choices"][0]["text"], format!("{prompt}Yes."));
+    }
 }
 
 #[tokio::test]

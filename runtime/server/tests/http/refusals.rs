@@ -52,6 +52,11 @@ async fn invalid_fields_are_named() {
         (json!({"min_tokens": 5000}), "min_tokens"),
         (json!({"min_tokens": 2, "tools": [tool]}), "min_tokens"),
         (json!({"min_tokens": 2, "response_format": {"type": "json_object"}}), "min_tokens"),
+        (json!({"ignore_eos": true, "tools": [tool]}), "ignore_eos"),
+        (json!({"ignore_eos": true, "tools": [tool], "tool_choice": "required"}), "ignore_eos"),
+        (json!({"ignore_eos": true, "response_format": {"type": "json_object"}}), "ignore_eos"),
+        (json!({"ignore_eos": true, "reasoning_effort": "none"}), "ignore_eos"),
+        (json!({"ignore_eos": true, "thinking_token_budget": 9}), "ignore_eos"),
         (json!({"top_logprobs": 3}), "top_logprobs"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"logit_bias": {"x": 1}}), "logit_bias"),
@@ -80,7 +85,7 @@ async fn invalid_fields_are_named() {
         (json!({"response_format": {"type": "xml"}}), "response_format.type"),
         (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
         (
-            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}),
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": {"type": "nonsense"}}}}),
             "response_format.json_schema.schema",
         ),
         (json!({"structured_outputs": {"regex": "("}}), "structured_outputs"),
@@ -182,13 +187,16 @@ async fn schemas_that_cannot_be_enforced_are_refused_only_where_they_must_be() {
         (json!({}), true),
     ] {
         let function = |strict: bool| json!([{"type": "function", "function": {"name": "f", "strict": strict, "parameters": schema}}]);
-        let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+        let format = |strict: Value| json!({"type": "json_schema", "json_schema": {"name": "x", "strict": strict, "schema": schema}});
         let refused = if enforced { 200 } else { 400 };
         for (fields, want) in [
             (json!({"tools": function(false)}), 200),
             (json!({"tools": function(true)}), refused),
             (json!({"tools": function(false), "tool_choice": "required"}), refused),
-            (json!({"response_format": format}), refused),
+            (json!({"response_format": format(json!(true))}), refused),
+            (json!({"response_format": format(json!(false))}), 200),
+            (json!({"response_format": format(json!(null))}), 200),
+            (json!({"structured_outputs": {"json": schema}}), refused),
         ] {
             let (status, answer) = site.post("/v1/chat/completions", &chat(fields.clone())).await;
             assert_eq!(status, want, "{fields}: {answer}");
