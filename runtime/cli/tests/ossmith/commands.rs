@@ -169,7 +169,7 @@ fn bad_input_is_told_what_is_wrong_and_what_to_do() {
         (ask(&model, &["--prompt-ids", "[]"]), &["prompt is empty"]),
         (
             ask(&model, &["--prompt-ids", &long]),
-            &["600 tokens", "is 512", "shorten the prompt by 89"],
+            &["600 tokens", "at most 511", "shorten the prompt by 89"],
         ),
         (ask(&model, &["--prompt-ids", "[1, 2"]), &["not a JSON array of token ids"]),
         (ask(&model, &["--prompt-ids", "nothing.json"]), &["cannot read nothing.json"]),
