@@ -1,6 +1,6 @@
 // Softmax attention of consecutive tokens of one sequence over pages in shared memory.
 //
-// The query heads of a token that sink_weight a key/value head are eight rows of a tensor-core tile (rows beyond the
+// The query heads of a token that share a key/value head are eight rows of a tensor-core tile (rows beyond the
 // GQA ratio are computed and ignored). So a row tile of 16 is two tokens. A warp has kRowTiles row tiles, and every
 // fragment of keys and values that it loads serves all of them. Lane 4g + c takes the 16-byte vectors c, c + 4, ... of
 // a row of keys or values. The order of dims in a score and of keys in a span is chosen so that a vector is the B

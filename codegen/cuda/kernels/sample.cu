@@ -15,8 +15,8 @@
 #include "scalar.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr float kFixedPoint =
-    1099511627776.0f;  // 2^40: probabilities are integers, so that their sum does not depend on the order
+// Probabilities are integers in units of 2^-40, so that their sum does not depend on the order of additions.
+constexpr float kFixedPoint = 1099511627776.0f;
 
 struct Shared {
   Candidate best[kWarps];

@@ -12,7 +12,8 @@ __device__ __forceinline__ u32 checkpoint_row(u32 packed_row, u32 order, u32 hea
   return packed_row;
 }
 
-// The position of an element in its row: permuted within its tile of 64 (`tile_position`) in tile order, else unchanged.
+// The position of an element in its row: permuted within its tile of 64 (`tile_position`) in tile order, else
+// unchanged.
 __device__ __forceinline__ u32 row_position(u32 element, u32 tile_order) {
   return tile_order ? tile_position(element) : element;
 }
