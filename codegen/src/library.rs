@@ -1,5 +1,7 @@
 //! The CUDA device library, embedded: hand-written headers and kernel bodies of `codegen/cuda/`.
 
+use ossmith_plan::facts;
+
 macro_rules! files {
     ($($path:literal),* $(,)?) => {
         &[$(($path, include_str!(concat!("../cuda/", $path)))),*]
@@ -36,7 +38,8 @@ const HEADERS: &[(&str, &str)] = files![
     "tile/wgmma.cuh",
 ];
 
-/// Every header that a unit may include, by its path: the library's and the one made from `ossmith-scalar`.
+/// Every header that a unit may include, by its path: the library's, and those made from `ossmith-plan`'s facts and from
+/// `ossmith-scalar`.
 #[must_use]
 pub fn headers() -> Vec<(&'static str, &'static str)> {
     let scalar = format!(
@@ -45,6 +48,19 @@ pub fn headers() -> Vec<(&'static str, &'static str)> {
         ossmith_scalar::DEVICE.join("\n")
     );
     let mut headers = HEADERS.to_vec();
+    headers.push(("facts.cuh", facts().leak()));
     headers.push(("scalar.cuh", scalar.leak()));
     headers
+}
+
+/// The numbers that kernels and runtime share, as constants.
+fn facts() -> String {
+    let constant = |(name, value, meaning): &(&str, usize, &str)| {
+        format!("constexpr u32 {name} = {value};  // {meaning}\n")
+    };
+    let constants: String = facts::ALL.iter().map(constant).collect();
+    format!(
+        "// Numbers that kernels and runtime share, stated once in ossmith_plan::facts.\n\
+         #pragma once\n#include \"ptx/types.cuh\"\n\n{constants}"
+    )
 }

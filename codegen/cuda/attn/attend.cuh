@@ -8,7 +8,7 @@
 #include "ptx/math.cuh"
 #include "ptx/mma.cuh"
 
-constexpr u32 kColumnHeads = 8;
+static_assert(kColumnHeads == 8, "query heads are the columns of mma.m16n8k16");
 
 // A span, which is half a page, of one head's keys and values. A warp copies its own.
 template <u32 kHeadDim>

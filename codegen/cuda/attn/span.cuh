@@ -7,8 +7,7 @@
 #include "ptx/memory.cuh"
 
 constexpr u32 kVectorElements = 8;  // bf16 elements of a 16-byte vector
-// Keys of a span: half a page.
-constexpr u32 kSpanKeys = kPageTokens / 2;
+static_assert(kPageTokens == 2 * kSpanKeys, "a page is two spans");
 
 // The offset of a vector of a row of kRow elements. If a row has 128 bytes or more, the vectors of odd rows are swapped
 // in groups of four, so that the eight lanes that load together (two rows, four vectors) use all banks.

@@ -1,10 +1,8 @@
-// One layer's key/value cache in pages of 64 tokens: keys as [page][kv head][token][dim], values transposed as
+// One layer's key/value cache in pages of kPageTokens: keys as [page][kv head][token][dim], values transposed as
 // [page][kv head][dim][token], so that attention loads both as matrix fragments with 16-byte loads. A page table maps
-// (sequence slot, position / 64) to a page. In a sliding-window layer the table wraps around a ring of pages.
+// (sequence slot, position / kPageTokens) to a page. In a sliding-window layer the table wraps around a ring of pages.
 #pragma once
-#include "ptx/types.cuh"
-
-constexpr u32 kPageTokens = 64;
+#include "facts.cuh"
 
 struct KvCache {
   bf16* keys;

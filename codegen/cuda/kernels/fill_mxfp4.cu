@@ -9,10 +9,7 @@
 #include "ptx/types.cuh"
 #include "tile/order.cuh"
 
-constexpr u32 kTileRows = 16, kTileK = 64;
 constexpr u32 kTileCodeWords = kTileRows * kTileK / 8, kTileScales = kTileRows * 2;
-// The packer adds this to an E8M0 byte (`mxfp4/decode.cuh`).
-constexpr u32 kScaleOffset = 126;
 
 // The eight codes of one k16 step of a lane.
 __device__ __forceinline__ u32 code_word(const FillMxfp4& p, u32 row_tile, u32 k_tile, u32 lane, u32 step) {
@@ -31,9 +28,9 @@ __device__ __forceinline__ u32 code_word(const FillMxfp4& p, u32 row_tile, u32 k
 __device__ __forceinline__ u8 scale_byte(const FillMxfp4& p, u32 row_tile, u32 k_tile, u32 i) {
   const u32 row = checkpoint_row(row_tile * kTileRows + i / 4 + i % 2 * 8, p.order, 0);
   const u32 block = k_tile * 2 + i / 2 % 2, blocks = p.k / 32;
-  if (block >= blocks) return kScaleOffset;
+  if (block >= blocks) return kMxfp4ScaleOffset;
   return static_cast<u8>(synthetic_scale(p.scale_key0, p.scale_key1, row * blocks + block, p.scale_base) +
-                         kScaleOffset);
+                         kMxfp4ScaleOffset);
 }
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const __grid_constant__ FillMxfp4 p) {

@@ -107,6 +107,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   // As on the host, nothing is sampled if the largest logit is not finite. The next step, which may already wait for
   // the token, still needs one of the vocabulary.
   const bool found = sampled.token < spec::kVocab && (is_finite(sampled.score) || is_finite(logits[sampled.token]));
-  p.sampled[blockIdx.y] = found ? sampled.token : ~0u;
+  p.sampled[blockIdx.y] = found ? sampled.token : kNothingSampled;
   p.last_sampled[row.seq_slot] = found ? sampled.token : 0;
 }

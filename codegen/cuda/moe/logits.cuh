@@ -7,10 +7,11 @@
 #include "tile/norm.cuh"
 #include "tile/weights.cuh"
 
-// The fixed-point unit of the sums is 2^-28. A contribution is clamped to 2^22, far beyond those of real models, so
-// that the sum of up to 2^12 contributions cannot overflow.
-constexpr float kFixedPointOne = 0x1p28f;
+// The fixed-point unit of the sums is 2^-kRouterSumBits. A contribution is clamped to 2^22, far beyond those of real
+// models, so that the sum of up to 2^12 contributions cannot overflow.
+constexpr float kFixedPointOne = 1u << kRouterSumBits;
 constexpr float kMaxContribution = 0x1p22f;
+static_assert(kRouterSumBits + 22 + 12 < 63, "a sum fits into 64 bits");
 
 // The router's weights for 16 elements of a row, and those elements of every token's row.
 template <u32 kExperts, u32 kHidden, u32 kTokens>

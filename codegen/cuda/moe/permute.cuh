@@ -1,5 +1,6 @@
 // Routes permuted by expert, so that the routes of one expert are consecutive.
 #pragma once
+#include "facts.cuh"
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
 
@@ -7,6 +8,7 @@
 struct ExpertTile {
   u32 expert, start, count, unused;
 };
+static_assert(sizeof(ExpertTile) == kExpertTileBytes, "the host reserves room for the list of tiles");
 
 __device__ __forceinline__ ExpertTile load_tile(const ExpertTile* tile) {
   const uint4 words = load_bypass_l1(reinterpret_cast<const uint4*>(tile));

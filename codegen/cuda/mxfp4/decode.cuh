@@ -3,8 +3,8 @@
 //
 // With E2M1's sign at bit 15 of a bf16 and its three magnitude bits at bits 8 to 6, the bf16 has the code's value times
 // 2^-126; this includes the code for 0.5, which becomes a subnormal. One multiplication restores the value exactly and
-// applies the block scale: for the scale 2^(e - 127) the packer stores the byte e + 126, which is the exponent field of
-// 2^126 * 2^(e - 127).
+// applies the block scale: for the scale 2^(e - 127) the packer stores the byte e + kMxfp4ScaleOffset, which is the
+// exponent field of 2^126 * 2^(e - 127).
 #pragma once
 #include "ptx/math.cuh"
 #include "ptx/mma.cuh"

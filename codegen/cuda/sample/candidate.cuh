@@ -1,5 +1,6 @@
 // The best token of a slice of the vocabulary.
 #pragma once
+#include "facts.cuh"
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
 
@@ -12,6 +13,8 @@ struct Candidate {
     if (other.score > score || (other.score == score && other.token < token)) *this = other;
   }
 };
+
+static_assert(sizeof(Candidate) == kCandidateBytes, "the host reserves room for the candidates");
 
 // Tokens first to end - 1.
 struct Slice {

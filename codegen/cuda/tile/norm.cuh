@@ -4,11 +4,10 @@
 // scale), and the sum of squares of every kSquareSumWidth elements. The kernel that multiplies `deferred_rows` with
 // weights divides the result by the rms. So no kernel has to read a row twice before its GEMV can start.
 #pragma once
+#include "facts.cuh"
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
 #include "tile/order.cuh"
-
-constexpr u32 kSquareSumWidth = 16;  // elements of a row per sum of squares
 
 // Computes one over the rms of a row from its sums of squares, with one warp.
 template <u32 kWidth>

@@ -1,10 +1,7 @@
 // The order of packed weight rows (`ossmith_plan::RowOrder`), and of the elements of activation rows.
 #pragma once
+#include "facts.cuh"
 #include "scalar.cuh"
-
-constexpr u32 kRopePairRows = 1;
-constexpr u32 kGateUpPairRows = 2;
-constexpr u32 kRowMajor = 3;  // not packed into tiles
 
 __device__ __forceinline__ u32 checkpoint_row(u32 packed_row, u32 order, u32 head_dim) {
   if (order == kRopePairRows) return checkpoint_row_rope(packed_row, head_dim);

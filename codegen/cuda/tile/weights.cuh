@@ -4,13 +4,13 @@
 // matching activations are the 16 consecutive elements 16c to 16c + 15 of column g (`ActivationTile`). A row tile is 16
 // rows by all of K: its tiles follow one another along K.
 #pragma once
+#include "facts.cuh"
 #include "mxfp4/decode.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
-constexpr u32 kTileRows = 16;
-constexpr u32 kTileK = 64;
-constexpr u32 kTileSteps = 4;
+constexpr u32 kTileSteps = kTileK / 16;
+static_assert(kTileRows == 16 && kTileSteps == 4, "a tile is four A fragments of mma.m16n8k16");
 
 // bf16: [k tile][k16 step][lane][a0 a1 a2 a3].
 struct Bf16Tile {

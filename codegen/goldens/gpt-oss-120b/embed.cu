@@ -2,7 +2,8 @@
 //
 // residual[t] = embedding[token[t]], with the deferred RMS norm of it (tile/norm.cuh).
 //
-// A token of kSampled stands for the token that the sequence slot's previous step sampled, which never left the device.
+// A token of kLastSampled stands for the token that the sequence slot's previous step sampled, which never left the
+// device.
 //
 // A block writes one token's row. Layouts: embedding [vocab][hidden] bf16; residual [tokens][hidden] float;
 // deferred_rows [tokens][hidden] bf16; square_sums [tokens][hidden / 16] float; router_logit_sums
@@ -45,8 +46,6 @@ static_assert(sizeof(Embed) == 72 && sizeof(Embed::tokens) == 8 &&
 #include "ptx/launch.cuh"
 #include "tile/norm.cuh"
 
-constexpr u32 kSampled = ~0u;
-
 extern "C" __global__ void __launch_bounds__(spec::kThreads) embed(const __grid_constant__ Embed p) {
   constexpr u32 kSquareSums = spec::kHidden / kSquareSumWidth;
   wait_for_inputs();
@@ -57,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) embed(const __grid_
       p.router_logit_sums[(i / spec::kExperts * spec::kMaxDecodeTokens + t) * spec::kExperts + i % spec::kExperts] = 0;
   }
   const u32 given = p.tokens[t];
-  const u32 token = given == kSampled ? p.last_sampled[p.seq_slots[t]] : given;
+  const u32 token = given == kLastSampled ? p.last_sampled[p.seq_slots[t]] : given;
   const u32* row = reinterpret_cast<const u32*>(p.embedding + static_cast<u64>(token) * spec::kHidden);
   const u32* scale = reinterpret_cast<const u32*>(p.next_norm_scale);
   float2* residual = reinterpret_cast<float2*>(p.residual + static_cast<u64>(t) * spec::kHidden);

@@ -66,7 +66,6 @@ static_assert(spec::kStages * sizeof(Page) <= spec::kSharedBytes, "the launch re
 
 constexpr u32 kPageElements = kPageTokens * spec::kHeadDim;
 constexpr i32 kNoLowerBound = -(1 << 24);  // less than any position relative to a page
-static_assert(kPageTokens == 2 * kSpanKeys, "a page is two spans");
 
 // The query tile's pages, and the progress of their copies.
 struct Pages {

@@ -41,7 +41,7 @@ static_assert(sizeof(FillBf16) == 48 && sizeof(FillBf16::out) == 8 &&
 #include "ptx/types.cuh"
 #include "tile/order.cuh"
 
-constexpr u32 kTileRows = 16, kTileK = 64, kTileElements = kTileRows * kTileK;
+constexpr u32 kTileElements = kTileRows * kTileK;
 
 // The checkpoint element at `position` of the output, if there is one.
 struct Source {

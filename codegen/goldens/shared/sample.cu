@@ -62,8 +62,8 @@ static_assert(sizeof(Sample) == 48 && sizeof(Sample::logits) == 8 &&
 #include "scalar.cuh"
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
-constexpr float kFixedPoint =
-    1099511627776.0f;  // 2^40: probabilities are integers, so that their sum does not depend on the order
+// Probabilities are integers in units of 2^-40, so that their sum does not depend on the order of additions.
+constexpr float kFixedPoint = 1099511627776.0f;
 
 struct Shared {
   Candidate best[kWarps];
@@ -154,6 +154,6 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   // As on the host, nothing is sampled if the largest logit is not finite. The next step, which may already wait for
   // the token, still needs one of the vocabulary.
   const bool found = sampled.token < spec::kVocab && (is_finite(sampled.score) || is_finite(logits[sampled.token]));
-  p.sampled[blockIdx.y] = found ? sampled.token : ~0u;
+  p.sampled[blockIdx.y] = found ? sampled.token : kNothingSampled;
   p.last_sampled[row.seq_slot] = found ? sampled.token : 0;
 }

@@ -35,6 +35,15 @@ pub const EXPERT_TILE_BYTES: usize = 16;
 /// Bytes of one candidate of a split of a row of logits.
 pub const CANDIDATE_BYTES: usize = 8;
 
+/// What the packer adds to an E8M0 scale: for the scale `2^(e - 127)` it stores `e + 126`.
+pub const MXFP4_SCALE_OFFSET: usize = 126;
+
+/// As a token of a step: the token that the sequence slot last sampled.
+pub const LAST_SAMPLED: usize = u32::MAX as usize;
+
+/// As a sampled token: the row's largest logit is not finite, so nothing was sampled.
+pub const NOTHING_SAMPLED: usize = u32::MAX as usize;
+
 /// How the device library knows an order of rows ([`crate::RowOrder`]) that is the checkpoint's.
 pub const NATURAL_ROWS: usize = 0;
 /// As [`NATURAL_ROWS`], for rotary pairs.
@@ -55,6 +64,9 @@ pub const ALL: &[(&str, usize, &str)] = &[
     ("kRouterSumBits", ROUTER_SUM_BITS, "a router sum of 1 is 2 to this power"),
     ("kExpertTileBytes", EXPERT_TILE_BYTES, "bytes of one ExpertTile"),
     ("kCandidateBytes", CANDIDATE_BYTES, "bytes of one Candidate"),
+    ("kMxfp4ScaleOffset", MXFP4_SCALE_OFFSET, "what the packer adds to an E8M0 scale"),
+    ("kLastSampled", LAST_SAMPLED, "a token that the sequence slot's last step sampled"),
+    ("kNothingSampled", NOTHING_SAMPLED, "no token: the largest logit is not finite"),
     ("kRopePairRows", ROPE_PAIR_ROWS, "rows ordered as rotary pairs"),
     ("kGateUpPairRows", GATE_UP_PAIR_ROWS, "rows ordered as gate/up pairs"),
     ("kRowMajor", ROW_MAJOR, "no tiles at all"),

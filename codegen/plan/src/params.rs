@@ -9,7 +9,7 @@ pub use crate::kernel::{Params, Twin};
 pub type Ptr = u64;
 
 /// What [`Sample`] writes for the host instead of a token if a row's largest logit is no finite number.
-pub const NOTHING_SAMPLED: u32 = u32::MAX;
+pub const NOTHING_SAMPLED: u32 = crate::facts::NOTHING_SAMPLED as u32;
 
 /// Declares parameter structs: `field: kind = "type in CUDA"`, where a kind is `ptr` (any 64 bits), `u32`, `i32` or `f32`.
 /// A type in parentheses after the name is declared before the struct, for fields that point to it.

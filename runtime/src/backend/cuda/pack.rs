@@ -15,7 +15,7 @@ const TILE_BYTES_BF16: usize = TILE_ROWS * TILE_K * 2;
 const TILE_CODE_BYTES: usize = TILE_ROWS * TILE_K / 2;
 const TILE_SCALE_BYTES: usize = TILE_ROWS * 2;
 /// What is added to an E8M0 byte so that it is the exponent field of the factor that decoding multiplies by.
-const SCALE_OFFSET: i32 = 126;
+const SCALE_OFFSET: i32 = ossmith_plan::facts::MXFP4_SCALE_OFFSET as i32;
 /// The largest E8M0 byte whose factor has a bf16 exponent field.
 const LARGEST_SCALE: u8 = 128;
 const NOT_A_NUMBER: u8 = 255;

@@ -17,7 +17,7 @@ use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::sampling::SamplerConfig;
 
 /// Stands for the token that the slot last drew.
-const SAMPLED: u32 = u32::MAX;
+const SAMPLED: u32 = ossmith_plan::facts::LAST_SAMPLED as u32;
 const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u32>();
 
 /// Where each array begins, in words.
