@@ -4,16 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ossmith::unstable::cuda::{Sources, block_shared_bytes, nvrtc};
-use ossmith_plan::{Family, KernelInfo, Model, Unit};
+use ossmith::unstable::cuda::{Sources, nvrtc};
+use ossmith_plan::{Arch, Family, KernelInfo, Model, Unit};
 use ossmith_tests::not_checked;
 
 /// The architecture that kernels are tuned for, on which they must keep their limits.
 const TUNED: &str = "sm_90a";
 /// The architectures that units for any device must compile for too, without limits.
 const PORTABLE: [&str; 3] = ["sm_80", "sm_89", "sm_120"];
-/// Registers of one SM, on every architecture here.
-const SM_REGISTERS: u32 = 65_536;
 
 #[test]
 fn every_unit_compiles_within_its_limits() {
@@ -82,14 +80,15 @@ fn problems(model: &Model, unit: &Unit, target: &str) -> Vec<String> {
     expect(used.stack_bytes == 0, format!("{} bytes of stack", used.stack_bytes));
     expect(!launches.is_empty(), "no schedule launches it".into());
     for launch in launches {
-        let (shared, limit) = (used.shared_bytes + launch.shared_bytes, block_shared_bytes((9, 0)));
+        let shared = (used.shared_bytes + launch.shared_bytes) as usize;
+        let limit = Arch::block_shared_bytes((9, 0));
         expect(
             shared <= limit,
             format!("{shared} bytes of shared memory, a block can have {limit}"),
         );
         let registers = used.registers.next_multiple_of(8) * launch.threads;
         expect(
-            registers <= SM_REGISTERS,
+            registers <= Arch::H100.registers_per_sm,
             format!("{registers} registers for a block of {} threads", launch.threads),
         );
     }

@@ -1,22 +1,13 @@
 //! What compiled kernels take, held against what their launches and the device allow: a kernel that cannot be launched is
 //! refused by name before anything runs, one that is slower than planned is reported.
 
-use ossmith_plan::{KernelInfo, Model, Schedule, Unit};
+use ossmith_plan::{Arch, KernelInfo, Model, Schedule, Unit};
 
 use super::nvrtc::{self, Resources};
 use crate::{Error, Result};
 
-/// Registers of an SM, on every architecture that the kernels run on.
-const SM_REGISTERS: u32 = 65_536;
 /// Registers are allocated to a warp in units of 256: eight per thread.
 const REGISTER_UNIT: u32 = 8;
-
-/// Shared memory that one block can have on a device of this compute capability, in bytes (CUDA programming guide,
-/// technical specifications per compute capability).
-#[must_use]
-pub const fn block_shared_bytes(compute: (i32, i32)) -> u32 {
-    ossmith_plan::Arch::block_shared_bytes(compute) as u32
-}
 
 /// Checks compiled units against the launches of a model on a device of this compute capability. Returns what makes a
 /// kernel slower than planned, one sentence each.
@@ -45,9 +36,11 @@ fn of_unit(
     compute: (i32, i32),
 ) -> Result<Vec<String>> {
     let (name, target) = (unit.name, nvrtc::target(compute));
+    let arch = Arch::of_device("", compute);
     let Resources { registers, stack_bytes, spill_bytes, shared_bytes } = resources;
     if let Some(launch) = launch {
-        let (shared, limit) = (shared_bytes + launch.shared_bytes, block_shared_bytes(compute));
+        let shared = (shared_bytes + launch.shared_bytes) as usize;
+        let limit = Arch::block_shared_bytes(compute);
         if shared > limit {
             return Err(Error::unavailable(format!(
                 "kernel {name} needs {shared} bytes of shared memory per block, and {target} has {limit}: the model's \
@@ -55,11 +48,11 @@ fn of_unit(
             )));
         }
         let block = registers.next_multiple_of(REGISTER_UNIT) * launch.threads;
-        if block > SM_REGISTERS {
+        if block > arch.registers_per_sm {
             return Err(Error::unavailable(format!(
                 "kernel {name} needs {block} registers per block ({registers} for each of {} threads), and an SM has \
-                 {SM_REGISTERS}",
-                launch.threads
+                 {}",
+                launch.threads, arch.registers_per_sm
             )));
         }
     }

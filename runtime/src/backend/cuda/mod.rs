@@ -37,7 +37,6 @@ use ossmith_plan::params::NOTHING_SAMPLED;
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
-pub use limits::block_shared_bytes;
 pub use memory_budget::memory_budget;
 pub use sources::{Sources, emit, plan_hash};
 

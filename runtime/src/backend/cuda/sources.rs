@@ -25,8 +25,17 @@ struct Manifest {
     ossmith: String,
     /// Name of the model.
     model: String,
+    /// Name of the GPU that its schedules are made for.
+    arch: String,
     /// [`plan_hash`] of the model.
     plan: String,
+}
+
+impl std::fmt::Display for Manifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Manifest { ossmith, model, arch, plan } = self;
+        write!(f, "{model} on {arch} (plan {plan}, Ossmith {ossmith})")
+    }
 }
 
 impl Manifest {
@@ -34,6 +43,7 @@ impl Manifest {
         Manifest {
             ossmith: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.spec.name.to_owned(),
+            arch: model.arch.name.to_owned(),
             plan: plan_hash(model),
         }
     }
@@ -60,9 +70,7 @@ impl Manifest {
         Err(Error::KernelSource {
             path,
             problem: format!(
-                "the folder was emitted for {} (plan {}, Ossmith {}), but the model is {} (plan {}, Ossmith {}): emit the \
-                 kernels of this model",
-                found.model, found.plan, found.ossmith, wanted.model, wanted.plan, wanted.ossmith
+                "the folder was emitted for {found}, but the model is {wanted}: emit the kernels of this model",
             ),
         })
     }
@@ -321,6 +329,7 @@ mod tests {
         assert_eq!(
             paths("#include \"tile/norm.cuh\"\n#include \"ptx/types.cuh\"\n"),
             [
+                "facts.cuh",
                 "ptx/math.cuh",
                 "ptx/memory.cuh",
                 "ptx/types.cuh",
