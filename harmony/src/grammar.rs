@@ -177,7 +177,7 @@ impl HeaderGrammar {
                 let mut longer: Vec<u8> = text.clone();
                 longer.push(byte);
                 tokens.extend(bpe::token_of(&longer));
-                if longer.len() < bpe::LONGEST_TOKEN {
+                if longer.len() < bpe::MAX_TOKEN_BYTES {
                     todo.push((child, longer));
                 }
             }

@@ -127,9 +127,9 @@ fn rules_for_an_assistants_answer() {
         ("<|channel|>final<|message|>a<|endoftext|>", vec!["assistant|final|-|-|a"], vec![]),
         ("", vec![], vec!["header_without_message"]),
     ] {
-        let (got, mended) = read(text, Some(Role::Assistant));
+        let (got, found) = read(text, Some(Role::Assistant));
         assert_eq!(
-            (got, mended),
+            (got, found),
             (messages.iter().map(|m| (*m).to_owned()).collect(), repairs),
             "{text}"
         );
@@ -154,9 +154,9 @@ fn rules_for_whole_conversations() {
         ("<|channel|>final<|message|>x", vec!["assistant|final|-|-|x"], vec!["missing_start"]),
         ("<|end|><|end|>", vec![], vec![]),
     ] {
-        let (got, mended) = read(text, None);
+        let (got, found) = read(text, None);
         assert_eq!(
-            (got, mended),
+            (got, found),
             (messages.iter().map(|m| (*m).to_owned()).collect(), repairs),
             "{text}"
         );

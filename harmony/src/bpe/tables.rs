@@ -90,7 +90,7 @@ pub(crate) fn longest_token(text: &[u8]) -> (u32, usize) {
 }
 
 /// Bytes of the longest token (128 spaces).
-pub(crate) const LONGEST_TOKEN: usize = 128;
+pub(crate) const MAX_TOKEN_BYTES: usize = 128;
 
 /// The token that is exactly this text, if there is one.
 pub(crate) fn token_of(text: &[u8]) -> Option<u32> {
@@ -117,7 +117,7 @@ mod tests {
         for id in 0..ORDINARY_TOKENS as u32 {
             let bytes = token_bytes(id).expect("an ordinary token");
             assert_eq!(longest_token(bytes), (id, bytes.len()));
-            assert!(bytes.len() <= LONGEST_TOKEN);
+            assert!(bytes.len() <= MAX_TOKEN_BYTES);
         }
     }
 

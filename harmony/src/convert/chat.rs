@@ -22,7 +22,7 @@ pub struct ChatMessage {
     /// What an assistant wrote instead of an answer.
     #[serde(default)]
     pub refusal: Option<String>,
-    /// An assistant's thoughts.
+    /// An assistant's reasoning.
     #[serde(default)]
     pub reasoning: Option<String>,
     /// The older name of `reasoning`, which counts where `reasoning` is absent or empty.
@@ -119,19 +119,19 @@ pub fn chat_conversation(
     Ok(builder.finish(options))
 }
 
-/// Thoughts, then text, then calls: the order in which a model writes them.
+/// Reasoning, then text, then calls: the order in which a model writes them.
 fn assistant(builder: &mut Builder, message: &ChatMessage, text: Option<String>) {
     let (newer, older) = (message.reasoning.as_deref(), message.reasoning_content.as_deref());
-    if let Some(thoughts) = first_with_text(newer, older).filter(|t| !t.is_empty()) {
-        builder.say("analysis", thoughts.to_owned());
+    if let Some(reasoning) = first_with_text(newer, older).filter(|t| !t.is_empty()) {
+        builder.assistant("analysis", reasoning.to_owned());
     }
     let text = with_refusal(text, message.refusal.as_deref());
     let calls = message.tool_calls.as_deref().unwrap_or_default();
     let older = message.function_call.as_ref().filter(|_| calls.is_empty());
     let has_calls = older.is_some() || !calls.is_empty();
     match text {
-        Some(text) if has_calls && !text.is_empty() => builder.say("commentary", text),
-        Some(text) if !has_calls => builder.say("final", text),
+        Some(text) if has_calls && !text.is_empty() => builder.assistant("commentary", text),
+        Some(text) if !has_calls => builder.assistant("final", text),
         _ => {}
     }
     if let Some(ChatFunctionCall { name, arguments }) = older {
@@ -156,7 +156,7 @@ fn with_refusal(text: Option<String>, refusal: Option<&str>) -> Option<String> {
 pub struct ChatReply {
     /// The answer and its preambles; absent if there is none.
     pub content: Option<String>,
-    /// The thoughts; absent if there are none.
+    /// The reasoning; absent if there is none.
     pub reasoning: Option<String>,
     /// The calls, in order.
     pub tool_calls: Vec<ChatToolCall>,

@@ -1,7 +1,7 @@
 //! Between harmony and the messages of the Chat Completions and Responses APIs.
 //!
 //! Only shapes and rules: HTTP, ids and streaming frames are the server's. `chat` and `responses` read those APIs' histories into a
-//! [`Conversation`]; [`Route`] says where each message of an answer goes, also while it is still streamed.
+//! [`Conversation`]; [`Route`] is where each message of an answer goes, also while it is still streamed.
 
 mod chat;
 mod responses;
@@ -26,13 +26,13 @@ use crate::types::{
 pub struct PromptOptions {
     /// The current date, as `2026-01-31`.
     pub date: Option<String>,
-    /// How long the model is to think; medium if absent.
+    /// How much the model should reason; medium if absent.
     pub effort: Option<ReasoningEffort>,
     /// Function tools on offer.
     pub tools: Vec<Tool>,
     /// Instructions that come before those of the history.
     pub instructions: Option<String>,
-    /// The format that the answer is to have.
+    /// The format that the answer must have.
     pub response_format: Option<ResponseFormat>,
 }
 
@@ -60,7 +60,7 @@ pub enum ConvertError {
         /// The role.
         role: String,
     },
-    /// A part that is no text.
+    /// A part that is not text.
     #[error("message {index} has a content part of the type {kind:?}: only text is supported")]
     NotText {
         /// Index of the message or item.
@@ -87,7 +87,8 @@ pub enum ConvertError {
 /// Where a message of an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// To the reader's view of the model's thoughts. Also calls of recipients that are no functions: nobody asked for them.
+    /// To the reader's view of the model's reasoning. Calls of recipients that are not functions go there too: nobody
+    /// requested them.
     Reasoning,
     /// To the reader, before calls (`commentary`).
     Preamble,
@@ -230,7 +231,7 @@ impl Builder {
         }
     }
 
-    fn say(&mut self, channel: &str, text: String) {
+    fn assistant(&mut self, channel: &str, text: String) {
         self.messages.push(Message::assistant(text).on_channel(channel));
     }
 
@@ -245,7 +246,7 @@ impl Builder {
     }
 
     /// Results of several calls come in the calls' order, whichever was there first: a result has no id in harmony, so
-    /// two of the same function can only be told apart by their places.
+    /// two results of the same function differ only by their order.
     fn answer_call(
         &mut self,
         index: usize,

@@ -24,12 +24,12 @@ pub enum ResponseItem {
 pub enum TypedItem {
     /// A text to or from the model.
     Message(MessageItem),
-    /// The model's thoughts.
+    /// The model's reasoning.
     Reasoning {
-        /// The thoughts.
+        /// The reasoning.
         #[serde(default)]
         content: Option<ApiContent>,
-        /// A summary; used where there are no thoughts.
+        /// A summary; used where there is no reasoning.
         #[serde(default)]
         summary: Option<ApiContent>,
     },
@@ -97,10 +97,10 @@ pub fn responses_conversation(
                 let text = |content: &Option<ApiContent>| {
                     content.as_ref().map_or(Ok(String::new()), |c| c.text(index))
                 };
-                let thoughts = text(content)?;
-                let thoughts = if thoughts.is_empty() { text(summary)? } else { thoughts };
-                if !thoughts.is_empty() {
-                    builder.say("analysis", thoughts);
+                let reasoning = text(content)?;
+                let reasoning = if reasoning.is_empty() { text(summary)? } else { reasoning };
+                if !reasoning.is_empty() {
+                    builder.assistant("analysis", reasoning);
                 }
             }
             ResponseItem::Typed(TypedItem::FunctionCall { call_id, name, arguments }) => {
@@ -130,7 +130,7 @@ fn add_message(
         "assistant" => {
             let Some(text) = text else { return Ok(()) };
             let is_preamble = message.phase.as_deref() == Some("commentary");
-            builder.say(if is_preamble { "commentary" } else { "final" }, text);
+            builder.assistant(if is_preamble { "commentary" } else { "final" }, text);
         }
         role => return Err(ConvertError::UnknownRole { index, role: role.to_owned() }),
     }
@@ -141,9 +141,9 @@ fn add_message(
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
-    /// The model's thoughts.
+    /// The model's reasoning.
     Reasoning {
-        /// The thoughts.
+        /// The reasoning.
         text: String,
     },
     /// A text to the reader.

@@ -1,8 +1,6 @@
-//! What the lenient parser tells, and how to gather it into messages.
+//! The events of the lenient parser, and how to gather them into messages.
 
 use super::repair::Repair;
-use super::stream::{LenientOptions, StreamParser};
-use crate::special::Token;
 use crate::types::{Content, Message, Role};
 
 /// A message's header, read and repaired. No field ever holds a control token.
@@ -77,7 +75,7 @@ pub enum Event<'a> {
     Arguments(&'a str),
     /// The message is complete.
     MessageEnd(Stop),
-    /// Something was mended.
+    /// Something was repaired.
     Repaired(&'a Repair),
 }
 
@@ -96,7 +94,7 @@ pub struct Parsed {
     pub messages: Vec<Message>,
     /// How the last message ended.
     pub stop: Option<Stop>,
-    /// What was mended, in order.
+    /// The repairs, in order.
     pub repairs: Vec<Repair>,
 }
 
@@ -124,25 +122,4 @@ impl Collector {
     pub fn finish(self) -> Parsed {
         self.parsed
     }
-}
-
-/// Parses complete tokens without ever failing; with a role, the first message's `<|start|>` and role are not in the tokens.
-///
-/// ```
-/// use ossmith_harmony::{RepairKind, Role, encode_with_special, parse_lenient, SpecialSet};
-/// // The recipient is where the model wrote it, and the channel is missing.
-/// let text = " to=functions.f<|constrain|>json<|message|>{}<|call|>";
-/// let tokens = encode_with_special(text, &SpecialSet::All, &SpecialSet::NONE)?;
-/// let parsed = parse_lenient(&tokens, Some(Role::Assistant));
-/// assert_eq!(parsed.messages[0].recipient.as_deref(), Some("functions.f"));
-/// assert_eq!(parsed.messages[0].channel.as_deref(), Some("commentary"));
-/// assert_eq!(parsed.repairs[0].kind, RepairKind::MissingChannel);
-/// # Ok::<(), ossmith_harmony::EncodeError>(())
-/// ```
-pub fn parse_lenient(tokens: &[Token], role: Option<Role>) -> Parsed {
-    let mut parser = StreamParser::new(role, LenientOptions::default());
-    let mut collector = Collector::default();
-    parser.push_all(tokens, |event| collector.add(event));
-    parser.finish(|event| collector.add(event));
-    collector.finish()
 }

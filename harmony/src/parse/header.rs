@@ -1,12 +1,47 @@
-//! The reference library's reading of a header.
+//! How the reference library reads a header, and why it fails.
 //!
 //! The header is read as text, special tokens by name, so everything here is about words. The rules are stated where they are
 //! applied; `lenient_header` has better ones.
 
-use super::reference::ParseError;
+use crate::special::Token;
 use crate::types::Role;
 
-/// What a header says.
+/// Why tokens were not parsed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Something else where a message has to begin.
+    #[error("token {token} stands between messages, where only <|start|> (200006) may be")]
+    ExpectedStart {
+        /// The token.
+        token: Token,
+    },
+    /// The input ended before `<|message|>`.
+    #[error("the input ends inside a header, before <|message|>")]
+    EndInHeader,
+    /// The header's tokens are not text.
+    #[error("a header's tokens are not UTF-8, or an id in it is not in the vocabulary")]
+    HeaderNotText,
+    /// `<|channel|>` with no name after it.
+    #[error("a header has <|channel|> with no name after it")]
+    EmptyChannel,
+    /// A header with no words.
+    #[error("a header has no role")]
+    NoRole,
+    /// The first word is no role and too little follows for it to be a tool's name.
+    #[error("a header begins with {word:?}, which is no role")]
+    UnknownRole {
+        /// The word.
+        word: String,
+    },
+    /// More words than a header can have.
+    #[error("a header has words that mean nothing there: {words:?}")]
+    WordsLeftInHeader {
+        /// The words.
+        words: String,
+    },
+}
+
+/// What a header holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReferenceHeader {
     pub(super) role: Role,

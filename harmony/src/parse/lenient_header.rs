@@ -1,4 +1,4 @@
-//! Reads a header that may be malformed, and says what was mended.
+//! Reads a header that may be malformed, and reports the repairs.
 //!
 //! The special tokens of a header divide it into up to three parts: the author, the channel, the format. Each part is a list of
 //! words. Because the marks are never turned into text, none can end up in a name.
@@ -9,7 +9,7 @@ use crate::special::{CHANNEL, CONSTRAIN, Token};
 use crate::types::Role;
 
 /// More bytes than any real header has; what is longer is content.
-const LONGEST_HEADER: usize = 1024;
+const MAX_HEADER_BYTES: usize = 1024;
 
 /// A header while it is written.
 #[derive(Clone, Debug, Default)]
@@ -59,32 +59,32 @@ impl HeaderBuffer {
 
     pub(super) fn is_too_long(&self) -> bool {
         let len = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-        self.author.len() + len(&self.channel) + len(&self.format) > LONGEST_HEADER
+        self.author.len() + len(&self.channel) + len(&self.format) > MAX_HEADER_BYTES
     }
 
     /// Reads a header that `<|message|>` ended.
-    pub(super) fn read(&self, channels: &[String], mut mend: impl FnMut(RepairKind)) -> Header {
-        let (author, channel, format) = self.parts(&mut mend);
+    pub(super) fn read(&self, channels: &[String], mut repair: impl FnMut(RepairKind)) -> Header {
+        let (author, channel, format) = self.parts(&mut repair);
         let mut words = Words { channels, recipient: None, content_type: None, extra: Vec::new() };
-        let mut author = words.split(&author, &mut mend);
-        let (role, name) = self.author_of(&mut author, &mut mend);
+        let mut author = words.split(&author, &mut repair);
+        let (role, name) = self.author_of(&mut author, &mut repair);
         for word in author {
-            words.take(word, &mut mend);
+            words.take(word, &mut repair);
         }
         let mut channel_name = None;
-        for word in words.split(channel.as_deref().unwrap_or_default(), &mut mend) {
+        for word in words.split(channel.as_deref().unwrap_or_default(), &mut repair) {
             if channel_name.is_none() && !word.starts_with("to=") {
                 channel_name = Some(word);
             } else {
-                words.take(word, &mut mend);
+                words.take(word, &mut repair);
             }
         }
         let mut format_name = None;
-        for word in words.split(format.as_deref().unwrap_or_default(), &mut mend) {
+        for word in words.split(format.as_deref().unwrap_or_default(), &mut repair) {
             if format_name.is_none() && !word.starts_with("to=") {
                 format_name = Some(word);
             } else {
-                words.take(word, &mut mend);
+                words.take(word, &mut repair);
             }
         }
         if format.is_some() {
@@ -92,10 +92,11 @@ impl HeaderBuffer {
             words.content_type = format_name;
         }
         if !words.extra.is_empty() {
-            mend(RepairKind::ExtraWords(words.extra.join(" ")));
+            repair(RepairKind::ExtraWords(words.extra.join(" ")));
         }
         let recipient = words.recipient.filter(|r| r != "all");
-        let channel = settle_channel(role, channel_name, recipient.is_some(), channels, &mut mend);
+        let channel =
+            settle_channel(role, channel_name, recipient.is_some(), channels, &mut repair);
         Header {
             role,
             name,
@@ -111,9 +112,9 @@ impl HeaderBuffer {
     pub(super) fn read_unfinished(
         &self,
         channels: &[String],
-        mut mend: impl FnMut(RepairKind),
+        mut repair: impl FnMut(RepairKind),
     ) -> Option<(Header, String)> {
-        let (author, channel, format) = self.parts(&mut mend);
+        let (author, channel, format) = self.parts(&mut repair);
         let (role, author_rest) = match self.role {
             Some(role) => (role, cut_word(&author, |word| word == role.as_str())),
             None => match Role::by_name(first_word(&author)) {
@@ -134,7 +135,7 @@ impl HeaderBuffer {
         if text.is_empty() {
             return None;
         }
-        let channel = settle_channel(role, name, false, channels, &mut mend);
+        let channel = settle_channel(role, name, false, channels, &mut repair);
         let header = Header {
             role,
             name: None,
@@ -147,11 +148,14 @@ impl HeaderBuffer {
     }
 
     /// The parts as text.
-    fn parts(&self, mend: &mut impl FnMut(RepairKind)) -> (String, Option<String>, Option<String>) {
+    fn parts(
+        &self,
+        repair: &mut impl FnMut(RepairKind),
+    ) -> (String, Option<String>, Option<String>) {
         let mut text = |bytes: &Vec<u8>| match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
             Err(_) => {
-                mend(RepairKind::InvalidUtf8);
+                repair(RepairKind::InvalidUtf8);
                 String::from_utf8_lossy(bytes).into_owned()
             }
         };
@@ -166,7 +170,7 @@ impl HeaderBuffer {
     fn author_of(
         &self,
         words: &mut Vec<String>,
-        mend: &mut impl FnMut(RepairKind),
+        repair: &mut impl FnMut(RepairKind),
     ) -> (Role, Option<String>) {
         let first = words.first().cloned().unwrap_or_default();
         if let Some(role) = self.role {
@@ -177,7 +181,7 @@ impl HeaderBuffer {
         }
         if !self.author_written || first.is_empty() || first.starts_with("to=") {
             if self.author_written {
-                mend(RepairKind::MissingRole);
+                repair(RepairKind::MissingRole);
             } else if first == Role::Assistant.as_str() {
                 words.remove(0);
             }
@@ -206,7 +210,7 @@ struct Words<'a> {
 
 impl Words<'_> {
     /// Splits at white space, and before a `to=` that is glued to a role or a channel.
-    fn split(&self, text: &str, mend: &mut impl FnMut(RepairKind)) -> Vec<String> {
+    fn split(&self, text: &str, repair: &mut impl FnMut(RepairKind)) -> Vec<String> {
         let mut words = Vec::new();
         for word in text.split_whitespace() {
             match word.find("to=").map(|at| word.split_at(at)) {
@@ -214,7 +218,7 @@ impl Words<'_> {
                     if Role::by_name(before).is_some()
                         || self.channels.iter().any(|c| c == before) =>
                 {
-                    mend(RepairKind::GluedWords);
+                    repair(RepairKind::GluedWords);
                     words.extend([before.to_owned(), recipient.to_owned()]);
                 }
                 _ => words.push(word.to_owned()),
@@ -224,7 +228,7 @@ impl Words<'_> {
     }
 
     /// A word after the role, the channel or the format.
-    fn take(&mut self, word: String, mend: &mut impl FnMut(RepairKind)) {
+    fn take(&mut self, word: String, repair: &mut impl FnMut(RepairKind)) {
         let named = word.strip_prefix("to=").filter(|name| !name.is_empty());
         let looks_like_tool =
             ["functions.", "browser."].iter().any(|prefix| word.starts_with(prefix))
@@ -232,7 +236,7 @@ impl Words<'_> {
         match named {
             Some(name) if self.recipient.is_none() => self.recipient = Some(name.to_owned()),
             None if self.recipient.is_none() && looks_like_tool => {
-                mend(RepairKind::BareRecipient);
+                repair(RepairKind::BareRecipient);
                 self.recipient = Some(word);
             }
             None if self.content_type.is_none() && !word.starts_with("to=") => {
@@ -249,17 +253,17 @@ fn settle_channel(
     channel: Option<String>,
     is_call: bool,
     channels: &[String],
-    mend: &mut impl FnMut(RepairKind),
+    repair: &mut impl FnMut(RepairKind),
 ) -> Option<String> {
     match channel {
         _ if role != Role::Assistant => channel,
         Some(channel) if channels.is_empty() || channels.contains(&channel) => Some(channel),
         Some(channel) => {
-            mend(RepairKind::UnknownChannel(channel));
+            repair(RepairKind::UnknownChannel(channel));
             Some("commentary".to_owned())
         }
         None => {
-            mend(RepairKind::MissingChannel);
+            repair(RepairKind::MissingChannel);
             Some(if is_call { "commentary" } else { "final" }.to_owned())
         }
     }

@@ -1,8 +1,8 @@
 //! Tokens to messages.
 //!
 //! Two parsers with different duties: [`ReferenceParser`] does exactly what the reference library does, failures included;
-//! [`StreamParser`] never fails, repairs what it can name, and yields typed events. `header` has the reference's reading of a
-//! header, `lenient_header` the other one's.
+//! [`StreamParser`] never fails, repairs what it can name, and yields typed events. `header` reads a header as the
+//! reference does, `lenient_header` reads one that may be malformed.
 
 mod events;
 mod header;
@@ -11,7 +11,8 @@ mod reference;
 mod repair;
 mod stream;
 
-pub use events::{Collector, Event, Header, Parsed, Stop, parse_lenient};
-pub use reference::{ParseError, ReferenceParser, Strictness, parse};
+pub use events::{Collector, Event, Header, Parsed, Stop};
+pub use header::ParseError;
+pub use reference::{ReferenceParser, Strictness, parse};
 pub use repair::{Repair, RepairKind};
-pub use stream::{LenientOptions, StreamParser};
+pub use stream::{LenientOptions, StreamParser, parse_lenient};

@@ -1,48 +1,13 @@
 //! The reference library's parser, step for step, for complete and for streamed tokens.
 //!
 //! It exists so that both answers can be compared and so that nothing changes for those who rely on it: it fails on malformed
-//! headers, knows nothing between messages but `<|start|>`, and keeps all messages. New code wants [`super::StreamParser`].
+//! headers, knows nothing between messages but `<|start|>`, and keeps all messages. New code should use [`super::StreamParser`].
 
-use super::header::{self, ReferenceHeader};
+use super::header::{self, ParseError, ReferenceHeader};
 use crate::encoding::push_token_bytes;
 use crate::special::{CALL, END, MESSAGE, RETURN, START, Token};
 use crate::types::{Content, Message, Role};
 use crate::utf8::LaggingDecoder;
-
-/// Why tokens were not parsed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
-    /// Something else where a message has to begin.
-    #[error("token {token} stands between messages, where only <|start|> (200006) may be")]
-    ExpectedStart {
-        /// The token.
-        token: Token,
-    },
-    /// The input ended before `<|message|>`.
-    #[error("the input ends inside a header, before <|message|>")]
-    EndInHeader,
-    /// The header's tokens are not text.
-    #[error("a header's tokens are not UTF-8, or an id in it is not in the vocabulary")]
-    HeaderNotText,
-    /// `<|channel|>` with no name after it.
-    #[error("a header has <|channel|> with no name after it")]
-    EmptyChannel,
-    /// A header with no words.
-    #[error("a header has no role")]
-    NoRole,
-    /// The first word is no role and too little follows for it to be a tool's name.
-    #[error("a header begins with {word:?}, which is no role")]
-    UnknownRole {
-        /// The word.
-        word: String,
-    },
-    /// More words than a header can have.
-    #[error("a header has words that mean nothing there: {words:?}")]
-    WordsLeftInHeader {
-        /// The words.
-        words: String,
-    },
-}
 
 /// How much the reference parser accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

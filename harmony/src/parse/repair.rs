@@ -1,4 +1,4 @@
-//! What the lenient parser mends, each by a stated rule.
+//! The repairs of the lenient parser, each by a stated rule.
 
 use crate::special::Token;
 
@@ -11,7 +11,7 @@ pub struct Repair {
     pub kind: RepairKind,
 }
 
-/// What was wrong, and the rule by which it was mended.
+/// What was wrong, and the rule by which it was repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RepairKind {
     /// A message begins without `<|start|>`: it is the assistant's.

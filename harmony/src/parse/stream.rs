@@ -4,7 +4,7 @@
 //! however long the message is, and a clone (one for each of several answers to a prompt) is cheap. The rules are the variants of
 //! [`RepairKind`]; how headers are read is in `lenient_header`.
 
-use super::events::{Event, Header, Stop};
+use super::events::{Collector, Event, Header, Parsed, Stop};
 use super::lenient_header::HeaderBuffer;
 use super::repair::{Repair, RepairKind};
 use crate::bpe;
@@ -119,7 +119,7 @@ impl StreamParser {
         self.position += 1;
     }
 
-    /// Says that the input has ended: what is unfinished is delivered as it is.
+    /// Ends the input: what is unfinished is delivered as it is.
     pub fn finish(&mut self, mut sink: impl FnMut(Event<'_>)) {
         self.end_message(Stop::Cut, &mut sink);
     }
@@ -201,9 +201,9 @@ impl StreamParser {
         let State::Header(buffer) = std::mem::replace(&mut self.state, State::Between) else {
             return;
         };
-        let mut mended = Vec::new();
-        let header = buffer.read(&self.options.channels, |kind| mended.push(kind));
-        for kind in mended {
+        let mut repairs = Vec::new();
+        let header = buffer.read(&self.options.channels, |kind| repairs.push(kind));
+        for kind in repairs {
             self.repair(kind, sink);
         }
         sink(Event::MessageStart(&header));
@@ -215,9 +215,9 @@ impl StreamParser {
         let State::Header(buffer) = std::mem::replace(&mut self.state, State::Between) else {
             return;
         };
-        let mut mended = Vec::new();
-        let unfinished = buffer.read_unfinished(&self.options.channels, |kind| mended.push(kind));
-        for kind in mended {
+        let mut repairs = Vec::new();
+        let unfinished = buffer.read_unfinished(&self.options.channels, |kind| repairs.push(kind));
+        for kind in repairs {
             self.repair(kind, sink);
         }
         if let Some((header, text)) = unfinished {
@@ -248,6 +248,27 @@ impl StreamParser {
         self.repairs += 1;
         sink(Event::Repaired(&Repair { position: self.position, kind }));
     }
+}
+
+/// Parses complete tokens without ever failing; with a role, the first message's `<|start|>` and role are not in the tokens.
+///
+/// ```
+/// use ossmith_harmony::{RepairKind, Role, encode_with_special, parse_lenient, SpecialSet};
+/// // The recipient is where the model wrote it, and the channel is missing.
+/// let text = " to=functions.f<|constrain|>json<|message|>{}<|call|>";
+/// let tokens = encode_with_special(text, &SpecialSet::All, &SpecialSet::NONE)?;
+/// let parsed = parse_lenient(&tokens, Some(Role::Assistant));
+/// assert_eq!(parsed.messages[0].recipient.as_deref(), Some("functions.f"));
+/// assert_eq!(parsed.messages[0].channel.as_deref(), Some("commentary"));
+/// assert_eq!(parsed.repairs[0].kind, RepairKind::MissingChannel);
+/// # Ok::<(), ossmith_harmony::EncodeError>(())
+/// ```
+pub fn parse_lenient(tokens: &[Token], role: Option<Role>) -> Parsed {
+    let mut parser = StreamParser::new(role, LenientOptions::default());
+    let mut collector = Collector::default();
+    parser.push_all(tokens, |event| collector.add(event));
+    parser.finish(|event| collector.add(event));
+    collector.finish()
 }
 
 fn emit(header: &Header, text: &str, sink: &mut impl FnMut(Event<'_>)) {

@@ -124,7 +124,7 @@ pub fn render_for_training(
     Ok(tokens)
 }
 
-/// Replaces the last token as [`render_for_training`] says.
+/// Replaces the last token as [`render_for_training`] documents.
 fn end_for_training(conversation: &Conversation, tokens: &mut [Token]) {
     let answered = conversation
         .messages

@@ -1,4 +1,4 @@
-//! JSON schema as a TypeScript-like type that keeps what the schema says: the style [`super::SchemaStyle::Full`].
+//! JSON schema as a TypeScript-like type that keeps everything in the schema: the style [`super::SchemaStyle::Full`].
 //!
 //! The layout is the reference's (see `schema`), so that models find what they know: comments above a property, its default behind
 //! it. Where the reference shows `any` or something ambiguous, this shows the type.
@@ -9,7 +9,7 @@ use super::json::compact;
 
 /// References are resolved at most this often in one schema; further ones show the definition's name. Definitions may refer to
 /// each other, so without a limit a small schema could make a huge or endless type.
-const MOST_REFERENCES: usize = 64;
+const MAX_REFERENCES: usize = 64;
 
 /// The type of a tool's parameters.
 pub(super) fn parameters_type(schema: &Value) -> String {
@@ -151,7 +151,7 @@ impl<'a> Writer<'a> {
             .unwrap_or("any");
         let target = reference.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
         match target {
-            Some(target) if !self.open.contains(&reference) && self.resolved < MOST_REFERENCES => {
+            Some(target) if !self.open.contains(&reference) && self.resolved < MAX_REFERENCES => {
                 self.resolved += 1;
                 self.open.push(reference);
                 let typed = self.type_of(target, indent);

@@ -82,7 +82,7 @@ pub struct Message {
     /// The author's name; a tool message has to have one to be rendered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it says.
+    /// Its content.
     #[serde(deserialize_with = "text_or_list")]
     pub content: Vec<Content>,
     /// `analysis`, `commentary` or `final` for an assistant's messages.
