@@ -1,5 +1,5 @@
 //! An assistant's tokens as they come, sorted into messages. Harmony's lenient parser does the work; this decides
-//! where the answer to a prompt begins, and keeps what it said.
+//! where the answer to a prompt begins, and collects its messages.
 
 use ossmith_harmony::{
     Collector, Event, LenientOptions, Message, StreamParser, TextDecoder, special, token_bytes,
@@ -15,8 +15,8 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// The answer goes on where the prompt's tokens end: mostly in a header, after `<|start|>assistant`; in plain
-    /// text, if the prompt has no headers.
+    /// The answer continues where the prompt's tokens end: mostly in a header, after `<|start|>assistant`, or in
+    /// plain text if the prompt has no headers.
     pub(crate) fn after(prompt: &[u32]) -> Answer {
         let Some(start) = prompt.iter().rposition(|&token| token == special::START) else {
             return Answer::Plain { decoder: TextDecoder::default(), text: String::new() };
@@ -30,7 +30,7 @@ impl Answer {
         Answer::Harmony { parser, collector, of_prompt }
     }
 
-    /// Takes the next token; `sink` hears what became certain by it.
+    /// Takes the next token; `sink` gets the events that it completes.
     pub(crate) fn push(&mut self, token: u32, mut sink: impl FnMut(Event<'_>)) {
         match self {
             Answer::Harmony { parser, collector, .. } => parser.push(token, |event| {
@@ -83,15 +83,15 @@ mod tests {
     /// The messages of an answer as `channel/recipient: text`, after a check that the events gave the same text.
     fn read(prompt: &str, answer: &str) -> Vec<String> {
         let mut parser = Answer::after(&tokens(prompt));
-        let mut heard = String::new();
-        let mut hear = |event: Event<'_>| {
+        let mut seen = String::new();
+        let mut on_event = |event: Event<'_>| {
             if let Event::Text(text) | Event::Arguments(text) = event {
-                heard.push_str(text);
+                seen.push_str(text);
             }
         };
-        tokens(answer).into_iter().for_each(|token| parser.push(token, &mut hear));
-        let messages = parser.finish(&mut hear);
-        assert_eq!(heard, messages.iter().map(Message::text).collect::<String>(), "{answer}");
+        tokens(answer).into_iter().for_each(|token| parser.push(token, &mut on_event));
+        let messages = parser.finish(&mut on_event);
+        assert_eq!(seen, messages.iter().map(Message::text).collect::<String>(), "{answer}");
         let name = |part: &Option<String>| part.clone().unwrap_or_default();
         let line =
             |m: &Message| format!("{}/{}: {}", name(&m.channel), name(&m.recipient), m.text());
@@ -124,15 +124,15 @@ mod tests {
     fn characters_come_whole() {
         let mut answer = Answer::after(&[]);
         let ids = tokens("🧑🏽‍🚀 naïve 日本");
-        let mut heard = Vec::new();
+        let mut seen = Vec::new();
         for &id in &ids {
             answer.push(id, |event| {
                 if let Event::Text(text) = event {
-                    heard.push(text.to_owned());
+                    seen.push(text.to_owned());
                 }
             });
         }
-        assert_eq!(heard.concat(), "🧑🏽‍🚀 naïve 日本");
-        assert!(heard.len() < ids.len(), "some of these characters take several tokens");
+        assert_eq!(seen.concat(), "🧑🏽‍🚀 naïve 日本");
+        assert!(seen.len() < ids.len(), "some of these characters take several tokens");
     }
 }

@@ -1,4 +1,4 @@
-//! One answer from the engine, shown while it comes: the thoughts on standard error, the answer on standard output.
+//! One answer from the engine, printed while it is generated: the reasoning on standard error, the answer on standard output.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use crate::model::ModelArgs;
 use crate::prompt::PromptArgs;
 use crate::sampling::SamplingArgs;
 
-/// Largest share of a prompt that is read in one step.
+/// The most prompt tokens that one step processes.
 const MAX_CHUNK: usize = 512;
 
-/// Who answers, where and how: what `generate` and `chat` share.
+/// The model, the device, the prompt and the sampling: the flags that `generate` and `chat` share.
 #[derive(Debug, clap::Args)]
-pub(crate) struct SpeakArgs {
+pub(crate) struct CompletionArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 
@@ -27,7 +27,7 @@ pub(crate) struct SpeakArgs {
     pub(crate) device: DeviceArgs,
 
     #[command(flatten)]
-    pub(crate) words: PromptArgs,
+    pub(crate) prompt: PromptArgs,
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -39,9 +39,9 @@ pub(crate) fn limits(tokens: usize, spec: &ModelSpec) -> Limits {
     Limits::for_sequences(1, tokens).with_max_step_tokens(tokens.min(MAX_CHUNK))
 }
 
-/// What came of a prompt.
+/// The answer to a prompt.
 #[derive(Debug)]
-pub(crate) struct Spoken {
+pub(crate) struct Completion {
     pub(crate) tokens: Vec<u32>,
     pub(crate) messages: Vec<Message>,
     /// `stop`, `length`, or `interrupted` by the user.
@@ -52,21 +52,21 @@ pub(crate) struct Spoken {
     pub(crate) total: Duration,
 }
 
-impl Spoken {
-    /// Tokens a second after the first one.
+impl Completion {
+    /// Tokens per second after the first one.
     pub(crate) fn rate(&self) -> Option<f64> {
         let seconds = (self.total - self.first).as_secs_f64();
         (self.tokens.len() > 1 && seconds > 0.0).then(|| (self.tokens.len() - 1) as f64 / seconds)
     }
 }
 
-/// Generates the answer to a prompt; `show` says whether it is printed as it comes.
-pub(crate) fn speak(
+/// Generates the answer to a prompt; with `show` it is printed as it comes.
+pub(crate) fn complete(
     engine: &mut Engine,
     prompt: &[u32],
     params: &SamplingParams,
     show: bool,
-) -> anyhow::Result<Spoken> {
+) -> anyhow::Result<Completion> {
     let (start, _watch) = (Instant::now(), Watch::start());
     let (mut first, mut tokens, mut finish) = (None, Vec::new(), "interrupted");
     let (mut answer, mut printer) = (Answer::after(prompt), Printer::new(show));
@@ -75,47 +75,47 @@ pub(crate) fn speak(
         first.get_or_insert_with(|| start.elapsed());
         let Some(token) = event.token else { continue };
         tokens.push(token);
-        answer.push(token, |event| printer.hear(event));
+        answer.push(token, |event| printer.on_event(event));
         printer.check()?;
         if let Some(reason) = event.finish {
             finish = reason.name();
         }
-        if interrupt::asked() {
+        if interrupt::requested() {
             break;
         }
     }
     let total = start.elapsed();
-    let messages = answer.finish(|event| printer.hear(event));
+    let messages = answer.finish(|event| printer.on_event(event));
     printer.end_line();
     printer.check()?;
-    Ok(Spoken { tokens, messages, finish, first: first.unwrap_or(total), total })
+    Ok(Completion { tokens, messages, finish, first: first.unwrap_or(total), total })
 }
 
 /// Prints an answer's events; each message starts on a line of its own.
 #[derive(Debug)]
 struct Printer {
     show: bool,
-    /// Whether standard error understands dim text.
+    /// Whether standard error is a terminal that shows dim text.
     dim: bool,
-    /// Whether the message at hand is a thought.
-    thought: bool,
+    /// Whether the current message is reasoning.
+    reasoning: bool,
     /// Whether its line is still open.
     open: bool,
-    /// What printing failed with, until it is asked for.
+    /// The error with which printing failed, until `check` takes it.
     failure: std::io::Result<()>,
 }
 
 impl Printer {
     fn new(show: bool) -> Printer {
         let dim = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Printer { show, dim, thought: false, open: false, failure: Ok(()) }
+        Printer { show, dim, reasoning: false, open: false, failure: Ok(()) }
     }
 
-    fn hear(&mut self, event: Event<'_>) {
+    fn on_event(&mut self, event: Event<'_>) {
         match event {
             Event::MessageStart(header) => {
                 self.end_line();
-                self.thought =
+                self.reasoning =
                     header.channel.as_deref() == Some("analysis") && header.recipient.is_none();
                 if let Some(recipient) = &header.recipient {
                     self.print(&format!("{recipient} "));
@@ -134,7 +134,7 @@ impl Printer {
     }
 
     fn write(&self, text: &str) -> std::io::Result<()> {
-        if self.thought {
+        if self.reasoning {
             let (on, off) = if self.dim { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
             return write!(std::io::stderr(), "{on}{text}{off}");
         }

@@ -41,17 +41,17 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The error with its causes, leaving out causes that it has already told.
+/// The error with its causes, leaving out causes that are already in the sentence.
 fn sentence(error: &anyhow::Error) -> String {
-    let mut told = String::new();
+    let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if told.is_empty() {
-            told = cause;
-        } else if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    told
+    text
 }
 
 #[cfg(test)]
@@ -61,10 +61,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_printed_once() {
         let io = || std::io::Error::other("disk on fire");
-        let told = ossmith::Error::File { action: "read", path: "x".into(), source: io() };
-        assert_eq!(sentence(&told.into()), "cannot read x: disk on fire");
+        let text = ossmith::Error::File { action: "read", path: "x".into(), source: io() };
+        assert_eq!(sentence(&text.into()), "cannot read x: disk on fire");
         let wrapped = Err::<(), _>(io()).context("cannot write y").expect_err("an error");
         assert_eq!(sentence(&wrapped), "cannot write y: disk on fire");
     }

@@ -1,4 +1,4 @@
-//! Ctrl-C: asks the command to end after the token at hand; a second one, or one while no tokens come, ends at once.
+//! Ctrl-C requests that the command end after the current token. A second one, or one while no tokens come, ends it at once.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,17 +8,17 @@ use anyhow::Context;
 /// What a shell expects of a command that was interrupted.
 pub(crate) const EXIT_CODE: u8 = 130;
 
-static ASKED: AtomicBool = AtomicBool::new(false);
+static REQUESTED: AtomicBool = AtomicBool::new(false);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// Starts to listen.
 pub(crate) fn install() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        let again = ASKED.swap(true, Ordering::SeqCst);
+        let again = REQUESTED.swap(true, Ordering::SeqCst);
         if again || !WATCHED.load(Ordering::SeqCst) {
             let mut stderr = std::io::stderr();
             if stderr.is_terminal() {
-                // Plain text and a visible cursor, whatever was being drawn.
+                // Plain text and a visible cursor, whatever was being printed.
                 let _ = stderr.write_all(b"\x1b[0m\x1b[?25h\n");
             }
             std::process::exit(EXIT_CODE.into());
@@ -27,12 +27,12 @@ pub(crate) fn install() -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-/// Whether the user asked to end.
-pub(crate) fn asked() -> bool {
-    ASKED.load(Ordering::SeqCst)
+/// Whether the user has requested the end.
+pub(crate) fn requested() -> bool {
+    REQUESTED.load(Ordering::SeqCst)
 }
 
-/// While it lives, the command looks at [`asked`] often enough to end by itself.
+/// While it lives, the command polls [`requested`] often enough to end by itself.
 #[derive(Debug)]
 pub(crate) struct Watch(());
 
@@ -50,7 +50,7 @@ impl Drop for Watch {
     }
 }
 
-/// Takes note that the request to end was served, and goes on (a chat ends the answer, not itself).
+/// Forgets the request once it has been served (a chat ends the answer, not itself).
 pub(crate) fn clear() {
-    ASKED.store(false, Ordering::SeqCst);
+    REQUESTED.store(false, Ordering::SeqCst);
 }

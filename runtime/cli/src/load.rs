@@ -1,4 +1,4 @@
-//! From `--backend` and friends to an engine, with progress bars and a word on where it runs.
+//! From `--backend` and its companions to an engine, with progress bars and a line on where it runs.
 
 use std::str::FromStr;
 
@@ -18,7 +18,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
-    /// Tokens to guess ahead from the text so far and to verify in one step; answers stay the same. 0 guesses none.
+    /// Draft tokens to take from the text so far and to verify in one step; answers stay the same. 0 drafts none.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) draft_tokens: u8,
 }
@@ -42,12 +42,12 @@ impl FromStr for DeviceName {
 }
 
 impl DeviceArgs {
-    /// Loads the model for these limits, and says on standard error if `auto` ended on the CPU.
+    /// Loads the model for these limits, and prints on standard error why `auto` chose the CPU.
     pub(crate) fn load(&self, chosen: &Chosen, limits: Limits) -> anyhow::Result<Engine> {
         self.load_with(chosen, limits, Policy::default())
     }
 
-    /// The same with a policy; guesses ahead are those of the flags.
+    /// The same with a policy; the number of draft tokens is that of the flags.
     pub(crate) fn load_with(
         &self,
         chosen: &Chosen,
@@ -66,7 +66,7 @@ impl DeviceArgs {
         Ok(engine)
     }
 
-    /// What an engine would be loaded with, and why it ends on the CPU if that was not asked for.
+    /// The options that an engine would be loaded with, and why it runs on the CPU if `auto` chose that.
     pub(crate) fn options(
         &self,
         limits: Limits,
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_spelled_as_the_help_says() {
+    fn devices_are_spelled_as_in_the_help() {
         let parse = |text: &str| text.parse::<DeviceName>().map(|name| name.0);
         assert_eq!(parse("auto"), Ok(Device::Auto));
         assert_eq!(parse("cpu"), Ok(Device::Cpu));

@@ -1,13 +1,14 @@
 //! The `ossmith` command: one front door to the toolkit.
 //!
 //! Each command is a file of [`commands`]; what they share (choosing a model, loading an engine, sampling flags,
-//! printing) lies beside them. Results go to standard output, everything said about them to standard error.
+//! printing) lies beside them. Results go to standard output, everything about them to standard error.
 //! Exit codes: 0 done, 1 an error that is printed in one sentence, 2 wrong usage, 130 interrupted.
 
 #![forbid(unsafe_code)]
 
 mod answer;
 mod commands;
+mod completion;
 mod failure;
 mod hub;
 mod interrupt;
@@ -17,7 +18,6 @@ mod output;
 mod progress;
 mod prompt;
 mod sampling;
-mod speak;
 mod tensors;
 mod today;
 mod tokens;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let matches = negatives_are_values(Cli::command()).get_matches();
     let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
     match run(command) {
-        Ok(()) if interrupt::asked() => ExitCode::from(interrupt::EXIT_CODE),
+        Ok(()) if interrupt::requested() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
@@ -59,12 +59,12 @@ fn negatives_are_values(command: clap::Command) -> clap::Command {
 }
 
 fn run(command: commands::Command) -> anyhow::Result<()> {
-    let asked = std::env::var("OSSMITH_LOG").ok().filter(|asked| !asked.is_empty());
-    let filter = EnvFilter::try_new(asked.as_deref().unwrap_or_else(|| command.log_level()))
+    let given = std::env::var("OSSMITH_LOG").ok().filter(|given| !given.is_empty());
+    let filter = EnvFilter::try_new(given.as_deref().unwrap_or_else(|| command.log_level()))
         .map_err(|why| {
-            let asked = asked.unwrap_or_default();
+            let given = given.unwrap_or_default();
             let hint = "write a level, such as info, or the level of a part: ossmith=debug";
-            failure::fail(format!("OSSMITH_LOG={asked} is no filter: {why}"), hint)
+            failure::fail(format!("OSSMITH_LOG={given} is not a filter: {why}"), hint)
         })?;
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);

@@ -1,4 +1,4 @@
-//! What `--model` may say, and the model and weights that it means.
+//! The values of `--model`, and the model and weights that each names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,9 +15,10 @@ use crate::hub::{self, Repository};
 pub(crate) struct ModelArgs {
     /// A built-in name, a checkpoint folder, or random weights.
     ///
-    /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b): nano brings its
-    /// weights, the others' are looked for in the local Hugging Face cache and else downloaded into it, as is OWNER/MODEL. A folder
-    /// holds config.json and safetensors files in Hugging Face or OpenAI layout. `synthetic:NAME` and `synthetic:FOLDER` make seeded random weights of that shape.
+    /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b). nano's weights are
+    /// embedded; those of the others, and of OWNER/MODEL, are taken from the local Hugging Face cache, or downloaded
+    /// into it. A folder holds config.json and safetensors files in Hugging Face or OpenAI layout. `synthetic:NAME`
+    /// and `synthetic:FOLDER` make seeded random weights of that shape.
     #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…")]
     pub(crate) model: String,
 
@@ -34,18 +35,16 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
-    /// Whether answers mean nothing.
+    /// Whether the weights are random, so that answers mean nothing.
     pub(crate) fn is_random(&self) -> bool {
         self.checkpoint.synthetic_seed().is_some()
     }
 
-    /// Says so on standard error.
+    /// Prints a warning on standard error if the weights are random.
     pub(crate) fn warn_if_random(&self) {
         if self.is_random() {
             let name = self.model.spec.name;
-            eprintln!(
-                "{name} has random weights here, so its answers are random tokens, not sense"
-            );
+            eprintln!("{name} has random weights here, so its answers are random tokens");
         }
     }
 }
@@ -63,7 +62,7 @@ impl ModelArgs {
         ossmith_models::find(name).map_or_else(|| foreign(name), Ok)
     }
 
-    /// The folder that is named, or that a repository of the hub has been fetched into.
+    /// The folder that `--model` names, or into which a repository of the hub was downloaded.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let path = PathBuf::from(&self.model);
         let repository = Repository::parse(&self.model).filter(|_| self.model.contains('/'));
@@ -94,7 +93,7 @@ impl ModelArgs {
     }
 }
 
-/// The weights that nano brings.
+/// nano's embedded weights.
 fn embedded_nano(model: &'static Model) -> anyhow::Result<Checkpoint> {
     let file = ossmith_models::nano_checkpoint().context("cannot unpack nano's weights")?;
     Ok(Checkpoint::from_bytes("nano's embedded weights", file, model)?)

@@ -1,4 +1,4 @@
-//! Files that commands write: what can be known to fail is refused before the work, not after it.
+//! Files that commands write: a path that cannot be written is refused before the work, not after it.
 
 use std::path::Path;
 

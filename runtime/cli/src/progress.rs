@@ -1,9 +1,9 @@
-//! A progress bar for each stage of loading, drawn on standard error if that is a terminal.
+//! A progress bar for each stage of loading, shown on standard error if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ossmith::Progress;
 
-/// The bar of the stage at hand.
+/// The bar of the current stage.
 #[derive(Debug, Default)]
 pub(crate) struct Bars {
     stage: &'static str,
@@ -11,12 +11,12 @@ pub(crate) struct Bars {
 }
 
 impl Bars {
-    /// Nothing drawn yet.
+    /// No bar is shown yet.
     pub(crate) fn new() -> Bars {
         Bars::default()
     }
 
-    /// Draws how far a stage is; a new stage gets a new bar.
+    /// Shows how far a stage is; a new stage gets a new bar.
     pub(crate) fn show(&mut self, at: Progress) {
         if self.stage != at.stage {
             self.finish();
@@ -30,7 +30,7 @@ impl Bars {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();

@@ -7,7 +7,7 @@ use ossmith_harmony::{
 
 use crate::today;
 
-/// What stands before the user's words.
+/// The messages before the user's own.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Prompt")]
 pub(crate) struct PromptArgs {
@@ -19,7 +19,7 @@ pub(crate) struct PromptArgs {
     #[arg(long, value_name = "TEXT")]
     developer: Option<String>,
 
-    /// How long the model is to think.
+    /// How much the model should reason.
     #[arg(long, value_enum, default_value_t = Reasoning::Medium)]
     reasoning: Reasoning,
 
@@ -60,7 +60,7 @@ impl PromptArgs {
         std::iter::once(Message::system(system)).chain(developer).collect()
     }
 
-    /// The prompt's tokens, up to where the assistant goes on.
+    /// The prompt's tokens, up to where the assistant continues.
     pub(crate) fn tokens(
         &self,
         messages: &[Message],

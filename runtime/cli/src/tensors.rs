@@ -29,7 +29,7 @@ impl Layout {
     }
 }
 
-/// A file under way.
+/// A file that is being written.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
     path: PathBuf,

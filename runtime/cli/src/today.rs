@@ -24,7 +24,7 @@ fn date_of_day(days: u64) -> String {
 /// A flag's `YYYY-MM-DD`, as it was given.
 ///
 /// # Errors
-/// A sentence, if the text is no date.
+/// A sentence, if the text is not a date.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
     let number = |digits: &str| {
         let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_date_is_refused() {
+    fn a_text_that_is_not_a_date_is_refused() {
         for date in ["2026-01-31", "2024-02-29", "2000-02-29", "1999-12-01"] {
             assert_eq!(parse(date).as_deref(), Ok(date));
         }

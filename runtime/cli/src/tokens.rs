@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_ids_is_refused() {
+    fn a_text_that_is_not_a_list_of_ids_is_refused() {
         for wrong in ["[1, -2]", "[1.5]", "[\"a\"]", "[4294967296]", "[1", "[[1]]"] {
             let error = given(wrong).unwrap_err().to_string();
             assert!(error.contains("not a JSON array of token ids"), "{wrong}: {error}");

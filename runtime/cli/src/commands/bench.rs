@@ -26,9 +26,9 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Decode steps: one new token a sequence.
+    /// Decode steps: one new token per sequence.
     Decode(decode::Decode),
-    /// One prompt from its first token to the first token drawn.
+    /// One prompt, from its first token to the first sampled token.
     Prefill(prefill::Prefill),
     Serve(Box<bench_serve::Args>),
     Throughput(throughput::Args),
@@ -47,9 +47,9 @@ impl Args {
     }
 }
 
-/// A flag's 1 to `most`.
-fn count(most: u64) -> impl TypedValueParser<Value = usize> {
-    RangedU64ValueParser::new().range(1..=most)
+/// A flag's value from 1 to `max`.
+fn count(max: u64) -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::new().range(1..=max)
 }
 
 fn load(model: &ModelArgs, limits: Limits, device: usize) -> anyhow::Result<(CudaBackend, f64)> {

@@ -6,14 +6,14 @@ use anyhow::Context;
 use ossmith::Engine;
 use ossmith_harmony::Message;
 
+use crate::completion::{self, CompletionArgs};
 use crate::interrupt;
 use crate::model::Chosen;
-use crate::speak::{self, SpeakArgs};
 
 /// Talk with a model.
 ///
-/// Each line is a message. /reset starts afresh, /exit or the end of input leaves; Ctrl-C ends an answer. Answers
-/// go to standard output, the model's thoughts to standard error.
+/// Each line is a message. /reset starts a new conversation, /exit or the end of input leaves; Ctrl-C ends an answer.
+/// Answers go to standard output, the model's reasoning to standard error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Tokens of the whole conversation, answers included, to make room for.
@@ -21,20 +21,20 @@ pub(crate) struct Args {
     context: usize,
 
     #[command(flatten)]
-    asked: SpeakArgs,
+    shared: CompletionArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let chosen = self.asked.model.choose()?;
+        let chosen = self.shared.model.choose()?;
         chosen.warn_if_random();
-        let limits = speak::limits(self.context, &chosen.model.spec);
-        let mut engine = self.asked.device.load(&chosen, limits)?;
-        let mut messages = self.asked.words.opening();
-        let ask = std::io::stdin().is_terminal();
+        let limits = completion::limits(self.context, &chosen.model.spec);
+        let mut engine = self.shared.device.load(&chosen, limits)?;
+        let mut messages = self.shared.prompt.opening();
+        let interactive = std::io::stdin().is_terminal();
         let mut line = Vec::new();
         loop {
-            if ask {
+            if interactive {
                 write!(std::io::stderr(), "> ")?;
             }
             line.clear();
@@ -42,22 +42,24 @@ impl Args {
             if read.context("cannot read standard input")? == 0 {
                 return Ok(());
             }
-            let Ok(said) = str::from_utf8(&line) else {
+            let Ok(input) = str::from_utf8(&line) else {
                 eprintln!("error: this line is not UTF-8; it was left out");
                 continue;
             };
-            match said.trim() {
+            match input.trim() {
                 "" => {}
                 "/exit" => return Ok(()),
-                "/reset" => messages = self.asked.words.opening(),
+                "/reset" => messages = self.shared.prompt.opening(),
                 command if is_command(command) => {
-                    eprintln!("there is no {command}: /reset starts afresh, /exit leaves");
+                    eprintln!(
+                        "there is no {command}: /reset starts a new conversation, /exit leaves"
+                    );
                 }
                 text => {
                     let before = messages.len();
                     messages.push(Message::user(text));
                     if let Err(error) = self.answer(&chosen, &mut engine, &mut messages) {
-                        // A turn that cannot be served is taken back; the conversation goes on without it.
+                        // A turn that cannot be served is removed; the conversation continues without it.
                         messages.truncate(before);
                         refuse(error)?;
                     }
@@ -72,14 +74,14 @@ impl Args {
         engine: &mut Engine,
         messages: &mut Vec<Message>,
     ) -> anyhow::Result<()> {
-        let prompt = self.asked.words.tokens(messages, chosen.is_random())?;
-        let mut params = self.asked.sampling.params(chosen);
-        // An answer may be long, but not longer than what is left of the conversation's room.
+        let prompt = self.shared.prompt.tokens(messages, chosen.is_random())?;
+        let mut params = self.shared.sampling.params(chosen);
+        // An answer ends where the conversation's context is full.
         let room = engine.limits().pages * ossmith::PAGE_TOKENS;
         let left = room.saturating_sub(prompt.len()).max(1);
-        params.max_tokens = params.max_tokens.map(|most| most.min(left));
-        let spoken = speak::speak(engine, &prompt, &params, true)?;
-        messages.extend(spoken.messages);
+        params.max_tokens = params.max_tokens.map(|max| max.min(left));
+        let completion = completion::complete(engine, &prompt, &params, true)?;
+        messages.extend(completion.messages);
         interrupt::clear();
         Ok(())
     }
@@ -91,12 +93,12 @@ fn is_command(line: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
-/// Prints what can be put right by saying something else; anything worse ends the chat.
+/// Prints an error that another message can avoid; any other error ends the chat.
 fn refuse(error: anyhow::Error) -> anyhow::Result<()> {
     match error.downcast_ref::<ossmith::Error>() {
         Some(refused) if refused.is_bad_request() => {
             eprintln!(
-                "error: {refused}\nhint: /reset starts the conversation afresh; --context makes more room"
+                "error: {refused}\nhint: /reset starts a new conversation; --context makes more room"
             );
             Ok(())
         }

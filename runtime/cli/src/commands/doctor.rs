@@ -1,4 +1,4 @@
-//! `ossmith doctor`: what this machine offers, and what this build brings.
+//! `ossmith doctor`: what this machine has, and what this build supports.
 
 use std::io::Write;
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::model::names;
 
-/// Show what this machine and this build can do.
+/// Show what this machine and this build support.
 ///
-/// Prints the processor's features and threads, memory, GPU, NVRTC, the backend that `auto` takes, the models built
-/// in and the folder of compiled kernels. With --json, one object with the same keys.
+/// Prints the processor's features and threads, memory, GPU, NVRTC, the backend that `auto` chooses, the built-in models
+/// and the folder of compiled kernels. With --json, one object with the same keys.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print one JSON object.
@@ -74,7 +74,7 @@ fn describe(device: &DeviceInfo) -> Value {
         "name": device.name,
         "compute": format!("{}.{}", device.compute.0, device.compute.1),
         "memory_gib": gib(device.memory_bytes as f64),
-        "multiprocessors": device.sms,
+        "sm_count": device.sms,
         "driver_cuda": format!("{}.{}", device.driver / 1000, device.driver % 1000 / 10),
     })
 }
@@ -126,7 +126,7 @@ fn cpu_features() -> Vec<&'static str> {
     vec![std::env::consts::ARCH]
 }
 
-/// Memory of the machine and what of it is free for programs, where Linux tells.
+/// Memory of the machine and what of it is free for programs, where Linux reports it.
 fn memory() -> Option<Value> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let of = |key: &str| {

@@ -1,6 +1,6 @@
 //! `ossmith eval`: how many questions of a set with known answers a model gets right.
 //!
-//! [`cases`] holds the set and renders it, [`score`] says what is right; this file asks and reports.
+//! [`cases`] holds the set and renders it, [`score`] decides what is right; this file runs the model and reports.
 
 mod cases;
 mod score;
@@ -23,11 +23,11 @@ use crate::progress::Bars;
 use cases::Case;
 use score::Parts;
 
-/// Most tokens of an answer, as when nano was trained.
+/// The most tokens of an answer, as when nano was trained.
 const MAX_TOKENS: usize = 400;
 /// Questions that are answered at the same time.
 const SEQUENCES: usize = 32;
-/// Largest share of prompts that is read in one step.
+/// The most prompt tokens that one step processes.
 const STEP_TOKENS: usize = 512;
 
 /// Score a model on questions with known answers.
@@ -45,10 +45,10 @@ enum Set {
     Nano(Nano),
 }
 
-/// What nano was trained to do: 558 questions of 23 skills, drawn apart from its training.
+/// What nano was trained to do: 558 questions of 23 skills, made apart from its training.
 ///
-/// Prints a line a skill: how many answers are right, and how many have the harmony form (an analysis, then a final
-/// answer or a call).
+/// Prints one line per skill: how many answers are right, and how many are well-formed harmony (an analysis, then a
+/// final answer or a call).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "JSON output (--json), one object:
   model, backend    what ran
@@ -56,7 +56,7 @@ enum Set {
   analysis_words    mean length of the analysis by reasoning effort
   failures          the answers that are not right: id, expect, completion
   seconds           time of the answers, loading not counted
-  steps, draft_tokens, accepted_tokens   steps run, tokens guessed ahead, and guesses that were right")]
+  steps, draft_tokens, accepted_tokens   steps run, draft tokens, and draft tokens that were accepted")]
 struct Nano {
     /// Ask only the first N questions of each skill.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -70,7 +70,7 @@ struct Nano {
     #[arg(long)]
     json: bool,
 
-    /// Write the token ids of every answer to this file, a line of JSON each: id, tokens.
+    /// Write the token ids of every answer to this file, one line of JSON each: id, tokens.
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 
@@ -117,10 +117,10 @@ impl Nano {
             return Ok(());
         }
         if metrics.draft_tokens > 0 {
-            let (right, guessed) = (metrics.accepted_tokens, metrics.draft_tokens);
+            let (accepted, drafted) = (metrics.accepted_tokens, metrics.draft_tokens);
             writeln!(
                 out,
-                "{right} of {guessed} guessed tokens were right; {} steps",
+                "{accepted} of {drafted} draft tokens were accepted; {} steps",
                 metrics.steps
             )?;
         }
@@ -139,7 +139,7 @@ fn limits(prompts: &[Vec<u32>]) -> Limits {
     Limits::for_sequences(SEQUENCES, longest).with_max_step_tokens(STEP_TOKENS)
 }
 
-/// Writes what each case was answered.
+/// Writes the answer to each case.
 fn write_tokens(file: &Path, cases: &[Case], answers: &[Vec<u32>]) -> anyhow::Result<()> {
     let line = |(case, tokens): (&Case, &Vec<u32>)| {
         format!("{}\n", json!({ "id": case.id, "tokens": tokens }))

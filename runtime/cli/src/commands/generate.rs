@@ -8,24 +8,24 @@ use ossmith::{Engine, SamplingParams};
 use ossmith_harmony::Message;
 use serde_json::{Map, Value, json};
 
+use crate::completion::{self, Completion, CompletionArgs};
 use crate::model::Chosen;
-use crate::speak::{self, SpeakArgs, Spoken};
 use crate::tokens;
 
 /// Answer a prompt.
 ///
-/// The answer streams to standard output; the model's thoughts (its analysis channel) go to standard error, dimmed
+/// The answer streams to standard output; the model's reasoning (its analysis channel) goes to standard error, dimmed
 /// on a terminal. The prompt is rendered in the harmony format; --prompt-ids takes raw token ids instead.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "JSON output (--json), one object:
   model, backend        what ran
-  random_weights        true if the answer means nothing
+  random_weights        true if the weights are random, so that the answer means nothing
   prompt_token_ids      the prompt
   token_ids             the answer, stop token included
   messages              the answer's harmony messages: role, channel, recipient, content
   texts                 the answer's text by channel: {\"analysis\": …, \"final\": …}; \"text\" where there is none
   finish_reason         stop, length or interrupted
-  seed                  for the same answer again
+  seed                  gives the same answer again
   usage                 prompt_tokens, completion_tokens, total_tokens
   timings               load_s, first_token_s, total_s (from the prompt to the last token), tokens_per_s")]
 pub(crate) struct Args {
@@ -42,31 +42,32 @@ pub(crate) struct Args {
     json: bool,
 
     #[command(flatten)]
-    asked: SpeakArgs,
+    shared: CompletionArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let chosen = self.asked.model.choose()?;
-        let params = self.asked.sampling.params(&chosen);
+        let chosen = self.shared.model.choose()?;
+        let params = self.shared.sampling.params(&chosen);
         let prompt = self.prompt_tokens(&chosen)?;
-        let (spec, most) = (&chosen.model.spec, params.max_tokens.unwrap_or(0));
-        let limits = speak::limits(prompt.len().saturating_add(most), spec);
+        let (spec, max_tokens) = (&chosen.model.spec, params.max_tokens.unwrap_or(0));
+        let limits = completion::limits(prompt.len().saturating_add(max_tokens), spec);
         params.check(&prompt, spec, &limits)?;
         chosen.warn_if_random();
         let start = Instant::now();
-        let mut engine = self.asked.device.load(&chosen, limits)?;
+        let mut engine = self.shared.device.load(&chosen, limits)?;
         let load = start.elapsed();
-        let spoken = speak::speak(&mut engine, &prompt, &params, !self.json)?;
+        let completion = completion::complete(&mut engine, &prompt, &params, !self.json)?;
         if self.json {
-            let report = report(&chosen, &engine, &prompt, &params, &spoken, load);
+            let report = report(&chosen, &engine, &prompt, &params, &completion, load);
             writeln!(std::io::stdout(), "{report}")?;
         } else if std::io::stderr().is_terminal() {
-            let rate = spoken.rate().map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
+            let rate =
+                completion.rate().map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
             eprintln!(
                 "[{} tokens, {}{rate}, seed {}]",
-                spoken.tokens.len(),
-                spoken.finish,
+                completion.tokens.len(),
+                completion.finish,
                 params.seed
             );
         }
@@ -81,9 +82,9 @@ impl Args {
             }
             (text, None) => text.unwrap_or_default().to_owned(),
         };
-        let mut messages = self.asked.words.opening();
+        let mut messages = self.shared.prompt.opening();
         messages.push(Message::user(text));
-        self.asked.words.tokens(&messages, chosen.is_random())
+        self.shared.prompt.tokens(&messages, chosen.is_random())
     }
 }
 
@@ -92,7 +93,7 @@ fn report(
     engine: &Engine,
     prompt: &[u32],
     params: &SamplingParams,
-    spoken: &Spoken,
+    completion: &Completion,
     load: Duration,
 ) -> Value {
     json!({
@@ -100,21 +101,21 @@ fn report(
         "backend": engine.describe(),
         "random_weights": chosen.is_random(),
         "prompt_token_ids": prompt,
-        "token_ids": spoken.tokens,
-        "messages": spoken.messages,
-        "texts": texts(&spoken.messages),
-        "finish_reason": spoken.finish,
+        "token_ids": completion.tokens,
+        "messages": completion.messages,
+        "texts": texts(&completion.messages),
+        "finish_reason": completion.finish,
         "seed": params.seed,
         "usage": {
             "prompt_tokens": prompt.len(),
-            "completion_tokens": spoken.tokens.len(),
-            "total_tokens": prompt.len() + spoken.tokens.len(),
+            "completion_tokens": completion.tokens.len(),
+            "total_tokens": prompt.len() + completion.tokens.len(),
         },
         "timings": {
             "load_s": load.as_secs_f64(),
-            "first_token_s": spoken.first.as_secs_f64(),
-            "total_s": spoken.total.as_secs_f64(),
-            "tokens_per_s": spoken.rate(),
+            "first_token_s": completion.first.as_secs_f64(),
+            "total_s": completion.total.as_secs_f64(),
+            "tokens_per_s": completion.rate(),
         },
     })
 }

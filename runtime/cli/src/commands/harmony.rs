@@ -2,10 +2,10 @@
 
 use std::io::BufWriter;
 
-/// Render, parse and tokenize harmony conversations, one JSON object a line.
+/// Render, parse and tokenize harmony conversations, one JSON object per line.
 ///
-/// Reads requests on standard input and writes one answer a line to standard output, until the input ends. A
-/// request that fails is answered with an error; the command goes on.
+/// Reads requests on standard input and writes one answer per line to standard output, until the input ends. A
+/// request that fails is answered with an error; the command continues.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Requests are objects with `id` (anything; comes back) and `op`:
   render, render_for_completion, render_for_training   conversation → tokens

@@ -12,7 +12,7 @@ use crate::output;
 use crate::tensors::{Element, Layout, TensorFile};
 use crate::tokens;
 
-/// Largest step if none is asked for: bounds the memory of activations and logits.
+/// The largest step by default: it bounds the memory of activations and logits.
 const MAX_CHUNK: usize = 512;
 
 /// Write the logits of every token of a prompt to a file.
@@ -44,14 +44,14 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "chunk")]
     step: bool,
 
-    /// Inner values to write as well.
+    /// Intermediate values to write as well.
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
-    tensors: Vec<Inner>,
+    tensors: Vec<Intermediate>,
 }
 
-/// Inner values of every layer.
+/// Intermediate values of every layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Inner {
+enum Intermediate {
     /// Residual rows, `resid.L`.
     Resid,
     /// Chosen experts, `router_indices.L`.
@@ -62,7 +62,7 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         if self.device.draft_tokens > 0 {
             return Err(fail(
-                "--draft-tokens guesses tokens of an answer, and logits has none to guess",
+                "--draft-tokens drafts tokens of an answer, and `logits` generates none",
                 "leave it out",
             ));
         }
@@ -77,12 +77,12 @@ impl Args {
         Ok(())
     }
 
-    fn asked_chunk(&self) -> Option<usize> {
+    fn chunk_size(&self) -> Option<usize> {
         if self.step { Some(1) } else { self.chunk.map(|chunk| chunk as usize) }
     }
 
     fn limits(&self, tokens: usize) -> Limits {
-        let chunk = self.asked_chunk().unwrap_or(MAX_CHUNK).min(tokens.max(1));
+        let chunk = self.chunk_size().unwrap_or(MAX_CHUNK).min(tokens.max(1));
         Limits::for_sequences(1, tokens.max(1)).with_max_step_tokens(chunk)
     }
 
@@ -91,10 +91,10 @@ impl Args {
         let layout = |name: String, element, width| Layout { name, element, rows, width };
         let mut layouts = vec![layout("logits".to_owned(), Element::F32, spec.vocab)];
         for layer in 0..spec.layers.len() {
-            if self.tensors.contains(&Inner::Resid) {
+            if self.tensors.contains(&Intermediate::Resid) {
                 layouts.push(layout(format!("resid.{layer}"), Element::F32, spec.hidden));
             }
-            if self.tensors.contains(&Inner::Router) {
+            if self.tensors.contains(&Intermediate::Router) {
                 layouts.push(layout(
                     format!("router_indices.{layer}"),
                     Element::I32,
@@ -112,7 +112,7 @@ impl Args {
         file: &mut TensorFile,
     ) -> anyhow::Result<()> {
         let capture_activations = !self.tensors.is_empty();
-        let options = LogitsOptions { chunk: self.asked_chunk(), capture_activations };
+        let options = LogitsOptions { chunk: self.chunk_size(), capture_activations };
         // The engine's errors and the file's differ in type, so the file's are kept here.
         let mut written = Ok(());
         engine.logits(tokens, options, &mut |start, output| {
@@ -136,10 +136,10 @@ impl Args {
             file.write("logits", start, &floats(rows))?;
         }
         for (layer, captured) in output.activations.iter().enumerate() {
-            if self.tensors.contains(&Inner::Resid) {
+            if self.tensors.contains(&Intermediate::Resid) {
                 file.write(&format!("resid.{layer}"), start, &floats(&captured.residual))?;
             }
-            if self.tensors.contains(&Inner::Router) {
+            if self.tensors.contains(&Intermediate::Router) {
                 let ids: Vec<u8> =
                     captured.router_indices.iter().flat_map(|id| id.to_le_bytes()).collect();
                 file.write(&format!("router_indices.{layer}"), start, &ids)?;

@@ -1,4 +1,4 @@
-//! The commands, one a file: each has an `Args` with its help and a `run`.
+//! The commands, one file each: each has an `Args` with its help and a `run`.
 
 mod bench;
 mod bench_serve;
@@ -13,7 +13,7 @@ mod logits;
 mod pull;
 mod random;
 mod serve;
-mod spread;
+mod statistics;
 mod table;
 
 /// What to do.
@@ -36,7 +36,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// What is logged unless the environment says: a server tells of each request.
+    /// The log level unless `OSSMITH_LOG` is set: a server logs each request.
     pub(crate) fn log_level(&self) -> &'static str {
         if matches!(self, Command::Serve(_)) { "info" } else { "warn" }
     }

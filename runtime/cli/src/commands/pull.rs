@@ -6,11 +6,11 @@ use crate::failure::fail;
 use crate::hub::{self, Repository};
 use crate::interrupt;
 
-/// Fetch a checkpoint into the local Hugging Face cache, and print its folder.
+/// Download a checkpoint into the local Hugging Face cache, and print its folder.
 ///
-/// Only what a model runs from is fetched: configuration and safetensors, not the copies for other programs. What was broken
-/// off goes on where it stopped. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to
-/// Hugging Face's tools.
+/// Only what a model needs to run is downloaded: configuration and safetensors, not the copies for other programs. An
+/// interrupted download continues where it stopped. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean
+/// what they mean to Hugging Face's tools.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// OWNER/MODEL; without an owner, OpenAI's.
@@ -22,7 +22,7 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let repository = Repository::parse(&self.model).ok_or_else(|| {
             fail(
-                format!("`{}` is no model of the hub", self.model),
+                format!("`{}` is not a model of the hub", self.model),
                 "write OWNER/MODEL, such as openai/gpt-oss-20b",
             )
         })?;

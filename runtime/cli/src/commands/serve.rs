@@ -1,4 +1,4 @@
-//! `ossmith serve`: flags to an engine and a server's configuration. What the server does is `ossmith-server`'s business.
+//! `ossmith serve`: flags to an engine and a server's configuration. The server itself is the crate `ossmith-server`.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
 use crate::today;
 
-/// Tokens of prompt and answer together on the CPU, unless the flag says.
+/// Tokens of prompt and answer together on the CPU, unless the flag sets it.
 const CPU_CONTEXT: usize = 32 << 10;
 
 /// Serve a model to OpenAI's SDKs, curl and load generators.
 ///
 /// Chat Completions, Completions and Responses under /v1, a chat page at /, metrics at /metrics, the whole list at
-/// /openapi.json. Ctrl-C or SIGTERM stops it: what is under way is finished first, for as long as --shutdown-timeout says.
+/// /openapi.json. Ctrl-C or SIGTERM stops it: running requests are finished first, for at most --shutdown-timeout seconds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The model, as --model takes it.
@@ -47,15 +47,15 @@ pub(crate) struct Args {
     #[arg(long, short, default_value_t = 8000, value_name = "N")]
     port: u16,
 
-    /// Name under which the model is served, and answers; several may be given [default: the model's own].
+    /// Name under which the model is served; several may be given [default: the model's own].
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
 
-    /// Key that clients must send; several may be given [default: OSSMITH_API_KEY, if set; else none is asked for].
+    /// Key that clients must send; several may be given [default: OSSMITH_API_KEY, if set; else no key is required].
     #[arg(long, value_name = "KEY", num_args = 1..)]
     api_key: Vec<String>,
 
-    /// File with such keys, one a line.
+    /// File with such keys, one per line.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
@@ -66,7 +66,7 @@ pub(crate) struct Args {
     http: HttpArgs,
 }
 
-/// What to make room for.
+/// Sizes for which memory is reserved.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
@@ -86,11 +86,11 @@ struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..))]
     kv_cache_tokens: Option<u32>,
 
-    /// Requests that may wait; more are told to come back (429).
+    /// Requests that may wait; any more are refused with 429 and Retry-After.
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_queue: usize,
 
-    /// Seconds that a request may take; 0 is any time.
+    /// Seconds that a request may take; 0 is no limit.
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     request_timeout: u64,
 
@@ -102,16 +102,16 @@ struct LimitArgs {
     #[arg(long, default_value_t = 1024, value_name = "N")]
     store_entries: usize,
 
-    /// Bytes of them.
+    /// Bytes of the responses that are kept.
     #[arg(long, default_value_t = 256 << 20, value_name = "N")]
     store_bytes: usize,
 
-    /// Seconds for which they are kept.
+    /// Seconds for which responses are kept.
     #[arg(long, default_value_t = 24 * 3600, value_name = "SECONDS")]
     store_seconds: u64,
 }
 
-/// How it talks.
+/// How the server speaks HTTP.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "HTTP")]
 struct HttpArgs {
@@ -123,15 +123,15 @@ struct HttpArgs {
     #[arg(long, value_name = "YYYY-MM-DD", value_parser = today::parse)]
     date: Option<String>,
 
-    /// Seconds to wait for requests under way when stopping.
+    /// Seconds to wait for running requests when stopping.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     shutdown_timeout: u64,
 
-    /// Tokens a chunk of a stream.
+    /// Tokens per chunk of a stream.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     stream_interval: u16,
 
-    /// Send thoughts under the older name reasoning_content too.
+    /// Send the reasoning under the older name reasoning_content too.
     #[arg(long)]
     reasoning_content: bool,
 
@@ -159,20 +159,23 @@ impl Args {
             .context("cannot start the server's threads")?;
         // A taken port shows now, not after the weights are loaded.
         runtime.block_on(self.listen())?;
-        let begun = Instant::now();
+        let start = Instant::now();
         let chosen = self.model.choose()?;
         chosen.warn_if_random();
-        let opened = begun.elapsed().as_secs_f64();
+        let opened = start.elapsed().as_secs_f64();
         let spec = &chosen.model.spec;
-        if let Some(asked) = self.limits.max_model_len.filter(|&most| most as usize > spec.context)
+        if let Some(requested) =
+            self.limits.max_model_len.filter(|&tokens| tokens as usize > spec.context)
         {
-            let (name, most) = (spec.name, spec.context);
-            tracing::warn!("--max-model-len {asked} is cut to the context of {name}, {most}");
+            let (name, context) = (spec.name, spec.context);
+            tracing::warn!(
+                "--max-model-len {requested} is reduced to the context of {name}, {context}"
+            );
         }
         let limits = self.engine_limits(spec);
         let policy = Policy::default().with_max_waiting(self.limits.max_queue);
         let engine = self.device.load_with(&chosen, limits, policy)?;
-        let loaded = begun.elapsed().as_secs_f64() - opened;
+        let loaded = start.elapsed().as_secs_f64() - opened;
         let backend = engine.describe();
         let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
@@ -188,7 +191,7 @@ impl Args {
                 .await
                 .context("the server failed")
         })?;
-        // Being asked to stop is how a server ends well.
+        // A request to stop is how a server ends normally.
         interrupt::clear();
         Ok(())
     }
@@ -219,7 +222,7 @@ impl Args {
                 // A server that was to be guarded must not start open.
                 return Err(fail(
                     format!("{} has no keys", file.display()),
-                    "write one key a line",
+                    "write one key per line",
                 ));
             }
         }
@@ -232,7 +235,7 @@ impl Args {
     fn context(&self, spec: &ModelSpec) -> usize {
         let on_cpu = self.device.backend.0.resolve().0 == Device::Cpu;
         let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
-        self.limits.max_model_len.map_or(default, |most| spec.context.min(most as usize))
+        self.limits.max_model_len.map_or(default, |tokens| spec.context.min(tokens as usize))
     }
 
     fn engine_limits(&self, spec: &ModelSpec) -> Limits {
@@ -313,7 +316,7 @@ fn announce(name: &str, backend: &str, address: SocketAddr) -> anyhow::Result<()
     Ok(())
 }
 
-/// Ready when the server is asked to stop. A second Ctrl-C ends it at once.
+/// Ready on the first Ctrl-C or SIGTERM. A second Ctrl-C ends the server at once.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let watch = interrupt::Watch::start();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;

@@ -1,6 +1,6 @@
-//! How measured values are spread.
+//! Mean, deviation and percentiles of measured values.
 
-/// Mean and standard deviation; none of no values.
+/// Mean and standard deviation; `None` without values.
 pub(crate) fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
     if values.is_empty() {
         return None;
@@ -11,8 +11,8 @@ pub(crate) fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
     Some((mean, variance.sqrt()))
 }
 
-/// The value below which this share of sorted values lies, between neighbours in proportion, as numpy does it; none of
-/// no values.
+/// The value below which this share of sorted values lies, between neighbours in proportion, as numpy does it; `None` without
+/// values.
 pub(crate) fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = percent.clamp(0.0, 100.0) / 100.0 * last as f64;

@@ -1,14 +1,18 @@
-//! Checkpoints by name: looked for in the local Hugging Face cache, else downloaded into it by [`remote`]. The layout is that
-//! of Hugging Face's tools, so each finds what the other has fetched.
+//! Checkpoints by name: taken from the local Hugging Face cache, or downloaded into it. The cache has the layout of
+//! Hugging Face's tools, so each finds what the other has downloaded. `remote` lists the hub's files and `transfer`
+//! downloads one of them.
 
 mod remote;
 mod transfer;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde_json::Value;
 
 use crate::failure::fail;
+use crate::progress::Bars;
+use remote::Hub;
 
 /// A model on the hub: `openai/gpt-oss-20b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +51,52 @@ pub(crate) fn snapshot(repository: &Repository) -> anyhow::Result<PathBuf> {
         return Err(fail(
             format!("there are no weights of {} in {}", repository.0, cache.display()),
             format!(
-                "HF_HUB_OFFLINE forbids to fetch them: unset it, give the checkpoint's folder with --model, or take random weights with --model synthetic:{}",
+                "HF_HUB_OFFLINE forbids the download: unset it, give the checkpoint's folder with --model, or use random weights with --model synthetic:{}",
                 repository.0.trim_start_matches("openai/")
             ),
         ));
     }
-    remote::fetch(&cache, repository)
+    download(&cache, repository)
+}
+
+/// Downloads what a model needs, and returns its folder.
+fn download(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
+    let hub = Hub::from_environment();
+    let listing = hub.list(repository)?;
+    let commit = listing["sha"].as_str().filter(|sha| remote::is_plain(sha));
+    let commit =
+        commit.with_context(|| format!("the hub's list of {} has no commit", repository.0))?;
+    let files = remote::needed(&listing);
+    if !files.iter().any(|file| file.name.ends_with(".safetensors")) {
+        return Err(fail(
+            format!("{} has no safetensors files", repository.0),
+            "give a repository with a checkpoint of the gpt-oss architecture",
+        ));
+    }
+    let total: u64 = files.iter().map(|file| file.bytes).sum();
+    let folder = repository.folder(cache);
+    eprintln!(
+        "downloading {} ({:.1} GB) into {}",
+        repository.0,
+        total as f64 / 1e9,
+        folder.display()
+    );
+    let snapshot = folder.join("snapshots").join(commit);
+    let mut bars = Bars::new();
+    let mut before = 0;
+    for file in &files {
+        let url = hub.url(repository, &format!("resolve/{commit}/{}", file.name));
+        let mut show = |done: u64| {
+            bars.show(ossmith::Progress { stage: "download", done: before + done, total });
+        };
+        let blob = transfer::file(&hub, &url, file, &folder.join("blobs"), &mut show)?;
+        link(&blob, &snapshot.join(&file.name))?;
+        before += file.bytes;
+    }
+    bars.finish();
+    // Written last, so that an interrupted download is never taken for a complete one.
+    write(&folder.join("refs/main"), commit)?;
+    Ok(snapshot)
 }
 
 fn is_offline() -> bool {
@@ -102,6 +146,27 @@ fn home() -> Option<PathBuf> {
 
 fn set(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Puts a blob into the snapshot: a relative link, as Hugging Face's tools make it.
+fn link(blob: &Path, place: &Path) -> anyhow::Result<()> {
+    let doing = || format!("cannot make {}", place.display());
+    if let Some(folder) = place.parent() {
+        std::fs::create_dir_all(folder).with_context(doing)?;
+    }
+    let name = blob.file_name().unwrap_or_default();
+    if place.symlink_metadata().is_ok() {
+        std::fs::remove_file(place).with_context(doing)?;
+    }
+    std::os::unix::fs::symlink(Path::new("../../blobs").join(name), place).with_context(doing)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let doing = || format!("cannot write {}", path.display());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(doing)?;
+    }
+    std::fs::write(path, text).with_context(doing)
 }
 
 #[cfg(test)]

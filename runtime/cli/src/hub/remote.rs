@@ -1,17 +1,15 @@
-//! What a repository on the hub has, and which of it is needed; `transfer` moves the bytes.
+//! The files of a repository on the hub, and which of them a model needs. `transfer` downloads one of them.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
 use ureq::Agent;
 
-use super::{Repository, transfer};
+use super::Repository;
 use crate::failure::fail;
-use crate::progress::Bars;
 
-/// The hub, and who asks.
+/// A connection to the hub, with the user's token.
 pub(super) struct Hub {
     pub(super) agent: Agent,
     endpoint: String,
@@ -37,43 +35,8 @@ pub(super) enum Checksum {
     Git,
 }
 
-/// Downloads what a model needs, and gives its folder.
-pub(super) fn fetch(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
-    let hub = Hub::from_environment();
-    let listing = hub.list(repository)?;
-    let commit = listing["sha"].as_str().filter(|sha| is_plain(sha));
-    let commit =
-        commit.with_context(|| format!("the hub's list of {} has no commit", repository.0))?;
-    let files = needed(&listing);
-    if !files.iter().any(|file| file.name.ends_with(".safetensors")) {
-        return Err(fail(
-            format!("{} has no safetensors files", repository.0),
-            "give a repository with a checkpoint of the gpt-oss architecture",
-        ));
-    }
-    let total: u64 = files.iter().map(|file| file.bytes).sum();
-    let folder = repository.folder(cache);
-    eprintln!("fetching {} ({:.1} GB) into {}", repository.0, total as f64 / 1e9, folder.display());
-    let snapshot = folder.join("snapshots").join(commit);
-    let mut bars = Bars::new();
-    let mut before = 0;
-    for file in &files {
-        let url = hub.url(repository, &format!("resolve/{commit}/{}", file.name));
-        let mut show = |done: u64| {
-            bars.show(ossmith::Progress { stage: "download", done: before + done, total });
-        };
-        let blob = transfer::file(&hub, &url, file, &folder.join("blobs"), &mut show)?;
-        link(&blob, &snapshot.join(&file.name))?;
-        before += file.bytes;
-    }
-    bars.finish();
-    // Last, so that a download that was broken off is never taken for a whole one.
-    write(&folder.join("refs/main"), commit)?;
-    Ok(snapshot)
-}
-
 impl Hub {
-    fn from_environment() -> Hub {
+    pub(super) fn from_environment() -> Hub {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint =
             variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
@@ -85,7 +48,7 @@ impl Hub {
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
-            // A body is asked for in parts, so this bounds a stall, not a download.
+            // A body is requested in parts, so this bounds a stall, not a download.
             .timeout_per_call(Some(Duration::from_secs(600)))
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
             .user_agent(concat!("ossmith/", env!("CARGO_PKG_VERSION")))
@@ -93,7 +56,7 @@ impl Hub {
         Hub { agent: config.into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
     }
 
-    fn url(&self, repository: &Repository, rest: &str) -> String {
+    pub(super) fn url(&self, repository: &Repository, rest: &str) -> String {
         format!("{}/{}/{rest}", self.endpoint, repository.0)
     }
 
@@ -106,7 +69,7 @@ impl Hub {
         }
     }
 
-    fn list(&self, repository: &Repository) -> anyhow::Result<Value> {
+    pub(super) fn list(&self, repository: &Repository) -> anyhow::Result<Value> {
         let url = format!("{}/api/models/{}/revision/main?blobs=true", self.endpoint, repository.0);
         let mut response = self.get(&url).call().map_err(|why| unreachable(&url, &why))?;
         check_status(response.status().as_u16(), &repository.0)?;
@@ -119,16 +82,16 @@ impl Hub {
 pub(super) fn unreachable(url: &str, why: &ureq::Error) -> anyhow::Error {
     fail(
         format!("cannot fetch {url}: {why}"),
-        "check the network and HF_ENDPOINT, and run it again: what has come is kept; or give a checkpoint's folder with --model",
+        "check the network and HF_ENDPOINT, and run it again: what was downloaded is kept; or give a checkpoint's folder with --model",
     )
 }
 
-/// Statuses that no second try changes.
+/// Refuses statuses that a second try does not change.
 pub(super) fn check_status(status: u16, what: &str) -> anyhow::Result<()> {
     match status {
         200 | 206 => Ok(()),
         401 | 403 => Err(fail(
-            format!("the hub does not give out {what} (status {status})"),
+            format!("the hub refuses access to {what} (status {status})"),
             "accept the model's conditions on its page if it has any, and set HF_TOKEN to a token of your account",
         )),
         404 => Err(fail(
@@ -141,8 +104,8 @@ pub(super) fn check_status(status: u16, what: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The files that a model runs from: configuration and weights at the top. Copies for other programs are left there.
-fn needed(listing: &Value) -> Vec<RemoteFile> {
+/// The files that a model needs to run: configuration and weights at the top. Copies for other programs are left out.
+pub(super) fn needed(listing: &Value) -> Vec<RemoteFile> {
     let wanted = |name: &str| {
         let json = ["config.json", "generation_config.json", "model.safetensors.index.json"]
             .contains(&name);
@@ -161,30 +124,9 @@ fn needed(listing: &Value) -> Vec<RemoteFile> {
 }
 
 /// Whether a name from the net can be a file's name here.
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.chars().all(fine)
-}
-
-/// Puts a blob into the snapshot: a relative link, as Hugging Face's tools make it.
-fn link(blob: &Path, place: &Path) -> anyhow::Result<()> {
-    let told = || format!("cannot make {}", place.display());
-    if let Some(folder) = place.parent() {
-        std::fs::create_dir_all(folder).with_context(told)?;
-    }
-    let name = blob.file_name().unwrap_or_default();
-    if place.symlink_metadata().is_ok() {
-        std::fs::remove_file(place).with_context(told)?;
-    }
-    std::os::unix::fs::symlink(Path::new("../../blobs").join(name), place).with_context(told)
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    let told = || format!("cannot write {}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(told)?;
-    }
-    std::fs::write(path, text).with_context(told)
 }
 
 #[cfg(test)]
@@ -194,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_needed_is_fetched() {
+    fn only_needed_files_are_listed() {
         let names = [
             "config.json",
             "generation_config.json",

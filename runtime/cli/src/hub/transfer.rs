@@ -1,4 +1,4 @@
-//! One file from the hub to the disk: in parts, taken up again where it broke off, checked when it is whole.
+//! Downloads one file from the hub: in parts, resumed where it broke off, and checked when it is complete.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -13,12 +13,12 @@ use super::remote::{Checksum, Hub, RemoteFile, check_status, unreachable};
 use crate::failure::fail;
 use crate::interrupt;
 
-/// Bytes asked for at a time: a connection that stalls is found out within one part's time limit.
+/// Bytes per request: a connection that stalls is detected within one part's time limit.
 const PART: u64 = 64 << 20;
-/// Tries without any byte until it is given up.
+/// How many tries may bring no byte before the download fails.
 const TRIES: u32 = 4;
 
-/// The file's place in `blobs`; `show` hears how many of its bytes are there.
+/// Downloads a file into `blobs` and returns its path; `show` gets the number of bytes that are there.
 pub(super) fn file(
     hub: &Hub,
     url: &str,
@@ -33,7 +33,7 @@ pub(super) fn file(
     }
     std::fs::create_dir_all(blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
     let unfinished = blobs.join(format!("{}.incomplete", file.blob));
-    let told = || format!("cannot write {}", unfinished.display());
+    let doing = || format!("cannot write {}", unfinished.display());
     let mut tries = 0;
     loop {
         let have = unfinished.metadata().map_or(0, |found| found.len());
@@ -42,8 +42,11 @@ pub(super) fn file(
         }
         show(have);
         let outcome = part(hub, url, file, &unfinished, have, show);
-        if interrupt::asked() {
-            return Err(fail("interrupted", "run it again to go on: what has come is kept"));
+        if interrupt::requested() {
+            return Err(fail(
+                "interrupted",
+                "run it again to continue: what was downloaded is kept",
+            ));
         }
         let now = unfinished.metadata().map_or(0, |found| found.len());
         match outcome {
@@ -63,10 +66,10 @@ pub(super) fn file(
         }
     }
     if file.bytes == 0 {
-        File::create(&unfinished).with_context(told)?;
+        File::create(&unfinished).with_context(doing)?;
     }
     check(&unfinished, file)?;
-    std::fs::rename(&unfinished, &place).with_context(told)?;
+    std::fs::rename(&unfinished, &place).with_context(doing)?;
     show(file.bytes);
     Ok(place)
 }
@@ -85,8 +88,8 @@ fn part(
     let response = match request.call() {
         Ok(response) => response,
         Err(why) => {
-            let told = unreachable(url, &why);
-            return Err(anyhow::Error::from(std::io::Error::other(why)).context(told));
+            let context = unreachable(url, &why);
+            return Err(anyhow::Error::from(std::io::Error::other(why)).context(context));
         }
     };
     let status = response.status().as_u16();
@@ -107,7 +110,7 @@ fn part(
     let (mut buffer, mut done) = (vec![0; 1 << 20], begins);
     loop {
         let count = body.read(&mut buffer)?;
-        if count == 0 || interrupt::asked() {
+        if count == 0 || interrupt::requested() {
             return Ok(());
         }
         if done + count as u64 > file.bytes {
@@ -124,10 +127,10 @@ fn part(
     }
 }
 
-/// Compares the checksum, which covers the size; what differs is thrown away.
+/// Compares the checksum, which covers the size; a file that differs is removed.
 fn check(path: &Path, file: &RemoteFile) -> anyhow::Result<()> {
-    let told = || format!("cannot read {}", path.display());
-    let source = File::open(path).with_context(told)?;
+    let doing = || format!("cannot read {}", path.display());
+    let source = File::open(path).with_context(doing)?;
     let (kind, found) = match file.checksum {
         Checksum::Sha256 => ("SHA-256", sum(Sha256::new(), source)),
         Checksum::Git => {
@@ -135,14 +138,14 @@ fn check(path: &Path, file: &RemoteFile) -> anyhow::Result<()> {
             ("git hash", sum(Sha1::new_with_prefix(head), source))
         }
     };
-    let found = found.with_context(told)?;
+    let found = found.with_context(doing)?;
     if found.eq_ignore_ascii_case(&file.blob) {
         return Ok(());
     }
     discard(path);
     Err(fail(
-        format!("{} came damaged: its {kind} is {found}, not {}", file.name, file.blob),
-        "it was thrown away; run it again",
+        format!("{} is damaged: its {kind} is {found}, not {}", file.name, file.blob),
+        "the file was removed; run it again",
     ))
 }
 
@@ -159,6 +162,6 @@ fn sum(mut hash: impl Digest, mut source: impl Read) -> std::io::Result<String> 
 }
 
 fn discard(path: &Path) {
-    // If it cannot be removed, the next try meets it and says so.
+    // If it cannot be removed, the next try fails on it and reports that.
     let _ = std::fs::remove_file(path);
 }

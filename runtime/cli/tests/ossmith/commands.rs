@@ -1,4 +1,4 @@
-//! The real binary on tiny models with seeded random weights: results, and what bad input is told.
+//! The real binary on tiny models with seeded random weights: results, and the errors of bad input.
 
 use super::common::{Folder, ossmith, refuses};
 use safetensors::SafeTensors;
@@ -10,7 +10,7 @@ fn generate(folder: &Folder, extra: &[&str]) -> Value {
     let output = command.args(extra).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{stderr}");
-    assert!(stderr.contains("random weights"), "the user is told: {stderr}");
+    assert!(stderr.contains("random weights"), "the user is warned: {stderr}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -136,7 +136,7 @@ fn the_doctor_knows_the_models() {
 }
 
 #[test]
-fn bad_input_is_told_what_is_wrong_and_what_to_do() {
+fn bad_input_gets_an_error_and_a_hint() {
     let folder = Folder::tiny();
     let empty = Folder::empty();
     let (model, out) = (folder.synthetic(), folder.path("out.safetensors"));

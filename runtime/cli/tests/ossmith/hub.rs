@@ -19,7 +19,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 struct Faults {
     /// Status for everything.
     status: Option<u16>,
-    /// How many transfers of weights break off after half of what was asked for.
+    /// How many transfers of weights break off after half of what was requested.
     broken: usize,
     /// The file of this name arrives changed.
     damaged: Option<&'static str>,
@@ -30,8 +30,8 @@ struct Faults {
 struct Hub {
     endpoint: String,
     cache: TempDir,
-    /// Paths asked for, with their ranges and tokens.
-    asked: Arc<Mutex<Vec<String>>>,
+    /// Requested paths, with their ranges and tokens.
+    requested: Arc<Mutex<Vec<String>>>,
 }
 
 fn weights() -> Vec<u8> {
@@ -42,15 +42,15 @@ impl Hub {
     fn start(faults: Faults) -> Hub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = asked.clone();
+        let requested = Arc::new(Mutex::new(Vec::new()));
+        let log = requested.clone();
         std::thread::spawn(move || {
             let mut faults = faults;
             for socket in listener.incoming() {
                 answer(socket.unwrap(), &mut faults, &log);
             }
         });
-        Hub { endpoint, cache: tempfile::tempdir().unwrap(), asked }
+        Hub { endpoint, cache: tempfile::tempdir().unwrap(), requested }
     }
 
     fn pull(&self, name: &str) -> (bool, String, String) {
@@ -69,8 +69,8 @@ impl Hub {
         (output.status.success(), text(&output.stdout), text(&output.stderr))
     }
 
-    fn asked(&self, part: &str) -> Vec<String> {
-        self.asked.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
+    fn requested(&self, part: &str) -> Vec<String> {
+        self.requested.lock().unwrap().iter().filter(|line| line.contains(part)).cloned().collect()
     }
 }
 
@@ -161,17 +161,17 @@ fn a_model_is_fetched_once_and_whole() {
             "{faults:?}"
         );
         assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}");
-        assert!(hub.asked("/api/").iter().all(|line| line.contains("Bearer secret")));
+        assert!(hub.requested("/api/").iter().all(|line| line.contains("Bearer secret")));
         if faults.broken > 0 {
-            let again = hub.asked("/elsewhere/weights");
+            let again = hub.requested("/elsewhere/weights");
             assert!(
                 again.len() == 3 && again[1].contains("bytes=150000-"),
                 "it goes on where it stopped: {again:?}"
             );
         }
-        let before = hub.asked("").len();
+        let before = hub.requested("").len();
         assert_eq!(hub.pull("owner/small").1, folder.display().to_string());
-        assert_eq!(hub.asked("").len(), before, "nothing is asked for again");
+        assert_eq!(hub.requested("").len(), before, "nothing is requested again");
     }
 }
 
@@ -195,7 +195,7 @@ fn what_goes_wrong_is_said() {
             "owner/small",
             &["git hash", CONFIG_GIT, "run it again"],
         ),
-        (Faults::default(), "not a name", &["no model of the hub"]),
+        (Faults::default(), "not a name", &["not a model of the hub"]),
     ] {
         let hub = Hub::start(faults);
         let (good, stdout, stderr) = hub.pull(name);
@@ -214,5 +214,5 @@ fn what_goes_wrong_is_said() {
         .env_remove("HF_HUB_CACHE");
     let output = command.output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("HF_HUB_OFFLINE"));
-    assert!(offline.asked("").is_empty());
+    assert!(offline.requested("").is_empty());
 }

@@ -70,7 +70,7 @@ fn the_eval_keeps_its_scores() {
 }
 
 #[test]
-fn guesses_ahead_change_no_token_of_the_eval() {
+fn drafts_change_no_token_of_the_eval() {
     let folder = Folder::empty();
     let answers = |draft_tokens: &str| {
         let file = folder.path(draft_tokens);
@@ -138,7 +138,7 @@ fn a_copy_takes_half_the_steps_or_less_with_the_same_tokens() {
     let said = answers(&mut plain, &first);
     let (mut copies, mut slow_steps, mut fast_steps) = (0, 0, 0);
     for (asked, said) in first.iter().zip(&said) {
-        // The same question after its own answer, thoughts and all.
+        // The same question after its own answer, with its reasoning.
         let whole = &said[..said.len() - 1];
         let again = [&asked[..], whole, &tokens("<|end|>"), asked].concat();
         let before = (plain.metrics().steps, drafted.metrics().steps);
@@ -150,7 +150,7 @@ fn a_copy_takes_half_the_steps_or_less_with_the_same_tokens() {
             fast_steps += drafted.metrics().steps - before.1;
         }
     }
-    println!("{copies} copies: {fast_steps} steps with guesses, {slow_steps} without");
+    println!("{copies} copies: {fast_steps} steps with drafts, {slow_steps} without");
     assert!(copies >= QUESTIONS.len() / 2, "nano copied {copies} answers only");
     assert!(2 * fast_steps <= slow_steps, "{fast_steps} steps of {slow_steps}");
 }

@@ -59,7 +59,7 @@ impl Server {
         (status, serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}")))
     }
 
-    /// Waits until it has nothing under way.
+    /// Waits until it has no running request.
     fn settle(&self) {
         for _ in 0..600 {
             if self.ask("GET", "/load", "", "").1 == "{\"server_load\":0}" {
@@ -67,7 +67,7 @@ impl Server {
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        panic!("requests are still under way");
+        panic!("requests are still running");
     }
 
     /// Memory it has in use, where the system says.
@@ -174,7 +174,7 @@ fn load_generators_can_begin_cold() {
 }
 
 #[test]
-fn keys_are_asked_for() {
+fn keys_are_required() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     std::fs::write(&file, "one\n\n two \n").unwrap();
@@ -375,7 +375,7 @@ fn the_packages_that_users_have_work_unchanged() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// A Python with OpenAI's packages: the one that the gate makes.
+/// A Python with OpenAI's packages: the one that `cargo xtask test` makes.
 fn python() -> Option<PathBuf> {
     let python = root().join("target/py/bin/python3");
     let probe = Command::new(&python).args(["-c", "import openai, agents"]).output().ok()?;

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// Median and range of repeated timings, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
+pub struct TimingStats {
     /// Median.
     pub median_ms: f64,
     /// Fastest.
@@ -24,11 +24,11 @@ pub struct Spread {
     pub max_ms: f64,
 }
 
-impl Spread {
-    fn of(mut times: Vec<f64>) -> Spread {
+impl TimingStats {
+    fn of(mut times: Vec<f64>) -> TimingStats {
         times.sort_by(f64::total_cmp);
         let at = |i: usize| times.get(i).copied().unwrap_or(f64::NAN);
-        Spread { median_ms: at(times.len() / 2), min_ms: at(0), max_ms: at(times.len() - 1) }
+        TimingStats { median_ms: at(times.len() / 2), min_ms: at(0), max_ms: at(times.len() - 1) }
     }
 }
 
@@ -40,7 +40,7 @@ pub struct PhaseTime {
     /// What it must read and compute in a whole step.
     pub cost: Cost,
     /// Time with nothing else between.
-    pub alone: Spread,
+    pub alone: TimingStats,
     /// Time in the chain: by how much a step without it is shorter, in milliseconds.
     pub in_chain_ms: f64,
 }
@@ -57,9 +57,9 @@ pub struct DecodeTimes {
     /// Floating-point operations that it must do.
     pub flops: f64,
     /// Time from step to step, the host's share included.
-    pub step: Spread,
+    pub step: TimingStats,
     /// Time to read as many bytes front to back.
-    pub roofline: Spread,
+    pub roofline: TimingStats,
     /// Its phases.
     pub phases: Vec<PhaseTime>,
 }
@@ -113,7 +113,7 @@ impl CudaBackend {
             regime: schedule.regime.name(),
             bytes,
             flops: cost.flops,
-            step: Spread::of(times),
+            step: TimingStats::of(times),
             roofline: self.time_flat_read(bytes)?,
             phases: self.time_phases(&shape)?,
         })
@@ -188,7 +188,7 @@ impl CudaBackend {
     ///
     /// # Errors
     /// Device errors.
-    pub fn time_flat_read(&self, bytes: f64) -> Result<Spread> {
+    pub fn time_flat_read(&self, bytes: f64) -> Result<TimingStats> {
         let buffer = Buffer::zeroed(&self.context, bytes as usize / 4096 * 4096, "the flat read")?;
         self.fill_random(&buffer, 7)?;
         let out = Buffer::zeroed(&self.context, 16, "the flat read's result")?;
@@ -254,7 +254,7 @@ impl CudaBackend {
     }
 
     /// Captures launches and times replays.
-    fn time_graph(&self, launches: impl Fn() -> Result<()>) -> Result<Spread> {
+    fn time_graph(&self, launches: impl Fn() -> Result<()>) -> Result<TimingStats> {
         let graph = self.graph_of(launches)?;
         let mut times = Vec::new();
         for _ in 0..REPEATS {
@@ -265,13 +265,13 @@ impl CudaBackend {
         }
         // The first replay uploads the graph.
         times.remove(0);
-        Ok(Spread::of(times))
+        Ok(TimingStats::of(times))
     }
 }
 
-impl Spread {
-    fn divided_by(self, count: f64) -> Spread {
-        Spread {
+impl TimingStats {
+    fn divided_by(self, count: f64) -> TimingStats {
+        TimingStats {
             median_ms: self.median_ms / count,
             min_ms: self.min_ms / count,
             max_ms: self.max_ms / count,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use ossmith::unstable::Backend;
 use ossmith::unstable::cuda::CudaBackend;
-use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime, Spread};
+use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime, TimingStats};
 use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::{Value, json};
 
@@ -80,7 +80,7 @@ impl Decode {
     }
 }
 
-fn spread(times: &Spread) -> Value {
+fn stats(times: &TimingStats) -> Value {
     json!({ "median_ms": times.median_ms, "min_ms": times.min_ms, "max_ms": times.max_ms })
 }
 
@@ -98,7 +98,7 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
                         "name": phase.name,
                         "bytes": phase.cost.bytes(),
                         "flops": phase.cost.flops,
-                        "alone": spread(&phase.alone),
+                        "alone": stats(&phase.alone),
                         "gb_per_s": gb_per_s,
                         "in_chain_ms": phase.in_chain_ms,
                         "roofline_share": phase_share(times, phase),
@@ -112,10 +112,10 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
                 "regime": times.regime,
                 "bytes": times.bytes,
                 "flops": times.flops,
-                "step": spread(&times.step),
+                "step": stats(&times.step),
                 "tokens_per_s": times.shape.tokens as f64 * 1e3 / times.step.median_ms,
                 "gb_per_s": times.bytes / times.step.median_ms / 1e6,
-                "roofline": spread(&times.roofline),
+                "roofline": stats(&times.roofline),
                 "roofline_share": times.roofline.median_ms / times.step.median_ms,
                 "phases": phases,
             })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::load::{EngineArgs, tokens, write_json};
 use crate::commands::random::Random;
-use crate::commands::spread::{mean_and_deviation, percentile};
+use crate::commands::statistics::{mean_and_deviation, percentile};
 use crate::output;
 
 /// Percentiles that are reported.
@@ -21,7 +21,7 @@ const PERCENTILES: [u8; 6] = [10, 25, 50, 75, 90, 99];
 /// --enable-prefix-caching is given.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "JSON (--output-json), one object:
-  avg_latency, std_latency, latencies (seconds, one a round), percentiles (by name: 10, 25, 50, 75, 90, 99)
+  avg_latency, std_latency, latencies (seconds, one per round), percentiles (by name: 10, 25, 50, 75, 90, 99)
   and besides: model, backend")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -70,13 +70,13 @@ impl Args {
         let prompts: Vec<Vec<u32>> =
             (0..self.batch_size).map(|_| tokens(&mut random, input, &chosen.model.spec)).collect();
         let params = SamplingParams::default().with_n(self.n.into()).with_seed(self.seed);
-        let ask = |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
+        let request = |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
         let mut latencies = Vec::new();
         for round in 0..self.num_iters_warmup + self.num_iters {
-            let begin = Instant::now();
-            engine.complete(prompts.iter().map(ask).collect())?;
+            let start = Instant::now();
+            engine.complete(prompts.iter().map(request).collect())?;
             if round >= self.num_iters_warmup {
-                latencies.push(begin.elapsed().as_secs_f64());
+                latencies.push(start.elapsed().as_secs_f64());
             }
         }
         // There is at least one round.

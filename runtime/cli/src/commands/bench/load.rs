@@ -1,5 +1,5 @@
-//! What `bench throughput` and `bench latency` share: the engine's limits and policy as flags, random prompts, a result
-//! as a file. Flags and keys are spelled as in vLLM's commands of the same names, so that one script plots both.
+//! Shared by `bench throughput` and `bench latency`: the engine's limits and policy as flags, random prompts, and the
+//! file with the result. Flags and keys are spelled as in vLLM's commands of the same names, so that one script plots both.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ pub(super) struct EngineArgs {
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
     enable_prefix_caching: bool,
 
-    /// Keep none, which is the default here.
+    /// Keep no prefixes, which is the default here.
     #[arg(long)]
     no_enable_prefix_caching: bool,
 
@@ -50,17 +50,17 @@ pub(super) struct EngineArgs {
 impl EngineArgs {
     /// Opens the model and loads an engine with room for samples of at most `tokens` tokens.
     pub(super) fn engine(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<Engine> {
-        let (limits, policy) = self.room(tokens);
+        let (limits, policy) = self.limits_and_policy(tokens);
         self.device.load_with(chosen, limits, policy)
     }
 
-    /// What that takes on the device; `available` is as of now.
+    /// The memory that this engine takes on the device; the available memory is as of now.
     pub(super) fn memory(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<MemoryBudget> {
-        let (limits, policy) = self.room(tokens);
+        let (limits, policy) = self.limits_and_policy(tokens);
         Ok(memory_budget(chosen.model, &self.device.options(limits, policy).0)?)
     }
 
-    fn room(&self, tokens: usize) -> (Limits, Policy) {
+    fn limits_and_policy(&self, tokens: usize) -> (Limits, Policy) {
         let sequences = self.max_num_seqs as usize;
         let limits = Limits::for_sequences(sequences, tokens.max(1))
             .with_max_step_tokens((self.max_num_batched_tokens as usize).max(sequences));
@@ -71,7 +71,7 @@ impl EngineArgs {
         (limits, policy)
     }
 
-    /// A request for exactly `length` tokens, each turned into text unless that is turned off.
+    /// A request for exactly `length` tokens, which are turned into text unless --disable-detokenize is given.
     pub(super) fn request(
         &self,
         prompt: Vec<u32>,

@@ -1,5 +1,5 @@
-//! A decode step as a picture: a box a phase, as wide as the time that the step spends on it and as high as the rate at
-//! which it reads, under the line of the flat read. What is white under the line is what could still be won.
+//! A decode step as a picture: one box per phase, as wide as the time that the step spends on it and as high as the rate
+//! at which it reads, under the line of the flat read. The white area under the line is what could still be gained.
 
 use std::fmt::Write as _;
 
@@ -87,18 +87,18 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ossmith::unstable::cuda::bench::Spread;
+    use ossmith::unstable::cuda::bench::TimingStats;
     use ossmith_plan::{Cost, StepShape};
 
     use super::*;
 
     #[test]
-    fn a_phase_at_the_flat_rate_touches_the_line_and_half_of_it_does_not() {
-        let spread = |ms| Spread { median_ms: ms, min_ms: ms, max_ms: ms };
+    fn boxes_are_as_high_as_the_rate_at_which_a_phase_reads() {
+        let stats = |ms| TimingStats { median_ms: ms, min_ms: ms, max_ms: ms };
         let phase = |name: &str, bytes, in_chain_ms| PhaseTime {
             name: name.to_owned(),
             cost: Cost { weight_bytes: bytes, ..Cost::default() },
-            alone: spread(1.0),
+            alone: stats(1.0),
             in_chain_ms,
         };
         let times = DecodeTimes {
@@ -106,8 +106,8 @@ mod tests {
             regime: "decode",
             bytes: 2e6,
             flops: 0.0,
-            step: spread(3.0),
-            roofline: spread(2.0),
+            step: stats(3.0),
+            roofline: stats(2.0),
             phases: vec![phase("fast", 1e6, 1.0), phase("slow", 1e6, 2.0)],
         };
         let svg = roofline("a <b> & c", &times);

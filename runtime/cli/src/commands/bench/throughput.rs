@@ -1,4 +1,4 @@
-//! `ossmith bench throughput`: how many tokens a second the engine serves when all requests are there from the start.
+//! `ossmith bench throughput`: how many tokens per second the engine serves when all requests are there from the start.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::output;
 
 /// Time many requests at once through the engine.
 ///
-/// Lengths are fixed (--input-len, --output-len), drawn around these (--random-range-ratio), or read from a file of
+/// Lengths are fixed (--input-len, --output-len), chosen at random around these (--random-range-ratio), or read from a file of
 /// JSON lines (--dataset-path). Stop tokens are ignored, so every answer has its full length.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -30,13 +30,13 @@ JSON (--output-json to a file, --json to the terminal), one object:
   and besides: output_tokens_per_second, model, backend, metrics, memory
 Memory:
   weights, pages, rings, snapshots, workspace, graphs, total   the budget before loading, in bytes
-  available, taken                  what was free then, and how much less is free after the run
+  available, taken                  what was free then, and how much less was free after the run
 Metrics:
   steps, mean_step_s, mean_host_s   steps, and how long one and the host's work for it took
   device_busy_s, device_idle_s      time in and between the steps' kernels, by the device's clock (by the calls of
                                     the CPU backend)
   device_idle_share                 idle / (busy + idle)
-  host_sampled_tokens                 tokens drawn from returned logits, which the device waits for
+  host_sampled_tokens               tokens sampled on the host, from logits that the device returns and waits for
   mean_first_token_s, preemptions, cached_tokens, draft_tokens, accepted_tokens"
 )]
 pub(super) struct Args {
@@ -63,7 +63,7 @@ pub(super) struct Args {
     #[arg(long, alias = "random-prefix-len", default_value_t = 0, value_name = "N")]
     prefix_len: usize,
 
-    /// Draw lengths from LEN * (1 - R) to LEN * (1 + R).
+    /// Choose lengths from LEN * (1 - R) to LEN * (1 + R).
     #[arg(long, default_value_t = 0.0, value_name = "R")]
     random_range_ratio: f64,
 
@@ -79,7 +79,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
 
-    /// Temperature of the draws.
+    /// Sampling temperature.
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     temperature: f32,
 
@@ -113,21 +113,21 @@ impl Args {
         let chosen = self.engine.model.choose()?;
         let spec = &chosen.model.spec;
         let requests = self.requests(spec)?;
-        let length = |(prompt, most): &(Vec<u32>, usize)| prompt.len() + most;
+        let length = |(prompt, output): &(Vec<u32>, usize)| prompt.len() + output;
         let longest = requests.iter().map(length).max().unwrap_or(1);
         let planned = self.engine.memory(&chosen, longest)?;
         let mut engine = self.engine.engine(&chosen, longest)?;
         // Kernels, graphs and threads are warm after one short round.
         let warm = requests.iter().take(self.engine.max_num_seqs as usize).cloned();
-        let short = warm.map(|(prompt, most)| (prompt, most.min(4))).collect();
-        serve(&mut engine, self.ask(short))?;
+        let short = warm.map(|(prompt, output)| (prompt, output.min(4))).collect();
+        serve(&mut engine, self.engine_requests(short))?;
         engine.reset_prefix_cache();
 
         let prompt_tokens: usize = requests.iter().map(|(prompt, _)| prompt.len()).sum();
         let count = requests.len();
         let before = engine.metrics().clone();
         let begin = Instant::now();
-        let output_tokens = serve(&mut engine, self.ask(requests))?;
+        let output_tokens = serve(&mut engine, self.engine_requests(requests))?;
         let elapsed = begin.elapsed().as_secs_f64();
         let total = prompt_tokens + output_tokens;
         let result = json!({
@@ -164,15 +164,15 @@ impl Args {
         Ok(())
     }
 
-    fn ask(&self, requests: Vec<(Vec<u32>, usize)>) -> Vec<Request> {
-        let ask = |(index, (prompt, most)): (usize, (Vec<u32>, usize))| {
+    fn engine_requests(&self, requests: Vec<(Vec<u32>, usize)>) -> Vec<Request> {
+        let request = |(index, (prompt, output)): (usize, (Vec<u32>, usize))| {
             let params = SamplingParams::default()
                 .with_temperature(self.temperature)
                 .with_n(self.n.into())
                 .with_seed(self.seed.wrapping_add(index as u64 * u64::from(self.n)));
-            self.engine.request(prompt, most, params)
+            self.engine.request(prompt, output, params)
         };
-        requests.into_iter().enumerate().map(ask).collect()
+        requests.into_iter().enumerate().map(request).collect()
     }
 
     /// Prompts and lengths of answers.
@@ -201,14 +201,14 @@ impl Args {
         if self.dataset_name != "random" {
             return Err(fail("--dataset-name custom needs a file", "give it with --dataset-path"));
         }
-        let around = |random: &mut Random, length: u32| {
+        let near = |random: &mut Random, length: u32| {
             let reach = (f64::from(length) * self.random_range_ratio) as usize;
             (length as usize - reach + random.below(2 * reach + 1)).max(1)
         };
         Ok((0..self.num_prompts)
             .map(|_| {
-                let length = around(&mut random, self.input_len);
-                (prompt(&mut random, length), around(&mut random, self.output_len))
+                let length = near(&mut random, self.input_len);
+                (prompt(&mut random, length), near(&mut random, self.output_len))
             })
             .collect())
     }
@@ -239,7 +239,7 @@ fn serve(engine: &mut Engine, requests: Vec<Request>) -> anyhow::Result<usize> {
     Ok(tokens)
 }
 
-/// What the engine counted since `before`.
+/// The engine's counters since `before`.
 fn metrics(engine: &Engine, before: &ossmith::EngineMetrics) -> Value {
     let now = engine.metrics();
     let mean = |now: &ossmith::Histogram, before: &ossmith::Histogram| {
@@ -265,7 +265,7 @@ fn metrics(engine: &Engine, before: &ossmith::EngineMetrics) -> Value {
     })
 }
 
-/// A budget beside the memory that was taken since it was made.
+/// The memory budget, and how much less memory is free now than when it was made.
 fn memory(budget: &MemoryBudget, free_now: Option<u64>) -> Value {
     let taken =
         budget.available_bytes.zip(free_now).map(|(before, now)| before as i64 - now as i64);

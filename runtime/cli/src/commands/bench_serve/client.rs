@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 
 use crate::failure::fail;
 
-/// Most bytes of one chunk: no event of a stream comes near.
-const MOST_CHUNK_BYTES: usize = 64 << 20;
-/// Most bytes of a line of the head.
-const MOST_LINE_BYTES: u64 = 64 << 10;
+/// The most bytes of one chunk: no event of a stream comes near.
+const MAX_CHUNK_BYTES: usize = 64 << 20;
+/// The most bytes of a line of the head.
+const MAX_LINE_BYTES: u64 = 64 << 10;
 
 /// The server.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Target {
     key: Option<String>,
 }
 
-/// What came of one request; times in seconds.
+/// The result of one request; times in seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Timed {
     pub(super) error: Option<String>,
@@ -73,9 +73,9 @@ impl Target {
     }
 
     async fn timed(&self, path: &str, body: &str, timed: &mut Timed) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let (mut socket, status) = self.send("POST", path, body).await?;
-        let (mut rest, mut last, mut chunks, mut counted) = (String::new(), begun, 0, None);
+        let (mut rest, mut last, mut chunks, mut counted) = (String::new(), start, 0, None);
         while let Some(part) = socket.part().await? {
             rest += &part;
             if status != 200 {
@@ -111,7 +111,7 @@ impl Target {
         if status != 200 {
             anyhow::bail!("status {status}: {}", rest.trim());
         }
-        timed.whole = (last - begun).as_secs_f64();
+        timed.whole = (last - start).as_secs_f64();
         timed.output_tokens = counted.map_or(chunks, |count| count as usize);
         Ok(())
     }
@@ -155,18 +155,18 @@ struct Answer {
     chunked: bool,
     /// Bytes of the body still to come, where the head says.
     left: Option<usize>,
-    /// Bytes of a character that has begun.
+    /// Bytes of a character that is not complete yet.
     held: Vec<u8>,
 }
 
 impl Answer {
     async fn line(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
-        let count = (&mut self.socket).take(MOST_LINE_BYTES).read_line(&mut line).await?;
+        let count = (&mut self.socket).take(MAX_LINE_BYTES).read_line(&mut line).await?;
         anyhow::ensure!(count > 0, "the server closed the connection");
         anyhow::ensure!(
             line.ends_with('\n'),
-            "a line of the answer's head is cut off or over {MOST_LINE_BYTES} bytes"
+            "a line of the answer's head is cut off or over {MAX_LINE_BYTES} bytes"
         );
         Ok(line.trim_end().to_owned())
     }
@@ -180,7 +180,7 @@ impl Answer {
             // Extensions may follow the size.
             let size = head.split(';').next().unwrap_or_default().trim();
             let size = usize::from_str_radix(size, 16).context("a bad chunk")?;
-            anyhow::ensure!(size <= MOST_CHUNK_BYTES, "a chunk of {size} bytes is too large");
+            anyhow::ensure!(size <= MAX_CHUNK_BYTES, "a chunk of {size} bytes is too large");
             let mut chunk = vec![0; size + 2];
             self.socket.read_exact(&mut chunk).await?;
             bytes.extend_from_slice(&chunk[..size]);

@@ -75,7 +75,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     num_prompts: u32,
 
-    /// Requests a second, from 0.000001; inf sends all at once.
+    /// Requests per second, from 0.000001; inf sends all at once.
     #[arg(long, default_value_t = f64::INFINITY, value_name = "X")]
     request_rate: f64,
 
@@ -84,7 +84,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     burstiness: f64,
 
-    /// Requests under way at once.
+    /// Requests in flight at once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrency: Option<u32>,
 
@@ -92,7 +92,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
 
-    /// Answers go on to their full length.
+    /// Continue answers to their full length.
     #[arg(long)]
     ignore_eos: bool,
 
@@ -183,25 +183,25 @@ impl Args {
             Some(model) => model.clone(),
             None => target.first_model().await?,
         };
-        let room = Arc::new(Semaphore::new(
-            self.max_concurrency.map_or(Semaphore::MAX_PERMITS, |most| most as usize),
+        let permits = Arc::new(Semaphore::new(
+            self.max_concurrency.map_or(Semaphore::MAX_PERMITS, |max| max as usize),
         ));
         let mut random = Random(self.seed);
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut due = Duration::ZERO;
         let mut tasks = Vec::new();
         for number in 0..self.num_prompts {
             let (path, body) = self.request(&model, number, &mut random);
             if self.request_rate.is_finite() {
-                tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+                tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
                 let gap = random.gamma(self.burstiness, 1.0 / self.request_rate);
                 due += Duration::from_secs_f64(gap);
             }
-            let (target, room) = (Arc::clone(&target), Arc::clone(&room));
+            let (target, permits) = (Arc::clone(&target), Arc::clone(&permits));
             let input = self.random_input_len as usize;
             tasks.push(tokio::spawn(async move {
                 // The semaphore is never closed.
-                let _place = room.acquire().await;
+                let _permit = permits.acquire().await;
                 target.stream(&path, &body, input).await
             }));
         }
@@ -209,7 +209,7 @@ impl Args {
         for task in tasks {
             runs.push(task.await.context("a request's task ended badly")?);
         }
-        Ok((model, runs, begun.elapsed().as_secs_f64()))
+        Ok((model, runs, start.elapsed().as_secs_f64()))
     }
 
     fn request(&self, model: &str, number: u32, random: &mut Random) -> (String, String) {

@@ -1,9 +1,9 @@
-//! Times to figures, under vLLM's names.
+//! From times to figures, under vLLM's names.
 
 use serde_json::{Map, Value, json};
 
 use super::client::Timed;
-use crate::commands::spread::{mean_and_deviation, percentile};
+use crate::commands::statistics::{mean_and_deviation, percentile};
 use crate::failure::fail;
 
 /// A bound in ms that a good request keeps.
@@ -16,7 +16,7 @@ pub(super) fn bounds(texts: &[String]) -> anyhow::Result<Vec<Bound>> {
             text.split_once(':').and_then(|(name, ms)| Some((name, ms.parse::<f64>().ok()?)));
         match parsed {
             Some((name @ ("ttft" | "tpot" | "e2el"), ms)) if ms >= 0.0 => Ok((name.to_owned(), ms)),
-            _ => Err(fail(format!("`{text}` is no bound"), "write ttft:MS, tpot:MS or e2el:MS")),
+            _ => Err(fail(format!("`{text}` is not a bound"), "write ttft:MS, tpot:MS or e2el:MS")),
         }
     };
     texts.iter().map(bound).collect()
@@ -33,7 +33,7 @@ pub(super) fn percentile_name(percentile: f64) -> String {
     format!("p{percentile}")
 }
 
-/// Time a token after the first, for answers of more than one.
+/// Time per token after the first, for answers of more than one token.
 fn per_token(run: &Timed) -> Option<f64> {
     (run.output_tokens > 1).then(|| (run.whole - run.first) / (run.output_tokens - 1) as f64)
 }
@@ -75,7 +75,7 @@ pub(super) fn report(
         ("e2el", good.iter().map(|run| run.whole).collect()),
     ];
     for (name, seconds) in times {
-        report.extend(spread(name, seconds, percentiles));
+        report.extend(summary(name, seconds, percentiles));
     }
     Value::Object(report)
 }
@@ -93,7 +93,7 @@ fn keeps(run: &Timed, bounds: &[Bound]) -> bool {
 }
 
 /// Mean, median, deviation and percentiles of one time, in milliseconds; null where nothing was timed.
-fn spread(name: &str, mut seconds: Vec<f64>, percentiles: &[f64]) -> Vec<(String, Value)> {
+fn summary(name: &str, mut seconds: Vec<f64>, percentiles: &[f64]) -> Vec<(String, Value)> {
     seconds.sort_by(f64::total_cmp);
     let ms = |value: Option<f64>| value.map_or(Value::Null, |value| json!(value * 1e3));
     let (mean, deviation) = mean_and_deviation(&seconds).unzip();
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_what_they_say() {
+    fn figures_match_their_names() {
         let run = |first: f64, gap: f64, tokens: usize| Timed {
             input_tokens: 10,
             output_tokens: tokens,

@@ -1,4 +1,4 @@
-//! The questions, as `tools/nano-training/evalset.py` wrote them, and their prompts. What is right is `score`'s matter.
+//! The questions, as `tools/nano-training/evalset.py` wrote them, and their prompts. `score` decides what is right.
 
 use std::collections::HashMap;
 
@@ -23,12 +23,12 @@ pub(super) struct Case {
     developer: Option<String>,
     #[serde(default)]
     tools: Vec<Tool>,
-    /// What was said, the question last.
+    /// The conversation, with the question last.
     messages: Vec<Message>,
     pub(super) expect: Rule,
 }
 
-/// Reasoning effort, as the set spells it.
+/// Reasoning effort, as spelled in the set.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Effort {
@@ -57,7 +57,7 @@ pub(super) fn nano(limit: usize) -> anyhow::Result<Vec<Case>> {
     let mut taken: HashMap<String, usize> = HashMap::new();
     for (number, line) in ossmith_models::NANO_EVAL.lines().enumerate() {
         let case: Case = serde_json::from_str(line)
-            .with_context(|| format!("line {} of eval.jsonl is no question", number + 1))?;
+            .with_context(|| format!("line {} of eval.jsonl is not a question", number + 1))?;
         let taken = taken.entry(case.skill.clone()).or_default();
         if *taken < limit {
             *taken += 1;
@@ -68,7 +68,7 @@ pub(super) fn nano(limit: usize) -> anyhow::Result<Vec<Case>> {
 }
 
 impl Case {
-    /// Tokens up to where the assistant goes on. Earlier analysis stays: the set leaves out itself what is to go.
+    /// Tokens up to where the assistant continues. Earlier analysis is kept: the set itself leaves out what should go.
     pub(super) fn prompt(&self) -> Result<Vec<u32>, RenderError> {
         let system = SystemContent {
             reasoning_effort: Some(self.effort.harmony()),

@@ -44,7 +44,7 @@ fn text(rest: &str) -> Option<(&str, &str)> {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Rule {
-    /// It is this call; then nothing else is asked.
+    /// It is this call; the other rules then do not apply.
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<Call>,
     /// It is one of these.
@@ -72,7 +72,7 @@ struct Call {
 }
 
 impl Rule {
-    /// As the set writes it.
+    /// As written in the set.
     pub(super) fn json(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }
