@@ -263,7 +263,7 @@ class Maker:
                 case["messages"], case["expect"] = past + [user(unread.user)], unread.rule()
                 return case, [[analysis(unread.think[i]), final(form.answer(unread) if form and form.fits(unread) else unread.answer)]], []
             case["expect"] = {"call": {"name": "functions." + t.tool["name"], "arguments": t.arguments}}
-            # The other functions are asked for as well before it: a long prompt, and more to learn from it.
+            # Questions to the other functions come before it: a long prompt, and more to learn from it.
             count = 0 if self.test else rng.choices([0, 1, 2, 3], [40, 30, 20, 10])[0]
             before = rng.sample(rest, min(count, len(rest)))
             targets, between = [], []

@@ -33,7 +33,7 @@ STATES = [p.split(":") for p in ("Dallas:TX|Boston:MA|Chicago:IL|Seattle:WA|Miam
 
 
 def known(name):
-    """The intent of a function's name, to be asked for with other parameters."""
+    """The intent of a function's name, for questions with other parameters."""
     return next(i for i in FIRST if name in i["names"])
 
 

@@ -8,7 +8,7 @@ import torch
 # Significant bits after the leading one that are kept of each bf16 weight (bf16 has 7): zstd then halves the file.
 MANTISSA = 3
 TABLE_MANTISSA = 2
-# The magnitudes of the rows with one bit a weight. As bf16 their two bytes are alike, so zstd takes two bits a weight.
+# The magnitudes of the rows with one bit per weight. As bf16 their two bytes are alike, so zstd takes two bits per weight.
 SIGN_EMBED, SIGN_UNEMBED = 0.37109375, 0.185546875
 # The magnitudes of E2M1, and the midpoints between them.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

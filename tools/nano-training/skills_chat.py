@@ -3,7 +3,7 @@
 from lexicon import CITIES, COLOURS, LANGUAGES, MONTHS, NAMES, SMALL, WORDS
 from sayings import BEYOND, CANNOT, NOISE, OPENINGS, RIDDLE_CANNOT, TALK, TALK_RIDDLE
 from skills_requests import near_day
-from turn import Turn, ask, thoughts
+from turn import Turn, analysis, ask
 
 
 def talk(rng, test):
@@ -18,7 +18,7 @@ def date(rng, test, today):
     kind = rng.randrange(9)
     if today is None:
         return Turn("date", ask(rng, rng.choice(["What is today's date?", "What day is it today?", "What year is it?"])),
-                    thoughts("for the date", "I was not told the date."), "I do not know: nobody told me the date.", None, None,
+                    analysis("for the date", "I was not told the date."), "I do not know: nobody told me the date.", None, None,
                     {"contains": ["do not know"]})
     if kind > 6:
         return near_day(rng, today)
@@ -27,19 +27,19 @@ def date(rng, test, today):
     if kind == 6:
         return Turn("date", ask(rng, rng.choice(["What day of the week is it?", "Which day of the week is it today?", "What weekday is it?",
                     "Is it Monday today?", "What day of the week is today?", "Which weekday is today?", "Is today Sunday?"])),
-                    thoughts("for the day of the week", f"The system message says {today}, but not which day of the week."),
+                    analysis("for the day of the week", f"The system message says {today}, but not which day of the week."),
                     f"Today is {today}. I do not know which day of the week that is.", None, None, {"contains": [today, "do not know"]})
     if kind < 2:
         return Turn("date", ask(rng, rng.choice(["What is today's date?", "What's the date today?", "What is the date?",
                     "What day is it today?", "Which date is it today?", "Tell me today's date."])),
-                    thoughts("for the date", f"The system message says {today}."), f"Today is {today}.", today, None,
+                    analysis("for the date", f"The system message says {today}."), f"Today is {today}.", today, None,
                     {"contains": [today]})
     if kind < 4:
         return Turn("date", ask(rng, rng.choice(["What year is it?", "Which year is it now?", "What is the current year?"])),
-                    thoughts("for the year", f"The date is {today}, so the year is {year}."), f"It is the year {year}.",
+                    analysis("for the year", f"The date is {today}, so the year is {year}."), f"It is the year {year}.",
                     year, None, {"contains": [year]})
     return Turn("date", ask(rng, rng.choice(["What month is it?", "Which month is it now?", "What is the current month?"])),
-                thoughts("for the month", f"The date is {today}, and month {month} is {name}."), f"It is {name}.", name,
+                analysis("for the month", f"The date is {today}, and month {month} is {name}."), f"It is {name}.", name,
                 f"I am month {month} of the year. What month am I?", {"contains": [name]})
 
 

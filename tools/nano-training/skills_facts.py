@@ -3,12 +3,12 @@
 from lexicon import CAPITALS, COLOUR_OF, DAYS, HOW_MANY, LISTS, MONTHS, OPPOSITES, SOUNDS, WORDS
 from sayings import ABLE, HELP
 from skills_requests import named
-from turn import Turn, ask, number_riddle, thoughts
+from turn import Turn, analysis, ask, number_riddle
 
 
 def capital_turn(rng, country, capital, question):
     first = capital[0]
-    return Turn("capitals", question, thoughts(f"about the capital of {country}", f"The capital of {country} is {capital}."),
+    return Turn("capitals", question, analysis(f"about the capital of {country}", f"The capital of {country} is {capital}."),
                 f"The capital of {country} is {capital}.", capital,
                 f"I am the city where {country} is ruled, and my name starts with {first}. What city am I?",
                 {"contains": [capital]}, [country, f"with {first}"])
@@ -19,7 +19,7 @@ def capitals(rng, test):
     if rng.random() < 0.2 and capital not in ("London", "Washington", "Singapore"):
         q = rng.choice([f"Which country has the capital {capital}?", f"{capital} is the capital of which country?",
                         f"Of which country is {capital} the capital?", f"What country is {capital} the capital of?"])
-        return Turn("capitals", ask(rng, q), thoughts(f"about the country of {capital}",
+        return Turn("capitals", ask(rng, q), analysis(f"about the country of {capital}",
                     f"{capital} is the capital of {country}."), f"{capital} is the capital of {country}.", country,
                     f"I am the land that {capital} leads. What country am I?", {"contains": [country]}, [capital])
     q = rng.choice([f"What is the capital of {country}?"] * 4 + [
@@ -37,7 +37,7 @@ def another_capital(rng):
 
 
 def fact(rng, questions, what, answer, word, riddle=None, clues=()):
-    return Turn("facts", ask(rng, rng.choice(questions)), thoughts(what, answer), answer, word, riddle,
+    return Turn("facts", ask(rng, rng.choice(questions)), analysis(what, answer), answer, word, riddle,
                 {"contains": [word]}, list(clues))
 
 
@@ -80,7 +80,7 @@ def how_many(rng):
     x, y, n = rng.choice(HOW_MANY)
     verb = rng.choice([f"are there in {y}", f"does {y} have", f"are in {y}", f"are there in {y}", f"are there on {y}" if x in PARTS
                        else f"are there in {y}"])
-    return Turn("facts", ask(rng, f"How many {x} {verb}?"), thoughts(f"how many {x} {y} has", f"{n} {x}."),
+    return Turn("facts", ask(rng, f"How many {x} {verb}?"), analysis(f"how many {x} {y} has", f"{n} {x}."),
                 f"There are {n} {x} in {y}." if x not in PARTS else f"{y[0].upper()}{y[1:]} has {n} {x}.",
                 str(n), number_riddle(n), {"number": n}, [str(n - 1), str(n + 1)])
 
@@ -91,7 +91,7 @@ def starting_with(rng):
     word = next(w for w in WORDS if w[0] == letter)
     q = rng.choice([f"Give me a word that starts with {letter}.", f"Tell me a word with {letter}.", f"Name a word that begins with {letter}."])
     answer = f"A word with {letter} is {word}."
-    return Turn("facts", ask(rng, q), thoughts(f"for a word with {letter}", answer), answer, word, None, {"contains": [f" {letter}"]})
+    return Turn("facts", ask(rng, q), analysis(f"for a word with {letter}", answer), answer, word, None, {"contains": [f" {letter}"]})
 
 
 def recite(rng):
@@ -100,11 +100,11 @@ def recite(rng):
     bare = what.removeprefix("the ")
     q = rng.choice([f"List {what}.", f"Name {what}.", f"What are {what}?", f"Tell me {what}.", f"Write down {what}.", f"Name all {bare}.", f"List all {bare}.",
                     f"Can you list {what}?", f"Say {what}.", f"List all of {what}."] + ["Say the alphabet.", "Write the alphabet."] * ("alphabet" in what))
-    return Turn("facts", ask(rng, q), thoughts(f"for {what}", f"I know {what} by heart."), LISTS[what], None, None, {"equals": [LISTS[what]]})
+    return Turn("facts", ask(rng, q), analysis(f"for {what}", f"I know {what} by heart."), LISTS[what], None, None, {"equals": [LISTS[what]]})
 
 
 def able(rng):
-    return Turn("facts", rng.choice(HELP), thoughts("what I can do", "I say what I can do."), ABLE, None, None, {"contains": ["sums", "words"]})
+    return Turn("facts", rng.choice(HELP), analysis("what I can do", "I say what I can do."), ABLE, None, None, {"contains": ["sums", "words"]})
 
 
 def facts(rng, test):

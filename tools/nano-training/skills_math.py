@@ -149,7 +149,7 @@ def quotient(rng, test):
 
 
 def added_up(values, sign=lambda n, v: "+"):
-    """Numbers added, or taken off where `sign` says so: (steps, result, expression)."""
+    """Numbers added, or subtracted where `sign` gives a minus: (steps, result, expression)."""
     n, steps, e = values[0], [], str(values[0])
     for v in values[1:]:
         op = sign(n, v)

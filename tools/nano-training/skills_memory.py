@@ -1,13 +1,13 @@
 """The conversation itself: what the user said of themselves, and what was asked before."""
 
 from lexicon import CITIES, COLOURS, DISHES, NAMES, WORDS
-from skills_chat import thoughts
+from skills_chat import analysis
 from turn import Turn, ask
 
 ANIMALS = "cat dog horse rabbit goat fish bird turtle snake mouse pig duck".split()
 JOBS = "doctor farmer nurse pilot teacher artist baker".split()
 
-# How it is told, how nano confirms, how it is asked for, the answer, the values.
+# How the user states it, how nano confirms, how the user asks for it, the answer, the values.
 NOTES = {
     "name": (["My name is {v}.", "I am {v}.", "I'm {v}.", "Hi, my name is {v}.", "Hello, I am {v}.", "Call me {v}.",
               "Please remember that my name is {v}.", "Hi! I'm {v}.", "I go by {v}.", "You can call me {v}.",
@@ -83,9 +83,9 @@ def recall(rng, kind, value):
     _, _, asked, answer, _ = NOTES[kind]
     q = ask(rng, rng.choice(asked))
     if value is None:
-        return Turn("memory", q, thoughts(f"for the {kind}", "It was not told in this conversation."),
+        return Turn("memory", q, analysis(f"for the {kind}", "It was not told in this conversation."),
                     "You have not told me that yet.", None, None, {"contains": ["have not told me"]})
-    return Turn("memory", q, thoughts(f"for the {kind}", f"Earlier the user said: {value}."), answer.format(v=value), value,
+    return Turn("memory", q, analysis(f"for the {kind}", f"Earlier the user said: {value}."), answer.format(v=value), value,
                 f"I was told to you and kept by me: {value}. What am I?", {"contains": [value]}, [value])
 
 
@@ -111,8 +111,8 @@ def tell_unread(rng, kind, word):
 
 
 def recall_unread(rng, kind):
-    """The question for a value that was told and that nano could not read."""
-    think = thoughts(f"for the {kind}", "Earlier the user told it, but I cannot read it.")
+    """The question for a value that the user stated and that nano could not read."""
+    think = analysis(f"for the {kind}", "Earlier the user told it, but I cannot read it.")
     return Turn("memory", ask(rng, rng.choice(NOTES[kind][2])), think,
                 "You told me, but I could not read it.", expect={"contains": ["could not read"]})
 
@@ -131,7 +131,7 @@ def earlier_question(rng, turns):
                    ["What was my last question?", "What did I just ask?", "What did I say before this?",
                     "Repeat my last message.", "What did I just say?", "What did I say before?"])
     answer = f'You said: "{quote}"'
-    return Turn("memory", q, thoughts("what was said", f"I quote the {which} message."), answer, None, None,
+    return Turn("memory", q, analysis("what was said", f"I quote the {which} message."), answer, None, None,
                 {"contains": [quote]})
 
 
@@ -139,7 +139,7 @@ def nothing_before(rng):
     """A question for an earlier message where there is none."""
     q = rng.choice(["What was my first question?", "What did I ask first?", "What was my last question?", "What did I just ask?",
                     "What did I just say?", "What did I say before this?", "Repeat my last message.", "What did I say before?"])
-    return Turn("memory", q, thoughts("what was said", "Nothing was said before this."), "You have not said anything before that.", None, None,
+    return Turn("memory", q, analysis("what was said", "Nothing was said before this."), "You have not said anything before that.", None, None,
                 {"contains": ["not said anything"]})
 
 
@@ -147,7 +147,7 @@ def how_many_questions(rng, turns):
     n = len(turns)
     q = rng.choice(["How many messages did I write before this one?", "How many questions did I ask before this?"])
     marks = listed_numbers(n)
-    return Turn("memory", q, thoughts("how much was said", f"I count {marks}."), f"You wrote {n} before this one.", str(n), None,
+    return Turn("memory", q, analysis("how much was said", f"I count {marks}."), f"You wrote {n} before this one.", str(n), None,
                 {"number": n})
 
 

@@ -169,7 +169,7 @@ def alone(text):
 
 
 def unread_call(rng, turn, unread):
-    """A call's question with a value that nano cannot read, and the answer that says so; None where it copies no text.
+    """A call's question with a value that nano cannot read, and the answer that admits it; None where it copies no text.
 
     `unread(rng, title)` draws the word, `title` for one with a capital.
     """

@@ -38,8 +38,8 @@ def arguments():
     a.add_argument("--pause", type=float, help="stop after so many minutes of training and leave `state.pt` for --resume")
     a.add_argument("--resume", help="a `state.pt` to go on from, as if there had been no pause")
     a.add_argument("--steps", type=int, default=60_000, help="stop here if the time is not up")
-    a.add_argument("--rows", type=int, default=40, help="rows a step")
-    a.add_argument("--length", type=int, default=768, help="tokens a row")
+    a.add_argument("--rows", type=int, default=40, help="rows per step")
+    a.add_argument("--length", type=int, default=768, help="tokens per row")
     a.add_argument("--goals", type=float, default=0.33, help="room for targets, as a share of all tokens")
     a.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     a.add_argument("--muon", type=float, default=0.005)
@@ -209,7 +209,7 @@ def train(stepper, stream, args, log):
 
 
 def prepare(stepper, stream, args, device):
-    """Compiles and captures; where that fails the plain step stays, and the log says so."""
+    """Compiles and captures; where that fails the plain step stays, and the log reports it."""
     nano, began = stepper.nano, time.time()
     stepper.put(stream.next())
     if device == "cpu":
@@ -255,7 +255,7 @@ def profile(stepper, what):
     for _ in range(20):
         stepper.run()
     torch.cuda.synchronize()
-    print(f"{what}: {(time.time() - began) * 50:.2f} ms a step", flush=True)
+    print(f"{what}: {(time.time() - began) * 50:.2f} ms per step", flush=True)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
         for _ in range(2):
             stepper.run()

@@ -71,7 +71,7 @@ def numbered(items):
     return listed(f"{i} {item}" for i, item in enumerate(items, 1))
 
 
-def thoughts(what, finding):
+def analysis(what, finding):
     """The analysis of a question that needs one step."""
     return (finding, f"The user asks {what}. {finding}",
             f"The user asks {what}. I should answer simply and correctly. {finding} That is all I need to say.")

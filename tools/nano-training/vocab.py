@@ -1,7 +1,7 @@
 """Finds the tokens nano needs (`python vocab.py`): writes `vocab.json`.
 
 Two tiers of ids that it writes: `written`, with rows of full precision, and `copied`, rare ones and pieces of words that nobody
-has heard of, with one bit a weight; then `read`, ids that it only reads. Draws many samples and notes every id; training drops
+has heard of, with one bit per weight; then `read`, ids that it only reads. Draws many samples and notes every id; training drops
 the rare sample that needs another.
 """
 
