@@ -7,7 +7,7 @@ mkdir -p out
 export OSSMITH_CACHE="${OSSMITH_CACHE:-$PWD/out/cache}"
 ossmith=./ossmith
 
-# NVRTC: as told, else from Python's CUDA packages, else from an installed toolkit (which the dynamic linker finds).
+# NVRTC: from OSSMITH_NVRTC, else from Python's CUDA packages, else from an installed toolkit (which the dynamic linker finds).
 if [ -z "$OSSMITH_NVRTC" ]; then
   for found in $(find / -xdev -name 'libnvrtc-builtins.so.13.*' 2>/dev/null); do
     folder=$(dirname "$found")

@@ -72,7 +72,7 @@ class City(BaseModel):
 
 def final_outputs_have_their_type(client: OpenAI, model: str):
     for kind in kinds(client, model):
-        # Bounded, so that a small model's thoughts leave room for the answer.
+        # Bounded, so that a small model's reasoning leaves room for the answer.
         settings = ModelSettings(temperature=0, max_tokens=400)
         agent = Agent(name="Cities", model=kind, model_settings=settings, output_type=City)
         result = asyncio.run(Runner.run(agent, "What is the capital of France?"))
@@ -130,7 +130,7 @@ def sessions(client: OpenAI, model: str):
         async def talk():
             session = SQLiteSession("a")
             await Runner.run(agent, "My name is Alice. Remember it.", session=session)
-            # Twice, so that what the second turn sends back holds the first's thoughts and answer.
+            # Twice, so that what the second turn sends back holds the first's reasoning and answer.
             await Runner.run(agent, "What is 17 + 25?", session=session)
             result = await Runner.run(agent, "What is my name?", session=session)
             return result, await session.get_items()

@@ -46,7 +46,7 @@ def plain_and_streamed(client: OpenAI, model: str):
     for count in ("prompt_tokens", "completion_tokens", "completion_tokens_details"):
         assert getattr(usage, count) == getattr(whole.usage, count), count
     assert 0 < usage.completion_tokens_details.reasoning_tokens < usage.completion_tokens
-    # A chunk a token: what has no chunk are headers and the tokens that end messages.
+    # One chunk per token; headers and the tokens that end messages have no chunk.
     assert usage.completion_tokens - 12 <= chunks <= usage.completion_tokens
 
 
@@ -97,7 +97,7 @@ def tools(client: OpenAI, model: str):
     assert names == ["get_weather"] and reason == "tool_calls"
     assert set(json.loads(arguments)) == {"city"}
 
-    # And back: the reply with its thoughts, and what the tool says.
+    # And back: the reply with its reasoning, and the tool's result.
     message = answer.choices[0].message
     history = ask + [message.model_dump(exclude_none=True),
                      {"role": "tool", "tool_call_id": call.id, "content": "sunny, 20 degrees"}]

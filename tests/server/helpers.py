@@ -217,9 +217,9 @@ def raw_responses(client: OpenAI, model: str):
 
 def sampling_fields(client: OpenAI, model: str):
     """seed, logit_bias, stop while streaming, logprobs while streaming, n while streaming, cut answers."""
-    draws = [client.chat.completions.create(model=model, messages=ASK, seed=seed, max_tokens=30).choices[0].message
+    samples = [client.chat.completions.create(model=model, messages=ASK, seed=seed, max_tokens=30).choices[0].message
              for seed in (3, 3)]
-    assert draws[0] == draws[1]
+    assert samples[0] == samples[1]
     plain = {"messages": ASK, "model": model, "temperature": 0, "extra_body": {"thinking_token_budget": 0}}
     whole = client.chat.completions.create(**plain).choices[0].message.content
     # A token that is pushed up comes, a token that is pushed down does not.

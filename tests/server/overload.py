@@ -1,4 +1,4 @@
-"""A server with one place and a queue of one: who finds it full is told when to come back, and the SDK does."""
+"""A server with one place and a queue of one: a client that finds it full gets Retry-After, and the SDK retries then."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -152,12 +152,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "breaks")]
-    fn a_break_is_a_failure() {
+    fn logits_out_of_bounds_fail() {
         F32.assert_logits("case", &ROW, &ROW.map(|v| v * 1.001), 4);
     }
 
     #[test]
-    fn not_a_number_is_seen() {
+    fn not_a_number_is_detected() {
         assert!(!distance(&ROW, &[f32::NAN, 3.0, 2.0, -1.0], 4, 0.02).finite);
     }
 }

@@ -14,7 +14,7 @@ use ossmith::{Limits, PAGE_TOKENS};
 pub struct Feed<'a> {
     /// The prompt.
     pub tokens: &'a [u32],
-    /// Tokens a step.
+    /// Tokens per step.
     pub chunk: usize,
     /// Steps that the sequence waits before it joins the batch.
     pub wait: usize,
@@ -30,12 +30,12 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// What came of one sequence: a row each prompt token, and the greedy continuation.
+/// The results of one sequence: one row per prompt token, and the greedy continuation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     /// `[tokens, vocab]`.
     pub logits: Vec<f32>,
-    /// A layer each.
+    /// The captured activations, by layer.
     pub layers: Vec<LayerActivations>,
     /// The continuation.
     pub greedy: Vec<u32>,
@@ -58,12 +58,12 @@ pub fn limits(feeds: &[Feed<'_>]) -> Limits {
 pub fn run(backend: &mut dyn Backend, feeds: &[Feed<'_>]) -> ossmith::Result<Vec<Rows>> {
     let mut free: Vec<u32> = (0..backend.limits().pages as u32).collect();
     let mut states: Vec<State<'_>> = feeds.iter().map(State::new).collect();
-    let most = backend.max_append();
+    let max_append = backend.max_append();
     for step in 0.. {
         let mut active = Vec::new();
         for (slot, state) in states.iter_mut().enumerate() {
             if state.feed.wait <= step && !state.done() {
-                state.reserve(&mut free, most);
+                state.reserve(&mut free, max_append);
                 active.push(slot);
             }
         }
@@ -108,9 +108,9 @@ impl<'a> State<'a> {
     }
 
     /// Decides the next step's length and takes the pages that it needs.
-    fn reserve(&mut self, free: &mut Vec<u32>, most: usize) {
+    fn reserve(&mut self, free: &mut Vec<u32>, max_append: usize) {
         let rest = self.feed.tokens.len() - self.start.min(self.feed.tokens.len());
-        self.next = if self.reading() { rest.min(self.feed.chunk).min(most) } else { 1 };
+        self.next = if self.reading() { rest.min(self.feed.chunk).min(max_append) } else { 1 };
         while self.pages.len() * PAGE_TOKENS < self.start + self.next {
             self.pages.push(free.pop().expect("limits() counts every page"));
         }
@@ -132,8 +132,8 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Takes this sequence's share of a step of `tokens` tokens, in which its rows begin at `row`; returns where
-    /// the next sequence's begin.
+    /// Takes this sequence's rows out of a step of `tokens` tokens, in which they begin at `row`; returns where the
+    /// next sequence's begin.
     fn take(&mut self, output: &StepOutput, index: usize, row: usize, tokens: usize) -> usize {
         let end = row + self.next;
         let own = row..end;
@@ -141,9 +141,9 @@ impl<'a> State<'a> {
             self.rows.logits.extend(&output.logits[index]);
             self.rows.layers.resize_with(output.activations.len(), LayerActivations::default);
             for (mine, step) in self.rows.layers.iter_mut().zip(&output.activations) {
-                mine.residual.extend(share(&step.residual, &own, tokens));
-                mine.router_indices.extend(share(&step.router_indices, &own, tokens));
-                mine.router_logits.extend(share(&step.router_logits, &own, tokens));
+                mine.residual.extend(rows_of(&step.residual, &own, tokens));
+                mine.router_indices.extend(rows_of(&step.router_indices, &own, tokens));
+                mine.router_logits.extend(rows_of(&step.router_logits, &own, tokens));
             }
         }
         self.rows.greedy.extend(output.sampled[index]);
@@ -152,8 +152,8 @@ impl<'a> State<'a> {
     }
 }
 
-/// The part of one-row-a-token values that belongs to some of a step's tokens.
-fn share<'v, T>(values: &'v [T], own: &Range<usize>, tokens: usize) -> &'v [T] {
+/// The rows of some of a step's tokens, from values with one row per token.
+fn rows_of<'v, T>(values: &'v [T], own: &Range<usize>, tokens: usize) -> &'v [T] {
     let width = values.len() / tokens;
     &values[own.start * width..own.end * width]
 }

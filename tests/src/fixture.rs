@@ -1,5 +1,5 @@
-//! Stored references: a small random checkpoint and what transformers makes of it in float32.
-//! `fixtures/README.md` says what each file holds; `fixtures/make_reference.py` made them.
+//! Stored references: small random checkpoints with the outputs of transformers in float32.
+//! `fixtures/README.md` describes each file; `fixtures/make_reference.py` made them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -93,7 +93,7 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
     })
 }
 
-/// A checkpoint folder with what is expected of it.
+/// A checkpoint folder with the expected outputs.
 #[derive(Clone, Debug)]
 pub struct Fixture {
     /// Folder of the checkpoint: `config.json` and `model.safetensors`.
@@ -129,7 +129,7 @@ impl Fixture {
         self
     }
 
-    /// The stored rows among `rows` of one value each prompt token, `width` wide, in stored order; only positions
+    /// The stored rows among `rows` (one row per prompt token, `width` wide), in stored order; only positions
     /// below `tokens` (a prefix of the prompt gives the same rows).
     #[must_use]
     pub fn stored_rows<T: Copy>(&self, rows: &[T], width: usize, tokens: usize) -> Vec<T> {
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fixtures_are_whole_and_small() {
+    fn fixtures_are_complete_and_small() {
         for (name, tokens, vocab) in
             [("tiny", 48, 256), ("odd", 37, 331), ("window", 321, 256), ("deep-rope", 4481, 256)]
         {

@@ -1,6 +1,6 @@
-//! What the cross-crate tests share: stored references ([`fixture`]), references made on the spot ([`mod@reference`]),
+//! Shared by the cross-crate tests: stored references ([`fixture`]), references made on the spot ([`mod@reference`]),
 //! the bounds that results are held to ([`bounds`]), and a driver that feeds a backend in many ways ([`drive`]).
-//! The tests themselves are in `suites/`, a folder an area.
+//! The tests themselves are in `suites/`, one folder per area.
 
 #![forbid(unsafe_code)]
 
@@ -19,8 +19,8 @@ pub fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-/// Says that something was not checked and why, past the test runner's capture, so that no skip is silent.
+/// Reports that something was not checked and why, past the test runner's capture, so that no skip is silent.
 pub fn not_checked(what: &str, why: &str) {
-    // A closed stderr must not fail the test that only wants to say something.
+    // A closed stderr must not fail the test.
     let _ = writeln!(std::io::stderr(), "NOT CHECKED: {what}: {why}");
 }

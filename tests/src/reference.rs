@@ -1,4 +1,4 @@
-//! Fixtures made on the spot by the numpy reference, with seeds and shapes that nobody has tuned for.
+//! Fixtures made on the spot by the numpy reference, with new seeds and shapes in every run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ pub fn fresh_seed() -> u64 {
 /// Makes a fixture in `folder` with `make_reference.py`, both layouts.
 ///
 /// # Panics
-/// When the reference fails: its complaint is the message.
+/// When the reference fails, with its standard error as the message.
 #[must_use]
 pub fn make(python: &Path, preset: &str, seed: u64, extra: &[&str], folder: &Path) -> Fixture {
     let script = root().join("tests/fixtures/make_reference.py");
@@ -36,7 +36,7 @@ pub fn make(python: &Path, preset: &str, seed: u64, extra: &[&str], folder: &Pat
     command.arg(script).args(["--preset", preset, "--seed", &seed.to_string(), "--out"]);
     command.arg(folder).args(["--no-hf", "--no-mutations", "--original"]).args(extra);
     let output = command.output().unwrap_or_else(|why| panic!("{}: {why}", python.display()));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{preset} with seed {seed}: {complaint}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{preset} with seed {seed}: {errors}");
     Fixture::open(folder)
 }

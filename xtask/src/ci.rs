@@ -1,5 +1,4 @@
-//! The one gate: what CI runs and what a contributor runs before a change is sent.
-//! Tests come last, so that the output ends with cargo's own summaries.
+//! The checks that CI runs, and that a contributor runs before a change is sent. Tests come last, so that the output ends with cargo's own summaries.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,42 +12,42 @@ use crate::{nvrtc, python};
 pub(crate) enum Nvrtc {
     /// With the compiler that `OSSMITH_NVRTC` names, else with the one fetched from PyPI.
     Fetch,
-    /// Not at all; said in the output.
+    /// Not at all; the output reports it.
     LeaveOut,
 }
 
 /// Runs every check. All steps run, also after one has failed; the error names those that did.
 pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
-    let mut gate = Gate::default();
-    gate.step("format", || run(&mut cargo(&["fmt", "--all", "--check"])));
+    let mut checks = Checks::default();
+    checks.step("format", || run(&mut cargo(&["fmt", "--all", "--check"])));
     let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    gate.step("lints", || run(&mut cargo(&lints)));
+    checks.step("lints", || run(&mut cargo(&lints)));
     let docs = ["doc", "--workspace", "--no-deps", "--lib", "--quiet"];
-    gate.step("documentation", || run(cargo(&docs).env("RUSTDOCFLAGS", "-D warnings")));
+    checks.step("documentation", || run(cargo(&docs).env("RUSTDOCFLAGS", "-D warnings")));
 
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     match compiler {
-        Nvrtc::Fetch => gate.step("NVRTC", || provide_nvrtc(&mut tests)),
+        Nvrtc::Fetch => checks.step("NVRTC", || provide_nvrtc(&mut tests)),
         Nvrtc::LeaveOut => {
             tests.env_remove("OSSMITH_NVRTC");
-            gate.unchecked.push("compiling the generated kernels: --without-nvrtc".to_owned());
+            checks.unchecked.push("compiling the generated kernels: --without-nvrtc".to_owned());
         }
     }
     println!("\n== numpy, for fixtures with fresh seeds");
     if let Err(why) = python::fetch_numpy() {
-        gate.unchecked.push(format!("fixtures with fresh seeds and shapes: {why}"));
+        checks.unchecked.push(format!("fixtures with fresh seeds and shapes: {why}"));
     }
-    println!("\n== packages of the server's users");
+    println!("\n== Python packages for the server's tests");
     if let Err(why) = python::fetch_for_server() {
-        gate.unchecked.push(format!("the server with its users' packages: {why}"));
+        checks.unchecked.push(format!("the server with OpenAI's SDK and other clients: {why}"));
     }
-    gate.unchecked.push(gpu_note());
+    checks.unchecked.push(gpu_note());
     println!("\n== not checked by this run");
-    for line in &gate.unchecked {
+    for line in &checks.unchecked {
         println!("- {line}");
     }
-    gate.step("tests, golden files included", || run(&mut tests));
-    gate.verdict()
+    checks.step("tests, golden files included", || run(&mut tests));
+    checks.verdict()
 }
 
 fn provide_nvrtc(tests: &mut Command) -> Result<()> {
@@ -70,14 +69,14 @@ fn gpu_note() -> String {
     note.to_owned()
 }
 
-/// What has happened so far.
+/// The checks so far: those that failed, and those that this machine cannot make.
 #[derive(Default)]
-struct Gate {
+struct Checks {
     failed: Vec<&'static str>,
     unchecked: Vec<String>,
 }
 
-impl Gate {
+impl Checks {
     fn step(&mut self, title: &'static str, check: impl FnOnce() -> Result<()>) {
         println!("\n== {title}");
         let start = Instant::now();

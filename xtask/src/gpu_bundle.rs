@@ -1,13 +1,13 @@
 //! Packs what a GPU machine needs for the checks that only it can make: one program, the fixtures, one script.
-//! The machine needs no Rust and no network; `tests/gpu/run.sh` says what it does need.
+//! The machine needs no Rust and no network; `tests/gpu/run.sh` lists what it does need.
 
 use std::fs;
 use std::path::Path;
 
 use crate::shell::{Result, at, capture, cargo, root, run, target};
 
-/// Keeps the bundle small enough to copy over any line.
-const MOST_BYTES: u64 = 60 << 20;
+/// Keeps the bundle small enough to copy over a slow network.
+const MAX_BYTES: u64 = 60 << 20;
 
 /// Writes `target/gpu/`.
 pub(crate) fn pack() -> Result<()> {
@@ -39,13 +39,13 @@ pub(crate) fn pack() -> Result<()> {
 
     let bytes = size(&bundle)?;
     println!("{}: {:.1} MB; on the GPU machine: sh run.sh", bundle.display(), bytes as f64 / 1e6);
-    if bytes <= MOST_BYTES {
+    if bytes <= MAX_BYTES {
         return Ok(());
     }
-    Err(format!("the bundle is over {} MB; what in it has grown?", MOST_BYTES >> 20))
+    Err(format!("the bundle is over {} MB; find out what has grown", MAX_BYTES >> 20))
 }
 
-/// Copies a file, or a folder without Python's leftovers.
+/// Copies a file, or a folder without `__pycache__`.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.file_name().is_some_and(|name| name == "__pycache__") {
         return Ok(());

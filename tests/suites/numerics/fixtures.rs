@@ -6,7 +6,7 @@ use ossmith_tests::fixture::Fixture;
 
 use crate::model::{Loaded, expect_rows, expect_same_bits, fastest};
 
-/// Chunk lengths: a token at a time, odd, a page, and one that straddles pages and windows.
+/// Chunk lengths: one token, an odd number, a page, and one that straddles pages and windows.
 const CHUNKS: [usize; 4] = [1, 7, 64, 100];
 
 fn check(name: &str, fixture: &Fixture) {
@@ -16,7 +16,7 @@ fn check(name: &str, fixture: &Fixture) {
         let whole = feed(&loaded, fixture, isa, fixture.tokens.len());
         expect_rows(&what, fixture, loaded.model, &whole, fixture.tokens.len());
         expect_greedy(&what, fixture, &whole);
-        // Plain scalar code is the oracle of the rest; on long prompts its single pass is proof enough.
+        // Plain scalar code is the oracle of the rest; on long prompts one pass of it is enough.
         if isa != fastest() && fixture.tokens.len() > 1000 {
             continue;
         }

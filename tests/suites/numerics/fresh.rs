@@ -1,4 +1,4 @@
-//! References with seeds and shapes that nobody has tuned for, made while the test runs.
+//! References with new seeds and shapes, made while the test runs.
 
 use ossmith_tests::drive::Feed;
 use ossmith_tests::fixture::Fixture;

@@ -121,7 +121,7 @@ fn checkpoint(model: &'static Model, set: &[(Weight, Vec<u8>, Vec<u8>)]) -> Chec
     Checkpoint::open(folder.path(), model).unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// What OpenAI's layout calls a weight.
+/// The name of a weight in OpenAI's layout.
 fn name(weight: Weight, layer: usize) -> String {
     let name = match weight {
         Weight::Embedding => return "embedding.weight".into(),
@@ -187,7 +187,7 @@ fn mxfp4_decode() {
         let value = ossmith_scalar::mxfp4_value(code, u32::from(scales[i / 32]));
         assert_eq!(value.to_bits(), expected.to_bits(), "element {i}: {value}, not {expected}");
     }
-    // The executor's product with one-hot rows reads single weights. The last scales overflow float32 and are
+    // A matrix multiplication by one-hot rows in the executor reads single weights. The last scales overflow float32 and are
     // left out: zero times infinity is no weight.
     let rows = 253;
     let (mut blocks, mut scales) = (blocks[..16 * rows].to_vec(), scales[..rows].to_vec());
@@ -248,7 +248,7 @@ fn rope() {
     expect_close("scalar functions", y, &device);
 
     // The executor: queries and keys both hold x, values must stay as they are. A last-bit difference of a
-    // frequency costs 1e-7 radians a position, so far positions are held to what that allows.
+    // frequency costs 1e-7 radians per position, so far positions are held to what that allows.
     let qkv: Vec<f32> = x.chunks(128).flat_map(|row| [row, row, row].concat()).collect();
     let batch = one_token_each(bench.model, &positions);
     let nodes = [node(bench.model, Op::Rope, None)];

@@ -1,5 +1,5 @@
 //! Many random requests through the engine on the real CPU backend with a tiny model: no page is lost, none hangs, every
-//! answer is its solo run's, and memory stays flat. It is a program of its own, so that its memory is its own.
+//! answer equals its solo run, and memory stays flat. It is a program of its own, so that it can measure its memory.
 //!
 //! `OSSMITH_SOAK` sets how many requests; the scripted backend's soak, which has no model, is the engine's own test.
 
@@ -14,7 +14,7 @@ use ossmith::RequestId;
 use ossmith::prelude::*;
 
 const LIMITS: Limits = Limits::for_sequences(24, 192).with_max_step_tokens(256);
-/// Requests under way at once; more than the slots, so some wait.
+/// Requests in flight at once; more than the sequences that run, so some wait.
 const LIVE: usize = 40;
 /// Different requests; each comes many times, beside others.
 const KINDS: usize = 60;
@@ -33,7 +33,7 @@ fn engine(policy: Policy, limits: Limits) -> Engine {
     Engine::load(model, weights, options, &mut |_| ()).expect("an engine")
 }
 
-/// A plain stream of random numbers.
+/// A simple stream of random numbers.
 struct Random(u64);
 
 impl Random {
@@ -43,7 +43,7 @@ impl Random {
     }
 }
 
-/// One of the different requests: prompts that begin alike in tens, settings of every way to draw.
+/// One of the different requests: prompts that begin alike in tens, settings of every way to sample.
 fn kind(index: usize) -> Request {
     let mut random = Random(index as u64 + 1);
     let length = [3, 20, 64, 65, 90, 150][random.below(6)];
@@ -88,7 +88,7 @@ fn random_requests_leave_nothing_behind() {
 
     let mut engine = engine(Policy::default().with_draft_tokens(3), LIMITS);
     let mut random = Random(3);
-    // By request: its kind, and what its samples said so far.
+    // By request: its kind, and the tokens of its samples so far.
     let mut live: HashMap<RequestId, (usize, Vec<Vec<u32>>)> = HashMap::new();
     let (mut sent, mut whole, mut cancelled, mut marks) = (0, 0, 0, Vec::new());
     let begin = Instant::now();
@@ -128,7 +128,7 @@ fn random_requests_leave_nothing_behind() {
     let metrics = engine.metrics();
     println!(
         "{count} requests, {whole} whole answers, {cancelled} cancelled, {} steps, {} preemptions, {} cached and {} \
-         guessed tokens in {:.0} s; resident at a fifth, the middle, the end: {marks:?} KiB",
+         draft tokens in {:.0} s; resident at a fifth, the middle, the end: {marks:?} KiB",
         metrics.steps,
         metrics.preemptions,
         metrics.cached_tokens,
@@ -140,6 +140,6 @@ fn random_requests_leave_nothing_behind() {
     assert_eq!((metrics.running, metrics.waiting, metrics.pages_used), (0, 0, 0));
     assert!(whole as usize > count * 3 / 4, "{whole} whole answers");
     assert!(metrics.preemptions > 0 && metrics.cached_tokens > 0 && metrics.accepted_tokens > 0);
-    // A leak of a token a request would show in a long run; allocators keep a little.
+    // A leak of one token per request would show in a long run; allocators keep a little.
     assert!(marks[2] < marks[1] + 4096, "memory grows: {marks:?} KiB");
 }

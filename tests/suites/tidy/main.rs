@@ -1,5 +1,5 @@
-//! What the compiler cannot hold us to: which crate may know which, how long a file may be, what must be documented.
-//! Each rule stands in ARCHITECTURE.md or CONTRIBUTING.md; a failure says where it is broken and what to do.
+//! Rules that the compiler cannot check: which crate may depend on which, how long a file may be, what must be
+//! documented. Each rule is in ARCHITECTURE.md or CONTRIBUTING.md; a failure names the place and what to do.
 
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,7 @@ use crate::sources;
 const MAX_LINES: usize = 600;
 
 #[test]
-fn files_fit_in_the_head() {
+fn files_are_not_too_long() {
     let long = sources::with(&["rs", "cu", "cuh", "py", "sh"]).into_iter().filter_map(|source| {
         let lines = source.text.lines().count();
         (lines > MAX_LINES).then(|| format!("{}: {lines} lines", source.path))
@@ -16,7 +16,7 @@ fn files_fit_in_the_head() {
 }
 
 #[test]
-fn every_module_says_what_it_is() {
+fn every_module_has_a_doc_comment() {
     let silent = sources::with(&["rs"]).into_iter().filter_map(|source| {
         // A file of unit tests is named for what it is; rejected input under `ui/` is read by a machine.
         let exempt = source.path.ends_with("/tests.rs") || source.path.contains("/ui/");
@@ -55,7 +55,7 @@ fn nothing_is_left_for_later() {
             }
         }
     }
-    expect_none("unfinished work: finish it, or leave it out and say so in the docs", &offences);
+    expect_none("unfinished work: finish it, or leave it out and document that", &offences);
 }
 
 #[test]
