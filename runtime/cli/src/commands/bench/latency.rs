@@ -70,7 +70,8 @@ impl Args {
         let prompts: Vec<Vec<u32>> =
             (0..self.batch_size).map(|_| tokens(&mut random, input, &chosen.model.spec)).collect();
         let params = SamplingParams::default().with_n(self.n.into()).with_seed(self.seed);
-        let request = |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
+        let request =
+            |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
         let mut latencies = Vec::new();
         for round in 0..self.num_iters_warmup + self.num_iters {
             let start = Instant::now();
