@@ -36,7 +36,7 @@ const OWN_TABLES: &str = "tests/suites/tidy/words";
 
 /// A line of `words.txt`.
 struct Rule {
-    /// The pattern as it is written: the key of `words_left.txt`.
+    /// The pattern as it is written, or its short name: the key of `words_left.txt`.
     name: &'static str,
     pattern: Pattern,
     instead: &'static str,
@@ -107,12 +107,13 @@ fn rules() -> Vec<Rule> {
 
 fn rule(line: &'static str) -> Rule {
     let mut cells = line.split('|').map(str::trim);
-    let (name, instead) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
-    assert!(!name.is_empty() && !instead.is_empty(), "words.txt: `{line}` lacks a cell");
+    let (word, instead) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+    assert!(!word.is_empty() && !instead.is_empty(), "words.txt: `{line}` lacks a cell");
+    let (name, word) = word.split_once(" := ").unwrap_or((word, word));
     let below = cells.next().unwrap_or_default().split_whitespace().collect();
     let excused_by = cells.next().unwrap_or_default().split("; ").filter(|e| !e.is_empty());
-    let pattern = match name.strip_prefix('=') {
-        None => Pattern::Phrase(name.split(' ').map(|word| word.split('/').collect()).collect()),
+    let pattern = match word.strip_prefix('=') {
+        None => Pattern::Phrase(word.split(' ').map(|word| word.split('/').collect()).collect()),
         Some(names) => match names.strip_suffix('*') {
             Some(prefix) => Pattern::Prefix(prefix),
             None => Pattern::Names(names.split('/').collect()),
