@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ossmith_plan::params::{FillBf16, FlatRead};
-use ossmith_plan::{Cost, PhaseTotal, Section, StepShape, facts};
+use ossmith_plan::{Auxiliary, Cost, PhaseTotal, Section, StepShape, facts};
 
 use super::CudaBackend;
 use super::forward::StepRun;
@@ -213,13 +213,17 @@ impl CudaBackend {
             added_logit_sums: discarded.ptr(),
             ..self.pass.step(&self.inputs, shape.tokens)
         };
-        let totals = model.phase_totals(step.schedule, shape);
+        // Without the start the residual would grow from replay to replay, so the start is in every chain and has no line.
+        let mut totals = model.phase_totals(step.schedule, shape);
+        totals.retain(|total| total.section != Section::Start);
         let time = |total: &PhaseTotal| {
-            let part = (total.section, total.index);
-            let alone = self.time_graph(|| self.phases(&step, |at| at == part))?;
+            let place = (total.section, total.index);
+            let routes_stay = permutation_before(total, &totals);
+            let alone = self.time_graph(|| self.phases(&step, |at| at == place))?;
             // Side by side, so that a clock that moves moves both.
-            let whole = self.time_graph(|| self.phases(&step, |_| true))?;
-            let without = self.time_graph(|| self.phases(&step, |at| at != part))?;
+            let whole = self.time_graph(|| self.phases(&step, |at| Some(at) != routes_stay))?;
+            let without = self
+                .time_graph(|| self.phases(&step, |at| Some(at) != routes_stay && at != place))?;
             Ok(PhaseTime {
                 name: name(total, &totals),
                 cost: total.cost,
@@ -284,12 +288,20 @@ fn drawing<'a>(slot: usize, start: usize, input: Input<'a>, pages: &'a [u32]) ->
     Sequence { seq_slot: slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
 }
 
+/// The permutation of routes right before a phase. A kernel behind that phase may read the permuted routes before its
+/// inputs are complete, because the phase stands between; where a chain leaves the phase out, the permutation must not run
+/// either, and the routes of the last real step stay.
+fn permutation_before(total: &PhaseTotal, all: &[PhaseTotal]) -> Option<(Section, usize)> {
+    let before = total.index.checked_sub(1)?;
+    let found = all.iter().find(|other| (other.section, other.index) == (total.section, before))?;
+    (found.phase.auxiliary == Some(Auxiliary::Permute)).then_some((found.section, found.index))
+}
+
 /// A phase's name, with its section if another section has a phase of that name.
 fn name(total: &PhaseTotal, all: &[PhaseTotal]) -> String {
     let name = total.phase.name;
     let twin = |other: &PhaseTotal| other.phase.name == name && other.section != total.section;
     match total.section {
-        Section::Start if all.iter().any(twin) => format!("{name} (start)"),
         Section::Head if all.iter().any(twin) => format!("{name} (head)"),
         _ => name.to_owned(),
     }
