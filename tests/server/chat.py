@@ -137,7 +137,7 @@ def refusals(client: OpenAI, model: str):
     long = [{"role": "user", "content": "word " * 40000}]
     assert refused(openai.BadRequestError, messages=long).code == "context_length_exceeded"
     assert refused(openai.BadRequestError, messages=long, stream=True).code == "context_length_exceeded"
-    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {"type": "nonsense"}}}
     refused(openai.BadRequestError, response_format=bad)
 
 

@@ -1,6 +1,7 @@
 //! From what a request says to what the engine runs: the prompt's tokens, the tokens with which the assistant's turn is
 //! prefilled, and the rules that the turn follows. Chat Completions and Responses both end here.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use crate::options::structured_output::StructuredOutput;
 use crate::options::tools::{ToolChoice, ToolOptions};
 use crate::stop_strings::StopFilter;
 
-/// Most tokens of reasoning where something has to follow it and the client sets no bound.
-const DEFAULT_REASONING_BOUND: usize = 1024;
+/// Tokens that are kept for a forced call or a structured answer where the client bounds neither: a quarter of all, within these
+/// limits, and at most half.
+const ANSWER_TOKENS: RangeInclusive<usize> = 256..=4096;
 
 /// What a turn is prepared from, besides the conversation.
 pub(crate) struct RequestOptions<'a> {
@@ -79,8 +81,8 @@ impl RequestOptions<'_> {
         options.truncate(&mut prompt);
         options.clamp_max_tokens(prompt.len(), self.config, self.param)?;
         if must_call || answer.is_some() {
-            let quarter = options.params.max_tokens.unwrap_or(self.config.context) / 4;
-            reasoning_bound = reasoning_bound.or(Some(quarter.min(DEFAULT_REASONING_BOUND)));
+            let all = options.params.max_tokens.unwrap_or(self.config.context);
+            reasoning_bound = reasoning_bound.or(Some(all - answer_tokens(all)));
         }
         let functions = &self.tools.functions;
         let arguments = functions.iter().map(|function| function.arguments(must_call));
@@ -158,6 +160,11 @@ impl PreparedTurn {
     pub(crate) fn parser(&self) -> TurnParser {
         TurnParser::new(Arc::clone(&self.functions), self.stops.clone(), &self.prefill)
     }
+}
+
+/// How many of a request's tokens reasoning must leave for what has to follow it.
+fn answer_tokens(all: usize) -> usize {
+    (all / 4).clamp(*ANSWER_TOKENS.start(), *ANSWER_TOKENS.end()).min(all / 2)
 }
 
 /// The prompt's tokens. Reasoning before the last final answer is left out; that of a tool round that has not ended stays.

@@ -1,11 +1,12 @@
 //! Load: full queues, clients that disconnect, a server that stops.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ossmith::Allowed;
 use ossmith_server::stub::{Script, Stub};
 use ossmith_server::{Config, serve};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -22,6 +23,44 @@ async fn routes_of_load_generators_exist_with_the_development_flag() {
             assert_eq!(status, if development { 200 } else { 404 }, "{path}");
         }
         assert_eq!(site.stub.resets(), usize::from(development));
+    }
+}
+
+/// How many tokens of reasoning a request allows before its message has to end.
+async fn reasoning_bound(body: Value) -> usize {
+    let bound = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&bound);
+    let site = Site::with(Config { context: 32_768, ..config() }, move |request| {
+        let mask = request.engine_request.mask.as_ref().expect("something is constrained");
+        let mut mask = mask.start(0);
+        let mut generated = tokens("<|channel|>analysis<|message|>");
+        let (header, word) = (generated.len(), tokens(" word")[0]);
+        loop {
+            let mut allowed = vec![0; 201_088 / 32];
+            let listed = mask.fill(&generated, &mut allowed).unwrap() == Allowed::Listed;
+            if listed && (allowed[word as usize / 32] >> (word % 32)) & 1 == 0 {
+                break;
+            }
+            generated.push(word);
+        }
+        *counted.lock().unwrap() = generated.len() - header;
+        Script::default()
+    });
+    site.post("/v1/chat/completions", &body).await;
+    *bound.lock().unwrap()
+}
+
+#[tokio::test]
+async fn reasoning_leaves_room_for_what_has_to_follow_it() {
+    let object = json!({"response_format": {"type": "json_object"}});
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let call = json!({"tools": [tool], "tool_choice": "required"});
+    for (max_tokens, want) in [(60, 30), (400, 200), (1000, 744), (6000, 4500), (20_000, 15_904)] {
+        for fields in [&object, &call] {
+            let mut body = chat(fields.clone());
+            body["max_tokens"] = json!(max_tokens);
+            assert_eq!(reasoning_bound(body).await, want, "{max_tokens} {fields}");
+        }
     }
 }
 
