@@ -113,7 +113,7 @@ impl Input<'_> {
 /// What one sequence does in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence<'a> {
-    /// The sequence's slot, which owns a ring in each sliding layer and the last sampled token.
+    /// The slot of the sequence, which owns a ring in each sliding layer and the last sampled token.
     pub seq_slot: usize,
     /// Position of the first token of `input`; everything before it is in the cache.
     pub start: usize,

@@ -1,5 +1,5 @@
-//! Masks are computed on threads of their own, beside the steps. A grammar that takes long delays its own sample: the
-//! rows of logits of a sample whose mask is late are kept until it is there, while the others go on.
+//! Masks are computed on threads of their own, beside the steps. A grammar that takes long delays only its own sample: the
+//! rows of logits of a sample whose mask is late are kept until the mask is ready, while the other samples continue.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::mask::{Allowed, TokenMask};
 use crate::error::panic_message;
 
-/// Most threads that compute masks.
+/// The largest number of threads that compute masks.
 const MAX_THREADS: usize = 32;
 
 /// A sample's grammar and the words that it wrote last.
@@ -152,7 +152,7 @@ impl MaskThreads {
         mask.0.ready.store(false, Ordering::Release);
         let threads = *self.threads.get_or_insert_with(|| start(&self.shared));
         if threads == 0 {
-            // Without threads a mask delays everyone, which is better than no mask.
+            // Without threads a mask delays all samples, which is better than no mask.
             fill(&mask.0);
             return;
         }

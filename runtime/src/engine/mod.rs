@@ -243,7 +243,7 @@ impl Engine {
         events.extend(self.resume_late(begin));
         let plan = self.scheduler.schedule(begin);
         if plan.entries.is_empty() && self.in_flight.is_empty() {
-            // Nothing else can run before a late mask is there.
+            // Nothing else can run before a late mask is ready.
             events.extend(self.wait_for_late());
         }
         match self.run(plan) {

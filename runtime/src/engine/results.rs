@@ -31,7 +31,7 @@ struct RowResults {
 
 /// Why an entry's rows yield nothing.
 enum RowFailure {
-    /// The mask of its sample is not there yet; here are the rows again.
+    /// The mask of its sample is not ready yet; the rows are returned.
     Late(Vec<f32>),
     /// The backend returned less than was requested, so that the engine must stop.
     MissingOutput(Error),
@@ -75,7 +75,7 @@ impl Scheduler {
         Ok((events, saves))
     }
 
-    /// Goes on with the samples whose mask was late and is there now. Returns what [`Scheduler::postprocess`] does.
+    /// Continues the samples whose mask was late and is ready now. Returns the same as [`Scheduler::postprocess`].
     ///
     /// # Errors
     /// [`Error::Internal`] if the output lacked a row.

@@ -16,7 +16,7 @@ pub(super) fn kept(view: &Scores<'_>, config: &SamplerConfig) -> Option<Vec<u32>
         ranks.truncate(top_k);
     }
     if config.top_p < 1.0 {
-        // The product is rounded as on the device: once to f64, and down to an integer.
+        // The target is rounded as on the device: once to f64, and down to an integer.
         let wanted = (view.mass(&ranks) as f64 * f64::from(config.top_p)) as u64;
         let count = count_to_mass(view, &mut ranks, wanted.max(1));
         ranks.truncate(count);
