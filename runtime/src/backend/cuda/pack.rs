@@ -2,7 +2,9 @@
 //!
 //! The index maps are `ossmith_scalar`'s, which the device fill kernels use too.
 
-use ossmith_plan::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};
+use std::ops::Range;
+
+use ossmith_plan::{RowOrder, Slice, TILE_K, TILE_ROWS, WeightLayout};
 use ossmith_scalar::{checkpoint_row_gate_up, checkpoint_row_rope, mxfp4_word, tile_k, tile_row};
 use rayon::prelude::*;
 
@@ -19,6 +21,8 @@ const SCALE_OFFSET: i32 = ossmith_plan::facts::MXFP4_SCALE_OFFSET as i32;
 /// The largest E8M0 byte whose factor has a bf16 exponent field.
 const LARGEST_SCALE: u8 = 128;
 const NOT_A_NUMBER: u8 = 255;
+/// MXFP4 elements under one scale.
+const BLOCK: usize = 32;
 
 /// A packed MXFP4 tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,22 +43,31 @@ fn checkpoint_row(order: RowOrder, packed_row: usize) -> usize {
     source as usize
 }
 
-/// Packs `rows` rows of `k` bf16 elements; padding is zero.
+/// Packs a slice of a bf16 tensor whose rows have `stored_k` elements; padding is zero. The order of rows is that of the
+/// slice's rows, as if these were all of the tensor.
 #[must_use]
-pub fn pack_bf16(tensor: &Tensor<'_>, rows: usize, k: usize, order: RowOrder) -> Vec<u8> {
+pub fn pack_bf16(tensor: &Tensor<'_>, stored_k: usize, slice: &Slice, order: RowOrder) -> Vec<u8> {
+    let k = slice.k.len();
     let k_tiles = k.div_ceil(TILE_K);
     let layout = WeightLayout::Bf16Tiles(order);
-    let mut packed = vec![0; layout.tiled_bytes(1, rows, k)];
-    packed.par_chunks_mut(k_tiles * TILE_BYTES_BF16).enumerate().for_each(|(row_tile, strip)| {
+    let mut packed = vec![0; layout.tiled_bytes(1, slice.row_count(), k)];
+    packed.par_chunks_mut(k_tiles * TILE_BYTES_BF16).enumerate().for_each(|(row_tile, tiles)| {
         let source: Vec<&[u8]> = (0..TILE_ROWS)
-            .map(|r| row_tile * TILE_ROWS + r)
-            .map(|row| if row < rows { tensor.row(checkpoint_row(order, row), k) } else { &[] })
+            .map(|r| match stored_row(slice, order, row_tile * TILE_ROWS + r) {
+                Some(row) => &tensor.row(row, stored_k)[2 * slice.k.start..2 * slice.k.end],
+                None => &[],
+            })
             .collect();
-        for (k_tile, tile) in strip.chunks_mut(TILE_BYTES_BF16).enumerate() {
+        for (k_tile, tile) in tiles.chunks_mut(TILE_BYTES_BF16).enumerate() {
             pack_bf16_tile(tile, &source, k_tile * TILE_K);
         }
     });
     packed
+}
+
+/// The stored row that a packed row holds, if any: orders are over a slice's own rows.
+fn stored_row(slice: &Slice, order: RowOrder, packed_row: usize) -> Option<usize> {
+    if packed_row < slice.row_count() { slice.row(checkpoint_row(order, packed_row)) } else { None }
 }
 
 /// One tile from its 16 rows (empty slices for padding).
@@ -69,20 +82,22 @@ fn pack_bf16_tile(tile: &mut [u8], rows: &[&[u8]], first_k: usize) {
     }
 }
 
-/// Packs `matrices` matrices of `rows` rows of `k` MXFP4 elements.
+/// Packs a slice of each of `matrices` MXFP4 matrices of `stored_rows` rows of `stored_k` elements. The slice's k range
+/// begins and ends at a block of 32 or at the row's end.
 ///
 /// # Errors
 /// [`Error::Weight`] for a block scale that is not a number.
 pub fn pack_mxfp4(
     tensor: &Tensor<'_>,
     matrices: usize,
-    rows: usize,
-    k: usize,
+    [stored_rows, stored_k]: [usize; 2],
+    slice: &Slice,
     order: RowOrder,
 ) -> Result<PackedMxfp4> {
     let Tensor::Mxfp4 { scales, .. } = tensor else {
         return Err(Error::Internal("a bf16 tensor was to be packed as MXFP4".into()));
     };
+    debug_assert!(slice.row_count() <= stored_rows && slice.k.start.is_multiple_of(BLOCK));
     let largest = scales.par_iter().copied().max().unwrap_or(0);
     if largest == NOT_A_NUMBER {
         return Err(Error::Weight {
@@ -90,29 +105,30 @@ pub fn pack_mxfp4(
             problem: "a block scale is 255, which means not a number".to_owned(),
         });
     }
+    // Of the whole tensor, so that every rank takes out the same power.
     let excess = i32::from(largest.saturating_sub(LARGEST_SCALE));
-    let k_tiles = k.div_ceil(TILE_K);
-    let strip_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
-    let strips = rows.div_ceil(TILE_ROWS);
-    let mut bytes = vec![0; matrices * strips * strip_bytes];
-    bytes.par_chunks_mut(strip_bytes).enumerate().for_each(|(index, strip)| {
-        let (blocks, scales) = tensor.matrix(index / strips, matrices);
+    let k_tiles = slice.k.len().div_ceil(TILE_K);
+    let row_tile_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
+    let row_tiles = slice.row_count().div_ceil(TILE_ROWS);
+    let mut bytes = vec![0; matrices * row_tiles * row_tile_bytes];
+    bytes.par_chunks_mut(row_tile_bytes).enumerate().for_each(|(index, tiles)| {
+        let (blocks, scales) = tensor.matrix(index / row_tiles, matrices);
         let source: Vec<MxRow<'_>> = (0..TILE_ROWS)
-            .map(|r| index % strips * TILE_ROWS + r)
-            .map(|row| MxRow::of(blocks, scales, rows, k, row, order))
+            .map(|r| stored_row(slice, order, index % row_tiles * TILE_ROWS + r))
+            .map(|row| MxRow::of(blocks, scales, stored_k, row, &slice.k))
             .collect();
-        let (codes, packed_scales) = strip.split_at_mut(k_tiles * TILE_CODE_BYTES);
+        let (codes, packed_scales) = tiles.split_at_mut(k_tiles * TILE_CODE_BYTES);
         for (k_tile, tile) in codes.chunks_mut(TILE_CODE_BYTES).enumerate() {
             pack_code_tile(tile, &source, k_tile * TILE_K);
         }
         for (k_tile, tile) in packed_scales.chunks_mut(TILE_SCALE_BYTES).enumerate() {
-            pack_scale_tile(tile, &source, k_tile * TILE_K / 32, excess);
+            pack_scale_tile(tile, &source, k_tile * TILE_K / BLOCK, excess);
         }
     });
     Ok(PackedMxfp4 { bytes, weight_scale: (excess as f32).exp2() })
 }
 
-/// One checkpoint row: its codes, two a byte, and its scales. Empty for padding.
+/// The slice of one stored row: its codes, two per byte, and its scales. Empty for padding.
 struct MxRow<'a> {
     codes: &'a [u8],
     scales: &'a [u8],
@@ -122,16 +138,13 @@ impl<'a> MxRow<'a> {
     fn of(
         blocks: &'a [u8],
         scales: &'a [u8],
-        rows: usize,
-        k: usize,
-        row: usize,
-        order: RowOrder,
+        stored_k: usize,
+        row: Option<usize>,
+        k: &Range<usize>,
     ) -> Self {
-        if row >= rows {
-            return MxRow { codes: &[], scales: &[] };
-        }
-        let row = checkpoint_row(order, row);
-        MxRow { codes: &blocks[row * k / 2..][..k / 2], scales: &scales[row * k / 32..][..k / 32] }
+        let Some(row) = row else { return MxRow { codes: &[], scales: &[] } };
+        let (first, last) = (row * stored_k + k.start, row * stored_k + k.end);
+        MxRow { codes: &blocks[first / 2..last / 2], scales: &scales[first / BLOCK..last / BLOCK] }
     }
 
     fn code(&self, k: usize) -> u32 {
@@ -167,6 +180,7 @@ fn pack_scale_tile(tile: &mut [u8], rows: &[MxRow<'_>], first_block: usize, exce
 
 #[cfg(test)]
 mod tests {
+    use ossmith_plan::{DType, Layer, ModelSpec, Shard, Weight, WeightInfo};
     use ossmith_scalar::{mix_word, mxfp4_codes, mxfp4_pairs, mxfp4_value};
 
     use super::*;
@@ -199,7 +213,7 @@ mod tests {
                 }
                 let bytes = random_bytes(rows * k * 2, 1);
                 let tensor = Tensor::Bf16 { parts: vec![&bytes[..rows * k], &bytes[rows * k..]] };
-                let packed = pack_bf16(&tensor, rows, k, order);
+                let packed = pack_bf16(&tensor, k, &Slice::whole(rows, k), order);
                 let (row_tiles, k_tiles) = (rows.div_ceil(TILE_ROWS), k.div_ceil(TILE_K));
                 assert_eq!(packed.len(), row_tiles * k_tiles * TILE_BYTES_BF16);
                 let mut seen = 0;
@@ -241,7 +255,9 @@ mod tests {
                 let (blocks, scales) =
                     mxfp4(matrices * rows * k, |i| base + (mix_word(i) % 3) as u8);
                 let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
-                let packed = pack_mxfp4(&tensor, matrices, rows, k, order).expect("good scales");
+                let packed =
+                    pack_mxfp4(&tensor, matrices, [rows, k], &Slice::whole(rows, k), order)
+                        .expect("good scales");
                 assert_eq!(packed.weight_scale, 1.0);
                 check_values(&packed, &blocks, &scales, [matrices, rows, k], order);
             }
@@ -257,14 +273,14 @@ mod tests {
         order: RowOrder,
     ) {
         let (row_tiles, k_tiles) = (rows / TILE_ROWS, k.div_ceil(TILE_K));
-        let strip_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
+        let row_tile_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
         for matrix in 0..matrices {
             for (row_tile, k_tile, step, lane) in words(row_tiles, k_tiles) {
-                let strip =
-                    &packed.bytes[(matrix * row_tiles + row_tile) * strip_bytes..][..strip_bytes];
+                let tiles = &packed.bytes[(matrix * row_tiles + row_tile) * row_tile_bytes..]
+                    [..row_tile_bytes];
                 let at = k_tile * TILE_CODE_BYTES + lane as usize * 16 + step as usize * 4;
-                let word = u32::from_le_bytes(strip[at..at + 4].try_into().expect("four bytes"));
-                let factors = &strip[k_tiles * TILE_CODE_BYTES + k_tile * TILE_SCALE_BYTES..]
+                let word = u32::from_le_bytes(tiles[at..at + 4].try_into().expect("four bytes"));
+                let factors = &tiles[k_tiles * TILE_CODE_BYTES + k_tile * TILE_SCALE_BYTES..]
                     [lane as usize / 2 * 2..];
                 let (codes, pairs) = (mxfp4_codes(word), mxfp4_pairs(word));
                 for element in 0..8_usize {
@@ -294,7 +310,8 @@ mod tests {
     fn scales_above_two_are_shifted_and_undone() {
         let (blocks, scales) = mxfp4(16 * 64, |i| 120 + (i % 16) as u8);
         let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
-        let packed = pack_mxfp4(&tensor, 1, 16, 64, RowOrder::Natural).expect("good scales");
+        let packed = pack_mxfp4(&tensor, 1, [16, 64], &Slice::whole(16, 64), RowOrder::Natural)
+            .expect("good scales");
         assert_eq!(packed.weight_scale, 128.0);
         check_values(&packed, &blocks, &scales, [1, 16, 64], RowOrder::Natural);
     }
@@ -304,7 +321,112 @@ mod tests {
         let (blocks, mut scales) = mxfp4(16 * 64, |_| 120);
         scales[7] = 255;
         let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
-        let error = pack_mxfp4(&tensor, 1, 16, 64, RowOrder::Natural).expect_err("a bad scale");
+        let error = pack_mxfp4(&tensor, 1, [16, 64], &Slice::whole(16, 64), RowOrder::Natural)
+            .expect_err("a bad scale");
         assert!(error.to_string().contains("255"), "{error}");
+    }
+
+    /// The stored element (matrix, row, k) that each place of a packed bf16 slice holds, `None` for padding: what a rank
+    /// has of a tensor whose elements are their own indices.
+    fn elements_of(packed: &[u8]) -> Vec<u16> {
+        packed.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+    }
+
+    const LAYERS: &[Layer] = &[Layer::full(2, 1)];
+
+    #[test]
+    fn slices_of_all_ranks_hold_every_row_and_element_once() {
+        let spec = ModelSpec {
+            hidden: 32,
+            inter: 9 * TILE_K,
+            head_dim: 32,
+            q_heads: 16,
+            kv_heads: 8,
+            vocab: 20 * TILE_ROWS + 3,
+            layers: LAYERS,
+            ..ossmith_models::NANO.spec
+        };
+        let qkv: &'static [usize] = vec![spec.qkv_width(), spec.hidden].leak();
+        let attn_out: &'static [usize] = vec![spec.hidden, spec.q_width()].leak();
+        let unembedding: &'static [usize] = vec![spec.vocab, spec.hidden].leak();
+        for (weight, shape) in
+            [(Weight::Qkv, qkv), (Weight::AttnOut, attn_out), (Weight::Unembedding, unembedding)]
+        {
+            let info = WeightInfo { weight, dtype: DType::Bf16, shape };
+            let (rows, k) = (shape[0], shape[1]);
+            // From 1 on, so that padding is told from element 0.
+            let bytes: Vec<u8> = (1..=rows * k).flat_map(|i| (i as u16).to_le_bytes()).collect();
+            assert!(rows * k < usize::from(u16::MAX), "{weight:?} has elements of one number");
+            let tensor = Tensor::Bf16 { parts: vec![&bytes] };
+            for of in [1, 2, 4, 8] {
+                let mut seen = vec![0; rows * k];
+                for rank in 0..of {
+                    let local = Shard { rank, of }.local(&spec).expect("a divisible model");
+                    let slice = local.slice(&spec, &info).expect("a part");
+                    let packed = pack_bf16(&tensor, k, &slice, RowOrder::Natural);
+                    let whole = elements_of(&packed).into_iter().filter(|&element| element > 0);
+                    whole.for_each(|element| seen[usize::from(element) - 1] += 1);
+                }
+                assert!(seen.iter().all(|&count| count == 1), "{weight:?} of {of} ranks");
+            }
+        }
+    }
+
+    #[test]
+    fn experts_slices_decode_to_the_whole_ones_values() {
+        let spec = ModelSpec {
+            hidden: 64,
+            inter: 9 * TILE_K,
+            head_dim: 32,
+            q_heads: 16,
+            kv_heads: 8,
+            layers: LAYERS,
+            ..ossmith_models::NANO.spec
+        };
+        let down: &'static [usize] = vec![2, spec.hidden, spec.inter].leak();
+        let gate_up: &'static [usize] = vec![2, 2 * spec.inter, spec.hidden].leak();
+        for (weight, shape, order) in [
+            (Weight::Down, down, RowOrder::Natural),
+            (Weight::GateUp, gate_up, RowOrder::GateUpPairs),
+        ] {
+            let info = WeightInfo { weight, dtype: DType::Mxfp4, shape };
+            let (matrices, rows, k) = info.matrices();
+            let (blocks, scales) = mxfp4(matrices * rows * k, |i| 110 + (mix_word(i) % 3) as u8);
+            let tensor = Tensor::Mxfp4 { blocks: &blocks, scales: &scales };
+            for of in [1, 2, 4, 8] {
+                let mut row_tiles_k = 0;
+                for rank in 0..of {
+                    let local = Shard { rank, of }.local(&spec).expect("a divisible model");
+                    let slice = local.slice(&spec, &info).expect("a part");
+                    let packed = pack_mxfp4(&tensor, matrices, [rows, k], &slice, order);
+                    let packed = packed.expect("good scales");
+                    // The same rows cut out of the checkpoint first, and packed whole.
+                    let cut = cut(&blocks, &scales, [matrices, rows, k], &slice);
+                    let (local_rows, local_k) = (slice.row_count(), slice.k.len());
+                    check_values(&packed, &cut.0, &cut.1, [matrices, local_rows, local_k], order);
+                    row_tiles_k += local_rows * local_k;
+                }
+                assert_eq!(row_tiles_k, rows * k, "{weight:?} of {of} ranks");
+            }
+        }
+    }
+
+    /// A slice of every matrix as a tensor of its own.
+    fn cut(
+        blocks: &[u8],
+        scales: &[u8],
+        [matrices, rows, k]: [usize; 3],
+        slice: &Slice,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let (mut cut_blocks, mut cut_scales) = (Vec::new(), Vec::new());
+        for matrix in 0..matrices {
+            for row in (0..slice.row_count()).filter_map(|row| slice.row(row)) {
+                let first = (matrix * rows + row) * k + slice.k.start;
+                let last = first + slice.k.len();
+                cut_blocks.extend(&blocks[first / 2..last / 2]);
+                cut_scales.extend(&scales[first / 32..last / 32]);
+            }
+        }
+        (cut_blocks, cut_scales)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
 use ossmith_plan::params::{FillBf16, FillMxfp4, Ptr};
-use ossmith_plan::{DType, Model, RowOrder, Weight, WeightInfo, WeightLayout, facts};
+use ossmith_plan::{DType, Model, RowOrder, Slice, Weight, WeightInfo, WeightLayout, facts};
 
 use super::kernels::{Extent, Kernels};
 use super::memory::{Buffer, device_error};
@@ -141,11 +141,11 @@ fn upload(
             Ok(1.0)
         }
         (WeightLayout::Bf16Tiles(order), Tensor::Bf16 { .. }) => {
-            buffer.write(0, &pack_bf16(tensor, matrices * rows, k, order))?;
+            buffer.write(0, &pack_bf16(tensor, k, &Slice::whole(matrices * rows, k), order))?;
             Ok(1.0)
         }
         (WeightLayout::Mxfp4Tiles(order), Tensor::Mxfp4 { .. }) => {
-            let packed = pack_mxfp4(tensor, matrices, rows, k, order)?;
+            let packed = pack_mxfp4(tensor, matrices, [rows, k], &Slice::whole(rows, k), order)?;
             buffer.write(0, &packed.bytes)?;
             Ok(packed.weight_scale)
         }
