@@ -1,14 +1,15 @@
 //! A compiled [`Model`] as a Rust expression that is the same model, all of it constant: what `model!` expands to.
 //!
 //! Every plan type is listed once, with all its fields or variants: the patterns are exhaustive, so a plan type
-//! that grows does not compile here until its line does too. Types are written as `::ossmith_plan::…`.
+//! that grows does not compile here until its line does too. Types are written as `plan::…`, so the caller decides what
+//! crate that is.
 
 use ossmith_plan::params::Params;
 use ossmith_plan::{Kernel, Model, PhaseKernel};
 use proc_macro2::{Literal as Token, TokenStream};
 use quote::{format_ident, quote};
 
-/// The expression whose value is `model`; it stands in a `static` of type `::ossmith_plan::Model`.
+/// The expression whose value is `model`; it stands where `plan` is a name of the crate `ossmith-plan`.
 #[must_use]
 pub fn model(model: &Model) -> TokenStream {
     model.tokens()
@@ -25,7 +26,7 @@ macro_rules! structs {
             fn tokens(&self) -> TokenStream {
                 let ossmith_plan::$name { $($field),* } = self;
                 $(let $field = $field.tokens();)*
-                quote!(::ossmith_plan::$name { $($field: #$field),* })
+                quote!(plan::$name { $($field: #$field),* })
             }
         }
     )*};
@@ -39,7 +40,7 @@ macro_rules! enums {
                     ossmith_plan::$name::$variant $(($value))? $({ $field })? => {
                         $(let $value = $value.tokens();)?
                         $(let $field = $field.tokens();)?
-                        quote!(::ossmith_plan::$name::$variant $((#$value))? $({ $field: #$field })?)
+                        quote!(plan::$name::$variant $((#$value))? $({ $field: #$field })?)
                     }
                 )*}
             }
@@ -53,7 +54,7 @@ macro_rules! names {
         impl Literal for ossmith_plan::$name {
             fn tokens(&self) -> TokenStream {
                 let variant = format_ident!("{self:?}");
-                quote!(::ossmith_plan::$name::#variant)
+                quote!(plan::$name::#variant)
             }
         }
     )*};
@@ -98,14 +99,14 @@ names! { Auxiliary DType Family Op Value Weight }
 impl<P: Params> Literal for Kernel<P> {
     fn tokens(&self) -> TokenStream {
         let info = self.info.tokens();
-        quote!(::ossmith_plan::Kernel::new(#info))
+        quote!(plan::Kernel::new(#info))
     }
 }
 
 impl Literal for PhaseKernel {
     fn tokens(&self) -> TokenStream {
         let (variant, info) = (format_ident!("{}", self.params()), self.info().tokens());
-        quote!(::ossmith_plan::PhaseKernel::#variant(::ossmith_plan::Kernel::new(#info)))
+        quote!(plan::PhaseKernel::#variant(plan::Kernel::new(#info)))
     }
 }
 
@@ -197,13 +198,13 @@ mod tests {
         for (tokens, expected) in [
             (
                 kernel.tokens(),
-                "::ossmith_plan::Kernel::new(::ossmith_plan::KernelInfo{name:\"k\",grid:::ossmith_plan::Grid{\
-                 x:::ossmith_plan::Axis::Fixed(3),y:::ossmith_plan::Axis::Tokens,z:::ossmith_plan::Axis::PerSm(2)},\
+                "plan::Kernel::new(plan::KernelInfo{name:\"k\",grid:plan::Grid{\
+                 x:plan::Axis::Fixed(3),y:plan::Axis::Tokens,z:plan::Axis::PerSm(2)},\
                  threads:256,cluster:1,shared_bytes:0,dependent_launch:true})",
             ),
             (
                 WeightLayout::Bf16Tiles(RowOrder::RopePairs { head_dim: 64 }).tokens(),
-                "::ossmith_plan::WeightLayout::Bf16Tiles(::ossmith_plan::RowOrder::RopePairs{head_dim:64})",
+                "plan::WeightLayout::Bf16Tiles(plan::RowOrder::RopePairs{head_dim:64})",
             ),
             (usize::MAX.tokens(), "usize::MAX"),
             (1e-5_f32.tokens(), "0.00001"),

@@ -2,6 +2,8 @@
 //! folder of its name by one `model!` line. With the feature `foreign`, `from_folder` compiles any other
 //! gpt-oss-shaped configuration through the same code when it is loaded.
 //!
+//! [`model!`] compiles a configuration of the crate that calls it, which needs no other dependency for it.
+//!
 //! This crate holds plans; checkpoints are the runtime's business. The one exception is nano's trained weights, which
 //! the feature `nano-weights` embeds as a compressed file.
 
@@ -14,7 +16,32 @@ mod nano_weights;
 #[cfg(test)]
 mod tests;
 
-use ossmith_plan::Model;
+#[doc(hidden)]
+pub use ossmith_macros::model as __model;
+#[doc(hidden)]
+pub use ossmith_plan as __plan;
+/// What [`model!`] makes and the runtime runs.
+pub use ossmith_plan::Model;
+
+/// A gpt-oss model compiled into the calling crate at build time: `model!("path/to/config.json")`, from the folder of its
+/// `Cargo.toml`.
+///
+/// Expands to `pub static MODEL: Model` and `pub mod spec` with the dimensions as constants, so it stands alone in a module.
+/// A `generation_config.json` beside the file is read too, and the crate is built again when either changes. A file that
+/// is missing and a configuration that no kernel supports are compile errors.
+///
+/// ```ignore
+/// mod mine {
+///     ossmith_models::model!("models/mine/config.json");
+/// }
+/// let model: &ossmith_models::Model = &mine::MODEL;
+/// ```
+#[macro_export]
+macro_rules! model {
+    ($path:literal) => {
+        $crate::__model!($crate::__plan, $path);
+    };
+}
 
 #[cfg(feature = "foreign")]
 pub use foreign::{Error, from_folder};

@@ -11,33 +11,78 @@ use quote::{format_ident, quote};
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// The items that `model!(name)` stands for.
-pub(crate) fn model(crate_folder: &Path, name: &str) -> Result<TokenStream, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(plain) {
-        return Err(format!(
-            "`{name}` is not a folder's name: write letters, digits, `-`, `_` and `.`, as in model!(\"gpt-oss-20b\")"
-        ));
+/// Where a model's files are, from the crate's folder.
+struct Source {
+    /// What the model is called: its folder's name.
+    name: String,
+    /// Its folder, with `/` behind it, or nothing for the crate's own.
+    folder: String,
+    /// The configuration's file in that folder.
+    config: String,
+}
+
+impl Source {
+    /// A folder's name beside the crate's `Cargo.toml`, or the path of a `.json` file from there.
+    fn of(text: &str, crate_folder: &Path) -> Result<Source, String> {
+        if text.ends_with(".json") {
+            return Source::of_file(text, crate_folder);
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) || !text.chars().all(plain) {
+            return Err(format!(
+                "`{text}` is neither a folder's name nor the path of a .json file: write letters, digits, `-`, `_` and \
+                 `.`, as in model!(\"gpt-oss-20b\"), or a path, as in model!(\"models/mine/config.json\")"
+            ));
+        }
+        Ok(Source { name: text.to_owned(), folder: format!("{text}/"), config: CONFIG.to_owned() })
     }
-    let folder = crate_folder.join(name);
-    let Some(config) = read(&folder, CONFIG)? else {
+
+    fn of_file(text: &str, crate_folder: &Path) -> Result<Source, String> {
+        if Path::new(text).is_absolute() {
+            return Err(format!(
+                "`{text}` is an absolute path: write one from the folder of this crate's Cargo.toml"
+            ));
+        }
+        let (folder, config) =
+            text.rsplit_once('/').map_or(("", text), |(folder, file)| (folder, file));
+        // A path such as `../config.json` names no folder, but leads to one.
+        let full = crate_folder.join(folder);
+        let full = full.canonicalize().unwrap_or(full);
+        let name = full.file_name().map_or("model".into(), |name| name.to_string_lossy());
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        Ok(Source { name: name.into_owned(), folder, config: config.to_owned() })
+    }
+}
+
+/// The items that `model!(text)` stands for; `plan` is the path of the crate `ossmith-plan` where it is called.
+pub(crate) fn model(
+    crate_folder: &Path,
+    plan: &TokenStream,
+    text: &str,
+) -> Result<TokenStream, String> {
+    let Source { name, folder, config: file } = Source::of(text, crate_folder)?;
+    let in_crate = crate_folder.join(&folder);
+    let Some(config) = read(&in_crate, &file)? else {
         return Err(format!(
-            "there is no `{name}/{CONFIG}` beside this crate's Cargo.toml: put the model's {CONFIG} there"
+            "there is no `{folder}{file}` beside this crate's Cargo.toml: put the model's {CONFIG} there"
         ));
     };
-    let generation = read(&folder, GENERATION_CONFIG)?;
-    let spec = spec::parse(name, &config, generation.as_deref())
+    let generation = read(&in_crate, GENERATION_CONFIG)?;
+    let spec = spec::parse(&name, &config, generation.as_deref())
         .map_err(|error| format!("{name}: {error}"))?;
 
     let model = compile(spec).map_err(|error| format!("{name}: {error}"))?;
     let model = literal::model(model);
     let constants = constants(&spec);
-    let watched = [Some(CONFIG), generation.as_ref().map(|_| GENERATION_CONFIG)];
-    let watched = watched.iter().flatten().map(|file| format!("/{name}/{file}"));
+    let watched = [Some(file.as_str()), generation.as_ref().map(|_| GENERATION_CONFIG)];
+    let watched = watched.iter().flatten().map(|file| format!("/{folder}{file}"));
     let doc = format!("{name}, compiled at build time.");
     Ok(quote! {
         #[doc = #doc]
-        pub static MODEL: ::ossmith_plan::Model = #model;
+        pub static MODEL: #plan::Model = {
+            use #plan as plan;
+            #model
+        };
         #constants
         // What makes cargo build again when a file changes.
         const _: &[&[u8]] = &[#(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), #watched))),*];

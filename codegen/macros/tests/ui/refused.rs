@@ -12,6 +12,10 @@ mod escape {
     super::model!("../models/nano");
 }
 
+mod absolute {
+    super::model!("/models/mine/config.json");
+}
+
 mod not_a_name {
     super::model!(20);
 }
