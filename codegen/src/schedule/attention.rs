@@ -3,12 +3,12 @@
 //! when it is staged, by the length of their query segment.
 
 use ossmith_plan::facts::MAX_KV_SPLITS;
-use ossmith_plan::params::{Attention, AttentionTiled};
-use ossmith_plan::{Axis, Family};
+use ossmith_plan::params::{Attention, AttentionTiled, PhaseKernel};
+use ossmith_plan::{Axis, Family, Op, Regime};
 
-use super::planned::{Constant, Draft, Planned, body, u32s};
+use super::planned::{Constant, Draft, Planned, PlannedKernel, body, u32s};
 use super::tunables::{Legal, Tuner};
-use super::{Context, ONE, Result, footprint};
+use super::{Context, ONE, Pattern, Result, footprint};
 
 /// The layer's kernels are named by how far back it sees: `attention_sliding`, with the window where there are several.
 fn name(at: &Context<'_>, suffix: &str) -> String {
@@ -35,7 +35,19 @@ fn constants(at: &Context<'_>) -> Vec<Constant> {
     constants
 }
 
-pub(super) fn by_token(at: &Context<'_>) -> Result<Planned<Attention>> {
+/// The kernels of attention: by token alone where steps have a few tokens, else each for its share of them.
+pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<PlannedKernel>>> {
+    let [(Op::Attention, _)] = fused else { return Ok(None) };
+    let by_token = by_token(at)?.of(PhaseKernel::Attention);
+    Ok(Some(match at.step.regime {
+        Regime::Decode { .. } => vec![by_token],
+        Regime::Batched | Regime::Prefill => {
+            vec![by_tile(at)?.of(PhaseKernel::AttentionTiled), by_token]
+        }
+    }))
+}
+
+fn by_token(at: &Context<'_>) -> Result<Planned<Attention>> {
     let head_dim = at.spec.head_dim;
     // Three blocks per SM on Hopper, and within the shared memory of a block elsewhere. Spans of 128 dims are twice as
     // large, so half the warps; and a thread joins eight of their partials at once, or registers end.
@@ -86,7 +98,7 @@ pub(super) fn by_token(at: &Context<'_>) -> Result<Planned<Attention>> {
     .plan(at.arch))
 }
 
-pub(super) fn by_tile(at: &Context<'_>) -> Result<Planned<AttentionTiled>> {
+fn by_tile(at: &Context<'_>) -> Result<Planned<AttentionTiled>> {
     const WARPS: usize = 4;
     /// Tokens of a tile of 16 rows.
     const ROW_TILE_TOKENS: usize = 2;

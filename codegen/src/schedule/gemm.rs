@@ -3,14 +3,14 @@
 //! on rows in tile order.
 
 use ossmith_plan::params::{
-    AttnOutResidual, MoeDown, MoeUpSwiglu, Params, QkvRope, Router, Unembed,
+    AttnOutResidual, MoeDown, MoeUpSwiglu, Params, PhaseKernel, QkvRope, Router, Unembed,
 };
-use ossmith_plan::{Axis, TILE_K, TILE_ROWS};
+use ossmith_plan::{Axis, Op, TILE_K, TILE_ROWS, Weight};
 
 use super::footprint::{self, TileFormat};
-use super::planned::{Body, Constant, Draft, Planned, body, u32s};
-use super::tunables::{Legal, Tuner};
-use super::{Context, ONE, Result, head_constants, swiglu_constants};
+use super::planned::{Body, Constant, Draft, Planned, PlannedKernel, body, u32s};
+use super::tunables::{Legal, TILE_TOKENS_TRADE, Tuner};
+use super::{Context, ONE, Pattern, Result, head_constants, rows, swiglu_constants};
 
 /// A GEMM of warps (`tile/gemm.cuh`): each multiplies a row tile by the block's tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,10 +82,6 @@ impl Gemm {
         matches!(self, Gemm::Wgmma(_))
     }
 }
-
-/// What more tokens per tile trade.
-pub(super) const TILE_TOKENS_TRADE: &str =
-    "tokens of one block: more read weights less often, and leave more of a tile empty";
 
 /// Row tiles of a block of warpgroups, one per warp: two groups of four.
 const WGMMA_WARPS: usize = 8;
@@ -311,7 +307,26 @@ impl Mma {
     }
 }
 
-pub(super) fn qkv_rope(at: &Context<'_>) -> Result<Planned<QkvRope>> {
+/// The GEMM that computes a fusion of normed rows.
+pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<PlannedKernel>>> {
+    use Op::{AddTo, AllReduce, CacheWrite, ExpertLinear, Linear, Rope, SwiGlu};
+    use PhaseKernel as P;
+    use Weight::{AttnOut, Down, GateUp, Qkv, Unembedding};
+    let kernel = match fused {
+        [(Linear, Some(Qkv)), (Rope, _), (CacheWrite, _)] => qkv_rope(at)?.of(P::QkvRope),
+        [(Linear, Some(AttnOut)), (AllReduce, _), (AddTo, _)] => {
+            attn_out_residual(at)?.of(P::AttnOutResidual)
+        }
+        [(Linear, Some(Weight::Router))] => router(at)?.of(P::Router),
+        [(ExpertLinear, Some(GateUp)), (SwiGlu, _)] => moe_up_swiglu(at)?.of(P::MoeUpSwiglu),
+        [(ExpertLinear, Some(Down))] => moe_down(at)?.of(P::MoeDown),
+        [(Linear, Some(Unembedding))] => unembed(at)?.of(P::Unembed),
+        _ => return Ok(None),
+    };
+    Ok(Some(vec![kernel]))
+}
+
+fn qkv_rope(at: &Context<'_>) -> Result<Planned<QkvRope>> {
     let mut constants = u32s(&[("kHidden", at.spec.hidden)]);
     constants.extend(head_constants(at.spec));
     Operands {
@@ -326,7 +341,7 @@ pub(super) fn qkv_rope(at: &Context<'_>) -> Result<Planned<QkvRope>> {
     .dense(at, at.step.qkv_rope)
 }
 
-pub(super) fn attn_out_residual(at: &Context<'_>) -> Result<Planned<AttnOutResidual>> {
+fn attn_out_residual(at: &Context<'_>) -> Result<Planned<AttnOutResidual>> {
     let (hidden, q_width) = (at.spec.hidden, at.spec.q_width());
     Operands {
         operation: "attn_out_residual",
@@ -340,7 +355,7 @@ pub(super) fn attn_out_residual(at: &Context<'_>) -> Result<Planned<AttnOutResid
     .dense(at, at.step.attn_out_residual)
 }
 
-pub(super) fn router(at: &Context<'_>) -> Result<Planned<Router>> {
+fn router(at: &Context<'_>) -> Result<Planned<Router>> {
     let (hidden, experts) = (at.spec.hidden, at.layer.experts);
     Operands {
         operation: "router",
@@ -363,7 +378,8 @@ fn expert_constants(at: &Context<'_>) -> Vec<Constant> {
     u32s(&[("kHidden", at.spec.hidden), ("kInter", at.spec.inter), ("kTopK", at.layer.top_k)])
 }
 
-pub(super) fn moe_up_swiglu(at: &Context<'_>, expert_tile: usize) -> Result<Planned<MoeUpSwiglu>> {
+fn moe_up_swiglu(at: &Context<'_>) -> Result<Planned<MoeUpSwiglu>> {
+    let (_, expert_tile) = rows::moe_permute(at)?;
     let mut constants = expert_constants(at);
     constants.extend(swiglu_constants(at.spec));
     Operands {
@@ -378,7 +394,8 @@ pub(super) fn moe_up_swiglu(at: &Context<'_>, expert_tile: usize) -> Result<Plan
     .experts(at, at.step.experts, expert_tile)
 }
 
-pub(super) fn moe_down(at: &Context<'_>, expert_tile: usize) -> Result<Planned<MoeDown>> {
+fn moe_down(at: &Context<'_>) -> Result<Planned<MoeDown>> {
+    let (_, expert_tile) = rows::moe_permute(at)?;
     Operands {
         operation: "moe_down",
         mma: body!("moe_down_gemm.cu"),
@@ -391,7 +408,7 @@ pub(super) fn moe_down(at: &Context<'_>, expert_tile: usize) -> Result<Planned<M
     .experts(at, at.step.experts, expert_tile)
 }
 
-pub(super) fn unembed(at: &Context<'_>) -> Result<Planned<Unembed>> {
+fn unembed(at: &Context<'_>) -> Result<Planned<Unembed>> {
     let (hidden, vocab) = (at.spec.hidden, at.spec.vocab);
     Operands {
         operation: "unembed",

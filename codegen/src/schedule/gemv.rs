@@ -2,14 +2,15 @@
 //! memory, with the first tiles on their way before the kernel's inputs exist.
 
 use ossmith_plan::params::{
-    AttnOutResidualRouter, MoeDownResidual, Params, RmsNormQkvRope, TopkMoeUpSwiglu, UnembedDecode,
+    AttnOutResidualRouter, MoeDownResidual, Params, PhaseKernel, RmsNormQkvRope, TopkMoeUpSwiglu,
+    UnembedDecode,
 };
-use ossmith_plan::{Axis, TILE_K, TILE_ROWS};
+use ossmith_plan::{Axis, Op, Regime, TILE_K, TILE_ROWS, Weight};
 
 use super::footprint::{self, TileFormat};
-use super::planned::{Body, Constant, Draft, Planned, body, u32s};
+use super::planned::{Body, Constant, Draft, Planned, PlannedKernel, body, u32s};
 use super::tunables::{Legal, Tuner};
-use super::{Context, ONE, Result, head_constants, swiglu_constants};
+use super::{Context, ONE, Pattern, Result, head_constants, swiglu_constants};
 
 /// The most warps of a block.
 const MAX_WARPS: usize = 16;
@@ -97,7 +98,38 @@ impl Gemv {
     }
 }
 
-pub(super) fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planned<RmsNormQkvRope>> {
+/// The GEMV that computes a fusion in a step of a few tokens, which warps hold in registers.
+pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<PlannedKernel>>> {
+    use Op::{
+        AddTo, AllReduce, CacheWrite, Combine, ExpertLinear, Linear, RmsNorm, Rope, SwiGlu, TopK,
+    };
+    use PhaseKernel as P;
+    use Weight::{AttnOut, Down, GateUp, Qkv, Router, Unembedding};
+    let Regime::Decode { max_tokens: tokens } = at.step.regime else { return Ok(None) };
+    let kernel = match fused {
+        [(RmsNorm, _), (Linear, Some(Qkv)), (Rope, _), (CacheWrite, _)] => {
+            rmsnorm_qkv_rope(at, tokens)?.of(P::RmsNormQkvRope)
+        }
+        [
+            (Linear, Some(AttnOut)),
+            (AllReduce, _),
+            (AddTo, _),
+            (RmsNorm, _),
+            (Linear, Some(Router)),
+        ] => attn_out_residual_router(at, tokens)?.of(P::AttnOutResidualRouter),
+        [(TopK, _), (ExpertLinear, Some(GateUp)), (SwiGlu, _)] => {
+            topk_moe_up_swiglu(at, tokens)?.of(P::TopkMoeUpSwiglu)
+        }
+        [(ExpertLinear, Some(Down)), (Combine, _), (AllReduce, _), (AddTo, _)] => {
+            moe_down_residual(at, tokens)?.of(P::MoeDownResidual)
+        }
+        [(RmsNorm, _), (Linear, Some(Unembedding))] => unembed(at, tokens)?.of(P::UnembedDecode),
+        _ => return Ok(None),
+    };
+    Ok(Some(vec![kernel]))
+}
+
+fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planned<RmsNormQkvRope>> {
     let spec = at.spec;
     let mut constants = u32s(&[("kHidden", spec.hidden)]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));
@@ -115,7 +147,7 @@ pub(super) fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planne
     .plan(at, tokens)
 }
 
-pub(super) fn attn_out_residual_router(
+fn attn_out_residual_router(
     at: &Context<'_>,
     tokens: usize,
 ) -> Result<Planned<AttnOutResidualRouter>> {
@@ -151,10 +183,7 @@ fn expert_constants(at: &Context<'_>) -> Vec<Constant> {
     constants
 }
 
-pub(super) fn topk_moe_up_swiglu(
-    at: &Context<'_>,
-    tokens: usize,
-) -> Result<Planned<TopkMoeUpSwiglu>> {
+fn topk_moe_up_swiglu(at: &Context<'_>, tokens: usize) -> Result<Planned<TopkMoeUpSwiglu>> {
     let mut constants = expert_constants(at);
     constants.extend(swiglu_constants(at.spec));
     Gemv {
@@ -170,10 +199,7 @@ pub(super) fn topk_moe_up_swiglu(
     .plan(at, tokens)
 }
 
-pub(super) fn moe_down_residual(
-    at: &Context<'_>,
-    tokens: usize,
-) -> Result<Planned<MoeDownResidual>> {
+fn moe_down_residual(at: &Context<'_>, tokens: usize) -> Result<Planned<MoeDownResidual>> {
     let (experts, top_k) = (at.layer.experts, at.layer.top_k);
     Gemv {
         operation: "moe_down_residual",
@@ -190,7 +216,7 @@ pub(super) fn moe_down_residual(
     .plan(at, tokens)
 }
 
-pub(super) fn unembed(at: &Context<'_>, tokens: usize) -> Result<Planned<UnembedDecode>> {
+fn unembed(at: &Context<'_>, tokens: usize) -> Result<Planned<UnembedDecode>> {
     let spec = at.spec;
     let mut constants = u32s(&[("kHidden", spec.hidden), ("kVocab", spec.vocab)]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));

@@ -2,7 +2,8 @@
 //! memory. What a phase fuses decides its kernels' bodies; the regime and the architecture decide their shapes.
 //!
 //! [`portable`] and [`sm_90`] hold the choices of an architecture family; [`gemv`], [`gemm`], [`attention`] and [`rows`]
-//! turn choices into [`planned`] kernels; [`tunables`] says which of them may be made otherwise.
+//! have a kernel for each fusion that they know and turn choices into [`planned`] kernels; [`tunables`] has those that may
+//! be made otherwise.
 
 mod attention;
 mod footprint;
@@ -36,7 +37,7 @@ pub enum ScheduleError {
     /// A fusion that no kernel computes.
     #[error(
         "no kernel computes phase {phase}, which fuses {fuses}: change its rule in codegen/src/fuse.rs, or add a kernel \
-         and its line in codegen/src/schedule/mod.rs"
+         with its pattern in codegen/src/schedule"
     )]
     NoKernel {
         /// The phase.
@@ -140,40 +141,14 @@ pub struct Context<'a> {
     pub overrides: &'a Overrides,
 }
 
-/// The kernels of a phase, in the order of their launches.
+/// What a phase fuses: its operations in order, each with the first weight that it reads.
+type Pattern = [(Op, Option<Weight>)];
+
+/// The kernels of a phase, in the order of their launches: those of the first file that has kernels for what it fuses.
 ///
 /// # Errors
 /// [`ScheduleError::NoKernel`] for a fusion that no kernel computes, [`ScheduleError::IllegalValue`] for an override.
 pub fn schedule(phase: &Fused, at: &Context<'_>) -> Result<Vec<PlannedKernel>> {
-    use Op::{
-        AddTo, AllReduce, Attention, CacheWrite, Combine, Embed, ExpertLinear, Linear, RmsNorm,
-        Rope, SwiGlu, TopK,
-    };
-    const QKV: Option<Weight> = Some(Weight::Qkv);
-    const ATTN_OUT: Option<Weight> = Some(Weight::AttnOut);
-    const ROUTER: Option<Weight> = Some(Weight::Router);
-    const GATE_UP: Option<Weight> = Some(Weight::GateUp);
-    const DOWN: Option<Weight> = Some(Weight::Down);
-    const UNEMBEDDING: Option<Weight> = Some(Weight::Unembedding);
-
-    let nodes = phase.nodes.iter().chain(phase.next);
-    let fused: Vec<(Op, Option<Weight>)> =
-        nodes.map(|node| (node.op, node.weights.first().copied())).collect();
-    let no_kernel = || {
-        let operations = fused.iter().map(|(op, weight)| match weight {
-            Some(weight) => format!("{op:?} of {weight:?}"),
-            None => format!("{op:?}"),
-        });
-        ScheduleError::NoKernel {
-            phase: phase.name.to_owned(),
-            fuses: operations.collect::<Vec<_>>().join(" + "),
-        }
-    };
-    // GEMVs hold a few tokens in registers.
-    let few = match at.step.regime {
-        Regime::Decode { max_tokens } => Some(max_tokens),
-        Regime::Batched | Regime::Prefill => None,
-    };
     match phase.auxiliary {
         Some(Auxiliary::Permute) => {
             return Ok(vec![rows::moe_permute(at)?.0.of(PhaseKernel::MoePermute)]);
@@ -181,55 +156,21 @@ pub fn schedule(phase: &Fused, at: &Context<'_>) -> Result<Vec<PlannedKernel>> {
         Some(Auxiliary::Sample) => return Ok(vec![rows::sample(at)?.of(PhaseKernel::Sample)]),
         None => {}
     }
-    Ok(match (&fused[..], few) {
-        ([(Embed, _)], _) => vec![rows::embed(at)?.of(PhaseKernel::Embed)],
-        ([(RmsNorm, _)], _) => vec![rows::rmsnorm(at)?.of(PhaseKernel::RmsNorm)],
-        ([(RmsNorm, _), (Linear, QKV), (Rope, _), (CacheWrite, _)], Some(tokens)) => {
-            vec![gemv::rmsnorm_qkv_rope(at, tokens)?.of(PhaseKernel::RmsNormQkvRope)]
+    let nodes = phase.nodes.iter().chain(phase.next);
+    let fused: Vec<(Op, Option<Weight>)> =
+        nodes.map(|node| (node.op, node.weights.first().copied())).collect();
+    for of_kind in [gemv::schedule, attention::schedule, gemm::schedule, rows::schedule] {
+        if let Some(kernels) = of_kind(&fused, at)? {
+            return Ok(kernels);
         }
-        ([(Linear, QKV), (Rope, _), (CacheWrite, _)], _) => {
-            vec![gemm::qkv_rope(at)?.of(PhaseKernel::QkvRope)]
-        }
-        ([(Attention, _)], Some(_)) => {
-            vec![attention::by_token(at)?.of(PhaseKernel::Attention)]
-        }
-        ([(Attention, _)], None) => vec![
-            attention::by_tile(at)?.of(PhaseKernel::AttentionTiled),
-            attention::by_token(at)?.of(PhaseKernel::Attention),
-        ],
-        (
-            [(Linear, ATTN_OUT), (AllReduce, _), (AddTo, _), (RmsNorm, _), (Linear, ROUTER)],
-            Some(tokens),
-        ) => {
-            vec![gemv::attn_out_residual_router(at, tokens)?.of(PhaseKernel::AttnOutResidualRouter)]
-        }
-        ([(Linear, ATTN_OUT), (AllReduce, _), (AddTo, _)], _) => {
-            vec![gemm::attn_out_residual(at)?.of(PhaseKernel::AttnOutResidual)]
-        }
-        ([(Linear, ROUTER)], _) => vec![gemm::router(at)?.of(PhaseKernel::Router)],
-        ([(TopK, _)], _) => vec![rows::moe_topk(at)?.of(PhaseKernel::MoeTopk)],
-        ([(TopK, _), (ExpertLinear, GATE_UP), (SwiGlu, _)], Some(tokens)) => {
-            vec![gemv::topk_moe_up_swiglu(at, tokens)?.of(PhaseKernel::TopkMoeUpSwiglu)]
-        }
-        ([(ExpertLinear, GATE_UP), (SwiGlu, _)], _) => {
-            let (_, expert_tile) = rows::moe_permute(at)?;
-            vec![gemm::moe_up_swiglu(at, expert_tile)?.of(PhaseKernel::MoeUpSwiglu)]
-        }
-        ([(ExpertLinear, DOWN), (Combine, _), (AllReduce, _), (AddTo, _)], Some(tokens)) => {
-            vec![gemv::moe_down_residual(at, tokens)?.of(PhaseKernel::MoeDownResidual)]
-        }
-        ([(ExpertLinear, DOWN)], _) => {
-            let (_, expert_tile) = rows::moe_permute(at)?;
-            vec![gemm::moe_down(at, expert_tile)?.of(PhaseKernel::MoeDown)]
-        }
-        ([(Combine, _), (AllReduce, _), (AddTo, _), (RmsNorm, _)], _) => {
-            vec![rows::moe_unpermute_rmsnorm(at)?.of(PhaseKernel::MoeUnpermuteRmsNorm)]
-        }
-        ([(RmsNorm, _), (Linear, UNEMBEDDING)], Some(tokens)) => {
-            vec![gemv::unembed(at, tokens)?.of(PhaseKernel::UnembedDecode)]
-        }
-        ([(Linear, UNEMBEDDING)], _) => vec![gemm::unembed(at)?.of(PhaseKernel::Unembed)],
-        _ => return Err(no_kernel()),
+    }
+    let operations = fused.iter().map(|(op, weight)| match weight {
+        Some(weight) => format!("{op:?} of {weight:?}"),
+        None => format!("{op:?}"),
+    });
+    Err(ScheduleError::NoKernel {
+        phase: phase.name.to_owned(),
+        fuses: operations.collect::<Vec<_>>().join(" + "),
     })
 }
 

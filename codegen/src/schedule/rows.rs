@@ -3,14 +3,14 @@
 
 use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{
-    Embed, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, RmsNorm, Sample, SampleRow,
+    Embed, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel, RmsNorm, Sample,
+    SampleRow,
 };
-use ossmith_plan::{Axis, Family};
+use ossmith_plan::{Axis, Family, Op};
 
-use super::gemm::TILE_TOKENS_TRADE;
-use super::planned::{Body, Constant, Draft, Planned, body, u32s};
-use super::tunables::{Legal, Tuner};
-use super::{Context, ONE, Result, footprint};
+use super::planned::{Body, Constant, Draft, Planned, PlannedKernel, body, u32s};
+use super::tunables::{Legal, TILE_TOKENS_TRADE, Tuner};
+use super::{Context, ONE, Pattern, Result, footprint};
 
 /// A kernel with a block for each token.
 fn per_token<P: Params>(
@@ -43,7 +43,23 @@ fn per_token<P: Params>(
     .plan(at.arch))
 }
 
-pub(super) fn embed(at: &Context<'_>) -> Result<Planned<Embed>> {
+/// The kernel that computes a fusion without weights to multiply.
+pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<PlannedKernel>>> {
+    use Op::{AddTo, AllReduce, Combine, Embed, RmsNorm, TopK};
+    use PhaseKernel as P;
+    let kernel = match fused {
+        [(Embed, _)] => embed(at)?.of(P::Embed),
+        [(RmsNorm, _)] => rmsnorm(at)?.of(P::RmsNorm),
+        [(TopK, _)] => moe_topk(at)?.of(P::MoeTopk),
+        [(Combine, _), (AllReduce, _), (AddTo, _), (RmsNorm, _)] => {
+            moe_unpermute_rmsnorm(at)?.of(P::MoeUnpermuteRmsNorm)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(vec![kernel]))
+}
+
+fn embed(at: &Context<'_>) -> Result<Planned<Embed>> {
     let constants = u32s(&[
         ("kHidden", at.spec.hidden),
         ("kLayers", at.spec.layers.len()),
@@ -53,20 +69,20 @@ pub(super) fn embed(at: &Context<'_>) -> Result<Planned<Embed>> {
     per_token(at, "embed", body!("embed.cu"), constants)
 }
 
-pub(super) fn rmsnorm(at: &Context<'_>) -> Result<Planned<RmsNorm>> {
+fn rmsnorm(at: &Context<'_>) -> Result<Planned<RmsNorm>> {
     let mut constants = u32s(&[("kHidden", at.spec.hidden)]);
     constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
     per_token(at, "rmsnorm", body!("rmsnorm.cu"), constants)
 }
 
-pub(super) fn moe_unpermute_rmsnorm(at: &Context<'_>) -> Result<Planned<MoeUnpermuteRmsNorm>> {
+fn moe_unpermute_rmsnorm(at: &Context<'_>) -> Result<Planned<MoeUnpermuteRmsNorm>> {
     let mut constants = u32s(&[("kHidden", at.spec.hidden), ("kTopK", at.layer.top_k)]);
     constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
     per_token(at, "moe_unpermute_rmsnorm", body!("moe_unpermute_rmsnorm.cu"), constants)
 }
 
 /// Each token's experts, a warp per token.
-pub(super) fn moe_topk(at: &Context<'_>) -> Result<Planned<MoeTopk>> {
+fn moe_topk(at: &Context<'_>) -> Result<Planned<MoeTopk>> {
     const NAME: &str = "moe_topk";
     let mut tuner = Tuner::new(NAME, at.overrides);
     let warps = tuner.pick(

@@ -132,6 +132,10 @@ impl Overrides {
     }
 }
 
+/// What more tokens per tile trade.
+pub(super) const TILE_TOKENS_TRADE: &str =
+    "tokens of one block: more read weights less often, and leave more of a tile empty";
+
 /// The choices of one kernel, as its schedule makes them.
 pub(super) struct Tuner<'a> {
     kernel: &'a str,
