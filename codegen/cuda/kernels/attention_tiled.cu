@@ -17,7 +17,7 @@ using Tile = TiledOnlineSoftmax<spec::kHeadDim, spec::kRowTiles>;
 using Page = SharedPage<spec::kHeadDim>;
 static_assert(spec::kTileTokens == spec::kThreads / kWarpSize * Tile::kTokens, "the warps' tokens are the query tile");
 static_assert(spec::kStages >= 3, "one page in use, the next, and one being copied");
-static_assert(spec::kStages * sizeof(Page) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Page[spec::kStages]>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 constexpr u32 kPageElements = kPageTokens * spec::kHeadDim;
 constexpr i32 kNoLowerBound = -(1 << 24);  // less than any position relative to a page

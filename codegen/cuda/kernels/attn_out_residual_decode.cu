@@ -23,7 +23,7 @@ struct Shared {
   alignas(16) bf16 bias[kTileRows];
   SharedRouterSlice<spec::kExperts, spec::kHidden, spec::kMaxTokens> router;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ AttnOutResidualRouter p) {

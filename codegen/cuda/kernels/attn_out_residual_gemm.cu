@@ -11,7 +11,7 @@
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Gemm =
     TiledGemm<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages, spec::kSplits>;
-static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Gemm::Stages>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ AttnOutResidual p) {

@@ -103,7 +103,7 @@ struct Shared {
   SharedResidual<spec::kMaxTokens> residual;
   ExpertBiases biases;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ MoeDownResidual p) {

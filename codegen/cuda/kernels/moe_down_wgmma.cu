@@ -20,7 +20,7 @@ struct Shared {
   Gemm::Stages stages;
   u32 routes[spec::kTileTokens];
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 // The output columns of one half, which reuse the shared memory of the stages.
 __device__ __forceinline__ u8* half_of(Shared& shared, u32 half) {

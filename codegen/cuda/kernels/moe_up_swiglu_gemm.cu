@@ -17,7 +17,7 @@ struct Shared {
   Gemm::Stages stages;
   u32 routes[spec::kTileTokens];
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ MoeUpSwiglu p) {

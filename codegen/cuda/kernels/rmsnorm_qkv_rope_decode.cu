@@ -23,7 +23,7 @@ struct Shared {
   SharedPartials<kWarps, spec::kMaxTokens> partials;
   SharedInverseRms<spec::kMaxTokens> inverse_rms;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 // The epilogue of this thread's pairs of a row tile: `fetch` loads in advance what is constant for the step, `prepare`
 // turns it into the pairs.

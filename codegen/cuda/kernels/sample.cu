@@ -23,7 +23,7 @@ struct Shared {
   SharedSelect select;
   u64 mass;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 // The key of a logit. NaN has the lowest key.
 __device__ __forceinline__ u32 logit_key(float logit) { return order_key(logit == logit ? logit : kMinusInfinity); }

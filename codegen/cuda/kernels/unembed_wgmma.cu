@@ -10,7 +10,7 @@
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Gemm = WgmmaGemm<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStages>;
-static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Gemm::Stages>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ Unembed p) {

@@ -11,6 +11,13 @@ __device__ __forceinline__ uint4 load_stream(const void* address) {
   return v;
 }
 
+// Whether `bytes` of dynamic shared memory are what a T takes: enough, and no more than alignment explains. The
+// schedule computes them (codegen/src/schedule/footprint.rs).
+template <class T>
+__device__ constexpr bool reserves(u32 bytes) {
+  return sizeof(T) <= bytes && bytes < sizeof(T) + alignof(T) + 128;
+}
+
 // Keeps the loads above this call above it. Without it the compiler moves each load down to its use to save registers,
 // and every use then waits for memory separately.
 __device__ __forceinline__ void issue_loads() { __syncwarp(); }

@@ -50,7 +50,7 @@ struct Shared {
   u32 starts[spec::kExperts];
   u32 tile_starts[spec::kExperts];
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, 1) moe_permute_prefill(const __grid_constant__ MoePermute p) {
   extern __shared__ __align__(16) u8 storage[];

@@ -69,7 +69,7 @@ struct Shared {
   SharedPartials<kWarps, spec::kMaxTokens> partials;
   Routing routing;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_up_swiglu_decode1(const __grid_constant__ TopkMoeUpSwiglu p) {

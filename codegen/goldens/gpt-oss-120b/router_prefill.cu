@@ -49,7 +49,7 @@ static_assert(sizeof(Router) == 40 && sizeof(Router::input) == 8 &&
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Gemm = TiledGemm<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages,
                        spec::kSplits, spec::kTileOrder != 0>;
-static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Gemm::Stages>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     router_prefill(const __grid_constant__ Router p) {

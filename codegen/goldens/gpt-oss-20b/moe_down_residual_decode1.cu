@@ -148,7 +148,7 @@ struct Shared {
   SharedResidual<spec::kMaxTokens> residual;
   ExpertBiases biases;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     moe_down_residual_decode1(const __grid_constant__ MoeDownResidual p) {

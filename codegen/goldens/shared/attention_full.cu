@@ -79,7 +79,7 @@ union Shared {
     u32 is_last;
   };
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 static_assert(spec::kStages >= 2, "one span in use and one being copied");
 
 // The keys that a token at `position` sees, in spans, and the number of blocks that split them.

@@ -9,7 +9,7 @@
 // token, reads as many bytes of weights for each kTileTokens tokens, and reads and writes 4 x hidden bytes of residual
 // per token. q_heads x head_dim is a multiple of 64.
 //
-// Launch: 23 x ceil(tokens / 64) x 1 blocks of 256 threads, 99328 bytes of shared memory,
+// Launch: 23 x ceil(tokens / 64) x 1 blocks of 256 threads, 98304 bytes of shared memory,
 // at most 128 registers.
 
 #include "ptx/types.cuh"
@@ -17,7 +17,7 @@
 namespace spec {
 constexpr u32 kThreads = 256;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 99328;
+constexpr u32 kSharedBytes = 98304;
 constexpr u32 kHidden = 2880;
 constexpr u32 kQWidth = 4096;
 constexpr u32 kRowTiles = 180;
@@ -45,7 +45,7 @@ static_assert(sizeof(AttnOutResidual) == 40 && sizeof(AttnOutResidual::attn_outp
 
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Gemm = WgmmaGemm<Bf16Tile, spec::kQWidth, kWarps, spec::kTileTokens, spec::kStages>;
-static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Gemm::Stages>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     attn_out_residual_wgmma64(const __grid_constant__ AttnOutResidual p) {

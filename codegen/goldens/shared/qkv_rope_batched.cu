@@ -73,7 +73,7 @@ struct Shared {
   u32 positions[spec::kTileTokens];
   u32 pages[spec::kTileTokens];
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     qkv_rope_batched(const __grid_constant__ QkvRope p) {

@@ -45,7 +45,7 @@ static_assert(sizeof(Unembed) == 32 && sizeof(Unembed::input) == 8 &&
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 using Gemm =
     TiledGemm<Bf16Tile, spec::kHidden, kWarps, spec::kTileTokens, spec::kStageTiles, spec::kStages, spec::kSplits>;
-static_assert(sizeof(Gemm::Stages) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Gemm::Stages>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     unembed_batched(const __grid_constant__ Unembed p) {

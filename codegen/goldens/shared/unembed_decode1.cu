@@ -56,7 +56,7 @@ struct Shared {
   SharedPartials<kWarps, spec::kMaxTokens> partials;
   SharedInverseRms<spec::kMaxTokens> inverse_rms;
 };
-static_assert(sizeof(Shared) <= spec::kSharedBytes, "the launch reserves too little shared memory");
+static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
 extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     unembed_decode1(const __grid_constant__ UnembedDecode p) {

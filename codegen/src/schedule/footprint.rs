@@ -1,4 +1,5 @@
-//! Bytes of the shared-memory structs of `codegen/cuda`, which assert that the reserved size suffices.
+//! Bytes of the shared-memory structs of `codegen/cuda`, which assert that a launch reserves their size and no more
+//! (`reserves` of `ptx/memory.cuh`).
 
 use ossmith_plan::facts::{PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
 use ossmith_plan::{TILE_K, TILE_ROWS};
@@ -96,19 +97,19 @@ pub(super) const POSITION_AND_PAGE: usize = 8;
 /// What the experts' GEMMs keep of a route: its number.
 pub(super) const ROUTE: usize = 4;
 
-/// `WgmmaStages` of `tile/wgmma.cuh`, `stages` k tiles of `tokens` columns and of each warp's weights, and `words` for each
-/// of the tokens, in the `Shared` of a kernel.
+/// `WgmmaStages` of `tile/wgmma.cuh`, `stages` k tiles of `tokens` columns and of each warp's weights, and
+/// `bytes_per_token` for each of the tokens, in the `Shared` of a kernel.
 pub(super) fn wgmma(
     format: TileFormat,
     warps: usize,
     tokens: usize,
     stages: usize,
-    words: usize,
+    bytes_per_token: usize,
 ) -> usize {
     const STAGE_ALIGNMENT: usize = 1024;
     let stage = tokens * TILE_K * 2 + warps * format.tile_bytes();
     let buffer = (stages * stage).next_multiple_of(STAGE_ALIGNMENT);
-    (buffer + words * tokens * 4).next_multiple_of(STAGE_ALIGNMENT)
+    (buffer + bytes_per_token * tokens).next_multiple_of(STAGE_ALIGNMENT)
 }
 
 /// `Shared` of `kernels/moe_permute.cu`.

@@ -85,8 +85,6 @@ impl Gemm {
 
 /// Row tiles of a block of warpgroups, one per warp: two groups of four.
 const WGMMA_WARPS: usize = 8;
-/// Words that a block of warpgroups keeps of a token, at most: position and page, or route.
-const WGMMA_TOKEN_WORDS: usize = 2;
 
 /// A GEMM's operands.
 struct Operands {
@@ -179,7 +177,7 @@ impl Operands {
                         WGMMA_WARPS,
                         tile_tokens,
                         stages,
-                        WGMMA_TOKEN_WORDS,
+                        self.bytes_per_token,
                     ),
                     blocks_per_sm,
                     constants,
