@@ -40,6 +40,8 @@ mod usage;
 pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
 pub use config::{Config, StoreLimits};
 pub use error::ApiError;
+#[doc(hidden)]
+pub use guide::GrammarFuzzer;
 pub use guide::{GrammarHelper, Guide, grammar_helper};
 pub use router::router;
 pub use serve::serve;

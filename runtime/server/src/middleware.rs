@@ -61,9 +61,9 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
     (!id.is_empty() && id.len() <= MAX_ID_LENGTH && id.chars().all(allowed)).then(|| id.to_owned())
 }
 
-/// Keys guard generation and stored responses. Health and metrics need no key, so that a monitor can read them.
+/// Keys guard generation, stored responses, and what takes time in proportion to a body. Health and metrics need no key, so that a monitor can read them.
 fn check_key(keys: &[String], path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
-    let guarded = ["/v1", "/inference"].iter().any(|root| {
+    let guarded = ["/v1", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
         path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     });
     if keys.is_empty() || !guarded {
@@ -132,6 +132,9 @@ mod tests {
             ("/v1/models", Some("first"), false),
             ("/v1/models", None, false),
             ("/inference/v1/generate", None, false),
+            ("/tokenize", None, false),
+            ("/detokenize", Some("Bearer wrong"), false),
+            ("/detokenize", Some("Bearer second"), true),
             ("/v1beta", None, true),
             ("/health", None, true),
             ("/metrics", Some("Bearer wrong"), true),

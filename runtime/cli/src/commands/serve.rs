@@ -1,5 +1,6 @@
 //! `ossmith serve`: flags to an engine and a server's configuration. The server itself is the crate `ossmith-server`.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -227,7 +228,7 @@ impl Args {
             }
         }
         if keys.is_empty() {
-            keys.extend(std::env::var("OSSMITH_API_KEY").ok().filter(|key| !key.is_empty()));
+            keys.extend(key_of_environment(std::env::var_os("OSSMITH_API_KEY"))?);
         }
         Ok(keys)
     }
@@ -285,6 +286,17 @@ impl Args {
             max_new_tokens: spec.max_new_tokens,
             ..Config::new(spec.name, context, spec.vocab)
         }
+    }
+}
+
+/// The key in the environment. One that no client could send must not leave the server open.
+fn key_of_environment(value: Option<OsString>) -> anyhow::Result<Option<String>> {
+    let Some(value) = value else { return Ok(None) };
+    let hint = "give a key, or unset the variable to serve without one";
+    match value.into_string() {
+        Ok(key) if !key.trim().is_empty() => Ok(Some(key)),
+        Ok(_) => Err(fail("OSSMITH_API_KEY is empty", hint)),
+        Err(_) => Err(fail("OSSMITH_API_KEY is not valid UTF-8", hint)),
     }
 }
 

@@ -192,6 +192,20 @@ fn keys_are_required() {
 }
 
 #[test]
+fn a_key_that_nobody_can_send_starts_no_open_server() {
+    use std::os::unix::ffi::OsStrExt;
+    for (key, want) in [(&b""[..], "OSSMITH_API_KEY is empty"), (b"\xff\xfe", "not valid UTF-8")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ossmith"))
+            .args(["serve", "--backend", "cpu", "--port", "0"])
+            .env("OSSMITH_API_KEY", std::ffi::OsStr::from_bytes(key))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(want), "{said}");
+    }
+}
+
+#[test]
 fn load_can_be_put_on_it() {
     let server = Server::start(&["--served-model-name", "small"]);
     let folder = tempfile::tempdir().unwrap();

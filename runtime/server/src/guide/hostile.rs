@@ -2,15 +2,13 @@
 //! recursive, ambiguous, numeric, and products of these, all from a seed. Each has to end in a grammar or in a refusal,
 //! within its budget, and what compiles has to be followed on a small stack, one mask after another.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::compiler::{Compiler, GrammarRequest};
 use super::constraint::Constraint;
-use super::grammar::Compiled;
-use super::{ANSWER, bits, vocabulary};
+use super::fuzzing::follow;
 
 /// Most bytes of a shape.
 const MAX_BYTES: usize = 64 << 10;
@@ -268,31 +266,6 @@ fn lark(random: &mut Random) -> String {
             format!("start: p\np: {} | \"x\" | a?\na: b*\nb: a | \"\"", pairs.join(" | "))
         }
     }
-}
-
-/// Writes some tokens under a grammar, on a stack as small as any thread has. Returns the time of the longest mask.
-fn follow(text: &Arc<Compiled>, seed: u64) -> Duration {
-    let text = Arc::clone(text);
-    let write = move || {
-        let mut text = (*text).clone();
-        let mut mask = vec![0; vocabulary::VOCABULARY.div_ceil(32)];
-        let (mut random, mut longest) = (Random(seed), Duration::ZERO);
-        for _ in 0..24 {
-            let asked = Instant::now();
-            let followed = text.mask(ANSWER, &mut mask);
-            longest = longest.max(asked.elapsed());
-            let first = random.below(vocabulary::VOCABULARY) as u32;
-            let all = first..vocabulary::VOCABULARY as u32;
-            let allowed = all.chain(0..first).find(|&token| bits::get(&mask, token));
-            match (followed, allowed) {
-                (Ok(()), Some(token)) if !ANSWER.contains(&token) => text.accept(token),
-                _ => break,
-            }
-        }
-        longest
-    };
-    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(write).expect("a thread");
-    thread.join().expect("a grammar is followed on a small stack")
 }
 
 /// What came of some shapes.

@@ -140,3 +140,31 @@ fn processor_time(task: &str) -> Option<Duration> {
     let text = std::fs::read_to_string(task).ok()?;
     text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_is_cancelled_when_its_time_is_over_and_no_sooner() {
+        let busy = |handle: &CancellationHandle, limit: Duration| {
+            let _watched = watch(handle.clone());
+            let begin = Instant::now();
+            while !handle.is_cancelled() && begin.elapsed() < limit {
+                std::hint::spin_loop();
+            }
+        };
+        let quick = CancellationHandle::default();
+        busy(&quick, Duration::from_millis(30));
+        let slow = CancellationHandle::default();
+        busy(&slow, 2 * MASK_TIME);
+        assert!(slow.is_cancelled() && !quick.is_cancelled());
+        // One that waits takes no processor time.
+        let idle = CancellationHandle::default();
+        let watched = watch(idle.clone());
+        std::thread::sleep(2 * MASK_CPU);
+        drop(watched);
+        assert!(!idle.is_cancelled() || task().is_none());
+        assert!(clock().lock().running.iter().all(|running| !running.handle.is_cancelled()));
+    }
+}

@@ -7,6 +7,7 @@ pub(crate) mod bits;
 mod cache;
 pub(crate) mod compiler;
 pub(crate) mod constraint;
+mod fuzzing;
 pub(crate) mod grammar;
 mod helper;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use ossmith_harmony::{
     StreamParser, encode, special,
 };
 
+#[doc(hidden)]
+pub use fuzzing::GrammarFuzzer;
 use grammar::Compiled;
 pub use helper::{GrammarHelper, grammar_helper};
 

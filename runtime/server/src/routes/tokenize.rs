@@ -53,10 +53,12 @@ pub(crate) async fn detokenize(
     State(app): State<Arc<AppState>>,
     body: RequestBody,
 ) -> Result<impl IntoResponse> {
-    let body = body.object()?;
-    let fields = Fields::new(&body);
-    app.check_model(fields.string("model")?)?;
-    let tokens = fields.token_ids("tokens", app.config.vocab)?;
-    let tokens = tokens.ok_or_else(|| fields.wrong("tokens", "is missing"))?;
-    Ok(json_body(&json!({"prompt": decode(&tokens)})))
+    body.read(&app, |app, body| {
+        let fields = Fields::new(body);
+        app.check_model(fields.string("model")?)?;
+        let tokens = fields.token_ids("tokens", app.config.vocab)?;
+        let tokens = tokens.ok_or_else(|| fields.wrong("tokens", "is missing"))?;
+        Ok(json_body(&json!({"prompt": decode(&tokens)})))
+    })
+    .await
 }
