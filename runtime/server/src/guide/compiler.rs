@@ -28,8 +28,9 @@ const MAX_WAITING: usize = 4096;
 const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone.
 const ABANDON: Duration = Duration::from_secs(30);
-/// Memory of a plain grammar, for the cache.
-const PLAIN_BYTES: u64 = 512 << 10;
+/// Memory of a grammar besides what a trial shows, and of each byte of its text.
+const LEAST_BYTES: u64 = 32 << 10;
+const BYTES_OF_TEXT: u64 = 64;
 
 /// Why there is no grammar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -300,7 +301,7 @@ impl Shared {
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
         let _ = vocabulary::factory();
         while let Some(job) = self.next(|queues| &mut queues.plain) {
-            self.compile(job, PLAIN_BYTES);
+            self.compile(job, 0);
         }
     }
 
@@ -316,7 +317,7 @@ impl Shared {
             }
             let Some(job) = self.next(|queues| &mut queues.involved) else { return };
             if self.helper.is_none() {
-                self.compile(job, PLAIN_BYTES);
+                self.compile(job, 0);
                 continue;
             }
             let Some(mut ready) = helper.take() else {
@@ -336,7 +337,12 @@ impl Shared {
             match ready.try_out(&job.constraint, left, &stop) {
                 Trial::Compiles { bytes, cpu } => {
                     job.budget.spend(cpu);
-                    self.compile(job, bytes.max(PLAIN_BYTES));
+                    if grammar::bytes_in_use() + bytes > grammar::MAX_IN_USE_BYTES {
+                        let why = "the grammars of other requests take too much memory now";
+                        job.answer(Err(Refusal::Unavailable(why.to_owned())));
+                    } else {
+                        self.compile(job, bytes);
+                    }
                 }
                 Trial::Refused { why, cpu } => {
                     job.budget.spend(cpu);
@@ -354,8 +360,11 @@ impl Shared {
         }
     }
 
-    /// Compiles in this process, on a thread that is left alone if it takes far longer than it can.
+    /// Compiles in this process, on a thread that is left alone if it takes far longer than it can. `bytes` is the memory
+    /// that a trial showed.
     fn compile(&self, job: Job, bytes: u64) {
+        let text = job.constraint.text_bytes() as u64;
+        let bytes = LEAST_BYTES + bytes.max(text * BYTES_OF_TEXT);
         let (sender, outcomes) = sync_channel(1);
         let constraint = Arc::clone(&job.constraint);
         let work = move || {
@@ -371,9 +380,9 @@ impl Shared {
         match outcomes.recv_timeout(ABANDON) {
             Ok(compiled) => {
                 tracing::debug!(ms = started.elapsed().as_millis() as u64, "compiled a grammar");
-                let outcome = compiled.map(Arc::new);
-                let text = job.constraint.text_bytes() as u64;
-                self.lock().cache.put(job.key, outcome.clone(), bytes + text);
+                let outcome = compiled.map(|compiled| Arc::new(compiled.taking(bytes)));
+                let kept = if outcome.is_ok() { bytes } else { LEAST_BYTES };
+                self.lock().cache.put(job.key, outcome.clone(), kept);
                 job.answer(outcome.map_err(Refusal::Unenforceable));
             }
             Err(RecvTimeoutError::Timeout) => {

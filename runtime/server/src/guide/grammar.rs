@@ -2,6 +2,7 @@
 //! ready when the request comes, so that what cannot be enforced is refused and never let through.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Cancelled, Matcher, ParserFactory};
@@ -22,11 +23,41 @@ const ARGUMENTS_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 /// A constraint that is ready to be followed; a clone starts where the original is, and shares nothing with it.
 pub(crate) struct Compiled {
     matcher: Matcher,
+    memory: Memory,
+}
+
+/// Memory of all grammars and copies above which no more are made of what is not small.
+pub(super) const MAX_IN_USE_BYTES: u64 = 1 << 30;
+/// Memory of a small grammar.
+const SMALL_BYTES: u64 = 8 << 20;
+
+/// Memory of all grammars and copies that there are.
+static IN_USE: AtomicU64 = AtomicU64::new(0);
+
+/// How much they take, as far as it is known.
+pub(super) fn bytes_in_use() -> u64 {
+    IN_USE.load(Ordering::Relaxed)
+}
+
+/// Memory that a grammar takes, which counts as long as it is there.
+struct Memory(u64);
+
+impl Memory {
+    fn new(bytes: u64) -> Memory {
+        IN_USE.fetch_add(bytes, Ordering::Relaxed);
+        Memory(bytes)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        IN_USE.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 impl Clone for Compiled {
     fn clone(&self) -> Compiled {
-        Compiled { matcher: self.matcher.deep_clone() }
+        Compiled { matcher: self.matcher.deep_clone(), memory: Memory::new(self.memory.0) }
     }
 }
 
@@ -55,7 +86,7 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
             TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
         }
     };
-    Ok(Compiled { matcher: start(factory, grammar)? })
+    Ok(Compiled { matcher: start(factory, grammar)?, memory: Memory::new(0) })
 }
 
 fn from_schema(schema: &Value, lenient: bool, space: &str) -> Result<TopLevelGrammar, String> {
@@ -124,9 +155,17 @@ fn first_line(text: &str) -> String {
 }
 
 impl Compiled {
+    /// The same, which is known to take this much memory.
+    pub(super) fn taking(self, bytes: u64) -> Compiled {
+        Compiled { memory: Memory::new(bytes), ..self }
+    }
+
     /// Writes which tokens may come; `ends` may where the text may end. An error is a limit of llguidance, reached in the
     /// middle of a text.
     pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), String> {
+        if self.memory.0 > SMALL_BYTES && bytes_in_use() > MAX_IN_USE_BYTES {
+            return Err("the grammars in use take too much memory; try again later".to_owned());
+        }
         let watched = self.matcher.cancellation_handle().map(mask_clock::watch);
         let allowed = self.matcher.compute_mask_or_eos();
         drop(watched);

@@ -28,11 +28,12 @@ pub struct GrammarHelper {
 }
 
 /// Memory that compiling one grammar may take.
-const MAX_MEMORY_BYTES: u64 = 256 << 20;
+const MAX_MEMORY_BYTES: u64 = 128 << 20;
 /// How much longer than its budget of processor time a question may take by the clock: the machine may be busy.
 const CLOCK_FACTOR: u32 = 10;
-/// Memory that a helper may keep of what it has tried out; above it a fresh one takes its place.
-const LARGEST_HELPER_BYTES: u64 = 64 << 20;
+/// Memory that a helper may keep of what it has tried out. Above it a fresh one takes its place, because what the next
+/// grammar takes would not show.
+const MAX_KEPT_BYTES: u64 = 8 << 20;
 /// How often budgets are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// Time that a helper may take to start, on a machine that has more to do than it can.
@@ -56,6 +57,8 @@ enum Reply {
     Compiles {
         /// Memory that it took.
         bytes: u64,
+        /// Memory that the helper has kept since it started.
+        kept: u64,
         cpu_ms: u64,
     },
     /// It does not, and why.
@@ -143,8 +146,8 @@ impl Helper {
             return Trial::Lost(format!("it cannot be asked: {why}"));
         }
         match self.wait(cpu * CLOCK_FACTOR + TICK, stop) {
-            Some(Reply::Compiles { bytes, cpu_ms }) => {
-                self.usable = bytes < LARGEST_HELPER_BYTES;
+            Some(Reply::Compiles { bytes, kept, cpu_ms }) => {
+                self.usable = kept < MAX_KEPT_BYTES;
                 Trial::Compiles { bytes, cpu: Duration::from_millis(cpu_ms) }
             }
             Some(Reply::Refused { why, cpu_ms }) => {
@@ -240,6 +243,7 @@ pub fn grammar_helper() -> Result<(), String> {
 
 /// Answers questions until no more come.
 fn answer_all(inbox: &Receiver<String>, at_work: &Mutex<Option<Work>>) -> Result<(), String> {
+    let at_start = memory_bytes();
     for line in inbox {
         let question: Question = match serde_json::from_str(&line) {
             Ok(question) => question,
@@ -252,14 +256,15 @@ fn answer_all(inbox: &Receiver<String>, at_work: &Mutex<Option<Work>>) -> Result
         let budget = Duration::from_millis(question.cpu_ms);
         *lock(at_work) = Some(Work { started: Instant::now(), cpu, memory, budget });
         let compiled = grammar::compile(&question.constraint);
-        let grown = memory_bytes().saturating_sub(memory);
+        let now = memory_bytes();
+        let (grown, kept) = (now.saturating_sub(memory), now.saturating_sub(at_start));
         let cpu_ms = processor_time().saturating_sub(cpu).as_millis() as u64;
         // From here on the watch finds nothing to end.
         if lock(at_work).take().is_none() {
             continue;
         }
         say(&match compiled {
-            Ok(_) => Reply::Compiles { bytes: grown, cpu_ms },
+            Ok(_) => Reply::Compiles { bytes: grown, kept, cpu_ms },
             Err(why) => Reply::Refused { why, cpu_ms },
         })?;
     }

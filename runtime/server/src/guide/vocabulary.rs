@@ -46,9 +46,11 @@ fn make() -> Result<ParserFactory, String> {
     factory.quiet();
     let limits = factory.limits_mut();
     limits.verbose_errors = false;
-    // llguidance's own hold about 600 optional properties. These two count what a mask costs; its time bounds that too.
+    // llguidance's own hold about 600 optional properties, and fail repeated classes of letters. These count what a mask
+    // costs; its time bounds that too, and it delays no step.
     limits.max_items_in_row = 20_000;
     limits.step_max_items = 500_000;
+    limits.step_lexer_fuel = 1_000_000;
     // A state takes one or two KiB, and each text that is being written has its own.
     limits.max_lexer_states = 50_000;
     Ok(factory)
