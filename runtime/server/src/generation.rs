@@ -41,6 +41,20 @@ pub(crate) async fn within<T>(limit: Option<Duration>, work: impl Future<Output 
     tokio::time::timeout(limit, work).await.map_err(late)
 }
 
+/// A backend's refusal of a request with so many choices. One that has more choices than the queue has places would come back
+/// for ever, so it is refused for good.
+fn refusal(error: ossmith::Error, choices: usize) -> ApiError {
+    match error {
+        ossmith::Error::QueueFull { limit, .. } if choices > limit => ApiError::bad(
+            "n",
+            format!(
+                "the request has {choices} choices in all, but at most {limit} may wait; lower `n`, or send fewer prompts"
+            ),
+        ),
+        error => error.into(),
+    }
+}
+
 /// One generation and what is measured about it.
 struct Measured {
     stream: GenerationStream,
@@ -186,14 +200,15 @@ impl Generation {
         received: Instant,
         timeout: Option<Duration>,
     ) -> Result<Generation> {
-        let arrival = Instant::now();
+        let (arrival, choices) = (Instant::now(), requests.len());
         let submit = |mut request: GenerationRequest| {
             let engine = &mut request.engine_request;
             engine.deadline = timeout.and_then(|timeout| received.checked_add(timeout));
             // A prompt counts once, however many choices it has.
             let prompt_tokens = if request.choice == 0 { engine.prompt.len() } else { 0 };
             let max_tokens = engine.params.max_tokens;
-            Ok((backend.submit(request)?, prompt_tokens, max_tokens))
+            let stream = backend.submit(request).map_err(|error| refusal(error, choices))?;
+            Ok((stream, prompt_tokens, max_tokens))
         };
         // Where one is refused, those before it are cancelled, and none is counted.
         let accepted = requests.into_iter().map(submit).collect::<Result<Vec<_>>>()?;

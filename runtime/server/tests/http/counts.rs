@@ -41,7 +41,9 @@ async fn queue_time_ends_with_the_first_step_and_not_with_the_first_token() {
 async fn refused_requests_are_not_counted() {
     let site = Site::writing(TURN);
     let many = json!({"prompt": "Hi", "n": 65, "max_tokens": 5});
-    assert_eq!(site.post("/v1/completions", &many).await.0, 429);
+    // More choices than the queue has places can never be served.
+    let (status, refused) = site.post("/v1/completions", &many).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("n")), "{refused}");
     assert_eq!(site.stub.running(), 0);
     for name in [
         "vllm:prompt_tokens_total",
