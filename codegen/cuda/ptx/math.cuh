@@ -38,6 +38,13 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// log2(x), with an absolute error of about 2^-22; minus infinity of 0.
+__device__ __forceinline__ float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kMinusInfinity = __builtin_bit_cast(float, 0xff800000u);
 

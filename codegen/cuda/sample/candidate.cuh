@@ -1,8 +1,6 @@
-// The best token of a slice of the vocabulary.
+// A token with the score by which it competes, and its rank among all tokens.
 #pragma once
-#include "facts.cuh"
 #include "ptx/math.cuh"
-#include "ptx/memory.cuh"
 
 struct Candidate {
   float score;
@@ -14,32 +12,14 @@ struct Candidate {
   }
 };
 
-static_assert(sizeof(Candidate) == kCandidateBytes, "the host reserves room for the candidates");
+// A number that is larger for a better token; among equal scores the lowest id is better. A set of best tokens is
+// described by the lowest rank in it, and 0 describes the set of all tokens.
+using Rank = u64;
 
-// Tokens first to end - 1.
-struct Slice {
-  u32 first, end;
-};
+__device__ __forceinline__ Rank rank_of(u32 key, u32 token) { return static_cast<u64>(key) << 32 | ~token; }
+__device__ __forceinline__ Rank rank_of(Candidate one) { return rank_of(order_key(one.score), one.token); }
+__device__ __forceinline__ u32 key_of_rank(Rank rank) { return static_cast<u32>(rank >> 32); }
 
-__device__ __forceinline__ Candidate warp_best(Candidate best) {
-#pragma unroll
-  for (u32 step = 16; step > 0; step /= 2)
-    best.keep_better({__shfl_xor_sync(~0u, best.score, step), __shfl_xor_sync(~0u, best.token, step)});
-  return best;
-}
-
-// Finds the best token by `score_of(token)`. All threads of the block take part and get the result.
-template <u32 kWarps, class Score>
-__device__ __forceinline__ Candidate block_best(Candidate (&shared)[kWarps], Slice slice, Score score_of) {
-  constexpr u32 kThreads = kWarps * kWarpSize;
-  Candidate best{kMinusInfinity, ~0u};
-#pragma unroll 8
-  for (u32 token = slice.first + threadIdx.x; token < slice.end; token += kThreads)
-    best.keep_better({score_of(token), token});
-  best = warp_best(best);
-  __syncthreads();
-  if (lane_id() == 0) shared[warp_id()] = best;
-  __syncthreads();
-  for (u32 w = 0; w < kWarps; ++w) best.keep_better(shared[w]);
-  return best;
+__device__ __forceinline__ Candidate candidate_of(Rank rank) {
+  return {key_to_float(key_of_rank(rank)), ~static_cast<u32>(rank)};
 }

@@ -1,70 +1,128 @@
-// The tokens that top-k and top-p keep, without sorting: a radix select over order-preserving keys. Weights are
-// integers, so the result does not depend on the order in which threads add them.
+// Finds the n best tokens of a row without sorting, by a radix select: the key of the worst of them is found four bits
+// at a time, by counting the keys that continue with each of the 16 digits. A thread counts in bytes of its registers,
+// so no data leads to contention for a bin.
 #pragma once
-#include "ptx/math.cuh"
+#include "sample/candidate.cuh"
+#include "sample/reduce.cuh"
 
-constexpr u32 kRadixBits = 8;
-constexpr u32 kBins = 1u << kRadixBits;
+constexpr u32 kDigitBits = 4;
+constexpr u32 kIdBits = 20;
+static_assert(kBins == 1u << kDigitBits, "a bin for each digit");
+static_assert(spec::kVocab <= 1u << kIdBits, "ids have more bits");
 
-// The tokens with larger keys than `key`, and those with this key and ids up to `last`.
-struct Kept {
-  u32 key, last;
-
-  __device__ __forceinline__ bool contains(u32 other_key, u32 id) const {
-    return other_key > key || (other_key == key && id <= last);
-  }
+// What is selected: among the elements with a value from `least` to `most`, the `wanted` largest keys. The bits of
+// these keys above the lowest `bits` are those of `prefix`.
+struct Search {
+  float least, most;
+  u32 prefix, bits, wanted;
 };
 
-struct SharedSelect {
-  u64 bins[kBins];
-  u64 remaining;
-  u32 prefix;
+struct Selected {
+  u32 key;     // the largest key that enough elements reach
+  u32 needed;  // elements with this key that are needed
+  u32 of_key;  // elements that have this key
 };
 
-// Finds the largest key such that the weights of all elements with that key or larger ones sum to at least `wanted` (at
-// least 1), or 0 if all weights together do not. `weight_of(i)` is an integer and `key_of(i)` the key of element i.
-template <u32 kThreads, class Key, class Weight>
-__device__ __forceinline__ u32 threshold_key(SharedSelect& shared, u32 count, u64 wanted, Key key_of,
-                                             Weight weight_of) {
-  if (threadIdx.x == 0) shared.prefix = 0, shared.remaining = wanted;
-  for (u32 shift = 32; shift > 0;) {
-    const u32 above = shift;
-    shift -= kRadixBits;
-    for (u32 bin = threadIdx.x; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
-    __syncthreads();
-    const u32 prefix = shared.prefix;
-    for (u32 i = threadIdx.x; i < count; i += kThreads) {
-      const u32 key = key_of(i);
-      const bool in_prefix = above == 32 || key >> above == prefix >> above;
-      if (in_prefix) atomicAdd(&shared.bins[key >> shift & (kBins - 1)], weight_of(i));
+// `key_of(value, token)` returns an element's key.
+template <class Key>
+__device__ __forceinline__ Selected select_key(const Row& row, Exchange& exchange, NextBuffer& next,
+                                               const Search& search, Key key_of) {
+  constexpr u32 kMaxByte = 252;  // elements that a thread counts in a byte: a multiple of 4
+  constexpr u32 kStride = kMaxByte / 4 * spec::kThreads;
+  Selected selected{search.prefix, search.wanted, 0};
+  const auto counts = [&](float v) { return (v >= search.least) & (v <= search.most); };
+#pragma unroll 1
+  for (u32 shift = search.bits; shift > 0;) {
+    shift -= kDigitBits;
+    u32* totals = exchange.totals[next.totals];
+    next.totals = next.totals == 2 ? 0 : next.totals + 1;
+    if (threadIdx.x < kBins) exchange.totals[next.totals][threadIdx.x] = 0;
+    const u32 known = selected.key << kDigitBits;
+#pragma unroll 1
+    for (u32 first = 0; first < kVectors; first += kStride) {
+      u64 low = 0, high = 0;
+#pragma unroll 1
+      for (u32 i = first + threadIdx.x; i < min(first + kStride, kVectors); i += spec::kThreads) {
+        float4 v = row.vector(i);
+        if (!(counts(v.x) | counts(v.y) | counts(v.z) | counts(v.w))) continue;  // the common case
+#pragma unroll
+        for (u32 e = 0; e < 4; ++e) {
+          // The key's digits down to this one minus the known ones: a single digit if the known ones are the same.
+          const u32 digits = (key_of(element(v, e), row.first + 4 * i + e) >> shift) - known;
+          if (counts(element(v, e)) && digits < kBins) {
+            const u64 one = u64{1} << (digits & 7) * 8;
+            low += digits < 8 ? one : 0;
+            high += digits < 8 ? 0 : one;
+          }
+        }
+      }
+      // Bytes are widened to halves, so that the counts of a warp fit.
+      const u32 words[4] = {static_cast<u32>(low), static_cast<u32>(low >> 32), static_cast<u32>(high),
+                            static_cast<u32>(high >> 32)};
+#pragma unroll
+      for (u32 w = 0; w < 4; ++w) {
+        if (!__any_sync(~0u, words[w] != 0)) continue;
+        const u32 even = __reduce_add_sync(~0u, words[w] & 0x00ff00ff);
+        const u32 odd = __reduce_add_sync(~0u, words[w] >> 8 & 0x00ff00ff);
+        const u32 pair = lane_id() & 1 ? odd : even, count = lane_id() & 2 ? pair >> 16 : pair & 0xffff;
+        if (lane_id() < 4 && count > 0) atomicAdd(&exchange.bins[4 * w + lane_id()], count);
+      }
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      u32 bin = kBins - 1;
-      while (bin > 0 && shared.bins[bin] < shared.remaining) shared.remaining -= shared.bins[bin--];
-      shared.prefix = prefix | bin << shift;
+    if (threadIdx.x < kBins) {
+      const u32 count = exchange.bins[threadIdx.x];
+      exchange.bins[threadIdx.x] = 0;
+      if (count > 0)
+        for (u32 block = 0; block < kBlocks; ++block) add_distributed_shared(&totals[threadIdx.x], block, count);
     }
-    __syncthreads();
+    row_barrier();
+    const u32 bin = lane_id() % kBins, count = totals[bin];
+    u32 reached = count;  // elements with this digit or a larger one
+#pragma unroll
+    for (u32 step = 1; step < kBins; step *= 2) {
+      const u32 above = __shfl_down_sync(~0u, reached, step, kBins);
+      if (bin + step < kBins) reached += above;
+    }
+    const u32 enough = __ballot_sync(~0u, reached >= selected.needed) & ((1u << kBins) - 1);
+    const u32 digit = enough == 0 ? 0 : 31 - __clz(enough);
+    selected.of_key = __shfl_sync(~0u, count, digit);
+    selected.needed -= __shfl_sync(~0u, reached, digit) - selected.of_key;
+    selected.key = known | digit;
+    if (selected.needed == selected.of_key) {
+      selected.key <<= shift;
+      break;
+    }
   }
-  return shared.prefix;
+  return selected;
 }
 
-// Keeps the best elements of `within`, the largest keys and lowest ids first, until their weights sum to at least
-// `wanted`. `key_of(id)` is an element's key and `weight_of(key)` an integer.
-template <u32 kThreads, class Key, class Weight>
-__device__ __forceinline__ Kept keep_best(SharedSelect& shared, u32 count, Kept within, u64 wanted, Key key_of,
-                                          Weight weight_of) {
-  const u32 key = threshold_key<kThreads>(shared, count, wanted, key_of, [&](u32 id) {
-    const u32 of_id = key_of(id);
-    return within.contains(of_id, id) ? weight_of(of_id) : u64{0};
-  });
-  // Of the elements with the last key, whose weights are equal, only as many are kept as are needed.
-  const u64 of_key = shared.bins[key & (kBins - 1)], needed = shared.remaining;
-  const u32 last = key == within.key ? within.last : ~0u;
-  if (of_key < needed + weight_of(key)) return {key, last};
-  __syncthreads();  // all threads have read `bins` before the next select clears it
-  const u32 inverse = threshold_key<kThreads>(
-      shared, count, needed, [](u32 id) { return ~id; },
-      [&](u32 id) { return key_of(id) == key && id <= last ? weight_of(key) : u64{0}; });
-  return {key, ~inverse};
+// A key that at least `count` tokens reach, found without a pass: each of as many warps or threads has a token that is
+// at least as good as the worst of their best ones. `best` is the key of this thread's best token.
+__device__ __forceinline__ u32 lower_bound(Exchange& exchange, NextBuffer& next, u32 count, u32 best) {
+  if (count > kBlocks * spec::kThreads) return order_key(kMinusInfinity);
+  const u64 of_warp = __reduce_max_sync(~0u, best);
+  const u64 least = reduce_row<MaxOfHalves>(exchange, next, ~(of_warp << 32 | best));
+  return ~static_cast<u32>(count <= kBlocks * kWarps ? least >> 32 : least);
+}
+
+// The set of the `count` best tokens. If it reaches minus infinity it may hold more of those, which no sample is taken
+// from. `largest` is the largest logit of the row, and `best` that of this thread.
+__device__ __forceinline__ Rank keep_best(const Row& row, Exchange& exchange, NextBuffer& next, u32 count,
+                                          float largest, float best) {
+  constexpr u32 kIds = (1u << kIdBits) - 1;
+  const u32 least = lower_bound(exchange, next, count, order_key(best)), most = order_key(largest);
+  const u32 bits = ceil_div(32 - __clz((most ^ least) | 1), kDigitBits) * kDigitBits;
+  Search search{key_to_float(least), largest, bits < 32 ? most >> bits : 0, bits, count};
+  u32 key = 0;
+  // First the key of the worst one; then, if more tokens have this key than are needed, the highest id that is kept.
+#pragma unroll 1
+  for (bool by_id = false;; by_id = true) {
+    const Selected selected = select_key(row, exchange, next, search, [&](float v, u32 token) {
+      return by_id ? ~token & kIds : canonical_key(v);
+    });
+    if (by_id) return rank_of(key, ~selected.key & kIds);
+    key = max(selected.key, least);  // tokens below it were not counted
+    if (selected.needed == selected.of_key || key == order_key(kMinusInfinity)) return rank_of(key, ~0u);
+    search = {key_to_float(key), key_to_float(key), 0, kIdBits, selected.needed};
+  }
 }

@@ -32,9 +32,6 @@ pub const ROUTER_SUM_BITS: usize = 28;
 /// Bytes of one entry of the list of expert tiles.
 pub const EXPERT_TILE_BYTES: usize = 16;
 
-/// Bytes of one candidate of a split of a row of logits.
-pub const CANDIDATE_BYTES: usize = 8;
-
 /// What the packer adds to an E8M0 scale: for the scale `2^(e - 127)` it stores `e + 126`.
 pub const MXFP4_SCALE_OFFSET: usize = 126;
 
@@ -63,7 +60,6 @@ pub const ALL: &[(&str, usize, &str)] = &[
     ("kSquareSumWidth", SQUARE_SUM_WIDTH, "elements of a row behind one sum of squares"),
     ("kRouterSumBits", ROUTER_SUM_BITS, "a router sum of 1 is 2 to this power"),
     ("kExpertTileBytes", EXPERT_TILE_BYTES, "bytes of one ExpertTile"),
-    ("kCandidateBytes", CANDIDATE_BYTES, "bytes of one Candidate"),
     ("kMxfp4ScaleOffset", MXFP4_SCALE_OFFSET, "what the packer adds to an E8M0 scale"),
     ("kLastSampled", LAST_SAMPLED, "a token that the sequence slot's last step sampled"),
     ("kNothingSampled", NOTHING_SAMPLED, "no token: the largest logit is not finite"),

@@ -1,6 +1,6 @@
 //! A model, ready for a runtime: dimensions, graph, schedules, layouts and CUDA text.
 
-use crate::params::{self, PhaseKernel};
+use crate::params;
 use crate::{
     Arch, Axis, Family, Graph, Kernel, KernelInfo, ModelSpec, Schedule, Shard, Unit, Weight,
     WeightLayout,
@@ -143,20 +143,5 @@ impl Model {
                 _ => None,
             })
             .min()
-    }
-
-    /// Blocks that share a row of logits when a token is sampled, at most.
-    #[must_use]
-    pub fn sample_splits(&self) -> usize {
-        let phases = self.schedules.iter().flat_map(Schedule::phases);
-        let kernels = phases.flat_map(|phase| phase.kernels);
-        let splits = kernels.filter_map(|kernel| match kernel {
-            PhaseKernel::Sample(kernel) => match kernel.info.grid.x {
-                Axis::Fixed(splits) => Some(splits as usize),
-                _ => None,
-            },
-            _ => None,
-        });
-        splits.max().unwrap_or(1)
     }
 }

@@ -304,23 +304,21 @@ params! {
             unused: u32 = "u32",
         }
         /// A sampled token for each row: `sampled` by row for the host, `last_sampled` by sequence slot for the next step.
-        /// `candidates` has room for `[row][split]`; `arrival_counters` are zero between launches.
         Sample {
             logits: ptr = "const float*",
             rows: ptr = "const SampleRow*",
-            candidates: ptr = "void*",
-            arrival_counters: ptr = "u32*",
             sampled: ptr = "u32*",
             last_sampled: ptr = "u32*",
         }
     }
     others {
-        /// One row's sampling settings; `position` is the one that the sampled token will have.
+        /// One row's sampling settings; `position` is the one that the sampled token will have. `inverse_temperature` is 0
+        /// for greedy sampling, and `min_score` is the logarithm of min-p, or minus infinity.
         SampleRow {
-            temperature: f32 = "float",
+            inverse_temperature: f32 = "float",
             top_k: u32 = "u32",
             top_p: f32 = "float",
-            min_p: f32 = "float",
+            min_score: f32 = "float",
             seed_low: u32 = "u32",
             seed_high: u32 = "u32",
             position: u32 = "u32",

@@ -2,6 +2,7 @@
 //! (`reserves` of `ptx/memory.cuh`).
 
 use ossmith_plan::facts::{PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
+use ossmith_plan::params::SampleRow;
 use ossmith_plan::{TILE_K, TILE_ROWS};
 
 fn aligned(bytes: usize) -> usize {
@@ -133,7 +134,14 @@ pub(super) fn pages(stages: usize, head_dim: usize) -> usize {
 }
 
 /// `Shared` of `kernels/sample.cu`.
-pub(super) fn sample(warps: usize) -> usize {
-    const SELECT: usize = 256 * 8 + 8 + 8;
-    warps * 8 + SELECT + 8
+pub(super) fn sample_state(warps: usize, splits: usize) -> usize {
+    const REDUCED: usize = 2;
+    const BINS: usize = 16;
+    let results = REDUCED * (warps + 2 * splits) * size_of::<u64>();
+    aligned(results + 4 * BINS * size_of::<u32>() + size_of::<SampleRow>())
+}
+
+/// A block's slice of a row of logits, of `sample/row.cuh`.
+pub(super) fn sample_slice(vocab: usize, splits: usize) -> usize {
+    vocab.div_ceil(splits).next_multiple_of(4) * size_of::<f32>()
 }

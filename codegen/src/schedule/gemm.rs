@@ -9,7 +9,7 @@ use ossmith_plan::{Axis, Op, TILE_K, TILE_ROWS, Weight};
 
 use super::footprint::{self, TileFormat};
 use super::planned::{Body, Constant, Draft, Planned, PlannedKernel, body, u32s};
-use super::tunables::{Legal, TILE_TOKENS_TRADE, Tuner};
+use super::tunables::{Legal, TILE_TOKENS_TRADE, Tuner, splits_of};
 use super::{Context, ONE, Pattern, Result, head_constants, rows, swiglu_constants};
 
 /// A GEMM of warps (`tile/gemm.cuh`): each multiplies a row tile by the block's tokens.
@@ -269,16 +269,6 @@ impl Operands {
             tunables,
         }
         .plan(at.arch))
-    }
-}
-
-/// Powers of two up to the most blocks of a cluster.
-const fn splits_of(max_cluster: usize) -> Legal {
-    match max_cluster {
-        8.. => Legal::OneOf(&[1, 2, 4, 8]),
-        4..8 => Legal::OneOf(&[1, 2, 4]),
-        2..4 => Legal::OneOf(&[1, 2]),
-        _ => Legal::OneOf(&[1]),
     }
 }
 

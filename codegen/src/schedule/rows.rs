@@ -6,10 +6,10 @@ use ossmith_plan::params::{
     Embed, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel, RmsNorm, Sample,
     SampleRow,
 };
-use ossmith_plan::{Axis, Family, Op};
+use ossmith_plan::{Arch, Axis, Family, Op};
 
 use super::planned::{Body, Constant, Draft, Planned, PlannedKernel, body, u32s};
-use super::tunables::{Legal, TILE_TOKENS_TRADE, Tuner};
+use super::tunables::{Legal, TILE_TOKENS_TRADE, Tuner, splits_of};
 use super::{Context, ONE, Pattern, Result, footprint};
 
 /// A kernel with a block for each token.
@@ -153,26 +153,35 @@ pub(super) fn sample(at: &Context<'_>) -> Result<Planned<Sample>> {
     let threads = tuner.pick(
         "threads",
         512,
-        Legal::Range { min: 64, max: 1024, step: 32 },
-        "threads of a block: more read a split at once, and wait longer for each other",
+        Legal::Range { min: 64, max: 512, step: 32 },
+        "threads of a block: more pass over a slice at once, and wait longer for each other",
     )?;
     let splits = tuner.pick(
         "splits",
-        32,
-        Legal::range(1, 64),
-        "blocks that share a row of logits: more read it sooner, and have more candidates to compare",
+        at.arch.max_cluster.min(8),
+        splits_of(at.arch.max_cluster),
+        "blocks of a cluster that share a row of logits: more pass over it at once, and fewer rows run at once",
     )?;
     let tunables = tuner.chosen();
+    let state_bytes = footprint::sample_state(threads / 32, splits);
+    let slice_bytes = footprint::sample_slice(at.spec.vocab, splits);
+    // Every device has the kernel, so a slice is in shared memory only if the smallest one has room for it.
+    let fits = state_bytes + slice_bytes <= Arch::PORTABLE.shared_bytes_per_block;
+    let row_bytes = if fits { slice_bytes } else { 0 };
     Ok(Draft {
         name: NAME.into(),
         body: body!("sample.cu"),
         other_params: vec![SampleRow::NAME],
-        grid: [Axis::Fixed(splits as u32), Axis::Tokens, ONE],
-        cluster: 1,
+        grid: [ONE, Axis::Tokens, Axis::Fixed(splits as u32)],
+        cluster: splits,
         threads,
-        shared_bytes: footprint::sample(threads / 32),
-        blocks_per_sm: 1,
-        constants: u32s(&[("kVocab", at.spec.vocab)]),
+        shared_bytes: state_bytes + row_bytes,
+        blocks_per_sm: 2,
+        constants: u32s(&[
+            ("kVocab", at.spec.vocab),
+            ("kSplits", splits),
+            ("kRowBytes", row_bytes),
+        ]),
         family: Family::Portable,
         tunables,
     }

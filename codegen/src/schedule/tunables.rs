@@ -132,6 +132,16 @@ impl Overrides {
     }
 }
 
+/// Powers of two up to the most blocks of a cluster.
+pub(super) const fn splits_of(max_cluster: usize) -> Legal {
+    match max_cluster {
+        8.. => Legal::OneOf(&[1, 2, 4, 8]),
+        4..8 => Legal::OneOf(&[1, 2, 4]),
+        2..4 => Legal::OneOf(&[1, 2]),
+        _ => Legal::OneOf(&[1]),
+    }
+}
+
 /// What more tokens per tile trade.
 pub(super) const TILE_TOKENS_TRADE: &str =
     "tokens of one block: more read weights less often, and leave more of a tile empty";

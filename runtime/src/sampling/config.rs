@@ -40,6 +40,18 @@ impl SamplerConfig {
             None => Ok(()),
         }
     }
+
+    /// What logits are multiplied by; 0 stands for greedy sampling. It is bounded, because infinity times the most likely
+    /// token's difference of 0 is not a number.
+    pub(crate) fn inverse_temperature(&self) -> f32 {
+        if self.temperature == 0.0 { 0.0 } else { self.temperature.recip().min(f32::MAX) }
+    }
+
+    /// The lowest score that min-p keeps. A score is the logarithm of a token's probability as a fraction of the most
+    /// likely token's.
+    pub(crate) fn min_score(&self) -> f32 {
+        if self.min_p > 0.0 { self.min_p.ln() } else { f32::NEG_INFINITY }
+    }
 }
 
 #[cfg(test)]

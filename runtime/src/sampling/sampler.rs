@@ -24,11 +24,8 @@ pub(crate) fn sample(logits: &[f32], config: &SamplerConfig, position: usize) ->
         let within = logits[block * BLOCK..].iter().position(|&logit| logit == largest);
         return Ok((block * BLOCK + within.unwrap_or(0)) as u32);
     }
-    // Bounded, because infinity times the most likely token's difference of 0 is not a number.
-    let inverse = config.temperature.recip().min(f32::MAX);
-    let view = Scores { logits, largest, inverse };
-    // A score is the logarithm of a token's probability as a fraction of the most likely token's.
-    let floor = if config.min_p > 0.0 { config.min_p.ln() } else { f32::NEG_INFINITY };
+    let view = Scores { logits, largest, inverse: config.inverse_temperature() };
+    let floor = config.min_score();
     let mut argmax = GumbelArgmax::new(noise_stream(config.seed, position as u32));
     let kept = kept(&view, config);
     match &kept {

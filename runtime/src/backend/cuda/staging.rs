@@ -18,7 +18,8 @@ use crate::sampling::SamplerConfig;
 
 /// Stands for the token that the slot last drew.
 const SAMPLED: u32 = ossmith_plan::facts::LAST_SAMPLED as u32;
-const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u32>();
+/// Words of a [`SampleRow`].
+pub(super) const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u32>();
 
 /// Where each array begins, in words.
 #[derive(Clone, Copy, Debug)]
@@ -235,12 +236,16 @@ impl Staging {
 }
 
 /// The words of a [`SampleRow`].
-fn sample_row(settings: &SamplerConfig, position: usize, slot: usize) -> [u32; SAMPLE_ROW_WORDS] {
+pub(super) fn sample_row(
+    settings: &SamplerConfig,
+    position: usize,
+    slot: usize,
+) -> [u32; SAMPLE_ROW_WORDS] {
     [
-        settings.temperature.to_bits(),
+        settings.inverse_temperature().to_bits(),
         settings.top_k,
         settings.top_p.to_bits(),
-        settings.min_p.to_bits(),
+        settings.min_score().to_bits(),
         settings.seed as u32,
         (settings.seed >> 32) as u32,
         position as u32,

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::CudaContext;
 use ossmith_plan::Model;
 use ossmith_plan::facts::{
-    CANDIDATE_BYTES, EXPERT_TILE_BYTES, MAX_ATTENTION_PARTIALS, MAX_DECODE_TOKENS, PARTIAL_HEADS,
-    SQUARE_SUM_WIDTH,
+    EXPERT_TILE_BYTES, MAX_ATTENTION_PARTIALS, MAX_DECODE_TOKENS, PARTIAL_HEADS, SQUARE_SUM_WIDTH,
 };
 
 use super::memory::Buffer;
@@ -42,9 +41,6 @@ pub(super) struct Workspace<B = Buffer> {
     pub logits: B,
     /// Rows that `logits` holds.
     pub logit_rows: usize,
-    /// Best tokens of slices of the vocabulary, by row.
-    pub candidates: B,
-    pub sample_arrival_counters: B,
     /// Tokens sampled, by row.
     pub sampled: B,
     /// Tokens last sampled, by sequence slot.
@@ -111,12 +107,6 @@ impl<B> Workspace<B> {
             route_out: make(routes * spec.hidden, 2, "expert outputs")?,
             logits: make(logit_rows * spec.vocab, 4, "logits")?,
             logit_rows,
-            candidates: make(
-                logit_rows * model.sample_splits(),
-                CANDIDATE_BYTES,
-                "candidate tokens",
-            )?,
-            sample_arrival_counters: make(logit_rows, 4, "sampling arrival counters")?,
             sampled: make(logit_rows, 4, "sampled tokens of a step")?,
             last_sampled: make(limits.max_sequences, 4, "sampled tokens")?,
         })

@@ -60,8 +60,6 @@ impl Pass {
                     let params = params::Sample {
                         logits: workspace.logits.ptr(),
                         rows: step.inputs.sampling,
-                        candidates: workspace.candidates.ptr(),
-                        arrival_counters: workspace.sample_arrival_counters.ptr(),
                         sampled: workspace.sampled.ptr(),
                         last_sampled: workspace.last_sampled.ptr(),
                     };
