@@ -1,4 +1,4 @@
-//! What follows the layers: the head against the executor, and draws against the host's sampler.
+//! What follows the layers: the head against the executor, and samples against the host's sampler.
 
 use ossmith_plan::{PhaseKernel, Value};
 
@@ -13,7 +13,7 @@ use crate::backend::{LogitRows, Sequence, Step};
 const FEW_HEAD_ROWS: usize = 32;
 
 impl Bench {
-    /// The head over the first tokens' rows, [`HEAD_ROWS`] at most, and draws for the sampled rows.
+    /// The head over the first tokens' rows, [`HEAD_ROWS`] at most, and samples of the sampled rows.
     pub(super) fn check_head(&mut self, layout: &Layout, report: Report<'_>) -> Result<()> {
         let mut sequences = layout.sequences();
         for sequence in &mut sequences {
@@ -40,20 +40,7 @@ impl Bench {
         let unembed = self.model.schedule(rows).unembed().map_or("", |kernel| kernel.info().name);
         let sample = self.sample_kernel(layout.tokens.len());
         report(unembed, "head", error);
-        let share = self.draws(&sequences, sampled, &logits)?;
-        report(sample, sampler::PART, share);
-        // Rows of few different logits, at which filters cut among equals, and the last with no number at all.
-        let mut hard: Vec<f32> = logits[..sampled * self.model.spec.vocab]
-            .iter()
-            .map(|logit| (logit * 4.0).round() / 4.0)
-            .collect();
-        if sampled > 1 {
-            hard[(sampled - 1) * self.model.spec.vocab..].fill(f32::NAN);
-        }
-        self.device.pass.workspace.logits.write(0, &hard)?;
-        self.device.pass.sample(&step, sampled)?;
-        self.device.synchronize()?;
-        let share = self.draws(&sequences, sampled, &hard)?;
+        let share = self.sampler_error(&sequences, sampled, &logits)?;
         report(sample, sampler::PART, share);
         self.device.free.push(staged);
         Ok(())
@@ -83,13 +70,18 @@ impl Bench {
     }
 
     /// The share of the device's samples that differ from the host's on the same logits.
-    fn draws(&self, sequences: &[Sequence<'_>], sampled: usize, logits: &[f32]) -> Result<f64> {
-        let mut drawn = vec![0_u32; sampled];
-        self.device.pass.workspace.sampled.read(0, &mut drawn)?;
+    fn sampler_error(
+        &self,
+        sequences: &[Sequence<'_>],
+        sampled: usize,
+        logits: &[f32],
+    ) -> Result<f64> {
+        let mut tokens = vec![0_u32; sampled];
+        self.device.pass.workspace.sampled.read(0, &mut tokens)?;
         let positions: Vec<usize> =
             sequences.iter().map(|sequence| sequence.start + sequence.input.len()).collect();
         let settings: Vec<_> = sequences.iter().filter_map(|sequence| sequence.sample).collect();
         let vocab = self.model.spec.vocab;
-        sampler::disagreement(&logits[..sampled * vocab], vocab, &positions, &settings, &drawn)
+        sampler::disagreement(&logits[..sampled * vocab], vocab, &positions, &settings, &tokens)
     }
 }

@@ -37,7 +37,7 @@ pub struct CheckLine {
     pub part: &'static str,
     /// Shapes compared.
     pub shapes: usize,
-    /// Largest relative L2 error (for the sampler: share of draws that differ).
+    /// Largest relative L2 error (for the sampler: share of samples that differ).
     pub worst: f64,
     /// Where that was.
     pub at: String,
@@ -78,6 +78,9 @@ pub fn check(
         })?;
         progress(Progress { stage: "check kernels", done, total: shapes.len() as u64 });
     }
+    bench.check_sampler(seed, &mut |kernel, rows, error| {
+        lines.add(kernel, sampler::PART, rows, error)
+    })?;
     Ok(lines.0.into_values().collect())
 }
 

@@ -11,7 +11,7 @@ use super::super::memory::Buffer;
 use super::device_values::{LayerSnapshot, read_f32};
 use super::next_norm::{self, NextNorm};
 use super::relative_error;
-use super::step_layout::{HEAD_ROWS, Layout, Random, SEQUENCES};
+use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
 use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use crate::backend::{Input, LogitRows, Sequence, Step};
@@ -46,6 +46,10 @@ impl Bench {
         // More rows than a step's: the head is asked for all of them at once.
         let logits = HEAD_ROWS * model.spec.vocab * size_of::<f32>();
         device.pass.workspace.logits = Buffer::zeroed(&device.context, logits, "logits to check")?;
+        let words = SAMPLER_ROWS * size_of::<u32>();
+        let tokens = || Buffer::zeroed(&device.context, words, "sampled tokens to check");
+        (device.pass.workspace.sampled, device.pass.workspace.last_sampled) =
+            (tokens()?, tokens()?);
         // The embedding clears the sums of every layer that it was made for.
         let sums = device.pass.logit_sums_offset(1) * layers;
         device.pass.workspace.router_logit_sums =

@@ -2,14 +2,17 @@
 
 use ossmith_plan::Model;
 
-use super::sampler;
 use crate::backend::{Input, LogitRows, PAGE_TOKENS, Sequence};
+use crate::sampling::SamplerConfig;
 
 /// Sequences of a step with more than one token.
 pub(super) const SEQUENCES: usize = 2;
 
 /// Rows of the head at most: enough for every schedule's unembedding to have a tile that does not fill.
 pub(super) const HEAD_ROWS: usize = 300;
+
+/// Rows that one launch of the sampler's own check samples.
+pub(super) const SAMPLER_ROWS: usize = 56;
 
 /// A plain stream of random numbers: the checks need variety, not quality.
 pub(super) struct Random(pub(super) u64);
@@ -19,6 +22,11 @@ impl Random {
     pub(super) fn normal(&mut self) -> f32 {
         let sum: u64 = (0..4).map(|_| self.next() >> 40).sum();
         (sum as f32 / (1 << 24) as f32 - 2.0) * 3f32.sqrt()
+    }
+
+    /// A number below `end`.
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
     }
 
     pub(super) fn next(&mut self) -> u64 {
@@ -43,7 +51,7 @@ impl Layout {
         Layout {
             starts: [start, start / 2],
             counts: [first, tokens - first],
-            tokens: (0..tokens).map(|_| (random.next() % model.spec.vocab as u64) as u32).collect(),
+            tokens: (0..tokens).map(|_| random.below(model.spec.vocab) as u32).collect(),
             // Interleaved, so that a page table read wrongly shows.
             pages: [0, 1].map(|slot| (0..all_pages).map(|i| i * SEQUENCES as u32 + slot).collect()),
         }
@@ -60,12 +68,26 @@ impl Layout {
                     start: self.starts[slot],
                     input: Input::Tokens(&self.tokens[first..first + count]),
                     pages: &self.pages[slot],
-                    sample: Some(sampler::settings(slot + self.tokens.len() + self.starts[0])),
+                    sample: Some(settings(slot + self.tokens.len() + self.starts[0])),
                     logits: LogitRows::None,
                 });
             }
             first += count;
         }
         sequences
+    }
+}
+
+/// Settings that use each filter alone and all together.
+fn settings(row: usize) -> SamplerConfig {
+    let seed = 7 + row as u64;
+    let sampled = SamplerConfig { temperature: 0.8, seed, ..SamplerConfig::GREEDY };
+    match row % 6 {
+        0 => SamplerConfig::GREEDY,
+        1 => sampled,
+        2 => SamplerConfig { top_k: 5, ..sampled },
+        3 => SamplerConfig { top_p: 0.7, ..sampled },
+        4 => SamplerConfig { min_p: 0.3, ..sampled },
+        _ => SamplerConfig { temperature: 1.5, top_k: 50, top_p: 0.9, min_p: 0.02, ..sampled },
     }
 }
