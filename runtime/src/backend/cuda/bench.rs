@@ -72,11 +72,17 @@ const REPEATS: usize = 9;
 impl CudaBackend {
     /// Times decode steps of `batch` sequences that each see `context` keys: steps around that many (from none on
     /// where `context` is below 16), and phases with just as many. The cache holds random keys and values, tokens are
-    /// drawn at temperature 1, so routing is as diverse as the weights make it.
+    /// sampled with `sampling` and a seed for each sequence: at temperature 1 routing is as diverse as the weights make it.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if the limits do not hold the batch; device errors.
-    pub fn time_decode(&mut self, batch: usize, context: usize) -> Result<DecodeTimes> {
+    pub fn time_decode(
+        &mut self,
+        batch: usize,
+        context: usize,
+        sampling: &SamplerConfig,
+    ) -> Result<DecodeTimes> {
+        sampling.check()?;
         let first = context.saturating_sub(STEPS / 2);
         let last = first + STEPS;
         let pages = last.div_ceil(PAGE_TOKENS);
@@ -94,16 +100,16 @@ impl CudaBackend {
         self.fill_cache()?;
         let tables: Vec<Vec<u32>> =
             (0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect();
-        self.start(&tables, first)?;
-        self.steps(&tables, first)?;
+        self.start(&tables, first, sampling)?;
+        self.steps(&tables, first, sampling)?;
         let mut times = Vec::new();
         for _ in 0..REPEATS {
             let begin = Instant::now();
-            self.steps(&tables, first)?;
+            self.steps(&tables, first, sampling)?;
             times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
         }
         // Phases have the positions and routes that this step leaves.
-        let distinct_experts = self.start(&tables, context.saturating_sub(1))?;
+        let distinct_experts = self.start(&tables, context.saturating_sub(1), sampling)?;
         let shape = StepShape { tokens: batch, rows: batch, keys: context, distinct_experts };
         let schedule = self.pass.model.schedule(batch);
         let cost = self.pass.model.step_cost(schedule, &shape);
@@ -120,7 +126,12 @@ impl CudaBackend {
     }
 
     /// Feeds one different token to each sequence; returns the distinct experts of a layer, on average.
-    fn start(&mut self, tables: &[Vec<u32>], position: usize) -> Result<f64> {
+    fn start(
+        &mut self,
+        tables: &[Vec<u32>],
+        position: usize,
+        sampling: &SamplerConfig,
+    ) -> Result<f64> {
         let vocab = self.pass.model.spec.vocab;
         let tokens: Vec<[u32; 1]> =
             (0..tables.len()).map(|s| [(s * 7919 % vocab) as u32]).collect();
@@ -128,19 +139,21 @@ impl CudaBackend {
             .iter()
             .zip(&tokens)
             .enumerate()
-            .map(|(slot, (pages, token))| drawing(slot, position, Input::Tokens(token), pages))
+            .map(|(slot, (pages, token))| {
+                sampled(slot, position, Input::Tokens(token), pages, sampling)
+            })
             .collect();
         let output = self.run(&Step { sequences: &sequences, capture_activations: true })?;
         Ok(distinct(&output, self.pass.model.spec.max_experts()))
     }
 
     /// Steps of the sequences' positions from `first` on.
-    fn steps(&mut self, tables: &[Vec<u32>], first: usize) -> Result<()> {
+    fn steps(&mut self, tables: &[Vec<u32>], first: usize, sampling: &SamplerConfig) -> Result<()> {
         for i in 0..STEPS {
             let sequences: Vec<Sequence<'_>> = tables
                 .iter()
                 .enumerate()
-                .map(|(slot, pages)| drawing(slot, first + i, Input::Sampled, pages))
+                .map(|(slot, pages)| sampled(slot, first + i, Input::Sampled, pages, sampling))
                 .collect();
             self.submit(&Step { sequences: &sequences, capture_activations: false })?;
             if i > 0 {
@@ -283,8 +296,14 @@ impl TimingStats {
     }
 }
 
-fn drawing<'a>(slot: usize, start: usize, input: Input<'a>, pages: &'a [u32]) -> Sequence<'a> {
-    let sample = SamplerConfig { temperature: 1.0, seed: slot as u64, ..SamplerConfig::GREEDY };
+fn sampled<'a>(
+    slot: usize,
+    start: usize,
+    input: Input<'a>,
+    pages: &'a [u32],
+    sampling: &SamplerConfig,
+) -> Sequence<'a> {
+    let sample = SamplerConfig { seed: slot as u64, ..*sampling };
     Sequence { seq_slot: slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
 }
 

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use ossmith::unstable::Backend;
 use ossmith::unstable::cuda::CudaBackend;
 use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime, TimingStats};
+use ossmith::unstable::{Backend, SamplerConfig};
 use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::{Value, json};
 
@@ -28,6 +28,9 @@ pub(super) struct Decode {
     /// Keys that each token sees: exactly in phases, on average in steps.
     #[arg(long, default_value = "1024", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 24))]
     context: Vec<usize>,
+    /// How tokens are sampled: temperature (1 if it is not named), top_k, top_p and min_p.
+    #[arg(long, default_value = "temperature=1", value_name = "SETTING=VALUE,…", value_parser = sampling)]
+    sampling: SamplerConfig,
     /// CUDA device.
     #[arg(long, default_value_t = 0, value_name = "N")]
     device: usize,
@@ -58,7 +61,7 @@ impl Decode {
         let (mut backend, load_s) = load(&self.model, limits, self.device)?;
         let mut all = Vec::new();
         for (batch, context) in pairs {
-            all.push(backend.time_decode(batch, context)?);
+            all.push(backend.time_decode(batch, context, &self.sampling)?);
         }
         if let (Some(path), Some(times)) = (&self.svg, all.first()) {
             let title = format!("{} on {}", self.model.model, backend.device().name);
@@ -67,10 +70,16 @@ impl Decode {
         }
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", decode_json(&backend, &self.model.model, load_s, &all))?;
+            let json = decode_json(&backend, &self.model.model, load_s, &self.sampling, &all);
+            writeln!(out, "{json}")?;
             return Ok(());
         }
         writeln!(out, "{} on {}, ready in {load_s:.2} s", self.model.model, backend.describe())?;
+        let SamplerConfig { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        writeln!(
+            out,
+            "sampled at temperature {temperature}, top_k {top_k}, top_p {top_p}, min_p {min_p}"
+        )?;
         for times in &all {
             for line in decode_lines(times) {
                 writeln!(out, "{line}")?;
@@ -80,11 +89,45 @@ impl Decode {
     }
 }
 
+/// Settings as `top_p=0.95,top_k=50`.
+fn sampling(text: &str) -> Result<SamplerConfig, String> {
+    let mut config = SamplerConfig { temperature: 1.0, ..SamplerConfig::GREEDY };
+    for setting in text.split(',') {
+        let Some((name, value)) = setting.split_once('=') else {
+            return Err(format!("`{setting}` is no setting: write name=value, as in top_p=0.95"));
+        };
+        let number = || value.parse().map_err(|_| format!("{name} is `{value}`, not a number"));
+        match name {
+            "temperature" => config.temperature = number()?,
+            "top_p" => config.top_p = number()?,
+            "min_p" => config.min_p = number()?,
+            "top_k" => {
+                config.top_k = value
+                    .parse()
+                    .map_err(|_| format!("top_k is `{value}`; it must be a whole number from 0"))?;
+            }
+            _ => {
+                return Err(format!(
+                    "there is no setting `{name}`; there are temperature, top_k, top_p and min_p"
+                ));
+            }
+        }
+    }
+    config.check().map_err(|error| error.to_string())?;
+    Ok(config)
+}
+
 fn stats(times: &TimingStats) -> Value {
     json!({ "median_ms": times.median_ms, "min_ms": times.min_ms, "max_ms": times.max_ms })
 }
 
-fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTimes]) -> Value {
+fn decode_json(
+    backend: &CudaBackend,
+    model: &str,
+    load_s: f64,
+    sampling: &SamplerConfig,
+    all: &[DecodeTimes],
+) -> Value {
     let device = backend.device();
     let runs: Vec<Value> = all
         .iter()
@@ -131,6 +174,12 @@ fn decode_json(backend: &CudaBackend, model: &str, load_s: f64, all: &[DecodeTim
         "memory_clock_mhz": device.memory_clock_mhz,
         "kernels": backend.kernels().text_hash(),
         "load_s": load_s,
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+        },
         "kernels_compiled": backend.kernels().cache_use().misses,
         "runs": runs,
     })
@@ -177,4 +226,27 @@ fn decode_lines(times: &DecodeTimes) -> Vec<String> {
         &[1, 2, 3, 4],
     ));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampling_settings_are_read_by_name() {
+        let plain = SamplerConfig { temperature: 1.0, ..SamplerConfig::GREEDY };
+        assert_eq!(sampling("top_p=0.95"), Ok(SamplerConfig { top_p: 0.95, ..plain }));
+        let all = SamplerConfig { temperature: 0.5, top_k: 50, top_p: 0.9, min_p: 0.1, seed: 0 };
+        assert_eq!(sampling("temperature=0.5,top_k=50,min_p=0.1,top_p=0.9"), Ok(all));
+        for (text, problem) in [
+            ("top_p", "name=value"),
+            ("top_p=x", "not a number"),
+            ("top_k=1.5", "whole number"),
+            ("seed=1", "no setting `seed`"),
+            ("top_p=2", "top_p is 2"),
+        ] {
+            let error = sampling(text).expect_err(text);
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
 }
