@@ -53,7 +53,7 @@ pub fn natural_log(x: f32) -> f32 {
     let p5 = f.mul_add(p4, -1.666_805_8e-1);
     let p6 = f.mul_add(p5, 2.000_071_5e-1);
     let p7 = f.mul_add(p6, -2.499_999_4e-1);
-    let p8 = f.mul_add(p7, 3.333_333_1e-1);
+    let p8 = f.mul_add(p7, 3.333_333e-1);
     let small = (f * square).mul_add(p8, e * -2.121_944_4e-4);
     let rest = f + square.mul_add(-0.5, small);
     e.mul_add(0.693_359_4, rest)
