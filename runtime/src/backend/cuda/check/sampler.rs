@@ -18,6 +18,7 @@ pub(super) const PART: &str = "sampler";
 const ROUNDS: usize = 4;
 /// Rows of each kind among those that one launch samples.
 const ROWS_OF_KIND: usize = ROWS / KINDS.len();
+const _: () = assert!(ROWS.is_multiple_of(KINDS.len()), "each kind has as many rows");
 
 /// A kind of row. `logit` computes one logit from its place in the row, from 0 to 1; `peak` replaces that of one token.
 struct Kind {
@@ -195,5 +196,3 @@ fn samples_of_host(
         .map(|row| one(rows[row], &settings[row], positions[row]))
         .collect()
 }
-
-const _: () = assert!(ROWS.is_multiple_of(KINDS.len()), "each kind has as many rows");
