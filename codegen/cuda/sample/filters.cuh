@@ -46,7 +46,7 @@ __device__ __forceinline__ u32 sample_filtered(const Row& row, Exchange& exchang
     if (settings.top_p >= 1.0f) return token;
     const Rank better = rank_of({row.at_any(token), token}) + 1;
     const Masses mass = masses(row, exchange, next, contest.score_of, contest.kept, better);
-    // The product is rounded as on the host: once to double, and down to an integer.
+    // The share is rounded as on the host: once to double, and down to an integer.
     if (wanted == 0) wanted = max(static_cast<u64>(static_cast<double>(mass.kept) * settings.top_p), u64{1});
     if (mass.better < wanted) return token;
     contest.kept = better;

@@ -14,7 +14,7 @@ constexpr u32 kSlice = 4 * kVectors;
 constexpr u32 kRounds = ceil_div(kVectors, spec::kThreads);  // in which the block's threads visit the slice
 constexpr u32 kWarps = spec::kThreads / kWarpSize;
 constexpr bool kRowInShared = kHasClusters && spec::kRowBytes > 0;
-static_assert(!kRowInShared || kVectors * 16 <= spec::kRowBytes, "the launch reserves too little for the slice");
+static_assert(!kRowInShared || kVectors * 16 == spec::kRowBytes, "the launch reserves another size for the slice");
 
 __device__ __forceinline__ float canonical(float v) { return fmaxf(v + 0.0f, kMinusInfinity); }
 
