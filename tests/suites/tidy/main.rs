@@ -3,9 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+mod dependencies;
 mod documents;
 mod modules;
-mod rooms;
 mod sources;
 mod text;
 mod words;

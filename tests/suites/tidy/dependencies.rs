@@ -1,4 +1,4 @@
-//! Who may depend on whom, and what must stay out of a room.
+//! Which crate may depend on which, and which dependencies must stay out of a crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::expect_none;
 
 /// For each crate, the workspace crates it may depend on, transitively spelled out. Development-only dependencies
 /// are free: a test may look anywhere.
-const MAY_KNOW: &[(&str, &[&str])] = &[
+const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ossmith-plan", &[]),
     ("ossmith-device-fn", &[]),
     ("ossmith-scalar", &["ossmith-device-fn"]),
@@ -33,8 +33,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Crates that must not appear among a room's own dependencies.
-const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
+/// Crates that must not appear among a crate's own dependencies.
+const MUST_NOT_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ossmith", &["tokio", "syn", "quote", "clap", "axum", "ossmith-codegen", "ossmith-harmony"]),
     ("ossmith-codegen", &["cudarc", "syn", "memmap2"]),
     ("ossmith-macros", &["cudarc"]),
@@ -42,14 +42,14 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("ossmith-cli", &["cudarc", "axum"]),
 ];
 
-/// Rooms that take nothing from the registry.
+/// Crates without any dependency.
 const ALONE: [&str; 2] = ["ossmith-plan", "xtask"];
 
 #[test]
 fn dependencies_point_one_way() {
     let packages = packages();
     let mut offences = Vec::new();
-    for (name, allowed) in MAY_KNOW {
+    for (name, allowed) in MAY_DEPEND_ON {
         for dependency in required(&packages, name) {
             if dependency.starts_with("ossmith") && !allowed.contains(&dependency.as_str()) {
                 offences.push(format!("{name} depends on {dependency}"));
@@ -60,10 +60,10 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
-fn rooms_do_not_know_what_they_must_not() {
+fn forbidden_dependencies_stay_out() {
     let packages = packages();
     let mut offences = Vec::new();
-    for (name, forbidden) in MUST_NOT_KNOW {
+    for (name, forbidden) in MUST_NOT_DEPEND_ON {
         let found = required(&packages, name).into_iter();
         offences.extend(
             found
@@ -76,7 +76,7 @@ fn rooms_do_not_know_what_they_must_not() {
             required(&packages, name).iter().map(|found| format!("{name} depends on {found}")),
         );
     }
-    expect_none("a room knows what it must not", &offences);
+    expect_none("a crate has a dependency that it must not have", &offences);
 }
 
 #[test]
