@@ -172,12 +172,15 @@ fn names(text: &str) -> Vec<(&str, usize)> {
 }
 
 /// Words in lower case with their lines. Names are taken apart (`kRowTile` is three words), lines and the marks of
-/// comments are passed over, and any other mark is a word that no phrase has.
+/// comments are skipped, and any other mark, or an empty line, is a word that no phrase has.
 fn words(text: &str) -> Vec<(String, usize)> {
     let mut words: Vec<(String, usize)> = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let mut before = ' ';
         let mut chars = line.chars().peekable();
+        if line.trim().is_empty() {
+            words.push((String::new(), i + 1)); // a paragraph ends a phrase
+        }
         while let Some(c) = chars.next() {
             if c.is_ascii_alphanumeric() {
                 let follows = chars.peek().copied().unwrap_or(' ');
@@ -243,4 +246,5 @@ fn names_are_taken_apart_and_marks_end_phrases() {
     let plain = |text| words(text).into_iter().map(|(word, _)| word).collect::<Vec<_>>().join(" ");
     assert_eq!(plain("kRowTile row_tiles GPUName 16rows"), "k row tile row tiles gpu name 16 rows");
     assert_eq!(plain("/// tokens\n/// a `second`, a"), "tokens a second , a");
+    assert_eq!(plain("values\n\na call"), "values  a call", "an empty word between paragraphs");
 }
