@@ -54,7 +54,7 @@ const DECODE: Rules = Rules {
 
 /// GEMMs read rows that are normed already, and experts read tiles of tokens that are sorted by expert.
 const GEMM: Rules = Rules {
-    start: &[rule("embed", &[Op::Embed]), rule("rmsnorm", &[Op::RmsNorm])],
+    start: &[rule("embed_rmsnorm", &[Op::Embed, Op::RmsNorm])],
     layer: &[
         rule("qkv_rope", &[Op::Linear, Op::Rope, Op::CacheWrite]),
         rule("attention", &[Op::Attention]),

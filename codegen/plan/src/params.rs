@@ -97,6 +97,19 @@ params! {
             square_sums: ptr = "float*",
             router_logit_sums: ptr = "i64*",
         }
+        /// Copies the embedding rows of the step's tokens into the residual, as [`Embed`] does, and norms them: `normed`
+        /// rows, in tile order if `tile_order` is 1.
+        EmbedRmsNorm {
+            tokens: ptr = "const u32*",
+            seq_slots: ptr = "const u32*",
+            last_sampled: ptr = "const u32*",
+            embedding: ptr = "const bf16*",
+            residual: ptr = "float*",
+            scale: ptr = "const bf16*",
+            normed: ptr = "bf16*",
+            tile_order: u32 = "u32",
+            unused: u32 = "u32",
+        }
         /// A norm as a kernel of its own; `rows` (or null for all, in order) picks residual rows. `tile_order` is 1 for rows
         /// in tile order.
         RmsNorm {

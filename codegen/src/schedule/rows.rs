@@ -3,8 +3,8 @@
 
 use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{
-    Embed, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel, RmsNorm, Sample,
-    SampleRow,
+    Embed, EmbedRmsNorm, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel, RmsNorm,
+    Sample, SampleRow,
 };
 use ossmith_plan::{Arch, Axis, Family, Op};
 
@@ -49,6 +49,7 @@ pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<P
     use PhaseKernel as P;
     let kernel = match fused {
         [(Embed, _)] => embed(at)?.of(P::Embed),
+        [(Embed, _), (RmsNorm, _)] => embed_rmsnorm(at)?.of(P::EmbedRmsNorm),
         [(RmsNorm, _)] => rmsnorm(at)?.of(P::RmsNorm),
         [(TopK, _)] => moe_topk(at)?.of(P::MoeTopk),
         [(Combine, _), (AllReduce, _), (AddTo, _), (RmsNorm, _)] => {
@@ -67,6 +68,12 @@ fn embed(at: &Context<'_>) -> Result<Planned<Embed>> {
         ("kMaxDecodeTokens", MAX_DECODE_TOKENS),
     ]);
     per_token(at, "embed", body!("embed.cu"), constants)
+}
+
+fn embed_rmsnorm(at: &Context<'_>) -> Result<Planned<EmbedRmsNorm>> {
+    let mut constants = u32s(&[("kHidden", at.spec.hidden)]);
+    constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
+    per_token(at, "embed_rmsnorm", body!("embed_rmsnorm.cu"), constants)
 }
 
 fn rmsnorm(at: &Context<'_>) -> Result<Planned<RmsNorm>> {

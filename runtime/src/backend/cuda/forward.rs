@@ -168,6 +168,20 @@ impl Pass {
                 };
                 self.launch(kernel, extent, &params)
             }
+            PhaseKernel::EmbedRmsNorm(kernel) => {
+                let params = params::EmbedRmsNorm {
+                    tokens: inputs.tokens,
+                    seq_slots: inputs.seq_slots,
+                    last_sampled: workspace.last_sampled.ptr(),
+                    embedding: weights.ptr(Weight::Embedding, 0),
+                    residual: workspace.residual.ptr(),
+                    scale: self.attn_norm(0),
+                    normed: workspace.normed.ptr(),
+                    tile_order,
+                    unused: 0,
+                };
+                self.launch(kernel, extent, &params)
+            }
             PhaseKernel::RmsNorm(kernel) => {
                 let scale = phase.nodes.iter().flat_map(|node| node.weights).next();
                 let scale = *scale.ok_or_else(|| misplaced(phase, "RmsNorm"))?;
