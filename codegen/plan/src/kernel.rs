@@ -15,7 +15,7 @@ pub const BODY_MARKER: &str =
 pub struct Unit {
     /// Unit and file name without extension; also the entry point's name.
     pub name: &'static str,
-    /// CUDA C++ text; includes only files of [`Model::headers`].
+    /// CUDA C++ text; includes only files of [`Model::headers`](crate::Model::headers).
     pub source: &'static str,
     /// Devices that it compiles for.
     pub family: Family,
