@@ -8,8 +8,8 @@ use super::grammar::Compiled;
 
 /// Grammars, and refusals, that are kept.
 const MAX_ENTRIES: usize = 1024;
-/// Bytes of them: a few hundred tools of ordinary size.
-const MAX_BYTES: u64 = 16 << 20;
+/// Bytes of them: nearly 200 tools of ordinary size.
+const MAX_BYTES: u64 = 48 << 20;
 
 /// Names a constraint: a digest that nobody can find a second text for.
 pub(super) type Key = [u8; 32];

@@ -28,8 +28,10 @@ const MAX_WAITING: usize = 4096;
 const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone.
 const ABANDON: Duration = Duration::from_secs(30);
-/// Memory of a grammar besides what a trial shows, and of each byte of its text.
-const LEAST_BYTES: u64 = 32 << 10;
+/// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.
+const LEAST_BYTES: u64 = 256 << 10;
+/// Memory of a refusal: its key and its sentence.
+const REFUSAL_BYTES: u64 = 1 << 10;
 const BYTES_OF_TEXT: u64 = 64;
 
 /// Why there is no grammar.
@@ -381,7 +383,7 @@ impl Shared {
             Ok(compiled) => {
                 tracing::debug!(ms = started.elapsed().as_millis() as u64, "compiled a grammar");
                 let outcome = compiled.map(|compiled| Arc::new(compiled.taking(bytes)));
-                let kept = if outcome.is_ok() { bytes } else { LEAST_BYTES };
+                let kept = if outcome.is_ok() { bytes } else { REFUSAL_BYTES };
                 self.lock().cache.put(job.key, outcome.clone(), kept);
                 job.answer(outcome.map_err(Refusal::Unenforceable));
             }
