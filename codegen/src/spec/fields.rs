@@ -140,8 +140,8 @@ const POSITIVE: &str = "a number above 0 that a 32-bit float can hold";
 
 /// Keeps a hostile value from filling a terminal.
 fn shorten(text: &str) -> String {
-    const MOST_CHARS: usize = 120;
-    match text.char_indices().nth(MOST_CHARS) {
+    const MAX_CHARS: usize = 120;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

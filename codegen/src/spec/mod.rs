@@ -1,11 +1,12 @@
 //! `config.json` → [`ModelSpec`]: parsed, not validated, so that a spec with a shape the kernels do not support
 //! does not exist.
 //!
-//! [`layouts`] reads the two spellings that checkpoints come with into one [`layouts::Raw`], [`rope`] their
+//! [`layouts`] reads the two spellings that checkpoints come with into one [`raw::Raw`], [`rope`] their
 //! rotary embedding, and [`supported`] holds the limits. Nothing here reads files.
 
 mod fields;
 mod layouts;
+mod raw;
 mod rope;
 mod supported;
 #[cfg(test)]
@@ -57,7 +58,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 /// Reads the text of a `config.json` in Hugging Face or OpenAI layout, and of a `generation_config.json` if
 /// there is one (its end-of-turn ids add to the config's, and it may limit answers).
 ///
-/// Unknown fields are ignored. The spec's data lives as long as the process; call this once a model.
+/// Unknown fields are ignored. The spec's data lives as long as the process; call this once per model.
 ///
 /// # Errors
 /// [`SpecError`], for the first field found that is missing, of a wrong type, contradicted by another field, or

@@ -99,7 +99,7 @@ enum Kind {
 }
 
 fn kind(fields: Fields<'_>) -> Result<Kind, SpecError> {
-    // transformers 5 may nest one object a layer type; gpt-oss has one rotary embedding for all layers.
+    // transformers 5 may nest one object per layer type; gpt-oss has one rotary embedding for all layers.
     for layer_type in ["sliding_attention", "full_attention"] {
         if fields.has(layer_type) {
             return Err(

@@ -2,7 +2,7 @@
 
 use super::SpecError;
 use super::fields::Fields;
-use super::layouts::Raw;
+use super::raw::Raw;
 
 /// Bounds the tables that are made per layer; the largest published model has 36.
 pub(super) const MAX_LAYERS: usize = 1024;
@@ -64,7 +64,7 @@ fn check_heads(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Products are taken in 128 bits, where three 32-bit factors cannot overflow.
+/// Sizes are multiplied in 128 bits, where three 32-bit factors cannot overflow.
 fn check_sizes(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
     let wide = |value: usize| value as u128;
     let (hidden, inter) = (wide(raw.hidden), wide(raw.inter));
