@@ -179,7 +179,7 @@ pub fn chat_reply(messages: &[Message]) -> ChatReply {
         let text = message.text();
         match Route::of(message.channel.as_deref(), message.recipient.as_deref()) {
             Route::Reasoning => add_line(&mut reply.reasoning, &text),
-            Route::Preamble | Route::Answer => add_line(&mut reply.content, &text),
+            Route::Preamble | Route::Final => add_line(&mut reply.content, &text),
             Route::Call(name) => reply.tool_calls.push(ChatToolCall {
                 id: String::new(),
                 name: name.to_owned(),

@@ -92,8 +92,8 @@ pub enum Route<'a> {
     Reasoning,
     /// To the reader, before calls (`commentary`).
     Preamble,
-    /// To the reader: the answer.
-    Answer,
+    /// To the reader: the answer (`final`).
+    Final,
     /// A call of this function.
     Call(&'a str),
 }
@@ -114,7 +114,7 @@ impl<'a> Route<'a> {
             }
             (None, Some("analysis")) => Self::Reasoning,
             (None, Some("commentary")) => Self::Preamble,
-            (None, _) => Self::Answer,
+            (None, _) => Self::Final,
         }
     }
 }

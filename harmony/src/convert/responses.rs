@@ -169,7 +169,7 @@ pub fn response_items(messages: &[Message]) -> Vec<OutputItem> {
         match Route::of(message.channel.as_deref(), message.recipient.as_deref()) {
             Route::Reasoning => OutputItem::Reasoning { text },
             Route::Preamble => OutputItem::Message { text, phase: "commentary" },
-            Route::Answer => OutputItem::Message { text, phase: "final_answer" },
+            Route::Final => OutputItem::Message { text, phase: "final_answer" },
             Route::Call(name) => {
                 OutputItem::FunctionCall { name: name.to_owned(), arguments: text }
             }

@@ -248,7 +248,7 @@ enum Opened {
 fn opened(route: &Route<'_>) -> Opened {
     match route {
         Route::Reasoning | Route::Preamble => Opened::Reasoning,
-        Route::Answer => Opened::Final,
+        Route::Final => Opened::Final,
         Route::Call(name) => Opened::Call((*name).to_owned()),
     }
 }

@@ -164,7 +164,7 @@ impl Reader {
         match header.route() {
             Route::Reasoning => MessageKind::Reasoning,
             Route::Preamble => MessageKind::Preamble,
-            Route::Answer => MessageKind::Final,
+            Route::Final => MessageKind::Final,
             Route::Call(name) if self.functions.iter().any(|function| function == name) => {
                 MessageKind::Call(name.to_owned())
             }
