@@ -80,7 +80,7 @@ struct OnlineSoftmax {
     }
   }
 
-  // Sums the denominators over lanes. It is called once, after the last span.
+  // Adds up the denominators over lanes. It is called once, after the last span.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (u32 h = 0; h < 2; ++h) {

@@ -152,7 +152,7 @@ struct TiledOnlineSoftmax {
     }
   }
 
-  // Sums the denominators over lanes. It is called once, after the last page.
+  // Adds up the denominators over lanes. It is called once, after the last page.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (u32 m = 0; m < kRowTiles; ++m) {

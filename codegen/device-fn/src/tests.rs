@@ -99,7 +99,7 @@ fn methods_and_conversions_have_their_twins() {
 #[test]
 fn statements_read_as_a_person_would_write_them() {
     let rust = "
-        /// Sums.
+        /// Adds.
         ///
         /// Twice.
         #[must_use]
@@ -115,7 +115,7 @@ fn statements_read_as_a_person_would_write_them() {
     assert!(cuda(rust).is_err());
 
     let rust = "
-        /// Sums.
+        /// Adds.
         ///
         /// Twice.
         #[must_use]
@@ -145,7 +145,7 @@ fn statements_read_as_a_person_would_write_them() {
             }
         }";
     let expected = "\
-// Sums.
+// Adds.
 //
 // Twice.
 __device__ __forceinline__ float sum(u32 n, float x) {

@@ -84,7 +84,7 @@ impl Weight {
         Weight::Unembedding,
     ];
 
-    /// Whether the weight exists once a layer, not once a model.
+    /// Whether the weight exists once per layer, not once per model.
     #[must_use]
     pub const fn per_layer(self) -> bool {
         !matches!(self, Weight::Embedding | Weight::FinalNorm | Weight::Unembedding)
@@ -134,7 +134,7 @@ impl WeightInfo {
     }
 }
 
-/// An intermediate result, by name. Every value has one row a token.
+/// An intermediate result, by name. Every value has one row per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// Token ids.

@@ -61,7 +61,7 @@ pub struct KernelInfo {
     pub name: &'static str,
     /// Launch grid.
     pub grid: Grid,
-    /// Threads a block.
+    /// Threads per block.
     pub threads: u32,
     /// Blocks along z that form a cluster, on devices that have clusters (compute capability 9.0 and later).
     pub cluster: u32,

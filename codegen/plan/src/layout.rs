@@ -1,6 +1,6 @@
 //! How weights lie in device memory.
 //!
-//! Products are computed transposed, `out^T = W x^T`, so weights are the A operand of `mma.m16n8k16` and tokens
+//! Matrix multiplications are computed transposed, `out^T = W x^T`, so weights are the A operand of `mma.m16n8k16` and tokens
 //! are its columns. A *tile* is 16 rows by 64 summed elements, stored in the order in which the 32 lanes of a
 //! warp hold it, so that a warp reads a whole tile with coalesced 16-byte loads and no shared memory.
 //!

@@ -12,7 +12,7 @@ use crate::progress::Bars;
 /// Check every kernel of a model against the CPU executor.
 ///
 /// Runs each phase at the model's real widths, in one layer of each kind, with random weights and inputs, over edge
-/// shapes: 1 to 1,100 tokens, positions around the window's edge and past 4096. Prints one line a kernel and exits
+/// shapes: 1 to 1,100 tokens, positions around the window's edge and past 4096. Prints one line per kernel and exits
 /// with 1 if one is wrong. With --json, one array of objects.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -1,4 +1,4 @@
-//! The key/value cache: pages shared by all sequences for full layers, a ring of pages a slot for sliding ones.
+//! The key/value cache: pages shared by all sequences for full layers, a ring of pages for each slot in sliding ones.
 //!
 //! Both are addressed through a page table, `[slot][table_stride]`; a ring's table runs round its pages.
 

@@ -6,7 +6,7 @@
 //! with the same unit share an entry, and an edited header recompiles only the units that include it.
 //!
 //! Each file is written whole or not at all (a temporary file, renamed into place), the sidecar last. It has a checksum
-//! of both files: a damaged or incomplete entry is compiled again. NVRTC is not needed for cubins from the cache.
+//! of both files: a corrupt or incomplete entry is compiled again. NVRTC is not needed for cubins from the cache.
 
 use std::path::{Path, PathBuf};
 
@@ -209,7 +209,7 @@ impl Entry {
         let sidecar = std::fs::read(self.sidecar()).unwrap_or_default();
         let cubin = self.decode(image, &sidecar);
         if cubin.is_none() {
-            tracing::warn!(path = %self.path.display(), "a cached kernel is damaged or incomplete; compiling it again");
+            tracing::warn!(path = %self.path.display(), "a cached kernel is corrupt or incomplete; compiling it again");
         }
         cubin
     }

@@ -20,7 +20,7 @@ const ALIGN_BYTES: u64 = 512;
 /// Kernels of all units, and what the driver keeps for launches.
 const KERNEL_BYTES: u64 = 64 << 20;
 /// A captured step, by layer: node parameters of a handful of launches.
-const GRAPH_BYTES_A_LAYER: u64 = 32 << 10;
+const GRAPH_BYTES_PER_LAYER: u64 = 32 << 10;
 
 /// The budget for these limits on device `ordinal`, with room for `snapshots` sliding-window snapshots.
 ///
@@ -68,7 +68,7 @@ pub(super) fn sizes(
         ring_bytes: 2 * sliding * rounded(ring_bytes(spec, limits, page)),
         snapshot_bytes: 2 * sliding * snapshot_buffer,
         workspace_bytes: between + tables + words,
-        graph_bytes: KERNEL_BYTES + limits.max_sequences as u64 * layers * GRAPH_BYTES_A_LAYER,
+        graph_bytes: KERNEL_BYTES + limits.max_sequences as u64 * layers * GRAPH_BYTES_PER_LAYER,
         available_bytes: None,
         pages: limits.pages as u64,
         bytes_per_page: 2 * page * full

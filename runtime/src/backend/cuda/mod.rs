@@ -1,7 +1,7 @@
 //! The CUDA backend: generated kernels, compiled once, on one stream of one device.
 //!
 //! A step is one copy of the host's words ([`staging`]), the phases as launches ([`forward`]), and one copy of the
-//! drawn tokens back. Steps in which every sequence draws one token replay a CUDA graph per batch size; all others
+//! sampled tokens back. Steps that sample one token for every sequence replay a CUDA graph per batch size; all others
 //! launch the same kernels one by one. Kernels are found by [`nvrtc`] and [`cubins`], weights placed by [`weights`].
 //!
 //! This is the one module that names cudarc. It knows nothing of requests or text.
@@ -68,8 +68,8 @@ pub struct CudaBackend {
     free: Vec<Staged>,
     in_flight: VecDeque<InFlight>,
     clock: Clock,
-    /// Whether a slot has drawn a token that [`Input::Sampled`](crate::backend::Input) can stand for.
-    drawn: Vec<bool>,
+    /// Whether a token was sampled for a slot, for which [`Input::Sampled`](crate::backend::Input) can stand.
+    has_sampled: Vec<bool>,
 }
 
 /// A captured decode step.
@@ -88,7 +88,7 @@ impl std::fmt::Debug for DecodeGraph {
 #[derive(Debug)]
 struct Staged {
     staging: Staging,
-    drawn: Pinned,
+    sampled_tokens: Pinned,
     marks: Marks,
 }
 
@@ -145,7 +145,7 @@ impl CudaBackend {
         Ok(CudaBackend {
             inputs: arrays.inputs(&words),
             pass: Pass { model, stream, kernels, weights, cache, workspace },
-            drawn: vec![false; limits.max_sequences],
+            has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
             free: Vec::new(),
             in_flight: VecDeque::new(),
@@ -177,7 +177,7 @@ impl CudaBackend {
         let tile_tokens = self.pass.model.schedule(usize::MAX).query_tile_tokens();
         Ok(Staged {
             staging: Staging::new(&self.context, self.arrays, tile_tokens)?,
-            drawn: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
+            sampled_tokens: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
             marks: Marks::new(&self.context)?,
         })
     }
@@ -202,18 +202,18 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Sends a staged step's words, launches it and asks for what it draws; gives its end, and the rows and activations that were
-    /// waited for.
+    /// Sends a staged step's words, launches it and starts the copy of the sampled tokens; gives its end, and the rows and activations
+    /// that were waited for.
     fn launch(&mut self, step: &Step<'_>, staged: &mut Staged) -> Result<Launched> {
         self.send(&staged.staging)?;
         staged.marks.begin(&self.pass.stream)?;
 
         let staging = &staged.staging;
-        let draws_one_each = staging.tokens == step.sequences.len()
+        let samples_one_each = staging.tokens == step.sequences.len()
             && staging.sampled.len() == staging.tokens
             && staging.wanted.is_empty()
             && !step.capture_activations;
-        let (rows, activations) = if draws_one_each {
+        let (rows, activations) = if samples_one_each {
             self.replay(staging.tokens)?;
             (Vec::new(), Vec::new())
         } else {
@@ -224,7 +224,7 @@ impl CudaBackend {
             logits[row.sequence].extend(values);
         }
         staged.marks.end(&self.pass.stream)?;
-        staged.drawn.copy_from(
+        staged.sampled_tokens.copy_from(
             &self.pass.stream,
             self.pass.workspace.sampled.ptr(),
             staging.sampled.len(),
@@ -234,7 +234,7 @@ impl CudaBackend {
         Ok((done, logits, activations))
     }
 
-    /// Replays the graph of a step that draws one token for each of `tokens` sequences; captures it the first time.
+    /// Replays the graph of a step that samples one token for each of `tokens` sequences; captures it the first time.
     fn replay(&mut self, tokens: usize) -> Result<()> {
         if !self.graphs.contains_key(&tokens) {
             let graph = self.graph_of(|| self.decode_step(tokens))?;
@@ -243,7 +243,7 @@ impl CudaBackend {
         self.graphs[&tokens].0.launch().map_err(device_error("replay a decode step"))
     }
 
-    /// The launches of a step that draws one token for each of `tokens` sequences.
+    /// The launches of a step that samples one token for each of `tokens` sequences.
     fn decode_step(&self, tokens: usize) -> Result<()> {
         let step = self.pass.step(&self.inputs, tokens);
         self.pass.body(&step)?;
@@ -358,7 +358,7 @@ impl Backend for CudaBackend {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        validate::step(self.pass.model, &self.limits, step, |slot| self.drawn[slot])?;
+        validate::step(self.pass.model, &self.limits, step, |slot| self.has_sampled[slot])?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
         let cache = &mut self.pass.cache;
@@ -370,7 +370,7 @@ impl Backend for CudaBackend {
         }
         let (done, logits, activations) = launched?;
         for &index in &staged.staging.sampled {
-            self.drawn[step.sequences[index].seq_slot] = true;
+            self.has_sampled[step.sequences[index].seq_slot] = true;
         }
         let sequences = step.sequences.len();
         self.in_flight.push_back(InFlight { staged, done, sequences, logits, activations });
@@ -382,16 +382,18 @@ impl Backend for CudaBackend {
         let step = self.in_flight.pop_front().ok_or_else(missing)?;
         step.done.synchronize().map_err(device_error("finish a step"))?;
         let (mut sampled, mut non_finite) = (vec![None; step.sequences], Vec::new());
-        for (&index, &token) in step.staged.staging.sampled.iter().zip(step.staged.drawn.words()) {
+        for (&index, &token) in
+            step.staged.staging.sampled.iter().zip(step.staged.sampled_tokens.words())
+        {
             if token == NOTHING_SAMPLED {
                 non_finite.push(index);
             } else {
                 sampled[index] = Some(token);
             }
         }
-        let Staged { staging, drawn, marks } = step.staged;
+        let Staged { staging, sampled_tokens, marks } = step.staged;
         let marks = self.clock.read(marks, &self.context)?;
-        self.free.push(Staged { staging, drawn, marks });
+        self.free.push(Staged { staging, sampled_tokens, marks });
         Ok(StepOutput { sampled, non_finite, logits: step.logits, activations: step.activations })
     }
 }

@@ -158,7 +158,7 @@ impl Program {
         let status = unsafe { sys::nvrtcGetCUBINSize(self.0, &mut size) };
         status.result().map_err(|error| internal(unit, "size the cubin of", &error))?;
         let mut image = vec![0_u8; size];
-        // SAFETY: the buffer has exactly the size that NVRTC asked for.
+        // SAFETY: the buffer has exactly the size that NVRTC reported.
         let status = unsafe { sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()) };
         status.result().map_err(|error| internal(unit, "read the cubin of", &error))?;
         Ok(image)

@@ -16,7 +16,7 @@ use crate::Result;
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::sampling::SamplerConfig;
 
-/// Stands for the token that the slot last drew.
+/// Stands for the last token that was sampled for the slot.
 const SAMPLED: u32 = ossmith_plan::facts::LAST_SAMPLED as u32;
 /// Words of a [`SampleRow`].
 pub(super) const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u32>();

@@ -107,7 +107,7 @@ impl CudaBackend {
                 poison(&workspace.deferred_rows).and_then(|()| poison(&workspace.moe_square_sums))
             }
             Value::MoeInput => poison(&workspace.normed),
-            // Sums are added to.
+            // Decode kernels add to these logits, so they begin at zero.
             Value::RouterLogits if run.schedule.defers_norms() => {
                 next_norm::clear_logits(&self.pass, layer)
             }

@@ -43,7 +43,7 @@ impl Bench {
         seed: u64,
     ) -> Result<Bench> {
         let model = device.pass.model;
-        // More rows than a step's: the head is asked for all of them at once.
+        // More rows than a step's: the head computes all of them at once.
         let logits = HEAD_ROWS * model.spec.vocab * size_of::<f32>();
         device.pass.workspace.logits = Buffer::zeroed(&device.context, logits, "logits to check")?;
         let words = SAMPLER_ROWS * size_of::<u32>();

@@ -18,7 +18,7 @@ pub(super) const SAMPLER_ROWS: usize = 56;
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    /// About normal, from four uniform draws.
+    /// About normal, from four uniform random numbers.
     pub(super) fn normal(&mut self) -> f32 {
         let sum: u64 = (0..4).map(|_| self.next() >> 40).sum();
         (sum as f32 / (1 << 24) as f32 - 2.0) * 3f32.sqrt()
