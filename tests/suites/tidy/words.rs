@@ -1,43 +1,18 @@
 //! One vocabulary: words of our own where the field has a standard one are not used. `words.txt` lists them with what
-//! to write instead; `words_left.txt` says how many of each still stand in an area of the repository. A count may only go down.
-
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
-use ossmith_tests::{not_checked, root};
+//! to write instead.
 
 use crate::expect_none;
 use crate::sources::{self, Source};
 
 /// Each line: word, what to write instead, path prefixes that it is limited to, and text that excuses a line.
 const WORDS: &str = include_str!("words.txt");
-/// Each line: a word, then areas of the repository and how often the word may still stand there.
-const LEFT: &str = "tests/suites/tidy/words_left.txt";
-/// Areas by path prefix; the first prefix that fits counts.
-const AREAS: [(&str, &str); 15] = [
-    ("runtime/server/src/guide/", "guide"),
-    ("runtime/server/", "server"),
-    ("runtime/src/backend/cuda/", "cuda-backend"),
-    ("runtime/cli/", "cli"),
-    ("runtime/", "runtime"),
-    ("codegen/cuda/", "codegen/cuda"),
-    ("codegen/", "codegen"),
-    ("tools/nano-training/", "nano-training"),
-    ("models/", "codegen"),
-    ("harmony/", "harmony"),
-    ("tests/", "tests"),
-    ("xtask/", "tests"),
-    ("benches/", "docs"),
-    ("docs/", "docs"),
-    ("", "docs"),
-];
-/// The tables of this test, and the page that counts the words, name them.
+/// The table of this test, and the page that counts the words, name them.
 const NAMES_THE_WORDS: [&str; 2] =
     ["tests/suites/tidy/words", "docs/experiments/2026-11-30-standard-terms.md"];
 
 /// A line of `words.txt`.
 struct Rule {
-    /// The pattern as it is written, or its short name: the key of `words_left.txt`.
+    /// The pattern as it is written, or its short name.
     name: &'static str,
     pattern: Pattern,
     instead: &'static str,
@@ -57,46 +32,14 @@ enum Pattern {
 #[test]
 fn standard_terms_are_used() {
     let rules = rules();
-    let mut found: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    let mut offences = Vec::new();
     for source in sources::with(&["rs", "cu", "cuh", "py", "sh", "toml", "md", "html", "js"]) {
         if NAMES_THE_WORDS.iter().any(|path| source.path.starts_with(path)) {
             continue;
         }
-        let area = area(&source.path);
-        for (rule, line) in uses(&rules, &source) {
-            let place = format!("{}:{line}: `{}`: write {}", source.path, rule.name, rule.instead);
-            found.entry((rule.name, area)).or_default().push(place);
-        }
-    }
-    let file = std::fs::read_to_string(root().join(LEFT)).unwrap_or_default();
-    let allowed = allowances(&file);
-    let known: Vec<&str> = rules.iter().map(|rule| rule.name).collect();
-    let stale = allowed.keys().filter(|(word, _)| !known.contains(word));
-    let mut offences: Vec<String> =
-        stale.map(|(word, _)| format!("{LEFT}: `{word}` is not in words.txt")).collect();
-    for (key, places) in &found {
-        let most = allowed.get(key).copied().unwrap_or(0);
-        if places.len() > most {
-            let (word, area) = key;
-            offences.push(format!(
-                "`{word}` stands {} times in {area}, {most} are allowed:",
-                places.len()
-            ));
-            offences.extend(places.iter().map(|place| format!("  {place}")));
-        }
-    }
-    let lower: BTreeMap<_, _> = allowed
-        .iter()
-        .map(|(key, &most)| (*key, most.min(found.get(key).map_or(0, Vec::len))))
-        .collect();
-    if lower != allowed {
-        if std::env::var_os("OSSMITH_BLESS").is_some() {
-            std::fs::write(root().join(LEFT), written(&rules, &lower)).expect("the allowances");
-        } else {
-            let why =
-                "counts have gone down: run this test once with OSSMITH_BLESS=1 to lower them";
-            not_checked(LEFT, why);
-        }
+        offences.extend(uses(&rules, &source).into_iter().map(|(rule, line)| {
+            format!("{}:{line}: `{}`: write {}", source.path, rule.name, rule.instead)
+        }));
     }
     expect_none("words of our own where the field has a standard term", &offences);
 }
@@ -204,41 +147,6 @@ fn starts_a_word(before: char, c: char, follows: char) -> bool {
     !before.is_ascii_alphanumeric()
         || (before.is_ascii_digit() != c.is_ascii_digit())
         || (c.is_ascii_uppercase() && (before.is_ascii_lowercase() || follows.is_ascii_lowercase()))
-}
-
-fn area(path: &str) -> &'static str {
-    let area = AREAS.iter().find(|(prefix, _)| path.starts_with(prefix));
-    area.map_or("docs", |(_, area)| area)
-}
-
-/// The lines of `words_left.txt`: `word: area 3, area 1`.
-fn allowances(text: &str) -> BTreeMap<(&str, &str), usize> {
-    let mut allowed = BTreeMap::new();
-    for line in text.lines() {
-        let (word, areas) = line.split_once(": ").unwrap_or_else(|| panic!("{LEFT}: `{line}`"));
-        for entry in areas.split(", ") {
-            let (area, count) = entry.split_once(' ').unwrap_or_else(|| panic!("{LEFT}: `{line}`"));
-            let count = count.parse().unwrap_or_else(|why| panic!("{LEFT}: `{line}`: {why}"));
-            allowed.insert((word, area), count);
-        }
-    }
-    allowed
-}
-
-/// `words_left.txt` in the order of `words.txt`, without what is no longer used.
-fn written(rules: &[Rule], allowed: &BTreeMap<(&str, &str), usize>) -> String {
-    let mut text = String::new();
-    for rule in rules {
-        let areas: Vec<String> = allowed
-            .iter()
-            .filter(|((word, _), count)| *word == rule.name && **count > 0)
-            .map(|((_, area), count)| format!("{area} {count}"))
-            .collect();
-        if !areas.is_empty() {
-            let _ = writeln!(text, "{}: {}", rule.name, areas.join(", ")); // a String takes any text
-        }
-    }
-    text
 }
 
 #[test]
