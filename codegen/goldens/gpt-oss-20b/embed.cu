@@ -8,8 +8,7 @@
 // A block writes one token's row. Layouts: embedding [vocab][hidden] bf16; residual [tokens][hidden] float;
 // deferred_rows [tokens][hidden] bf16; square_sums [tokens][hidden / 16] float; router_logit_sums
 // [layers][kMaxDecodeTokens][experts] fixed point, set to zero. A call reads 2 x hidden bytes per token beside the
-// norm's scale, and writes 6 x hidden bytes, the sums of squares and, in decode steps, 8 x layers x experts bytes of
-// router_logit_sums.
+// norm's scale, and writes 6 x hidden bytes, the sums of squares and 8 x layers x experts bytes of router_logit_sums.
 //
 // Launch: tokens x 1 x 1 blocks of 256 threads, 0 bytes of shared memory,
 // at most 255 registers.
@@ -51,10 +50,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) embed(const __grid_
   wait_for_inputs();
   start_next_kernel();
   const u32 t = blockIdx.x;
-  if (p.router_logit_sums) {
-    for (u32 i = threadIdx.x; i < spec::kLayers * spec::kExperts; i += spec::kThreads)
-      p.router_logit_sums[(i / spec::kExperts * spec::kMaxDecodeTokens + t) * spec::kExperts + i % spec::kExperts] = 0;
-  }
+  for (u32 i = threadIdx.x; i < spec::kLayers * spec::kExperts; i += spec::kThreads)
+    p.router_logit_sums[(i / spec::kExperts * spec::kMaxDecodeTokens + t) * spec::kExperts + i % spec::kExperts] = 0;
   const u32 given = p.tokens[t];
   const u32 token = given == kLastSampled ? p.last_sampled[p.seq_slots[t]] : given;
   const u32* row = reinterpret_cast<const u32*>(p.embedding + static_cast<u64>(token) * spec::kHidden);

@@ -160,7 +160,7 @@ pub enum Value {
     /// What the chosen experts' first matrices give, alternating gate, up.
     GateUpOut,
     /// The chosen experts' hidden activations.
-    ExpertHidden,
+    ExpertAct,
     /// The chosen experts' outputs.
     ExpertOut,
     /// The experts' share of the residual.

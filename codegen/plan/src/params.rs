@@ -85,7 +85,7 @@ params! {
         /// In a decode step the RMS norm is deferred: here and below, the kernel that writes the residual also writes
         /// `deferred_rows`, the rows times `next_norm_scale` in bf16, and `square_sums`, the sum of squares of every 16
         /// elements, `[token][hidden / 16]`; the GEMV that reads `deferred_rows` divides its result by the rms.
-        /// Decode steps set `router_logit_sums`, `[layer][token][expert]`, to zero; in other steps it is null.
+        /// `router_logit_sums`, `[layer][token][expert]`, are set to zero.
         Embed {
             tokens: ptr = "const u32*",
             seq_slots: ptr = "const u32*",

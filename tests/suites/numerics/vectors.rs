@@ -296,7 +296,7 @@ fn swiglu() {
     let bench = Bench::new(&[], &[]);
     let nodes = [node(bench.model, Op::SwiGlu, None)];
     let inputs = [(Value::GateUpOut, Given::F32(x))];
-    bench.run(&nodes, 0, &Batch::default(), &inputs, Value::ExpertHidden, |isa, out, _| {
+    bench.run(&nodes, 0, &Batch::default(), &inputs, Value::ExpertAct, |isa, out, _| {
         expect_close(isa, y, out);
     });
 }

@@ -161,10 +161,7 @@ impl Pass {
                     next_norm_scale: self.attn_norm(0),
                     deferred_rows: workspace.deferred_rows.ptr(),
                     square_sums: workspace.attn_square_sums.ptr(),
-                    router_logit_sums: match step.schedule.defers_norms() {
-                        true => step.added_logit_sums,
-                        false => 0,
-                    },
+                    router_logit_sums: step.added_logit_sums,
                 };
                 self.launch(kernel, extent, &params)
             }

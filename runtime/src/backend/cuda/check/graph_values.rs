@@ -18,7 +18,7 @@ impl CudaBackend {
             | Value::AttnHeads
             | Value::MoeInput
             | Value::RouterLogits
-            | Value::ExpertHidden => true,
+            | Value::ExpertAct => true,
             Value::AttnInput | Value::ExpertIds | Value::ExpertWeights | Value::ExpertOut => {
                 !run.schedule.defers_norms()
             }
@@ -56,7 +56,7 @@ impl CudaBackend {
                 Ok(self.route_experts(tokens, layer)?.into_iter().map(|id| id as f32).collect())
             }
             Value::ExpertWeights => read_f32(&workspace.route_weights, elements),
-            Value::ExpertHidden => rows(&workspace.expert_act),
+            Value::ExpertAct => rows(&workspace.expert_act),
             Value::ExpertOut => read_bf16(&workspace.route_out, elements),
             _ => Err(Error::Internal(format!("value {value:?} never leaves a kernel"))),
         }
@@ -114,7 +114,7 @@ impl CudaBackend {
             Value::RouterLogits => poison(&workspace.router_logits),
             Value::ExpertIds => poison(&workspace.route_experts),
             Value::ExpertWeights => poison(&workspace.route_weights),
-            Value::ExpertHidden => poison(&workspace.expert_act),
+            Value::ExpertAct => poison(&workspace.expert_act),
             Value::ExpertOut => poison(&workspace.route_out),
             _ => Ok(()),
         }

@@ -304,9 +304,7 @@ impl Bench {
     fn handed_on_error(&self, phase: &Phase, tokens: usize, layer: usize) -> Result<f64> {
         let pass = &self.device.pass;
         let of = |kernel: &PhaseKernel| match kernel {
-            PhaseKernel::Embed(_) if self.run(tokens).schedule.defers_norms() => {
-                next_norm::error(pass, tokens, 0, NextNorm::Attention)
-            }
+            PhaseKernel::Embed(_) => next_norm::error(pass, tokens, 0, NextNorm::Attention),
             PhaseKernel::AttnOutResidualRouter(_) => {
                 next_norm::error(pass, tokens, layer, NextNorm::Experts)
             }
