@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ossmith::unstable::{Backend, LogitRows, Step, StepOutput};
+use ossmith::unstable::{Backend, LogitRows, Step, StepOutput, TokenHistory};
 use ossmith::{
     Allowed, Engine, EngineHandle, Events, Limits, MaskSource, Policy, Request, Result,
     SamplingParams, TextStream, TokenMask,
@@ -42,6 +42,14 @@ impl Backend for EmptyBackend {
     }
 
     fn load_snapshot(&mut self, _snapshot: usize, _seq_slot: usize, _end: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_history(&mut self, _: usize, _: &TokenHistory) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_mask(&mut self, _: usize, _: usize, _: &[u32]) -> Result<()> {
         Ok(())
     }
 

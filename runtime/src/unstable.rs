@@ -4,8 +4,9 @@
 #[cfg(feature = "cuda")]
 pub use crate::backend::cuda;
 pub use crate::backend::{
-    Backend, Input, LayerActivations, LogitRows, Sequence, Step, StepOutput, StepTime, cpu,
+    Backend, Input, LayerActivations, LogitRows, PromptReport, RowSampling, Sequence, Step,
+    StepOutput, StepTime, cpu,
 };
 pub use crate::checkpoint::{Tensor, synthetic};
 pub use crate::engine::LogitsOptions;
-pub use crate::sampling::SamplerConfig;
+pub use crate::sampling::{Penalties, SamplerConfig, TokenHistory};

@@ -127,7 +127,8 @@ impl<'a> State<'a> {
                 false => Input::Sampled,
             },
             pages: &self.pages,
-            sample: (last && self.feed.greedy > 0).then_some(SamplerConfig::GREEDY),
+            sample: (last && self.feed.greedy > 0).then_some(SamplerConfig::GREEDY.into()),
+            prompt_report: None,
             logits: if self.reading() { LogitRows::All } else { LogitRows::None },
         }
     }

@@ -7,15 +7,19 @@ pub mod cpu;
 pub mod cuda;
 mod device;
 mod memory_budget;
+mod row_sampling;
 mod validate;
 
 pub use device::Device;
 pub(crate) use device::{budget_on, open};
 pub use memory_budget::MemoryBudget;
 pub(crate) use memory_budget::snapshot_count;
+pub(crate) use row_sampling::SlotState;
+pub(crate) use row_sampling::{MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED};
+pub use row_sampling::{PromptReport, RowSampling};
 
 use crate::Result;
-use crate::sampling::SamplerConfig;
+use crate::sampling::{TokenHistory, TokenLogprobs};
 
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
@@ -113,7 +117,7 @@ impl Input<'_> {
 /// What one sequence does in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence<'a> {
-    /// The slot of the sequence, which owns a ring in each sliding layer and the last sampled token.
+    /// The slot of the sequence, which owns a ring in each sliding layer, the last sampled token, a history and masks.
     pub seq_slot: usize,
     /// Position of the first token of `input`; everything before it is in the cache.
     pub start: usize,
@@ -122,7 +126,9 @@ pub struct Sequence<'a> {
     /// Page ids that hold positions `0..start + input.len()` of the full layers, [`PAGE_TOKENS`] each.
     pub pages: &'a [u32],
     /// Sample the next token from the last row's logits. `None` while a prompt is still being read.
-    pub sample: Option<SamplerConfig>,
+    pub sample: Option<RowSampling<'a>>,
+    /// Report tokens of a prompt, from the logits of the rows before them.
+    pub prompt_report: Option<PromptReport<'a>>,
     /// Which rows' logits are returned to the host.
     pub logits: LogitRows,
 }
@@ -177,6 +183,10 @@ pub struct StepOutput {
     /// Indices of the sequences for which no token could be sampled, because the largest of their logits is not a
     /// finite number.
     pub non_finite: Vec<usize>,
+    /// For each sequence of the step, the report of its sampled token, where one was requested.
+    pub reports: Vec<Option<TokenLogprobs>>,
+    /// For each sequence, the reports of its [`PromptReport`], one for each token.
+    pub prompt_reports: Vec<Vec<TokenLogprobs>>,
     /// For each sequence, the requested rows, `[rows, vocab]`.
     pub logits: Vec<Vec<f32>>,
     /// One entry per layer, if [`Step::capture_activations`] is set.
@@ -216,6 +226,22 @@ pub trait Backend: Send {
     /// # Errors
     /// As for [`Backend::save_snapshot`].
     fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()>;
+
+    /// Replaces the history of a sequence slot, for the steps submitted from now on. Rows that are sampled with
+    /// penalties read it and count their token in it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for a sequence slot or a token that does not exist; device errors.
+    fn set_history(&mut self, seq_slot: usize, history: &TokenHistory) -> Result<()>;
+
+    /// Replaces one of the [`MASKS_PER_SLOT`] masks of a sequence slot, for the steps submitted from now on: one bit
+    /// per token, bit `id % 32` of word `id / 32`, set if the token may be sampled. A mask that does not change need
+    /// not be given again. No step that was submitted and not yet collected may name the mask.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for a mask that does not exist, that a step in flight names, or that has another
+    /// number of words than the vocabulary; device errors.
+    fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()>;
 
     /// Starts a step.
     ///

@@ -2,7 +2,11 @@
 
 use ossmith_plan::Model;
 
-use super::{Input, Limits, PAGE_TOKENS, Sequence, Step};
+use super::{
+    Input, Limits, MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED, PAGE_TOKENS, RowSampling, Sequence,
+    Step,
+};
+use crate::sampling::TokenHistory;
 use crate::{Error, Result};
 
 /// Refuses limits with which nothing can run.
@@ -51,6 +55,61 @@ pub(super) fn step(
     Ok(())
 }
 
+/// Refuses a step that names a mask which was never set. `has_mask` reports whether a sequence slot has one.
+pub(super) fn masks(step: &Step<'_>, has_mask: impl Fn(usize, usize) -> bool) -> Result<()> {
+    for sequence in step.sequences {
+        let mask = sequence.sample.and_then(|row| row.mask);
+        if let Some(mask) = mask.filter(|&mask| !has_mask(sequence.seq_slot, mask)) {
+            return Err(Error::invalid_step(format!(
+                "mask {mask} of sequence slot {} was never set",
+                sequence.seq_slot
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a history of a sequence slot or a token that does not exist.
+pub(super) fn history(
+    model: &Model,
+    limits: &Limits,
+    seq_slot: usize,
+    history: &TokenHistory,
+) -> Result<()> {
+    let bad = history.words().find(|&(token, _)| token as usize >= model.spec.vocab);
+    match bad {
+        _ if seq_slot >= limits.max_sequences => Err(no_such_slot(seq_slot)),
+        Some((token, _)) => Err(Error::Internal(format!(
+            "token id {token} of a history is not below the vocabulary's {}",
+            model.spec.vocab
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a mask that does not exist or has another number of words than the vocabulary.
+pub(super) fn mask(
+    model: &Model,
+    limits: &Limits,
+    seq_slot: usize,
+    mask: usize,
+    words: &[u32],
+) -> Result<()> {
+    let wanted = model.spec.vocab.div_ceil(u32::BITS as usize);
+    if seq_slot >= limits.max_sequences || mask >= MASKS_PER_SLOT {
+        return Err(no_such_slot(seq_slot));
+    }
+    if words.len() != wanted {
+        let problem = format!("a mask has {} words, the vocabulary {wanted}", words.len());
+        return Err(Error::Internal(problem));
+    }
+    Ok(())
+}
+
+fn no_such_slot(seq_slot: usize) -> Error {
+    Error::Internal(format!("sequence slot {seq_slot}, or its mask, does not exist"))
+}
+
 fn check(
     model: &Model,
     limits: &Limits,
@@ -90,6 +149,20 @@ fn check(
             limits.pages
         ));
     }
+    check_reports(sequence)?;
+    if let Some(row) = &sequence.sample {
+        check_row(row, seq_slot)?;
+    }
+    let reported = sequence.prompt_report.map_or(&[][..], |report| report.next);
+    let of_row = sequence
+        .sample
+        .iter()
+        .flat_map(|row| row.biases.iter().map(|(token, _)| token).chain(row.forbidden));
+    if let Some(bad) = reported.iter().chain(of_row).find(|&&token| token as usize >= vocab) {
+        return Err(format!(
+            "token id {bad}, which sequence slot {seq_slot} changes or reports, is not below the vocabulary's {vocab}"
+        ));
+    }
     match sequence.input {
         Input::Sampled if !has_sampled(seq_slot) => Err(format!(
             "sequence slot {seq_slot} continues from its sampled token, but its previous step sampled none"
@@ -100,4 +173,40 @@ fn check(
             None => Ok(()),
         },
     }
+}
+
+/// Refuses a row whose settings are out of range.
+fn check_row(row: &RowSampling<'_>, seq_slot: usize) -> std::result::Result<(), String> {
+    row.config.check().map_err(|error| error.to_string())?;
+    let edits = row.biases.len() + row.forbidden.len();
+    if edits > MAX_EDITS {
+        return Err(format!(
+            "the row of sequence slot {seq_slot} changes {edits} tokens; at most {MAX_EDITS} can be"
+        ));
+    }
+    match row.mask.filter(|&mask| mask >= MASKS_PER_SLOT) {
+        Some(mask) => Err(format!(
+            "mask {mask} of sequence slot {seq_slot} is not below the {MASKS_PER_SLOT} that a slot has"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Refuses reports that are too long or of rows that the sequence does not have.
+fn check_reports(sequence: &Sequence<'_>) -> std::result::Result<(), String> {
+    let (seq_slot, rows) = (sequence.seq_slot, sequence.input.len());
+    let of_sample = sequence.sample.and_then(|row| row.report).unwrap_or(0);
+    let top = sequence.prompt_report.map_or(0, |report| report.top).max(of_sample);
+    if top as usize > MAX_REPORTED {
+        return Err(format!(
+            "sequence slot {seq_slot} has {top} tokens reported for a row; at most {MAX_REPORTED} can be"
+        ));
+    }
+    let reported = sequence.prompt_report.map_or(0, |report| report.next.len());
+    if reported > rows {
+        return Err(format!(
+            "{reported} of the {rows} rows of sequence slot {seq_slot} are reported"
+        ));
+    }
+    Ok(())
 }

@@ -306,7 +306,8 @@ impl Scheduler {
                 start: entry.start,
                 input,
                 pages: &sample.pages[..end.div_ceil(PAGE_TOKENS)],
-                sample: (entry.sample_on == SampleOn::Device).then(sampler),
+                sample: (entry.sample_on == SampleOn::Device).then(|| sampler().into()),
+                prompt_report: None,
                 logits: match entry.sample_on {
                     _ if entry.reports_prompt => LogitRows::All,
                     SampleOn::Host if entry.draft.is_empty() => LogitRows::Last,

@@ -41,6 +41,7 @@ impl Engine {
                 input: Input::Tokens(&prompt[start..end]),
                 pages: &pages[..end.div_ceil(PAGE_TOKENS)],
                 sample: None,
+                prompt_report: None,
                 logits: LogitRows::All,
             };
             let step =

@@ -1,7 +1,7 @@
 //! What a caller may set for the answers to one prompt. [`mod@super::validate`] checks it before anything runs; how logits
 //! become a token is described in [`crate::sampling`].
 
-use crate::sampling::SamplerConfig;
+use crate::sampling::{Penalties, SamplerConfig};
 use crate::setters::setters;
 
 /// Sampling settings and end conditions of one prompt. Start from [`SamplingParams::default`] or
@@ -112,5 +112,15 @@ impl SamplingParams {
     pub(super) fn sampler(&self, sample: usize) -> SamplerConfig {
         let SamplingParams { temperature, top_k, top_p, min_p, seed, .. } = *self;
         SamplerConfig { temperature, top_k, top_p, min_p, seed: seed.wrapping_add(sample as u64) }
+    }
+
+    /// What earlier tokens cost; `None` if nothing.
+    pub(super) fn penalties(&self) -> Option<Penalties> {
+        let penalties = Penalties {
+            repetition: self.repetition_penalty,
+            presence: self.presence_penalty,
+            frequency: self.frequency_penalty,
+        };
+        (penalties != Penalties::NONE).then_some(penalties)
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::mask::MaskSource;
 use super::params::SamplingParams;
 use super::text::Detokenizer;
+pub use crate::sampling::TokenLogprobs;
 use crate::setters::setters;
 
 /// Identifies one request for as long as its engine lives.
@@ -112,18 +113,6 @@ impl FinishReason {
             FinishReason::Failed(_) => "error",
         }
     }
-}
-
-/// The probability of a token, and the most likely tokens. All are logarithms of the model's own distribution, before
-/// temperature, penalties, bias and masks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenLogprobs {
-    /// The log probability of the token itself.
-    pub logprob: f32,
-    /// How many tokens were more likely, plus one.
-    pub rank: u32,
-    /// The requested number of most likely tokens with their log probabilities, best first, the lowest id among equals.
-    pub top: Vec<(u32, f32)>,
 }
 
 /// How the prompt was processed; part of the first event of each sample.

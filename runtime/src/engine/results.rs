@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::host_sampling::{HostSampler, LogprobReport};
+use super::host_sampling::HostSampler;
 use super::mask_threads::{MaskState, SampleMask};
-use super::request::{FinishReason, TokenEvent, TokenLogprobs};
+use super::request::{FinishReason, TokenEvent};
 use super::sample::Sample;
 use super::scheduler::Scheduler;
 use super::step_plan::{LateRows, PlanEntry, SampleOn, SnapshotCopy, StepPlan};
 use crate::Error;
 use crate::backend::{PAGE_TOKENS, StepOutput};
+use crate::sampling::{TokenLogprobs, report};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -193,7 +194,7 @@ impl Sample {
 fn process_entry(
     sample: &Sample,
     entry: &PlanEntry,
-    mut rows: Vec<f32>,
+    rows: Vec<f32>,
     vocab: usize,
 ) -> Result<RowResults, RowFailure> {
     if entry.sample_on == SampleOn::Host && sample.mask_is_late() {
@@ -211,7 +212,7 @@ fn process_entry(
         let sampled = entry.draft.len().max(1) * vocab;
         let from = rows.len().checked_sub(sampled).ok_or_else(missing)?;
         results.tokens =
-            sample_rows(sample, entry, &mut rows[from..], vocab).map_err(RowFailure::Sample)?;
+            sample_rows(sample, entry, &rows[from..], vocab).map_err(RowFailure::Sample)?;
     }
     Ok(results)
 }
@@ -220,7 +221,7 @@ fn process_entry(
 fn sample_rows(
     sample: &Sample,
     entry: &PlanEntry,
-    rows: &mut [f32],
+    rows: &[f32],
     vocab: usize,
 ) -> Result<Vec<Sampled>, String> {
     let mut tokens = Vec::new();
@@ -228,12 +229,12 @@ fn sample_rows(
     let mut sampler = HostSampler {
         request: &sample.request,
         sample: entry.key.index,
-        counts: Cow::Borrowed(&sample.counts),
+        history: Cow::Borrowed(&sample.history),
         generated: sample.generated(),
         mask: listed.as_deref().map(MaskState::words),
     };
     let first = entry.start + entry.tokens - entry.draft.len().max(1);
-    for (index, row) in rows.chunks_exact_mut(vocab).enumerate() {
+    for (index, row) in rows.chunks_exact(vocab).enumerate() {
         let sampled = sampler.sample(row, first + index + 1);
         let (token, logprobs) = sampled.map_err(|error| error.to_string())?;
         tokens.push((token, logprobs));
@@ -254,5 +255,5 @@ fn prompt_logprobs(
     let top = sample.request.params.prompt_logprobs.unwrap_or(0);
     let next = sample.request.prompt.iter().skip(entry.start + 1);
     let rows: Vec<(&[f32], &u32)> = rows.chunks_exact(vocab).zip(next).collect();
-    rows.into_par_iter().map(|(row, &token)| LogprobReport::new(row, top).of(token)).collect()
+    rows.into_par_iter().map(|(row, &token)| report(row, token, top)).collect()
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::DraftState;
-use super::host_sampling::{self, TokenCounts};
+use super::host_sampling;
 use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;
-use super::request::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
+use super::request::{FinishReason, PromptInfo, TokenEvent};
 use super::text::TextStream;
 use super::validate::ValidatedRequest;
+use crate::sampling::{TokenHistory, TokenLogprobs};
 
 /// Names a sample, and orders samples: by priority, then arrival, then number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +76,8 @@ pub(super) struct Sample {
     pub(super) held: bool,
     pub(super) text: TextStream,
     pub(super) mask: Option<SampleMask>,
-    pub(super) counts: TokenCounts,
+    /// Kept only for a sample with penalties.
+    pub(super) history: TokenHistory,
     pub(super) drafts: DraftState,
     /// Whether a draft is in flight, so that the number of tokens that it yields is not known yet.
     pub(super) draft_in_flight: bool,
@@ -105,7 +107,10 @@ impl Sample {
             held: false,
             text: TextStream::new(request.stop_strings.clone(), params.include_stop),
             mask,
-            counts: TokenCounts::new(params, &request.prompt),
+            history: match params.penalties() {
+                Some(_) => TokenHistory::new(&request.prompt, &[]),
+                None => TokenHistory::default(),
+            },
             drafts: DraftState::new(),
             draft_in_flight: false,
             cached_tokens: 0,
@@ -153,8 +158,8 @@ impl Sample {
     ) -> TokenEvent {
         self.count(now, metrics);
         self.tokens.push(token);
-        if host_sampling::has_penalties(&self.request.params) {
-            self.counts.add(token);
+        if self.request.params.penalties().is_some() {
+            self.history.add(token);
         }
         let prompt = (self.generated() == 1).then(|| {
             let logprobs = std::mem::take(&mut self.prompt_logprobs);

@@ -11,9 +11,10 @@ use ossmith_plan::{Layer, ModelSpec, Rope};
 
 use super::SamplingParams;
 use crate::backend::{
-    Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step, StepOutput, StepTime,
+    Backend, Input, LogitRows, PAGE_TOKENS, RowSampling, Sequence, SlotState, Step, StepOutput,
+    StepTime,
 };
-use crate::sampling::{self, SamplerConfig};
+use crate::sampling::{self, TokenHistory, TokenLogprobs};
 use crate::{Error, Limits, Result};
 
 /// Dimensions that matter to the engine: vocabulary, context and stop tokens.
@@ -76,6 +77,7 @@ pub(super) struct Scripted {
     /// What the ring of each sequence slot holds: every token so far.
     rings: Vec<Vec<u32>>,
     sampled: Vec<Option<u32>>,
+    slots: Vec<SlotState>,
     results: VecDeque<StepOutput>,
     /// What each snapshot holds: every token of the sequence before its end.
     snapshots: Vec<Vec<u32>>,
@@ -96,6 +98,7 @@ impl Scripted {
             pages: vec![[None; PAGE_TOKENS]; limits.pages],
             rings: vec![Vec::new(); limits.max_sequences],
             sampled: vec![None; limits.max_sequences],
+            slots: vec![SlotState::default(); limits.max_sequences],
             results: VecDeque::new(),
             snapshots: Vec::new(),
             fault: None,
@@ -218,6 +221,16 @@ impl Backend for Scripted {
         self.time
     }
 
+    fn set_history(&mut self, seq_slot: usize, history: &TokenHistory) -> Result<()> {
+        self.slots[seq_slot].history = history.clone();
+        Ok(())
+    }
+
+    fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {
+        words.clone_into(&mut self.slots[seq_slot].masks[mask]);
+        Ok(())
+    }
+
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         match self.fault_at(self.log.lock().unwrap().steps.len()) {
             Some(Fault::Refuses) => {
@@ -233,9 +246,23 @@ impl Backend for Scripted {
             let hashes = self.append(sequence)?;
             let last = hashes[hashes.len() - 1];
             let position = sequence.start + hashes.len();
-            let token = sequence.sample.map(|config| sample(last, &config, position));
+            let slot = &mut self.slots[sequence.seq_slot];
+            let (token, report) = match &sequence.sample {
+                Some(row) => {
+                    let (token, report) = sample(slot, last, row, position);
+                    slot.count(row, token);
+                    (Some(token), report)
+                }
+                None => (None, None),
+            };
             self.sampled[sequence.seq_slot] = token;
             output.sampled.push(token);
+            output.reports.push(report);
+            let reported = sequence.prompt_report.map_or(Vec::new(), |report| {
+                let of = |(&hash, &token)| sampling::report(&row(hash), token, report.top);
+                hashes.iter().zip(report.next).map(of).collect()
+            });
+            output.prompt_reports.push(reported);
             let rows = match sequence.logits {
                 LogitRows::None => &[][..],
                 LogitRows::Last => &hashes[hashes.len() - 1..],
@@ -281,8 +308,20 @@ fn hash(tokens: &[u32], memory: usize) -> u64 {
     )
 }
 
-fn sample(hash: u64, config: &SamplerConfig, position: usize) -> u32 {
-    sampling::sample(&logits(hash).collect::<Vec<f32>>(), config, position).unwrap()
+fn sample(
+    slot: &SlotState,
+    hash: u64,
+    sampling: &RowSampling<'_>,
+    position: usize,
+) -> (u32, Option<TokenLogprobs>) {
+    let logits = row(hash);
+    let changes = slot.changes(sampling);
+    let token = sampling::sample_changed(&logits, &changes, &sampling.config, position).unwrap();
+    (token, sampling.report.map(|top| sampling::report(&logits, token, top)))
+}
+
+fn row(hash: u64) -> Vec<f32> {
+    logits(hash).collect()
 }
 
 /// Logits from -4 to 4.

@@ -24,6 +24,8 @@ pub(super) struct ValidatedRequest {
     pub(super) params: SamplingParams,
     /// Ids that end a sample, ascending.
     pub(super) stop_ids: Vec<u32>,
+    /// [`SamplingParams::logit_bias`] by ascending token, the biases of each token added up.
+    pub(super) biases: Vec<(u32, f32)>,
     /// At least 1.
     pub(super) max_tokens: usize,
     /// [`SamplingParams::stop`], shared by all samples.
@@ -39,6 +41,13 @@ pub(super) struct ValidatedRequest {
 impl std::fmt::Debug for ValidatedRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ValidatedRequest").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl ValidatedRequest {
+    /// Tokens that must not be sampled after `generated` tokens.
+    pub(super) fn forbidden(&self, generated: usize) -> &[u32] {
+        if generated < self.params.min_tokens { &self.stop_ids } else { &[] }
     }
 }
 
@@ -60,11 +69,13 @@ pub(super) fn validate(
         );
     }
     let stop_ids = stop_ids(&params, spec)?;
+    let biases = added_biases(&params)?;
     let max_tokens = max_new_tokens(&params, prompt.len(), spec, limits)?;
     Ok(ValidatedRequest {
         id,
         prompt: prompt.into(),
         stop_ids,
+        biases,
         max_tokens,
         stop_strings: params.stop.clone().into(),
         params,
@@ -87,6 +98,7 @@ impl SamplingParams {
         check_prompt(prompt, spec)?;
         check_params(self, spec)?;
         stop_ids(self, spec)?;
+        added_biases(self)?;
         max_new_tokens(self, prompt.len(), spec, limits).map(drop)
     }
 }
@@ -154,6 +166,27 @@ fn check_params(params: &SamplingParams, spec: &ModelSpec) -> Result<()> {
         return refuse("stop", "a stop string is empty; leave it out");
     }
     Ok(())
+}
+
+/// The bias of each token once, by ascending token.
+fn added_biases(params: &SamplingParams) -> Result<Vec<(u32, f32)>> {
+    let mut biases = params.logit_bias.clone();
+    // A stable sort, so that the biases of a token are added in the order in which they were given.
+    biases.sort_by_key(|&(token, _)| token);
+    biases.dedup_by(|(token, bias), (first, sum)| {
+        let same = token == first;
+        if same {
+            *sum += *bias;
+        }
+        same
+    });
+    match biases.iter().find(|(_, bias)| *bias == f32::INFINITY) {
+        Some((token, _)) => refuse(
+            "logit_bias",
+            format!("the biases of token {token} are too large together; lower them"),
+        ),
+        None => Ok(biases),
+    }
 }
 
 /// Ids that end a sample, ascending.
@@ -336,6 +369,18 @@ mod tests {
         let request = Request::new(prompt, limited(10_000));
         let cut = validate(RequestId(0), request, &testing::SPEC, &wide).unwrap();
         assert_eq!(cut.max_tokens, testing::SPEC.context - 192);
+    }
+
+    #[test]
+    fn biases_of_one_token_are_added() {
+        let ok = SamplingParams::default();
+        let with = |logit_bias: &[(u32, f32)]| {
+            request(&[1], &SamplingParams { logit_bias: logit_bias.to_vec(), ..ok.clone() })
+        };
+        let biases = with(&[(7, 1.0), (3, f32::NEG_INFINITY), (7, 0.5), (3, 2.0)]).unwrap().biases;
+        assert_eq!(biases, [(3, f32::NEG_INFINITY), (7, 1.5)]);
+        let error = with(&[(7, f32::MAX), (7, f32::MAX)]).expect_err("too large").to_string();
+        assert!(error.contains("biases of token 7 are too large together"), "{error}");
     }
 
     #[test]

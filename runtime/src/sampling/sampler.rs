@@ -2,6 +2,7 @@
 
 use ossmith_scalar::noise_stream;
 
+use super::changes::LogitChanges;
 use super::config::SamplerConfig;
 use super::filter::kept;
 use super::gumbel_argmax::GumbelArgmax;
@@ -33,6 +34,24 @@ pub(crate) fn sample(logits: &[f32], config: &SamplerConfig, position: usize) ->
         None => argmax.offer_all(&view, &peaks, floor),
     }
     Ok(argmax.token)
+}
+
+/// Samples the token that will stand at `position` from a row after changes of it.
+///
+/// # Errors
+/// Those of [`sample`].
+pub(crate) fn sample_changed(
+    logits: &[f32],
+    changes: &LogitChanges<'_>,
+    config: &SamplerConfig,
+    position: usize,
+) -> Result<u32> {
+    if changes.is_empty() {
+        return sample(logits, config, position);
+    }
+    let mut changed = logits.to_vec();
+    changes.apply(&mut changed);
+    sample(&changed, config, position)
 }
 
 #[cfg(test)]

@@ -280,7 +280,15 @@ fn one_token_each(model: &'static Model, positions: &[u32]) -> Batch {
 
 fn sequence<'a>(slot: usize, start: usize, tokens: &'a [u32], pages: &'a [u32]) -> Sequence<'a> {
     let input = Input::Tokens(tokens);
-    Sequence { seq_slot: slot, start, input, pages, sample: None, logits: LogitRows::None }
+    Sequence {
+        seq_slot: slot,
+        start,
+        input,
+        pages,
+        sample: None,
+        prompt_report: None,
+        logits: LogitRows::None,
+    }
 }
 
 #[test]

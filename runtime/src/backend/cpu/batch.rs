@@ -3,8 +3,8 @@
 use ossmith_plan::Model;
 use ossmith_scalar::{cos_sin, rope_angle};
 
+use crate::Result;
 use crate::backend::{Input, Limits, Sequence, Step, validate};
-use crate::{Error, Result};
 
 /// The sequence slot and pages of one sequence of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +55,6 @@ impl Batch {
         validate::step(model, limits, &step, |seq_slot| sampled(seq_slot).is_some())?;
         let mut batch = Batch::default();
         for sequence in sequences {
-            if let Some(config) = sequence.sample {
-                config.check().map_err(|error| Error::invalid_step(error.to_string()))?;
-            }
             match sequence.input {
                 Input::Tokens(tokens) => batch.tokens.extend_from_slice(tokens),
                 Input::Sampled => batch.tokens.extend(sampled(sequence.seq_slot)),

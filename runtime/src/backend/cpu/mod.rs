@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ossmith_plan::{Model, Value};
+use rayon::prelude::*;
 
 pub use batch::{Batch, BatchSequence, Row};
 pub use cache::{Cache, memory_budget};
@@ -34,8 +35,12 @@ pub use isa::{Isa, OVERRIDE};
 pub(super) use scalar::rms_norm;
 pub use values::Values;
 
-use crate::backend::{Backend, LayerActivations, Limits, LogitRows, Step, StepOutput, validate};
-use crate::{Checkpoint, Error, Result, sampling};
+use crate::backend::{
+    Backend, LayerActivations, Limits, LogitRows, RowSampling, SlotState, Step, StepOutput,
+    validate,
+};
+use crate::sampling::{self, TokenHistory, TokenLogprobs};
+use crate::{Checkpoint, Error, Result};
 
 /// Rows that go through the unembedding together. This bounds the memory of logits.
 const HEAD_ROWS: usize = 32;
@@ -49,6 +54,7 @@ pub struct CpuBackend {
     values: Values,
     head: Values,
     sampled: Vec<Option<u32>>,
+    slots: Vec<SlotState>,
     done: VecDeque<StepOutput>,
 }
 
@@ -81,6 +87,7 @@ impl CpuBackend {
             values: Values::new(model, 0),
             head: Values::new(model, 0),
             sampled: vec![None; limits.max_sequences],
+            slots: vec![SlotState::default(); limits.max_sequences],
             done: VecDeque::new(),
             executor: Arc::new(executor),
         })
@@ -89,6 +96,7 @@ impl CpuBackend {
     fn step(&mut self, step: &Step<'_>) -> Result<StepOutput> {
         let model = self.executor.model();
         let batch = Batch::new(model, &self.limits, step.sequences, &self.sampled)?;
+        validate::masks(step, |slot, mask| !self.slots[slot].masks[mask].is_empty())?;
         let activations = self.forward(&batch, step.capture_activations)?;
         let mut output = StepOutput { activations, ..StepOutput::default() };
         self.finish(step, &batch, &mut output)?;
@@ -121,8 +129,11 @@ impl CpuBackend {
     /// Runs the head over the rows whose logits are needed, some at a time.
     fn finish(&mut self, step: &Step<'_>, batch: &Batch, output: &mut StepOutput) -> Result<()> {
         let rows = head_rows(step);
-        output.sampled = vec![None; step.sequences.len()];
-        output.logits = vec![Vec::new(); step.sequences.len()];
+        let sequences = step.sequences.len();
+        output.sampled = vec![None; sequences];
+        output.reports = vec![None; sequences];
+        output.prompt_reports = vec![Vec::new(); sequences];
+        output.logits = vec![Vec::new(); sequences];
         let (hidden, vocab) = (self.executor.model().spec.hidden, self.executor.model().spec.vocab);
         for rows in rows.chunks(HEAD_ROWS) {
             let residual = self.values.f32(Value::Residual)?;
@@ -135,17 +146,30 @@ impl CpuBackend {
             let nodes = self.executor.model().graph.head;
             self.executor.run(nodes, 0, &mut self.head, batch, &mut self.cache)?;
             let logits = self.head.f32(Value::Logits)?;
-            for (row, logits) in rows.iter().zip(logits.chunks_exact(vocab)) {
+            let slots = &self.slots;
+            let result = |(row, logits): (&HeadRow<'_>, &[f32])| {
+                let slot = &slots[step.sequences[row.sequence].seq_slot];
+                row.result(slot, logits, batch.rows[row.row].position + 1)
+            };
+            let results: Vec<RowResult> = rows
+                .par_iter()
+                .zip(logits.par_chunks_exact(vocab))
+                .map(result)
+                .collect::<Result<_>>()?;
+            for ((row, logits), result) in rows.iter().zip(logits.chunks_exact(vocab)).zip(results)
+            {
                 if row.returned {
                     output.logits[row.sequence].extend_from_slice(logits);
                 }
-                if let Some(config) = step.sequences[row.sequence].sample.filter(|_| row.sampled) {
-                    let position = batch.rows[row.row].position + 1;
-                    match sampling::sample(logits, &config, position) {
-                        Ok(token) => output.sampled[row.sequence] = Some(token),
-                        Err(Error::NonFiniteLogits { .. }) => output.non_finite.push(row.sequence),
-                        Err(error) => return Err(error),
-                    }
+                output.prompt_reports[row.sequence].extend(result.prompt_report);
+                let Some(sampling) = row.sampled else { continue };
+                if let Some((token, report)) = result.sampled {
+                    output.sampled[row.sequence] = Some(token);
+                    output.reports[row.sequence] = report;
+                    let slot = step.sequences[row.sequence].seq_slot;
+                    self.slots[slot].count(sampling, token);
+                } else {
+                    output.non_finite.push(row.sequence);
                 }
             }
         }
@@ -154,26 +178,58 @@ impl CpuBackend {
 }
 
 /// A row whose logits are computed.
-struct HeadRow {
+struct HeadRow<'a> {
     sequence: usize,
     row: usize,
     returned: bool,
-    sampled: bool,
+    sampled: Option<&'a RowSampling<'a>>,
+    /// A token that is reported, and how many of the most likely ones beside it.
+    reported: Option<(u32, u32)>,
 }
 
-fn head_rows(step: &Step<'_>) -> Vec<HeadRow> {
+/// What a row yields.
+struct RowResult {
+    /// The sampled token and its report; `None` also where no logit is a finite number.
+    sampled: Option<(u32, Option<TokenLogprobs>)>,
+    prompt_report: Option<TokenLogprobs>,
+}
+
+impl HeadRow<'_> {
+    fn result(&self, slot: &SlotState, logits: &[f32], position: usize) -> Result<RowResult> {
+        let sample = |row: &RowSampling<'_>| {
+            let changes = slot.changes(row);
+            match sampling::sample_changed(logits, &changes, &row.config, position) {
+                Ok(token) => {
+                    let report = row.report.map(|top| sampling::report(logits, token, top));
+                    Ok(Some((token, report)))
+                }
+                Err(Error::NonFiniteLogits { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(RowResult {
+            sampled: self.sampled.map_or(Ok(None), sample)?,
+            prompt_report: self.reported.map(|(token, top)| sampling::report(logits, token, top)),
+        })
+    }
+}
+
+fn head_rows<'a>(step: &'a Step<'a>) -> Vec<HeadRow<'a>> {
     let (mut rows, mut first) = (Vec::new(), 0);
     for (index, sequence) in step.sequences.iter().enumerate() {
         let last = first + sequence.input.len() - 1;
         for row in first..=last {
-            let sampled = row == last && sequence.sample.is_some();
+            let sampled = sequence.sample.as_ref().filter(|_| row == last);
             let returned = match sequence.logits {
                 LogitRows::None => false,
                 LogitRows::Last => row == last,
                 LogitRows::All => true,
             };
-            if sampled || returned {
-                rows.push(HeadRow { sequence: index, row, returned, sampled });
+            let reported = sequence
+                .prompt_report
+                .and_then(|report| Some((*report.next.get(row - first)?, report.top)));
+            if sampled.is_some() || returned || reported.is_some() {
+                rows.push(HeadRow { sequence: index, row, returned, sampled, reported });
             }
         }
         first = last + 1;
@@ -200,6 +256,18 @@ impl Backend for CpuBackend {
 
     fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
         self.cache.copy_snapshot(snapshot, seq_slot, end, false)
+    }
+
+    fn set_history(&mut self, seq_slot: usize, history: &TokenHistory) -> Result<()> {
+        validate::history(self.executor.model(), &self.limits, seq_slot, history)?;
+        self.slots[seq_slot].history = history.clone();
+        Ok(())
+    }
+
+    fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {
+        validate::mask(self.executor.model(), &self.limits, seq_slot, mask, words)?;
+        words.clone_into(&mut self.slots[seq_slot].masks[mask]);
+        Ok(())
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {

@@ -304,7 +304,15 @@ fn sampled<'a>(
     sampling: &SamplerConfig,
 ) -> Sequence<'a> {
     let sample = SamplerConfig { seed: slot as u64, ..*sampling };
-    Sequence { seq_slot: slot, start, input, pages, sample: Some(sample), logits: LogitRows::None }
+    Sequence {
+        seq_slot: slot,
+        start,
+        input,
+        pages,
+        sample: Some(sample.into()),
+        prompt_report: None,
+        logits: LogitRows::None,
+    }
 }
 
 /// The permutation of routes right before a phase. A kernel behind that phase may read the permuted routes before its

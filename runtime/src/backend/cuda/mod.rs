@@ -41,9 +41,10 @@ pub use memory_budget::memory_budget;
 pub use sources::{Sources, emit, plan_hash};
 
 use crate::backend::{
-    Backend, LayerActivations, Limits, Progress, Step, StepOutput, StepTime, validate,
+    Backend, LayerActivations, Limits, Progress, Sequence, Step, StepOutput, StepTime, validate,
 };
 use crate::checkpoint::Checkpoint;
+use crate::sampling::TokenHistory;
 use crate::{Error, Result};
 use cache::DeviceCache;
 use clock::{Clock, Marks};
@@ -357,7 +358,23 @@ impl Backend for CudaBackend {
         self.clock.time()
     }
 
+    fn set_history(&mut self, _: usize, _: &TokenHistory) -> Result<()> {
+        Err(Error::Internal("this backend keeps no histories".to_owned()))
+    }
+
+    fn set_mask(&mut self, _: usize, _: usize, _: &[u32]) -> Result<()> {
+        Err(Error::Internal("this backend keeps no masks".to_owned()))
+    }
+
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
+        let only_samples = |sequence: &Sequence<'_>| {
+            let row = sequence.sample;
+            let changed = row.is_some_and(|row| row.changes_logits() || row.report.is_some());
+            !changed && sequence.prompt_report.is_none()
+        };
+        if !step.sequences.iter().all(only_samples) {
+            return Err(Error::invalid_step("this backend neither changes nor reports logits"));
+        }
         validate::step(self.pass.model, &self.limits, step, |slot| self.has_sampled[slot])?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
@@ -394,7 +411,13 @@ impl Backend for CudaBackend {
         let Staged { staging, sampled_tokens, marks } = step.staged;
         let marks = self.clock.read(marks, &self.context)?;
         self.free.push(Staged { staging, sampled_tokens, marks });
-        Ok(StepOutput { sampled, non_finite, logits: step.logits, activations: step.activations })
+        Ok(StepOutput {
+            sampled,
+            non_finite,
+            logits: step.logits,
+            activations: step.activations,
+            ..StepOutput::default()
+        })
     }
 }
 

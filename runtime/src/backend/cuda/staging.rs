@@ -193,10 +193,10 @@ impl Staging {
         let mut rows = Vec::new();
         let sampling = self.arrays.sampling();
         for (index, sequence) in step.sequences.iter().enumerate() {
-            let Some(settings) = sequence.sample else { continue };
+            let Some(row) = sequence.sample else { continue };
             let position = sequence.start + sequence.input.len();
             let at = sampling + rows.len() * SAMPLE_ROW_WORDS;
-            let row = sample_row(&settings, position, sequence.seq_slot);
+            let row = sample_row(&row.config, position, sequence.seq_slot);
             self.words.words_mut()[at..][..SAMPLE_ROW_WORDS].copy_from_slice(&row);
             rows.push(last_rows[index]);
             self.sampled.push(index);

@@ -84,7 +84,8 @@ fn prefill(
             start: index * chunk,
             input: Input::Tokens(tokens),
             pages,
-            sample: last.then_some(SamplerConfig::GREEDY),
+            sample: last.then_some(SamplerConfig::GREEDY.into()),
+            prompt_report: None,
             logits: LogitRows::None,
         };
         backend.run(&Step { sequences: &[sequence], capture_activations: false })?;

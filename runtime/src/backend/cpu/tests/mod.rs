@@ -3,6 +3,7 @@
 
 mod kernels;
 mod refusals;
+mod sampling;
 mod steps;
 
 use std::sync::Arc;
@@ -77,7 +78,15 @@ fn appending<'a>(
     pages: &'a [u32],
 ) -> Sequence<'a> {
     let input = Input::Tokens(tokens);
-    Sequence { seq_slot, start, input, pages, sample: None, logits: LogitRows::All }
+    Sequence {
+        seq_slot,
+        start,
+        input,
+        pages,
+        sample: None,
+        prompt_report: None,
+        logits: LogitRows::All,
+    }
 }
 
 fn step(backend: &mut CpuBackend, sequences: &[Sequence<'_>]) -> StepOutput {

@@ -9,7 +9,7 @@ fn bad_steps_are_refused_and_leave_the_backend_working() {
     let (ids, long) = (tokens(3, 1), tokens(150, 1));
     let good = appending(0, 0, &ids, &[1, 2]);
     let sampled = Sequence { input: Input::Sampled, start: 3, ..good };
-    let bad_config = Some(SamplerConfig { top_p: 2.0, ..SamplerConfig::GREEDY });
+    let bad_config = Some(SamplerConfig { top_p: 2.0, ..SamplerConfig::GREEDY }.into());
     let cases: [(&str, Vec<Sequence<'_>>); 12] = [
         ("the step has no tokens", vec![]),
         ("the sequence in slot 0 appends no tokens", vec![appending(0, 0, &[], &[1])]),

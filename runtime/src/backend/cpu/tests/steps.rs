@@ -101,8 +101,10 @@ fn sampled_tokens_feed_the_next_step() {
                 Some(token) => Input::Tokens(std::slice::from_ref(token)),
             };
             let start = if sampled.is_empty() { 0 } else { prompt.len() + sampled.len() - 1 };
-            let (sample, logits) = (Some(config), LogitRows::Last);
-            let sequence = Sequence { seq_slot: 0, start, input, pages: PAGES[1], sample, logits };
+            let (sample, logits) = (Some(config.into()), LogitRows::Last);
+            let (pages, prompt_report) = (PAGES[1], None);
+            let sequence =
+                Sequence { seq_slot: 0, start, input, pages, sample, prompt_report, logits };
             let output = step(&mut backend, &[sequence]);
             assert_eq!(output.logits[0].len(), WIDE.vocab);
             sampled.push(output.sampled[0].expect("a token was requested"));

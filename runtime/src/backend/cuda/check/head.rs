@@ -80,7 +80,8 @@ impl Bench {
         self.device.pass.workspace.sampled.read(0, &mut tokens)?;
         let positions: Vec<usize> =
             sequences.iter().map(|sequence| sequence.start + sequence.input.len()).collect();
-        let settings: Vec<_> = sequences.iter().filter_map(|sequence| sequence.sample).collect();
+        let rows = sequences.iter().filter_map(|sequence| sequence.sample);
+        let settings: Vec<_> = rows.map(|row| row.config).collect();
         let vocab = self.model.spec.vocab;
         sampler::disagreement(&logits[..sampled * vocab], vocab, &positions, &settings, &tokens)
     }

@@ -127,6 +127,7 @@ impl Bench {
                     input: Input::Tokens(&tokens),
                     pages: &layout.pages[slot],
                     sample: None,
+                    prompt_report: None,
                     logits: LogitRows::None,
                 };
                 let batch = self.stage(&[sequence])?;

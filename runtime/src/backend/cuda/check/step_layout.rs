@@ -68,7 +68,8 @@ impl Layout {
                     start: self.starts[slot],
                     input: Input::Tokens(&self.tokens[first..first + count]),
                     pages: &self.pages[slot],
-                    sample: Some(settings(slot + self.tokens.len() + self.starts[0])),
+                    sample: Some(settings(slot + self.tokens.len() + self.starts[0]).into()),
+                    prompt_report: None,
                     logits: LogitRows::None,
                 });
             }

@@ -1,0 +1,87 @@
+//! What a step changes before it samples, and what it reports, against the rows that it returns.
+
+use super::*;
+use crate::backend::{PromptReport, RowSampling};
+use crate::sampling::{LogitChanges, Penalties, TokenHistory, report, sample_changed};
+
+#[test]
+fn rows_are_changed_sampled_and_reported_as_they_name_it() {
+    let model = model(ODD);
+    let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
+    let prompt = tokens(9, 1);
+    let penalties = Penalties { repetition: 1.3, presence: 0.2, frequency: 0.1 };
+    let mut history = TokenHistory::new(&prompt, &[5, 5, 7]);
+    let mask: Vec<u32> =
+        (0..ODD.vocab.div_ceil(32)).map(|word| 0x5555_1111 << (word % 2)).collect();
+    let forbidden: Vec<u32> = (0..ODD.vocab as u32 / 2).collect();
+    let config = SamplerConfig { temperature: 0.7, seed: 3, ..SamplerConfig::GREEDY };
+    let row = RowSampling {
+        biases: &[(300, 2.0), (301, f32::NEG_INFINITY)],
+        penalties: Some(penalties),
+        forbidden: &forbidden,
+        mask: Some(1),
+        report: Some(4),
+        ..RowSampling::from(config)
+    };
+    backend.set_history(0, &history).expect("a history");
+    backend.set_mask(0, 1, &mask).expect("a mask");
+    let mut start = 0;
+    let mut input = prompt.clone();
+    for _ in 0..6 {
+        let next = &prompt[..input.len() - 1];
+        let sequence = Sequence {
+            sample: Some(row),
+            prompt_report: Some(PromptReport { next, top: 2 }),
+            ..appending(0, start, &input, &[7, 2, 11, 0])
+        };
+        let output = step(&mut backend, &[sequence]);
+        start += input.len();
+        let rows: Vec<&[f32]> = output.logits[0].chunks(ODD.vocab).collect();
+        let changes = LogitChanges {
+            biases: row.biases,
+            penalties: Some((penalties, &history)),
+            forbidden: &forbidden,
+            mask: Some(&mask),
+        };
+        let last = rows[rows.len() - 1];
+        let token = sample_changed(last, &changes, &config, start).expect("finite logits");
+        assert_eq!(output.sampled, [Some(token)]);
+        assert_eq!(output.reports, [Some(report(last, token, 4))]);
+        let of_prompt = rows.iter().zip(next).map(|(row, &token)| report(row, token, 2));
+        assert_eq!(output.prompt_reports, [of_prompt.collect::<Vec<_>>()]);
+        history.add(token);
+        input = vec![token];
+    }
+}
+
+#[test]
+fn histories_and_masks_that_do_not_fit_are_refused() {
+    let model = model(ODD);
+    let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
+    let words = vec![!0; ODD.vocab.div_ceil(32)];
+    let unknown = TokenHistory::new(&[ODD.vocab as u32], &[]);
+    assert!(backend.set_history(0, &unknown).is_err());
+    assert!(backend.set_history(LIMITS.max_sequences, &TokenHistory::default()).is_err());
+    assert!(backend.set_mask(0, 2, &words).is_err());
+    assert!(backend.set_mask(0, 0, &words[1..]).is_err());
+    let (ids, many) = (tokens(3, 1), vec![1; 1025]);
+    let greedy = RowSampling::from(SamplerConfig::GREEDY);
+    let next = [0; 4];
+    for (wanted, row, next) in [
+        ("mask 0 of sequence slot 0 was never set", RowSampling { mask: Some(0), ..greedy }, None),
+        ("mask 2 of sequence slot 0", RowSampling { mask: Some(2), ..greedy }, None),
+        ("changes 1025 tokens; at most 1024", RowSampling { forbidden: &many, ..greedy }, None),
+        ("has 21 tokens reported", RowSampling { report: Some(21), ..greedy }, None),
+        ("token id 331, which", RowSampling { biases: &[(331, 1.0)], ..greedy }, None),
+        ("4 of the 3 rows", greedy, Some(PromptReport { next: &next, top: 0 })),
+    ] {
+        let sequence = Sequence {
+            sample: Some(row),
+            prompt_report: next,
+            ..appending(0, 0, &ids, &[7, 2, 11, 0])
+        };
+        let refused = backend.run(&Step { sequences: &[sequence], capture_activations: false });
+        let error = refused.expect_err(wanted).to_string();
+        assert!(error.contains(wanted), "{error} does not contain: {wanted}");
+    }
+}
