@@ -44,9 +44,21 @@ pub enum Error {
 /// [`Error::Read`] if `config.json` is missing or a file cannot be read, [`Error::Spec`] if a value is unsupported,
 /// [`Error::Compile`] if no kernels compute its layers.
 pub fn from_folder(folder: &Path) -> Result<&'static Model, Error> {
-    let config = folder.join("config.json");
-    let text =
-        std::fs::read_to_string(&config).map_err(|source| Error::Read { file: config, source })?;
+    from_config(&folder.join("config.json"))
+}
+
+/// As [`from_folder`], of a configuration by itself: a file in the form of `config.json`, of any name. The model is named
+/// like its folder.
+///
+/// # Errors
+/// As [`from_folder`].
+pub fn from_config(config: &Path) -> Result<&'static Model, Error> {
+    let folder = match config.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let text = std::fs::read_to_string(config)
+        .map_err(|source| Error::Read { file: config.to_path_buf(), source })?;
     let generation = folder.join("generation_config.json");
     let generation = match std::fs::read_to_string(&generation) {
         Ok(text) => Some(text),

@@ -44,7 +44,7 @@ macro_rules! model {
 }
 
 #[cfg(feature = "foreign")]
-pub use foreign::{Error, from_folder};
+pub use foreign::{Error, from_config, from_folder};
 #[cfg(feature = "nano-weights")]
 pub use nano_weights::{NANO_EVAL, nano_checkpoint};
 

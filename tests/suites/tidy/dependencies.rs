@@ -18,6 +18,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ossmith-models", &["ossmith-macros", "ossmith-plan"]),
     ("ossmith-harmony", &[]),
     ("ossmith", &["ossmith-plan", "ossmith-scalar"]),
+    ("ossmith-report", &["ossmith-models", "ossmith-plan"]),
     ("ossmith-server", &["ossmith", "ossmith-harmony"]),
     (
         "ossmith-cli",
@@ -27,6 +28,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "ossmith-harmony",
             "ossmith-models",
             "ossmith-plan",
+            "ossmith-report",
             "ossmith-server",
         ],
     ),

@@ -91,7 +91,7 @@ struct Plan {
     bandwidth: Option<f64>,
 }
 
-fn arch(name: &str) -> Result<Arch, String> {
+pub(super) fn arch(name: &str) -> Result<Arch, String> {
     let known = || Arch::ALL.map(|arch| arch.name).join(", ");
     Arch::named(name).ok_or_else(|| format!("there is no profile of it; known: {}", known()))
 }

@@ -6,6 +6,7 @@ mod chat;
 mod check;
 mod doctor;
 mod eval;
+mod fit;
 mod generate;
 mod harmony;
 mod kernels;
@@ -27,6 +28,7 @@ pub(crate) enum Command {
     Check(check::Args),
     Bench(bench::Args),
     Eval(eval::Args),
+    Fit(fit::Args),
     Serve(Box<serve::Args>),
     Pull(pull::Args),
     Doctor(doctor::Args),
@@ -51,6 +53,7 @@ impl Command {
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Eval(args) => args.run(),
+            Command::Fit(args) => args.run(),
             Command::Serve(args) => args.run(),
             Command::Pull(args) => args.run(),
             Command::Doctor(args) => args.run(),

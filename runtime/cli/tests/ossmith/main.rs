@@ -6,6 +6,7 @@ mod batching;
 mod bench;
 mod commands;
 mod common;
+mod fit;
 mod hub;
 mod nano;
 mod serve;

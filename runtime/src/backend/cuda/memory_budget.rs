@@ -10,7 +10,7 @@ use super::staging::Arrays;
 use super::weights::{layout_bytes, layout_of};
 use super::{device, workspace};
 use crate::Result;
-use crate::backend::memory_budget::PAGES_PER_SNAPSHOT;
+use crate::backend::memory_budget::{PAGES_PER_SNAPSHOT, snapshot_count};
 use crate::backend::{Limits, MemoryBudget, PAGE_TOKENS};
 
 /// Allocations of this size and more come in whole blocks of it.
@@ -36,6 +36,17 @@ pub fn memory_budget(
     context.bind_to_thread().map_err(device_error("select the device"))?;
     let (free, _) = result::mem_get_info().map_err(device_error("ask for free memory"))?;
     Ok(MemoryBudget { available_bytes: Some(free as u64), ..sizes(model, limits, snapshots)? })
+}
+
+/// The budget for these limits, prefixes cached, on a device that is not there: what is available is not known.
+///
+/// # Errors
+/// [`crate::Error::Internal`] if a weight has no layout.
+pub fn memory_budget_without_device(
+    model: &'static Model,
+    limits: &Limits,
+) -> Result<MemoryBudget> {
+    sizes(model, limits, snapshot_count(&model.spec, limits).unwrap_or(0))
 }
 
 /// The budget without a device.
@@ -90,7 +101,6 @@ fn rounded(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::memory_budget::snapshot_count;
 
     /// What an 80 GB card has free once a context is open, rounded down.
     const CARD: u64 = 84_000_000_000;

@@ -37,7 +37,7 @@ use ossmith_plan::params::NOTHING_SAMPLED;
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
-pub use memory_budget::memory_budget;
+pub use memory_budget::{memory_budget, memory_budget_without_device};
 pub use sources::{Sources, emit, plan_hash};
 
 use crate::backend::{

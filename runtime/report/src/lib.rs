@@ -1,0 +1,15 @@
+//! What recorded results say. It reads the JSON of `ossmith bench` ([`records`]), knows the results that the repository
+//! keeps ([`history`]), predicts steps and prompts from them ([`predict`]) and writes traces of steps ([`trace`]).
+//!
+//! It knows neither devices nor the engine: the command runs benches, and this crate makes of their results what people
+//! read.
+
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod history;
+pub mod predict;
+pub mod records;
+pub mod trace;
+
+pub use error::{Error, Result};
