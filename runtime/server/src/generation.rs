@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use ossmith::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
 use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream};
 use crate::error::{ApiError, Result};
 use crate::metrics::{Metrics, Outcome};
+
+/// Numbers the requests, so that the engine counts the choices of each as one where requests compete.
+static NEXT_GROUP: AtomicU64 = AtomicU64::new(0);
 
 /// What comes for one choice.
 #[derive(Clone, Debug, PartialEq)]
@@ -201,8 +205,10 @@ impl Generation {
         timeout: Option<Duration>,
     ) -> Result<Generation> {
         let (arrival, choices) = (Instant::now(), requests.len());
+        let group = NEXT_GROUP.fetch_add(1, Ordering::Relaxed);
         let submit = |mut request: GenerationRequest| {
             let engine = &mut request.engine_request;
+            engine.group = Some(group);
             engine.deadline = timeout.and_then(|timeout| received.checked_add(timeout));
             // A prompt counts once, however many choices it has.
             let prompt_tokens = if request.choice == 0 { engine.prompt.len() } else { 0 };

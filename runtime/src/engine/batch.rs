@@ -1,10 +1,11 @@
-//! The policy of a step: which tokens make up the next batch. Running samples come first, in order of [`Key`]: one token
-//! for each that generates, with draft tokens where drafts are on, then prompts in chunks, all within the budget of
-//! tokens. A sample that needs a page when none is left preempts a sample whose reader is slow, or the last one in order,
-//! which goes back to wait and computes again. What is left of the budget goes to waiting samples, in order, as far as
-//! sequence slots and pages last.
+//! The policy of a step: which tokens make up the next batch. Each running sample that generates has one token, with
+//! draft tokens where drafts are on. Then waiting samples start, as far as sequence slots and pages last, and what is left
+//! of the budget of tokens goes to chunks of prompts. [`super::fairness`] decides who starts and how the prompts share the
+//! budget. A sample that needs a page when none is left preempts a sample whose reader is slow, or the last one in order
+//! of [`Key`], which goes back to wait and computes again.
 //!
-//! The first sample in order is never preempted, so every request comes to its end.
+//! The first sample in order is never preempted for pages, nor the only one of its request for a slot, so every request
+//! comes to its end.
 
 use std::time::Instant;
 
@@ -32,37 +33,47 @@ impl Scheduler {
         self.preempt_for_waiting();
         let preempted = self.metrics.preemptions;
         let mut budget = self.step_tokens;
-        let mut candidates = self.candidates(&mut budget);
-        // Pages are allocated in order of the samples, so that a preempted one has no entry yet; entries keep the order
-        // of the candidates.
-        let mut order: Vec<usize> = (0..candidates.len()).collect();
-        order.sort_unstable_by_key(|&at| candidates[at].key);
-        for at in order {
-            self.allocate_pages(&mut candidates[at]);
+        let mut candidates = self.generating(&mut budget);
+        for candidate in &mut candidates {
+            self.allocate_pages(candidate);
         }
+        let mut started = Vec::new();
+        if self.metrics.preemptions == preempted && budget > 0 {
+            started = self.admit(&mut plan, now);
+        }
+        for (key, tokens) in self.share_prompt_tokens(&started, budget) {
+            let mut candidate = Candidate { key, tokens, draft: Vec::new() };
+            self.allocate_pages(&mut candidate);
+            candidates.push(candidate);
+        }
+        // A candidate that was preempted for another yields no entry.
         for candidate in candidates {
             plan.entries.extend(self.add_entry(candidate));
-        }
-        if self.metrics.preemptions == preempted {
-            self.admit(&mut plan, &mut budget, now);
         }
         plan
     }
 
-    /// While the first waiting sample has no room, preempts samples whose reader is slow and samples of a lower priority.
+    /// While the first waiting sample has no room, preempts samples whose reader is slow, samples of a lower priority, and
+    /// for a slot those of a request that has more than its share.
     fn preempt_for_waiting(&mut self) {
-        while let Some(first) = self.waiting.first().copied().filter(|&key| self.may_start(key))
+        while let Some(first) = self.first_waiting()
+            && !self.waits_for_prefix(first)
             && let Some(sample) = self.samples.get(&first)
             && (self.free_seq_slots.is_empty()
                 || !self.fits(sample.tokens.len().div_ceil(PAGE_TOKENS)))
         {
             let held = |key: &&Key| self.samples.get(key).is_some_and(|sample| sample.held);
-            let lower = |key: &&Key| key.priority > first.priority;
-            let last = self.running.iter().rev();
-            let Some(&victim) = last.clone().find(held).or(last.clone().next().filter(lower))
-            else {
-                return;
+            let priority = sample.request.priority;
+            let lower = |key: &&Key| {
+                // One that is earlier in order despite its priority has aged.
+                **key > first
+                    && self.samples.get(key).is_some_and(|other| other.request.priority > priority)
             };
+            let last = self.running.iter().rev();
+            let victim = last.clone().find(held).or(last.clone().next().filter(lower)).copied();
+            let no_slot = self.free_seq_slots.is_empty();
+            let share = || no_slot.then(|| self.over_share(first)).flatten();
+            let Some(victim) = victim.or_else(share) else { return };
             self.preempt(victim);
         }
     }
@@ -79,8 +90,8 @@ impl Scheduler {
         self.running.is_empty() || self.pages.available() >= needed + reserved + spare
     }
 
-    /// What running samples would do within the budget: those that generate first, then prompts.
-    fn candidates(&self, budget: &mut usize) -> Vec<Candidate> {
+    /// What the running samples that generate would do within the budget.
+    fn generating(&self, budget: &mut usize) -> Vec<Candidate> {
         let running = self.running.iter().filter_map(|key| self.samples.get(key));
         let ready: Vec<&Sample> =
             running.filter(|sample| !sample.held && self.is_ready(sample)).collect();
@@ -99,18 +110,11 @@ impl Scheduler {
                 *budget -= drafted;
             }
         }
-        for sample in ready.iter().filter(|sample| sample.unscheduled() > 1) {
-            let tokens = self.chunk(sample, *budget);
-            if tokens > 0 {
-                candidates.push(Candidate { key: sample.key, tokens, draft: Vec::new() });
-                *budget -= tokens;
-            }
-        }
         candidates
     }
 
     /// Whether a sample's next tokens can be scheduled now, though its last results may not be known.
-    fn is_ready(&self, sample: &Sample) -> bool {
+    pub(super) fn is_ready(&self, sample: &Sample) -> bool {
         if sample.pending == 0 || sample.draft_in_flight {
             return sample.pending == 0;
         }
@@ -126,7 +130,7 @@ impl Scheduler {
     }
 
     /// Tokens of a sample's next chunk.
-    fn chunk(&self, sample: &Sample, budget: usize) -> usize {
+    pub(super) fn chunk(&self, sample: &Sample, budget: usize) -> usize {
         let rows = if sample.reports_prompt() { REPORTED_CHUNK } else { usize::MAX };
         sample.unscheduled().min(budget).min(self.max_append).min(rows)
     }
@@ -216,33 +220,29 @@ impl Scheduler {
         Some(entry)
     }
 
-    /// Allocates sequence slots, pages and first chunks to waiting samples, in order.
-    fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize, now: Instant) {
-        let waiting: Vec<Key> = if self.free_seq_slots.is_empty() || *budget == 0 {
-            Vec::new()
-        } else {
-            self.waiting.iter().copied().collect()
-        };
-        for key in waiting {
-            if self.free_seq_slots.is_empty() || *budget == 0 {
-                return;
+    /// Starts waiting samples, as far as sequence slots and pages last, and returns them.
+    fn admit(&mut self, plan: &mut StepPlan, now: Instant) -> Vec<Key> {
+        let mut started = Vec::new();
+        if self.free_seq_slots.is_empty() || self.waiting.is_empty() {
+            return started;
+        }
+        for key in self.waiting_order() {
+            if self.free_seq_slots.is_empty() {
+                break;
             }
-            if !self.may_start(key) {
+            if self.waits_for_prefix(key) {
                 continue;
             }
-            let Some(load) = self.start(key, now) else { return };
+            let Some(load) = self.start(key, now) else { break };
             plan.loads.extend(load);
-            let tokens = self.samples.get(&key).map_or(0, |sample| self.chunk(sample, *budget));
-            let mut candidate = Candidate { key, tokens, draft: Vec::new() };
-            self.allocate_pages(&mut candidate);
-            *budget -= tokens;
-            plan.entries.extend(self.add_entry(candidate));
+            started.push(key);
         }
+        started
     }
 
     /// Whether a waiting sample may start: not while a token of it is in flight or its reader is slow, and not before the
     /// request's first sample has read the prompt that they share.
-    fn may_start(&self, key: Key) -> bool {
+    pub(super) fn may_start(&self, key: Key) -> bool {
         let ready =
             self.samples.get(&key).is_some_and(|sample| !sample.held && sample.pending == 0);
         let first = self.samples.get(&Key { index: 0, ..key });

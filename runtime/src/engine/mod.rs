@@ -4,13 +4,14 @@
 //! the oldest step in flight, *postprocess* turns its result into events. [`Engine::generate`] and
 //! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
 //!
-//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`results`] what its output means,
+//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`fairness`] who goes first, [`results`] what its output means,
 //! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`mask_threads`] the
 //! masks beside the steps, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
 
 mod batch;
 mod draft;
 mod events;
+mod fairness;
 mod handle;
 mod host_sampling;
 mod load;

@@ -37,8 +37,14 @@ pub struct Request {
     pub detokenizer: Option<Arc<dyn Detokenizer>>,
     /// Which tokens are allowed next. `None`: all.
     pub mask: Option<Arc<dyn MaskSource>>,
-    /// Requests share cached prefixes only with requests of the same salt.
+    /// The scope of its cached prefixes: requests share them, and report `cached_tokens`, only within one salt. Requests
+    /// that set none share among themselves.
     pub cache_salt: u64,
+    /// Whose request it is. Tenants that compete get equal shares, however many requests each has.
+    pub tenant: u64,
+    /// Requests of one tenant and group count as one where requests compete, as the choices of one call should. `None`:
+    /// the request stands alone.
+    pub group: Option<u64>,
 }
 
 impl Request {
@@ -53,6 +59,8 @@ impl Request {
             detokenizer: None,
             mask: None,
             cache_salt: 0,
+            tenant: 0,
+            group: None,
         }
     }
 
@@ -69,6 +77,8 @@ setters!(Request {
     with_deadline(deadline: impl Into<Option<Instant>>),
     with_mask(mask: Arc<dyn MaskSource>),
     with_cache_salt(cache_salt: u64),
+    with_tenant(tenant: u64),
+    with_group(group: impl Into<Option<u64>>),
 });
 
 impl std::fmt::Debug for Request {
@@ -78,6 +88,8 @@ impl std::fmt::Debug for Request {
             .field("params", &self.params)
             .field("priority", &self.priority)
             .field("deadline", &self.deadline)
+            .field("tenant", &self.tenant)
+            .field("group", &self.group)
             .field("detokenizer", &self.detokenizer.is_some())
             .field("mask", &self.mask.is_some())
             .finish_non_exhaustive()

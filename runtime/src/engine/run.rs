@@ -48,7 +48,10 @@ impl Engine {
     pub(super) fn run(&mut self, plan: StepPlan) -> std::result::Result<RunOutcome, StepFailure> {
         let begin = Instant::now();
         let nothing_new = plan.entries.is_empty();
-        if !nothing_new {
+        if nothing_new {
+            // A sample may start without a token of this step.
+            self.load_snapshots(&plan).map_err(|error| StepFailure::fatal(&error))?;
+        } else {
             self.warn_host_sampling(&plan);
             self.start_masks(&plan);
             match self.submit_plan(&plan) {
@@ -100,13 +103,19 @@ impl Engine {
         }
     }
 
+    fn load_snapshots(&mut self, plan: &StepPlan) -> Result<()> {
+        catch_panic(|| {
+            plan.loads.iter().try_for_each(|load| {
+                self.backend.load_snapshot(load.snapshot, load.seq_slot, load.end).map_err(escalate)
+            })
+        })
+    }
+
     /// Loads snapshots and submits the step.
     fn submit_plan(&mut self, plan: &StepPlan) -> Result<()> {
+        self.load_snapshots(plan)?;
         let Engine { backend, scheduler, .. } = self;
         catch_panic(|| {
-            for load in &plan.loads {
-                backend.load_snapshot(load.snapshot, load.seq_slot, load.end).map_err(escalate)?;
-            }
             let sequences = scheduler.sequences(plan);
             backend.submit(&Step { sequences: &sequences, capture_activations: false })
         })

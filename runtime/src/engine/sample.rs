@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::DraftState;
+use super::fairness::PRIORITY_STEPS;
 use super::host_sampling;
 use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;
@@ -14,17 +15,18 @@ use super::text::TextStream;
 use super::validate::ValidatedRequest;
 use crate::sampling::{TokenHistory, TokenLogprobs};
 
-/// Names a sample, and orders samples: by priority, then arrival, then number.
+/// Names a sample, and orders samples: by arrival, which the priority shifts, then by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    pub(super) priority: i32,
+    /// The step of its arrival, and [`PRIORITY_STEPS`] later for each unit of its priority.
+    pub(super) order: i64,
     pub(super) request: u64,
     pub(super) index: usize,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Requests are numbered, so the priority adds nothing to the hash.
+        // Requests are numbered, so their order adds nothing to the hash.
         state.write_u64(self.request << 8 ^ self.index as u64);
     }
 }
@@ -55,6 +57,8 @@ pub(super) type Samples = HashMap<Key, Sample, BuildHasherDefault<KeyHasher>>;
 pub(super) struct Sample {
     pub(super) key: Key,
     pub(super) request: Arc<ValidatedRequest>,
+    /// The step in which it arrived.
+    pub(super) arrived_step: u64,
     /// The prompt, then what was generated.
     pub(super) tokens: Vec<u32>,
     /// In order of position. The first `cached_blocks` of them hold cached blocks.
@@ -89,12 +93,21 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    pub(super) fn new(request: &Arc<ValidatedRequest>, index: usize, vocab: usize) -> Sample {
+    /// Sample `index` of a request that arrives at step `arrived_step`.
+    pub(super) fn new(
+        request: &Arc<ValidatedRequest>,
+        index: usize,
+        vocab: usize,
+        arrived_step: u64,
+    ) -> Sample {
         let params = &request.params;
+        let shift = i64::from(request.priority) * PRIORITY_STEPS;
+        let order = i64::try_from(arrived_step).unwrap_or(i64::MAX).saturating_add(shift);
         let mask = request.mask.as_ref();
         let mask = mask.map(|source| SampleMask::new(source.start(index), vocab));
         Sample {
-            key: Key { priority: request.priority, request: request.id.0, index },
+            key: Key { order, request: request.id.0, index },
+            arrived_step,
             tokens: request.prompt.to_vec(),
             pages: Vec::new(),
             cached_blocks: 0,

@@ -3,12 +3,13 @@
 //! Several plans may be in flight at once; they come back in order, and a backend runs them in order, so a page or a
 //! sequence slot whose last use is in one plan may be allocated to a later plan at once.
 //!
-//! [`super::batch`] holds the policy of a step, [`super::results`] what its output means.
+//! [`super::batch`] holds the policy of a step, [`super::fairness`] who goes first in it, [`super::results`] what its output means.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::fairness::{PromptShare, Waiting};
 use super::metrics::EngineMetrics;
 use super::options::Policy;
 use super::pages::{PageCache, Parent};
@@ -28,7 +29,7 @@ const ANCHOR_INTERVAL_PAGES: usize = 16;
 #[derive(Debug)]
 pub(super) struct Scheduler {
     pub(super) samples: Samples,
-    pub(super) waiting: BTreeSet<Key>,
+    pub(super) waiting: BTreeMap<Key, Waiting>,
     pub(super) running: BTreeSet<Key>,
     /// Samples of each request.
     requests: HashMap<RequestId, Vec<Key>>,
@@ -40,6 +41,8 @@ pub(super) struct Scheduler {
     pub(super) draft_tokens: usize,
     pub(super) vocab: usize,
     pub(super) metrics: EngineMetrics,
+    /// Of the tenants that read prompts.
+    pub(super) prompt_shares: BTreeMap<u64, PromptShare>,
     /// Rows that wait for the mask of their sample.
     pub(super) late: Vec<LateRows>,
 }
@@ -56,7 +59,7 @@ impl Scheduler {
     ) -> Scheduler {
         Scheduler {
             samples: Samples::default(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             running: BTreeSet::new(),
             requests: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -67,6 +70,7 @@ impl Scheduler {
             draft_tokens: policy.draft_tokens,
             vocab,
             metrics: EngineMetrics::new(limits.pages),
+            prompt_shares: BTreeMap::new(),
             late: Vec::new(),
         }
     }
@@ -81,9 +85,9 @@ impl Scheduler {
         let request = Arc::new(request);
         let mut keys = Vec::with_capacity(request.params.n);
         for index in 0..request.params.n {
-            let sample = Sample::new(&request, index, self.vocab);
+            let sample = Sample::new(&request, index, self.vocab, self.metrics.steps);
             keys.push(sample.key);
-            self.waiting.insert(sample.key);
+            self.waiting.insert(sample.key, Waiting::new(&sample));
             self.samples.insert(sample.key, sample);
         }
         self.requests.insert(request.id, keys);
@@ -188,7 +192,9 @@ impl Scheduler {
     /// cached prefix spares it.
     pub(super) fn preempt(&mut self, key: Key) {
         self.release_resources(key);
-        self.waiting.insert(key);
+        if let Some(sample) = self.samples.get(&key) {
+            self.waiting.insert(key, Waiting::new(sample));
+        }
         self.metrics.preemptions += 1;
     }
 

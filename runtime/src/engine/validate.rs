@@ -35,7 +35,24 @@ pub(super) struct ValidatedRequest {
     pub(super) detokenizer: Option<Arc<dyn Detokenizer>>,
     pub(super) mask: Option<Arc<dyn MaskSource>>,
     pub(super) salt: u64,
+    pub(super) claimant: Claimant,
     pub(super) arrived: Instant,
+}
+
+/// What competes for the engine: one call of one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Claimant {
+    pub(super) tenant: u64,
+    pub(super) group: Group,
+}
+
+/// The call that a request belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Group {
+    /// It is the call's only request.
+    Alone(RequestId),
+    /// [`Request::group`].
+    Shared(u64),
 }
 
 impl std::fmt::Debug for ValidatedRequest {
@@ -58,7 +75,17 @@ pub(super) fn validate(
     spec: &ModelSpec,
     limits: &Limits,
 ) -> Result<ValidatedRequest> {
-    let Request { prompt, params, priority, deadline, detokenizer, mask, cache_salt } = request;
+    let Request {
+        prompt,
+        params,
+        priority,
+        deadline,
+        detokenizer,
+        mask,
+        cache_salt,
+        tenant,
+        group,
+    } = request;
     check_prompt(&prompt, spec)?;
     check_params(&params, spec)?;
     if !params.stop.is_empty() && detokenizer.is_none() {
@@ -84,6 +111,7 @@ pub(super) fn validate(
         detokenizer,
         mask,
         salt: cache_salt,
+        claimant: Claimant { tenant, group: group.map_or(Group::Alone(id), Group::Shared) },
         arrived: Instant::now(),
     })
 }
