@@ -57,7 +57,7 @@ impl Backend for EmptyBackend {
         let mut output = StepOutput::default();
         for sequence in step.sequences {
             let next = (sequence.start + sequence.input.len()) % self.vocab;
-            output.sampled.push(sequence.sample.map(|_| next as u32));
+            output.sampled.extend(sequence.sample.map(|_| Some(next as u32)));
             let rows = if sequence.logits == LogitRows::None { 0 } else { self.vocab };
             output.logits.push(vec![0.5; rows]);
         }

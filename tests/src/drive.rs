@@ -76,8 +76,10 @@ pub fn run(backend: &mut dyn Backend, feeds: &[Feed<'_>]) -> ossmith::Result<Vec
         let sequences: Vec<_> = active.iter().map(|&slot| states[slot].sequence(slot)).collect();
         let output = backend.run(&Step { sequences: &sequences, capture_activations: true })?;
         let tokens = active.iter().map(|&slot| states[slot].next).sum();
-        let mut row = 0;
+        let (mut row, mut sampled) = (0, output.sampled.iter().flatten());
         for (i, &slot) in active.iter().enumerate() {
+            let token = sampled.by_ref().take(states[slot].sequence(slot).sampled_rows()).last();
+            states[slot].rows.greedy.extend(token);
             row = states[slot].take(&output, i, row, tokens);
         }
     }
@@ -147,7 +149,6 @@ impl<'a> State<'a> {
                 mine.router_logits.extend(rows_of(&step.router_logits, &own, tokens));
             }
         }
-        self.rows.greedy.extend(output.sampled[index]);
         self.start += self.next;
         end
     }

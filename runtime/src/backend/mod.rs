@@ -95,6 +95,10 @@ pub enum Input<'a> {
     Tokens(&'a [u32]),
     /// The one token that the previous step sampled for this sequence slot, without a round trip through the host.
     Sampled,
+    /// The last known token, then a draft of those after it. A token is sampled after each of them, so that the draft can
+    /// be verified; the next step of the sequence cannot continue from [`Input::Sampled`]. The rows have neither
+    /// penalties nor a mask, which would differ from one to the next.
+    Draft(&'a [u32]),
 }
 
 impl Input<'_> {
@@ -102,7 +106,7 @@ impl Input<'_> {
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
-            Input::Tokens(tokens) => tokens.len(),
+            Input::Tokens(tokens) | Input::Draft(tokens) => tokens.len(),
             Input::Sampled => 1,
         }
     }
@@ -125,12 +129,25 @@ pub struct Sequence<'a> {
     pub input: Input<'a>,
     /// Page ids that hold positions `0..start + input.len()` of the full layers, [`PAGE_TOKENS`] each.
     pub pages: &'a [u32],
-    /// Sample the next token from the last row's logits. `None` while a prompt is still being read.
+    /// Sample the next token from the last row's logits, or a token after each row of a draft. `None` while a prompt is
+    /// still being read.
     pub sample: Option<RowSampling<'a>>,
     /// Report tokens of a prompt, from the logits of the rows before them.
     pub prompt_report: Option<PromptReport<'a>>,
     /// Which rows' logits are returned to the host.
     pub logits: LogitRows,
+}
+
+impl Sequence<'_> {
+    /// The number of its last rows from which a token is sampled.
+    #[must_use]
+    pub fn sampled_rows(&self) -> usize {
+        match (self.sample, self.input) {
+            (None, _) => 0,
+            (Some(_), Input::Draft(tokens)) => tokens.len(),
+            (Some(_), Input::Tokens(_) | Input::Sampled) => 1,
+        }
+    }
 }
 
 /// Which logits are returned to the host.
@@ -178,12 +195,10 @@ pub struct StepTime {
 /// The results of a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepOutput {
-    /// For each sequence of the step, the sampled token, where one was requested.
+    /// The token of each sampled row, sequence after sequence; `None` where the largest of its logits is not a finite
+    /// number.
     pub sampled: Vec<Option<u32>>,
-    /// Indices of the sequences for which no token could be sampled, because the largest of their logits is not a
-    /// finite number.
-    pub non_finite: Vec<usize>,
-    /// For each sequence of the step, the report of its sampled token, where one was requested.
+    /// The report of each sampled row's token, where one was requested.
     pub reports: Vec<Option<TokenLogprobs>>,
     /// For each sequence, the reports of its [`PromptReport`], one for each token.
     pub prompt_reports: Vec<Vec<TokenLogprobs>>,
@@ -204,6 +219,11 @@ pub trait Backend: Send {
     /// The maximum number of tokens that one step may append to one sequence (sliding rings bound it).
     fn max_append(&self) -> usize {
         self.limits().max_step_tokens
+    }
+
+    /// The maximum number of rows from which one step may sample; at least one for each sequence.
+    fn max_sampled_rows(&self) -> usize {
+        self.limits().max_step_tokens.max(self.limits().max_sequences)
     }
 
     /// Makes room for this many sliding-window *snapshots*, numbered from 0. A snapshot is a copy of what the sliding

@@ -55,6 +55,18 @@ pub(super) fn step(
     Ok(())
 }
 
+/// Refuses a step that samples from more rows than the backend has room for.
+#[cfg(feature = "cuda")]
+pub(super) fn sampled_rows(step: &Step<'_>, most: usize) -> Result<()> {
+    let rows: usize = step.sequences.iter().map(Sequence::sampled_rows).sum();
+    if rows > most {
+        return Err(Error::invalid_step(format!(
+            "the step samples from {rows} rows, more than {most}; make the drafts shorter"
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a step that names a mask which was never set. `has_mask` reports whether a sequence slot has one.
 pub(super) fn masks(step: &Step<'_>, has_mask: impl Fn(usize, usize) -> bool) -> Result<()> {
     for sequence in step.sequences {
@@ -152,6 +164,11 @@ fn check(
     check_reports(sequence)?;
     if let Some(row) = &sequence.sample {
         check_row(row, seq_slot)?;
+        if matches!(sequence.input, Input::Draft(_))
+            && (row.penalties.is_some() || row.mask.is_some())
+        {
+            return Err(format!("the draft of sequence slot {seq_slot} has penalties or a mask"));
+        }
     }
     let reported = sequence.prompt_report.map_or(&[][..], |report| report.next);
     let of_row = sequence
@@ -168,10 +185,12 @@ fn check(
             "sequence slot {seq_slot} continues from its sampled token, but its previous step sampled none"
         )),
         Input::Sampled => Ok(()),
-        Input::Tokens(tokens) => match tokens.iter().find(|&&token| token as usize >= vocab) {
-            Some(bad) => Err(format!("token id {bad} is not below the vocabulary's {vocab}")),
-            None => Ok(()),
-        },
+        Input::Tokens(tokens) | Input::Draft(tokens) => {
+            match tokens.iter().find(|&&token| token as usize >= vocab) {
+                Some(bad) => Err(format!("token id {bad} is not below the vocabulary's {vocab}")),
+                None => Ok(()),
+            }
+        }
     }
 }
 

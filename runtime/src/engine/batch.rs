@@ -103,14 +103,22 @@ impl Scheduler {
             }
         }
         if self.draft_tokens > 0 {
+            let mut rows = self.spare_rows();
             for candidate in &mut candidates {
-                candidate.draft = self.draft(candidate.key, *budget);
+                candidate.draft = self.draft(candidate.key, rows.min(*budget));
                 let drafted = candidate.draft.len().saturating_sub(1);
                 candidate.tokens += drafted;
                 *budget -= drafted;
+                rows -= drafted;
             }
         }
         candidates
+    }
+
+    /// Rows from which a step may sample besides one for each sample that runs or may start.
+    fn spare_rows(&self) -> usize {
+        let starting = self.waiting.len().min(self.free_seq_slots.len());
+        self.max_sampled_rows.saturating_sub(self.running.len() + starting)
     }
 
     /// Whether a sample's next tokens can be scheduled now, though its last results may not be known.
@@ -198,8 +206,7 @@ impl Scheduler {
         let sample = self.samples.get_mut(&candidate.key)?;
         let seq_slot = sample.seq_slot?;
         let last = candidate.tokens >= sample.unscheduled();
-        let on_host = sample.needs_host() || !candidate.draft.is_empty();
-        let sample_on = match (last, on_host) {
+        let sample_on = match (last, sample.needs_host()) {
             (false, _) => SampleOn::None,
             (true, true) => SampleOn::Host,
             (true, false) => SampleOn::Device,
@@ -296,6 +303,9 @@ impl Scheduler {
             let sample = self.samples.get(&entry.key)?;
             let end = entry.start + entry.tokens;
             let input = match sample.tokens.get(entry.start..end) {
+                _ if !entry.draft.is_empty() && entry.sample_on == SampleOn::Device => {
+                    Input::Draft(&entry.draft)
+                }
                 _ if !entry.draft.is_empty() => Input::Tokens(&entry.draft),
                 Some(tokens) => Input::Tokens(tokens),
                 None => Input::Sampled,

@@ -1,5 +1,5 @@
 //! Sampling on the host, from rows of logits that a backend returned. Samples need it whose next token depends on their
-//! history (penalties, bias, masks, `min_tokens`), that report logprobs, or that verify drafts. All other tokens are
+//! history (penalties, bias, masks, `min_tokens`) or that report logprobs, and so do drafts of these. All other tokens are
 //! sampled where the logits are. Both ways follow [`crate::sampling`], so they agree as far as the logits do.
 
 use std::borrow::Cow;

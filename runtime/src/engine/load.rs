@@ -42,6 +42,14 @@ impl Engine {
         let (backend, pipeline_depth) =
             backend::open(device, model, checkpoint, limits, threads, progress)?;
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
+        if policy.draft_tokens > 0 {
+            let (most, rows) = (policy.draft_tokens, backend.max_sampled_rows());
+            tracing::info!(
+                most,
+                rows,
+                "drafts of up to `most` tokens; a step samples from up to `rows` rows"
+            );
+        }
         Engine::with_backend(&model.spec, backend, pipeline_depth, policy)
     }
 }

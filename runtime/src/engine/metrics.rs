@@ -89,8 +89,8 @@ pub struct EngineMetrics {
     /// Time between steps in which it did not compute, in seconds: transfers, and waiting for the host. Time in which
     /// the engine had nothing to do does not count.
     pub device_idle_seconds: f64,
-    /// Tokens that were sampled on the host from returned logits, because of penalties, bias, masks, `min_tokens`,
-    /// logprobs or drafts.
+    /// Tokens that were sampled on the host from returned logits, because of penalties, bias, masks, `min_tokens` or
+    /// logprobs.
     pub host_sampled_tokens: u64,
     /// Time that the host spent on a step outside the backend, in seconds.
     pub host_seconds: Histogram,

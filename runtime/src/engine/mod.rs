@@ -105,9 +105,8 @@ impl Engine {
         if let Some(count) = snapshots.filter(|&count| count > 0) {
             backend.reserve_snapshots(count)?;
         }
-        let max_append = backend.max_append();
         Ok(Engine {
-            scheduler: Scheduler::new(&limits, max_append, spec.vocab, &policy, snapshots),
+            scheduler: Scheduler::new(&*backend, spec.vocab, &policy, snapshots),
             masks: MaskThreads::default(),
             in_flight: VecDeque::new(),
             next_id: 0,

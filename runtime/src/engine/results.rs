@@ -54,20 +54,18 @@ impl Scheduler {
     ) -> Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)> {
         let mut row_results = self.process_rows(plan, output.logits).into_iter();
         let (mut events, mut saves) = (Vec::with_capacity(plan.entries.len()), Vec::new());
-        for (index, entry) in plan.entries.iter().enumerate() {
-            let token = output.sampled.get(index).copied().flatten();
+        let mut sampled = &output.sampled[..];
+        for entry in &plan.entries {
             let results = if entry.returns_rows() { row_results.next() } else { None };
-            if output.non_finite.contains(&index) {
-                let error = Error::NonFiniteLogits { position: entry.start + entry.tokens };
-                events.extend(self.end(entry.key, FinishReason::Failed(error.to_string().into())));
-                continue;
-            }
+            let rows = if entry.sample_on == SampleOn::Device { entry.sampled_rows() } else { 0 };
+            let missing = || missing_output("token", entry);
+            let rows = sampled.split_off(..rows).ok_or_else(missing)?;
             match results {
                 Some(Err(RowFailure::Late(rows))) => {
                     self.late.push(LateRows { entry: entry.clone(), rows });
                 }
                 results => {
-                    if self.apply(entry, token, results, now, &mut events)? {
+                    if self.apply(entry, rows, results, now, &mut events)? {
                         self.cache_blocks(entry.key, &mut saves);
                     }
                 }
@@ -90,7 +88,7 @@ impl Scheduler {
             match process_entry(sample, &entry, rows, self.vocab) {
                 Err(RowFailure::Late(rows)) => self.late.push(LateRows { entry, rows }),
                 results => {
-                    if self.apply(&entry, None, Some(results), now, &mut events)? {
+                    if self.apply(&entry, &[], Some(results), now, &mut events)? {
                         self.cache_blocks(entry.key, &mut saves);
                     }
                 }
@@ -119,11 +117,12 @@ impl Scheduler {
         }
     }
 
-    /// Applies one entry's token, or the results of its rows. Returns whether the tokens of a further page are now known.
+    /// Applies the tokens that one entry's rows sampled, on the device or from returned rows. Returns whether the tokens of
+    /// a further page are now known.
     fn apply(
         &mut self,
         entry: &PlanEntry,
-        token: Option<u32>,
+        rows: &[Option<u32>],
         results: Option<Result<RowResults, RowFailure>>,
         now: Instant,
         events: &mut Vec<TokenEvent>,
@@ -142,22 +141,20 @@ impl Scheduler {
             }
         };
         sample.add_prompt_logprobs(entry.start, results.prompt);
-        let (count, known) = (results.tokens.len(), sample.tokens.len());
+        let (from_device, non_finite) = verified(rows, &entry.draft);
+        let (count, known) = (from_device.len() + results.tokens.len(), sample.tokens.len());
         if !entry.draft.is_empty() {
             sample.draft_in_flight = false;
             if sample.epoch == entry.epoch {
                 sample.scheduled = entry.start + count;
             }
-            let (drafted, accepted) = (entry.draft.len() - 1, count - 1);
+            let (drafted, accepted) = (entry.draft.len() - 1, count.saturating_sub(1));
             sample.drafts.record(drafted, accepted, sample.generated() + count);
             self.metrics.count_draft(drafted, accepted);
         }
-        let from_device = match entry.sample_on {
-            SampleOn::Device => Some((token.ok_or_else(|| missing_output("token", entry))?, None)),
-            SampleOn::Host | SampleOn::None => None,
-        };
-        self.metrics.host_sampled_tokens += count as u64;
-        for (token, logprobs) in from_device.into_iter().chain(results.tokens) {
+        self.metrics.host_sampled_tokens += results.tokens.len() as u64;
+        let from_device = from_device.into_iter().map(|token| (token, None));
+        for (token, logprobs) in from_device.chain(results.tokens) {
             let event = sample.record(token, logprobs, now, &mut self.metrics);
             let finish = event.finish.clone();
             events.push(event);
@@ -166,8 +163,28 @@ impl Scheduler {
                 return Ok(false);
             }
         }
+        if non_finite {
+            let position = entry.start + entry.tokens - rows.len() + count + 1;
+            let error = Error::NonFiniteLogits { position };
+            events.extend(self.end(entry.key, FinishReason::Failed(error.to_string().into())));
+            return Ok(false);
+        }
         Ok(sample.tokens.len() / PAGE_TOKENS > known / PAGE_TOKENS)
     }
+}
+
+/// The tokens of an entry's sampled rows that count: up to the first that differs from the draft, that one included. Also
+/// whether they end before a row that could not be sampled.
+fn verified(rows: &[Option<u32>], draft: &[u32]) -> (Vec<u32>, bool) {
+    let mut tokens = Vec::with_capacity(rows.len());
+    for (index, &row) in rows.iter().enumerate() {
+        let Some(token) = row else { return (tokens, true) };
+        tokens.push(token);
+        if draft.get(index + 1) != Some(&token) {
+            break;
+        }
+    }
+    (tokens, false)
 }
 
 /// The backend returned less than was requested.
@@ -256,4 +273,30 @@ fn prompt_logprobs(
     let next = sample.request.prompt.iter().skip(entry.start + 1);
     let rows: Vec<(&[f32], &u32)> = rows.chunks_exact(vocab).zip(next).collect();
     rows.into_par_iter().map(|(row, &token)| report(row, token, top)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sampled rows, the draft, the tokens that count, and whether a row without a sample follows them.
+    type Case = (&'static [Option<u32>], &'static [u32], &'static [u32], bool);
+
+    const CASES: &[Case] = &[
+        (&[], &[], &[], false),
+        (&[Some(7)], &[], &[7], false),
+        (&[Some(7), Some(8), Some(9)], &[1, 7, 8], &[7, 8, 9], false),
+        (&[Some(7), Some(5), Some(9)], &[1, 7, 8], &[7, 5], false),
+        (&[None, Some(8)], &[1, 7], &[], true),
+        (&[Some(7), None], &[1, 7], &[7], true),
+        // The row after a wrong token means nothing.
+        (&[Some(6), None], &[1, 7], &[6], false),
+    ];
+
+    #[test]
+    fn rows_of_a_draft_count_up_to_the_first_that_differs() {
+        for &(rows, draft, tokens, non_finite) in CASES {
+            assert_eq!(verified(rows, draft), (tokens.to_vec(), non_finite), "{rows:?} {draft:?}");
+        }
+    }
 }

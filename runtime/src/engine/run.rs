@@ -85,7 +85,7 @@ impl Engine {
         if on_host && self.pipeline_depth > 0 && !self.warned_host_sampling {
             self.warned_host_sampling = true;
             tracing::info!(
-                "penalties, bias, masks, logprobs, min_tokens and drafts need sampling on the host; \
+                "penalties, bias, masks, logprobs and min_tokens need sampling on the host; \
                  the samples that use them run at most in every other step"
             );
         }

@@ -17,8 +17,7 @@ use super::request::{FinishReason, RequestId, TokenEvent};
 use super::sample::{Key, Sample, Samples};
 use super::step_plan::{LateRows, SnapshotCopy, StepPlan};
 use super::validate::ValidatedRequest;
-use crate::Limits;
-use crate::backend::PAGE_TOKENS;
+use crate::backend::{Backend, PAGE_TOKENS};
 
 /// A prompt's snapshot is saved at the end of every this many pages.
 const SNAPSHOT_INTERVAL_PAGES: usize = 2;
@@ -38,6 +37,7 @@ pub(super) struct Scheduler {
     pub(super) pages: PageCache,
     pub(super) step_tokens: usize,
     pub(super) max_append: usize,
+    pub(super) max_sampled_rows: usize,
     pub(super) draft_tokens: usize,
     pub(super) vocab: usize,
     pub(super) metrics: EngineMetrics,
@@ -48,15 +48,14 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// For a backend with these limits. `max_append` bounds what one sequence does in a step, `snapshots` is what
-    /// [`PageCache::new`] takes.
+    /// For a backend. `snapshots` is what [`PageCache::new`] takes.
     pub(super) fn new(
-        limits: &Limits,
-        max_append: usize,
+        backend: &dyn Backend,
         vocab: usize,
         policy: &Policy,
         snapshots: Option<usize>,
     ) -> Scheduler {
+        let limits = backend.limits();
         Scheduler {
             samples: Samples::default(),
             waiting: BTreeMap::new(),
@@ -66,7 +65,8 @@ impl Scheduler {
             free_seq_slots: (0..limits.max_sequences).rev().collect(),
             pages: PageCache::new(limits.pages, policy.prefix_cache, snapshots),
             step_tokens: limits.max_step_tokens,
-            max_append,
+            max_append: backend.max_append(),
+            max_sampled_rows: backend.max_sampled_rows(),
             draft_tokens: policy.draft_tokens,
             vocab,
             metrics: EngineMetrics::new(limits.pages),

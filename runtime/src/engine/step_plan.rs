@@ -30,6 +30,11 @@ pub(super) struct PlanEntry {
 }
 
 impl PlanEntry {
+    /// The number of its last rows from which tokens are sampled.
+    pub(super) fn sampled_rows(&self) -> usize {
+        if self.sample_on == SampleOn::None { 0 } else { self.draft.len().max(1) }
+    }
+
     /// Whether logits are returned to the host.
     pub(super) fn returns_rows(&self) -> bool {
         self.reports_prompt || self.sample_on == SampleOn::Host

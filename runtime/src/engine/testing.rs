@@ -113,6 +113,10 @@ impl Scripted {
         if total == 0 || total > self.limits.max_step_tokens {
             return Err(format!("{total} tokens in a step"));
         }
+        let sampled: usize = step.sequences.iter().map(Sequence::sampled_rows).sum();
+        if sampled > self.max_sampled_rows() {
+            return Err(format!("{sampled} sampled rows in a step"));
+        }
         for (index, sequence) in step.sequences.iter().enumerate() {
             let written = &sequence.pages[sequence.start / PAGE_TOKENS..];
             for other in step.sequences.iter().enumerate().filter(|(at, _)| *at != index) {
@@ -156,7 +160,7 @@ impl Scripted {
     fn append(&mut self, sequence: &Sequence<'_>) -> Result<Vec<u64>> {
         let sampled = self.sampled[sequence.seq_slot];
         let tokens = match sequence.input {
-            Input::Tokens(tokens) => tokens.to_vec(),
+            Input::Tokens(tokens) | Input::Draft(tokens) => tokens.to_vec(),
             Input::Sampled => vec![sampled.ok_or(Error::Internal("nothing sampled".into()))?],
         };
         self.rings[sequence.seq_slot].truncate(sequence.start);
@@ -191,6 +195,10 @@ impl Backend for Scripted {
 
     fn max_append(&self) -> usize {
         self.max_append
+    }
+
+    fn max_sampled_rows(&self) -> usize {
+        2 * self.limits.max_sequences + 4
     }
 
     fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
@@ -244,20 +252,18 @@ impl Backend for Scripted {
         let mut output = StepOutput::default();
         for sequence in step.sequences {
             let hashes = self.append(sequence)?;
-            let last = hashes[hashes.len() - 1];
-            let position = sequence.start + hashes.len();
             let slot = &mut self.slots[sequence.seq_slot];
-            let (token, report) = match &sequence.sample {
-                Some(row) => {
-                    let (token, report) = sample(slot, last, row, position);
-                    slot.count(row, token);
-                    (Some(token), report)
-                }
-                None => (None, None),
-            };
-            self.sampled[sequence.seq_slot] = token;
-            output.sampled.push(token);
-            output.reports.push(report);
+            let first = hashes.len() - sequence.sampled_rows();
+            self.sampled[sequence.seq_slot] = None;
+            for (position, &hash) in (sequence.start + 1..).zip(&hashes).skip(first) {
+                let Some(row) = &sequence.sample else { continue };
+                let (token, report) = sample(slot, hash, row, position);
+                slot.count(row, token);
+                output.sampled.push(Some(token));
+                output.reports.push(report);
+                let known = !matches!(sequence.input, Input::Draft(_));
+                self.sampled[sequence.seq_slot] = Some(token).filter(|_| known);
+            }
             let reported = sequence.prompt_report.map_or(Vec::new(), |report| {
                 let of = |(&hash, &token)| sampling::report(&row(hash), token, report.top);
                 hashes.iter().zip(report.next).map(of).collect()
@@ -290,7 +296,6 @@ impl Backend for Scripted {
                 self.fault = None;
                 let mut output = output.unwrap();
                 output.sampled[0] = None;
-                output.non_finite.push(0);
                 Ok(output)
             }
             _ => output.ok_or_else(|| Error::Internal("nothing was submitted".to_owned())),

@@ -56,7 +56,9 @@ impl Batch {
         let mut batch = Batch::default();
         for sequence in sequences {
             match sequence.input {
-                Input::Tokens(tokens) => batch.tokens.extend_from_slice(tokens),
+                Input::Tokens(tokens) | Input::Draft(tokens) => {
+                    batch.tokens.extend_from_slice(tokens)
+                }
                 Input::Sampled => batch.tokens.extend(sampled(sequence.seq_slot)),
             }
             let index = batch.sequences.len();

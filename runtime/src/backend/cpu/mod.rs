@@ -36,7 +36,7 @@ pub(super) use scalar::rms_norm;
 pub use values::Values;
 
 use crate::backend::{
-    Backend, LayerActivations, Limits, LogitRows, RowSampling, SlotState, Step, StepOutput,
+    Backend, Input, LayerActivations, Limits, LogitRows, RowSampling, SlotState, Step, StepOutput,
     validate,
 };
 use crate::sampling::{self, TokenHistory, TokenLogprobs};
@@ -100,8 +100,13 @@ impl CpuBackend {
         let activations = self.forward(&batch, step.capture_activations)?;
         let mut output = StepOutput { activations, ..StepOutput::default() };
         self.finish(step, &batch, &mut output)?;
-        for (sequence, token) in step.sequences.iter().zip(&output.sampled) {
-            self.sampled[sequence.seq_slot] = *token;
+        let mut sampled = output.sampled.iter();
+        for sequence in step.sequences {
+            let rows = sampled.by_ref().take(sequence.sampled_rows());
+            let last = rows.last().copied().flatten();
+            // After a draft it is not known which of its tokens will be accepted.
+            let known = !matches!(sequence.input, Input::Draft(_));
+            self.sampled[sequence.seq_slot] = last.filter(|_| known);
         }
         Ok(output)
     }
@@ -130,8 +135,6 @@ impl CpuBackend {
     fn finish(&mut self, step: &Step<'_>, batch: &Batch, output: &mut StepOutput) -> Result<()> {
         let rows = head_rows(step);
         let sequences = step.sequences.len();
-        output.sampled = vec![None; sequences];
-        output.reports = vec![None; sequences];
         output.prompt_reports = vec![Vec::new(); sequences];
         output.logits = vec![Vec::new(); sequences];
         let (hidden, vocab) = (self.executor.model().spec.hidden, self.executor.model().spec.vocab);
@@ -163,13 +166,12 @@ impl CpuBackend {
                 }
                 output.prompt_reports[row.sequence].extend(result.prompt_report);
                 let Some(sampling) = row.sampled else { continue };
-                if let Some((token, report)) = result.sampled {
-                    output.sampled[row.sequence] = Some(token);
-                    output.reports[row.sequence] = report;
+                let (token, report) = result.sampled.unzip();
+                output.sampled.push(token);
+                output.reports.push(report.flatten());
+                if let Some(token) = token {
                     let slot = step.sequences[row.sequence].seq_slot;
                     self.slots[slot].count(sampling, token);
-                } else {
-                    output.non_finite.push(row.sequence);
                 }
             }
         }
@@ -219,7 +221,8 @@ fn head_rows<'a>(step: &'a Step<'a>) -> Vec<HeadRow<'a>> {
     for (index, sequence) in step.sequences.iter().enumerate() {
         let last = first + sequence.input.len() - 1;
         for row in first..=last {
-            let sampled = sequence.sample.as_ref().filter(|_| row == last);
+            let samples = row + sequence.sampled_rows() > last;
+            let sampled = sequence.sample.as_ref().filter(|_| samples);
             let returned = match sequence.logits {
                 LogitRows::None => false,
                 LogitRows::Last => row == last,

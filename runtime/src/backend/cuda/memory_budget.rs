@@ -79,7 +79,8 @@ pub(super) fn sizes(
         ring_bytes: 2 * sliding * rounded(ring_bytes(spec, limits, page)),
         snapshot_bytes: 2 * sliding * snapshot_buffer,
         workspace_bytes: between + tables + words,
-        graph_bytes: KERNEL_BYTES + limits.max_sequences as u64 * layers * GRAPH_BYTES_PER_LAYER,
+        graph_bytes: KERNEL_BYTES
+            + workspace::logit_rows(limits) as u64 * layers * GRAPH_BYTES_PER_LAYER,
         available_bytes: None,
         pages: limits.pages as u64,
         bytes_per_page: 2 * page * full

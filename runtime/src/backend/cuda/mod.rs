@@ -1,8 +1,8 @@
 //! The CUDA backend: generated kernels, compiled once, on one stream of one device.
 //!
 //! A step is one copy of the host's words ([`staging`]), the phases as launches ([`forward`]), and one copy of the
-//! sampled tokens back. Steps that sample one token for every sequence replay a CUDA graph per batch size; all others
-//! launch the same kernels one by one. Kernels are found by [`nvrtc`] and [`cubins`], weights placed by [`weights`].
+//! sampled tokens back. Steps that sample a token after each of theirs, one per sequence or a draft to verify, replay a
+//! CUDA graph per number of tokens; all others launch the same kernels one by one. Kernels are found by [`nvrtc`] and [`cubins`], weights placed by [`weights`].
 //!
 //! This is the one module that names cudarc. It knows nothing of requests or text.
 
@@ -41,7 +41,8 @@ pub use memory_budget::{memory_budget, memory_budget_without_device};
 pub use sources::{Sources, emit, plan_hash};
 
 use crate::backend::{
-    Backend, LayerActivations, Limits, Progress, Sequence, Step, StepOutput, StepTime, validate,
+    Backend, Input, LayerActivations, Limits, Progress, Sequence, Step, StepOutput, StepTime,
+    validate,
 };
 use crate::checkpoint::Checkpoint;
 use crate::sampling::TokenHistory;
@@ -65,11 +66,12 @@ pub struct CudaBackend {
     words: Buffer,
     inputs: StepInputs,
     pass: Pass,
+    /// By number of tokens, [`Workspace::logit_rows`] at most.
     graphs: HashMap<usize, DecodeGraph>,
     free: Vec<Staged>,
     in_flight: VecDeque<InFlight>,
     clock: Clock,
-    /// Whether a token was sampled for a slot, for which [`Input::Sampled`](crate::backend::Input) can stand.
+    /// Whether a token was sampled for a slot, for which [`Input::Sampled`] can stand.
     has_sampled: Vec<bool>,
 }
 
@@ -101,7 +103,6 @@ type Launched = (CudaEvent, Vec<Vec<f32>>, Vec<LayerActivations>);
 struct InFlight {
     staged: Staged,
     done: CudaEvent,
-    sequences: usize,
     logits: Vec<Vec<f32>>,
     activations: Vec<LayerActivations>,
 }
@@ -178,7 +179,7 @@ impl CudaBackend {
         let tile_tokens = self.pass.model.schedule(usize::MAX).query_tile_tokens();
         Ok(Staged {
             staging: Staging::new(&self.context, self.arrays, tile_tokens)?,
-            sampled_tokens: Pinned::zeroed(&self.context, self.limits.max_sequences)?,
+            sampled_tokens: Pinned::zeroed(&self.context, self.pass.workspace.logit_rows)?,
             marks: Marks::new(&self.context)?,
         })
     }
@@ -210,11 +211,10 @@ impl CudaBackend {
         staged.marks.begin(&self.pass.stream)?;
 
         let staging = &staged.staging;
-        let samples_one_each = staging.tokens == step.sequences.len()
-            && staging.sampled.len() == staging.tokens
+        let samples_all = staging.sampled.len() == staging.tokens
             && staging.wanted.is_empty()
             && !step.capture_activations;
-        let (rows, activations) = if samples_one_each {
+        let (rows, activations) = if samples_all {
             self.replay(staging.tokens)?;
             (Vec::new(), Vec::new())
         } else {
@@ -235,7 +235,7 @@ impl CudaBackend {
         Ok((done, logits, activations))
     }
 
-    /// Replays the graph of a step that samples one token for each of `tokens` sequences; captures it the first time.
+    /// Replays the graph of a step of `tokens` tokens that samples after each of them; captures it the first time.
     fn replay(&mut self, tokens: usize) -> Result<()> {
         if !self.graphs.contains_key(&tokens) {
             let graph = self.graph_of(|| self.decode_step(tokens))?;
@@ -244,7 +244,7 @@ impl CudaBackend {
         self.graphs[&tokens].0.launch().map_err(device_error("replay a decode step"))
     }
 
-    /// The launches of a step that samples one token for each of `tokens` sequences.
+    /// The launches of a step of `tokens` tokens that samples after each of them.
     fn decode_step(&self, tokens: usize) -> Result<()> {
         let step = self.pass.step(&self.inputs, tokens);
         self.pass.body(&step)?;
@@ -342,6 +342,10 @@ impl Backend for CudaBackend {
         self.limits
     }
 
+    fn max_sampled_rows(&self) -> usize {
+        self.pass.workspace.logit_rows
+    }
+
     fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
         self.pass.cache.reserve_snapshots(&self.context, count)
     }
@@ -376,6 +380,7 @@ impl Backend for CudaBackend {
             return Err(Error::invalid_step("this backend neither changes nor reports logits"));
         }
         validate::step(self.pass.model, &self.limits, step, |slot| self.has_sampled[slot])?;
+        validate::sampled_rows(step, self.max_sampled_rows())?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
         let cache = &mut self.pass.cache;
@@ -387,10 +392,11 @@ impl Backend for CudaBackend {
         }
         let (done, logits, activations) = launched?;
         for &index in &staged.staging.sampled {
-            self.has_sampled[step.sequences[index].seq_slot] = true;
+            // After a draft it is not known which of its tokens will be accepted.
+            let sequence = &step.sequences[index];
+            self.has_sampled[sequence.seq_slot] = !matches!(sequence.input, Input::Draft(_));
         }
-        let sequences = step.sequences.len();
-        self.in_flight.push_back(InFlight { staged, done, sequences, logits, activations });
+        self.in_flight.push_back(InFlight { staged, done, logits, activations });
         Ok(())
     }
 
@@ -398,22 +404,15 @@ impl Backend for CudaBackend {
         let missing = || Error::Internal("collect was called with no step submitted".into());
         let step = self.in_flight.pop_front().ok_or_else(missing)?;
         step.done.synchronize().map_err(device_error("finish a step"))?;
-        let (mut sampled, mut non_finite) = (vec![None; step.sequences], Vec::new());
-        for (&index, &token) in
-            step.staged.staging.sampled.iter().zip(step.staged.sampled_tokens.words())
-        {
-            if token == NOTHING_SAMPLED {
-                non_finite.push(index);
-            } else {
-                sampled[index] = Some(token);
-            }
-        }
+        let rows = step.staged.staging.sampled.len();
+        let tokens = &step.staged.sampled_tokens.words()[..rows];
+        let sampled = tokens.iter().map(|&token| (token != NOTHING_SAMPLED).then_some(token));
+        let sampled = sampled.collect();
         let Staged { staging, sampled_tokens, marks } = step.staged;
         let marks = self.clock.read(marks, &self.context)?;
         self.free.push(Staged { staging, sampled_tokens, marks });
         Ok(StepOutput {
             sampled,
-            non_finite,
             logits: step.logits,
             activations: step.activations,
             ..StepOutput::default()

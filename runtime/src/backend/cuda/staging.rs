@@ -1,8 +1,8 @@
 //! What the host says of a step, gathered in one page-locked block and sent in one copy (and one more for each
 //! sequence whose page table changed).
 //!
-//! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[head rows]`; sampling settings
-//! `[sequences][8]`; query tiles and single-query tokens, `[step tokens]`; then page-table entries.
+//! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[step tokens]`; sampling settings
+//! `[sampled rows][8]`; query tiles and single-query tokens, `[step tokens]`; then page-table entries.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use ossmith_plan::params::SampleRow;
 use super::forward::{StepInputs, TiledInputs};
 use super::memory::{Buffer, Pinned};
 use super::query_tiles::QueryTiles;
+use super::workspace;
 use crate::Result;
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::sampling::SamplerConfig;
@@ -26,12 +27,18 @@ pub(super) const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u3
 pub(super) struct Arrays {
     step_tokens: usize,
     sequences: usize,
+    sampled_rows: usize,
     stride: usize,
 }
 
 impl Arrays {
     pub(super) fn new(limits: &Limits, stride: usize) -> Arrays {
-        Arrays { step_tokens: limits.max_step_tokens, sequences: limits.max_sequences, stride }
+        Arrays {
+            step_tokens: limits.max_step_tokens,
+            sequences: limits.max_sequences,
+            sampled_rows: workspace::logit_rows(limits),
+            stride,
+        }
     }
 
     fn rows(&self) -> usize {
@@ -39,12 +46,11 @@ impl Arrays {
     }
 
     fn sampling(&self) -> usize {
-        // Every token's row, and the sampled rows before them.
-        self.rows() + self.step_tokens + self.sequences
+        self.rows() + self.step_tokens
     }
 
     fn query_tiles(&self) -> usize {
-        self.sampling() + self.sequences * SAMPLE_ROW_WORDS
+        self.sampling() + self.sampled_rows * SAMPLE_ROW_WORDS
     }
 
     fn pages(&self) -> usize {
@@ -153,7 +159,9 @@ impl Staging {
         let count = sequence.input.len();
         let words = self.words.words_mut();
         match sequence.input {
-            Input::Tokens(tokens) => words[first..first + count].copy_from_slice(tokens),
+            Input::Tokens(tokens) | Input::Draft(tokens) => {
+                words[first..first + count].copy_from_slice(tokens)
+            }
             Input::Sampled => words[first] = SAMPLED,
         }
         for i in 0..count {
@@ -165,7 +173,9 @@ impl Staging {
 
     fn put_query_tiles(&mut self, step: &Step<'_>) {
         let Some(tile_tokens) = self.tile_tokens else { return };
-        let sequences = step.sequences.iter();
+        // A step that samples after each token replays a graph, whose launches know no tiles.
+        let samples_all = self.sampled.len() == self.tokens;
+        let sequences = step.sequences.iter().filter(|_| !samples_all);
         self.query_tiles.fill(sequences.map(|one| (one.start, one.input.len())), tile_tokens);
         let at = self.arrays.query_tiles();
         let words = &mut self.words.words_mut()[at..self.arrays.pages()];
@@ -195,11 +205,13 @@ impl Staging {
         for (index, sequence) in step.sequences.iter().enumerate() {
             let Some(row) = sequence.sample else { continue };
             let position = sequence.start + sequence.input.len();
-            let at = sampling + rows.len() * SAMPLE_ROW_WORDS;
-            let row = sample_row(&row.config, position, sequence.seq_slot);
-            self.words.words_mut()[at..][..SAMPLE_ROW_WORDS].copy_from_slice(&row);
-            rows.push(last_rows[index]);
-            self.sampled.push(index);
+            for back in (0..sequence.sampled_rows()).rev() {
+                let at = sampling + rows.len() * SAMPLE_ROW_WORDS;
+                let words = sample_row(&row.config, position - back, sequence.seq_slot);
+                self.words.words_mut()[at..][..SAMPLE_ROW_WORDS].copy_from_slice(&words);
+                rows.push(last_rows[index] - back as u32);
+                self.sampled.push(index);
+            }
         }
         for (index, sequence) in step.sequences.iter().enumerate() {
             let last = last_rows[index];
@@ -209,7 +221,7 @@ impl Staging {
                 LogitRows::All => last + 1 - sequence.input.len() as u32,
             };
             for row in first..=last {
-                let known = self.sampled.iter().position(|&s| s == index).filter(|_| row == last);
+                let known = rows[..self.sampled.len()].iter().position(|&sampled| sampled == row);
                 let head_row = known.unwrap_or_else(|| {
                     rows.push(row);
                     rows.len() - 1

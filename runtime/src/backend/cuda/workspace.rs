@@ -12,8 +12,13 @@ use super::memory::Buffer;
 use crate::Result;
 use crate::backend::Limits;
 
-/// Rows of logits kept at once beyond one a sequence, for callers that want every row.
+/// Rows of logits that are kept at once at least, for drafts and for callers that want every row.
 const LOGIT_ROWS: usize = 32;
+
+/// Rows of logits that are kept at once, which bounds the rows from which a step samples.
+pub(super) fn logit_rows(limits: &Limits) -> usize {
+    limits.max_sequences.max(LOGIT_ROWS)
+}
 
 /// One buffer a value: on the device, or just its size.
 #[derive(Debug)]
@@ -79,7 +84,7 @@ impl<B> Workspace<B> {
         // Each expert may leave one tile unfilled.
         let full_tiles = model.min_expert_tile().map_or(0, |tile| routes / tile);
         let expert_tiles = full_tiles + spec.max_experts().min(routes) + 1;
-        let logit_rows = limits.max_sequences.max(LOGIT_ROWS);
+        let logit_rows = logit_rows(limits);
         let partial_bytes = PARTIAL_HEADS * (2 + spec.head_dim) * size_of::<f32>();
         let mut make = |elements: usize, bytes: usize, what| place(elements * bytes, what);
         Ok(Workspace {

@@ -90,7 +90,7 @@ proptest! {
         max_sequences in 1_usize..6,
         max_step_tokens in 1_usize..80,
         pages in 8_usize..30,
-        pipeline_depth in 0_usize..2,
+        pipeline_depth in 0_usize..3,
         prefix_cache in any::<bool>(),
         draft_tokens in 0_usize..4,
         memory in prop::sample::select(vec![1, 2, usize::MAX]),
