@@ -9,7 +9,7 @@ use super::{
 use crate::types::{Conversation, Message};
 
 /// A message of a Chat Completions request. Fields that do not matter to the prompt are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant`, `tool` or the older `function`.
     pub role: String,

@@ -9,7 +9,7 @@ use crate::guide::GrammarHelper;
 pub struct Config {
     /// Names under which the model is served. Answers carry the first one.
     pub names: Vec<String>,
-    /// Further names that requests may use.
+    /// Further names that requests may use. One that ends with `*` stands for every name that begins with the rest of it.
     pub aliases: Vec<String>,
     /// The model's own name, shown as `root`.
     pub root: String,
@@ -17,6 +17,10 @@ pub struct Config {
     pub context: usize,
     /// Most tokens of an answer where the request names no limit; `None` is all that fit.
     pub max_new_tokens: Option<usize>,
+    /// The number of the model's parameters; 0 if it is not known.
+    pub parameters: u64,
+    /// Bytes of its weights; 0 if that is not known.
+    pub weight_bytes: u64,
     /// Size of the vocabulary.
     pub vocab: usize,
     /// API keys. If there are none, no key is needed.
@@ -77,6 +81,8 @@ impl Config {
             aliases: Vec::new(),
             root: name.to_owned(),
             context,
+            parameters: 0,
+            weight_bytes: 0,
             max_new_tokens: None,
             vocab,
             keys: Vec::new(),
@@ -102,10 +108,16 @@ impl Config {
         self.names.first().map_or("", String::as_str)
     }
 
-    /// Whether this is a name of the model that is served.
+    /// Whether this is a name of the model that is served. Ollama's clients write `:latest` after a name without a tag.
     #[must_use]
     pub fn serves(&self, model: &str) -> bool {
-        self.names.iter().chain(&self.aliases).any(|name| name == model)
+        let matches = |name: &String, model: &str| match name.strip_suffix('*') {
+            Some(start) => model.starts_with(start),
+            None => name == model,
+        };
+        let untagged = model.strip_suffix(":latest").unwrap_or(model);
+        let mut names = self.names.iter().chain(&self.aliases);
+        names.any(|name| matches(name, model) || matches(name, untagged))
     }
 
     /// The date of a prompt that is made now.

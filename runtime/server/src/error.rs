@@ -22,11 +22,20 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// Seconds after which the client may try again.
     pub retry_after: Option<u32>,
+    /// The prompt's tokens and the most that there may be, where it has too many.
+    pub prompt_tokens: Option<(usize, usize)>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
-        ApiError { status, message: message.into(), param: None, code: None, retry_after: None }
+        ApiError {
+            status,
+            message: message.into(),
+            param: None,
+            code: None,
+            retry_after: None,
+            prompt_tokens: None,
+        }
     }
 
     /// 400: the request itself is at fault.

@@ -1,8 +1,8 @@
-//! Ossmith's HTTP server: what OpenAI's SDKs, load generators and dashboards made for vLLM expect, over the engine.
+//! Ossmith's HTTP server: what the SDKs of OpenAI, Anthropic and Ollama, load generators and dashboards made for vLLM expect, over the engine.
 //!
 //! [`router`] is the whole surface over any [`GenerationBackend`], [`serve`] runs it on a socket. [`EngineBackend`] is the real
-//! engine, [`stub`] a scripted one. Imports go one way: `router` and `routes`; the APIs `chat`, `completions` and `responses`;
-//! `answer`, which writes answers with choices; `turn`, which prepares and parses one assistant turn; `options`, `guide` and
+//! engine, [`stub`] a scripted one. Imports go one way: `router` and `routes`; the APIs `chat`, `completions`, `responses`, `messages`
+//! and `ollama`; `answer`, which writes answers with choices; `turn`, which prepares and parses one assistant turn; `options`, `guide` and
 //! `mask`, which are what a request allows; `generation`; `backend`. Not here: tokenizing and the harmony format
 //! (`ossmith-harmony`), batching and sampling (`ossmith`), flags (the command).
 
@@ -10,10 +10,12 @@
 
 mod answer;
 mod backend;
+mod calendar;
 mod chat;
 mod completions;
 mod config;
 mod error;
+mod error_form;
 mod extract;
 mod fields;
 mod generation;
@@ -21,8 +23,10 @@ mod guide;
 mod ids;
 mod logprobs;
 mod mask;
+mod messages;
 mod metrics;
 mod middleware;
+mod ollama;
 mod options;
 mod responses;
 mod router;
@@ -38,6 +42,7 @@ mod turn;
 mod usage;
 
 pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
+pub use calendar::date_of_day;
 pub use config::{Config, StoreLimits};
 pub use error::ApiError;
 #[doc(hidden)]

@@ -9,11 +9,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
+use crate::error_form;
 use crate::ids::{RequestId, new_id};
 use crate::state::AppState;
 
 /// The header that names a request, in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header in which Anthropic's SDKs send their key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const MAX_ID_LENGTH: usize = 64;
 
 /// The outermost layer.
@@ -38,6 +41,7 @@ pub(crate) async fn handle(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    let mut response = error_form::apply(&path, &id, response);
     allow_origin(&app.config.origins, origin.as_ref(), response.headers_mut());
     log(&id, &method, &path, &response, arrival);
     response
@@ -61,24 +65,30 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
     (!id.is_empty() && id.len() <= MAX_ID_LENGTH && id.chars().all(allowed)).then(|| id.to_owned())
 }
 
-/// Keys guard generation, stored responses, and what takes time in proportion to a body. Health and metrics need no key, so that a monitor can read them.
+/// Keys guard generation, stored responses, and what takes time in proportion to a body. Health, versions and metrics need no key,
+/// so that a monitor can read them.
 fn check_key(keys: &[String], path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
-    let guarded = ["/v1", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
+    let guarded = ["/v1", "/api", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
         path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     });
-    if keys.is_empty() || !guarded {
+    if keys.is_empty() || !guarded || path == "/api/version" {
         return Ok(());
     }
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(value) = value else {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text(header::AUTHORIZATION).map(|value| {
+        let (scheme, given) = value.split_once(' ').unwrap_or((value, ""));
+        if scheme.eq_ignore_ascii_case("bearer") { given.trim() } else { "" }
+    });
+    // Anthropic's SDKs send a key under a name of their own, and may send both.
+    let given = [bearer, text(API_KEY).map(str::trim)];
+    if given == [None, None] {
         return Err(ApiError::no_key(
-            "You did not provide an API key: send it as `Authorization: Bearer KEY`",
+            "You did not provide an API key: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`",
         ));
-    };
-    let (scheme, given) = value.split_once(' ').unwrap_or((value, ""));
+    }
     // All keys are compared, so that the time does not reveal which one was nearly right.
-    let known = keys.iter().fold(false, |known, key| known | same(key, given.trim()));
-    if scheme.eq_ignore_ascii_case("bearer") && known {
+    let known = |given: &str| keys.iter().fold(false, |known, key| known | same(key, given));
+    if given.into_iter().flatten().fold(false, |found, given| found | known(given)) {
         return Ok(());
     }
     Err(ApiError::no_key("Incorrect API key provided"))
@@ -106,7 +116,7 @@ fn allow_origin(origins: &[String], origin: Option<&HeaderValue>, headers: &mut 
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "*, Authorization"),
-        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Retry-After"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Request-Id, Retry-After"),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
         (header::VARY, "Origin"),
     ] {
@@ -138,11 +148,34 @@ mod tests {
             ("/v1beta", None, true),
             ("/health", None, true),
             ("/metrics", Some("Bearer wrong"), true),
+            ("/v1/messages", Some("second"), false),
+            ("/api/chat", None, false),
+            ("/api/chat", Some("Bearer first"), true),
+            ("/api/version", None, true),
         ] {
             let mut headers = HeaderMap::new();
             headers.extend(value.map(|v| (header::AUTHORIZATION, v.parse().unwrap())));
             assert_eq!(check_key(&keys, path, &headers).is_ok(), open, "{path} {value:?}");
             assert!(check_key(&[], path, &headers).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_key_may_come_under_anthropic_s_name() {
+        let keys = ["first".to_owned()];
+        for (key, bearer, open) in [
+            (Some("first"), None, true),
+            (Some("wrong"), None, false),
+            (Some(""), None, false),
+            (Some("first"), Some("Bearer of something else"), true),
+            (Some("wrong"), Some("Bearer first"), true),
+            (Some("wrong"), Some("Bearer wrong"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(key.map(|v| (API_KEY, v.parse().unwrap())));
+            headers.extend(bearer.map(|v| (header::AUTHORIZATION, v.parse().unwrap())));
+            let given = check_key(&keys, "/v1/messages", &headers);
+            assert_eq!(given.is_ok(), open, "{key:?} {bearer:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::middleware;
 use crate::state::AppState;
-use crate::{chat, completions, responses, routes};
+use crate::{chat, completions, messages, ollama, responses, routes};
 
 /// The server's routes over a backend.
 pub fn router(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
@@ -31,6 +31,15 @@ pub(crate) fn with_state(app: Arc<AppState>) -> Router {
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/api/version", get(ollama::models::version))
+        .route("/api/tags", get(ollama::models::tags))
+        .route("/api/ps", get(ollama::models::running))
+        .route("/api/show", post(ollama::models::show))
+        .route("/api/pull", post(ollama::models::pull))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
         .route("/inference/v1/generate", post(completions::raw_tokens::handle))
         .route("/tokenize", post(routes::tokenize::tokenize))
         .route("/detokenize", post(routes::tokenize::detokenize))

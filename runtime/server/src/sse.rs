@@ -19,6 +19,8 @@ use crate::generation::{Generation, GenerationEvent};
 
 /// Idle time after which a comment is sent, so that proxies do not close the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 /// Most generation events that are written as one frame, if they are ready at once.
 const MAX_EVENTS_PER_FRAME: usize = 64;
 
@@ -46,6 +48,14 @@ pub(crate) trait StreamWriter: Send + Unpin + 'static {
         data(out, &error.body());
         done(out);
     }
+    /// Something that clients pass over, on a connection that is idle.
+    fn keep_alive(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b": keep-alive\n\n");
+    }
+    /// The media type of the body.
+    fn content_type(&self) -> &'static str {
+        EVENT_STREAM
+    }
 }
 
 /// A response whose body `writer` writes.
@@ -54,6 +64,7 @@ pub(crate) fn response(
     writer: impl StreamWriter,
     timeout: Option<Duration>,
 ) -> Response {
+    let content_type = writer.content_type();
     let body = EventBody {
         generation: Some(generation),
         writer,
@@ -62,15 +73,19 @@ pub(crate) fn response(
         wrote: false,
         deadline: timeout.map(|timeout| (timeout, Box::pin(sleep(timeout)))),
     };
-    with_headers(Body::from_stream(body))
+    stream_of(Body::from_stream(body), content_type)
 }
 
 /// A response with the headers of an event stream.
 pub(crate) fn with_headers(body: Body) -> Response {
+    stream_of(body, EVENT_STREAM)
+}
+
+fn stream_of(body: Body, content_type: &'static str) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-cache"),
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
@@ -85,6 +100,14 @@ pub(crate) fn data(out: &mut Vec<u8>, value: &impl serde::Serialize) {
     // Our own types always serialise, and writing to a vector cannot fail.
     let _ = serde_json::to_writer(&mut *out, value);
     out.extend_from_slice(b"\n\n");
+}
+
+/// Appends an event with a name of its own: `event: NAME`, `data: JSON`, an empty line.
+pub(crate) fn named(out: &mut Vec<u8>, name: &str, value: &impl serde::Serialize) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'\n');
+    data(out, value);
 }
 
 /// Appends the line by which OpenAI's SDKs recognise the end of a stream.
@@ -151,7 +174,8 @@ impl<W: StreamWriter> EventBody<W> {
         }
         while self.keep_alive.poll_tick(context).is_ready() {
             if !std::mem::take(&mut self.wrote) {
-                return Poll::Ready(Some(b": keep-alive\n\n".to_vec()));
+                self.writer.keep_alive(&mut out);
+                return Poll::Ready(Some(out));
             }
         }
         Poll::Pending

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use ossmith::{Device, EngineHandle, Limits, PAGE_TOKENS, Policy};
-use ossmith_plan::ModelSpec;
+use ossmith_plan::{Model, ModelSpec};
 use ossmith_server::{Config, EngineBackend, GrammarHelper, StoreLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,10 +24,10 @@ use crate::today;
 /// Tokens of prompt and answer together on the CPU, unless the flag sets it.
 const CPU_CONTEXT: usize = 32 << 10;
 
-/// Serve a model to OpenAI's SDKs, curl and load generators.
+/// Serve a model to the SDKs of OpenAI, Anthropic and Ollama, to agents, curl and load generators.
 ///
-/// Chat Completions, Completions and Responses under /v1, a chat page at /, metrics at /metrics, the whole list at
-/// /openapi.json. Ctrl-C or SIGTERM stops it: running requests are finished first, for at most --shutdown-timeout seconds.
+/// Chat Completions, Completions, Responses and Anthropic's Messages under /v1, Ollama's API under /api, a chat page at /, metrics
+/// at /metrics, the whole list at /openapi.json. Ctrl-C or SIGTERM stops it: running requests are finished first, for at most --shutdown-timeout seconds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The model, as --model takes it.
@@ -51,6 +51,13 @@ pub(crate) struct Args {
     /// Name under which the model is served; several may be given [default: the model's own].
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
+
+    /// Further name that requests may use; several may be given, and `*` at the end stands for anything.
+    ///
+    /// Answers are the served model's all the same. The default is for Claude Code, which calls several models of Anthropic's by
+    /// names that no setting of its own covers all.
+    #[arg(long, value_name = "NAME", num_args = 0.., default_value = "claude-*")]
+    model_alias: Vec<String>,
 
     /// Key that clients must send; several may be given [default: OSSMITH_API_KEY, if set; else no key is required].
     #[arg(long, value_name = "KEY", num_args = 1..)]
@@ -180,7 +187,7 @@ impl Args {
         let backend = engine.describe();
         let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
-        let config = self.config(spec, keys, startup);
+        let config = self.config(chosen.model, keys, startup);
         let name = config.name().to_owned();
         runtime.block_on(async {
             let listener = self.listen().await?;
@@ -248,17 +255,23 @@ impl Args {
             .with_pages(tokens.div_ceil(PAGE_TOKENS))
     }
 
-    fn config(&self, spec: &ModelSpec, keys: Vec<String>, startup: Vec<(String, f64)>) -> Config {
+    fn config(&self, model: &Model, keys: Vec<String>, startup: Vec<(String, f64)>) -> Config {
+        let spec = &model.spec;
         let (limits, http) = (&self.limits, &self.http);
         let pages = self.engine_limits(spec).pages;
         let context = self.context(spec).min(pages * PAGE_TOKENS);
         let published = ["gpt-oss-20b", "gpt-oss-120b"].contains(&spec.name);
         let own = if published { format!("openai/{}", spec.name) } else { spec.name.to_owned() };
-        let (names, aliases) = if self.served_model_name.is_empty() {
-            (vec![own.clone()], vec![spec.name.to_owned(), self.model.model.clone()])
+        let (names, mut aliases) = if self.served_model_name.is_empty() {
+            // `gpt-oss:20b` is how Ollama writes gpt-oss-20b.
+            let tagged = published.then(|| spec.name.replacen("oss-", "oss:", 1));
+            let aliases =
+                [spec.name.to_owned(), self.model.model.clone()].into_iter().chain(tagged);
+            (vec![own.clone()], aliases.collect())
         } else {
             (self.served_model_name.clone(), Vec::new())
         };
+        aliases.extend(self.model_alias.iter().cloned());
         let seconds = |seconds: u64| Duration::from_secs(seconds);
         let date = http.date.clone().or_else(|| std::env::var("SYSTEM_START_DATE").ok());
         Config {
@@ -284,6 +297,8 @@ impl Args {
             grammar_helper: Some(grammar_helper()),
             startup,
             max_new_tokens: spec.max_new_tokens,
+            parameters: model.graph.all_weights().map(|(weight, _)| weight.elements() as u64).sum(),
+            weight_bytes: model.graph.all_weights().map(|(weight, _)| weight.bytes() as u64).sum(),
             ..Config::new(spec.name, context, spec.vocab)
         }
     }

@@ -67,7 +67,7 @@ impl GenerationOptions {
             .with_presence_penalty(f32_in("presence_penalty", -2.0, 2.0)?.unwrap_or_default())
             .with_frequency_penalty(f32_in("frequency_penalty", -2.0, 2.0)?.unwrap_or_default())
             .with_repetition_penalty(
-                f32_in("repetition_penalty", MIN_REPETITION_PENALTY, 100.0)?.unwrap_or(1.0),
+                repetition_penalty(fields, "repetition_penalty")?.unwrap_or(1.0),
             )
             // Only the bits matter, because clients send negative seeds too.
             .with_seed(fields.bits("seed")?.unwrap_or_else(random_seed))
@@ -83,7 +83,7 @@ impl GenerationOptions {
                 .map_or(0, |n| n as i32),
             allowed_token_ids: allowed_token_ids(fields, vocab)?,
             bad_words: bad_words(fields)?,
-            stop_strings: stop_strings(fields)?,
+            stop_strings: stop_strings(fields, "stop")?,
             include_stop: fields.bool("include_stop_str_in_output", false)?,
             n: fields.integer("n", 1..=128)?.map_or(1, |n| n as usize),
             return_token_ids: fields.bool("return_token_ids", false)?,
@@ -101,6 +101,11 @@ impl GenerationOptions {
         if let Some(kept) = self.truncate_prompt {
             prompt.drain(..prompt.len().saturating_sub(kept));
         }
+    }
+
+    /// Sets a seed that no other request has.
+    pub(crate) fn set_random_seed(&mut self) {
+        self.params.seed = random_seed();
     }
 
     /// Sets the limit of tokens, and checks what depends on it.
@@ -133,13 +138,14 @@ impl GenerationOptions {
         }
         if prompt_tokens + 1 > context {
             let excess = prompt_tokens + 1 - context;
-            return Err(ApiError::too_long(
-                param,
-                format!(
-                    "This model's maximum context length is {context} tokens. However, your prompt has {prompt_tokens} tokens, \
-                     and the answer needs at least one: shorten the prompt by {excess}.",
-                ),
-            ));
+            let why = format!(
+                "This model's maximum context length is {context} tokens. However, your prompt has {prompt_tokens} tokens, \
+                 and the answer needs at least one: shorten the prompt by {excess}.",
+            );
+            return Err(ApiError {
+                prompt_tokens: Some((prompt_tokens, context - 1)),
+                ..ApiError::too_long(param, why)
+            });
         }
         let room = context - prompt_tokens;
         let min_tokens = self.params.min_tokens;
@@ -198,6 +204,12 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
+/// The factor in this field by which logits of tokens that came before are divided.
+pub(crate) fn repetition_penalty(fields: &Fields<'_>, name: &str) -> Result<Option<f32>> {
+    let penalty = fields.number(name, MIN_REPETITION_PENALTY..=100.0)?;
+    Ok(penalty.map(|penalty| penalty as f32))
+}
+
 /// -1 and 0 keep all tokens.
 fn top_k(fields: &Fields<'_>) -> Result<u32> {
     let top_k = fields.integer("top_k", -1..=i64::MAX)?.unwrap_or(0);
@@ -251,23 +263,24 @@ fn bad_words(fields: &Fields<'_>) -> Result<Vec<Vec<u32>>> {
     Ok(all)
 }
 
-fn stop_strings(fields: &Fields<'_>) -> Result<Vec<String>> {
-    let stops: Vec<String> = match fields.get("stop") {
+/// The texts in this field that end an answer.
+pub(crate) fn stop_strings(fields: &Fields<'_>, name: &str) -> Result<Vec<String>> {
+    let stops: Vec<String> = match fields.get(name) {
         None => Vec::new(),
         Some(Value::String(stop)) => vec![stop.clone()],
-        Some(Value::Array(_)) => fields.read("stop")?.unwrap_or_default(),
+        Some(Value::Array(_)) => fields.read(name)?.unwrap_or_default(),
         Some(other) => {
             let why = format!("is {}, not a string or a list of strings", describe(other));
-            return Err(fields.wrong("stop", why));
+            return Err(fields.wrong(name, why));
         }
     };
     if stops.iter().any(String::is_empty) {
-        return Err(fields.wrong("stop", "has an empty string"));
+        return Err(fields.wrong(name, "has an empty string"));
     }
     if stops.len() > MAX_STOP_STRINGS || stops.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
         let why =
             format!("has over {MAX_STOP_STRINGS} strings, or one over {MAX_STOP_BYTES} bytes");
-        return Err(fields.wrong("stop", why));
+        return Err(fields.wrong(name, why));
     }
     Ok(stops)
 }

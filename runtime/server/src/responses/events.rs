@@ -48,10 +48,7 @@ impl EventEmitter {
         }
         let sequence_number = self.sequence;
         self.log.push(|out| {
-            out.extend_from_slice(b"event: ");
-            out.extend_from_slice(kind.as_bytes());
-            out.push(b'\n');
-            sse::data(out, &Event { kind, sequence_number, data });
+            sse::named(out, kind, &Event { kind, sequence_number, data });
         });
         self.sequence += 1;
     }

@@ -1,5 +1,6 @@
 //! One assistant turn in harmony's format: `prepare` makes its prompt and its rules from a request, `parser` reads what the
-//! model wrote.
+//! model wrote, `reader` does so from the events of a generation.
 
 pub(crate) mod parser;
 pub(crate) mod prepare;
+pub(crate) mod reader;

@@ -7,6 +7,8 @@ mod common;
 mod counts;
 mod history;
 mod limits;
+mod messages;
+mod ollama;
 mod raw;
 mod refusals;
 mod responses;

@@ -1,0 +1,77 @@
+//! Ollama's API, so that its clients find the model: `/api/chat` and `/api/generate` over the same turn as the other APIs, and
+//! what is known about the model. `request` reads requests, `writer` writes answers as lines of JSON, `models` has the small routes.
+
+pub(crate) mod models;
+mod request;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use crate::error::{Result, json_body};
+use crate::extract::RequestBody;
+use crate::generation::within;
+use crate::ids::RequestId;
+use crate::sse;
+use crate::state::AppState;
+use crate::tokens::decode;
+use request::{OllamaRequest, Task};
+use writer::{Form, LineWriter};
+
+pub(crate) async fn chat(
+    State(app): State<Arc<AppState>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    body: RequestBody,
+) -> Result<Response> {
+    answer(app, id, body, Form::Chat, request::read_chat).await
+}
+
+pub(crate) async fn generate(
+    State(app): State<Arc<AppState>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    body: RequestBody,
+) -> Result<Response> {
+    answer(app, id, body, Form::Generate, request::read_generate).await
+}
+
+async fn answer(
+    app: Arc<AppState>,
+    id: String,
+    body: RequestBody,
+    form: Form,
+    read: fn(&AppState, &Map<String, Value>) -> Result<OllamaRequest>,
+) -> Result<Response> {
+    let arrival = Instant::now();
+    let OllamaRequest { model, stream, task } = body.read(&app, read).await?;
+    let (mut turn, thinking) = match task {
+        // The model is loaded as long as the server runs.
+        Task::Load { reason } => {
+            return Ok(json_body(&writer::loaded(form, &model, reason)).into_response());
+        }
+        Task::Turn { turn, thinking } => (turn, thinking),
+    };
+    turn.compile(&app.compiler, app.config.timeout).await?;
+    if app.config.log_prompts {
+        tracing::info!(id, prompt = %decode(&turn.prompt), "prompt");
+    }
+    let mut generation = app.generate(turn.generation_requests()?, arrival)?;
+    let timeout = app.config.timeout;
+    let mut writer = LineWriter::new(form, model, &turn, thinking, arrival, app);
+    if stream {
+        return Ok(sse::response(generation, writer, timeout));
+    }
+    let collect = async {
+        while let Some((_, event)) = generation.next().await {
+            if writer.read(event)? {
+                generation.stop(0);
+            }
+        }
+        Result::Ok(writer.whole())
+    };
+    Ok(json_body(&within(timeout, collect).await??).into_response())
+}
