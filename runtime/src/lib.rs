@@ -8,6 +8,7 @@
 //!
 //! Everything that an embedder needs stands at the root of the crate; [`prelude`] holds the names that most programs use.
 
+mod allocator;
 mod backend;
 mod checkpoint;
 mod engine;

@@ -1,12 +1,13 @@
 //! What the command, the benches and the tests of this workspace need beyond the public API: the contract of a backend,
 //! both backends, and how synthetic weights are made. Any of it may change in any release.
 
+pub use crate::allocator::release_memory;
 #[cfg(feature = "cuda")]
 pub use crate::backend::cuda;
 pub use crate::backend::{
     Backend, Input, LayerActivations, LogitRows, PromptReport, RowSampling, Sequence, Step,
     StepOutput, StepTime, cpu,
 };
-pub use crate::checkpoint::{Tensor, synthetic};
+pub use crate::checkpoint::{Tensor, end_on_lost_pages, synthetic};
 pub use crate::engine::LogitsOptions;
 pub use crate::sampling::{Penalties, SamplerConfig, TokenHistory};

@@ -5,6 +5,7 @@
 //! [`names`] lists the names of each weight in each layout, [`stored`] checks names, types and shapes against the model.
 
 mod folder;
+mod lost_pages;
 mod names;
 mod safetensors_file;
 mod stored;
@@ -18,6 +19,7 @@ use std::path::Path;
 use ossmith_plan::{Graph, Model, ModelSpec, Weight};
 
 use crate::{Error, Result};
+pub use lost_pages::end_on_lost_pages;
 use stored::StoredWeights;
 use synthetic::SyntheticWeights;
 pub use tensor::Tensor;
@@ -40,7 +42,8 @@ impl Checkpoint {
     ///
     /// Only the folder itself is read, never one below it: OpenAI's files inside a Hugging Face download are opened
     /// by passing their `original` folder. Tensors that the model does not use are ignored.
-    /// The files must not be changed while the checkpoint lives.
+    /// The files must not be changed while the checkpoint lives: one that is cut short ends the process when a lost part is
+    /// read, by a signal.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found;

@@ -14,6 +14,7 @@ use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use super::lost_pages::MappedFile;
 use crate::{Error, Result};
 
 /// Bytes of the little-endian header length that a file starts with.
@@ -24,7 +25,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// A file's content.
 #[derive(Debug)]
 enum Content {
-    Mapped(Mmap),
+    Mapped(MappedFile),
     InMemory(Vec<u8>),
 }
 
@@ -33,7 +34,7 @@ impl Deref for Content {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Content::Mapped(map) => map,
+            Content::Mapped(map) => map.bytes(),
             Content::InMemory(bytes) => bytes,
         }
     }
@@ -76,7 +77,7 @@ impl TensorFile {
 }
 
 #[allow(unsafe_code)]
-fn map(path: &Path) -> Result<Mmap> {
+fn map(path: &Path) -> Result<MappedFile> {
     let failed = |action| move |source| Error::File { action, path: path.to_owned(), source };
     // This is checked before the file is opened, because opening a pipe would wait for its writer.
     if !path.metadata().map_err(failed("read"))?.is_file() {
@@ -87,7 +88,8 @@ fn map(path: &Path) -> Result<Mmap> {
     // SAFETY: the map is private and read-only, and every access is bounds-checked against the length that it was
     // created with. Another process that truncates or rewrites the file while it is mapped breaks this, as with
     // every memory-mapped file; `Checkpoint::open` states that as its condition.
-    unsafe { Mmap::map(&file) }.map_err(failed("map"))
+    let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
+    Ok(MappedFile::new(map, path))
 }
 
 /// The header of a whole file: where the data section starts, and every tensor, with offsets into that section.

@@ -95,8 +95,12 @@ fn cudarc_stays_in_its_backend() {
 
 #[test]
 fn unsafe_code_has_its_places() {
-    let places =
-        ["runtime/src/backend/cuda/", "runtime/src/backend/cpu/simd", "runtime/src/checkpoint/"];
+    let places = [
+        "runtime/src/backend/cuda/",
+        "runtime/src/backend/cpu/simd",
+        "runtime/src/checkpoint/",
+        "runtime/src/allocator.rs",
+    ];
     let attributes = ["allow", "expect"].map(|how| format!("{how}(unsafe_code"));
     let mut offences = Vec::new();
     for source in sources::with(&["rs"]) {
@@ -106,7 +110,7 @@ fn unsafe_code_has_its_places() {
         }
     }
     expect_none(
-        "unsafe code outside the CUDA backend, SIMD and the checkpoint's memory map",
+        "unsafe code outside the CUDA backend, SIMD, the checkpoint's memory map and the allocator",
         &offences,
     );
 }
