@@ -1,5 +1,7 @@
 //! The configuration of a server. The command line fills it in; nothing here reads flags, files or the environment.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::guide::GrammarHelper;
@@ -25,10 +27,17 @@ pub struct Config {
     pub vocab: usize,
     /// API keys. If there are none, no key is needed.
     pub keys: Vec<String>,
-    /// Origins from which browsers may call; `*` allows all.
+    /// All keys are of one trust domain: each reads what another has stored, and they share cached prefixes.
+    pub one_tenant: bool,
+    /// Origins from which browsers may call; `*` allows all. Pages of the server's own may always.
     pub origins: Vec<String>,
     /// Most bytes of a request body.
     pub body_bytes: usize,
+    /// Most bytes of all request bodies that are received or read at a time, besides the first 64 KiB of each. Where
+    /// requests are told apart by their keys, one key's may take half.
+    pub bodies_bytes: usize,
+    /// How long a request body may take to arrive.
+    pub body_timeout: Option<Duration>,
     /// How long a request may take, in the background too.
     pub timeout: Option<Duration>,
     /// How long the server waits for requests in flight when it stops.
@@ -52,6 +61,8 @@ pub struct Config {
     pub grammar_helper: Option<GrammarHelper>,
     /// Seconds that each phase of starting took, for `/metrics`.
     pub startup: Vec<(String, f64)>,
+    /// Lines of the log that could not be written, as whoever writes it counts them, for `/metrics`.
+    pub dropped_log_lines: Arc<AtomicU64>,
 }
 
 /// Bounds of the stored responses. The least recently used ones are dropped first.
@@ -86,8 +97,11 @@ impl Config {
             max_new_tokens: None,
             vocab,
             keys: Vec::new(),
-            origins: vec!["*".to_owned()],
+            one_tenant: false,
+            origins: Vec::new(),
             body_bytes: 16 << 20,
+            bodies_bytes: 256 << 20,
+            body_timeout: Some(Duration::from_secs(60)),
             timeout: None,
             drain: Duration::from_secs(10),
             date: None,
@@ -99,6 +113,7 @@ impl Config {
             store: StoreLimits::default(),
             grammar_helper: None,
             startup: Vec::new(),
+            dropped_log_lines: Arc::default(),
         }
     }
 

@@ -54,11 +54,34 @@ impl ApiError {
         ApiError { code: Some("context_length_exceeded"), ..ApiError::bad(param, message) }
     }
 
+    /// 400: a text could not be held to the form that the request gave, after its first token.
+    pub fn unfollowable(why: &str) -> ApiError {
+        let message = format!(
+            "the answer could not be held to the requested form to its end: {why}. Make the schema or grammar smaller, or simpler"
+        );
+        ApiError {
+            code: Some("form_not_followed"),
+            ..ApiError::new(StatusCode::BAD_REQUEST, message)
+        }
+    }
+
     /// 401: the API key is missing or wrong.
     pub fn no_key(message: impl Into<String>) -> ApiError {
         ApiError {
             code: Some("invalid_api_key"),
             ..ApiError::new(StatusCode::UNAUTHORIZED, message)
+        }
+    }
+
+    /// 403: a page of another origin calls a server that needs no key.
+    pub fn foreign_page(origin: &str) -> ApiError {
+        let origin: String = origin.chars().take(200).collect();
+        let message = format!(
+            "pages of `{origin}` may not call this server: it needs no key, so only its own pages may. Start it with --allowed-origins {origin}, or with --api-key"
+        );
+        ApiError {
+            code: Some("origin_not_allowed"),
+            ..ApiError::new(StatusCode::FORBIDDEN, message)
         }
     }
 
@@ -99,12 +122,32 @@ impl ApiError {
         }
     }
 
+    /// 408: the body did not arrive in time.
+    pub fn slow_body(limit: Duration) -> ApiError {
+        let seconds = limit.as_secs_f64();
+        let message = format!("the request body did not arrive within {seconds} s");
+        ApiError {
+            code: Some("request_timeout"),
+            ..ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+        }
+    }
+
     /// 413: the body is larger than the limit.
     pub fn too_large(limit_bytes: usize) -> ApiError {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request body is over {limit_bytes} bytes, which is this server's limit"),
         )
+    }
+
+    /// 415: a header names a form of body that is not read here.
+    pub fn media(name: &str, found: &str, expected: &str) -> ApiError {
+        let found: String = found.chars().take(100).collect();
+        let message = format!("the request's {name} is `{found}`; send {expected}");
+        ApiError {
+            param: Some(name.to_owned()),
+            ..ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+        }
     }
 
     /// 429: the queue is full.

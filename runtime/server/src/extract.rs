@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header;
 use axum::http::request::Parts;
 use serde_json::{Map, Value};
 
+use crate::bodies::HeldBody;
 use crate::error::{ApiError, Result};
 use crate::fields::parse_object;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 
 /// A request's body.
 pub(crate) struct RequestBody {
-    bytes: Bytes,
+    body: HeldBody,
     /// The path of the request.
     path: String,
 }
@@ -23,31 +25,34 @@ impl FromRequest<Arc<AppState>> for RequestBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<AppState>) -> Result<RequestBody> {
-        let path = request.uri().path().to_owned();
-        let bytes = Bytes::from_request(request, app).await;
-        bytes.map(|bytes| RequestBody { bytes, path }).map_err(|why| match why.status().as_u16() {
-            413 => ApiError::too_large(app.config.body_bytes),
-            _ => ApiError::bad("", format!("the request body cannot be read: {why}")),
-        })
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        let encoding = parts.headers.get(header::CONTENT_ENCODING);
+        let encoding = encoding.map_or("", |encoding| encoding.to_str().unwrap_or("?"));
+        if !["", "identity"].contains(&encoding) {
+            app.bodies.discard(body.into_data_stream());
+            return Err(ApiError::media("Content-Encoding", encoding, "identity"));
+        }
+        // The middleware has put it there.
+        let tenant = parts.extensions.get::<Tenant>().copied().unwrap_or(Tenant::ONLY);
+        let body = app.bodies.receive(tenant, &parts.headers, body).await?;
+        Ok(RequestBody { body, path })
     }
 }
 
 impl RequestBody {
-    /// The body as a JSON object.
-    pub(crate) fn object(&self) -> Result<Map<String, Value>> {
-        parse_object(&self.bytes)
-    }
-
-    /// Has `read` read the body on a blocking thread, because parsing, tokenizing and compiling a schema take a while.
+    /// Has `read` read the body on a blocking thread, because parsing, tokenizing and measuring a schema take a while.
     pub(crate) async fn read<T: Send + 'static>(
         self,
         app: &Arc<AppState>,
         read: impl FnOnce(&AppState, &Map<String, Value>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (app, path) = (Arc::clone(app), self.path.clone());
-        let done = tokio::task::spawn_blocking(move || read(&app, &self.object()?)).await;
+        let RequestBody { body, path } = self;
+        let app = Arc::clone(app);
+        let work = move || read(&app, &parse_object(body.bytes())?);
+        let done = tokio::task::spawn_blocking(work).await;
         done.unwrap_or_else(|_| {
-            // A panic is a bug, and must not affect other requests. Its message is on stderr already; it is not repeated here,
+            // A panic is a bug, and must not affect other requests. Its message was logged already; it is not repeated here,
             // because it may quote the request.
             tracing::error!(path, "reading a request panicked, which is a bug");
             Err(ApiError::bad("", "the request cannot be read by this server"))

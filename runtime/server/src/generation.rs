@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use ossmith::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
 
-use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream};
+use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream, MaskFailure};
 use crate::error::{ApiError, Result};
 use crate::metrics::{Metrics, Outcome};
 
@@ -73,6 +73,7 @@ struct Measured {
     tokens: usize,
     outcome: Option<Outcome>,
     timeout: Option<Duration>,
+    mask_failure: MaskFailure,
     metrics: Arc<Metrics>,
 }
 
@@ -112,7 +113,10 @@ impl Measured {
         match finish? {
             FinishReason::Stop | FinishReason::StopString(_) | FinishReason::Length => None,
             FinishReason::Deadline => Some(ApiError::timed_out(self.timeout.unwrap_or_default())),
-            FinishReason::Failed(why) => Some(ApiError::internal(why.to_string())),
+            FinishReason::Failed(why) => Some(match self.mask_failure.get() {
+                Some(failure) => failure.clone(),
+                None => ApiError::internal(why.to_string()),
+            }),
             other => {
                 let why = format!("the engine ended the request: {}", other.name());
                 Some(ApiError::unavailable(why))
@@ -213,17 +217,18 @@ impl Generation {
             // A prompt counts once, however many choices it has.
             let prompt_tokens = if request.choice == 0 { engine.prompt.len() } else { 0 };
             let max_tokens = engine.params.max_tokens;
+            let mask_failure = Arc::clone(&request.mask_failure);
             let stream = backend.submit(request).map_err(|error| refusal(error, choices))?;
-            Ok((stream, prompt_tokens, max_tokens))
+            Ok((stream, prompt_tokens, max_tokens, mask_failure))
         };
         // Where one is refused, those before it are cancelled, and none is counted.
         let accepted = requests.into_iter().map(submit).collect::<Result<Vec<_>>>()?;
         metrics.record(|counts| {
             counts.choices.add(accepted.len() as f64);
-            let limits = accepted.iter().filter_map(|(_, _, max_tokens)| *max_tokens);
+            let limits = accepted.iter().filter_map(|(_, _, max_tokens, _)| *max_tokens);
             limits.for_each(|max_tokens| counts.max_tokens.add(max_tokens as f64));
         });
-        let measured = |(stream, prompt_tokens, _)| {
+        let measured = |(stream, prompt_tokens, _, mask_failure)| {
             Some(Measured {
                 stream,
                 pending: None,
@@ -235,6 +240,7 @@ impl Generation {
                 tokens: 0,
                 outcome: None,
                 timeout,
+                mask_failure,
                 metrics: Arc::clone(metrics),
             })
         };
@@ -294,6 +300,7 @@ mod tests {
             tokens: 0,
             outcome: None,
             timeout: Some(Duration::from_secs(2)),
+            mask_failure: MaskFailure::default(),
             metrics: Arc::new(Metrics::new()),
         };
         let failure = measured.failure(Some(&FinishReason::Deadline));

@@ -10,6 +10,7 @@
 
 mod answer;
 mod backend;
+mod bodies;
 mod calendar;
 mod chat;
 mod completions;
@@ -23,11 +24,13 @@ mod guide;
 mod ids;
 mod logprobs;
 mod mask;
+mod memory;
 mod messages;
 mod metrics;
 mod middleware;
 mod ollama;
 mod options;
+mod origins;
 mod responses;
 mod router;
 mod routes;
@@ -37,6 +40,7 @@ mod state;
 mod stop_strings;
 mod store;
 pub mod stub;
+mod tenant;
 mod tokens;
 mod turn;
 mod usage;
@@ -47,6 +51,6 @@ pub use config::{Config, StoreLimits};
 pub use error::ApiError;
 #[doc(hidden)]
 pub use guide::GrammarFuzzer;
-pub use guide::{GrammarHelper, Guide, grammar_helper};
+pub use guide::{GrammarHelper, Guide, MaskError, grammar_helper};
 pub use router::router;
 pub use serve::serve;

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ossmith::{Allowed, MaskSource, TokenMask};
 
-use crate::guide::{Guide, bits};
+use crate::backend::MaskFailure;
+use crate::error::ApiError;
+use crate::guide::{Guide, MaskError, bits};
 
 /// The rules of one generation.
 #[derive(Clone, Debug, Default)]
@@ -18,20 +20,25 @@ pub(crate) struct TokenRules {
 }
 
 impl TokenRules {
-    /// The source of masks for the engine; none if every token is always allowed.
-    pub(crate) fn into_mask(self) -> Option<Arc<dyn MaskSource>> {
+    /// The source of masks for the engine; none if every token is always allowed. Where they cannot be followed to the end,
+    /// `failure` has the reason as the client will read it.
+    pub(crate) fn into_mask(self, failure: MaskFailure) -> Option<Arc<dyn MaskSource>> {
         let free = self.guide.is_none() && self.allowed.is_none() && self.bad_words.is_empty();
-        (!free).then(|| Arc::new(RulesSource(Mutex::new(self))) as Arc<dyn MaskSource>)
+        let source = || RulesSource { rules: Mutex::new(self), failure };
+        (!free).then(|| Arc::new(source()) as Arc<dyn MaskSource>)
     }
 }
 
 /// A grammar's state cannot be shared between threads, but it can be cloned under a lock.
-struct RulesSource(Mutex<TokenRules>);
+struct RulesSource {
+    rules: Mutex<TokenRules>,
+    failure: MaskFailure,
+}
 
 impl MaskSource for RulesSource {
     fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
-        let rules = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Box::new(RulesMask { rules, accepted: 0 })
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::new(RulesMask { rules, accepted: 0, failure: Arc::clone(&self.failure) })
     }
 }
 
@@ -39,6 +46,7 @@ struct RulesMask {
     rules: TokenRules,
     /// Generated tokens that the guide has accepted.
     accepted: usize,
+    failure: MaskFailure,
 }
 
 impl TokenMask for RulesMask {
@@ -48,7 +56,15 @@ impl TokenMask for RulesMask {
             let new = generated.get(self.accepted..).unwrap_or_default();
             new.iter().for_each(|&token| guide.accept(token));
             self.accepted = generated.len();
-            listed = guide.mask(words)?;
+            listed = guide.mask(words).map_err(|why| {
+                let text = why.to_string();
+                // Only the first of them ends the generation.
+                let _ = self.failure.set(match why {
+                    MaskError::Form(_) => ApiError::unfollowable(&text),
+                    MaskError::NoMemory => ApiError::unavailable(&*text),
+                });
+                text
+            })?;
         }
         if let Some(allowed) = self.rules.allowed.as_ref().filter(|_| !listed) {
             allowed.iter().for_each(|&token| bits::set(words, token));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
@@ -21,7 +20,6 @@ pub fn router(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
 }
 
 pub(crate) fn with_state(app: Arc<AppState>) -> Router {
-    let limit = app.config.body_bytes;
     let mut router = Router::new()
         .route("/v1/models", get(routes::models::list))
         .route("/v1/models/{*id}", get(routes::models::one))
@@ -66,7 +64,6 @@ pub(crate) fn with_state(app: Arc<AppState>) -> Router {
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             ApiError::method(method.as_str(), uri.path())
         })
-        .layer(DefaultBodyLimit::max(limit))
         .layer(from_fn_with_state(Arc::clone(&app), middleware::handle))
         .with_state(app)
 }

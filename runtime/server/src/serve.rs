@@ -1,22 +1,33 @@
 //! Serving on a socket, and stopping without cutting requests off.
 
 use std::future::Future;
+use std::io::{Error, ErrorKind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 
 use crate::backend::GenerationBackend;
 use crate::config::Config;
 use crate::router;
 use crate::state::AppState;
 
+/// How long a connection may take to send the head of a request, and may stay open between two requests.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+/// Time until a connection is accepted again where that failed, as it does where no descriptors are left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
 /// Serves until `stop` is ready. Then no new request is accepted, those in flight get the configured time, and the rest is cut
 /// off.
 ///
 /// # Errors
-/// What the listener reports.
+/// None at present: a connection that cannot be accepted is logged, and accepting goes on.
 pub async fn serve(
     listener: TcpListener,
     config: Config,
@@ -27,28 +38,56 @@ pub async fn serve(
     let app = AppState::new(config, Arc::clone(&backend));
     // Otherwise the first constrained request would wait for the vocabulary.
     app.compiler.warm();
-    let (stopped, mut stopping) = watch::channel(false);
-    // A token is a small write, which TCP must not delay. A socket that refuses the option is only slower.
-    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
     let router = router::with_state(Arc::clone(&app));
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        stop.await;
-        app.stop();
-        // The receiver lives as long as this function.
-        let _ = stopped.send(true);
-    });
-    let late = async move {
-        // This also ends when the sender is dropped, with the server.
-        let _ = stopping.wait_for(|stopped| *stopped).await;
-        tokio::time::sleep(drain).await;
-    };
-    let served = tokio::select! {
-        served = server => served,
-        () = late => {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    let connections = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    loop {
+        let socket = tokio::select! {
+            socket = accept(&listener) => socket,
+            () = &mut stop => break,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(socket), service);
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            // What a client does to its connection is no concern of ours.
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    app.stop();
+    tokio::select! {
+        () = connections.shutdown() => {}
+        () = sleep(drain) => {
             tracing::warn!("the time to stop is over, so requests that were still in flight are cut off");
-            Ok(())
         }
-    };
+    }
     backend.stop();
-    served
+    Ok(())
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                // A token is a small write, which TCP must not delay. A socket that refuses the option is only slower.
+                let _ = socket.set_nodelay(true);
+                return socket;
+            }
+            Err(why) if is_of_connection(&why) => {}
+            Err(why) => {
+                tracing::error!(%why, "no connection can be accepted; too many open files are bounded by `ulimit -n`");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an error is one of the connection that was to be accepted.
+fn is_of_connection(error: &Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    [ConnectionAborted, ConnectionRefused, ConnectionReset].contains(&error.kind())
 }

@@ -1,10 +1,11 @@
 //! What all handlers share: the configuration, the backend, what is counted and what is stored.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::backend::{GenerationBackend, GenerationRequest};
+use crate::bodies::{Bodies, BodyLimits};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::generation::Generation;
@@ -12,6 +13,7 @@ use crate::guide::compiler::Compiler;
 use crate::ids::unix_seconds;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::tenant::{Keys, Tenant};
 
 /// The state of a server.
 pub(crate) struct AppState {
@@ -20,23 +22,37 @@ pub(crate) struct AppState {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) compiler: Compiler,
     pub(crate) store: Store,
+    pub(crate) keys: Keys,
+    pub(crate) bodies: Arc<Bodies>,
     /// When the server started, in seconds since 1970.
     pub(crate) created: u64,
     stopping: AtomicBool,
+    /// Calls that generate, so far.
+    calls: AtomicU64,
 }
 
 impl AppState {
     pub(crate) fn new(config: Config, backend: Arc<dyn GenerationBackend>) -> Arc<AppState> {
         let store = Store::new(config.store);
         let compiler = Compiler::new(config.grammar_helper.clone());
+        let keys = Keys::new(&config.keys, config.one_tenant);
+        let bodies = Bodies::new(BodyLimits {
+            body_bytes: config.body_bytes,
+            total_bytes: config.bodies_bytes,
+            tenant_bytes: config.bodies_bytes / if keys.has_tenants() { 2 } else { 1 },
+            time: config.body_timeout,
+        });
         Arc::new(AppState {
             config,
             backend,
             metrics: Arc::new(Metrics::new()),
             compiler,
             store,
+            keys,
+            bodies,
             created: unix_seconds(),
             stopping: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
         })
     }
 
@@ -45,14 +61,23 @@ impl AppState {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Starts the generations of a request that arrived then, each with what is left of the configured time.
+    /// Starts the generations of a tenant's request that arrived then, each with what is left of the configured time. They
+    /// share cached prefixes with that tenant's requests only.
     pub(crate) fn generate(
         &self,
-        requests: Vec<GenerationRequest>,
+        mut requests: Vec<GenerationRequest>,
+        tenant: Tenant,
         arrival: Instant,
     ) -> Result<Generation> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(ApiError::unavailable("the server is stopping"));
+        }
+        let group = self.calls.fetch_add(1, Ordering::Relaxed);
+        for request in &mut requests {
+            let engine = &mut request.engine_request;
+            engine.cache_salt = tenant.cache_salt(engine.cache_salt);
+            engine.tenant = tenant.number();
+            engine.group = Some(group);
         }
         let timeout = self.config.timeout;
         Generation::start(self.backend.as_ref(), &self.metrics, requests, arrival, timeout)

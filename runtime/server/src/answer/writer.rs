@@ -235,7 +235,11 @@ impl<F: AnswerFormat> ResponseWriter<F> {
         }
         let whole = self.format.whole(&self.state, self.choices);
         if self.state.options.log {
-            tracing::info!(id = self.state.options.id, choices = %whole["choices"], "answer");
+            tracing::info!(
+                id = self.state.options.id,
+                choices = whole["choices"].to_string(),
+                "answer"
+            );
         }
         Ok(whole)
     }

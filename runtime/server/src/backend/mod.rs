@@ -5,10 +5,12 @@
 mod engine;
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 
 use futures_core::Stream;
 use ossmith::{EngineMetrics, Request, TokenEvent};
 
+use crate::error::ApiError;
 pub use engine::EngineBackend;
 
 /// One generation.
@@ -18,7 +20,12 @@ pub struct GenerationRequest {
     pub engine_request: Request,
     /// Which of the choices for its prompt this is, from 0.
     pub choice: usize,
+    /// Why its masks ended before its text did, as its client will read it.
+    pub(crate) mask_failure: MaskFailure,
 }
+
+/// Why the masks of a generation ended before its text did.
+pub(crate) type MaskFailure = Arc<OnceLock<ApiError>>;
 
 /// The events of one generation, in order. The last one carries a finish reason. Dropping the stream cancels the generation
 /// within one step.

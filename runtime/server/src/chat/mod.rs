@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 use crate::tokens::decode;
 use format::ChatFormat;
 use request::ChatRequest;
@@ -24,16 +25,17 @@ use request::ChatRequest;
 pub(crate) async fn handle(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = Instant::now();
     let request = body.read(&app, move |app, body| ChatRequest::read(app, &id, body)).await?;
     let ChatRequest { mut turn, options, reasoning } = request;
-    turn.compile(&app.compiler, app.config.timeout).await?;
+    turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if options.log {
-        tracing::info!(id = options.id, prompt = %decode(&turn.prompt), "prompt");
+        tracing::info!(id = options.id, prompt = decode(&turn.prompt), "prompt");
     }
-    let generation = app.generate(turn.generation_requests()?, arrival)?;
+    let generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
     let (prompts, n) = (vec![turn.prompt.clone()], turn.options.n);
     let format = ChatFormat { turn, reasoning };
     let writer = ResponseWriter::new(format, options, prompts, n, Arc::clone(&app.metrics));

@@ -18,23 +18,25 @@ use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 use crate::tokens::decode;
 use request::CompletionRequest;
 
 pub(crate) async fn handle(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = Instant::now();
     let read = move |app: &AppState, body: &_| CompletionRequest::read(app, &id, body);
     let mut request = body.read(&app, read).await?;
-    request.compile(&app.compiler, app.config.timeout).await?;
+    request.compile(&app.compiler, tenant, app.config.timeout).await?;
     if request.options.log {
         let prompts: Vec<String> = request.prompts.iter().map(|prompt| decode(prompt)).collect();
         tracing::info!(id = request.options.id, ?prompts, "prompts");
     }
-    let generation = app.generate(request.generation_requests()?, arrival)?;
+    let generation = app.generate(request.generation_requests()?, tenant, arrival)?;
     let CompletionRequest { prompts, n, format, options, .. } = request;
     let writer = ResponseWriter::new(format, options, prompts, n, Arc::clone(&app.metrics));
     writer.respond(generation, app.config.timeout).await

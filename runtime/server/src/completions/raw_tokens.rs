@@ -19,6 +19,7 @@ use crate::options::generation::GenerationOptions;
 use crate::options::stream::StreamOptions;
 use crate::sse;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 
 /// Limit of tokens where a request names none.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -26,12 +27,14 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 pub(crate) async fn handle(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = Instant::now();
-    let RawRequest { prompt, generation, options } = RawRequest::read(&app, &id, &body.object()?)?;
+    let read = move |app: &AppState, body: &_| RawRequest::read(app, &id, body);
+    let RawRequest { prompt, generation, options } = body.read(&app, read).await?;
     let requests = (0..generation.n).map(|choice| generation.request(&prompt, None, choice));
-    let running = app.generate(requests.collect(), arrival)?;
+    let running = app.generate(requests.collect(), tenant, arrival)?;
     let metrics = Arc::clone(&app.metrics);
     let writer = ResponseWriter::new(RawFormat, options, vec![prompt], generation.n, metrics);
     writer.respond(running, app.config.timeout).await

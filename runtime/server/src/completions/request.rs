@@ -19,6 +19,7 @@ use crate::options::stream::StreamOptions;
 use crate::options::structured_output::StructuredOutput;
 use crate::state::AppState;
 use crate::stop_strings::StopFilter;
+use crate::tenant::Tenant;
 use crate::tokens::encode;
 
 const MAX_PROMPTS: usize = 1024;
@@ -46,10 +47,11 @@ impl CompletionRequest {
     pub(super) async fn compile(
         &mut self,
         compiler: &Compiler,
+        tenant: Tenant,
         timeout: Option<Duration>,
     ) -> Result<()> {
         let wanted = Vec::from_iter(self.grammar.clone());
-        self.compiled = within(timeout, compiler.compile(&wanted)).await??.pop();
+        self.compiled = within(timeout, compiler.compile(tenant, &wanted)).await??.pop();
         self.grammar = None;
         Ok(())
     }

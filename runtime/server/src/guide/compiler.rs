@@ -2,9 +2,9 @@
 //! the same. Nobody else waits for it: a request's handler awaits what it needs, and whatever it leaves behind is dropped.
 //!
 //! What [`limits::check`] calls plain is compiled at once, and never waits for anything else. All other text is tried out by
-//! a [`Helper`] first, which can be ended. Nothing here outlives the process or holds up its end.
+//! a [`Helper`] first, which can be ended. Nothing here outlives the process or holds up its end. Tenants take turns, and
+//! what one had compiled is no other's, so that nobody learns from the time it takes what others send.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,16 +14,21 @@ use tokio::sync::oneshot;
 
 use super::cache::{self, Cache, Key, Outcome};
 use super::constraint::Constraint;
+use super::fair_queue::FairQueue;
 use super::grammar::{self, Compiled, STACK_BYTES};
 use super::helper::{GrammarHelper, Helper, Trial};
 use super::limits::{self, Effort};
 use super::vocabulary;
 use crate::error::{ApiError, Result as ApiResult};
+use crate::memory;
+use crate::tenant::Tenant;
 
 /// Processor time that the grammars of one request may take to try out.
 const REQUEST_CPU: Duration = Duration::from_secs(2);
 /// Grammars that may wait to be compiled.
 const MAX_WAITING: usize = 4096;
+/// Those of one tenant among them.
+const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 2;
 /// Most helpers at a time.
 const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone.
@@ -141,8 +146,8 @@ struct Job {
 
 #[derive(Default)]
 struct Queues {
-    plain: VecDeque<Job>,
-    involved: VecDeque<Job>,
+    plain: FairQueue<Job>,
+    involved: FairQueue<Job>,
     cache: Cache,
     /// Threads are started with the first job.
     started: bool,
@@ -188,14 +193,18 @@ impl Compiler {
         self.0.start(&mut self.0.lock());
     }
 
-    /// Compiles what a request needs, in its order. Dropping the future gives up what is not done.
+    /// Compiles what a tenant's request needs, in its order. Dropping the future gives up what is not done.
     ///
     /// # Errors
     /// A grammar cannot be enforced, or cannot be compiled now.
-    pub(crate) async fn compile(&self, wanted: &[GrammarRequest]) -> ApiResult<Vec<Arc<Compiled>>> {
+    pub(crate) async fn compile(
+        &self,
+        tenant: Tenant,
+        wanted: &[GrammarRequest],
+    ) -> ApiResult<Vec<Arc<Compiled>>> {
         let budget = Budget::default();
         let pending: Vec<Pending> =
-            wanted.iter().map(|wanted| self.ask(&wanted.checked, &budget)).collect();
+            wanted.iter().map(|wanted| self.ask(tenant, &wanted.checked, &budget)).collect();
         let mut grammars = Vec::with_capacity(wanted.len());
         for (wanted, pending) in wanted.iter().zip(pending) {
             let ready = match pending.ready().await {
@@ -203,7 +212,7 @@ impl Compiler {
                     tracing::debug!(subject = wanted.subject, why, "a grammar is not enforced");
                     let instead = wanted.checked.constraint.any_object_instead();
                     let any = Checked::new(instead).map_err(ApiError::internal)?;
-                    self.ask(&any, &budget).ready().await
+                    self.ask(tenant, &any, &budget).ready().await
                 }
                 ready => ready,
             };
@@ -215,16 +224,17 @@ impl Compiler {
         Ok(grammars)
     }
 
-    fn ask(&self, wanted: &Checked, budget: &Budget) -> Pending {
-        let key = wanted.key;
+    fn ask(&self, tenant: Tenant, wanted: &Checked, budget: &Budget) -> Pending {
+        let key = if tenant == Tenant::ONLY { wanted.key } else { tenant.digest(&wanted.key) };
         let mut queues = self.0.lock();
         if let Some(outcome) = queues.cache.get(&key) {
             return Pending::Done(outcome);
         }
         let (reply, answer) = oneshot::channel();
-        if queues.plain.len() + queues.involved.len() >= MAX_WAITING {
-            let why =
-                format!("{MAX_WAITING} grammars wait to be compiled already; try again later");
+        let own = queues.plain.len_of(tenant) + queues.involved.len_of(tenant);
+        let all = queues.plain.len() + queues.involved.len();
+        if all >= MAX_WAITING || own >= MAX_WAITING_OF_TENANT {
+            let why = format!("{all} grammars wait to be compiled already; try again later");
             // The receiver is there until this function returns it.
             let _ = reply.send(Err(Refusal::Unavailable(why)));
             return Pending::Waiting(answer);
@@ -232,8 +242,8 @@ impl Compiler {
         let job =
             Job { key, constraint: Arc::clone(&wanted.constraint), budget: budget.clone(), reply };
         match wanted.effort {
-            Effort::Plain => queues.plain.push_back(job),
-            Effort::Involved => queues.involved.push_back(job),
+            Effort::Plain => queues.plain.push(tenant, job),
+            Effort::Involved => queues.involved.push(tenant, job),
         }
         self.0.start(&mut queues);
         drop(queues);
@@ -280,13 +290,13 @@ impl Shared {
     }
 
     /// The next job that somebody waits for; none when the pool ends.
-    fn next(&self, of: fn(&mut Queues) -> &mut VecDeque<Job>) -> Option<Job> {
+    fn next(&self, of: fn(&mut Queues) -> &mut FairQueue<Job>) -> Option<Job> {
         let mut queues = self.lock();
         loop {
             if queues.stopping {
                 return None;
             }
-            let Some(job) = of(&mut queues).pop_front() else {
+            let Some(job) = of(&mut queues).pop() else {
                 queues = self.work.wait(queues).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -385,6 +395,7 @@ impl Shared {
                 let outcome = compiled.map(|compiled| Arc::new(compiled.taking(bytes)));
                 let kept = if outcome.is_ok() { bytes } else { REFUSAL_BYTES };
                 self.lock().cache.put(job.key, outcome.clone(), kept);
+                memory::released();
                 job.answer(outcome.map_err(Refusal::Unenforceable));
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -450,8 +461,12 @@ pub(super) mod tests {
         let pool = with_helper();
         for request in [schema(json!({"type": "integer"})), wanted(Constraint::Regex("a+".into()))]
         {
-            let first = pool.compile(std::slice::from_ref(&request)).await.expect("a grammar");
-            let both = pool.compile(&[request.clone(), request]).await.expect("grammars");
+            let first = pool
+                .compile(Tenant::ONLY, std::slice::from_ref(&request))
+                .await
+                .expect("a grammar");
+            let both =
+                pool.compile(Tenant::ONLY, &[request.clone(), request]).await.expect("grammars");
             assert!(both.iter().all(|again| Arc::ptr_eq(&first[0], again)));
         }
     }
@@ -462,25 +477,28 @@ pub(super) mod tests {
         pool.warm();
         let bombs = [schema(bomb(0)), schema(bomb(1))];
         let plain = [schema(json!({"type": "object", "properties": {"a": {"type": "string"}}}))];
-        let mut refused = Box::pin(pool.compile(&bombs));
+        let mut refused = Box::pin(pool.compile(Tenant::ONLY, &bombs));
         tokio::select! {
             biased;
             why = &mut refused => panic!("before a plain grammar: {why:?}"),
-            ready = pool.compile(&plain) => drop(ready.expect("a grammar")),
+            ready = pool.compile(Tenant::ONLY, &plain) => drop(ready.expect("a grammar")),
         }
         let why = refused.await.expect_err("a refusal").message;
         assert!(why.contains("`x` cannot be enforced") && why.contains("too much"), "{why}");
         // The refusal is known, and the next helper is as good as the last.
-        let again = pool.compile(&bombs[..1]).await.expect_err("a refusal").message;
+        let again = pool.compile(Tenant::ONLY, &bombs[..1]).await.expect_err("a refusal").message;
         assert_eq!(why, again);
-        pool.compile(&[wanted(Constraint::Regex("b+".into()))]).await.expect("a grammar");
+        pool.compile(Tenant::ONLY, &[wanted(Constraint::Regex("b+".into()))])
+            .await
+            .expect("a grammar");
     }
 
     #[tokio::test]
     async fn all_grammars_of_a_request_share_its_budget() {
         let pool = with_helper();
-        let ask =
-            |request: GrammarRequest, budget: &Budget| pool.ask(&request.checked, budget).ready();
+        let ask = |request: GrammarRequest, budget: &Budget| {
+            pool.ask(Tenant::ONLY, &request.checked, budget).ready()
+        };
         let budget = Budget::default();
         ask(schema(bomb(2)), &budget).await.expect_err("a refusal");
         assert!(budget.left() < REQUEST_CPU, "a bomb costs nothing");
@@ -500,12 +518,14 @@ pub(super) mod tests {
         pool.warm();
         let bombs: Vec<[GrammarRequest; 1]> = (3..11).map(|seed| [schema(bomb(seed))]).collect();
         for bomb in &bombs {
-            let left = tokio::time::timeout(Duration::from_millis(20), pool.compile(bomb)).await;
+            let left =
+                tokio::time::timeout(Duration::from_millis(20), pool.compile(Tenant::ONLY, bomb))
+                    .await;
             assert!(left.is_err(), "a bomb was compiled in 20 ms");
         }
         let regex = [wanted(Constraint::Regex("d+".into()))];
         let waited = Instant::now();
-        pool.compile(&regex).await.expect("a grammar");
+        pool.compile(Tenant::ONLY, &regex).await.expect("a grammar");
         // Eight bombs would take eight budgets.
         assert!(waited.elapsed() < 6 * REQUEST_CPU, "{:?}", waited.elapsed());
     }
@@ -514,7 +534,7 @@ pub(super) mod tests {
     fn a_pool_that_is_dropped_ends_what_it_does() {
         let pool = with_helper();
         let bomb = Checked::new(Constraint::Schema { schema: bomb(0), lenient: false });
-        let pending = pool.ask(&bomb.expect("within the limits"), &Budget::default());
+        let pending = pool.ask(Tenant::ONLY, &bomb.expect("within the limits"), &Budget::default());
         let shared = Arc::downgrade(&pool.0);
         drop(pool);
         let started = Instant::now();
@@ -532,9 +552,10 @@ pub(super) mod tests {
             schema(json!({"type": "integer", "multipleOf": 7})),
             wanted(Constraint::Grammar("start: \"a\"".into())),
         ];
-        assert_eq!(pool.compile(&all).await.expect("grammars").len(), 2);
+        assert_eq!(pool.compile(Tenant::ONLY, &all).await.expect("grammars").len(), 2);
         let missing = GrammarHelper { program: "/nowhere/at/all".into(), arguments: Vec::new() };
-        let why = Compiler::new(Some(missing)).compile(&all).await.expect_err("a refusal");
+        let why =
+            Compiler::new(Some(missing)).compile(Tenant::ONLY, &all).await.expect_err("a refusal");
         assert_eq!(why.status.as_u16(), 503, "{why:?}");
     }
 }

@@ -9,6 +9,7 @@ use super::constraint::Constraint;
 use super::grammar::Compiled;
 use super::helper::GrammarHelper;
 use super::{ANSWER, bits, vocabulary};
+use crate::tenant::Tenant;
 
 /// Tokens that are written under a grammar.
 const TOKENS: usize = 24;
@@ -51,7 +52,8 @@ impl GrammarFuzzer {
         };
         let request = GrammarRequest::new(constraint, "x", "`x`".to_owned());
         let outcome = request.and_then(|request| {
-            self.runtime.block_on(self.compiler.compile(std::slice::from_ref(&request)))
+            self.runtime
+                .block_on(self.compiler.compile(Tenant::ONLY, std::slice::from_ref(&request)))
         });
         match outcome {
             Ok(grammars) => {

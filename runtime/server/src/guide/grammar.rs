@@ -39,6 +39,28 @@ pub(super) fn bytes_in_use() -> u64 {
     IN_USE.load(Ordering::Relaxed)
 }
 
+/// Why nothing more can be said about what may come next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MaskError {
+    /// The form that the request gave, for this reason.
+    Form(String),
+    /// The grammars that are in use take too much memory.
+    NoMemory,
+}
+
+impl fmt::Display for MaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MaskError::Form(why) => f.write_str(why),
+            MaskError::NoMemory => {
+                f.write_str("the grammars in use take too much memory; try again later")
+            }
+        }
+    }
+}
+
+impl std::error::Error for MaskError {}
+
 /// Memory that a grammar takes, which counts as long as it is there.
 struct Memory(u64);
 
@@ -162,21 +184,23 @@ impl Compiled {
 
     /// Writes which tokens may come; `ends` may where the text may end. An error is a limit of llguidance, reached in the
     /// middle of a text.
-    pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), String> {
+    pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), MaskError> {
         if self.memory.0 > SMALL_BYTES && bytes_in_use() > MAX_IN_USE_BYTES {
-            return Err("the grammars in use take too much memory; try again later".to_owned());
+            return Err(MaskError::NoMemory);
         }
         let watched = self.matcher.cancellation_handle().map(mask_clock::watch);
         let allowed = self.matcher.compute_mask_or_eos();
         drop(watched);
-        let allowed = allowed.map_err(|why| match why.is::<Cancelled>() {
-            true => format!(
-                "the grammar takes more than {} ms to say what may come next",
-                mask_clock::MASK_CPU.as_millis()
-            ),
-            false => {
-                format!("the form cannot be followed further: {}", first_line(&why.to_string()))
-            }
+        let allowed = allowed.map_err(|why| {
+            MaskError::Form(match why.is::<Cancelled>() {
+                true => format!(
+                    "the grammar takes more than {} ms to say what may come next",
+                    mask_clock::MASK_CPU.as_millis()
+                ),
+                false => {
+                    format!("the form cannot be followed further: {}", first_line(&why.to_string()))
+                }
+            })
         })?;
         let words = allowed.as_slice();
         let count = mask.len().min(words.len());

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::compiler::{Compiler, GrammarRequest};
 use super::constraint::Constraint;
 use super::fuzzing::follow;
+use crate::tenant::Tenant;
 
 /// Most bytes of a shape.
 const MAX_BYTES: usize = 64 << 10;
@@ -283,7 +284,7 @@ async fn run(pool: &Compiler, seeds: impl Iterator<Item = u64>) -> Seen {
         let begin = Instant::now();
         let request = GrammarRequest::new(shape(seed), "x", "`x`".to_owned());
         let outcome = match request {
-            Ok(request) => pool.compile(std::slice::from_ref(&request)).await,
+            Ok(request) => pool.compile(Tenant::ONLY, std::slice::from_ref(&request)).await,
             Err(refused) => Err(refused),
         };
         seen.longest_compile = seen.longest_compile.max(begin.elapsed());

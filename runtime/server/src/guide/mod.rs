@@ -7,6 +7,7 @@ pub(crate) mod bits;
 mod cache;
 pub(crate) mod compiler;
 pub(crate) mod constraint;
+mod fair_queue;
 mod fuzzing;
 pub(crate) mod grammar;
 mod helper;
@@ -29,6 +30,7 @@ use ossmith_harmony::{
 #[doc(hidden)]
 pub use fuzzing::GrammarFuzzer;
 use grammar::Compiled;
+pub use grammar::MaskError;
 pub use helper::{GrammarHelper, grammar_helper};
 
 /// A function that may be called.
@@ -153,7 +155,7 @@ impl Guide {
     ///
     /// # Errors
     /// The text's form has become too large to follow; the text so far is not whole.
-    pub fn mask(&mut self, mask: &mut [u32]) -> Result<bool, String> {
+    pub fn mask(&mut self, mask: &mut [u32]) -> Result<bool, MaskError> {
         match &mut self.state {
             State::Over => return Ok(false),
             State::Header { stage, at } => self.headers.at(*stage).fill_mask(*at, mask),

@@ -20,6 +20,7 @@ use crate::generation::within;
 use crate::ids::RequestId;
 use crate::sse;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 use crate::tokens::decode;
 use request::MessagesRequest;
 use writer::BlockWriter;
@@ -27,16 +28,17 @@ use writer::BlockWriter;
 pub(crate) async fn create(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = Instant::now();
     let mut request =
         body.read(&app, move |app, body| MessagesRequest::read(app, &id, body)).await?;
-    request.turn.compile(&app.compiler, app.config.timeout).await?;
+    request.turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if app.config.log_prompts {
-        tracing::info!(id = request.id, prompt = %decode(&request.turn.prompt), "prompt");
+        tracing::info!(id = request.id, prompt = decode(&request.turn.prompt), "prompt");
     }
-    let mut generation = app.generate(request.turn.generation_requests()?, arrival)?;
+    let mut generation = app.generate(request.turn.generation_requests()?, tenant, arrival)?;
     let (stream, timeout) = (request.stream, app.config.timeout);
     let mut writer = BlockWriter::new(request, Arc::clone(&app));
     if stream {

@@ -68,7 +68,7 @@ impl BlockWriter {
             self.app.metrics.record_repairs(self.reader.repairs());
             if self.app.config.log_prompts {
                 let answer = Value::from(self.content.clone());
-                tracing::info!(id = self.request.id, %answer, "answer");
+                tracing::info!(id = self.request.id, answer = answer.to_string(), "answer");
             }
         }
         Ok(ended)

@@ -117,12 +117,13 @@ impl Metrics {
         });
     }
 
-    /// The whole text. `startup` has the seconds of each phase of starting.
+    /// The whole text. `startup` has the seconds of each phase of starting, and `dropped_log_lines` is counted elsewhere.
     pub(crate) fn text(
         &self,
         model: &str,
         engine: &EngineMetrics,
         startup: &[(String, f64)],
+        dropped_log_lines: u64,
     ) -> String {
         let mut out = Exposition::new(model);
         self.record(|counts| {
@@ -132,6 +133,8 @@ impl Metrics {
             let startup = startup.iter().map(|(phase, seconds)| (phase.as_str(), *seconds));
             let help = "Seconds that each phase of starting took.";
             out.labelled(gauge("ossmith:startup_seconds", help), "phase", startup);
+            let help = "Lines of the log that could not be written.";
+            out.value(counter("ossmith:log_lines_dropped_total", help), dropped_log_lines as f64);
             let repairs = counts.repairs.iter().map(|(kind, count)| (*kind, *count as f64));
             let help = "Repairs of what the model wrote.";
             out.labelled(counter("ossmith:harmony_repairs_total", help), "kind", repairs);

@@ -19,6 +19,7 @@ use crate::generation::within;
 use crate::ids::RequestId;
 use crate::sse;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 use crate::tokens::decode;
 use request::{OllamaRequest, Task};
 use writer::{Form, LineWriter};
@@ -26,22 +27,25 @@ use writer::{Form, LineWriter};
 pub(crate) async fn chat(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    answer(app, id, body, Form::Chat, request::read_chat).await
+    answer(app, id, tenant, body, Form::Chat, request::read_chat).await
 }
 
 pub(crate) async fn generate(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    answer(app, id, body, Form::Generate, request::read_generate).await
+    answer(app, id, tenant, body, Form::Generate, request::read_generate).await
 }
 
 async fn answer(
     app: Arc<AppState>,
     id: String,
+    tenant: Tenant,
     body: RequestBody,
     form: Form,
     read: fn(&AppState, &Map<String, Value>) -> Result<OllamaRequest>,
@@ -55,11 +59,11 @@ async fn answer(
         }
         Task::Turn { turn, thinking } => (turn, thinking),
     };
-    turn.compile(&app.compiler, app.config.timeout).await?;
+    turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if app.config.log_prompts {
-        tracing::info!(id, prompt = %decode(&turn.prompt), "prompt");
+        tracing::info!(id, prompt = decode(&turn.prompt), "prompt");
     }
-    let mut generation = app.generate(turn.generation_requests()?, arrival)?;
+    let mut generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
     let timeout = app.config.timeout;
     let mut writer = LineWriter::new(form, model, &turn, thinking, arrival, app);
     if stream {

@@ -193,7 +193,7 @@ impl LineWriter {
             line[name] = value;
         }
         if self.app.config.log_prompts {
-            tracing::info!(answer = %line, "answer");
+            tracing::info!(answer = line.to_string(), "answer");
         }
         line
     }

@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use ossmith::{Request, SamplingParams};
 use serde_json::Value;
 
-use crate::backend::GenerationRequest;
+use crate::backend::{GenerationRequest, MaskFailure};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe};
 use crate::guide::Guide;
 use crate::mask::TokenRules;
+use crate::tenant::salt_of;
 
 /// Everything that a request says about sampling and about how its tokens are reported.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct GenerationOptions {
     pub(crate) params: SamplingParams,
     /// Requests of a lower priority run first.
     pub(crate) priority: i32,
+    /// Requests share cached prefixes only with requests of the same salt; 0 without `cache_salt`.
+    cache_salt: u64,
     /// The only tokens that may be generated, if the request names any.
     pub(crate) allowed_token_ids: Option<Vec<u32>>,
     /// Token sequences that must not appear.
@@ -81,6 +85,7 @@ impl GenerationOptions {
             priority: fields
                 .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
                 .map_or(0, |n| n as i32),
+            cache_salt: cache_salt(fields)?,
             allowed_token_ids: allowed_token_ids(fields, vocab)?,
             bad_words: bad_words(fields)?,
             stop_strings: stop_strings(fields, "stop")?,
@@ -174,8 +179,10 @@ impl GenerationOptions {
         };
         let mut engine_request = Request::new(prompt, with_choice_seed(&self.params, choice));
         engine_request.priority = self.priority;
-        engine_request.mask = rules.into_mask();
-        GenerationRequest { engine_request, choice }
+        engine_request.cache_salt = self.cache_salt;
+        let mask_failure = MaskFailure::default();
+        engine_request.mask = rules.into_mask(Arc::clone(&mask_failure));
+        GenerationRequest { engine_request, choice, mask_failure }
     }
 
     /// Refuses what cannot hold beside constraints: they may allow only some tokens, or only a stop token, which has to end
@@ -198,6 +205,13 @@ impl GenerationOptions {
 /// The settings of a choice: the seed counts up.
 fn with_choice_seed(params: &SamplingParams, choice: usize) -> SamplingParams {
     params.clone().with_seed(params.seed.wrapping_add(choice as u64))
+}
+
+fn cache_salt(fields: &Fields<'_>) -> Result<u64> {
+    match fields.string("cache_salt")? {
+        Some("") => Err(fields.wrong("cache_salt", "is empty; give a text, or leave it out")),
+        salt => Ok(salt.map_or(0, salt_of)),
+    }
 }
 
 fn random_seed() -> u64 {

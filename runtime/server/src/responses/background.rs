@@ -11,13 +11,13 @@ use super::object::Status;
 use super::writer::ItemWriter;
 use crate::generation::Generation;
 use crate::sse;
-use crate::store::{BackgroundJob, Store, text_of};
+use crate::store::{BackgroundJob, TenantStore, text_of};
 
 /// Starts a response in the background and stores it.
 pub(super) fn start(
     mut writer: ItemWriter,
     generation: Generation,
-    store: &Store,
+    store: TenantStore<'_>,
 ) -> Arc<BackgroundJob> {
     let events = std::mem::take(writer.events());
     let job = BackgroundJob::new(writer.queued(), events);

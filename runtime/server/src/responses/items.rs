@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
 use crate::ids::new_id_of;
-use crate::store::Store;
+use crate::store::TenantStore;
 
 /// Types that can be part of a prompt.
 const KNOWN: [&str; 5] =
     ["message", "reasoning", "function_call", "function_call_output", "item_reference"];
 
 /// The request's input as a list of items with ids. References are replaced by the items that they name.
-pub(super) fn normalize(input: &Value, store: &Store) -> Result<Vec<Value>> {
+pub(super) fn normalize(input: &Value, store: TenantStore<'_>) -> Result<Vec<Value>> {
     let list = match input {
         Value::String(text) => {
             let content = json!([{"type": "input_text", "text": text}]);

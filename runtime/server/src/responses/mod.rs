@@ -23,27 +23,29 @@ use crate::generation::within;
 use crate::ids::RequestId;
 use crate::sse;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 use crate::tokens::decode;
 use writer::ItemWriter;
 
 pub(crate) async fn create(
     State(app): State<Arc<AppState>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = Instant::now();
-    let mut request = body.read(&app, request::read).await?;
-    request.turn.compile(&app.compiler, app.config.timeout).await?;
+    let mut request = body.read(&app, move |app, body| request::read(app, tenant, body)).await?;
+    request.turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if app.config.log_prompts {
         let prompt = decode(&request.turn.prompt);
         tracing::info!(id, response = request.id, prompt, "prompt");
     }
-    let mut generation = app.generate(request.turn.generation_requests()?, arrival)?;
+    let mut generation = app.generate(request.turn.generation_requests()?, tenant, arrival)?;
     let (stream, in_background) = (request.stream, request.background);
     let timeout = app.config.timeout;
     let writer = ItemWriter::new(request, Arc::clone(&app));
     if in_background {
-        let job = background::start(writer, generation, &app.store);
+        let job = background::start(writer, generation, app.store.of(tenant));
         return Ok(match stream {
             true => background::follow(job, 0),
             false => json_body(&job.response()).into_response(),
@@ -66,10 +68,11 @@ pub(crate) async fn create(
 
 pub(crate) async fn retrieve(
     State(app): State<Arc<AppState>>,
+    Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
-    let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
+    let entry = app.store.of(tenant).get(&id).ok_or_else(|| missing(&id))?;
     if query.get("stream").is_none_or(|stream| stream != "true") {
         return Ok(json_text(entry.response()).into_response());
     }
@@ -90,9 +93,10 @@ pub(crate) async fn retrieve(
 
 pub(crate) async fn delete(
     State(app): State<Arc<AppState>>,
+    Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    let entry = app.store.remove(&id).ok_or_else(|| missing(&id))?;
+    let entry = app.store.of(tenant).remove(&id).ok_or_else(|| missing(&id))?;
     if let Some(job) = entry.job() {
         job.cancel();
     }
@@ -101,9 +105,10 @@ pub(crate) async fn delete(
 
 pub(crate) async fn cancel(
     State(app): State<Arc<AppState>>,
+    Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
+    let entry = app.store.of(tenant).get(&id).ok_or_else(|| missing(&id))?;
     let Some(job) = entry.job() else {
         let why = "only responses created with `background: true` can be cancelled";
         return Err(ApiError::bad("response_id", why));
@@ -116,10 +121,11 @@ pub(crate) async fn cancel(
 
 pub(crate) async fn input_items(
     State(app): State<Arc<AppState>>,
+    Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<impl IntoResponse> {
-    let entry = app.store.get(&id).ok_or_else(|| missing(&id))?;
+    let entry = app.store.of(tenant).get(&id).ok_or_else(|| missing(&id))?;
     let mut items = entry.input();
     match query.get("order").map(String::as_str) {
         None | Some("desc") => items.reverse(),

@@ -12,12 +12,15 @@ use crate::options::reasoning::ReasoningOptions;
 use crate::options::structured_output::StructuredOutput;
 use crate::options::tools::ToolOptions;
 use crate::state::AppState;
+use crate::store::TenantStore;
+use crate::tenant::Tenant;
 use crate::turn::prepare::{PreparedTurn, RequestOptions};
 
 /// A request that was understood.
 pub(crate) struct ResponseRequest {
     /// `resp_…`
     pub(super) id: String,
+    pub(super) tenant: Tenant,
     pub(super) turn: PreparedTurn,
     pub(super) stream: bool,
     pub(super) background: bool,
@@ -42,7 +45,11 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("stream_interval", " for responses"),
 ];
 
-pub(super) fn read(app: &AppState, body: &Map<String, Value>) -> Result<ResponseRequest> {
+pub(super) fn read(
+    app: &AppState,
+    tenant: Tenant,
+    body: &Map<String, Value>,
+) -> Result<ResponseRequest> {
     let fields = Fields::new(body);
     let config = &app.config;
     app.check_model(fields.string("model")?)?;
@@ -70,8 +77,8 @@ pub(super) fn read(app: &AppState, body: &Map<String, Value>) -> Result<Response
         param: "input",
     };
     let value = fields.get("input").ok_or_else(|| fields.wrong("input", "is missing"))?;
-    let input = items::normalize(value, &app.store)?;
-    let mut context = previous(app, &fields)?;
+    let input = items::normalize(value, app.store.of(tenant))?;
+    let mut context = previous(app.store.of(tenant), &fields)?;
     context.extend(input.iter().cloned());
     if context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
@@ -89,6 +96,7 @@ pub(super) fn read(app: &AppState, body: &Map<String, Value>) -> Result<Response
     Ok(ResponseRequest {
         // Not the request's own id: a client may send that again, and would then lose what is stored under it.
         id: new_id_of("resp"),
+        tenant,
         turn,
         stream,
         background,
@@ -126,9 +134,9 @@ fn instructions(fields: &Fields<'_>) -> Result<Option<String>> {
 }
 
 /// The conversation up to the response that `previous_response_id` names.
-fn previous(app: &AppState, fields: &Fields<'_>) -> Result<Vec<Value>> {
+fn previous(store: TenantStore<'_>, fields: &Fields<'_>) -> Result<Vec<Value>> {
     let Some(id) = fields.string("previous_response_id")? else { return Ok(Vec::new()) };
-    let Some(entry) = app.store.get(id) else {
+    let Some(entry) = store.get(id) else {
         return Err(ApiError {
             param: Some("previous_response_id".to_owned()),
             ..ApiError::not_found(

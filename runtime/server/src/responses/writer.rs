@@ -153,11 +153,12 @@ impl ItemWriter {
         let response = self.response();
         self.app.metrics.record_repairs(self.parser.repairs());
         if self.app.config.log_prompts {
-            tracing::info!(id = self.request.id, answer = %response["output"], "answer");
+            tracing::info!(id = self.request.id, answer = response["output"].to_string(), "answer");
         }
         if self.request.store && !self.request.background {
             let (request, context) = (&self.request, self.context());
-            self.app.store.put(&request.id, &response, &request.input, &context);
+            let store = self.app.store.of(request.tenant);
+            store.put(&request.id, &response, &request.input, &context);
         }
         self.emitter.emit(self.status.event(), json!({"response": response}));
         response

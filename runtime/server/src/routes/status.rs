@@ -1,6 +1,7 @@
 //! The state of the server: health, version, load, metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -31,7 +32,8 @@ pub(crate) async fn load(State(app): State<Arc<AppState>>) -> impl IntoResponse 
 
 pub(crate) async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let config = &app.config;
-    let text = app.metrics.text(config.name(), &app.backend.metrics(), &config.startup);
+    let dropped = config.dropped_log_lines.load(Ordering::Relaxed);
+    let text = app.metrics.text(config.name(), &app.backend.metrics(), &config.startup, dropped);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

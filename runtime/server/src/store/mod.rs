@@ -1,6 +1,7 @@
-//! Stored responses, in memory and within bounds: the least recently used ones are dropped first. They are kept as text, because a
-//! tree of JSON values takes several times as much memory, and the bound is on memory. Those that still run in the background
-//! are a [`BackgroundJob`] each.
+//! Stored responses, in memory and within bounds: of the tenant who has the most, the least recently used ones are dropped first.
+//! They are kept as text, because a tree of JSON values takes several times as much memory, and the bound is on memory. Those
+//! that still run in the background are a [`BackgroundJob`] each. A tenant's responses are reached through its [`TenantStore`],
+//! and others' do not exist there.
 
 mod event_log;
 mod job;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::StoreLimits;
+use crate::tenant::Tenant;
 
 pub(crate) use event_log::EventLog;
 pub(crate) use job::BackgroundJob;
@@ -112,11 +114,21 @@ struct Stored {
     used: Instant,
 }
 
+/// Whose a response is, and its id.
+type Name = (Tenant, String);
+
 /// The store.
 #[derive(Debug)]
 pub(crate) struct Store {
     limits: StoreLimits,
-    stored: Mutex<HashMap<String, Stored>>,
+    stored: Mutex<HashMap<Name, Stored>>,
+}
+
+/// What a tenant stores.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TenantStore<'a> {
+    store: &'a Store,
+    tenant: Tenant,
 }
 
 impl Store {
@@ -124,39 +136,76 @@ impl Store {
         Store { limits, stored: Mutex::new(HashMap::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Stored>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Stored>> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this tenant stores.
+    pub(crate) fn of(&self, tenant: Tenant) -> TenantStore<'_> {
+        TenantStore { store: self, tenant }
+    }
+
+    fn keep(&self, name: Name, entry: Entry) {
+        let mut stored = self.lock();
+        stored.insert(name, Stored { entry, used: Instant::now() });
+        stored.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
+        let mut shares: HashMap<Tenant, Share> = HashMap::new();
+        for ((tenant, _), one) in stored.iter() {
+            let share = shares.entry(*tenant).or_default();
+            share.entries += 1;
+            share.bytes += one.entry.bytes();
+        }
+        loop {
+            let bytes: usize = shares.values().map(|share| share.bytes).sum();
+            let most = if stored.len() > self.limits.entries {
+                shares.iter().max_by_key(|(_, share)| share.entries)
+            } else if bytes > self.limits.bytes {
+                shares.iter().max_by_key(|(_, share)| share.bytes)
+            } else {
+                return;
+            };
+            let Some(tenant) = most.map(|(tenant, _)| *tenant) else { return };
+            let own = stored.iter().filter(|((of, _), _)| *of == tenant);
+            let oldest = own.min_by_key(|(_, one)| one.used).map(|(name, _)| name.clone());
+            let Some(gone) = oldest.and_then(|name| stored.remove(&name)) else { return };
+            if let Some(share) = shares.get_mut(&tenant) {
+                share.entries -= 1;
+                share.bytes = share.bytes.saturating_sub(gone.entry.bytes());
+            }
+        }
+    }
+}
+
+/// What a tenant takes of the store.
+#[derive(Default)]
+struct Share {
+    entries: usize,
+    bytes: usize,
+}
+
+impl TenantStore<'_> {
+    fn name(&self, id: &str) -> Name {
+        (self.tenant, id.to_owned())
     }
 
     /// Stores a response that has ended.
     pub(crate) fn put(&self, id: &str, response: &Value, input: &[Value], context: &[Value]) {
         let response = response.to_string().into();
         let content = Content::Done { response, context: text_of(context) };
-        self.keep(id, Entry { content, input: text_of(input) });
+        self.store.keep(self.name(id), Entry { content, input: text_of(input) });
     }
 
     /// Stores a response that runs in the background.
     pub(crate) fn put_job(&self, id: &str, job: Arc<BackgroundJob>, input: &[Value]) {
-        self.keep(id, Entry { content: Content::Background(job), input: text_of(input) });
-    }
-
-    fn keep(&self, id: &str, entry: Entry) {
-        let mut stored = self.lock();
-        stored.insert(id.to_owned(), Stored { entry, used: Instant::now() });
-        stored.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
-        let mut bytes: usize = stored.values().map(|one| one.entry.bytes()).sum();
-        while stored.len() > self.limits.entries || bytes > self.limits.bytes {
-            let oldest = stored.iter().min_by_key(|(_, one)| one.used).map(|(id, _)| id.clone());
-            let Some(gone) = oldest.and_then(|id| stored.remove(&id)) else { return };
-            bytes = bytes.saturating_sub(gone.entry.bytes());
-        }
+        let content = Content::Background(job);
+        self.store.keep(self.name(id), Entry { content, input: text_of(input) });
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Entry> {
-        let mut stored = self.lock();
-        let one = stored.get_mut(id)?;
-        if one.used.elapsed() >= self.limits.lifetime {
-            stored.remove(id);
+        let (name, mut stored) = (self.name(id), self.store.lock());
+        let one = stored.get_mut(&name)?;
+        if one.used.elapsed() >= self.store.limits.lifetime {
+            stored.remove(&name);
             return None;
         }
         one.used = Instant::now();
@@ -164,18 +213,19 @@ impl Store {
     }
 
     pub(crate) fn remove(&self, id: &str) -> Option<Entry> {
-        self.lock().remove(id).map(|one| one.entry)
+        self.store.lock().remove(&self.name(id)).map(|one| one.entry)
     }
 
-    /// Items of the input or output of any response by their ids, as far as they exist. Each response is searched once, however
-    /// many items are wanted.
+    /// Items of the input or output of any of its responses by their ids, as far as they exist. Each response is searched once,
+    /// however many items are wanted.
     pub(crate) fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Value> {
         let mut found = HashMap::new();
         if ids.is_empty() {
             return found;
         }
-        let stored = self.lock();
-        let live = stored.values().filter(|one| one.used.elapsed() < self.limits.lifetime);
+        let (stored, lifetime) = (self.store.lock(), self.store.limits.lifetime);
+        let own = stored.iter().filter(|((of, _), _)| *of == self.tenant).map(|(_, one)| one);
+        let live = own.filter(|one| one.used.elapsed() < lifetime);
         let mut entries: Vec<(Instant, Entry)> =
             live.map(|one| (one.used, one.entry.clone())).collect();
         drop(stored);
@@ -197,12 +247,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::tenant::Keys;
 
     fn store(entries: usize, bytes: usize) -> Store {
         Store::new(StoreLimits { entries, bytes, lifetime: Duration::from_secs(1000) })
     }
 
-    fn put(store: &Store, id: &str, text: &str) {
+    fn put(store: TenantStore<'_>, id: &str, text: &str) {
         let input = json!({"id": format!("in_{id}"), "text": text});
         store.put(id, &json!({"id": id}), &[input], &[json!({"id": format!("output_{id}")})]);
     }
@@ -210,10 +261,11 @@ mod tests {
     #[test]
     fn the_least_recently_used_response_is_dropped_first() {
         let store = store(2, usize::MAX);
-        put(&store, "a", "");
-        put(&store, "b", "");
+        let store = store.of(Tenant::ONLY);
+        put(store, "a", "");
+        put(store, "b", "");
         assert!(store.get("a").is_some());
-        put(&store, "c", "");
+        put(store, "c", "");
         assert!(store.get("b").is_none() && store.get("a").is_some() && store.get("c").is_some());
         assert!(store.remove("a").is_some() && store.remove("a").is_none());
     }
@@ -221,10 +273,11 @@ mod tests {
     #[test]
     fn bytes_are_bounded() {
         let store = store(100, 1000);
-        put(&store, "a", &"x".repeat(600));
-        put(&store, "b", &"x".repeat(600));
+        let store = store.of(Tenant::ONLY);
+        put(store, "a", &"x".repeat(600));
+        put(store, "b", &"x".repeat(600));
         assert!(store.get("a").is_none() && store.get("b").is_some());
-        put(&store, "c", &"x".repeat(2000));
+        put(store, "c", &"x".repeat(2000));
         assert!(store.get("c").is_none(), "larger than the whole store");
     }
 
@@ -232,7 +285,8 @@ mod tests {
     fn expired_responses_are_dropped() {
         let limits = StoreLimits { entries: 9, bytes: 9999, lifetime: Duration::ZERO };
         let store = Store::new(limits);
-        put(&store, "a", "");
+        let store = store.of(Tenant::ONLY);
+        put(store, "a", "");
         assert!(store.items(&HashSet::from(["output_a"])).is_empty());
         assert!(store.get("a").is_none());
     }
@@ -240,10 +294,37 @@ mod tests {
     #[test]
     fn items_are_found_in_every_response() {
         let store = store(9, 9999);
-        put(&store, "a", "");
-        put(&store, "b", "");
+        let store = store.of(Tenant::ONLY);
+        put(store, "a", "");
+        put(store, "b", "");
         let found = store.items(&HashSet::from(["output_a", "output_b", "output_c"]));
         assert_eq!(found.len(), 2);
         assert_eq!(found["output_b"], json!({"id": "output_b"}));
+    }
+
+    #[test]
+    fn tenants_neither_see_nor_crowd_out_each_other() {
+        let keys = Keys::new(&["a".to_owned(), "b".to_owned()], false);
+        let tenant = |key: &str| {
+            let value = format!("Bearer {key}").parse().expect("a header");
+            let headers = [(axum::http::header::AUTHORIZATION, value)].into_iter().collect();
+            keys.tenant("/v1", &headers).expect("a tenant")
+        };
+        for limits in [(4, usize::MAX), (usize::MAX, 700)] {
+            let store = store(limits.0, limits.1);
+            let (one, other) = (store.of(tenant("a")), store.of(tenant("b")));
+            put(one, "mine", "");
+            assert!(other.get("mine").is_none() && other.remove("mine").is_none());
+            assert!(other.items(&HashSet::from(["in_mine", "output_mine"])).is_empty());
+            // The same id is another's own.
+            put(other, "mine", "other");
+            assert!(one.remove("mine").is_some() && other.get("mine").is_some());
+            put(one, "mine", "");
+            for index in 0..20 {
+                put(other, &index.to_string(), &"x".repeat(100));
+            }
+            assert!(one.get("mine").is_some(), "{limits:?}: the other's responses go first");
+            assert!(other.get("19").is_some() && other.get("0").is_none());
+        }
     }
 }

@@ -21,6 +21,7 @@ use crate::options::reasoning::ReasoningOptions;
 use crate::options::structured_output::StructuredOutput;
 use crate::options::tools::{ToolChoice, ToolOptions};
 use crate::stop_strings::StopFilter;
+use crate::tenant::Tenant;
 
 /// Tokens that are kept for a forced call or a structured answer where the client bounds neither: a quarter of all, within these
 /// limits, and at most half.
@@ -129,9 +130,11 @@ impl PreparedTurn {
     pub(crate) async fn compile(
         &mut self,
         compiler: &Compiler,
+        tenant: Tenant,
         timeout: Option<Duration>,
     ) -> Result<()> {
-        let mut compiled = within(timeout, compiler.compile(&self.grammars)).await??.into_iter();
+        let mut compiled =
+            within(timeout, compiler.compile(tenant, &self.grammars)).await??.into_iter();
         self.grammars.clear();
         if let Some(rules) = &mut self.rules {
             for call in &mut rules.calls {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ossmith::Allowed;
+use ossmith::{Allowed, FinishReason};
 use ossmith_server::stub::{Script, Stub};
 use ossmith_server::{Config, serve};
 use serde_json::{Value, json};
@@ -241,4 +241,83 @@ async fn the_timeout_ends_whole_and_streamed_answers() {
         "{streamed}"
     );
     site.idle().await;
+}
+
+#[tokio::test]
+async fn a_refused_body_does_not_hide_the_refusal() {
+    let keys = vec!["key".to_owned()];
+    let body_bytes = 1 << 20;
+    for (config, path, status) in [
+        (Config { body_bytes, ..config() }, "/v1/chat/completions", "413"),
+        (Config { body_bytes, keys: keys.clone(), ..config() }, "/tokenize", "401"),
+    ] {
+        for chunked in [false, true] {
+            let site = start(4, 1, config.clone()).await;
+            let mut socket = TcpStream::connect(&site.address).await.unwrap();
+            let bytes = vec![b'x'; 24 << 20];
+            let length = match chunked {
+                true => "Transfer-Encoding: chunked".to_owned(),
+                false => format!("Content-Length: {}", bytes.len()),
+            };
+            let head =
+                format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}\r\n\r\n");
+            socket.write_all(head.as_bytes()).await.unwrap();
+            // The client writes all of it before it reads.
+            if chunked {
+                socket.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).await.unwrap();
+            }
+            socket.write_all(&bytes).await.unwrap();
+            if chunked {
+                socket.write_all(b"\r\n0\r\n\r\n").await.unwrap();
+            }
+            let answer = read_all(socket).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{path} {chunked}: {answer}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let hasty = Config { body_timeout: Some(Duration::from_millis(50)), ..config() };
+    let site = start(4, 1, hasty).await;
+    let mut socket = TcpStream::connect(&site.address).await.unwrap();
+    let head = "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_all(socket).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_form_that_cannot_be_followed_is_a_clear_error() {
+    // Masks that fail are made by the engine's threads; here by the script.
+    for stream in [false, true] {
+        let site = Site::with(config(), |request| {
+            let mask = request.engine_request.mask.as_ref().expect("something is constrained");
+            let mut mask = mask.start(0);
+            let mut generated = tokens("<|channel|>final<|message|>");
+            let why = loop {
+                let mut allowed = vec![0; 201_088 / 32];
+                match mask.fill(&generated, &mut allowed) {
+                    Ok(_) if generated.len() > 200 => panic!("the grammar is followed for ever"),
+                    Ok(_) => generated.extend(tokens(" zzz")),
+                    Err(why) => break why,
+                }
+            };
+            Script {
+                tokens: generated,
+                failure: Some(FinishReason::Failed(why.into())),
+                pause: None,
+            }
+        });
+        let body = chat(
+            json!({"stream": stream, "reasoning_effort": "none", "structured_outputs": {"regex": "a+"}}),
+        );
+        let (status, _, text) =
+            site.send(request("POST", "/v1/chat/completions", &body.to_string())).await;
+        assert_eq!(status.as_u16(), if stream { 200 } else { 400 }, "{text}");
+        assert!(text.contains("form_not_followed"), "{text}");
+    }
 }

@@ -13,3 +13,4 @@ mod raw;
 mod refusals;
 mod responses;
 mod spellings;
+mod tenants;

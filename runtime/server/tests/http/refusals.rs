@@ -376,5 +376,14 @@ async fn bodies_and_origins_have_limits() {
         let (status, headers, _) = site.send(preflight).await;
         assert_eq!(status, 204);
         assert_eq!(headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), allowed, "{origin}");
+        let mut call = crate::common::request("GET", "/v1/models", "");
+        call.headers_mut().insert(header::ORIGIN, origin.parse().unwrap());
+        let (status, _, text) = site.send(call).await;
+        assert_eq!(status, if allowed { 200 } else { 403 }, "{text}");
     }
+    let mut zipped = crate::common::request("POST", "/v1/chat/completions", "\u{1f}");
+    zipped.headers_mut().insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+    let (status, _, text) = site.send(zipped).await;
+    assert_eq!(status, 415);
+    check(&serde_json::from_str(&text).unwrap(), "Content-Encoding", "a compressed body");
 }
