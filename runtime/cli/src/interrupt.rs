@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 
@@ -10,6 +11,11 @@ pub(crate) const EXIT_CODE: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static WATCHED: AtomicBool = AtomicBool::new(false);
+static HINT: Mutex<Option<&str>> = Mutex::new(None);
+
+fn hint() -> MutexGuard<'static, Option<&'static str>> {
+    HINT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Starts to listen.
 pub(crate) fn install() -> anyhow::Result<()> {
@@ -20,6 +26,9 @@ pub(crate) fn install() -> anyhow::Result<()> {
             if stderr.is_terminal() {
                 // Plain text and a visible cursor, whatever was being printed.
                 let _ = stderr.write_all(b"\x1b[0m\x1b[?25h\n");
+            }
+            if let Some(hint) = *hint() {
+                let _ = writeln!(stderr, "interrupted\nhint: {hint}");
             }
             std::process::exit(EXIT_CODE.into());
         }
@@ -47,6 +56,24 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         WATCHED.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What to print where the command is interrupted at once.
+#[derive(Debug)]
+pub(crate) struct Hint(());
+
+impl Hint {
+    /// Until the value is dropped.
+    pub(crate) fn new(text: &'static str) -> Hint {
+        *hint() = Some(text);
+        Hint(())
+    }
+}
+
+impl Drop for Hint {
+    fn drop(&mut self) {
+        *hint() = None;
     }
 }
 

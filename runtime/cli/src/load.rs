@@ -5,6 +5,7 @@ use std::str::FromStr;
 use ossmith::{Device, Engine, EngineOptions, Limits, Policy};
 
 use crate::model::Chosen;
+use crate::output::note;
 use crate::progress::Bars;
 
 /// Where to run.
@@ -61,7 +62,7 @@ impl DeviceArgs {
         })?;
         bars.finish();
         if let Some(why) = fallback {
-            eprintln!("running on {}: {why}", engine.describe());
+            note!("running on {}: {why}", engine.describe());
         }
         Ok(engine)
     }

@@ -13,6 +13,7 @@ mod failure;
 mod hub;
 mod interrupt;
 mod load;
+mod log;
 mod model;
 mod output;
 mod progress;
@@ -25,6 +26,7 @@ mod tokens;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing_subscriber::EnvFilter;
 
@@ -41,7 +43,9 @@ struct Cli {
 fn main() -> ExitCode {
     let matches = negatives_are_values(Cli::command()).get_matches();
     let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
-    match run(command) {
+    let outcome = run(command);
+    log::flush();
+    match outcome {
         Ok(()) if interrupt::requested() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
@@ -67,8 +71,10 @@ fn run(command: commands::Command) -> anyhow::Result<()> {
             failure::fail(format!("OSSMITH_LOG={given} is not a filter: {why}"), hint)
         })?;
     let colours = std::io::stderr().is_terminal();
+    let lines = log::start().context("cannot start the log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    log.with_writer(std::io::stderr).init();
+    log.with_writer(move || lines.clone()).init();
+    ossmith::unstable::end_on_lost_pages();
     interrupt::install()?;
     command.run()
 }

@@ -1,14 +1,57 @@
 //! The values of `--model`, and the model and weights that each names.
 
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use ossmith::Checkpoint;
 use ossmith_plan::Model;
 
 use crate::failure::fail;
 use crate::hub::{self, Repository};
+use crate::output::note;
+
+/// A value of `--model`: a name, or a path, which need not be UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelName(OsString);
+
+impl ModelName {
+    /// How it is read from the command line.
+    pub(crate) fn parser() -> impl TypedValueParser<Value = ModelName> {
+        OsStringValueParser::new().map(ModelName)
+    }
+
+    /// The name or path of the shape, if random weights are wanted.
+    fn synthetic(&self) -> Option<&OsStr> {
+        self.0.as_bytes().strip_prefix(b"synthetic:").map(OsStr::from_bytes)
+    }
+
+    /// The repository of the hub that it may name.
+    fn repository(&self) -> Option<Repository> {
+        self.0.to_str().filter(|name| name.contains('/')).and_then(Repository::parse)
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl serde::Serialize for ModelName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The built-in model of a name.
+fn built_in(name: &OsStr) -> Option<&'static Model> {
+    name.to_str().and_then(ossmith_models::find)
+}
 
 /// Which model to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,8 +62,8 @@ pub(crate) struct ModelArgs {
     /// embedded; those of the others, and of OWNER/MODEL, are taken from the local Hugging Face cache, or downloaded
     /// into it. A folder holds config.json and safetensors files in Hugging Face or OpenAI layout. `synthetic:NAME`
     /// and `synthetic:FOLDER` make seeded random weights of that shape.
-    #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…")]
-    pub(crate) model: String,
+    #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…", value_parser = ModelName::parser())]
+    pub(crate) model: ModelName,
 
     /// Seed of random weights.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -44,7 +87,7 @@ impl Chosen {
     pub(crate) fn warn_if_random(&self) {
         if self.is_random() {
             let name = self.model.spec.name;
-            eprintln!("{name} has random weights here, so its answers are random tokens");
+            note!("{name} has random weights here, so its answers are random tokens");
         }
     }
 }
@@ -58,26 +101,25 @@ impl ModelArgs {
 
     /// The model alone, for commands that need no weights.
     pub(crate) fn shape(&self) -> anyhow::Result<&'static Model> {
-        let name = self.model.strip_prefix("synthetic:").unwrap_or(&self.model);
-        ossmith_models::find(name).map_or_else(|| foreign(name), Ok)
+        let name = self.model.synthetic().unwrap_or(&self.model.0);
+        built_in(name).map_or_else(|| foreign(Path::new(name)), Ok)
     }
 
     /// The folder that `--model` names, or into which a repository of the hub was downloaded.
     fn folder(&self) -> anyhow::Result<PathBuf> {
-        let path = PathBuf::from(&self.model);
-        let repository = Repository::parse(&self.model).filter(|_| self.model.contains('/'));
-        match repository {
+        let path = PathBuf::from(&self.model.0);
+        match self.model.repository() {
             Some(repository) if !path.exists() => hub::snapshot(&repository),
             _ => Ok(path),
         }
     }
 
     fn open(&self) -> anyhow::Result<(&'static Model, Checkpoint)> {
-        if self.model.starts_with("synthetic:") {
+        if self.model.synthetic().is_some() {
             let model = self.shape()?;
             return Ok((model, Checkpoint::synthetic(model, self.weights_seed)));
         }
-        match ossmith_models::find(&self.model) {
+        match built_in(&self.model.0) {
             Some(model) if model.spec.name == "nano" => Ok((model, embedded_nano(model)?)),
             Some(model) => {
                 let folder = Repository::parse(model.spec.name).map(|name| hub::snapshot(&name));
@@ -86,7 +128,7 @@ impl ModelArgs {
             }
             None => {
                 let folder = self.folder()?;
-                let model = foreign(&folder.to_string_lossy())?;
+                let model = foreign(&folder)?;
                 Ok((model, Checkpoint::open(&folder, model)?))
             }
         }
@@ -104,7 +146,7 @@ pub(crate) fn names() -> Vec<&'static str> {
     ossmith_models::ALL.iter().map(|model| model.spec.name).collect()
 }
 
-fn unknown(name: &str) -> anyhow::Error {
+fn unknown(name: impl fmt::Display) -> anyhow::Error {
     fail(
         format!("there is no model `{name}`, neither built in nor as a folder"),
         format!(
@@ -115,22 +157,21 @@ fn unknown(name: &str) -> anyhow::Error {
 }
 
 /// The model that a folder's config.json describes.
-fn foreign(folder: &str) -> anyhow::Result<&'static Model> {
-    let path = Path::new(folder);
-    if !path.exists() {
-        return Err(unknown(folder));
-    }
-    if path.is_file() {
-        return Err(fail(
-            format!("`{folder}` is a file"),
+fn foreign(folder: &Path) -> anyhow::Result<&'static Model> {
+    let refused = |what: &str| {
+        fail(
+            format!("`{}` {what}", folder.display()),
             "give the folder that holds config.json and the safetensors files",
-        ));
+        )
+    };
+    if !folder.exists() {
+        return Err(unknown(folder.display()));
     }
-    if !path.join("config.json").is_file() {
-        return Err(fail(
-            format!("`{folder}` has no config.json"),
-            "give the folder that holds config.json and the safetensors files",
-        ));
+    if folder.is_file() {
+        return Err(refused("is a file"));
     }
-    Ok(ossmith_models::from_folder(path)?)
+    if !folder.join("config.json").is_file() {
+        return Err(refused("has no config.json"));
+    }
+    Ok(ossmith_models::from_folder(folder)?)
 }

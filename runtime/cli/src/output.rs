@@ -20,3 +20,12 @@ pub(crate) fn check_folder(folder: &Path) -> anyhow::Result<()> {
     let folder = folder.display();
     Err(fail(format!("there is no folder {folder}"), format!("make it: mkdir -p {folder}")))
 }
+
+/// Prints a line about what is being done to standard error. Where that is closed or full, the work goes on without it.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($text)*);
+    }};
+}
+pub(crate) use note;

@@ -12,8 +12,10 @@ use std::time::Instant;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use ossmith::Limits;
 use ossmith::unstable::cuda::CudaBackend;
+use ossmith_plan::ModelSpec;
 
 use super::bench_serve;
+use crate::failure::fail;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 
@@ -50,6 +52,20 @@ impl Args {
 /// A flag's value from 1 to `max`.
 fn count(max: u64) -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::new().range(1..=max)
+}
+
+/// Refuses, before anything is loaded, sequences that are longer than the model's context. `what` is what makes them so long.
+fn check_context(spec: &ModelSpec, tokens: usize, what: &str) -> anyhow::Result<()> {
+    if tokens <= spec.context {
+        return Ok(());
+    }
+    Err(fail(
+        format!(
+            "{what} make sequences of {tokens} tokens, but the context of {} is {}",
+            spec.name, spec.context
+        ),
+        "name smaller numbers",
+    ))
 }
 
 fn load(model: &ModelArgs, limits: Limits, device: usize) -> anyhow::Result<(CudaBackend, f64)> {

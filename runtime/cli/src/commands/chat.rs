@@ -9,6 +9,7 @@ use ossmith_harmony::Message;
 use crate::completion::{self, CompletionArgs};
 use crate::interrupt;
 use crate::model::Chosen;
+use crate::output::note;
 
 /// Talk with a model.
 ///
@@ -43,7 +44,7 @@ impl Args {
                 return Ok(());
             }
             let Ok(input) = str::from_utf8(&line) else {
-                eprintln!("error: this line is not UTF-8; it was left out");
+                note!("error: this line is not UTF-8; it was left out");
                 continue;
             };
             match input.trim() {
@@ -51,9 +52,7 @@ impl Args {
                 "/exit" => return Ok(()),
                 "/reset" => messages = self.shared.prompt.opening(),
                 command if is_command(command) => {
-                    eprintln!(
-                        "there is no {command}: /reset starts a new conversation, /exit leaves"
-                    );
+                    note!("there is no {command}: /reset starts a new conversation, /exit leaves");
                 }
                 text => {
                     let before = messages.len();
@@ -97,7 +96,7 @@ fn is_command(line: &str) -> bool {
 fn refuse(error: anyhow::Error) -> anyhow::Result<()> {
     match error.downcast_ref::<ossmith::Error>() {
         Some(refused) if refused.is_bad_request() => {
-            eprintln!(
+            note!(
                 "error: {refused}\nhint: /reset starts a new conversation; --context makes more room"
             );
             Ok(())

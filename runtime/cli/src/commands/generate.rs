@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::completion::{self, Completion, CompletionArgs};
 use crate::model::Chosen;
+use crate::output::note;
 use crate::tokens;
 
 /// Answer a prompt.
@@ -64,7 +65,7 @@ impl Args {
         } else if std::io::stderr().is_terminal() {
             let rate =
                 completion.rate().map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
-            eprintln!(
+            note!(
                 "[{} tokens, {}{rate}, seed {}]",
                 completion.tokens.len(),
                 completion.finish,

@@ -12,6 +12,7 @@ use ossmith_plan::{Arch, Axis, KernelInfo, Model, PhaseTotal, Section, StepShape
 use super::table;
 use crate::failure::fail;
 use crate::model::ModelArgs;
+use crate::output::note;
 use crate::progress::Bars;
 
 /// Show a model's kernels: the plan, the list, the text of each.
@@ -380,7 +381,7 @@ impl Emit {
     fn run(self) -> anyhow::Result<()> {
         let model = self.model.shape()?;
         cuda::emit(model, &self.out)?;
-        eprintln!(
+        note!(
             "{} kernels and {} headers of {} are in {}; OSSMITH_KERNELS={} runs them as edited",
             model.units.len(),
             model.headers.len(),
@@ -420,7 +421,7 @@ impl Compile {
         })?;
         let begin = Instant::now();
         let (cubins, compiled) = compiled(model, &self.target)?;
-        eprintln!(
+        note!(
             "{} kernels of {} for {}: {compiled} compiled, {} already in {}, {:.2} s",
             cubins.len(),
             model.spec.name,

@@ -8,7 +8,7 @@ use ossmith::{Engine, Limits};
 use crate::failure::fail;
 use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
-use crate::output;
+use crate::output::{self, note};
 use crate::tensors::{Element, Layout, TensorFile};
 use crate::tokens;
 
@@ -73,7 +73,7 @@ impl Args {
         let mut file = TensorFile::create(&self.out, self.layouts(&engine, tokens.len()))?;
         self.fill(&mut engine, &tokens, &mut file)?;
         file.finish()?;
-        eprintln!("{} tokens on {}: {}", tokens.len(), engine.describe(), self.out.display());
+        note!("{} tokens on {}: {}", tokens.len(), engine.describe(), self.out.display());
         Ok(())
     }
 

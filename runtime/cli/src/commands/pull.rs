@@ -4,7 +4,6 @@ use std::io::Write;
 
 use crate::failure::fail;
 use crate::hub::{self, Repository};
-use crate::interrupt;
 
 /// Download a checkpoint into the local Hugging Face cache, and print its folder.
 ///
@@ -26,7 +25,6 @@ impl Args {
                 "write OWNER/MODEL, such as openai/gpt-oss-20b",
             )
         })?;
-        let _watch = interrupt::Watch::start();
         let folder = hub::snapshot(&repository)?;
         writeln!(std::io::stdout(), "{}", folder.display())?;
         Ok(())

@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::failure::fail;
 use crate::interrupt;
 use crate::load::DeviceArgs;
-use crate::model::ModelArgs;
+use crate::log;
+use crate::model::{ModelArgs, ModelName};
 use crate::today;
 
 /// Tokens of prompt and answer together on the CPU, unless the flag sets it.
@@ -31,8 +32,8 @@ const CPU_CONTEXT: usize = 32 << 10;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The model, as --model takes it.
-    #[arg(value_name = "MODEL")]
-    positional: Option<String>,
+    #[arg(value_name = "MODEL", value_parser = ModelName::parser())]
+    positional: Option<ModelName>,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -63,9 +64,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY", num_args = 1..)]
     api_key: Vec<String>,
 
-    /// File with such keys, one per line.
+    /// File with such keys, one per line; lines that begin with # are comments.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+
+    /// All keys are of one trust domain: each may read what another has stored, and prompts share one cache.
+    #[arg(long)]
+    one_tenant: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -106,6 +111,14 @@ struct LimitArgs {
     #[arg(long, default_value_t = 16 << 20, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     max_body_bytes: usize,
 
+    /// Bytes of all request bodies that are received at a time; with several keys, one key's may take half.
+    #[arg(long, default_value_t = 256 << 20, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    max_bodies_bytes: usize,
+
+    /// Seconds in which a request's body must arrive; 0 is no limit.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    body_timeout: u64,
+
     /// Responses that are kept for previous_response_id.
     #[arg(long, default_value_t = 1024, value_name = "N")]
     store_entries: usize,
@@ -123,8 +136,9 @@ struct LimitArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "HTTP")]
 struct HttpArgs {
-    /// Origins that pages in a browser may call from: https://example.com, or * for any.
-    #[arg(long, default_value = "*", value_name = "ORIGIN", num_args = 1.., value_parser = origin)]
+    /// Origins that pages in a browser may call from: https://example.com, or * for any [default: any if a key is
+    /// required, else the server's own pages only].
+    #[arg(long, value_name = "ORIGIN", num_args = 1.., value_parser = origin)]
     allowed_origins: Vec<String>,
 
     /// The date in the system message [default: SYSTEM_START_DATE, else today].
@@ -158,6 +172,7 @@ impl Args {
             self.model.model = name;
         }
         let keys = self.keys()?;
+        log_panics();
         // Reading requests takes a core each, so more threads than cores win nothing, and each keeps memory of its own.
         let readers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -223,9 +238,7 @@ impl Args {
         if let Some(file) = &self.api_key_file {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("cannot read the keys in {}", file.display()))?;
-            keys.extend(
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned),
-            );
+            keys.extend(keys_of(&text));
             if keys.is_empty() {
                 // A server that was to be guarded must not start open.
                 return Err(fail(
@@ -238,6 +251,14 @@ impl Args {
             keys.extend(key_of_environment(std::env::var_os("OSSMITH_API_KEY"))?);
         }
         Ok(keys)
+    }
+
+    /// A page needs a key like any other client where there are keys, so there it may come from anywhere.
+    fn origins(&self, keys: bool) -> Vec<String> {
+        match self.http.allowed_origins.as_slice() {
+            [] if keys => vec!["*".to_owned()],
+            given => given.to_vec(),
+        }
     }
 
     fn context(&self, spec: &ModelSpec) -> usize {
@@ -266,7 +287,7 @@ impl Args {
             // `gpt-oss:20b` is how Ollama writes gpt-oss-20b.
             let tagged = published.then(|| spec.name.replacen("oss-", "oss:", 1));
             let aliases =
-                [spec.name.to_owned(), self.model.model.clone()].into_iter().chain(tagged);
+                [spec.name.to_owned(), self.model.model.to_string()].into_iter().chain(tagged);
             (vec![own.clone()], aliases.collect())
         } else {
             (self.served_model_name.clone(), Vec::new())
@@ -278,9 +299,12 @@ impl Args {
             names,
             aliases,
             root: own,
+            origins: self.origins(!keys.is_empty()),
             keys,
-            origins: http.allowed_origins.clone(),
+            one_tenant: self.one_tenant,
             body_bytes: limits.max_body_bytes,
+            bodies_bytes: limits.max_bodies_bytes.max(limits.max_body_bytes),
+            body_timeout: (limits.body_timeout > 0).then(|| seconds(limits.body_timeout)),
             timeout: (limits.request_timeout > 0).then(|| seconds(limits.request_timeout)),
             drain: seconds(http.shutdown_timeout),
             date: date.filter(|date| !date.is_empty()),
@@ -296,12 +320,26 @@ impl Args {
             },
             grammar_helper: Some(grammar_helper()),
             startup,
+            dropped_log_lines: log::dropped(),
             max_new_tokens: spec.max_new_tokens,
             parameters: model.graph.all_weights().map(|(weight, _)| weight.elements() as u64).sum(),
             weight_bytes: model.graph.all_weights().map(|(weight, _)| weight.bytes() as u64).sum(),
             ..Config::new(spec.name, context, spec.vocab)
         }
     }
+}
+
+/// The keys in a file: one per line, without the mark that some editors put at its start, comments and empty lines.
+fn keys_of(text: &str) -> impl Iterator<Item = String> {
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+}
+
+/// A panic is logged like everything else: standard error may be a pipe that nobody reads.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(panic = panic.to_string(), "a panic, which is a bug");
+    }));
 }
 
 /// The key in the environment. One that no client could send must not leave the server open.

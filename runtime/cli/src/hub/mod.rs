@@ -11,6 +11,8 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::failure::fail;
+use crate::interrupt;
+use crate::output::note;
 use crate::progress::Bars;
 use remote::Hub;
 
@@ -61,6 +63,7 @@ pub(crate) fn snapshot(repository: &Repository) -> anyhow::Result<PathBuf> {
 
 /// Downloads what a model needs, and returns its folder.
 fn download(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
+    let _hint = interrupt::Hint::new("what was downloaded is kept: run it again to continue");
     let hub = Hub::from_environment();
     let listing = hub.list(repository)?;
     let commit = listing["sha"].as_str().filter(|sha| remote::is_plain(sha));
@@ -75,12 +78,7 @@ fn download(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
     }
     let total: u64 = files.iter().map(|file| file.bytes).sum();
     let folder = repository.folder(cache);
-    eprintln!(
-        "downloading {} ({:.1} GB) into {}",
-        repository.0,
-        total as f64 / 1e9,
-        folder.display()
-    );
+    note!("downloading {} ({:.1} GB) into {}", repository.0, total as f64 / 1e9, folder.display());
     let snapshot = folder.join("snapshots").join(commit);
     let mut bars = Bars::new();
     let mut before = 0;

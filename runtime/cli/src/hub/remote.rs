@@ -1,13 +1,22 @@
 //! The files of a repository on the hub, and which of them a model needs. `transfer` downloads one of them.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
-use ureq::Agent;
+use ureq::http::{Response, Uri};
+use ureq::{Agent, Body};
 
 use super::Repository;
 use crate::failure::fail;
+use crate::output::note;
+
+/// How many tries may bring nothing before a download fails.
+pub(super) const TRIES: u32 = 4;
+/// Most time that is waited where the hub names a longer one.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+const MAX_REDIRECTS: usize = 10;
 
 /// A connection to the hub, with the user's token.
 pub(super) struct Hub {
@@ -50,7 +59,9 @@ impl Hub {
             .timeout_recv_response(Some(Duration::from_secs(60)))
             // A body is requested in parts, so this bounds a stall, not a download.
             .timeout_per_call(Some(Duration::from_secs(600)))
-            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
+            // Redirects are followed here: the token must not go with them to another server.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .user_agent(concat!("ossmith/", env!("CARGO_PKG_VERSION")))
             .build();
         Hub { agent: config.into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
@@ -60,22 +71,115 @@ impl Hub {
         format!("{}/{}/{rest}", self.endpoint, repository.0)
     }
 
-    /// A request with the token.
-    pub(super) fn get(&self, url: &str) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
-        let request = self.agent.get(url);
-        match &self.token {
-            Some(token) => request.header("Authorization", &format!("Bearer {token}")),
-            None => request,
+    /// Fetches a file, or this range of it. The token goes to the hub's own address alone, whichever way a redirect leads.
+    ///
+    /// # Errors
+    /// [`Busy`] where the hub asks to try again, an I/O error where it cannot be reached, and any other that no second try
+    /// changes.
+    pub(super) fn get(&self, url: &str, range: Option<&str>) -> anyhow::Result<Response<Body>> {
+        let mut address: Uri = url.parse().with_context(|| format!("{url} is not an address"))?;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.agent.get(&address);
+            if let Some(token) = self.token.as_ref().filter(|_| self.is_own(&address)) {
+                request = request.header("Authorization", &format!("Bearer {token}"));
+            }
+            if let Some(range) = range {
+                request = request.header("Range", range);
+            }
+            let response = request.call().map_err(|why| {
+                let context = unreachable(url, &why);
+                anyhow::Error::from(std::io::Error::other(why)).context(context)
+            })?;
+            let status = response.status().as_u16();
+            if status == 429 || status >= 500 {
+                let after = response.headers().get("Retry-After");
+                let seconds = after.and_then(|after| after.to_str().ok()?.trim().parse().ok());
+                return Err(Busy { status, retry_after: seconds.map(Duration::from_secs) }.into());
+            }
+            if ![301, 302, 303, 307, 308].contains(&status) {
+                return Ok(response);
+            }
+            let place = response.headers().get("Location").and_then(|place| place.to_str().ok());
+            let next = place.and_then(|place| redirected(&address, place));
+            address = next.with_context(|| {
+                format!(
+                    "{url} is redirected to {}, which is no address",
+                    place.unwrap_or("nothing")
+                )
+            })?;
         }
+        Err(fail(
+            format!("{url} is redirected more than {MAX_REDIRECTS} times"),
+            "check HF_ENDPOINT",
+        ))
+    }
+
+    /// Whether an address is that of the hub: the same scheme, host and port.
+    fn is_own(&self, address: &Uri) -> bool {
+        self.endpoint.parse::<Uri>().is_ok_and(|own| origin(&own) == origin(address))
     }
 
     pub(super) fn list(&self, repository: &Repository) -> anyhow::Result<Value> {
         let url = format!("{}/api/models/{}/revision/main?blobs=true", self.endpoint, repository.0);
-        let mut response = self.get(&url).call().map_err(|why| unreachable(&url, &why))?;
+        let mut tries = 0;
+        let mut response = loop {
+            tries += 1;
+            match self.get(&url, None) {
+                Err(why) if tries < TRIES && why.downcast_ref::<Busy>().is_some() => {
+                    pause(tries, why.downcast_ref::<Busy>().and_then(|busy| busy.retry_after));
+                }
+                outcome => break outcome?,
+            }
+        };
         check_status(response.status().as_u16(), &repository.0)?;
         let text = response.body_mut().read_to_string().map_err(|why| unreachable(&url, &why))?;
         serde_json::from_str(&text).with_context(|| format!("{url} is not JSON"))
     }
+}
+
+/// The hub has too much to do.
+#[derive(Debug)]
+pub(super) struct Busy {
+    status: u16,
+    /// After which time it wants to be asked again.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the hub answered status {}; try again later", self.status)
+    }
+}
+
+impl std::error::Error for Busy {}
+
+/// Waits before a try of this number: as long as the hub wants, else ever longer.
+pub(super) fn pause(tries: u32, wanted: Option<Duration>) {
+    let time = wanted.map_or(Duration::from_millis(200 << (2 * tries)), |time| time.min(MAX_PAUSE));
+    if time > Duration::from_secs(2) {
+        note!("the hub is busy; trying again in {} s", time.as_secs());
+    }
+    std::thread::sleep(time);
+}
+
+/// Scheme, host and port.
+fn origin(address: &Uri) -> Option<(&str, &str, u16)> {
+    let scheme = address.scheme_str()?;
+    let port = if scheme == "https" { 443 } else { 80 };
+    Some((scheme, address.host()?, address.port_u16().unwrap_or(port)))
+}
+
+/// The address that a redirect from another one leads to: a whole one, or a path on the same server. None leads from https
+/// to http.
+fn redirected(from: &Uri, place: &str) -> Option<Uri> {
+    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
+    let to: Uri = match place.strip_prefix("//") {
+        Some(_) => format!("{scheme}:{place}").parse().ok()?,
+        None if place.starts_with('/') => format!("{scheme}://{authority}{place}").parse().ok()?,
+        None => place.parse().ok()?,
+    };
+    let known = matches!((scheme, to.scheme_str()?), (_, "https") | ("http", "http"));
+    known.then_some(to)
 }
 
 /// What went wrong with a connection, and what to do.
@@ -134,6 +238,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_redirect_leads_where_it_says_and_never_out_of_https() {
+        let to = |from: &str, place: &str| {
+            redirected(&from.parse().ok()?, place).map(|address| address.to_string())
+        };
+        for (from, place, want) in [
+            ("https://hub.example/a/b", "/c?d=1", Some("https://hub.example/c?d=1")),
+            ("http://127.0.0.1:8/a", "//other/x", Some("http://other/x")),
+            ("https://hub.example/a", "https://cdn.example/x", Some("https://cdn.example/x")),
+            ("http://hub.example/a", "https://cdn.example/x", Some("https://cdn.example/x")),
+            ("https://hub.example/a", "http://cdn.example/x", None),
+            ("https://hub.example/a", "file:///etc/passwd", None),
+            ("https://hub.example/a", "x", None),
+        ] {
+            assert_eq!(to(from, place).as_deref(), want, "{from} {place}");
+        }
+        let own = |a: &str, b: &str| {
+            let parse = |text: &str| text.parse::<Uri>().ok();
+            let (a, b) = (parse(a), parse(b));
+            a.as_ref().and_then(origin) == b.as_ref().and_then(origin)
+        };
+        assert!(own("https://hub.example", "https://hub.example:443/x"));
+        assert!(!own("http://hub.example:1", "http://hub.example:2/x"));
+        assert!(!own("https://hub.example", "http://hub.example/x"));
+    }
 
     #[test]
     fn only_needed_files_are_listed() {

@@ -3,20 +3,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::remote::{Checksum, Hub, RemoteFile, check_status, unreachable};
+use super::remote::{self, Busy, Checksum, Hub, RemoteFile, TRIES, check_status};
 use crate::failure::fail;
-use crate::interrupt;
 
 /// Bytes per request: a connection that stalls is detected within one part's time limit.
 const PART: u64 = 64 << 20;
-/// How many tries may bring no byte before the download fails.
-const TRIES: u32 = 4;
 
 /// Downloads a file into `blobs` and returns its path; `show` gets the number of bytes that are there.
 pub(super) fn file(
@@ -42,28 +38,23 @@ pub(super) fn file(
         }
         show(have);
         let outcome = part(hub, url, file, &unfinished, have, show);
-        if interrupt::requested() {
-            return Err(fail(
-                "interrupted",
-                "run it again to continue: what was downloaded is kept",
-            ));
-        }
         let now = unfinished.metadata().map_or(0, |found| found.len());
-        match outcome {
-            Ok(()) if now > have => tries = 0,
-            Err(why) if why.downcast_ref::<std::io::Error>().is_none() => return Err(why),
-            Ok(()) | Err(_) if tries + 1 < TRIES => {
-                tries = if now > have { 0 } else { tries + 1 };
-                std::thread::sleep(Duration::from_millis(200 << (2 * tries)));
+        let why = match outcome {
+            Ok(()) if now > have => {
+                tries = 0;
+                continue;
             }
-            Ok(()) => {
-                return Err(fail(
-                    format!("{url} ends after {now} of {} bytes", file.bytes),
-                    "run it again",
-                ));
+            Ok(()) => anyhow!("{url} ends after {now} of {} bytes", file.bytes),
+            Err(why) if is_worth_a_try(&why) => {
+                why.context(format!("{url} broke off after {now} bytes"))
             }
-            Err(why) => return Err(why.context(format!("{url} broke off after {now} bytes"))),
+            Err(why) => return Err(why),
+        };
+        tries = if now > have { 0 } else { tries + 1 };
+        if tries == TRIES {
+            return Err(why);
         }
+        remote::pause(tries, why.downcast_ref::<Busy>().and_then(|busy| busy.retry_after));
     }
     if file.bytes == 0 {
         File::create(&unfinished).with_context(doing)?;
@@ -74,7 +65,12 @@ pub(super) fn file(
     Ok(place)
 }
 
-/// Appends the next part; an I/O error is worth another try.
+/// Whether the same request may do better.
+fn is_worth_a_try(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some() || error.downcast_ref::<Busy>().is_some()
+}
+
+/// Appends the next part; an I/O error and a busy hub are worth another try.
 fn part(
     hub: &Hub,
     url: &str,
@@ -84,18 +80,8 @@ fn part(
     show: &mut dyn FnMut(u64),
 ) -> anyhow::Result<()> {
     let last = file.bytes.min(have + PART).saturating_sub(1);
-    let request = hub.get(url).header("Range", format!("bytes={have}-{last}"));
-    let response = match request.call() {
-        Ok(response) => response,
-        Err(why) => {
-            let context = unreachable(url, &why);
-            return Err(anyhow::Error::from(std::io::Error::other(why)).context(context));
-        }
-    };
+    let response = hub.get(url, Some(&format!("bytes={have}-{last}")))?;
     let status = response.status().as_u16();
-    if status >= 500 || status == 429 {
-        return Err(std::io::Error::other(format!("the hub answered status {status}")).into());
-    }
     check_status(status, &file.name)?;
     // A server that knows no ranges sends everything: what was there is dropped.
     let begins = if status == 206 { have } else { 0 };
@@ -110,7 +96,7 @@ fn part(
     let (mut buffer, mut done) = (vec![0; 1 << 20], begins);
     loop {
         let count = body.read(&mut buffer)?;
-        if count == 0 || interrupt::requested() {
+        if count == 0 {
             return Ok(());
         }
         if done + count as u64 > file.bytes {

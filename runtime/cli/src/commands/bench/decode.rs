@@ -11,7 +11,7 @@ use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::{Value, json};
 
 use super::super::table;
-use super::{count, load, picture};
+use super::{check_context, count, load, picture};
 use crate::model::ModelArgs;
 use crate::output;
 
@@ -50,6 +50,9 @@ impl Decode {
             .iter()
             .flat_map(|&batch| self.context.iter().map(move |&context| (batch, context)))
             .collect();
+        // A token needs a place after the keys that it sees.
+        let longest = self.context.iter().copied().max().unwrap_or(1) + 1;
+        check_context(&self.model.shape()?.spec, longest, "--context and the new token")?;
         let pages = |&(batch, context): &(usize, usize)| {
             batch * (context + PAGE_TOKENS).div_ceil(PAGE_TOKENS)
         };
@@ -70,7 +73,8 @@ impl Decode {
         }
         let mut out = std::io::stdout().lock();
         if self.json {
-            let json = decode_json(&backend, &self.model.model, load_s, &self.sampling, &all);
+            let json =
+                decode_json(&backend, &self.model.model.to_string(), load_s, &self.sampling, &all);
             writeln!(out, "{json}")?;
             return Ok(());
         }

@@ -9,6 +9,7 @@ use ossmith_harmony::token_bytes;
 use ossmith_plan::ModelSpec;
 use serde_json::Value;
 
+use super::check_context;
 use crate::commands::random::Random;
 use crate::load::DeviceArgs;
 use crate::model::{Chosen, ModelArgs};
@@ -50,6 +51,7 @@ pub(super) struct EngineArgs {
 impl EngineArgs {
     /// Opens the model and loads an engine with room for samples of at most `tokens` tokens.
     pub(super) fn engine(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<Engine> {
+        check_context(&chosen.model.spec, tokens, "the lengths of prompt and answer together")?;
         let (limits, policy) = self.limits_and_policy(tokens);
         self.device.load_with(chosen, limits, policy)
     }

@@ -8,7 +8,7 @@ use ossmith::unstable::{Backend, Input, LogitRows, SamplerConfig, Sequence, Step
 use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::json;
 
-use super::{count, load};
+use super::{check_context, count, load};
 use crate::model::ModelArgs;
 
 /// Prints per prompt length: median time to the first token, tokens/s. With --json, one object.
@@ -34,6 +34,7 @@ impl Prefill {
     pub(super) fn run(self) -> anyhow::Result<()> {
         const REPEATS: usize = 7;
         let longest = self.tokens.iter().copied().max().unwrap_or(1);
+        check_context(&self.model.shape()?.spec, longest, "--tokens")?;
         let chunk = self.chunk.min(longest);
         let pages = longest.div_ceil(PAGE_TOKENS);
         let limits = Limits::for_sequences(1, longest).with_max_step_tokens(chunk);
