@@ -36,6 +36,12 @@ impl ModelName {
     }
 }
 
+impl From<&str> for ModelName {
+    fn from(name: &str) -> ModelName {
+        ModelName(name.into())
+    }
+}
+
 impl fmt::Display for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.display().fmt(f)

@@ -82,9 +82,10 @@ impl Keys {
     /// # Errors
     /// The path is guarded, and the headers have no known key.
     pub(crate) fn tenant(&self, path: &str, headers: &HeaderMap) -> Result<Tenant, ApiError> {
-        let guarded = ["/v1", "/api", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
-            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
+        let guarded =
+            ["/v1", "/api", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
+                path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            });
         if self.0.is_empty() || !guarded || path == "/api/version" {
             return Ok(Tenant::ONLY);
         }
@@ -102,9 +103,12 @@ impl Keys {
         }
         // All keys are compared, so that the time does not reveal which one was nearly right.
         let known = |given: &str| {
-            self.0.iter().fold(None, |known, (key, tenant)| {
-                if same(key, given) { Some(*tenant) } else { known }
-            })
+            self.0.iter().fold(
+                None,
+                |known, (key, tenant)| {
+                    if same(key, given) { Some(*tenant) } else { known }
+                },
+            )
         };
         let found = given.into_iter().flatten().fold(None, |found, given| found.or(known(given)));
         found.ok_or_else(|| ApiError::no_key("Incorrect API key provided"))
