@@ -96,7 +96,7 @@ impl Bodies {
                 Err(refused) => refused,
             }
         };
-        // Who waits to be told whether to send has sent nothing.
+        // Who waits for leave to send has sent nothing.
         if !waits {
             self.discard(data);
         }
