@@ -95,13 +95,6 @@ struct SharedRouting {
     __syncthreads();
   }
 
-  // The token's weight of the expert at `entry` of the list, or 0 if the token did not select it.
-  __device__ __forceinline__ float weight(u32 entry, u32 token, u32 tokens) const {
-    if (token >= tokens) return 0.0f;
-    const u8 k = rank[entry][token];
-    return k == kNotSelected ? 0.0f : weights[token][k];
-  }
-
  private:
   static_assert(kTokens * kTopK < 256, "a byte holds a route");
 

@@ -3,17 +3,17 @@
 // residual[token] += sum over the token's experts of weight * (down[expert](expert_act[route]) + bias), with the
 // deferred RMS norm of the result (tile/norm.cuh).
 //
-// A block has 16 rows for every selected expert and all tokens, and adds the experts in the order of the list of
-// distinct experts, so the sum needs no atomics and does not depend on timing. A column is a route: as many experts as
-// have at most eight routes together share one load of expert_act rows, and of each expert's result only its own
-// columns are used.
+// A block has 16 rows for every selected expert and all tokens. A column is a route: as many experts as have at most
+// eight routes together share one load of expert_act rows, and of each expert's result only its own columns are used.
+// Results stay apart by route until the end, where a token's experts are added in the order of its ranks, so the sum
+// needs no atomics and does not depend on timing or on the other tokens.
 //
 // Layouts: expert_act [tokens][top_k][inter] bf16; weight [expert][row tile][tile] of hidden rows by inter, MXFP4;
 // residual [tokens][hidden] float; deferred_rows [tokens][hidden] bf16; square_sums [tokens][hidden / 16] float. A call
 // computes 2 x hidden x inter flops per route and reads hidden x inter x 17 / 32 bytes per selected expert, once:
 // memory bandwidth bounds it. At most kMaxTokens tokens; tokens x top_k is below 256.
 //
-// Launch: 180 x 1 x 1 blocks of 480 threads, 51184 bytes of shared memory,
+// Launch: 180 x 1 x 1 blocks of 480 threads, 54064 bytes of shared memory,
 // at most 64 registers.
 
 #include "ptx/types.cuh"
@@ -21,7 +21,7 @@
 namespace spec {
 constexpr u32 kThreads = 480;
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 51184;
+constexpr u32 kSharedBytes = 54064;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kExperts = 32;
@@ -68,6 +68,7 @@ constexpr bool kOneToken = spec::kMaxTokens == 1 && spec::kTopK <= kColumns;  //
 using Slice = KSlice<spec::kInter, kWarps>;
 using Pairs = RowPairs<kWarps, spec::kMaxTokens>;
 using Routing = SharedRouting<spec::kExperts, spec::kTopK, spec::kMaxTokens>;
+constexpr u32 kRoutes = spec::kMaxTokens * spec::kTopK;
 
 // The experts of the list, up to `end`, whose routes share the columns of one load.
 struct RouteColumns {
@@ -81,72 +82,86 @@ struct RouteColumns {
     routes = routing.start[end] - first_route;
   }
 
+  // The route of a column, which must be below `routes`.
+  __device__ __forceinline__ u32 route(const Routing& routing, u32 column) const {
+    return kOneToken ? column : routing.routes[first_route + column];
+  }
+
   // The row of expert_act of this lane's column, or null.
   __device__ __forceinline__ const bf16* row(const MoeDownResidual& p, const Routing& routing) const {
     const u32 column = lane_id() / 4;
     if (column >= routes) return nullptr;
-    const u64 route = kOneToken ? column : routing.routes[first_route + column];
-    return p.expert_act + route * spec::kInter;
+    return p.expert_act + static_cast<u64>(route(routing, column)) * spec::kInter;
   }
 
-  // The columns that are routes of the expert at `entry`: low() to high() - 1.
-  __device__ __forceinline__ u32 low(const Routing& routing, u32 entry) const {
-    return kOneToken ? entry : routing.start[entry] - first_route;
+  // Takes the columns that are routes of the expert at `entry` from its result.
+  __device__ __forceinline__ void take(Accumulators& columns, const Accumulators& result, const Routing& routing,
+                                       u32 entry) const {
+    const u32 low = kOneToken ? entry : routing.start[entry] - first_route;
+    const u32 high = kOneToken ? entry + 1 : routing.start[entry + 1] - first_route;
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i) {
+      const u32 column = lane_id() % 4 * 2 + i;
+      if (column < low || column >= high) continue;
+      columns.c[i] = result.c[i], columns.c[2 + i] = result.c[2 + i];
+    }
   }
-  __device__ __forceinline__ u32 high(const Routing& routing, u32 entry) const {
-    return kOneToken ? entry + 1 : routing.start[entry + 1] - first_route;
+};
+
+// The sums of a row tile by route: each warp's split-K partials, and then what the route adds to its token.
+struct SharedRouteSums {
+  static constexpr u32 kStride = kTileRows + 4;  // the columns of a store are in different banks
+  float partial[kWarps][kRoutes][kStride];
+  alignas(16) bf16 bias[kRoutes][kTileRows];
+
+  // Copies the bias of every route's expert.
+  __device__ __forceinline__ void fetch_biases(const bf16* biases, const Routing& routing, u32 first_row, u32 tokens) {
+    constexpr u32 kHalf = kTileRows / 2;  // 16 bytes
+    const u32 route = threadIdx.x / 2, half = threadIdx.x % 2 * kHalf;
+    if (route >= tokens * spec::kTopK) return;
+    const u64 expert = routing.ids[route / spec::kTopK][route % spec::kTopK];
+    copy_async(&bias[route][half], biases + expert * spec::kHidden + first_row + half, true);
   }
 
-  // Adds those columns of a result, times the weights of their routes, to this warp's partials of their tokens.
-  __device__ __forceinline__ void add(SharedPartials<kWarps, spec::kMaxTokens>& partials,
-                                      const Accumulators& accumulators, const Routing& routing, u32 entry,
-                                      float weight_scale) const {
-    auto& warp_partials = partials.partial[0][warp_id()];
+  // Stores this warp's results of a load's columns.
+  __device__ __forceinline__ void store(const Accumulators& results, const RouteColumns& columns,
+                                        const Routing& routing) {
     const u32 g = lane_id() / 4;
 #pragma unroll
     for (u32 i = 0; i < 2; ++i) {
       const u32 column = lane_id() % 4 * 2 + i;
-      if (column < low(routing, entry) || column >= high(routing, entry)) continue;
-      const u32 route = kOneToken ? column : routing.routes[first_route + column], token = route / spec::kTopK;
-      const float weight = routing.weights[token][route % spec::kTopK] * weight_scale;
-      warp_partials[g][token] += weight * accumulators.c[i];
-      warp_partials[g + 8][token] += weight * accumulators.c[2 + i];
-    }
-    __syncwarp();
-  }
-};
-
-// The biases of the selected experts. A warp copies and adds those of every kWarps-th expert of the list.
-struct ExpertBiases {
-  alignas(16) bf16 of_entry[Routing::kMaxDistinct][kTileRows];
-
-  __device__ __forceinline__ void fetch(const bf16* biases, const Routing& routing, u32 first_row) {
-    constexpr u32 kHalf = kTileRows / 2;  // 16 bytes
-    if (lane_id() >= 2) return;
-    for (u32 entry = warp_id(); entry < routing.distinct; entry += kWarps) {
-      const bf16* of_expert = biases + static_cast<u64>(routing.experts[entry]) * spec::kHidden + first_row;
-      copy_async(&of_entry[entry][lane_id() * kHalf], of_expert + lane_id() * kHalf, true);
+      if (column >= columns.routes) continue;
+      float* rows = partial[warp_id()][columns.route(routing, column)];
+      rows[g] = results.c[i], rows[g + 8] = results.c[2 + i];
     }
   }
 
-  // Must be called when this warp's copies have arrived.
-  __device__ __forceinline__ void add(SharedPartials<kWarps, spec::kMaxTokens>& partials, const Routing& routing,
-                                      u32 tokens) const {
-    const u32 row = lane_id() % kTileRows;
-    for (u32 token = lane_id() / kTileRows; token < tokens; token += kWarpSize / kTileRows) {
-      float& sum = partials.partial[0][warp_id()][row][token];
-      for (u32 entry = warp_id(); entry < routing.distinct; entry += kWarps)
-        sum += routing.weight(entry, token, tokens) * bf16_to_float(of_entry[entry][row]);
+  // Reduces the partials of every route and applies its bias and its weight. A barrier comes before and after.
+  __device__ __forceinline__ void reduce(const Routing& routing, u32 tokens, float weight_scale) {
+    for (u32 i = threadIdx.x; i < tokens * spec::kTopK * kTileRows; i += spec::kThreads) {
+      const u32 route = i / kTileRows, row = i % kTileRows;
+      float sum = 0.0f;
+#pragma unroll
+      for (u32 w = 0; w < kWarps; ++w) sum += partial[w][route][row];
+      const float weight = routing.weights[route / spec::kTopK][route % spec::kTopK];
+      partial[0][route][row] = weight * (weight_scale * sum + bf16_to_float(bias[route][row]));
     }
+  }
+
+  // What all routes of a token add to a row.
+  __device__ __forceinline__ float of_token(u32 token, u32 row) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 k = 0; k < spec::kTopK; ++k) sum += partial[0][token * spec::kTopK + k][row];
+    return sum;
   }
 };
 
 struct Shared {
   SharedWeightStages<Mxfp4Tile, Slice, kWarps, spec::kStages> stages;
-  SharedPartials<kWarps, spec::kMaxTokens> partials;
+  SharedRouteSums sums;
   Routing routing;
   SharedResidual<spec::kMaxTokens> residual;
-  ExpertBiases biases;
 };
 static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
@@ -160,14 +175,13 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
                                                            spec::kRmsEps};
   shared.routing.template build<kWarps>(logits, p.tokens, nullptr);
   const u32 first_row = blockIdx.x * kTileRows;
-  shared.biases.fetch(p.bias, shared.routing, first_row);
+  shared.sums.fetch_biases(p.bias, shared.routing, first_row, p.tokens);
   shared.residual.fetch_scale(p.next_norm_scale, first_row);
   auto weights = stream<RowTiles::kAll>(shared.stages, shared.routing.distinct, [&](u32 entry) {
     const u64 expert = shared.routing.experts[entry];
     return p.weight + (expert * kRowTiles + blockIdx.x) * Mxfp4Tile::row_tile_bytes(Slice::kKTiles);
   });
   shared.residual.fetch_before<spec::kHidden>(p.residual, first_row, p.tokens);
-  shared.partials.store(0, Accumulators{});
   wait_for_inputs();
   start_next_kernel();
 
@@ -175,18 +189,20 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   for (u32 entry = 0; entry < shared.routing.distinct;) {
     const RouteColumns columns(shared.routing, entry);
     load_activations<Slice, spec::kInter>(x, columns.row(p, shared.routing));
+    Accumulators results{};
     for (; entry < columns.end; ++entry) {
       Accumulators accumulators{};
       weights.multiply(accumulators, x);
-      columns.add(shared.partials, accumulators, shared.routing, entry, p.weight_scale);
+      columns.take(results, accumulators, shared.routing, entry);
     }
+    shared.sums.store(results, columns, shared.routing);
   }
   copy_wait<0>();
-  __syncwarp();
-  shared.biases.add(shared.partials, shared.routing, p.tokens);
+  __syncthreads();
+  shared.sums.reduce(shared.routing, p.tokens, p.weight_scale);
   __syncthreads();
   const ResidualEpilogue<spec::kHidden> out{p.residual, p.deferred_rows, p.square_sums};
-  Pairs::finish(shared.partials, 0, p.tokens, [&](u32 /*j*/, u32 g, u32 token, float low, float high) {
-    out.add(shared.residual, first_row, g, token, low, high);
+  Pairs::visit(p.tokens, [&](u32 /*j*/, u32 g, u32 token) {
+    out.add(shared.residual, first_row, g, token, shared.sums.of_token(token, g), shared.sums.of_token(token, g + 8));
   });
 }

@@ -40,10 +40,15 @@ pub(super) fn weight_stages(
     warps * depth * tiles * format.tile_bytes()
 }
 
-/// `SharedPartials` of `tile/gemv.cuh`: each warp's partial tile, twice.
-pub(super) fn partials(warps: usize, tokens: usize) -> usize {
+/// A warp's `SharedPartials` of `tile/gemv.cuh`: its partial tile, twice.
+pub(super) fn partials(tokens: usize) -> usize {
     let columns = if tokens == 1 { 1 } else { 8 };
-    2 * warps * TILE_ROWS * columns * 4
+    2 * TILE_ROWS * columns * 4
+}
+
+/// A warp's partials in `SharedRouteSums` of `kernels/moe_down_residual_decode.cu`.
+pub(super) fn route_partials(routes: usize) -> usize {
+    routes * (TILE_ROWS + 4) * 4
 }
 
 /// `SharedInverseRms` of `tile/norm.cuh`.

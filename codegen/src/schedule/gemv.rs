@@ -44,6 +44,8 @@ struct Gemv {
     /// Chunks of a warp that are on their way: tiles of bf16, shares of a row tile of MXFP4.
     stages: usize,
     rows: Rows,
+    /// Shared memory of one warp's split-K partials.
+    partial_bytes: usize,
     /// Shared memory besides weights and partial sums.
     other_bytes: usize,
     constants: Vec<Constant>,
@@ -87,7 +89,7 @@ impl Gemv {
             cluster: 1,
             threads: warps * 32,
             shared_bytes: footprint::weight_stages(self.format, k_tiles, warps, stages)
-                + footprint::partials(warps, tokens)
+                + warps * self.partial_bytes
                 + self.other_bytes,
             blocks_per_sm,
             constants,
@@ -141,6 +143,7 @@ fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planned<RmsNormQk
         format: TileFormat::Bf16,
         stages: 3,
         rows: Rows::Resident,
+        partial_bytes: footprint::partials(tokens),
         other_bytes: footprint::inverse_rms(tokens),
         constants,
     }
@@ -159,6 +162,7 @@ fn attn_out_residual_router(
         format: TileFormat::Bf16,
         stages: 3,
         rows: Rows::PerTile(spec.hidden / TILE_ROWS),
+        partial_bytes: footprint::partials(tokens),
         other_bytes: footprint::residual(tokens)
             + footprint::biases(1)
             + footprint::router_slice(experts, tokens),
@@ -193,6 +197,7 @@ fn topk_moe_up_swiglu(at: &Context<'_>, tokens: usize) -> Result<Planned<TopkMoe
         format: TileFormat::Mxfp4,
         stages: 1,
         rows: Rows::Resident,
+        partial_bytes: footprint::partials(tokens),
         other_bytes: footprint::routing(at.layer.experts, at.layer.top_k, tokens),
         constants,
     }
@@ -208,9 +213,10 @@ fn moe_down_residual(at: &Context<'_>, tokens: usize) -> Result<Planned<MoeDownR
         format: TileFormat::Mxfp4,
         stages: 2,
         rows: Rows::PerTile(at.spec.hidden / TILE_ROWS),
+        partial_bytes: footprint::route_partials(tokens * top_k),
         other_bytes: footprint::routing(experts, top_k, tokens)
             + footprint::residual(tokens)
-            + footprint::biases(experts.min(tokens * top_k)),
+            + footprint::biases(tokens * top_k),
         constants: expert_constants(at),
     }
     .plan(at, tokens)
@@ -227,6 +233,7 @@ fn unembed(at: &Context<'_>, tokens: usize) -> Result<Planned<UnembedDecode>> {
         format: TileFormat::Bf16,
         stages: 2,
         rows: Rows::Resident,
+        partial_bytes: footprint::partials(tokens),
         other_bytes: footprint::inverse_rms(tokens),
         constants,
     }
