@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiContent, Builder, ConvertError, PromptOptions, Route, first_with_text, instructs,
-    null_as_empty,
+    ApiContent, Builder, ConvertError, PromptOptions, Route, first_with_text, input_as_arguments,
+    instructs, null_as_empty, recipient_of,
 };
 use crate::types::{Conversation, Message};
 
@@ -51,7 +51,7 @@ pub struct ChatFunctionCall {
 
 /// A call of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "WireCall")]
+#[serde(try_from = "WireCall")]
 pub struct ChatToolCall {
     /// The call's id; empty in a reply, where the server gives it.
     pub id: String,
@@ -61,17 +61,34 @@ pub struct ChatToolCall {
     pub arguments: String,
 }
 
+/// A call of a function, or of a tool that takes a free-form text.
 #[derive(Deserialize)]
 struct WireCall {
     #[serde(default, deserialize_with = "null_as_empty")]
     id: String,
-    function: ChatFunctionCall,
+    #[serde(default)]
+    function: Option<ChatFunctionCall>,
+    #[serde(default)]
+    custom: Option<CustomCall>,
 }
 
-impl From<WireCall> for ChatToolCall {
-    fn from(call: WireCall) -> Self {
-        let ChatFunctionCall { name, arguments } = call.function;
-        Self { id: call.id, name, arguments }
+#[derive(Deserialize)]
+struct CustomCall {
+    name: String,
+    #[serde(default, deserialize_with = "null_as_empty")]
+    input: String,
+}
+
+impl TryFrom<WireCall> for ChatToolCall {
+    type Error = &'static str;
+
+    fn try_from(call: WireCall) -> Result<Self, Self::Error> {
+        let (name, arguments) = match (call.function, call.custom) {
+            (Some(ChatFunctionCall { name, arguments }), _) => (name, arguments),
+            (None, Some(CustomCall { name, input })) => (name, input_as_arguments(&input)),
+            (None, None) => return Err("a call has neither a `function` nor a `custom`"),
+        };
+        Ok(Self { id: call.id, name, arguments })
     }
 }
 
@@ -135,10 +152,10 @@ fn assistant(builder: &mut Builder, message: &ChatMessage, text: Option<String>)
         _ => {}
     }
     if let Some(ChatFunctionCall { name, arguments }) = older {
-        builder.call(String::new(), name, arguments.clone());
+        builder.call(String::new(), recipient_of(None, name), arguments.clone());
     }
     for call in calls {
-        builder.call(call.id.clone(), &call.name, call.arguments.clone());
+        builder.call(call.id.clone(), recipient_of(None, &call.name), call.arguments.clone());
     }
 }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::parse::Header;
 use crate::types::{
     Content, Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent, Tool,
+    ToolNamespace,
 };
 
 /// What a prompt has besides its history.
@@ -30,6 +31,8 @@ pub struct PromptOptions {
     pub effort: Option<ReasoningEffort>,
     /// Function tools on offer.
     pub tools: Vec<Tool>,
+    /// Function tools on offer in namespaces of their own.
+    pub namespaces: Vec<ToolNamespace>,
     /// Instructions that come before those of the history.
     pub instructions: Option<String>,
     /// The format that the answer must have.
@@ -235,13 +238,13 @@ impl Builder {
         self.messages.push(Message::assistant(text).on_channel(channel));
     }
 
-    fn call(&mut self, id: String, function: &str, arguments: String) {
+    /// A call of a tool by its full name.
+    fn call(&mut self, id: String, recipient: String, arguments: String) {
         let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
         let last = self.calls.last().map_or(0, |call| call.round);
         let continues = self.messages.last().is_some_and(|m| m.role == Role::Assistant);
         let round = if continues { last } else { last + 1 };
-        self.messages.push(Message::function_call(function, arguments));
-        let recipient = format!("functions.{function}");
+        self.messages.push(Message::tool_call(recipient.clone(), arguments));
         self.calls.push(HistoryCall { id, recipient, round, is_answered: false });
     }
 
@@ -296,10 +299,13 @@ impl Builder {
         };
         let mut messages = vec![Message::system(system)];
         let instructions = (!self.instructions.is_empty()).then(|| self.instructions.join("\n\n"));
-        if instructions.is_some() || !options.tools.is_empty() || options.response_format.is_some()
-        {
-            let content = DeveloperContent { instructions, tools: None }
+        let has_tools = !options.tools.is_empty() || !options.namespaces.is_empty();
+        if instructions.is_some() || has_tools || options.response_format.is_some() {
+            let mut content = DeveloperContent { instructions, tools: None }
                 .with_functions(options.tools.iter().cloned());
+            for namespace in &options.namespaces {
+                content = content.with_namespace(namespace.clone());
+            }
             let is_empty = content == DeveloperContent::default();
             let mut developer = Message::developer(content);
             if let Some(format) = &options.response_format {
@@ -324,6 +330,17 @@ impl ResponseFormat {
             .collect();
         format!("# Response Formats\n\n## {}\n\n{comment}{}", self.name, self.schema)
     }
+}
+
+/// The full name of a function: `functions.f`, or `crm.f` of the namespace `crm`.
+fn recipient_of(namespace: Option<&str>, function: &str) -> String {
+    let namespace = namespace.filter(|name| !name.is_empty()).unwrap_or("functions");
+    format!("{namespace}.{function}")
+}
+
+/// The arguments of a tool that takes a free-form text: as a function, it has one string.
+fn input_as_arguments(input: &str) -> String {
+    serde_json::json!({"input": input}).to_string()
 }
 
 /// A string, where null counts as an empty one.

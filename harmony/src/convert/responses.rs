@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContent, Builder, ConvertError, PromptOptions, Route, instructs, null_as_empty};
+use super::{
+    ApiContent, Builder, ConvertError, PromptOptions, Route, input_as_arguments, instructs,
+    null_as_empty, recipient_of,
+};
 use crate::types::{Conversation, Message};
 
 /// An item of a Responses request or answer. Ids of items and their status are the server's.
@@ -40,11 +43,29 @@ pub enum TypedItem {
         call_id: String,
         /// The function's name.
         name: String,
+        /// The namespace that the function is in; the functions' own if absent.
+        #[serde(default)]
+        namespace: Option<String>,
         /// Its arguments. Null counts as absent, and both as no arguments.
         #[serde(default, deserialize_with = "null_as_empty")]
         arguments: String,
     },
+    /// The model's call of a tool that takes a free-form text.
+    CustomToolCall {
+        /// The call's id.
+        #[serde(default, deserialize_with = "null_as_empty")]
+        call_id: String,
+        /// The tool's name.
+        name: String,
+        /// The namespace that the tool is in; the functions' own if absent.
+        #[serde(default)]
+        namespace: Option<String>,
+        /// The text.
+        #[serde(default, deserialize_with = "null_as_empty")]
+        input: String,
+    },
     /// The answer to a call.
+    #[serde(alias = "custom_tool_call_output")]
     FunctionCallOutput {
         /// The call's id.
         #[serde(default, deserialize_with = "null_as_empty")]
@@ -103,8 +124,18 @@ pub fn responses_conversation(
                     builder.assistant("analysis", reasoning);
                 }
             }
-            ResponseItem::Typed(TypedItem::FunctionCall { call_id, name, arguments }) => {
-                builder.call(call_id.clone(), name, arguments.clone());
+            ResponseItem::Typed(TypedItem::FunctionCall {
+                call_id,
+                name,
+                namespace,
+                arguments,
+            }) => {
+                let recipient = recipient_of(namespace.as_deref(), name);
+                builder.call(call_id.clone(), recipient, arguments.clone());
+            }
+            ResponseItem::Typed(TypedItem::CustomToolCall { call_id, name, namespace, input }) => {
+                let recipient = recipient_of(namespace.as_deref(), name);
+                builder.call(call_id.clone(), recipient, input_as_arguments(input));
             }
             ResponseItem::Typed(TypedItem::FunctionCallOutput { call_id, output }) => {
                 let output = output.as_ref().map(|output| output.text(index)).transpose()?;

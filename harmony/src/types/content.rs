@@ -177,4 +177,11 @@ impl DeveloperContent {
         }
         self
     }
+
+    /// The same with a further namespace of tools, filed under its own name.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: ToolNamespace) -> Self {
+        self.tools.get_or_insert_default().insert(namespace.name.clone(), namespace);
+        self
+    }
 }

@@ -141,8 +141,13 @@ impl Message {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn function_call(function: &str, arguments: impl Into<String>) -> Self {
+        Self::tool_call(format!("functions.{function}"), arguments)
+    }
+
+    /// A call of a tool by its full name, such as `functions.get_weather`, with arguments in JSON.
+    pub fn tool_call(tool: impl Into<String>, arguments: impl Into<String>) -> Self {
         Self {
-            recipient: Some(format!("functions.{function}")),
+            recipient: Some(tool.into()),
             content_type: Some("<|constrain|>json".to_owned()),
             ..Self::assistant(arguments).on_channel("commentary")
         }

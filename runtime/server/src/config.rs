@@ -52,10 +52,14 @@ pub struct Config {
     pub reasoning_content: bool,
     /// Tokens per chunk of a stream, unless the request names a number.
     pub stream_interval: usize,
+    /// Tools of a type that this server does not run are refused; else they are left out, and a header of the answer names them.
+    pub strict_tools: bool,
     /// The routes that load generators call exist: `/reset_prefix_cache`, and those for profiles, which do nothing.
     pub development: bool,
     /// Bounds of the stored responses.
     pub store: StoreLimits,
+    /// Seals the reasoning that clients keep; `None` is a random key, with which only this process can open it.
+    pub seal_key: Option<String>,
     /// How to start the processes in which grammars are tried out; without one only llguidance's own limits bound what a
     /// grammar takes.
     pub grammar_helper: Option<GrammarHelper>,
@@ -109,8 +113,10 @@ impl Config {
             log_prompts: false,
             reasoning_content: false,
             stream_interval: 1,
+            strict_tools: false,
             development: false,
             store: StoreLimits::default(),
+            seal_key: None,
             grammar_helper: None,
             startup: Vec::new(),
             dropped_log_lines: Arc::default(),

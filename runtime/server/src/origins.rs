@@ -38,7 +38,10 @@ pub(crate) fn allow(origins: &[String], origin: Option<&HeaderValue>, headers: &
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "*, Authorization"),
-        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Request-Id, Retry-After"),
+        (
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "X-Request-Id, Request-Id, Retry-After, X-Ossmith-Ignored-Tools, X-Ossmith-Ignored-Items",
+        ),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
         (header::VARY, "Origin"),
     ] {

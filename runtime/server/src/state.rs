@@ -12,6 +12,7 @@ use crate::generation::Generation;
 use crate::guide::compiler::Compiler;
 use crate::ids::unix_seconds;
 use crate::metrics::Metrics;
+use crate::seal::Sealer;
 use crate::store::Store;
 use crate::tenant::{Keys, Tenant};
 
@@ -24,6 +25,7 @@ pub(crate) struct AppState {
     pub(crate) store: Store,
     pub(crate) keys: Keys,
     pub(crate) bodies: Arc<Bodies>,
+    pub(crate) sealer: Sealer,
     /// When the server started, in seconds since 1970.
     pub(crate) created: u64,
     stopping: AtomicBool,
@@ -36,6 +38,7 @@ impl AppState {
         let store = Store::new(config.store);
         let compiler = Compiler::new(config.grammar_helper.clone());
         let keys = Keys::new(&config.keys, config.one_tenant);
+        let sealer = Sealer::new(config.seal_key.as_deref(), &keys);
         let bodies = Bodies::new(BodyLimits {
             body_bytes: config.body_bytes,
             total_bytes: config.bodies_bytes,
@@ -50,6 +53,7 @@ impl AppState {
             store,
             keys,
             bodies,
+            sealer,
             created: unix_seconds(),
             stopping: AtomicBool::new(false),
             calls: AtomicU64::new(0),

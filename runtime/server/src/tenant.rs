@@ -65,6 +65,11 @@ impl Keys {
         Keys(keys.iter().map(|key| (key.clone(), tenant(key))).collect())
     }
 
+    /// Each key and its tenant.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = (&str, Tenant)> {
+        self.0.iter().map(|(key, tenant)| (key.as_str(), *tenant))
+    }
+
     /// Whether no key is needed.
     pub(crate) fn is_open(&self) -> bool {
         self.0.is_empty()

@@ -157,6 +157,15 @@ struct HttpArgs {
     #[arg(long)]
     reasoning_content: bool,
 
+    /// Refuse tools and input items of types that this server does not run, instead of leaving them out and naming them in a header.
+    #[arg(long)]
+    strict_tools: bool,
+
+    /// Secret with which reasoning that clients keep is sealed; replicas need the same [default: OSSMITH_SEAL_KEY, if set; else a
+    /// random one, with which no other process can open it].
+    #[arg(long, value_name = "SECRET", value_parser = NonEmptyStringValueParser::new())]
+    seal_key: Option<String>,
+
     /// Log prompts and answers.
     #[arg(long)]
     log_prompts: bool,
@@ -309,6 +318,8 @@ impl Args {
             drain: seconds(http.shutdown_timeout),
             date: date.filter(|date| !date.is_empty()),
             today: today::date,
+            strict_tools: http.strict_tools,
+            seal_key: http.seal_key.clone().or_else(seal_key_of_environment),
             log_prompts: http.log_prompts,
             reasoning_content: http.reasoning_content,
             stream_interval: http.stream_interval.into(),
@@ -340,6 +351,11 @@ fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(panic = panic.to_string(), "a panic, which is a bug");
     }));
+}
+
+/// An empty secret counts as none.
+fn seal_key_of_environment() -> Option<String> {
+    std::env::var("OSSMITH_SEAL_KEY").ok().filter(|secret| !secret.trim().is_empty())
 }
 
 /// The key in the environment. One that no client could send must not leave the server open.

@@ -5,7 +5,7 @@ use ossmith::FinishReason;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::message::{Delta, Message, ReasoningFields};
+use super::message::{CallDelta, Delta, Message, ReasoningFields};
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState};
 use crate::generation::GeneratedToken;
 use crate::logprobs::chat_entry;
@@ -204,7 +204,7 @@ fn whole_choice(choice: Choice<Message>, options: &ResponseOptions) -> Value {
     let calls: Vec<Value> = delta
         .tool_calls
         .iter()
-        .map(|call| json!({"id": call.id, "type": call.kind, "function": call.function}))
+        .map(|call| json!(CallDelta { index: None, ..call.clone() }))
         .collect();
     let content = delta.content.or(has_content.then(String::new));
     let mut message = json!({"role": "assistant", "content": content, "refusal": null});

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::ids::new_id_of;
+use crate::options::call_target::{CallForm, CallTarget};
 use crate::turn::parser::{MessageKind, TurnEvent, TurnParser};
 
 /// Under which names reasoning is sent.
@@ -33,19 +34,47 @@ pub(super) struct Delta {
 /// A call, or more of one.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct CallDelta {
-    pub(super) index: usize,
+    /// Only chunks number their calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) index: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub(super) kind: Option<&'static str>,
-    pub(super) function: FunctionDelta,
+    #[serde(flatten)]
+    pub(super) called: Called,
 }
 
+/// What is called, and with what.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct FunctionDelta {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) name: Option<String>,
-    pub(super) arguments: String,
+#[serde(rename_all = "snake_case")]
+pub(super) enum Called {
+    Function {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        arguments: String,
+    },
+    Custom {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        input: String,
+    },
+}
+
+impl Called {
+    fn new(form: CallForm, name: Option<String>, text: String) -> Called {
+        match form {
+            CallForm::Function => Called::Function { name, arguments: text },
+            CallForm::Custom => Called::Custom { name, input: text },
+        }
+    }
+
+    fn text(&mut self) -> &mut String {
+        match self {
+            Called::Function { arguments, .. } => arguments,
+            Called::Custom { input, .. } => input,
+        }
+    }
 }
 
 impl Delta {
@@ -102,13 +131,13 @@ impl Message {
                         self.add_content("\n");
                     }
                     MessageKind::Final | MessageKind::Preamble => self.add_content(""),
-                    MessageKind::Call(name) => self.add_call(name.clone()),
+                    MessageKind::Call(target) => self.add_call(target),
                 }
                 self.open = Some(kind);
             }
             TurnEvent::Text(text) => match &self.open {
                 Some(MessageKind::Reasoning) => self.add_reasoning(&text, reasoning),
-                Some(MessageKind::Call(_)) => self.add_arguments(text),
+                Some(MessageKind::Call(target)) => self.add_arguments(target.form, text),
                 _ => self.add_content(&text),
             },
             TurnEvent::End { whole } => {
@@ -135,25 +164,29 @@ impl Message {
         }
     }
 
-    fn add_call(&mut self, name: String) {
+    fn add_call(&mut self, target: &CallTarget) {
+        let kind = match target.form {
+            CallForm::Function => "function",
+            CallForm::Custom => "custom",
+        };
         self.delta.tool_calls.push(CallDelta {
-            index: self.calls,
+            index: Some(self.calls),
             id: Some(new_id_of("call")),
-            kind: Some("function"),
-            function: FunctionDelta { name: Some(name), arguments: String::new() },
+            kind: Some(kind),
+            called: Called::new(target.form, Some(target.name.clone()), String::new()),
         });
         self.calls += 1;
     }
 
-    fn add_arguments(&mut self, text: String) {
+    fn add_arguments(&mut self, form: CallForm, text: String) {
         let index = self.calls.saturating_sub(1);
         match self.delta.tool_calls.last_mut() {
-            Some(call) if call.index == index => call.function.arguments.push_str(&text),
+            Some(call) if call.index == Some(index) => call.called.text().push_str(&text),
             _ => self.delta.tool_calls.push(CallDelta {
-                index,
+                index: Some(index),
                 id: None,
                 kind: None,
-                function: FunctionDelta { name: None, arguments: text },
+                called: Called::new(form, None, text),
             }),
         }
     }

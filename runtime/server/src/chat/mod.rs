@@ -11,11 +11,13 @@ use std::time::Instant;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use serde_json::{Map, Value};
 
 use crate::answer::ResponseWriter;
 use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
+use crate::ignored;
 use crate::state::AppState;
 use crate::tenant::Tenant;
 use crate::tokens::decode;
@@ -29,7 +31,10 @@ pub(crate) async fn handle(
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = Instant::now();
-    let request = body.read(&app, move |app, body| ChatRequest::read(app, &id, body)).await?;
+    let request_id = id.clone();
+    let read =
+        move |app: &AppState, body: &Map<String, Value>| ChatRequest::read(app, &request_id, body);
+    let request = body.read(&app, read).await?;
     let ChatRequest { mut turn, options, reasoning } = request;
     turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if options.log {
@@ -37,7 +42,10 @@ pub(crate) async fn handle(
     }
     let generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
     let (prompts, n) = (vec![turn.prompt.clone()], turn.options.n);
+    let ignored_tools = turn.ignored_tools.clone();
     let format = ChatFormat { turn, reasoning };
     let writer = ResponseWriter::new(format, options, prompts, n, Arc::clone(&app.metrics));
-    writer.respond(generation, app.config.timeout).await
+    let mut response = writer.respond(generation, app.config.timeout).await?;
+    ignored::report(&mut response, ignored::TOOLS, &ignored_tools, &id);
+    Ok(response)
 }

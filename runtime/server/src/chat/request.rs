@@ -90,7 +90,7 @@ pub(crate) fn render_history(config: &Config, fields: &Fields<'_>) -> Result<Vec
 fn request_options<'a>(config: &'a Config, fields: &Fields<'_>) -> Result<RequestOptions<'a>> {
     Ok(RequestOptions {
         config,
-        tools: ToolOptions::read(fields)?,
+        tools: ToolOptions::read(fields, config)?,
         output: StructuredOutput::read_chat(fields)?,
         reasoning: reasoning(fields)?,
         param: "messages",

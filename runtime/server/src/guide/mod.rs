@@ -23,8 +23,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ossmith_harmony::{
-    CallChoice, Event, HeaderChoices, HeaderGrammar, HeaderState, LenientOptions, Role, Route,
-    StreamParser, encode, special,
+    CallChoice, Event, Header, HeaderChoices, HeaderGrammar, HeaderState, LenientOptions, Role,
+    Route, StreamParser, encode, special,
 };
 
 #[doc(hidden)]
@@ -36,7 +36,8 @@ pub use helper::{GrammarHelper, grammar_helper};
 /// A function that may be called.
 #[derive(Clone, Debug)]
 pub(crate) struct CallRule {
-    pub(crate) name: String,
+    /// Its full name: `functions.f`.
+    pub(crate) recipient: String,
     /// The form of its arguments; none leaves them free.
     pub(crate) arguments: Option<Arc<Compiled>>,
 }
@@ -178,8 +179,9 @@ impl Guide {
     pub fn accept(&mut self, token: u32) {
         let mut route = None;
         let mut ended = false;
+        let rules = &self.rules;
         self.parser.push(token, |event| match event {
-            Event::MessageStart(header) => route = Some(opened(&header.route())),
+            Event::MessageStart(header) => route = Some(opened(rules, header)),
             Event::MessageEnd(_) => ended = true,
             _ => {}
         });
@@ -228,10 +230,9 @@ impl Guide {
                 Some(text) => State::Structured { text: Box::new((**text).clone()), ends: ANSWER },
                 None => State::Free { ends: ANSWER },
             },
-            Opened::Call(name) => {
-                let rule = self.rules.calls.iter().find(|rule| rule.name == name);
+            Opened::Call(rule) => {
                 let ends = if self.rules.several_calls { ANY_CALL } else { LAST_CALL };
-                match rule.and_then(|rule| rule.arguments.clone()) {
+                match self.rules.calls[rule].arguments.clone() {
                     Some(text) => State::Structured { text: Box::new((*text).clone()), ends },
                     None => State::Free { ends },
                 }
@@ -244,14 +245,18 @@ impl Guide {
 enum Opened {
     Reasoning,
     Final,
-    Call(String),
+    /// A call under this rule.
+    Call(usize),
 }
 
-fn opened(route: &Route<'_>) -> Opened {
-    match route {
-        Route::Reasoning | Route::Preamble => Opened::Reasoning,
+fn opened(rules: &Rules, header: &Header) -> Opened {
+    if let Some(recipient) = &header.recipient {
+        let rule = rules.calls.iter().position(|rule| rule.recipient == *recipient);
+        return rule.map_or(Opened::Reasoning, Opened::Call);
+    }
+    match header.route() {
         Route::Final => Opened::Final,
-        Route::Call(name) => Opened::Call((*name).to_owned()),
+        Route::Reasoning | Route::Preamble | Route::Call(_) => Opened::Reasoning,
     }
 }
 
@@ -262,7 +267,7 @@ fn next_message() -> VecDeque<u32> {
 
 fn headers(rules: &Rules) -> Headers {
     let call = |rule: &CallRule| CallChoice {
-        recipient: format!("functions.{}", rule.name),
+        recipient: rule.recipient.clone(),
         channel: "commentary".to_owned(),
         formats: vec!["json".to_owned()],
     };
@@ -291,9 +296,9 @@ pub(crate) fn begin_channel(channel: &str) -> Vec<u32> {
     tokens
 }
 
-/// Tokens with which a turn begins as a call of this function.
-pub(crate) fn begin_call(name: &str) -> Vec<u32> {
-    let mut tokens = encode(&format!(" to=functions.{name}"));
+/// Tokens with which a turn begins as a call of the function of this full name.
+pub(crate) fn begin_call(recipient: &str) -> Vec<u32> {
+    let mut tokens = encode(&format!(" to={recipient}"));
     tokens.extend([special::CHANNEL]);
     tokens.extend(encode("commentary "));
     tokens.push(special::CONSTRAIN);

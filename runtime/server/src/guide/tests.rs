@@ -92,7 +92,7 @@ fn check(text: &str) {
 #[test]
 fn a_blind_writer_calls_as_asked() {
     for seed in 0..6 {
-        let call = CallRule { name: "trip".to_owned(), arguments: shared() };
+        let call = CallRule { recipient: "functions.trip".to_owned(), arguments: shared() };
         let rules =
             Rules { thinking: Some(8), calls: vec![call], must_call: true, ..Rules::default() };
         let tokens = write(rules, &[], seed, 400);
@@ -107,10 +107,10 @@ fn a_blind_writer_calls_as_asked() {
 #[test]
 fn several_calls_come_only_where_they_may() {
     for (several_calls, seed) in (0..12).map(|seed| (seed % 2 == 0, seed)) {
-        let call = CallRule { name: "trip".to_owned(), arguments: shared() };
+        let call = CallRule { recipient: "functions.trip".to_owned(), arguments: shared() };
         let calls = vec![call];
         let rules = Rules { calls, must_call: true, several_calls, ..Rules::default() };
-        let tokens = write(rules, &begin_call("trip"), seed, 2000);
+        let tokens = write(rules, &begin_call("functions.trip"), seed, 2000);
         assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");
         let messages = messages(&tokens);
         for message in &messages {
@@ -127,9 +127,9 @@ fn several_calls_come_only_where_they_may() {
 #[test]
 fn another_call_needs_leave() {
     for several_calls in [true, false] {
-        let call = CallRule { name: "trip".to_owned(), arguments: shared() };
+        let call = CallRule { recipient: "functions.trip".to_owned(), arguments: shared() };
         let rules = Rules { calls: vec![call], several_calls, ..Rules::default() };
-        let mut guide = Guide::new(Arc::new(rules), &begin_call("trip"));
+        let mut guide = Guide::new(Arc::new(rules), &begin_call("functions.trip"));
         encode(r#"{"city":"Rome","days":2}"#).into_iter().for_each(|token| guide.accept(token));
         let mut mask = vec![0; WORDS];
         assert!(may(&mut guide, &mut mask) && bits::get(&mask, special::CALL));
@@ -137,7 +137,7 @@ fn another_call_needs_leave() {
         if several_calls {
             std::iter::once(special::END).chain(next_message()).for_each(|t| guide.accept(t));
             assert!(may(&mut guide, &mut mask) && !bits::get(&mask, special::RETURN));
-            for token in begin_call("trip") {
+            for token in begin_call("functions.trip") {
                 assert!(may(&mut guide, &mut mask) && bits::get(&mask, token), "{token}");
                 guide.accept(token);
             }
@@ -249,7 +249,7 @@ fn formats_that_are_notes_are_notes_everywhere() {
 
 #[test]
 fn without_a_budget_reasoning_is_free_and_headers_are_not() {
-    let call = CallRule { name: "f".to_owned(), arguments: None };
+    let call = CallRule { recipient: "functions.f".to_owned(), arguments: None };
     let rules = Rules { calls: vec![call], ..Rules::default() };
     let mut guide = Guide::new(Arc::new(rules), &begin_channel("analysis"));
     let mut mask = vec![0; WORDS];

@@ -5,6 +5,7 @@ use ossmith_harmony::{Conversation, chat_conversation};
 use serde_json::{Map, Value, json};
 
 use super::history::History;
+use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::options::generation::{GenerationOptions, stop_strings};
@@ -80,7 +81,7 @@ fn options<'a>(
 ) -> Result<RequestOptions<'a>> {
     Ok(RequestOptions {
         config: &app.config,
-        tools: tools(fields)?,
+        tools: tools(fields, &app.config)?,
         output: output(fields)?,
         reasoning,
         param: "messages",
@@ -139,7 +140,7 @@ impl Thinking {
 }
 
 /// `tools` and `tool_choice`.
-fn tools(fields: &Fields<'_>) -> Result<ToolOptions> {
+fn tools(fields: &Fields<'_>, config: &Config) -> Result<ToolOptions> {
     let tools = fields.objects("tools")?;
     let functions: Vec<Value> = tools.iter().map(function).collect::<Result<_>>()?;
     let mut read = json!({"tools": functions});
@@ -157,9 +158,10 @@ fn tools(fields: &Fields<'_>) -> Result<ToolOptions> {
         read["parallel_tool_calls"] = (!choice.bool("disable_parallel_tool_use", false)?).into();
     }
     let Value::Object(map) = read else { return Ok(ToolOptions::default()) };
-    let mut options = ToolOptions::read(&Fields::new(&map))?;
+    let mut options = ToolOptions::read(&Fields::new(&map), config)?;
     for function in &mut options.functions {
-        let named = |tool: &&Fields<'_>| tool.get("name") == Some(&function.name.as_str().into());
+        let name = Value::from(function.target.name.as_str());
+        let named = |tool: &&Fields<'_>| tool.get("name") == Some(&name);
         if let Some(tool) = tools.iter().find(named) {
             function.param = tool.name("input_schema");
         }

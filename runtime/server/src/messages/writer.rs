@@ -142,9 +142,11 @@ impl BlockWriter {
             Some(MessageKind::Reasoning) if !self.request.thinking => return,
             Some(MessageKind::Reasoning) => Block::Thinking(String::new()),
             Some(MessageKind::Preamble | MessageKind::Final) => Block::Text(String::new()),
-            Some(MessageKind::Call(name)) => {
-                Block::ToolUse { id: new_id_of("toolu"), name: name.clone(), input: String::new() }
-            }
+            Some(MessageKind::Call(target)) => Block::ToolUse {
+                id: new_id_of("toolu"),
+                name: target.name.clone(),
+                input: String::new(),
+            },
             None => return,
         };
         let mut json = block.json();

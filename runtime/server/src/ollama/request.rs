@@ -73,7 +73,7 @@ fn read(
     let generation = generation(app, fields)?;
     let (reasoning, thinking) = think(fields)?;
     let tools = match param {
-        "messages" => ToolOptions::read(fields)?,
+        "messages" => ToolOptions::read(fields, &app.config)?,
         _ => ToolOptions::default(),
     };
     let output = format(fields)?;

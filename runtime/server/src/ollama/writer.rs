@@ -159,10 +159,10 @@ impl LineWriter {
             },
             TurnEvent::End { whole } => {
                 // A call is sent in one piece, and one that was cut off not at all.
-                if let (Some(MessageKind::Call(name)), true) = (self.kind.take(), whole) {
+                if let (Some(MessageKind::Call(target)), true) = (self.kind.take(), whole) {
                     let arguments = arguments_object(&self.arguments);
                     let function =
-                        json!({"index": self.calls, "name": name, "arguments": arguments});
+                        json!({"index": self.calls, "name": target.name, "arguments": arguments});
                     self.news.calls.push(json!({"id": new_id_of("call"), "function": function}));
                     self.calls += 1;
                 }

@@ -32,6 +32,8 @@ struct About<'a, T> {
     output_index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary_index: Option<usize>,
     #[serde(flatten)]
     more: T,
 }
@@ -62,7 +64,23 @@ impl EventEmitter {
         more: impl Serialize,
     ) {
         let content_index = (!matches!(item.kind, ItemKind::Call { .. })).then_some(0);
-        self.emit(kind, About { item_id: &item.id, output_index, content_index, more });
+        let about =
+            About { item_id: &item.id, output_index, content_index, summary_index: None, more };
+        self.emit(kind, about);
+    }
+
+    /// Emits an event about the summary of the item at `output_index`.
+    pub(super) fn emit_about_summary(
+        &mut self,
+        kind: &'static str,
+        item: &Item,
+        output_index: usize,
+        more: impl Serialize,
+    ) {
+        let summary_index = Some(0);
+        let about =
+            About { item_id: &item.id, output_index, content_index: None, summary_index, more };
+        self.emit(kind, about);
     }
 }
 

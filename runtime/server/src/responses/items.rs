@@ -1,39 +1,108 @@
-//! Input items: which types there are, their ids, and how references to stored items are resolved.
+//! Input items: which types there are, their ids, how references to stored items are resolved, and what stands for each in a
+//! prompt.
 
 use std::collections::{HashMap, HashSet};
 
 use ossmith_harmony::ResponseItem;
 use serde_json::{Value, json};
 
+use super::hosted;
 use crate::error::{ApiError, Result};
 use crate::ids::new_id_of;
-use crate::store::TenantStore;
+use crate::seal::{Sealed, TenantSealer};
+use crate::state::AppState;
+use crate::tenant::Tenant;
 
-/// Types that can be part of a prompt.
-const KNOWN: [&str; 5] =
-    ["message", "reasoning", "function_call", "function_call_output", "item_reference"];
+/// Types that harmony knows, and those that are resolved here.
+const KNOWN: [&str; 9] = [
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "item_reference",
+    "compaction",
+    "compaction_summary",
+];
+
+/// A request's input.
+pub(super) struct Input {
+    /// Its items, with ids and without references.
+    pub(super) items: Vec<Value>,
+    /// Types of items that were left out, because this server does not know them.
+    pub(super) ignored: Vec<String>,
+}
 
 /// The request's input as a list of items with ids. References are replaced by the items that they name.
-pub(super) fn normalize(input: &Value, store: TenantStore<'_>) -> Result<Vec<Value>> {
+pub(super) fn normalize(input: &Value, app: &AppState, tenant: Tenant) -> Result<Input> {
+    let mut read = Input { items: Vec::new(), ignored: Vec::new() };
     let list = match input {
         Value::String(text) => {
             let content = json!([{"type": "input_text", "text": text}]);
-            return Ok(vec![with_id(
-                json!({"type": "message", "role": "user", "content": content}),
-            )]);
+            read.items
+                .push(with_id(json!({"type": "message", "role": "user", "content": content})));
+            return Ok(read);
         }
         Value::Array(list) => list,
         _ => return Err(ApiError::bad("input", "`input` is not a string or a list of items")),
     };
-    let mut stored = store.items(&references(list)?);
-    list.iter().enumerate().map(|(index, item)| one(index, item, &mut stored)).collect()
+    let mut stored = app.store.of(tenant).items(&references(list)?);
+    for (index, item) in list.iter().enumerate() {
+        let name = format!("input[{index}]");
+        if !item.is_object() {
+            return Err(ApiError::bad(name.clone(), format!("`{name}` is not an object")));
+        }
+        let kind = kind_of(item);
+        if !KNOWN.contains(&kind) && !hosted::is_known(kind) {
+            if app.config.strict_tools {
+                return Err(unsupported(&name, kind));
+            }
+            if !read.ignored.iter().any(|ignored| ignored == kind) {
+                read.ignored.push(kind.to_owned());
+            }
+            continue;
+        }
+        if kind == "item_reference" {
+            let id = item["id"].as_str().unwrap_or_default();
+            let found = stored.remove(id).ok_or_else(|| ApiError {
+                param: Some(name),
+                ..ApiError::not_found(None, format!("there is no stored item `{id}`"))
+            });
+            read.items.push(found?);
+            continue;
+        }
+        check_sealed(item, app.sealer.of(tenant), &name)?;
+        let mut item = item.clone();
+        item["type"] = kind.into();
+        read.items.push(with_id(item));
+    }
+    Ok(read)
+}
+
+/// An item's type. One without a type is a message, or, if it has nothing but an id, a reference.
+fn kind_of(item: &Value) -> &str {
+    let is_reference = || item["role"].is_null() && item["content"].is_null();
+    match item["type"].as_str() {
+        Some(kind) => kind,
+        None if item["id"].is_string() && is_reference() => "item_reference",
+        None => "message",
+    }
+}
+
+fn unsupported(name: &str, kind: &str) -> ApiError {
+    let why =
+        format!("`{name}` has the type `{kind}`, which is not supported; use {}", KNOWN.join(", "));
+    ApiError::unsupported(format!("{name}.type"), why)
 }
 
 /// The ids of stored items that the input refers to. Each may be named once, so that a short request cannot make a long prompt.
 fn references(list: &[Value]) -> Result<HashSet<&str>> {
     let mut ids = HashSet::new();
     for (index, item) in list.iter().enumerate() {
-        if item["type"] == "item_reference" && !ids.insert(item["id"].as_str().unwrap_or_default())
+        if item.is_object()
+            && kind_of(item) == "item_reference"
+            && !ids.insert(item["id"].as_str().unwrap_or_default())
         {
             let name = format!("input[{index}]");
             let why = format!("`{name}` refers to {} a second time", item["id"]);
@@ -43,39 +112,17 @@ fn references(list: &[Value]) -> Result<HashSet<&str>> {
     Ok(ids)
 }
 
-/// An item as part of a prompt. `stored` has the items that the input refers to.
-fn one(index: usize, item: &Value, stored: &mut HashMap<String, Value>) -> Result<Value> {
-    let name = format!("input[{index}]");
-    let Value::Object(map) = item else {
-        return Err(ApiError::bad(name.clone(), format!("`{name}` is not an object")));
-    };
-    let kind = map.get("type").and_then(Value::as_str).unwrap_or("message");
-    if !KNOWN.contains(&kind) {
-        let why = format!(
-            "`{name}` has the type `{kind}`, which is not supported; use {}",
-            KNOWN.join(", ")
-        );
-        return Err(ApiError::unsupported(format!("{name}.type"), why));
-    }
-    if kind == "item_reference" {
-        let id = map.get("id").and_then(Value::as_str).unwrap_or_default();
-        return stored.remove(id).ok_or_else(|| ApiError {
-            param: Some(name),
-            ..ApiError::not_found(None, format!("there is no stored item `{id}`"))
-        });
-    }
-    let mut item = item.clone();
-    item["type"] = kind.into();
-    Ok(with_id(item))
-}
-
 fn with_id(mut item: Value) -> Value {
     if item["id"].as_str().is_none_or(str::is_empty) {
         let prefix = match item["type"].as_str() {
             Some("reasoning") => "rs",
             Some("function_call") => "fc",
             Some("function_call_output") => "fco",
-            _ => "msg",
+            Some("custom_tool_call") => "ctc",
+            Some("custom_tool_call_output") => "ctco",
+            Some("compaction" | "compaction_summary") => "cmp",
+            Some("message") | None => "msg",
+            Some(_) => "item",
         };
         item["id"] = new_id_of(prefix).into();
     }
@@ -85,20 +132,85 @@ fn with_id(mut item: Value) -> Value {
 /// All items but the first `count`, without the results of calls that are among those.
 pub(super) fn without_first(items: &[Value], count: usize) -> Vec<Value> {
     let (_, rest) = items.split_at(count.min(items.len()));
-    let calls = |item: &&Value| item["type"] == "function_call";
-    let ids: Vec<&Value> = rest.iter().filter(calls).map(|call| &call["call_id"]).collect();
-    let kept =
-        |item: &&Value| item["type"] != "function_call_output" || ids.contains(&&item["call_id"]);
+    let is = |item: &Value, of: fn(&str) -> bool| item["type"].as_str().is_some_and(of);
+    let calls = rest.iter().filter(|item| is(item, hosted::is_call));
+    let ids: Vec<&Value> =
+        calls.flat_map(|call| [&call["call_id"], &call["id"]]).filter(|id| !id.is_null()).collect();
+    let answers = |item: &Value| {
+        let id = if item["call_id"].is_null() { &item["id"] } else { &item["call_id"] };
+        ids.contains(&id)
+    };
+    let kept = |item: &&Value| !is(item, hosted::is_result) || answers(item);
     rest.iter().filter(kept).cloned().collect()
 }
 
+/// What an item holds that only this server can read, if it does: its kind and its string.
+fn sealed_of(item: &Value) -> Option<(Sealed, &str)> {
+    let sealed = item["encrypted_content"].as_str().filter(|sealed| !sealed.is_empty())?;
+    match item["type"].as_str() {
+        Some("reasoning") => Some((Sealed::Reasoning, sealed)),
+        Some("compaction" | "compaction_summary") => Some((Sealed::Summary, sealed)),
+        _ => None,
+    }
+}
+
+fn check_sealed(item: &Value, sealer: TenantSealer<'_>, name: &str) -> Result<()> {
+    match sealed_of(item) {
+        Some((kind, sealed)) => {
+            sealer.open(kind, sealed, &format!("{name}.encrypted_content")).map(drop)
+        }
+        None => Ok(()),
+    }
+}
+
+/// What a model reads in place of the conversation that was compacted.
+const SUMMARY_OF: &str = "The conversation before was replaced by this summary of it:\n\n";
+
 /// Items as harmony reads them.
-pub(super) fn parse(items: &[Value]) -> Result<Vec<ResponseItem>> {
-    let item = |(index, item): (usize, &Value)| {
-        <ResponseItem as serde::Deserialize>::deserialize(item).map_err(|why| {
-            let name = format!("input[{index}]");
-            ApiError::bad(name.clone(), format!("`{name}`: {why}"))
-        })
-    };
-    items.iter().enumerate().map(item).collect()
+pub(super) fn parse(items: &[Value], sealer: TenantSealer<'_>) -> Result<Vec<ResponseItem>> {
+    let call_ids = hosted::call_ids(items);
+    let mut parsed = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let name = format!("input[{index}]");
+        let shown = match shown(item, &call_ids, sealer, &name)? {
+            Some(shown) => shown,
+            None => vec![item.clone()],
+        };
+        for item in shown {
+            let item = <ResponseItem as serde::Deserialize>::deserialize(&item)
+                .map_err(|why| ApiError::bad(name.clone(), format!("`{name}`: {why}")))?;
+            parsed.push(item);
+        }
+    }
+    Ok(parsed)
+}
+
+/// What stands for an item in a prompt; none if it is shown as it is.
+fn shown(
+    item: &Value,
+    call_ids: &HashMap<&str, &str>,
+    sealer: TenantSealer<'_>,
+    name: &str,
+) -> Result<Option<Vec<Value>>> {
+    let opened = sealed_of(item)
+        .map(|(kind, sealed)| sealer.open(kind, sealed, &format!("{name}.encrypted_content")));
+    Ok(match item["type"].as_str() {
+        Some("reasoning") => opened.transpose()?.map(|text| {
+            vec![json!({
+                "type": "reasoning", "content": [{"type": "reasoning_text", "text": text}],
+            })]
+        }),
+        Some("compaction" | "compaction_summary") => {
+            let text = opened.transpose()?.unwrap_or_default();
+            let content = format!("{SUMMARY_OF}{text}");
+            Some(vec![json!({"type": "message", "role": "developer", "content": content})])
+        }
+        Some(kind) if hosted::is_result(kind) && item["output"].is_array() => {
+            match hosted::as_functions(item, call_ids) {
+                None => Some(vec![hosted::with_text_only(item.clone())]),
+                shown => shown,
+            }
+        }
+        _ => hosted::as_functions(item, call_ids),
+    })
 }

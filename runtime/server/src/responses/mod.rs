@@ -3,6 +3,7 @@
 
 mod background;
 mod events;
+mod hosted;
 mod items;
 mod object;
 mod request;
@@ -21,6 +22,7 @@ use crate::error::{ApiError, Result, json_body, json_text};
 use crate::extract::{PathName, RequestBody};
 use crate::generation::within;
 use crate::ids::RequestId;
+use crate::ignored;
 use crate::sse;
 use crate::state::AppState;
 use crate::tenant::Tenant;
@@ -43,16 +45,23 @@ pub(crate) async fn create(
     let mut generation = app.generate(request.turn.generation_requests()?, tenant, arrival)?;
     let (stream, in_background) = (request.stream, request.background);
     let timeout = app.config.timeout;
+    let (ignored_tools, ignored_items) =
+        (request.turn.ignored_tools.clone(), request.ignored_items.clone());
+    let report = |mut response: Response| {
+        ignored::report(&mut response, ignored::TOOLS, &ignored_tools, &id);
+        ignored::report(&mut response, ignored::ITEMS, &ignored_items, &id);
+        response
+    };
     let writer = ItemWriter::new(request, Arc::clone(&app));
     if in_background {
         let job = background::start(writer, generation, app.store.of(tenant));
-        return Ok(match stream {
+        return Ok(report(match stream {
             true => background::follow(job, 0),
             false => json_body(&job.response()).into_response(),
-        });
+        }));
     }
     if stream {
-        return Ok(sse::response(generation, writer, timeout));
+        return Ok(report(sse::response(generation, writer, timeout)));
     }
     let mut writer = writer.silent();
     let collect = async {
@@ -63,7 +72,7 @@ pub(crate) async fn create(
         }
     };
     within(timeout, collect).await?;
-    Ok(json_body(&writer.finish()?).into_response())
+    Ok(report(json_body(&writer.finish()?).into_response()))
 }
 
 pub(crate) async fn retrieve(

@@ -1,9 +1,12 @@
 //! The response object and the items of its output.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::ids::unix_seconds;
+use crate::options::call_target::{CallForm, CallTarget};
 use crate::usage::Usage;
 
 /// The status of a response.
@@ -86,13 +89,23 @@ pub(super) struct Item {
     pub(super) kind: ItemKind,
     pub(super) text: String,
     pub(super) logprobs: Vec<Value>,
+    /// Reasoning that only this server can read, if the request wants it.
+    pub(super) sealed: Option<String>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum ItemKind {
-    Reasoning,
-    Message { phase: &'static str },
-    Call { call_id: String, name: String },
+    /// With `summary`, the reasoning stands there, too.
+    Reasoning {
+        summary: bool,
+    },
+    Message {
+        phase: &'static str,
+    },
+    Call {
+        call_id: String,
+        target: Arc<CallTarget>,
+    },
 }
 
 impl Item {
@@ -100,34 +113,52 @@ impl Item {
     pub(super) fn json(&self, status: &str, whole: bool) -> Value {
         let content = if whole { vec![self.part()] } else { Vec::new() };
         match &self.kind {
-            ItemKind::Reasoning => json!({
-                "id": self.id, "type": "reasoning", "summary": [], "content": content,
-                "encrypted_content": null, "status": status,
-            }),
+            ItemKind::Reasoning { summary } => {
+                let summary =
+                    if *summary && whole { vec![self.summary_part()] } else { Vec::new() };
+                json!({
+                    "id": self.id, "type": "reasoning", "summary": summary, "content": content,
+                    "encrypted_content": self.sealed, "status": status,
+                })
+            }
             ItemKind::Message { phase } => json!({
                 "id": self.id, "type": "message", "role": "assistant", "status": status,
                 "content": content, "phase": phase,
             }),
-            ItemKind::Call { call_id, name } => json!({
-                "id": self.id, "type": "function_call", "call_id": call_id, "name": name,
-                "arguments": if whole { self.text.as_str() } else { "" }, "status": status,
-            }),
+            ItemKind::Call { call_id, target } => {
+                let (kind, field) = match target.form {
+                    CallForm::Function => ("function_call", "arguments"),
+                    CallForm::Custom => ("custom_tool_call", "input"),
+                };
+                let mut item = json!({
+                    "id": self.id, "type": kind, "call_id": call_id, "name": target.name,
+                    field: if whole { self.text.as_str() } else { "" }, "status": status,
+                });
+                if let Some(namespace) = &target.namespace {
+                    item["namespace"] = namespace.as_str().into();
+                }
+                item
+            }
         }
+    }
+
+    /// The only part of its summary.
+    pub(super) fn summary_part(&self) -> Value {
+        json!({"type": "summary_text", "text": self.text})
     }
 
     /// Its only content part.
     pub(super) fn part(&self) -> Value {
         match self.kind {
-            ItemKind::Reasoning => json!({"type": "reasoning_text", "text": self.text}),
+            ItemKind::Reasoning { .. } => json!({"type": "reasoning_text", "text": self.text}),
             _ => json!({
                 "type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs,
             }),
         }
     }
 
-    /// The content part before its text.
-    pub(super) fn empty_part(&self) -> Value {
-        let empty = Item { text: String::new(), logprobs: Vec::new(), ..self.clone() };
-        empty.part()
+    /// The item before its text.
+    pub(super) fn empty(&self) -> Item {
+        Item { text: String::new(), logprobs: Vec::new(), ..self.clone() }
     }
 }

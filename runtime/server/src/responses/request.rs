@@ -34,6 +34,12 @@ pub(crate) struct ResponseRequest {
     pub(super) logprobs: bool,
     pub(super) tokens_as_ids: bool,
     pub(super) reasoning: bool,
+    /// Reasoning is also sent as a summary.
+    pub(super) summary: bool,
+    /// Reasoning also comes as a string that this server can read again.
+    pub(super) sealed: bool,
+    /// Types of input items that were left out.
+    pub(super) ignored_items: Vec<String>,
 }
 
 const UNSUPPORTED: &[(&str, &str)] = &[
@@ -71,13 +77,14 @@ pub(super) fn read(
     let (reasoning, effort) = reasoning(&fields)?;
     let options = RequestOptions {
         config,
-        tools: ToolOptions::read(&fields)?,
+        tools: ToolOptions::read(&fields, config)?,
         output: StructuredOutput::read_responses(&fields)?,
         reasoning,
         param: "input",
     };
     let value = fields.get("input").ok_or_else(|| fields.wrong("input", "is missing"))?;
-    let input = items::normalize(value, app.store.of(tenant))?;
+    let items::Input { items: input, ignored: ignored_items } =
+        items::normalize(value, app, tenant)?;
     let mut context = previous(app.store.of(tenant), &fields)?;
     context.extend(input.iter().cloned());
     if context.is_empty() {
@@ -85,8 +92,9 @@ pub(super) fn read(
     }
     let prompt_options = options.prompt_options(instructions(&fields)?);
     let prepare = |context: &[Value]| {
-        let conversation = responses_conversation(&items::parse(context)?, &prompt_options)
-            .map_err(|why| ApiError::bad("input", why.to_string()))?;
+        let conversation =
+            responses_conversation(&items::parse(context, app.sealer.of(tenant))?, &prompt_options)
+                .map_err(|why| ApiError::bad("input", why.to_string()))?;
         options.prepare(&conversation, &generation)
     };
     let turn = match truncation(&fields)? {
@@ -107,6 +115,9 @@ pub(super) fn read(
         logprobs,
         tokens_as_ids: generation.tokens_as_ids,
         reasoning: fields.bool("include_reasoning", true)?,
+        summary: wants_summary(&fields)?,
+        sealed: include.iter().any(|name| name == "reasoning.encrypted_content"),
+        ignored_items,
     })
 }
 
@@ -121,6 +132,24 @@ fn reasoning<'a>(fields: &Fields<'a>) -> Result<(ReasoningOptions, &'a str)> {
     };
     let found = nested.or(of(fields, "reasoning_effort")?);
     Ok(found.unwrap_or((ReasoningOptions::default(), "medium")))
+}
+
+/// Whether a summary of the reasoning is wanted. There is no model that writes one, so it is the reasoning itself.
+fn wants_summary(fields: &Fields<'_>) -> Result<bool> {
+    let Some(reasoning) = fields.object("reasoning")? else { return Ok(false) };
+    // The older name counts where the newer one is absent.
+    for name in ["summary", "generate_summary"] {
+        match reasoning.string(name)? {
+            None => {}
+            Some("auto" | "concise" | "detailed") => return Ok(true),
+            Some("none") => return Ok(false),
+            Some(other) => {
+                let why = format!("is `{other}`; use auto, concise, detailed or none");
+                return Err(reasoning.wrong(name, why));
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The instructions: a text, or a list of parts with texts.
@@ -235,11 +264,13 @@ fn echoed(
     }
 }
 
-/// The request's tools, with the fields that SDKs require.
+/// The request's tools, with the fields that SDKs require of functions.
 fn tools(fields: &Fields<'_>) -> Value {
     let mut tools = fields.get("tools").cloned().unwrap_or_else(|| json!([]));
     for tool in tools.as_array_mut().into_iter().flatten() {
-        if let Value::Object(tool) = tool {
+        if let Value::Object(tool) = tool
+            && tool.get("type").is_some_and(|kind| kind == "function")
+        {
             tool.entry("parameters").or_insert(Value::Null);
             tool.entry("strict").or_insert(Value::Bool(false));
         }

@@ -14,6 +14,8 @@ use crate::error::{ApiError, Result};
 use crate::generation::{GeneratedToken, GenerationEvent};
 use crate::ids::new_id_of;
 use crate::logprobs::chat_entry;
+use crate::options::call_target::CallForm;
+use crate::seal::Sealed;
 use crate::sse::{Flow, StreamWriter};
 use crate::state::AppState;
 use crate::store::EventLog;
@@ -201,23 +203,35 @@ impl ItemWriter {
         }
         let (prefix, kind) = match &self.kind {
             Some(MessageKind::Reasoning) if !self.request.reasoning => return,
-            Some(MessageKind::Reasoning) => ("rs", ItemKind::Reasoning),
+            Some(MessageKind::Reasoning) => {
+                ("rs", ItemKind::Reasoning { summary: self.request.summary })
+            }
             Some(MessageKind::Preamble) => ("msg", ItemKind::Message { phase: "commentary" }),
             Some(MessageKind::Final) => ("msg", ItemKind::Message { phase: "final_answer" }),
-            Some(MessageKind::Call(name)) => {
+            Some(MessageKind::Call(target)) => {
+                let prefix = match target.form {
+                    CallForm::Function => "fc",
+                    CallForm::Custom => "ctc",
+                };
                 let call_id = new_id_of("call");
-                ("fc", ItemKind::Call { call_id, name: name.clone() })
+                (prefix, ItemKind::Call { call_id, target: Arc::clone(target) })
             }
             None => return,
         };
-        let item = Item { id: new_id_of(prefix), kind, text: String::new(), logprobs: Vec::new() };
+        let (id, text, logprobs) = (new_id_of(prefix), String::new(), Vec::new());
+        let item = Item { id, kind, text, logprobs, sealed: None };
         let index = self.output.len();
         self.emitter.emit(
             "response.output_item.added",
             json!({"output_index": index, "item": item.json("in_progress", false)}),
         );
+        if matches!(item.kind, ItemKind::Reasoning { summary: true }) {
+            let part = json!({"part": item.empty().summary_part()});
+            let event = "response.reasoning_summary_part.added";
+            self.emitter.emit_about_summary(event, &item, index, part);
+        }
         if !matches!(item.kind, ItemKind::Call { .. }) {
-            let part = json!({"part": item.empty_part()});
+            let part = json!({"part": item.empty().part()});
             self.emitter.emit_about("response.content_part.added", &item, index, part);
         }
         self.open = Some(item);
@@ -227,11 +241,19 @@ impl ItemWriter {
         let (index, logprobs) = (self.output.len(), std::mem::take(&mut self.logprobs));
         let Some(item) = &mut self.open else { return };
         item.text.push_str(text);
-        let event = match item.kind {
-            ItemKind::Reasoning => "response.reasoning_text.delta",
+        let event = match &item.kind {
+            ItemKind::Reasoning { .. } => "response.reasoning_text.delta",
             ItemKind::Message { .. } => "response.output_text.delta",
-            ItemKind::Call { .. } => "response.function_call_arguments.delta",
+            ItemKind::Call { target, .. } => match target.form {
+                CallForm::Function => "response.function_call_arguments.delta",
+                CallForm::Custom => "response.custom_tool_call_input.delta",
+            },
         };
+        if matches!(item.kind, ItemKind::Reasoning { summary: true }) {
+            let delta = Delta { delta: text, logprobs: None };
+            let event = "response.reasoning_summary_text.delta";
+            self.emitter.emit_about_summary(event, item, index, delta);
+        }
         let is_message = matches!(item.kind, ItemKind::Message { .. });
         if is_message {
             item.logprobs.extend(logprobs.iter().cloned());
@@ -242,19 +264,36 @@ impl ItemWriter {
 
     /// The open item is done.
     fn close(&mut self, whole: bool) {
-        let Some(item) = self.open.take() else { return };
+        let Some(mut item) = self.open.take() else { return };
         let index = self.output.len();
+        if matches!(item.kind, ItemKind::Reasoning { .. }) && self.request.sealed {
+            let sealer = self.app.sealer.of(self.request.tenant);
+            item.sealed = sealer.seal(Sealed::Reasoning, &item.text);
+        }
+        if matches!(item.kind, ItemKind::Reasoning { summary: true }) {
+            let text = json!({"text": item.text});
+            let event = "response.reasoning_summary_text.done";
+            self.emitter.emit_about_summary(event, &item, index, text);
+            let part = json!({"part": item.summary_part()});
+            let event = "response.reasoning_summary_part.done";
+            self.emitter.emit_about_summary(event, &item, index, part);
+        }
         let text = &item.text;
         let (event, more) = match &item.kind {
-            ItemKind::Reasoning => ("response.reasoning_text.done", json!({"text": text})),
+            ItemKind::Reasoning { .. } => ("response.reasoning_text.done", json!({"text": text})),
             ItemKind::Message { .. } => {
                 let more = json!({"text": text, "logprobs": item.logprobs});
                 ("response.output_text.done", more)
             }
-            ItemKind::Call { name, .. } => {
-                let more = json!({"name": name, "arguments": text});
-                ("response.function_call_arguments.done", more)
-            }
+            ItemKind::Call { target, .. } => match target.form {
+                CallForm::Function => {
+                    let more = json!({"name": target.name, "arguments": text});
+                    ("response.function_call_arguments.done", more)
+                }
+                CallForm::Custom => {
+                    ("response.custom_tool_call_input.done", json!({"input": text}))
+                }
+            },
         };
         self.emitter.emit_about(event, &item, index, more);
         if !matches!(item.kind, ItemKind::Call { .. }) {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use ossmith_harmony::{Event, Header, LenientOptions, Role, Route, Stop, StreamParser, special};
 
+use super::custom_input::CustomInput;
+use crate::options::call_target::{CallForm, CallTarget};
 use crate::stop_strings::StopFilter;
 
 /// What a message is to the client.
@@ -17,8 +19,8 @@ pub(crate) enum MessageKind {
     Preamble,
     /// The final answer.
     Final,
-    /// A call of one of the request's functions.
-    Call(String),
+    /// A call of one of the request's tools.
+    Call(Arc<CallTarget>),
 }
 
 /// A change in a turn.
@@ -32,8 +34,8 @@ pub(crate) enum TurnEvent {
     End { whole: bool },
 }
 
-/// The names of the request's functions.
-pub(crate) type FunctionNames = Arc<[String]>;
+/// What the request's tools are called by.
+pub(crate) type CallTargets = Arc<[Arc<CallTarget>]>;
 
 /// Reads one turn.
 #[derive(Clone, Debug)]
@@ -46,10 +48,12 @@ pub(crate) struct TurnParser {
 
 #[derive(Clone, Debug)]
 struct Reader {
-    functions: FunctionNames,
+    targets: CallTargets,
     stops: StopFilter,
     /// The message being read.
     open: Option<MessageKind>,
+    /// Where that is a call of a free-form tool.
+    custom: Option<CustomInput>,
     /// Events that were not taken yet.
     events: Vec<TurnEvent>,
     reasoning_tokens: usize,
@@ -58,12 +62,13 @@ struct Reader {
 
 impl TurnParser {
     /// Reads a turn that continues after `<|start|>assistant` and the prefill, which are part of the prompt.
-    pub(crate) fn new(functions: FunctionNames, stops: StopFilter, prefill: &[u32]) -> TurnParser {
+    pub(crate) fn new(targets: CallTargets, stops: StopFilter, prefill: &[u32]) -> TurnParser {
         let parser = StreamParser::new(Some(Role::Assistant), LenientOptions::default());
         let reader = Reader {
-            functions,
+            targets,
             stops,
             open: None,
+            custom: None,
             events: Vec::new(),
             reasoning_tokens: 0,
             repairs: HashMap::new(),
@@ -126,15 +131,22 @@ impl Reader {
         match event {
             Event::MessageStart(header) => {
                 let kind = self.kind(header);
+                self.custom = match &kind {
+                    MessageKind::Call(target) if target.form == CallForm::Custom => {
+                        Some(CustomInput::default())
+                    }
+                    _ => None,
+                };
                 self.open = Some(kind.clone());
                 self.events.push(TurnEvent::Start(kind));
             }
             Event::Text(text) | Event::Arguments(text) => {
                 let mut certain = String::new();
-                match self.open {
-                    Some(MessageKind::Final | MessageKind::Preamble) => {
+                match (&self.open, &mut self.custom) {
+                    (Some(MessageKind::Final | MessageKind::Preamble), _) => {
                         self.stops.push(text, &mut certain)
                     }
+                    (_, Some(input)) => input.push(text, &mut certain),
                     _ => certain.push_str(text),
                 }
                 self.emit(certain);
@@ -161,14 +173,15 @@ impl Reader {
         if header.role != Role::Assistant {
             return MessageKind::Reasoning;
         }
+        if let Some(recipient) = &header.recipient {
+            let called = self.targets.iter().find(|target| target.recipient == *recipient);
+            return called
+                .map_or(MessageKind::Reasoning, |target| MessageKind::Call(Arc::clone(target)));
+        }
         match header.route() {
-            Route::Reasoning => MessageKind::Reasoning,
             Route::Preamble => MessageKind::Preamble,
             Route::Final => MessageKind::Final,
-            Route::Call(name) if self.functions.iter().any(|function| function == name) => {
-                MessageKind::Call(name.to_owned())
-            }
-            Route::Call(_) => MessageKind::Reasoning,
+            Route::Reasoning | Route::Call(_) => MessageKind::Reasoning,
         }
     }
 }
@@ -187,9 +200,14 @@ mod tests {
     /// A turn as `kind: text` lines, with `…` after a message that was cut off.
     fn read(prefill: &str, turn: &str, stops: &[&str]) -> Vec<String> {
         let stops: Vec<String> = stops.iter().map(|&stop| stop.to_owned()).collect();
-        let functions: FunctionNames = Arc::from(vec!["f".to_owned()]);
-        let mut reader =
-            TurnParser::new(functions, StopFilter::new(&stops, false), &tokens(prefill));
+        let targets: CallTargets = [
+            CallTarget::new(None, "f", CallForm::Function),
+            CallTarget::new(None, "patch", CallForm::Custom),
+            CallTarget::new(Some("crm"), "f", CallForm::Function),
+        ]
+        .map(Arc::new)
+        .into();
+        let mut reader = TurnParser::new(targets, StopFilter::new(&stops, false), &tokens(prefill));
         let mut events: Vec<TurnEvent> = Vec::new();
         for token in tokens(turn) {
             events.extend(reader.push(token));
@@ -198,7 +216,9 @@ mod tests {
         let mut lines: Vec<String> = Vec::new();
         for event in events {
             match event {
-                TurnEvent::Start(MessageKind::Call(name)) => lines.push(format!("{name}: ")),
+                TurnEvent::Start(MessageKind::Call(target)) => {
+                    lines.push(format!("{}: ", target.recipient))
+                }
                 TurnEvent::Start(kind) => lines.push(format!("{kind:?}: ")),
                 TurnEvent::Text(text) => lines.last_mut().unwrap().push_str(&text),
                 TurnEvent::End { whole } => {
@@ -221,14 +241,21 @@ mod tests {
                 &[][..],
                 &["Reasoning: Hm.", "Final: Yes."][..],
             ),
-            ("", format!("{reasoning}{call}"), &[], &["Reasoning: Hm.", "f: {\"a\":1}"]),
+            ("", format!("{reasoning}{call}"), &[], &["Reasoning: Hm.", "functions.f: {\"a\":1}"]),
             ("", call.replace("functions.f", "functions.g"), &[], &["Reasoning: {\"a\":1}"]),
+            ("", call.replace("functions.f", "crm.f"), &[], &["crm.f: {\"a\":1}"]),
+            (
+                "",
+                call.replace("functions.f", "functions.patch").replace("\"a\":1", r#""input":"a\n""#),
+                &[],
+                &["functions.patch: a\n"],
+            ),
             ("", call.replace("functions.f", "python"), &[], &["Reasoning: {\"a\":1}"]),
             (
                 "",
                 format!("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant{call}"),
                 &[],
-                &["Preamble: I look.", "f: {\"a\":1}"],
+                &["Preamble: I look.", "functions.f: {\"a\":1}"],
             ),
             (
                 "",

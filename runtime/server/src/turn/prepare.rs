@@ -9,7 +9,7 @@ use ossmith_harmony::{
     Conversation, DropAnalysis, PromptOptions, RenderOptions, Role, render_for_completion_with,
 };
 
-use super::parser::{FunctionNames, TurnParser};
+use super::parser::{CallTargets, TurnParser};
 use crate::backend::GenerationRequest;
 use crate::config::Config;
 use crate::error::{ApiError, Result};
@@ -46,7 +46,9 @@ pub(crate) struct PreparedTurn {
     pub(crate) options: GenerationOptions,
     /// The tokens with which the prompt begins the assistant's turn.
     prefill: Vec<u32>,
-    functions: FunctionNames,
+    targets: CallTargets,
+    /// Types of tools that the request has and this server does not run.
+    pub(crate) ignored_tools: Vec<String>,
     /// Where anything is constrained.
     rules: Option<Rules>,
     /// The grammars of the arguments of its functions, in their order, and then that of its answer, until they are compiled.
@@ -61,6 +63,7 @@ impl RequestOptions<'_> {
             date: Some(self.config.date()),
             effort: self.reasoning.effort,
             tools: self.tools.declarations(),
+            namespaces: self.tools.namespaces(),
             instructions,
             response_format: self.output.shown.clone(),
         }
@@ -93,9 +96,11 @@ impl RequestOptions<'_> {
             options.refuse_beside_constraints("tools, a response format or a thinking budget")?;
         }
         grammars.extend(answer);
-        let functions: FunctionNames =
-            functions.iter().map(|function| function.name.clone()).collect();
-        let calls = functions.iter().map(|name| CallRule { name: name.clone(), arguments: None });
+        let targets: CallTargets =
+            functions.iter().map(|function| Arc::clone(&function.target)).collect();
+        let calls = targets
+            .iter()
+            .map(|target| CallRule { recipient: target.recipient.clone(), arguments: None });
         let rules = Rules {
             thinking: reasoning_bound,
             calls: calls.collect(),
@@ -106,7 +111,8 @@ impl RequestOptions<'_> {
         Ok(PreparedTurn {
             prompt,
             prefill,
-            functions,
+            targets,
+            ignored_tools: self.tools.ignored.clone(),
             rules: (!free).then_some(rules),
             grammars,
             stops: StopFilter::new(&options.stop_strings, options.include_stop),
@@ -117,7 +123,7 @@ impl RequestOptions<'_> {
     /// The tokens with which the turn begins, where the request leaves no choice of them.
     fn prefill(&self, reasoning_bound: Option<usize>, must_call: bool) -> Vec<u32> {
         match (reasoning_bound, self.tools.functions.as_slice()) {
-            (Some(0), [only]) if must_call => begin_call(&only.name),
+            (Some(0), [only]) if must_call => begin_call(&only.target.recipient),
             (Some(0), []) => begin_channel("final"),
             (Some(bound), _) if bound > 0 => begin_channel("analysis"),
             _ => Vec::new(),
@@ -161,7 +167,7 @@ impl PreparedTurn {
 
     /// A parser for one choice.
     pub(crate) fn parser(&self) -> TurnParser {
-        TurnParser::new(Arc::clone(&self.functions), self.stops.clone(), &self.prefill)
+        TurnParser::new(Arc::clone(&self.targets), self.stops.clone(), &self.prefill)
     }
 }
 

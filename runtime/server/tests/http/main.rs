@@ -11,6 +11,8 @@ mod messages;
 mod ollama;
 mod raw;
 mod refusals;
+mod replayed;
 mod responses;
 mod spellings;
 mod tenants;
+mod tools;

@@ -72,7 +72,7 @@ async fn invalid_fields_are_named() {
             "tool_choice",
         ),
         (json!({"tools": [tool, tool]}), "tools"),
-        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (json!({"tools": [{"name": "f"}]}), "tools[0].type"),
         (
             json!({"tools": [{"type": "function", "function": {"name": "two words"}}]}),
             "tools[0].function.name",
@@ -259,7 +259,8 @@ async fn errors_have_the_same_form_on_all_routes() {
         ("/v1/responses", json!({"input": [{"role": "user", "content": null}]}), 400, "input"),
         ("/v1/responses", json!({"input": "a", "instructions": [5]}), 400, "instructions"),
         ("/v1/responses", json!({"input": "a", "instructions": 5}), 400, "instructions"),
-        ("/v1/responses", json!({"input": [{"type": "computer_call"}]}), 400, "input[0].type"),
+        ("/v1/responses", json!({"input": [{"type": "unheard_of"}]}), 400, "input"),
+        ("/v1/responses", json!({"input": [{"type": "custom_tool_call"}]}), 400, "input[0]"),
         (
             "/v1/responses",
             json!({"input": [{"type": "item_reference", "id": "x"}]}),
@@ -286,9 +287,9 @@ async fn errors_have_the_same_form_on_all_routes() {
         ),
         (
             "/v1/responses",
-            json!({"input": "a", "tools": [{"type": "file_search"}]}),
+            json!({"input": "a", "tools": [{"type": "function"}]}),
             400,
-            "tools[0].type",
+            "tools[0].name",
         ),
         (
             "/v1/responses",
