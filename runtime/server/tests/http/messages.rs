@@ -327,7 +327,7 @@ async fn refusals_have_anthropic_s_form_and_name_the_field() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_is_too_long_says_so_in_the_words_that_clients_look_for() {
+async fn a_prompt_that_is_too_long_is_refused_in_words_that_clients_look_for() {
     let site = Site::writing(TURN);
     let long = json!({"messages": [{"role": "user", "content": "word ".repeat(5000)}]});
     let (status, answer) = site.post("/v1/messages", &body(long.clone())).await;
