@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{nvrtc, python};
+use crate::{clients, nvrtc, python};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     if let Err(why) = python::fetch_for_server() {
         checks.unchecked.push(format!("the server with OpenAI's SDK and other clients: {why}"));
     }
+    println!("\n== clients for the server's tests");
+    let missing = clients::fetch().into_iter().map(|why| format!("the server's clients: {why}"));
+    checks.unchecked.extend(missing);
     checks.unchecked.push(gpu_note());
     println!("\n== not checked by this run");
     for line in &checks.unchecked {

@@ -6,6 +6,7 @@
 
 mod bless;
 mod ci;
+mod clients;
 mod gpu_bundle;
 mod nvrtc;
 mod python;
@@ -19,6 +20,7 @@ cargo xtask <task>
   test         every check that CI runs: format, lints, docs, all tests; fetches what the tests need into target/
                  --without-nvrtc   leave kernel compilation out and report that, for work without a network
   nvrtc        fetch NVIDIA's run-time compiler from PyPI into target/nvrtc/
+  clients      fetch the clients that the server is tested with into target/clients/
   bless        rewrite the committed CUDA text (codegen/goldens/) from what the generator emits now
   gpu-bundle   pack the checks that need a GPU into target/gpu/, to be copied to a GPU machine: sh run.sh
 ";
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
         ["test"] => ci::check(ci::Nvrtc::Fetch),
         ["test", "--without-nvrtc"] => ci::check(ci::Nvrtc::LeaveOut),
         ["nvrtc"] => nvrtc::fetch().map(|folder| println!("{}", folder.display())),
+        ["clients"] => match clients::fetch().as_slice() {
+            [] => Ok(()),
+            problems => Err(problems.join("\n")),
+        },
         ["bless"] => bless::rewrite(),
         ["gpu-bundle"] => gpu_bundle::pack(),
         other => Err(format!("there is no task `{}`\n\n{HELP}", other.join(" "))),

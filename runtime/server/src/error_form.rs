@@ -30,7 +30,7 @@ fn is_anthropic(path: &str) -> bool {
     path.strip_prefix("/v1/messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Anthropic's: `{type: "error", error: {type, message}, request_id}`.
+/// Anthropic's: `{type: "error", error: {type, message, details: {error_code}}, request_id}`.
 pub(crate) fn anthropic(error: &ApiError, request_id: &str) -> Value {
     let kind = match error.status.as_u16() {
         401 => "authentication_error",
@@ -50,7 +50,11 @@ pub(crate) fn anthropic(error: &ApiError, request_id: &str) -> Value {
         }
         None => error.message.clone(),
     };
-    json!({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
+    let mut inner = json!({"type": kind, "message": message});
+    if let Some(code) = error.code {
+        inner["details"] = json!({"error_code": code});
+    }
+    json!({"type": "error", "error": inner, "request_id": request_id})
 }
 
 /// Ollama's: `{error: MESSAGE}`.

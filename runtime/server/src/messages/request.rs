@@ -44,6 +44,7 @@ impl MessagesRequest {
         let fields = Fields::new(body);
         app.check_model(fields.string("model")?)?;
         fields.refuse(UNSUPPORTED)?;
+        refuse_threads(&fields)?;
         let mut generation = GenerationOptions::read(&fields, &app.config)?;
         generation.stop_strings = stop_strings(&fields, "stop_sequences")?;
         let max_tokens = fields.count("max_tokens", 1)?;
@@ -92,6 +93,16 @@ fn conversation(fields: &Fields<'_>, options: &RequestOptions<'_>) -> Result<Con
     let history = History::read(fields)?;
     chat_conversation(&history.messages, &options.prompt_options(None))
         .map_err(|why| history.error(&why))
+}
+
+/// A thread is a history that the server holds. The tool runners of Anthropic's SDKs begin one, and send the whole history where
+/// this code tells them that there is none.
+fn refuse_threads(fields: &Fields<'_>) -> Result<()> {
+    if fields.get("thread").is_none() {
+        return Ok(());
+    }
+    let why = "`thread` is not supported: this server holds no threads; send the whole history as `messages`";
+    Err(ApiError { code: Some("thread_unsupported_request"), ..ApiError::bad("thread", why) })
 }
 
 /// `thinking` and `output_config.effort`.

@@ -318,6 +318,11 @@ async fn refusals_have_anthropic_s_form_and_name_the_field() {
             assert!(message.contains(names), "{fields}: {message}");
         }
     }
+    // By this code the SDKs know that they have to send the whole history.
+    let thread = json!({"thread": {"type": "create"}});
+    let (status, answer) = site.post("/v1/messages", &body(thread)).await;
+    let code = &answer["error"]["details"]["error_code"];
+    assert_eq!((status, code), (400, &json!("thread_unsupported_request")));
     let (status, headers, text) = site.send(request("POST", "/v1/messages", "{")).await;
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((status.as_u16(), &answer["type"]), (400, &json!("error")));
