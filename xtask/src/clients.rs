@@ -18,8 +18,7 @@ pub(crate) fn fetch() -> Vec<String> {
 }
 
 fn fetch_list(list: &str, folder: &str, install: fn(&Path, &Path) -> Result<()>) -> Result<()> {
-    let (list, folder) =
-        (root().join("tests/clients").join(list), target("clients").join(folder));
+    let (list, folder) = (root().join("tests/clients").join(list), target("clients").join(folder));
     let wanted = at(&list, fs::read_to_string(&list))?;
     let marker = folder.join(MARKER);
     if fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {

@@ -32,11 +32,16 @@ fn turn(prompt: &str, prefill: &str) -> String {
     let (reasoning, end) = match (result, called) {
         (Some((_, result)), _) => {
             let result = result.split("<|end|>").next().unwrap_or_default();
-            ("It came back.", format!("<|channel|>final<|message|>The tool returned: {result}<|return|>"))
+            (
+                "It came back.",
+                format!("<|channel|>final<|message|>The tool returned: {result}<|return|>"),
+            )
         }
         (None, Some((name, arguments))) => (
             "A tool knows.",
-            format!(" to=functions.{name}<|channel|>commentary <|constrain|>json<|message|>{arguments}<|call|>"),
+            format!(
+                " to=functions.{name}<|channel|>commentary <|constrain|>json<|message|>{arguments}<|call|>"
+            ),
         ),
         (None, None) => ("Easy.", "<|channel|>final<|message|>Hello, wörld!<|return|>".to_owned()),
     };
