@@ -13,8 +13,8 @@ const CALLS: [(&str, &str); 2] = [
 
 pub(crate) fn script(request: &GenerationRequest) -> Script {
     let prompt = decode_lossy(&request.engine_request.prompt).unwrap_or_default();
-    let begun = prompt.rsplit("<|start|>assistant").next().unwrap_or_default();
-    let text = turn(&prompt, begun);
+    let prefill = prompt.rsplit("<|start|>assistant").next().unwrap_or_default();
+    let text = turn(&prompt, prefill);
     let tokens = encode_with_special(&text, &SpecialSet::All, &SpecialSet::NONE);
     Script {
         tokens: tokens.unwrap_or_default(),
