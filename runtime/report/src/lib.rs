@@ -6,10 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod charts;
+pub mod contract;
 mod error;
 pub mod history;
 pub mod predict;
 pub mod records;
+pub mod svg;
 pub mod trace;
 
 pub use error::{Error, Result};

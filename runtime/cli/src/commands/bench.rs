@@ -1,11 +1,13 @@
 //! `ossmith bench`: how fast steps are, beside the roofline measured in the same run.
 
+mod contract;
 mod decode;
 mod latency;
 mod load;
 mod picture;
 mod prefill;
 mod throughput;
+mod trace;
 
 use std::time::Instant;
 
@@ -33,6 +35,7 @@ enum What {
     /// One prompt, from its first token to the first sampled token.
     Prefill(prefill::Prefill),
     Serve(Box<bench_serve::Args>),
+    Contract(contract::Args),
     Throughput(throughput::Args),
     Latency(latency::Args),
 }
@@ -43,6 +46,7 @@ impl Args {
             What::Decode(args) => args.run(),
             What::Prefill(args) => args.run(),
             What::Serve(args) => args.run(),
+            What::Contract(args) => args.run(),
             What::Throughput(args) => args.run(),
             What::Latency(args) => args.run(),
         }

@@ -1,6 +1,6 @@
 //! `ossmith kernels`: what runs, what is fused, what it costs, and the text of it.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -311,6 +311,9 @@ struct Show {
     /// Print the machine code (needs nvdisasm on PATH or in OSSMITH_NVRTC).
     #[arg(long)]
     sass: bool,
+    /// Write the cubin itself, for nvdisasm, cuobjdump or a profiler; standard output must not be a terminal.
+    #[arg(long, conflicts_with_all = ["ptx", "sass"])]
+    cubin: bool,
 }
 
 impl Show {
@@ -323,12 +326,20 @@ impl Show {
         })?;
         let sources = Sources::of(model)?;
         let compute = self.target.compute()?;
-        if (self.ptx || self.sass) && !unit.family.runs_on(compute) {
+        if (self.ptx || self.sass || self.cubin) && !unit.family.runs_on(compute) {
             let why =
                 format!("{} is made for Hopper, not for {}", unit.name, nvrtc::target(compute));
             return Err(fail(why, "ask for --arch sm_90a, or leave --arch out"));
         }
         let target = nvrtc::target(compute);
+        if self.cubin {
+            if std::io::stdout().is_terminal() {
+                return Err(fail("a cubin is no text", "write it to a file: --cubin > NAME.cubin"));
+            }
+            let cubin = nvrtc::compile(&sources, unit, &target)?;
+            std::io::stdout().lock().write_all(&cubin.image)?;
+            return Ok(());
+        }
         let text = if self.ptx {
             nvrtc::ptx(&sources, unit, &target)?
         } else if self.sass {

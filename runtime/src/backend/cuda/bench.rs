@@ -82,24 +82,25 @@ impl CudaBackend {
         context: usize,
         sampling: &SamplerConfig,
     ) -> Result<DecodeTimes> {
+        let whole = self.time_decode_step(batch, context, sampling)?;
+        Ok(DecodeTimes { phases: self.time_phases(&whole.shape)?, ..whole })
+    }
+
+    /// As [`CudaBackend::time_decode`], of whole steps and the roofline, without phases.
+    ///
+    /// # Errors
+    /// Those of [`CudaBackend::time_decode`].
+    pub fn time_decode_step(
+        &mut self,
+        batch: usize,
+        context: usize,
+        sampling: &SamplerConfig,
+    ) -> Result<DecodeTimes> {
         sampling.check()?;
         let first = context.saturating_sub(STEPS / 2);
         let last = first + STEPS;
-        let pages = last.div_ceil(PAGE_TOKENS);
-        if batch > self.limits.max_sequences || batch * pages > self.limits.pages {
-            return Err(Error::invalid_option(
-                "batch",
-                format!(
-                    "{batch} sequences of {last} tokens need {batch} sequence slots and {} pages; there are {} and {}",
-                    batch * pages,
-                    self.limits.max_sequences,
-                    self.limits.pages
-                ),
-            ));
-        }
+        let tables = self.page_tables(batch, last)?;
         self.fill_cache()?;
-        let tables: Vec<Vec<u32>> =
-            (0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect();
         self.start(&tables, first, sampling)?;
         self.steps(&tables, first, sampling)?;
         let mut times = Vec::new();
@@ -121,12 +122,29 @@ impl CudaBackend {
             flops: cost.flops,
             step: TimingStats::of(times),
             roofline: self.time_flat_read(bytes)?,
-            phases: self.time_phases(&shape)?,
+            phases: Vec::new(),
         })
     }
 
+    /// A page table for each of `batch` sequences of `tokens` tokens.
+    pub(super) fn page_tables(&self, batch: usize, tokens: usize) -> Result<Vec<Vec<u32>>> {
+        let pages = tokens.div_ceil(PAGE_TOKENS);
+        if batch > self.limits.max_sequences || batch * pages > self.limits.pages {
+            return Err(Error::invalid_option(
+                "batch",
+                format!(
+                    "{batch} sequences of {tokens} tokens need {batch} sequence slots and {} pages; there are {} and {}",
+                    batch * pages,
+                    self.limits.max_sequences,
+                    self.limits.pages
+                ),
+            ));
+        }
+        Ok((0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect())
+    }
+
     /// Feeds one different token to each sequence; returns the distinct experts of a layer, on average.
-    fn start(
+    pub(super) fn start(
         &mut self,
         tables: &[Vec<u32>],
         position: usize,
@@ -163,7 +181,7 @@ impl CudaBackend {
         self.collect().map(drop)
     }
 
-    fn fill_cache(&self) -> Result<()> {
+    pub(super) fn fill_cache(&self) -> Result<()> {
         for layer in 0..self.pass.model.spec.layers.len() {
             let (keys, values) = self.pass.cache.buffers(layer);
             self.fill_random(keys, layer as u32)?;
@@ -271,7 +289,7 @@ impl CudaBackend {
     }
 
     /// Captures launches and times replays.
-    fn time_graph(&self, launches: impl Fn() -> Result<()>) -> Result<TimingStats> {
+    pub(super) fn time_graph(&self, launches: impl Fn() -> Result<()>) -> Result<TimingStats> {
         let graph = self.graph_of(launches)?;
         let mut times = Vec::new();
         for _ in 0..REPEATS {

@@ -79,13 +79,23 @@ impl CubinCache {
         compute: (i32, i32),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<Cubin>, CacheUse)> {
-        let sources = Sources::of(model)?;
+        self.units_of(model, &Sources::of(model)?, compute, progress)
+    }
+
+    /// As [`CubinCache::units`], of this text.
+    pub(super) fn units_of(
+        &self,
+        model: &Model,
+        sources: &Sources,
+        compute: (i32, i32),
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<Cubin>, CacheUse)> {
         let version = nvrtc::version().ok();
         let units = model.launched();
         let total = units.len() as u64;
         let target = nvrtc::target(compute);
         let entries: Vec<Entry> =
-            units.iter().map(|unit| self.entry(&sources, unit, &target, version)).collect();
+            units.iter().map(|unit| self.entry(sources, unit, &target, version)).collect();
         let mut cubins: Vec<Option<Cubin>> = entries.iter().map(Entry::read).collect();
         let hits = cubins.iter().flatten().count();
         progress(Progress { stage: "compile kernels", done: hits as u64, total });
@@ -93,7 +103,7 @@ impl CubinCache {
         let compiled: Vec<Result<(usize, Cubin)>> = missing
             .par_iter()
             .map(|&i| {
-                let cubin = nvrtc::compile(&sources, units[i], &target)?;
+                let cubin = nvrtc::compile(sources, units[i], &target)?;
                 if let Err(error) = entries[i].write(&cubin) {
                     let path = entries[i].path.display();
                     tracing::warn!(path = %path, %error, "cannot keep a compiled kernel");

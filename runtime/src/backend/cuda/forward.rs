@@ -15,6 +15,7 @@ use ossmith_plan::{Kernel, Model, Phase, Schedule, Weight};
 
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
+use super::nvtx::Range;
 use super::weights::DeviceWeights;
 use super::workspace::Workspace;
 use crate::{Error, Result};
@@ -93,6 +94,7 @@ impl Pass {
 
     /// Every phase of a layer.
     pub(super) fn layer(&self, step: &StepRun, layer: usize) -> Result<()> {
+        let _range = Range::new(|| format!("layer {layer}"));
         self.phases_of(step, layer).iter().try_for_each(|phase| self.phase(phase, step, layer))
     }
 
@@ -103,11 +105,13 @@ impl Pass {
 
     /// One phase before the layers (where `layer` is the first one's) or of a layer.
     pub(super) fn phase(&self, phase: &Phase, step: &StepRun, layer: usize) -> Result<()> {
+        let before_layers = step.schedule.start.iter().any(|first| std::ptr::eq(first, phase));
+        let _range = self.kernels.phase(phase.name, (!before_layers).then_some(layer));
         phase.kernels.iter().try_for_each(|kernel| self.kernel(kernel, phase, step, layer))
     }
 
     /// What depends on the number of tokens.
-    fn extent(&self, tokens: usize) -> Extent {
+    pub(super) fn extent(&self, tokens: usize) -> Extent {
         let routes = tokens * self.model.spec.max_top_k();
         Extent { tokens: tokens as u32, routes: routes as u32, query_tiles: 0 }
     }

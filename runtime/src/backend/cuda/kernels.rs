@@ -14,7 +14,9 @@ use super::cubins::{CacheUse, CubinCache};
 use super::device::DeviceInfo;
 use super::memory::device_error;
 use super::nvrtc::{Cubin, Resources};
+use super::nvtx::Range;
 use super::sources::Sources;
+use super::stamps::{Stamps, TracedBlock, TracedLaunch};
 use crate::backend::Progress;
 use crate::{Error, Result};
 
@@ -43,6 +45,8 @@ pub struct Kernels {
     has_clusters: bool,
     experts: u32,
     kv_heads: u32,
+    /// Set while a step is traced.
+    stamps: Option<Stamps>,
 }
 
 impl Kernels {
@@ -53,7 +57,29 @@ impl Kernels {
         model: &'static Model,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Kernels> {
-        let (cubins, cache_use) = CubinCache::of_user()?.units(model, device.compute, progress)?;
+        Kernels::load_text(context, device, model, &Sources::of(model)?, progress)
+    }
+
+    /// As [`Kernels::load`], with stamps in the kernels of steps: before a launch, [`Kernels::set_stamps`] gives them room.
+    pub(super) fn load_stamped(
+        context: &Arc<CudaContext>,
+        device: &DeviceInfo,
+        model: &'static Model,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Kernels> {
+        let sources = Sources::of(model)?.stamped(model)?;
+        Kernels::load_text(context, device, model, &sources, progress)
+    }
+
+    fn load_text(
+        context: &Arc<CudaContext>,
+        device: &DeviceInfo,
+        model: &'static Model,
+        sources: &Sources,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Kernels> {
+        let cache = CubinCache::of_user()?;
+        let (cubins, cache_use) = cache.units_of(model, sources, device.compute, progress)?;
         let units = model.launched();
         let resources =
             units.iter().zip(&cubins).map(|(unit, cubin)| (unit.name, cubin.resources)).collect();
@@ -75,11 +101,12 @@ impl Kernels {
             functions,
             resources,
             cache_use,
-            text_hash: Sources::of(model)?.hash(model),
+            text_hash: sources.hash(model),
             sms: device.sms,
             has_clusters: device.compute >= FIRST_WITH_CLUSTERS,
             experts: model.spec.max_experts() as u32,
             kv_heads: model.spec.kv_heads as u32,
+            stamps: None,
         })
     }
 
@@ -99,6 +126,24 @@ impl Kernels {
     #[must_use]
     pub fn resources(&self) -> &HashMap<&'static str, Resources> {
         &self.resources
+    }
+
+    /// Gives the kernels, which must be those of [`Kernels::load_stamped`], room for their stamps.
+    pub(super) fn set_stamps(&mut self, stamps: Stamps) {
+        self.stamps = Some(stamps);
+    }
+
+    /// The launches since then with the stamps of their blocks.
+    pub(super) fn traced(&self) -> Result<(Vec<TracedLaunch>, Vec<TracedBlock>)> {
+        self.stamps.as_ref().map_or_else(|| Ok((Vec::new(), Vec::new())), Stamps::read)
+    }
+
+    /// Names the launches that follow, for traces and for profilers as long as the range lasts.
+    pub(super) fn phase(&self, name: &'static str, layer: Option<usize>) -> Range {
+        if let Some(stamps) = &self.stamps {
+            stamps.begin_phase(name, layer);
+        }
+        Range::new(|| name.to_owned())
     }
 
     /// The launch grid of a kernel.
@@ -154,9 +199,18 @@ impl Kernels {
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as u32,
         };
-        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        let stamps = &self.stamps;
+        let block_trace =
+            stamps.as_ref().map(|room| room.launch(info.name, [x, y, z])).transpose()?;
+        let block_trace = block_trace.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut arguments = [
+            std::ptr::from_ref(params).cast_mut().cast::<c_void>(),
+            block_trace.cast_mut().cast::<c_void>(),
+        ];
         // SAFETY: `P` is the struct that this kernel was generated for (`Kernel<P>`, and the unit asserts its layout);
-        // the driver copies it before the call returns. Its addresses are buffers that the backend owns.
+        // the driver copies it before the call returns, and the second argument too if the kernel has stamps (no other
+        // kernel has a second parameter, and kernels with stamps have room for them). Addresses in both are buffers that
+        // the backend owns.
         let status = unsafe {
             sys::cuLaunchKernelEx(
                 &config,

@@ -20,10 +20,13 @@ mod limits;
 mod memory;
 mod memory_budget;
 pub mod nvrtc;
+mod nvtx;
 pub mod pack;
 mod query_tiles;
 mod sources;
 mod staging;
+mod stamps;
+pub mod trace;
 mod weights;
 mod workspace;
 
@@ -39,6 +42,7 @@ pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
 pub use memory_budget::{memory_budget, memory_budget_without_device};
 pub use sources::{Sources, emit, plan_hash};
+pub use stamps::{TracedBlock, TracedLaunch};
 
 use crate::backend::{
     Backend, Input, LayerActivations, Limits, Progress, Sequence, Step, StepOutput, StepTime,
@@ -51,6 +55,7 @@ use cache::DeviceCache;
 use clock::{Clock, Marks};
 use forward::{Pass, StepInputs, StepRun};
 use memory::{Buffer, Pinned, device_error};
+use nvtx::Range;
 use staging::{Arrays, Staging};
 use weights::DeviceWeights;
 use workspace::Workspace;
@@ -68,6 +73,8 @@ pub struct CudaBackend {
     pass: Pass,
     /// By number of tokens, [`Workspace::logit_rows`] at most.
     graphs: HashMap<usize, DecodeGraph>,
+    /// Whether steps are replayed as graphs where they can be.
+    use_graphs: bool,
     free: Vec<Staged>,
     in_flight: VecDeque<InFlight>,
     clock: Clock,
@@ -149,6 +156,7 @@ impl CudaBackend {
             pass: Pass { model, stream, kernels, weights, cache, workspace },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
+            use_graphs: use_graphs()?,
             free: Vec::new(),
             in_flight: VecDeque::new(),
             clock: Clock::new(),
@@ -207,6 +215,10 @@ impl CudaBackend {
     /// Sends a staged step's words, launches it and starts the copy of the sampled tokens; gives its end, and the rows and activations
     /// that were waited for.
     fn launch(&mut self, step: &Step<'_>, staged: &mut Staged) -> Result<Launched> {
+        let _range = Range::new(|| {
+            let regime = self.pass.model.schedule(staged.staging.tokens).regime;
+            format!("{} step", regime.name())
+        });
         self.send(&staged.staging)?;
         staged.marks.begin(&self.pass.stream)?;
 
@@ -215,7 +227,11 @@ impl CudaBackend {
             && staging.wanted.is_empty()
             && !step.capture_activations;
         let (rows, activations) = if samples_all {
-            self.replay(staging.tokens)?;
+            if self.use_graphs {
+                self.replay(staging.tokens)?;
+            } else {
+                self.decode_step(staging.tokens)?;
+            }
             (Vec::new(), Vec::new())
         } else {
             self.eager_step(staging, step.capture_activations)?
@@ -322,6 +338,19 @@ impl CudaBackend {
 
     fn synchronize(&self) -> Result<()> {
         self.pass.stream.synchronize().map_err(device_error("finish a step"))
+    }
+}
+
+/// Whether `OSSMITH_GRAPHS` lets steps be replayed as graphs. A profiler that shows a graph as one launch sees each kernel
+/// without them.
+fn use_graphs() -> Result<bool> {
+    match std::env::var("OSSMITH_GRAPHS").as_deref() {
+        Err(_) | Ok("" | "on") => Ok(true),
+        Ok("off") => Ok(false),
+        Ok(other) => Err(Error::invalid_option(
+            "OSSMITH_GRAPHS",
+            format!("it is `{other}`: set it to on or off, or leave it unset"),
+        )),
     }
 }
 

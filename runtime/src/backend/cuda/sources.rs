@@ -5,15 +5,17 @@
 //! relies on: [`edits`] refuses text that does not match the model's plan.
 
 mod edits;
+mod stamps;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use ossmith_plan::{Model, Unit};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+pub(super) use stamps::{BlockTrace, RECORD_WORDS};
 
 /// The file of an emitted folder that says what it was emitted for.
 const MANIFEST: &str = "manifest.json";
@@ -181,6 +183,25 @@ impl Sources {
             .map(|&(path, text)| (path, edits.remove(path).map_or(Cow::Borrowed(text), Cow::Owned)))
             .collect();
         Sources { units: edits, headers }
+    }
+
+    /// The same text with stamps in the kernels of `model`'s steps, for a trace.
+    ///
+    /// # Errors
+    /// [`Error::KernelSource`] for an edited kernel of another form.
+    pub(super) fn stamped(mut self, model: &Model) -> Result<Sources> {
+        let infos = model.schedules.iter().flat_map(ossmith_plan::Schedule::infos);
+        let names: BTreeSet<&str> = infos.map(|info| info.name).collect();
+        for unit in model.units.iter().filter(|unit| names.contains(unit.name)) {
+            let text =
+                stamps::stamped(unit, &self.unit(unit)).map_err(|problem| Error::KernelSource {
+                    path: file_of(unit).into(),
+                    problem: format!("{problem}, so it has no trace"),
+                })?;
+            self.units.insert(file_of(unit), text);
+        }
+        self.headers.push((stamps::HEADER, Cow::Borrowed(stamps::HEADER_TEXT)));
+        Ok(self)
     }
 
     /// A unit's text.

@@ -11,7 +11,7 @@ use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::{Value, json};
 
 use super::super::table;
-use super::{check_context, count, load, picture};
+use super::{check_context, count, load, picture, trace};
 use crate::model::ModelArgs;
 use crate::output;
 
@@ -37,6 +37,10 @@ pub(super) struct Decode {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Also trace the first of these steps: which phase ran on which SM from when to when, block by block, in Chrome's trace
+    /// format, which ui.perfetto.dev and `ossmith report` open. The kernels are compiled again with time stamps.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Also draw where the first of these steps spends its time, against the roofline, as an SVG picture.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -44,7 +48,9 @@ pub(super) struct Decode {
 
 impl Decode {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        self.svg.as_deref().map_or(Ok(()), output::check)?;
+        for file in self.svg.iter().chain(&self.trace) {
+            output::check(file)?;
+        }
         let pairs: Vec<(usize, usize)> = self
             .batch
             .iter()
@@ -70,6 +76,9 @@ impl Decode {
             let title = format!("{} on {}", self.model.model, backend.device().name);
             std::fs::write(path, picture::roofline(&title, times))
                 .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if let (Some(path), Some(times)) = (&self.trace, all.first()) {
+            trace::write(&mut backend, &self.model.model.to_string(), &times.shape, &self.sampling, path)?;
         }
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -32,7 +32,6 @@ pub(super) struct Prefill {
 
 impl Prefill {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        const REPEATS: usize = 7;
         let longest = self.tokens.iter().copied().max().unwrap_or(1);
         check_context(&self.model.shape()?.spec, longest, "--tokens")?;
         let chunk = self.chunk.min(longest);
@@ -40,20 +39,12 @@ impl Prefill {
         let limits = Limits::for_sequences(1, longest).with_max_step_tokens(chunk);
         let (mut backend, load_s) = load(&self.model, limits, self.device)?;
         let vocab = self.model.shape()?.spec.vocab;
-        let prompt: Vec<u32> = (0..longest).map(|i| (i * 7919 % vocab) as u32).collect();
+        let prompt = prompt(vocab, longest);
         let table: Vec<u32> = (0..pages as u32).collect();
         let mut out = std::io::stdout().lock();
         let mut runs = Vec::new();
         for &tokens in &self.tokens {
-            let mut times = Vec::new();
-            for _ in 0..REPEATS {
-                let begin = Instant::now();
-                prefill(&mut backend, &prompt[..tokens], &table, chunk)?;
-                times.push(begin.elapsed().as_secs_f64() * 1e3);
-            }
-            times.remove(0);
-            times.sort_by(f64::total_cmp);
-            let median = times[times.len() / 2];
+            let median = median_ms(&mut backend, &prompt[..tokens], &table, chunk)?;
             runs.push(json!({ "tokens": tokens, "median_ms": median, "tokens_per_s": tokens as f64 * 1e3 / median }));
             if !self.json {
                 writeln!(
@@ -70,6 +61,30 @@ impl Prefill {
         }
         Ok(())
     }
+}
+
+/// A prompt of `length` tokens whose routing is as diverse as the weights make it.
+pub(super) fn prompt(vocab: usize, length: usize) -> Vec<u32> {
+    (0..length).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+/// Median time of a prompt to its first token, in milliseconds; the first of seven is not counted.
+pub(super) fn median_ms(
+    backend: &mut CudaBackend,
+    prompt: &[u32],
+    pages: &[u32],
+    chunk: usize,
+) -> anyhow::Result<f64> {
+    const REPEATS: usize = 7;
+    let mut times = Vec::new();
+    for _ in 0..REPEATS {
+        let begin = Instant::now();
+        prefill(backend, prompt, pages, chunk)?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    times.remove(0);
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
 }
 
 fn prefill(

@@ -35,6 +35,7 @@ impl Pass {
         step: &StepRun,
         range: Range<usize>,
     ) -> Result<()> {
+        let _range = self.kernels.phase(phase.name, None);
         let (workspace, count) = (&self.workspace, range.len());
         let extent = self.extent(count);
         // As few or as many rows as there are: their unembedding may be another schedule's than the step's.
