@@ -21,7 +21,7 @@ use crate::failure::fail;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 
-/// Time steps on a CUDA device (decode, prefill), the engine on any (throughput, latency), or a server (serve).
+/// Time steps on a CUDA device (decode, prefill), the engine on any (throughput, latency), or a server (serve, sweep), and hold speeds against the contract.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -35,6 +35,7 @@ enum What {
     /// One prompt, from its first token to the first sampled token.
     Prefill(prefill::Prefill),
     Serve(Box<bench_serve::Args>),
+    Sweep(Box<bench_serve::SweepArgs>),
     Contract(contract::Args),
     Throughput(throughput::Args),
     Latency(latency::Args),
@@ -46,6 +47,7 @@ impl Args {
             What::Decode(args) => args.run(),
             What::Prefill(args) => args.run(),
             What::Serve(args) => args.run(),
+            What::Sweep(args) => args.run(),
             What::Contract(args) => args.run(),
             What::Throughput(args) => args.run(),
             What::Latency(args) => args.run(),

@@ -8,6 +8,7 @@ use anyhow::Context;
 use ossmith::unstable::cuda::nvrtc::{self, Cubin};
 use ossmith::unstable::cuda::{self, CubinCache, Sources};
 use ossmith_plan::{Arch, Axis, KernelInfo, Model, PhaseTotal, Section, StepShape, Unit};
+use serde_json::{Value, json};
 
 use super::table;
 use crate::failure::fail;
@@ -233,12 +234,41 @@ struct List {
     model: ModelArgs,
     #[command(flatten)]
     target: Target,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 impl List {
     fn run(self) -> anyhow::Result<()> {
         let model = &self.model.shape()?.on(self.target.compute()?);
         let (cubins, _) = compiled(model, &self.target)?;
+        if self.json {
+            let kernels: Vec<Value> = model
+                .launched()
+                .into_iter()
+                .zip(&cubins)
+                .map(|(unit, cubin)| {
+                    let (info, resources) = (info_of(model, unit.name), cubin.resources);
+                    json!({
+                        "kernel": unit.name,
+                        "grid": info.map(|info| grid(&info)),
+                        "threads": info.map(|info| info.threads),
+                        "shared_bytes": info.map(|info| info.shared_bytes),
+                        "registers": resources.registers,
+                        "max_registers": unit.max_registers,
+                        "stack_bytes": resources.stack_bytes,
+                        "spill_bytes": resources.spill_bytes,
+                        "cubin_bytes": cubin.image.len(),
+                    })
+                })
+                .collect();
+            let list = json!({
+                "bench": "kernels", "model": self.model.model, "arch": self.target.arch, "kernels": kernels,
+            });
+            writeln!(std::io::stdout().lock(), "{list}")?;
+            return Ok(());
+        }
         let rows: Vec<Vec<String>> = model
             .launched()
             .into_iter()

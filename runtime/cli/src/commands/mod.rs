@@ -13,6 +13,7 @@ mod kernels;
 mod logits;
 mod pull;
 mod random;
+mod report;
 mod serve;
 mod statistics;
 mod table;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Fit(fit::Args),
+    Report(report::Args),
     Serve(Box<serve::Args>),
     Pull(pull::Args),
     Doctor(doctor::Args),
@@ -54,6 +56,7 @@ impl Command {
             Command::Bench(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Fit(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Serve(args) => args.run(),
             Command::Pull(args) => args.run(),
             Command::Doctor(args) => args.run(),

@@ -9,4 +9,5 @@ mod common;
 mod fit;
 mod hub;
 mod nano;
+mod results;
 mod serve;

@@ -3,6 +3,7 @@
 
 mod client;
 mod stats;
+mod sweep;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::commands::table;
 use crate::failure::fail;
 use crate::output;
 use client::{Target, Timed};
+pub(crate) use sweep::SweepArgs;
 
 /// Which API is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -150,27 +152,30 @@ impl Args {
         if self.save_result {
             output::check_folder(&self.result_dir)?;
         }
-        let bounds = stats::bounds(&self.goodput)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let (model, runs, duration) = runtime.block_on(self.load())?;
-        let mut report = stats::report(&runs, duration, &self.metric_percentiles, &bounds);
-        self.describe(&model, &mut report);
+        let report = self.measure()?;
         self.print(&report)?;
         if self.save_result {
-            let path = self.result_path(&model);
+            let path = self.result_path(report["model_id"].as_str().unwrap_or_default());
             std::fs::write(&path, format!("{report}\n"))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let failed = runs.iter().filter(|run| run.error.is_some()).count();
-        if let Some(why) =
-            runs.iter().find_map(|run| run.error.as_deref()).filter(|_| failed == runs.len())
-        {
+        if let Some(why) = report["errors"][0].as_str().filter(|_| report["completed"] == 0) {
             return Err(fail(
                 format!("every request failed: {why}"),
                 "check --base-url, --endpoint, --model and the key",
             ));
         }
         Ok(())
+    }
+
+    /// Puts the load on the server; gives the figures under vLLM's keys.
+    fn measure(&self) -> anyhow::Result<Value> {
+        let bounds = stats::bounds(&self.goodput)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let (model, runs, duration) = runtime.block_on(self.load())?;
+        let mut report = stats::report(&runs, duration, &self.metric_percentiles, &bounds);
+        self.describe(&model, &mut report);
+        Ok(report)
     }
 
     /// Sends all requests, and waits for their answers.
