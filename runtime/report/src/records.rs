@@ -207,7 +207,7 @@ fn build_of(file: &str) -> String {
     at.map_or_else(|| "this run".to_owned(), |at| parts[at..=at + 1].join("/"))
 }
 
-/// Reads files, and every `.json` file in and below folders, in the order of their names. Files that are no results are
+/// Reads files, and every `.json` file in and below folders, folder by folder, short names first. Files that are no results are
 /// left out where they were found in a folder, and refused where they were named.
 ///
 /// # Errors
@@ -218,7 +218,10 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Record>> {
         if path.is_dir() {
             let mut files = Vec::new();
             walk(path, &mut files)?;
-            files.sort();
+            // Of names that begin alike the plain one first: `decode.json` before `decode-before.json`.
+            files.sort_by_key(|file| {
+                (file.parent().map(Path::to_owned), file.as_os_str().len(), file.clone())
+            });
             for file in files {
                 let text = text_of(&file)?;
                 // Some files hold one object per line; none of those is a result that this crate reads.

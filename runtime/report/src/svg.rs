@@ -17,11 +17,18 @@ svg.chart .f0{fill:var(--c0)}svg.chart .f1{fill:var(--c1)}svg.chart .f2{fill:var
 svg.chart .f4{fill:var(--c4)}svg.chart .f5{fill:var(--c5)}svg.chart .f6{fill:var(--c6)}svg.chart .f7{fill:var(--c7)}
 svg.chart .s0{stroke:var(--c0)}svg.chart .s1{stroke:var(--c1)}svg.chart .s2{stroke:var(--c2)}svg.chart .s3{stroke:var(--c3)}\
 svg.chart .s4{stroke:var(--c4)}svg.chart .s5{stroke:var(--c5)}svg.chart .s6{stroke:var(--c6)}svg.chart .s7{stroke:var(--c7)}
-svg.chart .faint{opacity:.35}
+svg.chart .faint{opacity:.35}svg.chart .second{opacity:.55}
 ";
 
 /// Colours that there are.
 pub const COLOURS: usize = 8;
+
+/// The class of the `index`th of several things: colours repeat in a second, paler round.
+#[must_use]
+pub fn fill(index: usize) -> String {
+    let round = if index / COLOURS % 2 == 1 { " second" } else { "" };
+    format!("f{}{round}", index % COLOURS)
+}
 
 /// Where a text is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

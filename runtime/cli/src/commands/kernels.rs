@@ -264,7 +264,7 @@ impl List {
                 })
                 .collect();
             let list = json!({
-                "bench": "kernels", "model": self.model.model, "arch": self.target.arch, "kernels": kernels,
+                "bench": "kernels", "model": self.model.model.to_string(), "arch": self.target.arch, "kernels": kernels,
             });
             writeln!(std::io::stdout().lock(), "{list}")?;
             return Ok(());

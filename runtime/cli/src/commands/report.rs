@@ -36,7 +36,10 @@ impl Args {
         let ending = self.out.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         if !["html", "md"].contains(&ending) {
             let message = format!("{} ends neither with .html nor with .md", self.out.display());
-            return Err(fail(message, "name the page report.html, or report.md for Markdown"));
+            return Err(fail(
+                message,
+                "name the page report.html, or with the ending .md for Markdown",
+            ));
         }
         let (found, origin) = if !self.from.is_empty() {
             let names: Vec<String> =

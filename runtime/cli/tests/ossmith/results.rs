@@ -83,7 +83,7 @@ fn what_is_no_contract_or_no_result_is_refused() {
 fn a_report_is_one_page_or_markdown_with_pictures_beside_it() {
     let folder = Folder::empty();
     let (page, text, pictures) =
-        (folder.path("report.html"), folder.path("report.md"), folder.path("pictures"));
+        (folder.path("report.html"), folder.path("README.md"), folder.path("pictures"));
     ossmith(&["report", "--from", &results(), "--out", &page]).assert().success();
     let html = read(&page);
     assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"));

@@ -12,7 +12,7 @@ pub use stacks::{Stack, stacks};
 pub use timeline::timeline;
 pub use trend::{Line, trend};
 
-use crate::svg::{Anchor, Picture, Scale, label};
+use crate::svg::{Anchor, Picture, Scale, fill, label};
 
 /// The frame that the axes of a picture bound, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,7 +52,7 @@ fn legend(picture: &mut Picture, frame: &Frame, top: f64, names: &[String], colu
     for (index, name) in names.iter().enumerate() {
         let x = frame.left + (index % columns) as f64 * width;
         let y = top + (index / columns) as f64 * 18.0;
-        picture.rect(x, y, 11.0, 11.0, &format!("f{}", index % crate::svg::COLOURS), "");
+        picture.rect(x, y, 11.0, 11.0, &fill(index), "");
         picture.text(x + 17.0, y + 10.0, Anchor::Start, "", name);
     }
 }

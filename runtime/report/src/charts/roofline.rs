@@ -2,7 +2,7 @@
 //! roofs of the card.
 
 use super::{Frame, legend};
-use crate::svg::{Anchor, COLOURS, Picture, Scale};
+use crate::svg::{Anchor, Picture, Scale, fill};
 
 /// The roofs of a card.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,8 +71,8 @@ pub fn roofline(name: &str, title: &str, roofs: Roofs, dots: &[Dot]) -> Picture 
     );
     let memory_name = format!("{:.0} GB/s", roofs.gb_per_s);
     picture.text(
-        x.at(enters) + 10.0,
-        y.at(memory(enters)) - 14.0,
+        x.at(enters * 3.0) + 12.0,
+        y.at(memory(enters * 3.0)) + 26.0,
         Anchor::Start,
         "dim",
         &memory_name,
@@ -85,7 +85,7 @@ pub fn roofline(name: &str, title: &str, roofs: Roofs, dots: &[Dot]) -> Picture 
         &format!("{:.0} TFLOP/s", roofs.tflops),
     );
     for dot in &dots {
-        let colour = groups.iter().position(|group| *group == dot.group).unwrap_or(0) % COLOURS;
+        let colour = groups.iter().position(|group| *group == dot.group).unwrap_or(0);
         let roof = roofs.tflops.min(memory(intensity(dot)));
         let note = format!(
             "{}: {:.1} TFLOP/s, {:.0} GB/s, {:.0} % of the roof",
@@ -94,7 +94,7 @@ pub fn roofline(name: &str, title: &str, roofs: Roofs, dots: &[Dot]) -> Picture 
             dot.bytes / dot.ms / 1e6,
             100.0 * rate(dot) / roof
         );
-        picture.point(x.at(intensity(dot)), y.at(rate(dot)), 5.0, &format!("f{colour}"), &note);
+        picture.point(x.at(intensity(dot)), y.at(rate(dot)), 5.0, &fill(colour), &note);
     }
     legend(&mut picture, &frame, frame.bottom + 44.0, &groups, COLUMNS);
     picture

@@ -1,7 +1,7 @@
 //! Where steps spend their time: a bar per step, its phases beside each other, and the roofline as a mark.
 
 use super::{Frame, legend};
-use crate::svg::{Anchor, COLOURS, Picture, Scale};
+use crate::svg::{Anchor, Picture, Scale, fill};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,12 +27,11 @@ pub fn stacks(name: &str, title: &str, stacks: &[Stack]) -> Picture {
             names.push(part.clone());
         }
     }
-    // Colours repeat where there are more phases than colours.
     let bottom = 52.0 + ROW * stacks.len() as f64;
     let height = bottom + 20.0 + 18.0 * (names.len().div_ceil(COLUMNS) + 1) as f64;
     let mut picture = Picture::new(name, title, 960.0, height);
     picture.text(16.0, 22.0, Anchor::Start, "title", title);
-    let frame = Frame { left: 110.0, top: 44.0, right: 870.0, bottom };
+    let frame = Frame { left: 110.0, top: 44.0, right: 838.0, bottom };
     for (row, stack) in stacks.iter().enumerate() {
         let y = frame.top + ROW * row as f64;
         let sum: f64 = stack.parts.iter().map(|(_, us)| us.max(0.0)).sum();
@@ -42,16 +41,9 @@ pub fn stacks(name: &str, title: &str, stacks: &[Stack]) -> Picture {
         let mut from = 0.0;
         for (part, us) in &stack.parts {
             let us = us.max(0.0);
-            let colour = names.iter().position(|name| name == part).unwrap_or(0) % COLOURS;
+            let colour = names.iter().position(|name| name == part).unwrap_or(0);
             let note = format!("{part}: {us:.0} µs, {:.0} % of the step", 100.0 * us / stack.us);
-            picture.rect(
-                x.at(from),
-                y,
-                x.at(from + us) - x.at(from),
-                20.0,
-                &format!("f{colour}"),
-                &note,
-            );
+            picture.rect(x.at(from), y, x.at(from + us) - x.at(from), 20.0, &fill(colour), &note);
             from += us;
         }
         let rest = (whole - sum).max(0.0);
@@ -84,8 +76,8 @@ mod tests {
         let parts = vec![("a".to_owned(), 30.0), ("b".to_owned(), 50.0), ("c".to_owned(), -1.0)];
         let stack = Stack { name: "batch 1".into(), parts, us: 100.0, roofline_us: 75.0 };
         let svg = stacks("s", "steps", &[stack]).inline();
-        // 760 pixels are 100 µs.
-        for width in ["228.00", "380.00", "152.00", "0.00"] {
+        // 728 pixels are 100 µs.
+        for width in ["218.40", "364.00", "145.60", "0.00"] {
             assert!(svg.contains(&format!("width=\"{width}\"")), "{width}: {svg}");
         }
         assert!(

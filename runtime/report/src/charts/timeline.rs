@@ -1,7 +1,7 @@
 //! A traced step: every phase over time, and below it the SMs block by block for two layers in the middle.
 
 use super::{Frame, legend};
-use crate::svg::{Anchor, COLOURS, Picture, Scale};
+use crate::svg::{Anchor, Picture, Scale, fill};
 use crate::trace::StepTrace;
 
 /// Height of one SM's line.
@@ -14,8 +14,7 @@ const PHASE_HEIGHT: f64 = 18.0;
 pub fn timeline(name: &str, trace: &StepTrace) -> Picture {
     const COLUMNS: usize = 4;
     let phases = trace.phases();
-    let colour =
-        |phase: &str| phases.iter().position(|known| *known == phase).unwrap_or(0) % COLOURS;
+    let colour = |phase: &str| phases.iter().position(|known| *known == phase).unwrap_or(0);
     let overview = Frame {
         left: 170.0,
         top: 66.0,
@@ -60,7 +59,7 @@ pub fn timeline(name: &str, trace: &StepTrace) -> Picture {
                     y + 3.0,
                     width,
                     PHASE_HEIGHT - 6.0,
-                    &format!("f{}", colour(phase)),
+                    &fill(colour(phase)),
                     &note,
                 );
             }
@@ -89,7 +88,7 @@ pub fn timeline(name: &str, trace: &StepTrace) -> Picture {
         // Blocks that share an SM share its line.
         let height = SM_HEIGHT * 0.9 / of as f64;
         let y = detail.top + SM_HEIGHT * f64::from(block.sm) + height * lane as f64;
-        let class = format!("f{}", colour(&launch.phase));
+        let class = fill(colour(&launch.phase));
         let (start, ready, end) = (x.at(block.start_us), x.at(block.ready_us), x.at(block.end_us));
         if ready > start {
             picture.rect(start, y, ready - start, height, &format!("{class} faint"), "");

@@ -121,7 +121,8 @@ impl Args {
         let mut kept = Vec::new();
         for model in models {
             let of_model: Vec<&Case> = cases.iter().filter(|case| case.model == model).collect();
-            let args = ModelArgs { model: format!("synthetic:{model}"), weights_seed: 0 };
+            let args =
+                ModelArgs { model: format!("synthetic:{model}").as_str().into(), weights_seed: 0 };
             let (mut backend, _) = load(&args, limits(&of_model), self.device)?;
             for case in of_model {
                 let reached = time(&mut backend, &args, case)?;

@@ -78,7 +78,13 @@ impl Decode {
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         if let (Some(path), Some(times)) = (&self.trace, all.first()) {
-            trace::write(&mut backend, &self.model.model.to_string(), &times.shape, &self.sampling, path)?;
+            trace::write(
+                &mut backend,
+                &self.model.model.to_string(),
+                &times.shape,
+                &self.sampling,
+                path,
+            )?;
         }
         let mut out = std::io::stdout().lock();
         if self.json {
