@@ -6,8 +6,9 @@ use std::time::Duration;
 
 /// Less than this is not worth the work.
 pub(crate) const WORTH_BYTES: usize = 1 << 20;
-/// How often memory is given back at most, which also lets a burst end first.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Time from the release until memory is given back, and until what was released since is given back too: the answer of a
+/// large request goes after its body.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(4)];
 
 #[derive(Default)]
 struct Released {
@@ -38,9 +39,11 @@ impl Released {
                 any = self.wake.wait(any).unwrap_or_else(PoisonError::into_inner);
             }
             drop(any);
-            std::thread::sleep(PAUSE);
-            *self.any.lock().unwrap_or_else(PoisonError::into_inner) = false;
-            ossmith::unstable::release_memory();
+            for pause in PAUSES {
+                std::thread::sleep(pause);
+                *self.any.lock().unwrap_or_else(PoisonError::into_inner) = false;
+                ossmith::unstable::release_memory();
+            }
         }
     }
 }

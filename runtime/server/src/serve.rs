@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::backend::GenerationBackend;
 use crate::config::Config;
+use crate::memory;
 use crate::router;
 use crate::state::AppState;
 
@@ -22,6 +23,9 @@ use crate::state::AppState;
 const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Time until a connection is accepted again where that failed, as it does where no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// After so many connections memory is given back: a burst of them leaves many small pieces.
+const RELEASE_CONNECTIONS: u64 = 1000;
 
 /// Serves until `stop` is ready. Then no new request is accepted, those in flight get the configured time, and the rest is cut
 /// off.
@@ -43,7 +47,7 @@ pub async fn serve(
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
-    loop {
+    for number in 1_u64.. {
         let socket = tokio::select! {
             socket = accept(&listener) => socket,
             () = &mut stop => break,
@@ -51,6 +55,9 @@ pub async fn serve(
         let service = TowerToHyperService::new(router.clone());
         let connection = http.serve_connection(TokioIo::new(socket), service);
         let connection = connections.watch(connection);
+        if number.is_multiple_of(RELEASE_CONNECTIONS) {
+            memory::released();
+        }
         tokio::spawn(async move {
             // What a client does to its connection is no concern of ours.
             let _ = connection.await;

@@ -155,10 +155,11 @@ impl std::error::Error for Busy {}
 
 /// Waits before a try of this number: as long as the hub wants, else ever longer.
 pub(super) fn pause(tries: u32, wanted: Option<Duration>) {
-    let time = wanted.map_or(Duration::from_millis(200 << (2 * tries)), |time| time.min(MAX_PAUSE));
-    if time > Duration::from_secs(2) {
-        note!("the hub is busy; trying again in {} s", time.as_secs());
-    }
+    let Some(time) = wanted else {
+        return std::thread::sleep(Duration::from_millis(200 << (2 * tries)));
+    };
+    let time = time.min(MAX_PAUSE);
+    note!("the hub is busy; trying again in {} s", time.as_secs());
     std::thread::sleep(time);
 }
 

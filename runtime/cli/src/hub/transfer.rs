@@ -107,7 +107,13 @@ fn part(
                 "run it again",
             ));
         }
-        out.write_all(&buffer[..count])?;
+        out.write_all(&buffer[..count]).map_err(|why| {
+            // Not as an I/O error, which would be worth another try.
+            fail(
+                format!("cannot write {}: {why}", unfinished.display()),
+                "make room, and run it again: what was downloaded is kept",
+            )
+        })?;
         done += count as u64;
         show(done);
     }

@@ -230,6 +230,18 @@ fn what_cannot_end_well_is_refused_before_it_begins() {
         (&["bench", "throughput", "--output-json", nowhere], "no folder /no/such/folder"),
         (&["bench", "throughput", "--output-json", "/"], "/ is a folder"),
         (&["bench", "decode", "--svg", nowhere], "no folder /no/such/folder"),
+        (
+            &["bench", "decode", "--model", "synthetic:gpt-oss-20b", "--context", "131072"],
+            "131073 tokens, but the context of gpt-oss-20b is 131072",
+        ),
+        (
+            &["bench", "prefill", "--model", "synthetic:gpt-oss-20b", "--tokens", "131073"],
+            "the context of gpt-oss-20b is 131072",
+        ),
+        (
+            &["bench", "latency", "--backend", "cpu", "--input-len", "200000"],
+            "the context of nano is",
+        ),
         (&["bench", "serve", "--save-result", "--result-dir", nowhere], "no folder /no/such"),
         (&["bench", "serve", "--request-rate", "1e-30"], "--request-rate is 0.0"),
         (&["bench", "serve", "--request-rate", "nan"], "--request-rate is NaN"),

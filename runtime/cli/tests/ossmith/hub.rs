@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use assert_cmd::Command;
@@ -25,6 +26,12 @@ struct Faults {
     damaged: Option<&'static str>,
     /// Ranges are not known.
     no_ranges: bool,
+    /// How many requests for weights are answered with 429, and a second to wait.
+    busy: usize,
+    /// Weights are at the same address under another port.
+    other_port: bool,
+    /// Transfers of weights stop after their first bytes.
+    stalls: bool,
 }
 
 struct Hub {
@@ -43,28 +50,35 @@ impl Hub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let requested = Arc::new(Mutex::new(Vec::new()));
-        let log = requested.clone();
-        std::thread::spawn(move || {
-            let mut faults = faults;
-            for socket in listener.incoming() {
-                answer(socket.unwrap(), &mut faults, &log);
-            }
-        });
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let elsewhere = format!("http://{}", other.local_addr().unwrap());
+        for listener in [listener, other] {
+            let (log, elsewhere) = (requested.clone(), elsewhere.clone());
+            std::thread::spawn(move || {
+                let mut faults = faults;
+                for socket in listener.incoming() {
+                    answer(socket.unwrap(), &mut faults, &elsewhere, &log);
+                }
+            });
+        }
         Hub { endpoint, cache: tempfile::tempdir().unwrap(), requested }
     }
 
-    fn pull(&self, name: &str) -> (bool, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ossmith"));
-        let output = command
+    fn command(&self, name: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ossmith"));
+        command
             .args(["pull", name])
             .env("HF_ENDPOINT", &self.endpoint)
             .env("HF_HOME", self.cache.path())
             .env("HF_TOKEN", "secret")
             .env_remove("HF_HUB_CACHE")
             .env_remove("HF_HUB_OFFLINE")
-            .env("NO_PROXY", "127.0.0.1")
-            .output()
-            .unwrap();
+            .env("NO_PROXY", "127.0.0.1");
+        command
+    }
+
+    fn pull(&self, name: &str) -> (bool, String, String) {
+        let output = self.command(name).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         (output.status.success(), text(&output.stdout), text(&output.stderr))
     }
@@ -74,7 +88,7 @@ impl Hub {
     }
 }
 
-fn answer(mut socket: TcpStream, faults: &mut Faults, log: &Mutex<Vec<String>>) {
+fn answer(mut socket: TcpStream, faults: &mut Faults, elsewhere: &str, log: &Mutex<Vec<String>>) {
     let mut lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap().to_owned();
@@ -95,7 +109,13 @@ fn answer(mut socket: TcpStream, faults: &mut Faults, log: &Mutex<Vec<String>>) 
     }
     // Large files are elsewhere, as they are on the real hub.
     if path.ends_with("/model.safetensors") && path.contains("/resolve/") {
-        write!(socket, "HTTP/1.1 302 Found\r\nLocation: /elsewhere/weights\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        if faults.busy > 0 {
+            faults.busy -= 1;
+            write!(socket, "HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+            return;
+        }
+        let host = if faults.other_port { elsewhere } else { "" };
+        write!(socket, "HTTP/1.1 302 Found\r\nLocation: {host}/elsewhere/weights\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
         return;
     }
     let mut content = match path.as_str() {
@@ -115,6 +135,11 @@ fn answer(mut socket: TcpStream, faults: &mut Faults, log: &Mutex<Vec<String>>) 
         }
         None => (200, content),
     };
+    if path == "/elsewhere/weights" && faults.stalls {
+        send(&mut socket, status, &part, Some(1000));
+        std::thread::sleep(std::time::Duration::from_secs(60));
+        return;
+    }
     let breaks = path == "/elsewhere/weights" && faults.broken > 0;
     faults.broken -= usize::from(breaks);
     send(&mut socket, status, &part, breaks.then_some(part.len() / 2));
@@ -173,6 +198,49 @@ fn a_model_is_fetched_once_and_whole() {
         assert_eq!(hub.pull("owner/small").1, folder.display().to_string());
         assert_eq!(hub.requested("").len(), before, "nothing is requested again");
     }
+}
+
+#[test]
+fn the_token_stays_with_the_hub() {
+    for (other_port, token) in [(false, "[Bearer secret]"), (true, "[]")] {
+        let hub = Hub::start(Faults { other_port, ..Faults::default() });
+        let (good, _, stderr) = hub.pull("owner/small");
+        assert!(good, "{stderr}");
+        let seen = hub.requested("/elsewhere/weights");
+        assert!(!seen.is_empty() && seen.iter().all(|line| line.ends_with(token)), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_busy_hub_gets_the_time_it_wants() {
+    let hub = Hub::start(Faults { busy: 2, ..Faults::default() });
+    let begin = std::time::Instant::now();
+    let (good, _, stderr) = hub.pull("owner/small");
+    assert!(good, "{stderr}");
+    assert!(begin.elapsed().as_millis() >= 2000, "twice a second: {:?}", begin.elapsed());
+    let hub = Hub::start(Faults { busy: 99, ..Faults::default() });
+    let (good, _, stderr) = hub.pull("owner/small");
+    assert!(!good && stderr.contains("status 429"), "{stderr}");
+}
+
+#[test]
+fn an_interrupt_ends_a_stalled_download_at_once() {
+    let hub = Hub::start(Faults { stalls: true, ..Faults::default() });
+    let mut command = hub.command("owner/small");
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let part = hub
+        .cache
+        .path()
+        .join(format!("hub/models--owner--small/blobs/{WEIGHTS_SHA256}.incomplete"));
+    while !part.metadata().is_ok_and(|part| part.len() == 1000) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("what was downloaded is kept"), "{stderr}");
 }
 
 #[test]

@@ -16,6 +16,10 @@ struct Server {
 
 impl Server {
     fn start(extra: &[&str]) -> Server {
+        Server::start_with(extra, Stdio::inherit(), "warn")
+    }
+
+    fn start_with(extra: &[&str], stderr: Stdio, level: &str) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ossmith"))
             .args(["serve", "--backend", "cpu", "--port", "0"])
             .args(if extra.contains(&"--max-model-len") {
@@ -25,10 +29,11 @@ impl Server {
             })
             .args(extra)
             .env_remove("OSSMITH_API_KEY")
-            .env("OSSMITH_LOG", "warn")
+            .env("OSSMITH_LOG", level)
             // What glibc keeps aside for each thread depends on luck; what the server keeps does not.
             .env("MALLOC_ARENA_MAX", "1")
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -114,7 +119,7 @@ fn it_answers_and_stops_when_asked() {
 
 #[test]
 fn hostile_grammars_take_the_server_from_nobody() {
-    let server = Server::start(&["--request-timeout", "20", "--shutdown-timeout", "5"]);
+    let server = Server::start(&["--request-timeout", "120", "--shutdown-timeout", "5"]);
     let ask = |outputs: Value| {
         let message = json!([{"role": "user", "content": "Say x."}]);
         json!({"messages": message, "max_tokens": 8, "reasoning_effort": "none", "structured_outputs": outputs})
@@ -177,7 +182,7 @@ fn load_generators_can_begin_cold() {
 fn keys_are_required() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
-    std::fs::write(&file, "one\n\n two \n").unwrap();
+    std::fs::write(&file, "\u{feff}one\n# the second\n\n two \n").unwrap();
     let server = Server::start(&["--api-key-file", file.to_str().unwrap(), "--api-key", "three"]);
     for (header, status) in [
         ("", 401),
@@ -189,6 +194,84 @@ fn keys_are_required() {
         assert_eq!(server.ask("GET", "/v1/models", header, "").0, status, "{header}");
         assert_eq!(server.ask("GET", "/version", header, "").0, 200);
     }
+}
+
+/// Lines that were dropped, as `/metrics` has it.
+fn dropped_lines(server: &Server) -> f64 {
+    let (_, metrics) = server.ask("GET", "/metrics", "", "");
+    let line = metrics.lines().find(|line| line.starts_with("ossmith:log_lines_dropped_total"));
+    line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    // Every write of this one fails.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let server = Server::start_with(&[], full.into(), "info");
+    for _ in 0..3 {
+        assert_eq!(server.ask("GET", "/health", "", "").0, 200);
+    }
+    assert!(dropped_lines(&server) >= 1.0);
+    assert_eq!(server.stop(), Some(0));
+    // Nobody reads this one, and it fills up.
+    let server = Server::start_with(&[], Stdio::piped(), "ossmith=trace,hyper=trace,info");
+    let long = format!("/{}", "x".repeat(8000));
+    for _ in 0..40 {
+        assert_eq!(server.ask("GET", &long, "", "").0, 404);
+    }
+    let ask = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2});
+    assert_eq!(server.post("/v1/chat/completions", &ask).0, 200);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_key_shares_no_prefix_with_another() {
+    let cached = |server: &Server, key: &str, more: Value| {
+        let mut ask =
+            json!({"prompt": "The secret of Initech is 7731. ".repeat(60), "max_tokens": 1});
+        ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let key = format!("Authorization: Bearer {key}\r\n");
+        let (status, text) = server.ask("POST", "/v1/completions", &key, &ask.to_string());
+        assert_eq!(status, 200, "{text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0)
+    };
+    let server = Server::start(&["--api-key", "a", "b"]);
+    assert_eq!(cached(&server, "a", json!({})), 0);
+    assert!(cached(&server, "a", json!({})) > 0);
+    assert_eq!(cached(&server, "b", json!({})), 0);
+    assert!(cached(&server, "b", json!({})) > 0);
+    assert_eq!(cached(&server, "a", json!({"cache_salt": "x"})), 0);
+    assert!(cached(&server, "a", json!({"cache_salt": "x"})) > 0);
+    let server = Server::start(&["--api-key", "a", "b", "--one-tenant"]);
+    assert_eq!(cached(&server, "a", json!({})), 0);
+    assert!(cached(&server, "b", json!({})) > 0);
+}
+
+#[test]
+fn a_checkpoint_that_is_cut_short_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = root().join("tests/fixtures/tiny");
+    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+        std::fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
+    }
+    let model = folder.path().to_str().unwrap();
+    let mut server =
+        Server::start_with(&["--model", model, "--max-model-len", "512"], Stdio::piped(), "warn");
+    let weights = folder.path().join("model.safetensors");
+    let file = std::fs::OpenOptions::new().write(true).open(&weights).unwrap();
+    file.set_len(0).unwrap();
+    let mut socket = TcpStream::connect(&server.address).unwrap();
+    let body = json!({"prompt": [1, 2, 3], "max_tokens": 4}).to_string();
+    let length = body.len();
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close";
+    write!(socket, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    // No answer comes: the process ends.
+    let _ = socket.read_to_end(&mut Vec::new());
+    assert_eq!(server.child.wait().unwrap().code(), Some(1));
+    let mut said = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("model.safetensors was cut short"), "{said}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::constraint::Constraint;
 use super::grammar::Compiled;
@@ -10,6 +11,10 @@ use super::grammar::Compiled;
 const MAX_ENTRIES: usize = 1024;
 /// Bytes of them: nearly 200 tools of ordinary size.
 const MAX_BYTES: u64 = 48 << 20;
+
+/// How long what was wanted once is kept, and what was wanted again, as an agent's tools are.
+const LIFETIME: Duration = Duration::from_secs(30);
+const LIFETIME_AGAIN: Duration = Duration::from_secs(600);
 
 /// Names a constraint: a digest that nobody can find a second text for.
 pub(super) type Key = [u8; 32];
@@ -20,8 +25,11 @@ pub(super) type Outcome = Result<Arc<Compiled>, String>;
 struct Entry {
     outcome: Outcome,
     bytes: u64,
-    /// When it was last looked up.
+    /// When it was last looked up: which was the last, and at what time.
     used: u64,
+    time: Instant,
+    /// It was looked up since it was put here.
+    again: bool,
 }
 
 /// The least recently used go first.
@@ -37,6 +45,8 @@ impl Cache {
         self.clock += 1;
         let entry = self.entries.get_mut(key)?;
         entry.used = self.clock;
+        entry.time = Instant::now();
+        entry.again = true;
         Some(entry.outcome.clone())
     }
 
@@ -46,7 +56,7 @@ impl Cache {
             return;
         }
         self.clock += 1;
-        let entry = Entry { outcome, bytes, used: self.clock };
+        let entry = Entry { outcome, bytes, used: self.clock, time: Instant::now(), again: false };
         self.bytes += bytes;
         if let Some(old) = self.entries.insert(key, entry) {
             self.bytes -= old.bytes;
@@ -58,6 +68,18 @@ impl Cache {
                 self.bytes -= old.bytes;
             }
         }
+    }
+
+    /// Removes what nobody has wanted for long. The caller drops it where that holds nobody up.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Outcome> {
+        let old = |entry: &Entry| {
+            let lifetime = if entry.again { LIFETIME_AGAIN } else { LIFETIME };
+            now.saturating_duration_since(entry.time) > lifetime
+        };
+        let gone: Vec<Entry> =
+            self.entries.extract_if(|_, entry| old(entry)).map(|(_, entry)| entry).collect();
+        self.bytes -= gone.iter().map(|entry| entry.bytes).sum::<u64>();
+        gone.into_iter().map(|entry| entry.outcome).collect()
     }
 }
 
@@ -126,6 +148,21 @@ mod tests {
             }
         }
         assert_eq!(cache.entries.len(), MAX_ENTRIES);
+    }
+
+    #[test]
+    fn what_nobody_wants_again_goes_first() {
+        let mut cache = Cache::default();
+        for key in 0..2 {
+            cache.put([key; 32], Err(String::new()), 1);
+        }
+        assert!(refused(&mut cache, 0));
+        let now = Instant::now();
+        assert!(cache.expire(now).is_empty());
+        assert_eq!(cache.expire(now + LIFETIME + Duration::from_secs(1)).len(), 1);
+        assert_eq!((cache.bytes, cache.entries.len()), (1, 1));
+        assert_eq!(cache.expire(now + 2 * LIFETIME_AGAIN).len(), 1);
+        assert_eq!(cache.bytes, 0);
     }
 
     #[test]

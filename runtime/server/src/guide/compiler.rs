@@ -33,6 +33,8 @@ const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 2;
 const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone.
 const ABANDON: Duration = Duration::from_secs(30);
+/// How often a thread without work looks for grammars that nobody wants any more.
+const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.
 const LEAST_BYTES: u64 = 256 << 10;
 /// Memory of a refusal: its key and its sentence.
@@ -297,7 +299,15 @@ impl Shared {
                 return None;
             }
             let Some(job) = of(&mut queues).pop() else {
-                queues = self.work.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                let woken = self.work.wait_timeout(queues, EXPIRE);
+                queues = woken.unwrap_or_else(PoisonError::into_inner).0;
+                let expired = queues.cache.expire(Instant::now());
+                if !expired.is_empty() {
+                    drop(queues);
+                    drop(expired);
+                    memory::released();
+                    queues = self.lock();
+                }
                 continue;
             };
             if job.reply.is_closed() {
