@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::middleware;
 use crate::state::AppState;
-use crate::{chat, completions, messages, ollama, responses, routes};
+use crate::{chat, completions, conversations, messages, ollama, responses, routes};
 
 /// The server's routes over a backend.
 pub fn router(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
@@ -26,6 +26,8 @@ pub(crate) fn with_state(app: Arc<AppState>) -> Router {
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
         .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/input_tokens", post(responses::input_tokens))
+        .route("/v1/responses/compact", post(responses::compact))
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
@@ -38,6 +40,19 @@ pub(crate) fn with_state(app: Arc<AppState>) -> Router {
         .route("/api/pull", post(ollama::models::pull))
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
+        .route("/v1/conversations", post(conversations::create))
+        .route(
+            "/v1/conversations/{id}",
+            get(conversations::retrieve).post(conversations::update).delete(conversations::delete),
+        )
+        .route(
+            "/v1/conversations/{id}/items",
+            get(conversations::list_items).post(conversations::add_items),
+        )
+        .route(
+            "/v1/conversations/{id}/items/{item}",
+            get(conversations::retrieve_item).delete(conversations::delete_item),
+        )
         .route("/inference/v1/generate", post(completions::raw_tokens::handle))
         .route("/tokenize", post(routes::tokenize::tokenize))
         .route("/detokenize", post(routes::tokenize::detokenize))

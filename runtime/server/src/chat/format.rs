@@ -96,7 +96,7 @@ impl AnswerFormat for ChatFormat {
         if options.logprobs
             && let Some(logprobs) = &token.logprobs
         {
-            message.logprobs.push(chat_entry(token.id, logprobs, options.tokens_as_ids));
+            message.pending_logprobs.push(chat_entry(token.id, logprobs, options.tokens_as_ids));
         }
         let mut events = message.parser.push(token.id);
         let stopped = message.parser.stopped().map(str::to_owned);

@@ -99,6 +99,8 @@ pub(super) struct Message {
     /// What was not sent.
     pub(super) delta: Delta,
     pub(super) logprobs: Vec<Value>,
+    /// Those of tokens of which no text was shown yet.
+    pub(super) pending_logprobs: Vec<Value>,
 }
 
 impl Message {
@@ -113,6 +115,7 @@ impl Message {
             has_content: false,
             delta: Delta::default(),
             logprobs: Vec::new(),
+            pending_logprobs: Vec::new(),
         };
         prefill.into_iter().for_each(|event| message.on_event(event, reasoning));
         message
@@ -121,6 +124,7 @@ impl Message {
     pub(super) fn on_event(&mut self, event: TurnEvent, reasoning: ReasoningFields) {
         match event {
             TurnEvent::Start(kind) => {
+                self.pending_logprobs.clear();
                 match &kind {
                     // Several messages in one field are separated by a line feed.
                     MessageKind::Reasoning if self.has_reasoning => {
@@ -135,12 +139,20 @@ impl Message {
                 }
                 self.open = Some(kind);
             }
-            TurnEvent::Text(text) => match &self.open {
-                Some(MessageKind::Reasoning) => self.add_reasoning(&text, reasoning),
-                Some(MessageKind::Call(target)) => self.add_arguments(target.form, text),
-                _ => self.add_content(&text),
-            },
+            TurnEvent::Text(text) => {
+                // Log-probabilities are those of `content`.
+                let mut shown = std::mem::take(&mut self.pending_logprobs);
+                match &self.open {
+                    Some(MessageKind::Reasoning) => self.add_reasoning(&text, reasoning),
+                    Some(MessageKind::Call(target)) => self.add_arguments(target.form, text),
+                    _ => {
+                        self.logprobs.append(&mut shown);
+                        self.add_content(&text);
+                    }
+                }
+            }
             TurnEvent::End { whole } => {
+                self.pending_logprobs.clear();
                 let call = matches!(self.open.take(), Some(MessageKind::Call(_)));
                 self.whole_calls += usize::from(call && whole);
             }

@@ -99,7 +99,13 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
         Constraint::Arguments { schema, lenient } => {
             from_schema(schema, *lenient, ARGUMENTS_SPACE)?
         }
-        Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
+        Constraint::Regex(regex) => {
+            // `\d` and `\w` are ASCII, as in the patterns of schemas.
+            TopLevelGrammar::from_lark(format!(
+                "start: /{}/",
+                llguidance::regex_to_lark(regex, "dw")
+            ))
+        }
         Constraint::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
         Constraint::Choice(choices) => {
             let texts: Vec<String> =
@@ -119,6 +125,7 @@ fn from_schema(schema: &Value, lenient: bool, space: &str) -> Result<TopLevelGra
         _ => return Err("a schema is an object".to_owned()),
     };
     prepare_object(&mut schema, lenient)?;
+    allow_null(&mut schema);
     let options =
         json!({"whitespace_pattern": space, "whitespace_flexible": true, "lenient": lenient});
     schema.insert("x-guidance".to_owned(), options);
@@ -132,7 +139,11 @@ const FORMATS: [&str; 10] =
 /// Makes a schema and those in it ready: drops formats that are notes, and refuses what llguidance takes but does not enforce.
 fn prepare(schema: &mut Value, lenient: bool) -> Result<(), String> {
     match schema {
-        Value::Object(map) => prepare_object(map, lenient),
+        Value::Object(map) => {
+            prepare_object(map, lenient)?;
+            allow_null(map);
+            Ok(())
+        }
         Value::Array(list) => list.iter_mut().try_for_each(|schema| prepare(schema, lenient)),
         _ => Ok(()),
     }
@@ -152,6 +163,7 @@ fn prepare_object(map: &mut Map<String, Value>, lenient: bool) -> Result<(), Str
                 .to_owned(),
         );
     }
+    exact_numbers(map, lenient)?;
     map.iter_mut().try_for_each(|(key, value)| match (key.as_str(), value) {
         ("const" | "enum" | "default" | "examples", _) => Ok(()),
         (
@@ -162,6 +174,72 @@ fn prepare_object(map: &mut Map<String, Value>, lenient: bool) -> Result<(), Str
         ) => named.values_mut().try_for_each(|schema| prepare(schema, lenient)),
         (_, value) => prepare(value, lenient),
     })
+}
+
+/// The largest number up to which every whole number is a float of its own, which is what llguidance computes with.
+const MAX_EXACT: u64 = 1 << 53;
+
+/// Refuses numbers that would be enforced as others; where nothing has to be enforced, their keywords are left out.
+fn exact_numbers(map: &mut Map<String, Value>, lenient: bool) -> Result<(), String> {
+    fn inexact(value: &Value) -> Option<&Value> {
+        match value {
+            Value::Number(number) => {
+                let whole = number.as_u64().or(number.as_i64().map(i64::unsigned_abs));
+                let exact = match whole {
+                    Some(whole) => whole <= MAX_EXACT,
+                    None => number.as_f64().is_some_and(|float| float.abs() <= MAX_EXACT as f64),
+                };
+                (!exact).then_some(value)
+            }
+            Value::Array(list) => list.iter().find_map(inexact),
+            Value::Object(map) => map.values().find_map(inexact),
+            _ => None,
+        }
+    }
+    const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+    for key in BOUNDS.into_iter().chain(["const", "enum"]) {
+        let Some(number) = map.get(key).and_then(inexact) else { continue };
+        if !lenient {
+            return Err(format!(
+                "`{key}` has {number}, and numbers beyond 2^53 cannot be enforced"
+            ));
+        }
+        map.shift_remove(key);
+    }
+    Ok(())
+}
+
+/// OpenAPI's `nullable: true`, which the prompt shows as `| null`.
+fn allow_null(map: &mut Map<String, Value>) {
+    if map.shift_remove("nullable") != Some(Value::Bool(true)) {
+        return;
+    }
+    let null_type = Value::from("null");
+    let narrowed = ["enum", "const", "$ref", "anyOf", "oneOf", "allOf"];
+    let is_narrowed = narrowed.iter().any(|key| map.contains_key(*key));
+    match map.get_mut("type") {
+        // Without a type, null is allowed anyway.
+        None if !is_narrowed => {}
+        Some(kind @ Value::String(_)) if !is_narrowed => {
+            if *kind != null_type {
+                *kind = json!([kind, null_type]);
+            }
+        }
+        Some(Value::Array(kinds)) if !is_narrowed => {
+            if !kinds.contains(&null_type) {
+                kinds.push(null_type);
+            }
+        }
+        _ => {
+            // References point to definitions at the root, so these stay where they are.
+            let kept: Map<String, Value> = ["$defs", "definitions"]
+                .into_iter()
+                .filter_map(|key| Some((key.to_owned(), map.shift_remove(key)?)))
+                .collect();
+            let narrow = std::mem::replace(map, kept);
+            map.insert("anyOf".to_owned(), json!([narrow, {"type": "null"}]));
+        }
+    }
 }
 
 fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, String> {

@@ -233,6 +233,96 @@ fn answers_have_no_runs_of_white_space_and_arguments_may_be_indented() {
     }
 }
 
+/// Which of these texts a schema allows, in strict and in lenient form.
+fn check_texts(schema: &Value, texts: &[(&str, bool)]) {
+    for lenient in [false, true] {
+        for (text, want) in texts {
+            let constraint = Constraint::Schema { schema: schema.clone(), lenient };
+            let compiled = compile(&constraint).unwrap_or_else(|why| panic!("{schema}: {why}"));
+            assert_eq!(allows(compiled, text), *want, "{schema} {text} {lenient}");
+        }
+    }
+}
+
+#[test]
+fn nullable_allows_null_wherever_it_stands() {
+    let of = |schema: Value| {
+        json!({"type": "object", "properties": {"a": schema}, "required": ["a"], "additionalProperties": false,
+            "$defs": {"s": {"type": "string", "maxLength": 2}, "n": {"type": "string", "nullable": true}}})
+    };
+    let (null, text) = (r#"{"a":null}"#, r#"{"a":"x"}"#);
+    for (schema, allows_null) in [
+        (json!({"type": "string", "nullable": true}), true),
+        (json!({"type": "string", "nullable": false}), false),
+        (json!({"type": ["string", "null"], "nullable": true}), true),
+        (json!({"type": "string", "enum": ["x"], "nullable": true}), true),
+        (json!({"const": "x", "nullable": true}), true),
+        (json!({"$ref": "#/$defs/s", "nullable": true}), true),
+        (json!({"$ref": "#/$defs/n"}), true),
+        (json!({"anyOf": [{"type": "string"}, {"type": "integer"}], "nullable": true}), true),
+        (json!({"oneOf": [{"type": "string", "maxLength": 3}], "nullable": true}), true),
+        (json!({"type": "string"}), false),
+    ] {
+        check_texts(&of(schema), &[(text, true), (null, allows_null), (r#"{"a":[]}"#, false)]);
+    }
+    // A property of this name is no keyword.
+    let named = json!({"type": "object", "properties": {"nullable": {"const": true}}, "required": ["nullable"], "additionalProperties": false});
+    check_texts(&named, &[(r#"{"nullable":true}"#, true), (r#"{"nullable":null}"#, false)]);
+    let root = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/s"}}, "required": ["a"],
+        "additionalProperties": false, "allOf": [{"type": "object"}], "nullable": true, "$defs": {"s": {"type": "string"}}});
+    check_texts(&root, &[("null", true), (text, true), ("1", false)]);
+}
+
+#[test]
+fn bounds_of_the_older_draft_are_exclusive_or_not() {
+    for (exclusive, edge) in [(true, false), (false, true)] {
+        let schema = json!({"type": "integer", "minimum": 3, "exclusiveMinimum": exclusive, "maximum": 7, "exclusiveMaximum": exclusive});
+        check_texts(&schema, &[("3", edge), ("4", true), ("6", true), ("7", edge), ("8", false)]);
+    }
+    let schema = json!({"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 7});
+    check_texts(&schema, &[("3", false), ("4", true), ("7", false)]);
+}
+
+#[test]
+fn numbers_that_no_float_holds_are_refused_or_left_out() {
+    let edge = json!({"type": "integer", "minimum": 0, "maximum": 9_007_199_254_740_992_u64});
+    check_texts(&edge, &[("9007199254740992", true), ("9007199254740993", false), ("0", true)]);
+    for (schema, key) in [
+        (json!({"type": "integer", "minimum": 9_007_199_254_740_993_u64}), "minimum"),
+        (json!({"type": "integer", "maximum": 9_223_372_036_854_775_807_u64}), "maximum"),
+        (json!({"type": "integer", "exclusiveMaximum": 1e20}), "exclusiveMaximum"),
+        (json!({"type": "number", "exclusiveMinimum": -1e20}), "exclusiveMinimum"),
+        (json!({"enum": [1, 9_007_199_254_740_993_u64]}), "enum"),
+        (json!({"const": {"a": [18_446_744_073_709_551_615_u64]}}), "const"),
+    ] {
+        let nested = json!({"type": "object", "properties": {"a": schema}, "required": ["a"]});
+        let strict = Constraint::Schema { schema: nested.clone(), lenient: false };
+        let why = compile(&strict).map(drop).expect_err("a refusal");
+        assert!(why.starts_with(&format!("`{key}` has ")) && why.contains("2^53"), "{why}");
+        let lenient = Constraint::Schema { schema: nested, lenient: true };
+        let compiled = compile(&lenient).expect("left out");
+        assert!(allows(compiled, r#"{"a":9007199254740993}"#), "{schema}");
+    }
+}
+
+#[test]
+fn digits_and_words_of_expressions_are_ascii() {
+    for (regex, texts) in [
+        (r"\d+", [("12", true), ("١٢", false)]),
+        (r"[\d.]+", [("1.2", true), ("١", false)]),
+        (r"\w+", [("a_1", true), ("é", false)]),
+        (r"\D", [("é", true), ("1", false)]),
+        (r"a/b\\d", [(r"a/b\d", true), ("a/b1", false)]),
+    ] {
+        let pattern = json!({"type": "string", "pattern": format!("^(?:{regex})$")});
+        for (text, want) in texts {
+            let compiled = compile(&Constraint::Regex(regex.to_owned())).expect("a good one");
+            assert_eq!(allows(compiled, text), want, "{regex} {text}");
+            check_texts(&pattern, &[(&Value::from(text).to_string(), want)]);
+        }
+    }
+}
+
 #[test]
 fn formats_that_are_notes_are_notes_everywhere() {
     let note = json!({"type": "string", "format": "password"});

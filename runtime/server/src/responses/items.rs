@@ -27,29 +27,37 @@ const KNOWN: [&str; 9] = [
 ];
 
 /// A request's input.
-pub(super) struct Input {
+pub(crate) struct Input {
     /// Its items, with ids and without references.
-    pub(super) items: Vec<Value>,
+    pub(crate) items: Vec<Value>,
     /// Types of items that were left out, because this server does not know them.
-    pub(super) ignored: Vec<String>,
+    pub(crate) ignored: Vec<String>,
 }
 
 /// The request's input as a list of items with ids. References are replaced by the items that they name.
-pub(super) fn normalize(input: &Value, app: &AppState, tenant: Tenant) -> Result<Input> {
-    let mut read = Input { items: Vec::new(), ignored: Vec::new() };
-    let list = match input {
+pub(crate) fn normalize(input: &Value, app: &AppState, tenant: Tenant) -> Result<Input> {
+    match input {
         Value::String(text) => {
             let content = json!([{"type": "input_text", "text": text}]);
-            read.items
-                .push(with_id(json!({"type": "message", "role": "user", "content": content})));
-            return Ok(read);
+            let item = json!({"type": "message", "role": "user", "content": content});
+            Ok(Input { items: vec![with_id(item)], ignored: Vec::new() })
         }
-        Value::Array(list) => list,
-        _ => return Err(ApiError::bad("input", "`input` is not a string or a list of items")),
-    };
-    let mut stored = app.store.of(tenant).items(&references(list)?);
+        Value::Array(list) => read_list(list, app, tenant, "input"),
+        _ => Err(ApiError::bad("input", "`input` is not a string or a list of items")),
+    }
+}
+
+/// A list of items; `param` is the field that holds it.
+pub(crate) fn read_list(
+    list: &[Value],
+    app: &AppState,
+    tenant: Tenant,
+    param: &str,
+) -> Result<Input> {
+    let mut read = Input { items: Vec::new(), ignored: Vec::new() };
+    let mut stored = app.store.of(tenant).items(&references(list, param)?);
     for (index, item) in list.iter().enumerate() {
-        let name = format!("input[{index}]");
+        let name = format!("{param}[{index}]");
         if !item.is_object() {
             return Err(ApiError::bad(name.clone(), format!("`{name}` is not an object")));
         }
@@ -97,14 +105,14 @@ fn unsupported(name: &str, kind: &str) -> ApiError {
 }
 
 /// The ids of stored items that the input refers to. Each may be named once, so that a short request cannot make a long prompt.
-fn references(list: &[Value]) -> Result<HashSet<&str>> {
+fn references<'a>(list: &'a [Value], param: &str) -> Result<HashSet<&'a str>> {
     let mut ids = HashSet::new();
     for (index, item) in list.iter().enumerate() {
         if item.is_object()
             && kind_of(item) == "item_reference"
             && !ids.insert(item["id"].as_str().unwrap_or_default())
         {
-            let name = format!("input[{index}]");
+            let name = format!("{param}[{index}]");
             let why = format!("`{name}` refers to {} a second time", item["id"]);
             return Err(ApiError::bad(name, why));
         }
@@ -129,8 +137,22 @@ fn with_id(mut item: Value) -> Value {
     item
 }
 
+/// An item as lists show it: a message's content is a list of parts.
+pub(crate) fn as_listed(mut item: Value) -> Value {
+    if let Some(text) = item["content"].as_str().map(str::to_owned) {
+        item["content"] = match item["role"].as_str() {
+            Some("assistant") => json!([{"type": "output_text", "text": text, "annotations": []}]),
+            _ => json!([{"type": "input_text", "text": text}]),
+        };
+    }
+    if item["type"] == "message" && item["status"].is_null() {
+        item["status"] = "completed".into();
+    }
+    item
+}
+
 /// All items but the first `count`, without the results of calls that are among those.
-pub(super) fn without_first(items: &[Value], count: usize) -> Vec<Value> {
+pub(crate) fn without_first(items: &[Value], count: usize) -> Vec<Value> {
     let (_, rest) = items.split_at(count.min(items.len()));
     let is = |item: &Value, of: fn(&str) -> bool| item["type"].as_str().is_some_and(of);
     let calls = rest.iter().filter(|item| is(item, hosted::is_call));
@@ -167,11 +189,15 @@ fn check_sealed(item: &Value, sealer: TenantSealer<'_>, name: &str) -> Result<()
 const SUMMARY_OF: &str = "The conversation before was replaced by this summary of it:\n\n";
 
 /// Items as harmony reads them.
-pub(super) fn parse(items: &[Value], sealer: TenantSealer<'_>) -> Result<Vec<ResponseItem>> {
+pub(crate) fn parse(
+    items: &[Value],
+    sealer: TenantSealer<'_>,
+    param: &str,
+) -> Result<Vec<ResponseItem>> {
     let call_ids = hosted::call_ids(items);
     let mut parsed = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
-        let name = format!("input[{index}]");
+        let name = format!("{param}[{index}]");
         let shown = match shown(item, &call_ids, sealer, &name)? {
             Some(shown) => shown,
             None => vec![item.clone()],

@@ -1,11 +1,13 @@
-//! `/v1/responses`: create (whole, streamed, in the background), retrieve, delete, cancel, list input items. `request` reads a
+//! `/v1/responses`: create (whole, streamed, in the background), retrieve, delete, cancel, list input items, count tokens, compact. `request` reads a
 //! request, `writer` turns what is generated into items and `events`, `background` runs responses without a connection.
 
 mod background;
+mod compact;
 mod events;
 mod hosted;
-mod items;
+pub(crate) mod items;
 mod object;
+mod prompt;
 mod request;
 mod writer;
 
@@ -16,17 +18,21 @@ use std::time::Instant;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::conversations;
 use crate::error::{ApiError, Result, json_body, json_text};
 use crate::extract::{PathName, RequestBody};
 use crate::generation::within;
 use crate::ids::RequestId;
 use crate::ignored;
+use crate::page;
 use crate::sse;
 use crate::state::AppState;
+use crate::store::Entry;
 use crate::tenant::Tenant;
 use crate::tokens::decode;
+pub(crate) use compact::compact;
 use writer::ItemWriter;
 
 pub(crate) async fn create(
@@ -81,7 +87,7 @@ pub(crate) async fn retrieve(
     PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
-    let entry = app.store.of(tenant).get(&id).ok_or_else(|| missing(&id))?;
+    let entry = stored(&app, tenant, &id)?;
     if query.get("stream").is_none_or(|stream| stream != "true") {
         return Ok(json_text(entry.response()).into_response());
     }
@@ -105,7 +111,8 @@ pub(crate) async fn delete(
     Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    let entry = app.store.of(tenant).remove(&id).ok_or_else(|| missing(&id))?;
+    let entry = stored(&app, tenant, &id)?;
+    app.store.of(tenant).remove(&id);
     if let Some(job) = entry.job() {
         job.cancel();
     }
@@ -117,7 +124,7 @@ pub(crate) async fn cancel(
     Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    let entry = app.store.of(tenant).get(&id).ok_or_else(|| missing(&id))?;
+    let entry = stored(&app, tenant, &id)?;
     let Some(job) = entry.job() else {
         let why = "only responses created with `background: true` can be cancelled";
         return Err(ApiError::bad("response_id", why));
@@ -134,32 +141,24 @@ pub(crate) async fn input_items(
     PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<impl IntoResponse> {
-    let entry = app.store.of(tenant).get(&id).ok_or_else(|| missing(&id))?;
-    let mut items = entry.input();
-    match query.get("order").map(String::as_str) {
-        None | Some("desc") => items.reverse(),
-        Some("asc") => {}
-        Some(_) => return Err(ApiError::bad("order", "`order` is not asc or desc")),
-    }
-    if let Some(after) = query.get("after") {
-        let at = items.iter().position(|item| item["id"] == after.as_str());
-        items.drain(..at.map_or(items.len(), |at| at + 1));
-    }
-    let limit = match query.get("limit").map(|limit| limit.parse::<usize>()) {
-        None => 20,
-        Some(Ok(limit @ 1..=100)) => limit,
-        Some(_) => return Err(ApiError::bad("limit", "`limit` is not a number from 1 to 100")),
-    };
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    let id_of = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    Ok(json_body(&json!({
-        "object": "list",
-        "first_id": id_of(items.first()),
-        "last_id": id_of(items.last()),
-        "has_more": has_more,
-        "data": items,
-    })))
+    let entry = stored(&app, tenant, &id)?;
+    page::page(entry.input(), &query)
+}
+
+/// The tokens of a request's prompt.
+pub(crate) async fn input_tokens(
+    State(app): State<Arc<AppState>>,
+    Extension(tenant): Extension<Tenant>,
+    body: RequestBody,
+) -> Result<impl IntoResponse> {
+    let count = body.read(&app, move |app, body| prompt::count(app, tenant, body)).await?;
+    Ok(json_body(&json!({"object": "response.input_tokens", "input_tokens": count})))
+}
+
+/// A stored response. Conversations are in the same store, under ids of another kind.
+fn stored(app: &AppState, tenant: Tenant, id: &str) -> Result<Entry> {
+    let entry = app.store.of(tenant).get(id).filter(|_| !id.starts_with(conversations::PREFIX));
+    entry.ok_or_else(|| missing(id))
 }
 
 fn missing(id: &str) -> ApiError {

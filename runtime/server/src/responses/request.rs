@@ -1,20 +1,15 @@
 //! What a request to create a response says.
 
-use ossmith_harmony::responses_conversation;
 use serde_json::{Map, Value, json};
 
-use super::items;
-use crate::error::{ApiError, Result};
+use super::prompt::{Source, conversation_id, truncation};
+use crate::error::Result;
 use crate::fields::Fields;
 use crate::ids::{new_id_of, unix_seconds};
 use crate::options::generation::GenerationOptions;
-use crate::options::reasoning::ReasoningOptions;
-use crate::options::structured_output::StructuredOutput;
-use crate::options::tools::ToolOptions;
 use crate::state::AppState;
-use crate::store::TenantStore;
 use crate::tenant::Tenant;
-use crate::turn::prepare::{PreparedTurn, RequestOptions};
+use crate::turn::prepare::PreparedTurn;
 
 /// A request that was understood.
 pub(crate) struct ResponseRequest {
@@ -31,6 +26,8 @@ pub(crate) struct ResponseRequest {
     pub(super) input: Vec<Value>,
     /// The whole conversation before the answer.
     pub(super) context: Vec<Value>,
+    /// The stored conversation that it continues.
+    pub(super) conversation: Option<String>,
     pub(super) logprobs: bool,
     pub(super) tokens_as_ids: bool,
     pub(super) reasoning: bool,
@@ -42,9 +39,8 @@ pub(crate) struct ResponseRequest {
     pub(super) ignored_items: Vec<String>,
 }
 
-const UNSUPPORTED: &[(&str, &str)] = &[
+pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("prompt", "; this server stores no prompts"),
-    ("conversation", "; use `previous_response_id`"),
     ("n", ""),
     ("prompt_logprobs", " for responses"),
     ("return_token_ids", " for responses"),
@@ -74,33 +70,20 @@ pub(super) fn read(
     let logprobs = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
     generation.params.logprobs = logprobs.then_some(top);
 
-    let (reasoning, effort) = reasoning(&fields)?;
-    let options = RequestOptions {
-        config,
-        tools: ToolOptions::read(&fields, config)?,
-        output: StructuredOutput::read_responses(&fields)?,
-        reasoning,
-        param: "input",
-    };
-    let value = fields.get("input").ok_or_else(|| fields.wrong("input", "is missing"))?;
-    let items::Input { items: input, ignored: ignored_items } =
-        items::normalize(value, app, tenant)?;
-    let mut context = previous(app.store.of(tenant), &fields)?;
-    context.extend(input.iter().cloned());
-    if context.is_empty() {
+    let source = Source::read(app, tenant, &fields)?;
+    if fields.get("input").is_none() {
+        return Err(fields.wrong("input", "is missing"));
+    }
+    if source.context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
-    let prompt_options = options.prompt_options(instructions(&fields)?);
-    let prepare = |context: &[Value]| {
-        let conversation =
-            responses_conversation(&items::parse(context, app.sealer.of(tenant))?, &prompt_options)
-                .map_err(|why| ApiError::bad("input", why.to_string()))?;
-        options.prepare(&conversation, &generation)
-    };
     let turn = match truncation(&fields)? {
-        "auto" => prepare_shortened(&context, prepare)?,
-        _ => prepare(&context)?,
+        "auto" => source.prepare_shortened(&generation)?,
+        _ => source.prepare(&source.context, &generation)?,
     };
+    let effort = source.effort;
+    let echoed = echoed(app, &fields, effort, store, background)?;
+    let Source { input, ignored: ignored_items, context, conversation, .. } = source;
     Ok(ResponseRequest {
         // Not the request's own id: a client may send that again, and would then lose what is stored under it.
         id: new_id_of("resp"),
@@ -109,9 +92,10 @@ pub(super) fn read(
         stream,
         background,
         store,
-        echoed: echoed(app, &fields, effort, store, background)?,
+        echoed,
         input,
         context,
+        conversation,
         logprobs,
         tokens_as_ids: generation.tokens_as_ids,
         reasoning: fields.bool("include_reasoning", true)?,
@@ -119,19 +103,6 @@ pub(super) fn read(
         sealed: include.iter().any(|name| name == "reasoning.encrypted_content"),
         ignored_items,
     })
-}
-
-/// The effort, and the word for it: OpenAI's field, then that of Chat Completions. Both are checked if both are given.
-fn reasoning<'a>(fields: &Fields<'a>) -> Result<(ReasoningOptions, &'a str)> {
-    let of = |fields: &Fields<'a>, name: &str| -> Result<Option<(ReasoningOptions, &'a str)>> {
-        Ok(ReasoningOptions::read(fields, name)?.zip(fields.string(name)?))
-    };
-    let nested = match fields.object("reasoning")? {
-        Some(reasoning) => of(&reasoning, "effort")?,
-        None => None,
-    };
-    let found = nested.or(of(fields, "reasoning_effort")?);
-    Ok(found.unwrap_or((ReasoningOptions::default(), "medium")))
 }
 
 /// Whether a summary of the reasoning is wanted. There is no model that writes one, so it is the reasoning itself.
@@ -150,68 +121,6 @@ fn wants_summary(fields: &Fields<'_>) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// The instructions: a text, or a list of parts with texts.
-fn instructions(fields: &Fields<'_>) -> Result<Option<String>> {
-    let Some(Value::Array(parts)) = fields.get("instructions") else {
-        return Ok(fields.string("instructions")?.map(str::to_owned));
-    };
-    let texts: Option<String> = parts.iter().map(|part| part["text"].as_str()).collect();
-    let not_text = || fields.wrong("instructions", "has an entry that is not a part with a `text`");
-    texts.ok_or_else(not_text).map(Some)
-}
-
-/// The conversation up to the response that `previous_response_id` names.
-fn previous(store: TenantStore<'_>, fields: &Fields<'_>) -> Result<Vec<Value>> {
-    let Some(id) = fields.string("previous_response_id")? else { return Ok(Vec::new()) };
-    let Some(entry) = store.get(id) else {
-        return Err(ApiError {
-            param: Some("previous_response_id".to_owned()),
-            ..ApiError::not_found(
-                Some("previous_response_not_found"),
-                format!("Previous response with id '{id}' not found."),
-            )
-        });
-    };
-    entry.context().ok_or_else(|| {
-        fields.wrong("previous_response_id", "names a response that has not ended yet")
-    })
-}
-
-fn truncation<'a>(fields: &Fields<'a>) -> Result<&'a str> {
-    match fields.string("truncation")? {
-        None => Ok("disabled"),
-        Some(word @ ("auto" | "disabled")) => Ok(word),
-        Some(other) => {
-            Err(fields.wrong("truncation", format!("is `{other}`; use auto or disabled")))
-        }
-    }
-}
-
-/// Prepares a turn from as many of the last items as fit: the oldest are left out.
-fn prepare_shortened(
-    context: &[Value],
-    prepare: impl Fn(&[Value]) -> Result<PreparedTurn>,
-) -> Result<PreparedTurn> {
-    let too_long = |turn: &Result<PreparedTurn>| {
-        turn.as_ref().is_err_and(|why| why.code == Some("context_length_exceeded"))
-    };
-    let (mut best, mut too_few, mut enough) = (prepare(context), 0, context.len());
-    if !too_long(&best) {
-        return best;
-    }
-    // Leaving out `too_few` items is not enough; leaving out all would leave nothing to answer.
-    while too_few + 1 < enough {
-        let middle = too_few.midpoint(enough);
-        let turn = prepare(&items::without_first(context, middle));
-        if too_long(&turn) {
-            too_few = middle;
-        } else {
-            (best, enough) = (turn, middle);
-        }
-    }
-    best
 }
 
 /// The fields of the response that repeat the request.
@@ -234,6 +143,7 @@ fn echoed(
         "object": "response",
         "created_at": unix_seconds(),
         "completed_at": null,
+        "conversation": conversation_id(fields)?.map(|id| json!({"id": id})),
         "background": background,
         "error": null,
         "incomplete_details": null,

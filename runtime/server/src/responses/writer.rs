@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::events::EventEmitter;
 use super::object::{self, Item, ItemKind, Status};
 use super::request::ResponseRequest;
+use crate::conversations;
 use crate::error::{ApiError, Result};
 use crate::generation::{GeneratedToken, GenerationEvent};
 use crate::ids::new_id_of;
@@ -161,6 +162,13 @@ impl ItemWriter {
             let (request, context) = (&self.request, self.context());
             let store = self.app.store.of(request.tenant);
             store.put(&request.id, &response, &request.input, &context);
+        }
+        let ended = matches!(self.status, Status::Completed | Status::Incomplete);
+        if let (Some(id), true) = (&self.request.conversation, ended) {
+            let added: Vec<Value> =
+                self.request.input.iter().chain(&self.output).cloned().collect();
+            // A conversation that was deleted meanwhile stays so.
+            let _ = conversations::append(self.app.store.of(self.request.tenant), id, &added);
         }
         self.emitter.emit(self.status.event(), json!({"response": response}));
         response

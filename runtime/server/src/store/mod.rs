@@ -1,6 +1,7 @@
 //! Stored responses, in memory and within bounds: of the tenant who has the most, the least recently used ones are dropped first.
 //! They are kept as text, because a tree of JSON values takes several times as much memory, and the bound is on memory. Those
-//! that still run in the background are a [`BackgroundJob`] each. A tenant's responses are reached through its [`TenantStore`],
+//! that still run in the background are a [`BackgroundJob`] each. Conversations are kept like responses: their object, and their
+//! items as the context. A tenant's responses are reached through its [`TenantStore`],
 //! and others' do not exist there.
 
 mod event_log;
@@ -148,6 +149,10 @@ impl Store {
     fn keep(&self, name: Name, entry: Entry) {
         let mut stored = self.lock();
         stored.insert(name, Stored { entry, used: Instant::now() });
+        self.evict(&mut stored);
+    }
+
+    fn evict(&self, stored: &mut HashMap<Name, Stored>) {
         stored.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
         let mut shares: HashMap<Tenant, Share> = HashMap::new();
         for ((tenant, _), one) in stored.iter() {
@@ -193,6 +198,38 @@ impl TenantStore<'_> {
         let response = response.to_string().into();
         let content = Content::Done { response, context: text_of(context) };
         self.store.keep(self.name(id), Entry { content, input: text_of(input) });
+    }
+
+    /// Changes the object and the items of an entry that has ended, and returns it; none if it is not there. `change` may be
+    /// called again, if another request has changed the entry meanwhile.
+    pub(crate) fn update(
+        &self,
+        id: &str,
+        change: impl Fn(&mut Value, &mut Vec<Value>),
+    ) -> Option<Entry> {
+        loop {
+            let before = self.get(id)?;
+            let Content::Done { response, context } = &before.content else { return None };
+            let mut object = serde_json::from_str(response).unwrap_or_default();
+            let mut items = values_of(context);
+            change(&mut object, &mut items);
+            let content =
+                Content::Done { response: object.to_string().into(), context: text_of(&items) };
+            let after = Entry { content, input: Arc::clone(&before.input) };
+            let mut stored = self.store.lock();
+            let one = stored.get_mut(&self.name(id))?;
+            let same = match &one.entry.content {
+                Content::Done { response: object, context: items } => {
+                    Arc::ptr_eq(object, response) && Arc::ptr_eq(items, context)
+                }
+                Content::Background(_) => false,
+            };
+            if same {
+                one.entry = after.clone();
+                self.store.evict(&mut stored);
+                return Some(after);
+            }
+        }
     }
 
     /// Stores a response that runs in the background.

@@ -4,6 +4,7 @@
 
 mod chat;
 mod common;
+mod conversations;
 mod counts;
 mod history;
 mod limits;

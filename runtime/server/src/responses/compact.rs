@@ -1,0 +1,108 @@
+//! `/v1/responses/compact`: a conversation becomes what its user wrote and a sealed summary, which the model writes. A later
+//! request sends both back in place of the conversation.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use serde_json::{Map, Value, json};
+
+use super::items;
+use super::object::usage_json;
+use super::prompt::Source;
+use super::request::UNSUPPORTED;
+use crate::error::{ApiError, Result, json_body};
+use crate::extract::RequestBody;
+use crate::fields::Fields;
+use crate::generation::within;
+use crate::ids::{RequestId, new_id_of, unix_seconds};
+use crate::ignored;
+use crate::options::generation::GenerationOptions;
+use crate::seal::Sealed;
+use crate::state::AppState;
+use crate::tenant::Tenant;
+use crate::turn::parser::{MessageKind, TurnEvent};
+use crate::turn::prepare::PreparedTurn;
+use crate::turn::reader::TurnReader;
+
+/// What the model is asked after the conversation.
+const INSTRUCTION: &str = "Write a summary of this conversation with which another assistant can continue it without having read it: \
+    what the user wants, what was decided, what was done and found out with names and values, what failed, and what is left to do. \
+    Write nothing but the summary.";
+
+/// A conversation that is to be compacted.
+struct CompactRequest {
+    turn: PreparedTurn,
+    /// What the user wrote.
+    kept: Vec<Value>,
+    ignored_items: Vec<String>,
+}
+
+fn read(app: &AppState, tenant: Tenant, body: &Map<String, Value>) -> Result<CompactRequest> {
+    let fields = Fields::new(body);
+    app.check_model(fields.string("model")?)?;
+    fields.refuse(UNSUPPORTED)?;
+    let mut source = Source::read(app, tenant, &fields)?.text_only();
+    if source.context.is_empty() {
+        return Err(fields.wrong("input", "is empty; give at least one item"));
+    }
+    let is_users = |item: &&Value| item["type"] == "message" && item["role"] == "user";
+    let kept = source.context.iter().filter(is_users).cloned().map(items::as_listed).collect();
+    let ask = json!({"type": "message", "role": "user", "content": INSTRUCTION});
+    source.context.push(ask);
+    let generation = GenerationOptions::read(&fields, &app.config)?;
+    // A conversation is compacted when it hardly fits any more.
+    let turn = source.prepare_shortened(&generation)?;
+    Ok(CompactRequest { turn, kept, ignored_items: source.ignored })
+}
+
+pub(crate) async fn compact(
+    State(app): State<Arc<AppState>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(tenant): Extension<Tenant>,
+    body: RequestBody,
+) -> Result<impl IntoResponse> {
+    let arrival = Instant::now();
+    let request = body.read(&app, move |app, body| read(app, tenant, body)).await?;
+    let CompactRequest { mut turn, kept: mut output, ignored_items } = request;
+    turn.compile(&app.compiler, tenant, app.config.timeout).await?;
+    let mut generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
+    let mut reader = TurnReader::new(&turn);
+    let mut summary = String::new();
+    let collect = async {
+        let mut is_final = false;
+        while let Some((_, event)) = generation.next().await {
+            for event in reader.read(event)? {
+                match event {
+                    TurnEvent::Start(kind) => is_final = kind == MessageKind::Final,
+                    TurnEvent::Text(text) if is_final => summary.push_str(&text),
+                    _ => {}
+                }
+            }
+            if reader.end.is_some() {
+                generation.stop(0);
+            }
+        }
+        Ok::<(), ApiError>(())
+    };
+    within(app.config.timeout, collect).await??;
+    if summary.trim().is_empty() {
+        return Err(ApiError::internal("the model wrote no summary; send the request again"));
+    }
+    let sealed = app.sealer.of(tenant).seal(Sealed::Summary, &summary);
+    let sealed = sealed.ok_or_else(|| ApiError::internal("the summary could not be sealed"))?;
+    let item = json!({"id": new_id_of("cmp"), "type": "compaction", "encrypted_content": sealed});
+    output.push(item);
+    let mut response = json_body(&json!({
+        "id": new_id_of("resp"),
+        "object": "response.compaction",
+        "created_at": unix_seconds(),
+        "output": output,
+        "usage": usage_json(&reader.usage),
+    }))
+    .into_response();
+    ignored::report(&mut response, ignored::ITEMS, &ignored_items, &id);
+    Ok(response)
+}
