@@ -240,6 +240,10 @@ def sampling_fields(client: OpenAI, model: str):
     assert [t.token for t in tokens] == [t.token for t in reference.logprobs.content]
     assert all(len(t.top_logprobs) == 2 and t.logprob <= 0 for t in tokens)
 
+    # With reasoning before it, they are still those of the text.
+    said = client.chat.completions.create(messages=ASK, model=model, temperature=0, logprobs=True).choices[0]
+    assert "".join(t.token for t in said.logprobs.content) == said.message.content, said
+
     roles, reasons, usage = [], [], None
     for chunk in client.chat.completions.create(
             model=model, messages=ASK, n=3, seed=5, stream=True, max_tokens=20, stream_options={"include_usage": True}):

@@ -11,8 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::items;
 use super::object::usage_json;
-use super::prompt::Source;
-use super::request::UNSUPPORTED;
+use super::prompt::{PromptInput, UNSUPPORTED};
 use crate::error::{ApiError, Result, json_body};
 use crate::extract::RequestBody;
 use crate::fields::Fields;
@@ -44,18 +43,19 @@ fn read(app: &AppState, tenant: Tenant, body: &Map<String, Value>) -> Result<Com
     let fields = Fields::new(body);
     app.check_model(fields.string("model")?)?;
     fields.refuse(UNSUPPORTED)?;
-    let mut source = Source::read(app, tenant, &fields)?.text_only();
-    if source.context.is_empty() {
+    let mut prompt_input = PromptInput::read(app, tenant, &fields)?.text_only();
+    if prompt_input.context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
     let is_users = |item: &&Value| item["type"] == "message" && item["role"] == "user";
-    let kept = source.context.iter().filter(is_users).cloned().map(items::as_listed).collect();
+    let kept =
+        prompt_input.context.iter().filter(is_users).cloned().map(items::as_listed).collect();
     let ask = json!({"type": "message", "role": "user", "content": INSTRUCTION});
-    source.context.push(ask);
+    prompt_input.context.push(ask);
     let generation = GenerationOptions::read(&fields, &app.config)?;
     // A conversation is compacted when it hardly fits any more.
-    let turn = source.prepare_shortened(&generation)?;
-    Ok(CompactRequest { turn, kept, ignored_items: source.ignored })
+    let turn = prompt_input.prepare_shortened(&generation)?;
+    Ok(CompactRequest { turn, kept, ignored_items: prompt_input.ignored })
 }
 
 pub(crate) async fn compact(

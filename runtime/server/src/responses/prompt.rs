@@ -5,7 +5,6 @@ use ossmith_harmony::{Conversation, PromptOptions, responses_conversation};
 use serde_json::{Map, Value};
 
 use super::items;
-use super::request::UNSUPPORTED;
 use crate::conversations;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
@@ -19,8 +18,17 @@ use crate::store::TenantStore;
 use crate::tenant::Tenant;
 use crate::turn::prepare::{PreparedTurn, RequestOptions, render};
 
+/// Fields for things that this server cannot do.
+pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
+    ("prompt", "; this server stores no prompts"),
+    ("n", ""),
+    ("prompt_logprobs", " for responses"),
+    ("return_token_ids", " for responses"),
+    ("stream_interval", " for responses"),
+];
+
 /// Where a prompt comes from.
-pub(super) struct Source<'a> {
+pub(super) struct PromptInput<'a> {
     options: RequestOptions<'a>,
     prompt_options: PromptOptions,
     sealer: TenantSealer<'a>,
@@ -36,12 +44,12 @@ pub(super) struct Source<'a> {
     pub(super) conversation: Option<String>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> PromptInput<'a> {
     pub(super) fn read(
         app: &'a AppState,
         tenant: Tenant,
         fields: &Fields<'a>,
-    ) -> Result<Source<'a>> {
+    ) -> Result<PromptInput<'a>> {
         let (reasoning, effort) = reasoning(fields)?;
         let options = RequestOptions {
             config: &app.config,
@@ -57,7 +65,7 @@ impl<'a> Source<'a> {
         let conversation = conversation_id(fields)?.map(str::to_owned);
         let mut context = before(app.store.of(tenant), fields)?;
         context.extend(input.iter().cloned());
-        Ok(Source {
+        Ok(PromptInput {
             prompt_options: options.prompt_options(instructions(fields)?),
             options,
             sealer: app.sealer.of(tenant),
@@ -70,7 +78,7 @@ impl<'a> Source<'a> {
     }
 
     /// The same without tools and a form: nothing but a text can be written.
-    pub(super) fn text_only(mut self) -> Source<'a> {
+    pub(super) fn text_only(mut self) -> PromptInput<'a> {
         self.options.tools = ToolOptions::default();
         self.options.output = StructuredOutput::default();
         self.prompt_options.tools.clear();
@@ -122,11 +130,11 @@ pub(super) fn count(app: &AppState, tenant: Tenant, body: &Map<String, Value>) -
     let fields = Fields::new(body);
     app.check_model(fields.string("model")?)?;
     fields.refuse(UNSUPPORTED)?;
-    let source = Source::read(app, tenant, &fields)?;
+    let prompt_input = PromptInput::read(app, tenant, &fields)?;
     let generation = GenerationOptions::read(&fields, &app.config)?;
-    match source.prepare(&source.context, &generation) {
+    match prompt_input.prepare(&prompt_input.context, &generation) {
         Err(why) if why.code == Some("context_length_exceeded") => {
-            Ok(render(&source.conversation_of(&source.context)?, "input")?.len())
+            Ok(render(&prompt_input.conversation_of(&prompt_input.context)?, "input")?.len())
         }
         turn => turn.map(|turn| turn.prompt.len()),
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::prompt::{Source, conversation_id, truncation};
+use super::prompt::{PromptInput, UNSUPPORTED, conversation_id, truncation};
 use crate::error::Result;
 use crate::fields::Fields;
 use crate::ids::{new_id_of, unix_seconds};
@@ -39,14 +39,6 @@ pub(crate) struct ResponseRequest {
     pub(super) ignored_items: Vec<String>,
 }
 
-pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
-    ("prompt", "; this server stores no prompts"),
-    ("n", ""),
-    ("prompt_logprobs", " for responses"),
-    ("return_token_ids", " for responses"),
-    ("stream_interval", " for responses"),
-];
-
 pub(super) fn read(
     app: &AppState,
     tenant: Tenant,
@@ -70,20 +62,20 @@ pub(super) fn read(
     let logprobs = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
     generation.params.logprobs = logprobs.then_some(top);
 
-    let source = Source::read(app, tenant, &fields)?;
+    let prompt_input = PromptInput::read(app, tenant, &fields)?;
     if fields.get("input").is_none() {
         return Err(fields.wrong("input", "is missing"));
     }
-    if source.context.is_empty() {
+    if prompt_input.context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
     let turn = match truncation(&fields)? {
-        "auto" => source.prepare_shortened(&generation)?,
-        _ => source.prepare(&source.context, &generation)?,
+        "auto" => prompt_input.prepare_shortened(&generation)?,
+        _ => prompt_input.prepare(&prompt_input.context, &generation)?,
     };
-    let effort = source.effort;
+    let effort = prompt_input.effort;
     let echoed = echoed(app, &fields, effort, store, background)?;
-    let Source { input, ignored: ignored_items, context, conversation, .. } = source;
+    let PromptInput { input, ignored: ignored_items, context, conversation, .. } = prompt_input;
     Ok(ResponseRequest {
         // Not the request's own id: a client may send that again, and would then lose what is stored under it.
         id: new_id_of("resp"),

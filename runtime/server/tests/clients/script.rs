@@ -1,14 +1,25 @@
-//! What the scripted model writes for agents: it calls the first of a few known tools once for each question, and then answers
-//! with what the tool returned.
+//! What the scripted model writes for agents: for each question it calls the first of a few known tools, once or more often, and
+//! then answers with what the last call returned.
 
 use ossmith_harmony::{SpecialSet, decode_lossy, encode_with_special};
 use ossmith_server::GenerationRequest;
 use ossmith_server::stub::Script;
 
-/// Tools that clients bring, and the arguments with which they are called.
-const CALLS: [(&str, &str); 2] = [
-    ("get_weather", r#"{"city":"Paris"}"#),
-    ("Bash", r#"{"command":"cat note.txt","description":"Read the note"}"#),
+/// Tools that clients bring, and the calls that are made of each.
+const CALLS: [(&str, &[(&str, &str)]); 3] = [
+    ("get_weather", &[("functions.get_weather", r#"{"city":"Paris"}"#)]),
+    ("Bash", &[("functions.Bash", r#"{"command":"cat note.txt","description":"Read the note"}"#)]),
+    ("exec_command", &CODEX),
+];
+
+/// What Codex is to do: run a command, apply a patch, see what came of it.
+const CODEX: [(&str, &str); 3] = [
+    ("functions.exec_command", r#"{"cmd":"cat note.txt"}"#),
+    (
+        "functions.exec_command",
+        r#"{"cmd":"apply_patch <<'EOF'\n*** Begin Patch\n*** Update File: note.txt\n@@\n-the blue book\n+the red book\n*** End Patch\nEOF"}"#,
+    ),
+    ("functions.exec_command", r#"{"cmd":"cat note.txt"}"#),
 ];
 
 pub(crate) fn script(request: &GenerationRequest) -> Script {
@@ -27,20 +38,22 @@ pub(crate) fn script(request: &GenerationRequest) -> Script {
 /// The turn that continues this prompt, whose last part it may have already.
 fn turn(prompt: &str, prefill: &str) -> String {
     let question = prompt.rfind("<|start|>user").unwrap_or_default();
-    let result = prompt[question..].rsplit_once(" to=assistant<|channel|>commentary<|message|>");
-    let called = CALLS.iter().find(|(name, _)| prompt.contains(&format!("type {name} = ")));
-    let (reasoning, end) = match (result, called) {
-        (Some((_, result)), _) => {
+    let results: Vec<&str> =
+        prompt[question..].split(" to=assistant<|channel|>commentary<|message|>").skip(1).collect();
+    let calls = CALLS.iter().find(|(name, _)| prompt.contains(&format!("type {name} = ")));
+    let next = calls.and_then(|(_, calls)| calls.get(results.len()));
+    let (reasoning, end) = match (results.last(), next) {
+        (Some(result), None) => {
             let result = result.split("<|end|>").next().unwrap_or_default();
             (
                 "It came back.",
                 format!("<|channel|>final<|message|>The tool returned: {result}<|return|>"),
             )
         }
-        (None, Some((name, arguments))) => (
+        (_, Some((recipient, arguments))) => (
             "A tool knows.",
             format!(
-                " to=functions.{name}<|channel|>commentary <|constrain|>json<|message|>{arguments}<|call|>"
+                " to={recipient}<|channel|>commentary <|constrain|>json<|message|>{arguments}<|call|>"
             ),
         ),
         (None, None) => ("Easy.", "<|channel|>final<|message|>Hello, wörld!<|return|>".to_owned()),
