@@ -90,6 +90,12 @@ __device__ __forceinline__ uint4 load_bypass_l1(const uint4* address) {
   return v;
 }
 
+__device__ __forceinline__ u64 load_bypass_l1(const u64* address) {
+  u64 v;
+  asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+  return v;
+}
+
 __device__ __forceinline__ i64 load_bypass_l1(const i64* address) {
   i64 v;
   asm volatile("ld.global.cg.s64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");

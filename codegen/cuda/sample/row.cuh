@@ -86,6 +86,14 @@ __device__ __forceinline__ void keep_largest(Candidate& best, const float4& v, u
   if (largest > best.score) best = {largest, token};  // a thread visits ids in ascending order
 }
 
+// Completes what `keep_largest` kept: the token within its vector.
+__device__ __forceinline__ Candidate within_vector(const Row& row, Candidate best) {
+  if (best.token == ~0u) return best;
+  const float4 v = row.vector((best.token - row.first) / 4);
+  const u32 element_of_best = v.x == best.score ? 0 : v.y == best.score ? 1 : v.z == best.score ? 2 : 3;
+  return {best.score, best.token + element_of_best};
+}
+
 constexpr u32 kParts = 4;  // of a load: each is made canonical while the next ones are in flight
 constexpr u32 kPartRounds = ceil_div(kRounds, kParts);
 
@@ -124,8 +132,12 @@ __device__ __forceinline__ Candidate load_row(const Row& row) {
       keep_largest(best, v, row.first + 4 * i);
     }
   }
-  if (best.token == ~0u) return best;
-  const float4 v = row.vector((best.token - row.first) / 4);
-  const u32 element_of_best = v.x == best.score ? 0 : v.y == best.score ? 1 : v.z == best.score ? 2 : 3;
-  return {best.score, best.token + element_of_best};
+  return within_vector(row, best);
+}
+
+// This thread's best token of a row whose values have changed, as `load_row` returns it.
+__device__ __forceinline__ Candidate best_of_thread(const Row& row) {
+  Candidate best{kMinusInfinity, ~0u};
+  each_vector(row, [&](const float4& v, u32 first) { keep_largest(best, v, first); });
+  return within_vector(row, best);
 }

@@ -106,9 +106,9 @@ __device__ __forceinline__ u32 lower_bound(Exchange& exchange, NextBuffer& next,
 }
 
 // The set of the `count` best tokens. If it reaches minus infinity it may hold more of those, which no sample is taken
-// from. `largest` is the largest logit of the row, and `best` that of this thread.
+// from, unless `exactly` is set. `largest` is the largest logit of the row, and `best` that of this thread.
 __device__ __forceinline__ Rank keep_best(const Row& row, Exchange& exchange, NextBuffer& next, u32 count,
-                                          float largest, float best) {
+                                          float largest, float best, bool exactly = false) {
   constexpr u32 kIds = (1u << kIdBits) - 1;
   const u32 least = lower_bound(exchange, next, count, order_key(best)), most = order_key(largest);
   const u32 bits = ceil_div(32 - __clz((most ^ least) | 1), kDigitBits) * kDigitBits;
@@ -122,7 +122,8 @@ __device__ __forceinline__ Rank keep_best(const Row& row, Exchange& exchange, Ne
     });
     if (by_id) return rank_of(key, ~selected.key & kIds);
     key = max(selected.key, least);  // tokens below it were not counted
-    if (selected.needed == selected.of_key || key == order_key(kMinusInfinity)) return rank_of(key, ~0u);
+    const bool all_of_key = key == order_key(kMinusInfinity) && !exactly;
+    if (selected.needed == selected.of_key || all_of_key) return rank_of(key, ~0u);
     search = {key_to_float(key), key_to_float(key), 0, kIdBits, selected.needed};
   }
 }

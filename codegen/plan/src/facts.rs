@@ -41,6 +41,18 @@ pub const LAST_SAMPLED: usize = u32::MAX as usize;
 /// As a sampled token: the row's largest logit is not finite, so nothing was sampled.
 pub const NOTHING_SAMPLED: usize = u32::MAX as usize;
 
+/// As the token that a row is given: none, one is to be sampled.
+pub const NOTHING_GIVEN: usize = u32::MAX as usize;
+
+/// As the mask of a row: none, every token is allowed.
+pub const NO_MASK: usize = u32::MAX as usize;
+
+/// Most tokens that the report of a row lists.
+pub const MAX_REPORTED: usize = 20;
+
+/// In a token's word of a sequence's history: the prompt holds it. The bits below count how often it was generated.
+pub const IN_PROMPT: usize = 1 << 15;
+
 /// How the device library knows an order of rows ([`crate::RowOrder`]) that is the checkpoint's.
 pub const NATURAL_ROWS: usize = 0;
 /// As [`NATURAL_ROWS`], for rotary pairs.
@@ -63,6 +75,10 @@ pub const ALL: &[(&str, usize, &str)] = &[
     ("kMxfp4ScaleOffset", MXFP4_SCALE_OFFSET, "what the packer adds to an E8M0 scale"),
     ("kLastSampled", LAST_SAMPLED, "a token that the sequence slot's last step sampled"),
     ("kNothingSampled", NOTHING_SAMPLED, "no token: the largest logit is not finite"),
+    ("kNothingGiven", NOTHING_GIVEN, "no token is given: one is to be sampled"),
+    ("kNoMask", NO_MASK, "no mask: every token is allowed"),
+    ("kMaxReported", MAX_REPORTED, "most tokens that the report of a row lists"),
+    ("kInPrompt", IN_PROMPT, "in a token's word of a history: the prompt holds it"),
     ("kRopePairRows", ROPE_PAIR_ROWS, "rows ordered as rotary pairs"),
     ("kGateUpPairRows", GATE_UP_PAIR_ROWS, "rows ordered as gate/up pairs"),
     ("kRowMajor", ROW_MAJOR, "no tiles at all"),

@@ -15,13 +15,16 @@ pub struct Tools {
     pub fill_mxfp4: Kernel<params::FillMxfp4>,
     /// Reads memory and does nothing with it: the roofline that steps are measured against.
     pub flat_read: Kernel<params::FlatRead>,
+    /// Writes the history of a sequence slot, which penalties read, anew.
+    pub write_history: Kernel<params::WriteHistory>,
 }
 
 impl Tools {
     /// Name and geometry of each.
     #[must_use]
-    pub const fn infos(&self) -> [KernelInfo; 3] {
-        [self.fill_bf16.info, self.fill_mxfp4.info, self.flat_read.info]
+    pub const fn infos(&self) -> [KernelInfo; 4] {
+        let Tools { fill_bf16, fill_mxfp4, flat_read, write_history } = self;
+        [fill_bf16.info, fill_mxfp4.info, flat_read.info, write_history.info]
     }
 }
 

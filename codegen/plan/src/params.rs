@@ -11,6 +11,12 @@ pub type Ptr = u64;
 /// What [`Sample`] writes for the host instead of a token if a row's largest logit is no finite number.
 pub const NOTHING_SAMPLED: u32 = crate::facts::NOTHING_SAMPLED as u32;
 
+/// As [`SampleRow::given`]: a token is to be sampled.
+pub const NOTHING_GIVEN: u32 = crate::facts::NOTHING_GIVEN as u32;
+
+/// As [`SampleChanges::mask`]: every token is allowed.
+pub const NO_MASK: u32 = crate::facts::NO_MASK as u32;
+
 /// Declares parameter structs: `field: kind = "type in CUDA"`, where a kind is `ptr` (any 64 bits), `u32`, `i32` or `f32`.
 /// A type in parentheses after the name is declared before the struct, for fields that point to it.
 ///
@@ -317,16 +323,26 @@ params! {
             unused: u32 = "u32",
         }
         /// A sampled token for each row: `sampled` by row for the host, `last_sampled` by sequence slot for the next step.
+        /// Tokens of rows with penalties are counted in `histories`. `scratch` holds the changed rows of devices on which
+        /// a row does not fit in shared memory.
         Sample {
             logits: ptr = "const float*",
             rows: ptr = "const SampleRow*",
+            changes: ptr = "const SampleChanges*",
+            edits: ptr = "const SampleEdit*",
+            histories: ptr = "u16*",
+            masks: ptr = "const u32*",
             sampled: ptr = "u32*",
             last_sampled: ptr = "u32*",
+            reports: ptr = "ReportedToken*",
+            scratch: ptr = "float*",
         }
     }
     others {
         /// One row's sampling settings; `position` is the one that the sampled token will have. `inverse_temperature` is 0
-        /// for greedy sampling, and `min_score` is the logarithm of min-p, or minus infinity.
+        /// for greedy sampling, and `min_score` is the logarithm of min-p, or minus infinity. `report` is 0, or 1 + the
+        /// number of most likely tokens to report. `given` is a token that is reported instead of a sampled one.
+        /// `changed` is 1 where [`SampleChanges`] count, and `counts_history` is 1 where they have penalties.
         SampleRow {
             inverse_temperature: f32 = "float",
             top_k: u32 = "u32",
@@ -336,6 +352,44 @@ params! {
             seed_high: u32 = "u32",
             position: u32 = "u32",
             seq_slot: u32 = "u32",
+            report: u32 = "u32",
+            given: u32 = "u32",
+            changed: u32 = "u32",
+            counts_history: u32 = "u32",
+        }
+        /// What changes a row: penalties, edits (`biases` of them, then `forbidden` tokens, from `first_edit` on), and the
+        /// number of a mask.
+        SampleChanges {
+            repetition_penalty: f32 = "float",
+            presence_penalty: f32 = "float",
+            frequency_penalty: f32 = "float",
+            first_edit: u32 = "u32",
+            biases: u32 = "u32",
+            forbidden: u32 = "u32",
+            mask: u32 = "u32",
+            unused: u32 = "u32",
+        }
+        /// A token whose logit is changed.
+        SampleEdit {
+            token: u32 = "u32",
+            bias: f32 = "float",
+        }
+        /// A reported token, or the rank of the sampled one, and its log probability.
+        ReportedToken {
+            token: u32 = "u32",
+            logprob: f32 = "float",
+        }
+        /// Writes the history of one sequence slot from its tokens' words.
+        WriteHistory {
+            history: ptr = "u16*",
+            entries: ptr = "const HistoryEntry*",
+            count: u32 = "u32",
+            vocab: u32 = "u32",
+        }
+        /// A token of a sequence with its word: bit 15 if the prompt holds it, bits 0 to 14 count how often it was generated.
+        HistoryEntry {
+            token: u32 = "u32",
+            word: u32 = "u32",
         }
         /// Seeded random bf16 weights, made where they will lie. `order` is 0 natural, 1 rotary pairs, 2 gate/up pairs,
         /// 3 row-major instead of tiles.

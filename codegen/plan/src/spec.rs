@@ -201,6 +201,12 @@ impl ModelSpec {
         self.layers.iter().map(|layer| layer.top_k).max().unwrap_or(0)
     }
 
+    /// The vocabulary as this many slices of whole vectors of four, which share a row of logits.
+    #[must_use]
+    pub const fn sliced_vocab(&self, slices: usize) -> usize {
+        self.vocab.div_ceil(slices).next_multiple_of(4) * slices
+    }
+
     /// The layers that differ, in the order in which they first come.
     #[must_use]
     pub fn layer_classes(&self) -> Vec<Layer> {

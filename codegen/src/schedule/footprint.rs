@@ -3,7 +3,7 @@
 
 use ossmith_plan::facts::{PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
 use ossmith_plan::params::SampleRow;
-use ossmith_plan::{TILE_K, TILE_ROWS};
+use ossmith_plan::{ModelSpec, TILE_K, TILE_ROWS};
 
 fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(16)
@@ -143,10 +143,11 @@ pub(super) fn sample_state(warps: usize, splits: usize) -> usize {
     const REDUCED: usize = 2;
     const BINS: usize = 16;
     let results = REDUCED * (warps + 2 * splits) * size_of::<u64>();
-    aligned(results + 4 * BINS * size_of::<u32>() + size_of::<SampleRow>())
+    let gathered = size_of::<u32>();
+    aligned(results + 4 * BINS * size_of::<u32>() + size_of::<SampleRow>() + gathered)
 }
 
 /// A block's slice of a row of logits, of `sample/row.cuh`.
-pub(super) fn sample_slice(vocab: usize, splits: usize) -> usize {
-    vocab.div_ceil(splits).next_multiple_of(4) * size_of::<f32>()
+pub(super) fn sample_slice(spec: &ModelSpec, splits: usize) -> usize {
+    spec.sliced_vocab(splits) / splits * size_of::<f32>()
 }

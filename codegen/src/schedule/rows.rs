@@ -3,8 +3,8 @@
 
 use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{
-    Embed, EmbedRmsNorm, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel, RmsNorm,
-    Sample, SampleRow,
+    Embed, EmbedRmsNorm, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel,
+    ReportedToken, RmsNorm, Sample, SampleChanges, SampleEdit, SampleRow,
 };
 use ossmith_plan::{Arch, Axis, Family, Op};
 
@@ -171,14 +171,19 @@ pub(super) fn sample(at: &Context<'_>) -> Result<Planned<Sample>> {
     )?;
     let tunables = tuner.chosen();
     let state_bytes = footprint::sample_state(threads / 32, splits);
-    let slice_bytes = footprint::sample_slice(at.spec.vocab, splits);
+    let slice_bytes = footprint::sample_slice(at.spec, splits);
     // Every device has the kernel, so a slice is in shared memory only if the smallest one has room for it.
     let fits = state_bytes + slice_bytes <= Arch::PORTABLE.shared_bytes_per_block;
     let row_bytes = if fits { slice_bytes } else { 0 };
     Ok(Draft {
         name: NAME.into(),
         body: body!("sample.cu"),
-        other_params: vec![SampleRow::NAME],
+        other_params: vec![
+            SampleRow::NAME,
+            SampleChanges::NAME,
+            SampleEdit::NAME,
+            ReportedToken::NAME,
+        ],
         grid: [ONE, Axis::Tokens, Axis::Fixed(splits as u32)],
         cluster: splits,
         threads,
@@ -188,6 +193,7 @@ pub(super) fn sample(at: &Context<'_>) -> Result<Planned<Sample>> {
             ("kVocab", at.spec.vocab),
             ("kSplits", splits),
             ("kRowBytes", row_bytes),
+            ("kScratchStride", at.spec.sliced_vocab(splits)),
         ]),
         family: Family::Portable,
         tunables,

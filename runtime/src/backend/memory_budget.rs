@@ -31,6 +31,8 @@ pub struct MemoryBudget {
     pub snapshot_bytes: u64,
     /// Values between kernels, step words and page tables.
     pub workspace_bytes: u64,
+    /// Histories and masks of sequences, and reports of sampled tokens.
+    pub sampling_bytes: u64,
     /// Loaded kernels and captured steps: a bound, not a count.
     pub graph_bytes: u64,
     /// Memory that is free now; `None` where that is not known.
@@ -52,6 +54,7 @@ impl MemoryBudget {
             + self.ring_bytes
             + self.snapshot_bytes
             + self.workspace_bytes
+            + self.sampling_bytes
             + self.graph_bytes
     }
 
@@ -96,6 +99,7 @@ impl fmt::Display for MemoryBudget {
             ("rings", self.ring_bytes),
             ("snapshots", self.snapshot_bytes),
             ("workspace", self.workspace_bytes),
+            ("sampling", self.sampling_bytes),
             ("kernels and graphs", self.graph_bytes),
         ];
         for (name, bytes) in items.into_iter().filter(|(_, bytes)| *bytes > 0) {

@@ -31,6 +31,16 @@ pub struct DeviceInfo {
     pub driver: i32,
 }
 
+/// The first compute capability whose blocks form clusters.
+const FIRST_WITH_CLUSTERS: (i32, i32) = (9, 0);
+
+impl DeviceInfo {
+    /// Whether blocks form clusters.
+    pub(super) fn has_clusters(&self) -> bool {
+        self.compute >= FIRST_WITH_CLUSTERS
+    }
+}
+
 /// Asks a device whether it can run the kernels.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use ossmith_plan::{Kernel, Model, Phase, Schedule, Weight};
 use super::cache::DeviceCache;
 use super::kernels::{Extent, Kernels};
 use super::nvtx::Range;
+use super::sampling_state::SamplingState;
 use super::weights::DeviceWeights;
 use super::workspace::Workspace;
 use crate::{Error, Result};
@@ -31,8 +32,14 @@ pub(super) struct StepInputs {
     pub seq_slots: Ptr,
     /// `[rows]`: residual row of each row of the head.
     pub rows: Ptr,
-    /// `[rows]`: sampling settings.
+    /// `[sampled rows]`: sampling settings.
     pub sampling: Ptr,
+    /// `[sampled rows]`: what changes their logits.
+    pub changes: Ptr,
+    /// Tokens that single rows bias or forbid.
+    pub edits: Ptr,
+    /// `[rows that are only reported]`: their settings.
+    pub given: Ptr,
     /// Set in steps with tokens that attention takes in tiles.
     pub tiled: Option<TiledInputs>,
 }
@@ -57,6 +64,7 @@ pub(super) struct Pass {
     pub weights: DeviceWeights,
     pub cache: DeviceCache,
     pub workspace: Workspace,
+    pub sampling: SamplingState,
 }
 
 /// A step that is launched: what all its kernels have in common.

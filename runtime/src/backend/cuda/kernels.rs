@@ -20,9 +20,6 @@ use super::stamps::{Stamps, TracedBlock, TracedLaunch};
 use crate::backend::Progress;
 use crate::{Error, Result};
 
-/// The first compute capability whose blocks form clusters.
-const FIRST_WITH_CLUSTERS: (i32, i32) = (9, 0);
-
 /// What a launch grid depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -103,7 +100,7 @@ impl Kernels {
             cache_use,
             text_hash: sources.hash(model),
             sms: device.sms,
-            has_clusters: device.compute >= FIRST_WITH_CLUSTERS,
+            has_clusters: device.has_clusters(),
             experts: model.spec.max_experts() as u32,
             kv_heads: model.spec.kv_heads as u32,
             stamps: None,

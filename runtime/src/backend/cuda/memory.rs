@@ -190,14 +190,14 @@ impl Pinned {
             .map_err(device_error("copy to the device"))
     }
 
-    /// Copies device words to the front of these, in stream order. They are valid once the stream has passed this point.
+    /// Copies device words to `range` of these, in stream order. They are valid once the stream has passed this point.
     pub(super) fn copy_from(
         &mut self,
         stream: &CudaStream,
         source: Ptr,
-        words: usize,
+        range: std::ops::Range<usize>,
     ) -> Result<()> {
-        let target = &mut self.words_mut()[..words];
+        let target = &mut self.words_mut()[range];
         // SAFETY: the target is page-locked and outlives the step; the source holds at least as many words.
         unsafe { result::memcpy_dtoh_async(target, source, stream.cu_stream()) }
             .map_err(device_error("copy from the device"))

@@ -8,7 +8,7 @@ use super::cache::{BF16_BYTES, ring_pages};
 use super::memory::device_error;
 use super::staging::Arrays;
 use super::weights::{layout_bytes, layout_of};
-use super::{device, workspace};
+use super::{device, sampling_state, workspace};
 use crate::Result;
 use crate::backend::memory_budget::{PAGES_PER_SNAPSHOT, snapshot_count};
 use crate::backend::{Limits, MemoryBudget, PAGE_TOKENS};
@@ -32,10 +32,11 @@ pub fn memory_budget(
     snapshots: usize,
     ordinal: usize,
 ) -> Result<MemoryBudget> {
-    let (context, _) = device::open(ordinal)?;
+    let (context, info) = device::open(ordinal)?;
     context.bind_to_thread().map_err(device_error("select the device"))?;
     let (free, _) = result::mem_get_info().map_err(device_error("ask for free memory"))?;
-    Ok(MemoryBudget { available_bytes: Some(free as u64), ..sizes(model, limits, snapshots)? })
+    let sizes = sizes(model, limits, snapshots, info.has_clusters())?;
+    Ok(MemoryBudget { available_bytes: Some(free as u64), ..sizes })
 }
 
 /// The budget for these limits, prefixes cached, on a device that is not there: what is available is not known.
@@ -54,6 +55,7 @@ pub(super) fn sizes(
     model: &'static Model,
     limits: &Limits,
     snapshots: usize,
+    clusters: bool,
 ) -> Result<MemoryBudget> {
     let spec = &model.spec;
     let layers = spec.layers.len() as u64;
@@ -68,8 +70,8 @@ pub(super) fn sizes(
     let stride = spec.context.div_ceil(PAGE_TOKENS);
     let tables = 2 * rounded((limits.max_sequences * stride * size_of::<u32>()) as u64);
     let words = rounded((Arrays::new(limits, stride).device_words() * size_of::<u32>()) as u64);
-    let between: u64 =
-        workspace::sizes(model, limits)?.iter().map(|&bytes| rounded(bytes as u64)).sum();
+    let sum = |sizes: Vec<usize>| sizes.iter().map(|&bytes| rounded(bytes as u64)).sum::<u64>();
+    let between = sum(workspace::sizes(model, limits)?);
     // Keys and values apart.
     let snapshot_buffer =
         if snapshots == 0 { 0 } else { rounded(snapshots as u64 * window * page) };
@@ -79,6 +81,7 @@ pub(super) fn sizes(
         ring_bytes: 2 * sliding * rounded(ring_bytes(spec, limits, page)),
         snapshot_bytes: 2 * sliding * snapshot_buffer,
         workspace_bytes: between + tables + words,
+        sampling_bytes: sum(sampling_state::sizes(model, limits, clusters)?),
         graph_bytes: KERNEL_BYTES
             + workspace::logit_rows(limits) as u64 * layers * GRAPH_BYTES_PER_LAYER,
         available_bytes: None,
@@ -124,7 +127,7 @@ mod tests {
         for (model, published, max_sequences, max_step_tokens, pages, fits) in lines {
             let limits = Limits { max_sequences, max_step_tokens, pages };
             let snapshots = snapshot_count(&model.spec, &limits).unwrap_or(0);
-            let budget = sizes(model, &limits, snapshots).expect("a budget");
+            let budget = sizes(model, &limits, snapshots, true).expect("a budget");
             let name = format!("{} with {limits:?}: {budget}", model.spec.name);
             // Packed tiles pad little, and the published files hold the same numbers.
             assert!(budget.weight_bytes.abs_diff(published) * 50 < published, "{name}");
@@ -148,7 +151,7 @@ mod tests {
         let budget = |pages| {
             let limits = Limits { max_sequences: 16, max_step_tokens: 2048, pages };
             let snapshots = snapshot_count(&model.spec, &limits).unwrap_or(0);
-            let sizes = sizes(model, &limits, snapshots).expect("a budget");
+            let sizes = sizes(model, &limits, snapshots, true).expect("a budget");
             MemoryBudget { available_bytes: Some(CARD), ..sizes }
         };
         // 16 sequences of 16k tokens each.

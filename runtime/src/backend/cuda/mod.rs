@@ -23,6 +23,7 @@ pub mod nvrtc;
 mod nvtx;
 pub mod pack;
 mod query_tiles;
+mod sampling_state;
 mod sources;
 mod staging;
 mod stamps;
@@ -45,17 +46,17 @@ pub use sources::{Sources, emit, plan_hash};
 pub use stamps::{TracedBlock, TracedLaunch};
 
 use crate::backend::{
-    Backend, Input, LayerActivations, Limits, Progress, Sequence, Step, StepOutput, StepTime,
-    validate,
+    Backend, Input, LayerActivations, Limits, Progress, Step, StepOutput, StepTime, validate,
 };
 use crate::checkpoint::Checkpoint;
-use crate::sampling::TokenHistory;
+use crate::sampling::{TokenHistory, TokenLogprobs};
 use crate::{Error, Result};
 use cache::DeviceCache;
 use clock::{Clock, Marks};
 use forward::{Pass, StepInputs, StepRun};
 use memory::{Buffer, Pinned, device_error};
 use nvtx::Range;
+use sampling_state::{REPORT_WORDS, SamplingState, StagedHistories, read_report};
 use staging::{Arrays, Staging};
 use weights::DeviceWeights;
 use workspace::Workspace;
@@ -77,6 +78,9 @@ pub struct CudaBackend {
     use_graphs: bool,
     free: Vec<Staged>,
     in_flight: VecDeque<InFlight>,
+    /// Steps submitted and steps collected so far.
+    submitted: u64,
+    collected: u64,
     clock: Clock,
     /// Whether a token was sampled for a slot, for which [`Input::Sampled`] can stand.
     has_sampled: Vec<bool>,
@@ -99,6 +103,9 @@ impl std::fmt::Debug for DecodeGraph {
 struct Staged {
     staging: Staging,
     sampled_tokens: Pinned,
+    histories: StagedHistories,
+    /// Reports of the sampled rows, then of those that are only reported.
+    reports: Pinned,
     marks: Marks,
 }
 
@@ -147,18 +154,21 @@ impl CudaBackend {
             DeviceWeights::load(&context, &stream, &kernels, model, &checkpoint, progress)?;
         let cache = DeviceCache::new(&context, &model.spec, &limits)?;
         let workspace = Workspace::new(&context, model, &limits)?;
+        let sampling = SamplingState::new(&context, model, &limits, info.has_clusters())?;
         tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
         let arrays = Arrays::new(&limits, cache.stride());
         let words =
             Buffer::zeroed(&context, arrays.device_words() * size_of::<u32>(), "a step's words")?;
         Ok(CudaBackend {
             inputs: arrays.inputs(&words),
-            pass: Pass { model, stream, kernels, weights, cache, workspace },
+            pass: Pass { model, stream, kernels, weights, cache, workspace, sampling },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
             use_graphs: use_graphs()?,
             free: Vec::new(),
             in_flight: VecDeque::new(),
+            submitted: 0,
+            collected: 0,
             clock: Clock::new(),
             info,
             context,
@@ -188,6 +198,11 @@ impl CudaBackend {
         Ok(Staged {
             staging: Staging::new(&self.context, self.arrays, tile_tokens)?,
             sampled_tokens: Pinned::zeroed(&self.context, self.pass.workspace.logit_rows)?,
+            histories: StagedHistories::default(),
+            reports: Pinned::zeroed(
+                &self.context,
+                (self.pass.workspace.logit_rows + self.limits.max_step_tokens) * REPORT_WORDS,
+            )?,
             marks: Marks::new(&self.context)?,
         })
     }
@@ -206,6 +221,10 @@ impl CudaBackend {
     /// Sends a step's words.
     fn send(&self, staging: &Staging) -> Result<()> {
         staging.words.copy_to(&self.pass.stream, staging.device_range(), self.words.ptr())?;
+        for range in staging.rare_ranges() {
+            let address = self.words.at(range.start * size_of::<u32>());
+            staging.words.copy_to(&self.pass.stream, range, address)?;
+        }
         for (range, address) in &staging.page_updates {
             staging.words.copy_to(&self.pass.stream, range.clone(), *address)?;
         }
@@ -220,10 +239,13 @@ impl CudaBackend {
             format!("{} step", regime.name())
         });
         self.send(&staged.staging)?;
+        let Pass { sampling, stream, kernels, model, .. } = &mut self.pass;
+        sampling.prepare(&self.context, stream, kernels, model, &mut staged.histories)?;
         staged.marks.begin(&self.pass.stream)?;
 
         let staging = &staged.staging;
         let samples_all = staging.sampled.len() == staging.tokens
+            && staging.head_rows == staging.tokens
             && staging.wanted.is_empty()
             && !step.capture_activations;
         let (rows, activations) = if samples_all {
@@ -244,8 +266,19 @@ impl CudaBackend {
         staged.sampled_tokens.copy_from(
             &self.pass.stream,
             self.pass.workspace.sampled.ptr(),
-            staging.sampled.len(),
+            0..staging.sampled.len(),
         )?;
+        if staging.reported.iter().any(Option::is_some) {
+            let rows = staging.sampled.len();
+            let source = self.pass.sampling.reports(0);
+            staged.reports.copy_from(&self.pass.stream, source, 0..rows * REPORT_WORDS)?;
+        }
+        if !staging.given.is_empty() {
+            let first = self.pass.given_reports();
+            let source = self.pass.sampling.reports(first);
+            let range = first * REPORT_WORDS..(first + staging.given.len()) * REPORT_WORDS;
+            staged.reports.copy_from(&self.pass.stream, source, range)?;
+        }
         let done =
             self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
         Ok((done, logits, activations))
@@ -289,6 +322,16 @@ impl CudaBackend {
             self.pass.head(&step, range.clone())?;
             if first == 0 && !staging.sampled.is_empty() {
                 self.pass.sample(&step, staging.sampled.len())?;
+            }
+            let first_given = staging.head_rows - staging.given.len();
+            let given = range.start.max(first_given)..range.end;
+            if !given.is_empty() {
+                self.pass.report(
+                    &step,
+                    given.start - first,
+                    given.start - first_given,
+                    given.len(),
+                )?;
             }
             let wanted = staging.wanted.iter().zip(&mut rows);
             let here: Vec<_> = wanted.filter(|(row, _)| range.contains(&row.head_row)).collect();
@@ -391,25 +434,22 @@ impl Backend for CudaBackend {
         self.clock.time()
     }
 
-    fn set_history(&mut self, _: usize, _: &TokenHistory) -> Result<()> {
-        Err(Error::Internal("this backend keeps no histories".to_owned()))
+    fn set_history(&mut self, seq_slot: usize, history: &TokenHistory) -> Result<()> {
+        validate::history(self.pass.model, &self.limits, seq_slot, history)?;
+        self.pass.sampling.set_history(seq_slot, history);
+        Ok(())
     }
 
-    fn set_mask(&mut self, _: usize, _: usize, _: &[u32]) -> Result<()> {
-        Err(Error::Internal("this backend keeps no masks".to_owned()))
+    fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {
+        validate::mask(self.pass.model, &self.limits, seq_slot, mask, words)?;
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        self.pass.sampling.set_mask(seq_slot, mask, words, self.submitted, self.collected)
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        let only_samples = |sequence: &Sequence<'_>| {
-            let row = sequence.sample;
-            let changed = row.is_some_and(|row| row.changes_logits() || row.report.is_some());
-            !changed && sequence.prompt_report.is_none()
-        };
-        if !step.sequences.iter().all(only_samples) {
-            return Err(Error::invalid_step("this backend neither changes nor reports logits"));
-        }
         validate::step(self.pass.model, &self.limits, step, |slot| self.has_sampled[slot])?;
         validate::sampled_rows(step, self.max_sampled_rows())?;
+        validate::masks(step, |slot, mask| self.pass.sampling.has_mask(slot, mask))?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
         let cache = &mut self.pass.cache;
@@ -420,6 +460,12 @@ impl Backend for CudaBackend {
             let _ = self.synchronize();
         }
         let (done, logits, activations) = launched?;
+        self.submitted += 1;
+        for sequence in step.sequences {
+            if let Some(mask) = sequence.sample.and_then(|row| row.mask) {
+                self.pass.sampling.name_mask(sequence.seq_slot, mask, self.submitted);
+            }
+        }
         for &index in &staged.staging.sampled {
             // After a draft it is not known which of its tokens will be accepted.
             let sequence = &step.sequences[index];
@@ -433,19 +479,37 @@ impl Backend for CudaBackend {
         let missing = || Error::Internal("collect was called with no step submitted".into());
         let step = self.in_flight.pop_front().ok_or_else(missing)?;
         step.done.synchronize().map_err(device_error("finish a step"))?;
-        let rows = step.staged.staging.sampled.len();
-        let tokens = &step.staged.sampled_tokens.words()[..rows];
-        let sampled = tokens.iter().map(|&token| (token != NOTHING_SAMPLED).then_some(token));
-        let sampled = sampled.collect();
-        let Staged { staging, sampled_tokens, marks } = step.staged;
-        let marks = self.clock.read(marks, &self.context)?;
-        self.free.push(Staged { staging, sampled_tokens, marks });
-        Ok(StepOutput {
-            sampled,
-            logits: step.logits,
-            activations: step.activations,
-            ..StepOutput::default()
-        })
+        self.collected += 1;
+        let (output, staged) = step.output(self.pass.given_reports());
+        let marks = self.clock.read(staged.marks, &self.context)?;
+        self.free.push(Staged { marks, ..staged });
+        Ok(output)
+    }
+}
+
+impl InFlight {
+    /// What a step that is done has yielded, and its memory. The reports of rows that are only reported begin at
+    /// `given`.
+    fn output(self, given: usize) -> (StepOutput, Staged) {
+        let InFlight { staged, logits, activations, .. } = self;
+        let staging = &staged.staging;
+        let report_at = |row: usize, top: u32| -> TokenLogprobs {
+            read_report(&staged.reports.words()[row * REPORT_WORDS..][..REPORT_WORDS], top)
+        };
+        let rows = staging.sampled.len();
+        let tokens = staged.sampled_tokens.words()[..rows].iter();
+        let sampled: Vec<Option<u32>> =
+            tokens.map(|&token| (token != NOTHING_SAMPLED).then_some(token)).collect();
+        let report = |(row, token): (usize, &Option<u32>)| {
+            let top = staging.reported[row].filter(|_| token.is_some())?;
+            Some(report_at(row, top))
+        };
+        let reports = sampled.iter().enumerate().map(report).collect();
+        let mut prompt_reports = vec![Vec::new(); logits.len()];
+        for (row, &(index, top)) in staging.given.iter().enumerate() {
+            prompt_reports[index].push(report_at(given + row, top));
+        }
+        (StepOutput { sampled, reports, prompt_reports, logits, activations }, staged)
     }
 }
 
@@ -453,5 +517,6 @@ impl Drop for CudaBackend {
     fn drop(&mut self) {
         // Host memory must outlive the copies in flight; what they found no longer matters.
         let _ = self.pass.stream.synchronize();
+        self.pass.sampling.wait();
     }
 }

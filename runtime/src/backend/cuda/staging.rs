@@ -1,26 +1,32 @@
 //! What the host says of a step, gathered in one page-locked block and sent in one copy (and one more for each
 //! sequence whose page table changed).
 //!
-//! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[step tokens]`; sampling settings
-//! `[sampled rows][8]`; query tiles and single-query tokens, `[step tokens]`; then page-table entries.
+//! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[step tokens]`; sampling settings and changes
+//! `[sampled rows]` each; query tiles and single-query tokens, `[step tokens]`. What most steps lack is sent apart: edits
+//! `[sequences][MAX_EDITS]`, settings of the rows that are only reported `[step tokens]`; then page-table entries.
 
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
-use ossmith_plan::params::SampleRow;
+use ossmith_plan::params::{NO_MASK, NOTHING_GIVEN, SampleChanges, SampleEdit, SampleRow};
 
 use super::forward::{StepInputs, TiledInputs};
 use super::memory::{Buffer, Pinned};
 use super::query_tiles::QueryTiles;
+use super::sampling_state::mask_index;
 use super::workspace;
 use crate::Result;
-use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
-use crate::sampling::SamplerConfig;
+use crate::backend::{Input, Limits, LogitRows, MAX_EDITS, RowSampling, Sequence, Step};
+use crate::sampling::Penalties;
 
 /// Stands for the last token that was sampled for the slot.
 const SAMPLED: u32 = ossmith_plan::facts::LAST_SAMPLED as u32;
 /// Words of a [`SampleRow`].
 pub(super) const SAMPLE_ROW_WORDS: usize = size_of::<SampleRow>() / size_of::<u32>();
+/// Words of a [`SampleChanges`].
+pub(super) const CHANGES_WORDS: usize = size_of::<SampleChanges>() / size_of::<u32>();
+/// Words of a [`SampleEdit`].
+pub(super) const EDIT_WORDS: usize = size_of::<SampleEdit>() / size_of::<u32>();
 
 /// Where each array begins, in words.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +55,25 @@ impl Arrays {
         self.rows() + self.step_tokens
     }
 
-    fn query_tiles(&self) -> usize {
+    fn changes(&self) -> usize {
         self.sampling() + self.sampled_rows * SAMPLE_ROW_WORDS
     }
 
+    fn query_tiles(&self) -> usize {
+        self.changes() + self.sampled_rows * CHANGES_WORDS
+    }
+
+    fn edits(&self) -> usize {
+        // An edit is read as 8 bytes.
+        (self.query_tiles() + QueryTiles::max_words(self.step_tokens)).next_multiple_of(EDIT_WORDS)
+    }
+
+    fn given(&self) -> usize {
+        self.edits() + self.sequences * MAX_EDITS * EDIT_WORDS
+    }
+
     fn pages(&self) -> usize {
-        self.query_tiles() + QueryTiles::max_words(self.step_tokens)
+        self.given() + self.step_tokens * SAMPLE_ROW_WORDS
     }
 
     /// Words of the device's copy, which has no page-table entries.
@@ -75,6 +94,9 @@ impl Arrays {
             seq_slots: at(2 * self.step_tokens),
             rows: at(self.rows()),
             sampling: at(self.sampling()),
+            changes: at(self.changes()),
+            edits: at(self.edits()),
+            given: at(self.given()),
             tiled: None,
         }
     }
@@ -105,6 +127,13 @@ pub(super) struct Staging {
     pub head_rows: usize,
     /// For each sampled row, the sequence's index in the step.
     pub sampled: Vec<usize>,
+    /// For each sampled row, how many tokens its report lists, if it has one.
+    pub reported: Vec<Option<u32>>,
+    /// For each row that is only reported, the sequence's index in the step and how many tokens are listed. These are
+    /// the last rows of the head.
+    pub given: Vec<(usize, u32)>,
+    /// Edits of all sampled rows.
+    edits: usize,
     /// Rows whose logits are wanted, in order of sequence and token.
     pub wanted: Vec<WantedRow>,
 }
@@ -124,6 +153,9 @@ impl Staging {
             tokens: 0,
             head_rows: 0,
             sampled: Vec::new(),
+            reported: Vec::new(),
+            given: Vec::new(),
+            edits: 0,
             wanted: Vec::new(),
         })
     }
@@ -136,8 +168,10 @@ impl Staging {
     ) {
         self.page_updates.clear();
         self.sampled.clear();
+        self.reported.clear();
+        self.given.clear();
         self.wanted.clear();
-        self.tokens = 0;
+        (self.tokens, self.edits) = (0, 0);
         let mut last_rows = Vec::with_capacity(step.sequences.len());
         let mut page_word = self.arrays.pages();
         for sequence in step.sequences {
@@ -198,19 +232,18 @@ impl Staging {
         StepInputs { tiled, ..*arrays }
     }
 
-    /// Sampled rows first, then every other row that is wanted.
+    /// Sampled rows first, then every other row that is wanted, then those that are only reported.
     fn put_head_rows(&mut self, step: &Step<'_>, last_rows: &[u32]) {
         let mut rows = Vec::new();
-        let sampling = self.arrays.sampling();
         for (index, sequence) in step.sequences.iter().enumerate() {
-            let Some(row) = sequence.sample else { continue };
+            let Some(row) = &sequence.sample else { continue };
             let position = sequence.start + sequence.input.len();
+            let edits = self.put_edits(row);
             for back in (0..sequence.sampled_rows()).rev() {
-                let at = sampling + rows.len() * SAMPLE_ROW_WORDS;
-                let words = sample_row(&row.config, position - back, sequence.seq_slot);
-                self.words.words_mut()[at..][..SAMPLE_ROW_WORDS].copy_from_slice(&words);
+                self.put_sampling(row, edits, position - back, sequence.seq_slot);
                 rows.push(last_rows[index] - back as u32);
                 self.sampled.push(index);
+                self.reported.push(row.report);
             }
         }
         for (index, sequence) in step.sequences.iter().enumerate() {
@@ -229,14 +262,64 @@ impl Staging {
                 self.wanted.push(WantedRow { sequence: index, head_row });
             }
         }
+        for (index, sequence) in step.sequences.iter().enumerate() {
+            let Some(report) = sequence.prompt_report else { continue };
+            let first = last_rows[index] + 1 - sequence.input.len() as u32;
+            for (row, &token) in (first..).zip(report.next) {
+                let at = self.arrays.given() + self.given.len() * SAMPLE_ROW_WORDS;
+                self.words.words_mut()[at..][..SAMPLE_ROW_WORDS]
+                    .copy_from_slice(&given_row(token, report.top));
+                rows.push(row);
+                self.given.push((index, report.top));
+            }
+        }
         self.head_rows = rows.len();
         let start = self.arrays.rows();
         self.words.words_mut()[start..start + rows.len()].copy_from_slice(&rows);
     }
 
+    /// Adds a row's edits; returns the number of the first.
+    fn put_edits(&mut self, row: &RowSampling<'_>) -> usize {
+        let first = self.edits;
+        let words = &mut self.words.words_mut()[self.arrays.edits() + first * EDIT_WORDS..];
+        for (words, edit) in words.chunks_exact_mut(EDIT_WORDS).zip(row_edits(row)) {
+            words.copy_from_slice(&edit);
+        }
+        self.edits += row.biases.len() + row.forbidden.len();
+        first
+    }
+
+    /// The settings of the next sampled row, and its changes, whose edits begin with number `first_edit`.
+    fn put_sampling(
+        &mut self,
+        row: &RowSampling<'_>,
+        first_edit: usize,
+        position: usize,
+        slot: usize,
+    ) {
+        let (arrays, index) = (self.arrays, self.sampled.len());
+        let words = self.words.words_mut();
+        words[arrays.sampling() + index * SAMPLE_ROW_WORDS..][..SAMPLE_ROW_WORDS]
+            .copy_from_slice(&sample_row(row, position, slot));
+        if row.changes_logits() {
+            words[arrays.changes() + index * CHANGES_WORDS..][..CHANGES_WORDS]
+                .copy_from_slice(&row_changes(row, first_edit, slot));
+        }
+    }
+
     /// The step's token that each of the first `rows` head rows belongs to.
     pub(super) fn head_row_tokens(&self, rows: usize) -> &[u32] {
         &self.words.words()[self.arrays.rows()..][..rows]
+    }
+
+    /// The words that only some steps have, where they have any.
+    pub(super) fn rare_ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let (edits, given) = (self.arrays.edits(), self.arrays.given());
+        let ranges = [
+            edits..edits + self.edits * EDIT_WORDS,
+            given..given + self.given.len() * SAMPLE_ROW_WORDS,
+        ];
+        ranges.into_iter().filter(|range| !range.is_empty())
     }
 
     /// The words that a step needs on the device.
@@ -247,20 +330,57 @@ impl Staging {
     }
 }
 
-/// The words of a [`SampleRow`].
+/// The words of a [`SampleRow`] that samples.
 pub(super) fn sample_row(
-    settings: &SamplerConfig,
+    row: &RowSampling<'_>,
     position: usize,
     slot: usize,
 ) -> [u32; SAMPLE_ROW_WORDS] {
+    let config = &row.config;
     [
-        settings.inverse_temperature().to_bits(),
-        settings.top_k,
-        settings.top_p.to_bits(),
-        settings.min_score().to_bits(),
-        settings.seed as u32,
-        (settings.seed >> 32) as u32,
+        config.inverse_temperature().to_bits(),
+        config.top_k,
+        config.top_p.to_bits(),
+        config.min_score().to_bits(),
+        config.seed as u32,
+        (config.seed >> 32) as u32,
         position as u32,
         slot as u32,
+        row.report.map_or(0, |top| 1 + top),
+        NOTHING_GIVEN,
+        row.changes_logits().into(),
+        row.penalties.is_some().into(),
     ]
+}
+
+/// The words of a [`SampleRow`] that only reports a token.
+fn given_row(token: u32, top: u32) -> [u32; SAMPLE_ROW_WORDS] {
+    let mut words = [0; SAMPLE_ROW_WORDS];
+    (words[8], words[9]) = (1 + top, token);
+    words
+}
+
+/// The words of a [`SampleChanges`] whose edits begin with number `first_edit`.
+pub(super) fn row_changes(
+    row: &RowSampling<'_>,
+    first_edit: usize,
+    slot: usize,
+) -> [u32; CHANGES_WORDS] {
+    let penalties = row.penalties.unwrap_or(Penalties::NONE);
+    [
+        penalties.repetition.to_bits(),
+        penalties.presence.to_bits(),
+        penalties.frequency.to_bits(),
+        first_edit as u32,
+        row.biases.len() as u32,
+        row.forbidden.len() as u32,
+        row.mask.map_or(NO_MASK, |mask| mask_index(slot, mask) as u32),
+        0,
+    ]
+}
+
+/// The words of a row's [`SampleEdit`]s: biases, then forbidden tokens.
+pub(super) fn row_edits(row: &RowSampling<'_>) -> impl Iterator<Item = [u32; EDIT_WORDS]> {
+    let biases = row.biases.iter().map(|&(token, bias)| [token, bias.to_bits()]);
+    biases.chain(row.forbidden.iter().map(|&token| [token, 0]))
 }

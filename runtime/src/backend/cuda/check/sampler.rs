@@ -139,8 +139,9 @@ impl Bench {
                 let settings: Vec<SamplerConfig> =
                     (0..ROWS).map(|_| combined(combination, vocab, &mut random)).collect();
                 let positions: Vec<usize> = (0..ROWS).map(|_| random.below(1 << 17)).collect();
-                let words: Vec<[u32; SAMPLE_ROW_WORDS]> =
-                    (0..ROWS).map(|row| sample_row(&settings[row], positions[row], row)).collect();
+                let words: Vec<[u32; SAMPLE_ROW_WORDS]> = (0..ROWS)
+                    .map(|row| sample_row(&settings[row].into(), positions[row], row))
+                    .collect();
                 rows.write(0, words.as_flattened())?;
                 self.device.pass.sample(&step, ROWS)?;
                 self.device.synchronize()?;

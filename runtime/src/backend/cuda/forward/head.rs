@@ -28,6 +28,53 @@ impl Pass {
         Ok(())
     }
 
+    /// Reports of `rows` rows of the logits from row `first` on. They are those of the rows that are only reported from
+    /// number `given` on.
+    pub(in super::super) fn report(
+        &self,
+        step: &StepRun,
+        first: usize,
+        given: usize,
+        rows: usize,
+    ) -> Result<()> {
+        let row_bytes = self.model.spec.vocab * size_of::<f32>();
+        let params = params::Sample {
+            logits: self.workspace.logits.at(first * row_bytes),
+            rows: step.inputs.given + (given * size_of::<params::SampleRow>()) as Ptr,
+            reports: self.sampling.reports(self.given_reports() + given),
+            ..self.sample_params(step)
+        };
+        let kernels = step.schedule.head.iter().flat_map(|phase| phase.kernels);
+        for kernel in kernels {
+            if let PhaseKernel::Sample(kernel) = kernel {
+                self.launch(kernel, self.extent(rows), &params)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the reports of the rows that are only reported begin.
+    pub(in super::super) fn given_reports(&self) -> usize {
+        self.workspace.logit_rows
+    }
+
+    fn sample_params(&self, step: &StepRun) -> params::Sample {
+        let (workspace, inputs) = (&self.workspace, &step.inputs);
+        let state = &self.sampling.buffers;
+        params::Sample {
+            logits: workspace.logits.ptr(),
+            rows: inputs.sampling,
+            changes: inputs.changes,
+            edits: inputs.edits,
+            histories: state.histories.ptr(),
+            masks: state.masks.ptr(),
+            sampled: workspace.sampled.ptr(),
+            last_sampled: workspace.last_sampled.ptr(),
+            reports: state.reports.ptr(),
+            scratch: state.scratch.ptr(),
+        }
+    }
+
     /// One phase of the head, for the head's rows `range`.
     pub(in super::super) fn head_phase(
         &self,
@@ -58,13 +105,7 @@ impl Pass {
                     self.unembed(step.schedule, of_rows, picked, count)?;
                 }
                 PhaseKernel::Sample(kernel) => {
-                    let params = params::Sample {
-                        logits: workspace.logits.ptr(),
-                        rows: step.inputs.sampling,
-                        sampled: workspace.sampled.ptr(),
-                        last_sampled: workspace.last_sampled.ptr(),
-                    };
-                    self.launch(kernel, extent, &params)?;
+                    self.launch(kernel, extent, &self.sample_params(step))?;
                 }
                 other => return Err(misplaced(phase, other.params())),
             }
