@@ -48,7 +48,11 @@ impl Scheduler {
         }
         // A candidate that was preempted for another yields no entry.
         for candidate in candidates {
-            plan.entries.extend(self.add_entry(candidate));
+            let Some(entry) = self.add_entry(candidate) else { continue };
+            if self.lacks_history(&entry) {
+                plan.histories.push(entry.key);
+            }
+            plan.entries.push(entry);
         }
         plan
     }
@@ -132,14 +136,20 @@ impl Scheduler {
         !drafts && !sample.needs_host() && scheduled < sample.request.max_tokens
     }
 
-    /// Whether a draft may be made after `generated` tokens of a sample.
+    /// Whether a draft may be made after `generated` tokens of a sample. The rows of a draft are sampled alike: what
+    /// differs from one to the next is a mask, the history that penalties count, and whether stop tokens are forbidden.
     fn may_draft(&self, sample: &Sample, generated: usize) -> bool {
-        sample.mask.is_none() && sample.drafts.length(generated, self.draft_tokens) > 0
+        let params = &sample.request.params;
+        let alike = sample.mask.is_none() && params.penalties().is_none();
+        alike
+            && generated >= params.min_tokens
+            && sample.drafts.length(generated, self.draft_tokens) > 0
     }
 
     /// Tokens of a sample's next chunk.
     pub(super) fn chunk(&self, sample: &Sample, budget: usize) -> usize {
-        let rows = if sample.reports_prompt() { REPORTED_CHUNK } else { usize::MAX };
+        let on_host = sample.report_prompt_on(sample.scheduled) == SampleOn::Host;
+        let rows = if on_host { REPORTED_CHUNK } else { usize::MAX };
         sample.unscheduled().min(budget).min(self.max_append).min(rows)
     }
 
@@ -149,7 +159,8 @@ impl Scheduler {
         let left = sample.request.max_tokens.saturating_sub(sample.generated() + 1);
         let length = sample.drafts.length(sample.generated(), self.draft_tokens);
         let length = length.min(left).min(budget).min(self.max_append - 1);
-        if sample.mask.is_some() || sample.unscheduled() != 1 || length == 0 {
+        let may_draft = self.may_draft(sample, sample.generated());
+        if !may_draft || sample.unscheduled() != 1 || length == 0 {
             return Vec::new();
         }
         let draft = draft::propose(&sample.tokens, length);
@@ -218,13 +229,22 @@ impl Scheduler {
             start: sample.scheduled,
             tokens: candidate.tokens,
             sample_on,
-            reports_prompt: sample.reports_prompt(),
+            forbids_stops: sample.generated() + sample.pending < sample.request.params.min_tokens,
+            report_prompt_on: sample.report_prompt_on(sample.scheduled),
             draft: candidate.draft,
         };
         sample.scheduled += entry.tokens;
         sample.pending += usize::from(last);
         sample.draft_in_flight = !entry.draft.is_empty();
         Some(entry)
+    }
+
+    /// Whether an entry is sampled with penalties by a backend that lacks the history for them; from now on it has it.
+    fn lacks_history(&mut self, entry: &PlanEntry) -> bool {
+        let Some(sample) = self.samples.get_mut(&entry.key) else { return false };
+        let needs =
+            entry.sample_on == SampleOn::Device && sample.request.params.penalties().is_some();
+        needs && !std::mem::replace(&mut sample.history_on_device, true)
     }
 
     /// Starts waiting samples, as far as sequence slots and pages last, and returns them.
@@ -310,16 +330,16 @@ impl Scheduler {
                 Some(tokens) => Input::Tokens(tokens),
                 None => Input::Sampled,
             };
-            let sampler = || sample.request.params.sampler(entry.key.index);
             Some(Sequence {
                 seq_slot: entry.seq_slot,
                 start: entry.start,
                 input,
                 pages: &sample.pages[..end.div_ceil(PAGE_TOKENS)],
-                sample: (entry.sample_on == SampleOn::Device).then(|| sampler().into()),
-                prompt_report: None,
+                sample: (entry.sample_on == SampleOn::Device).then(|| sample.row_sampling(entry)),
+                prompt_report: (entry.report_prompt_on == SampleOn::Device)
+                    .then(|| sample.prompt_report(entry)),
                 logits: match entry.sample_on {
-                    _ if entry.reports_prompt => LogitRows::All,
+                    _ if entry.report_prompt_on == SampleOn::Host => LogitRows::All,
                     SampleOn::Host if entry.draft.is_empty() => LogitRows::Last,
                     SampleOn::Host => LogitRows::All,
                     SampleOn::None | SampleOn::Device => LogitRows::None,

@@ -1,21 +1,21 @@
-//! Sampling on the host, from rows of logits that a backend returned. Samples need it whose next token depends on their
-//! history (penalties, bias, masks, `min_tokens`) or that report logprobs, and so do drafts of these. All other tokens are
-//! sampled where the logits are. Both ways follow [`crate::sampling`], so they agree as far as the logits do.
+//! Sampling on the host, from rows of logits that a backend returned. Samples need it that have a mask, that report more
+//! tokens than a backend lists ([`MAX_REPORTED`]) or change more than it takes ([`MAX_EDITS`]), and so do their drafts. All
+//! other tokens are sampled where the logits are. Both ways follow [`crate::sampling`], so they agree as far as the logits
+//! do.
 
 use std::borrow::Cow;
 
 use super::validate::ValidatedRequest;
 use crate::Result;
+use crate::backend::{MAX_EDITS, MAX_REPORTED};
 use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 
-/// Whether the token after `generated` tokens must be sampled on the host.
-pub(super) fn needs_host(request: &ValidatedRequest, generated: usize) -> bool {
-    let params = &request.params;
+/// Whether the tokens of a request must be sampled on the host.
+pub(super) fn needs_host(request: &ValidatedRequest) -> bool {
+    let forbidden = request.forbidden(0).len();
     request.mask.is_some()
-        || params.logprobs.is_some()
-        || !params.logit_bias.is_empty()
-        || generated < params.min_tokens
-        || params.penalties().is_some()
+        || request.params.logprobs.is_some_and(|top| top as usize > MAX_REPORTED)
+        || request.biases.len() + forbidden > MAX_EDITS
 }
 
 /// What is known of a sample when a token of it is sampled.

@@ -49,23 +49,28 @@ impl Scheduler {
     pub(super) fn postprocess(
         &mut self,
         plan: &StepPlan,
-        output: StepOutput,
+        mut output: StepOutput,
         now: Instant,
     ) -> Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)> {
-        let mut row_results = self.process_rows(plan, output.logits).into_iter();
+        let rows = std::mem::take(&mut output.logits);
+        let mut row_results = self.process_rows(plan, rows).into_iter();
         let (mut events, mut saves) = (Vec::with_capacity(plan.entries.len()), Vec::new());
         let mut sampled = &output.sampled[..];
-        for entry in &plan.entries {
+        let mut reports = &mut output.reports[..];
+        for (index, entry) in plan.entries.iter().enumerate() {
             let results = if entry.returns_rows() { row_results.next() } else { None };
             let rows = if entry.sample_on == SampleOn::Device { entry.sampled_rows() } else { 0 };
             let missing = || missing_output("token", entry);
+            let reports = reports.split_off_mut(..rows.min(reports.len())).unwrap_or_default();
             let rows = sampled.split_off(..rows).ok_or_else(missing)?;
+            let of_prompt = output.prompt_reports.get_mut(index).map(std::mem::take);
+            self.add_prompt_reports(entry, of_prompt.unwrap_or_default())?;
             match results {
                 Some(Err(RowFailure::Late(rows))) => {
                     self.late.push(LateRows { entry: entry.clone(), rows });
                 }
                 results => {
-                    if self.apply(entry, rows, results, now, &mut events)? {
+                    if self.apply(entry, rows, reports, results, now, &mut events)? {
                         self.cache_blocks(entry.key, &mut saves);
                     }
                 }
@@ -88,7 +93,7 @@ impl Scheduler {
             match process_entry(sample, &entry, rows, self.vocab) {
                 Err(RowFailure::Late(rows)) => self.late.push(LateRows { entry, rows }),
                 results => {
-                    if self.apply(&entry, &[], Some(results), now, &mut events)? {
+                    if self.apply(&entry, &[], &mut [], Some(results), now, &mut events)? {
                         self.cache_blocks(entry.key, &mut saves);
                     }
                 }
@@ -117,12 +122,26 @@ impl Scheduler {
         }
     }
 
-    /// Applies the tokens that one entry's rows sampled, on the device or from returned rows. Returns whether the tokens of
-    /// a further page are now known.
+    /// Hands what a backend reported of the prompt to an entry's sample.
+    fn add_prompt_reports(&mut self, entry: &PlanEntry, reports: Vec<TokenLogprobs>) -> Result<()> {
+        let reported = entry.report_prompt_on == SampleOn::Device;
+        let Some(sample) = self.samples.get_mut(&entry.key).filter(|_| reported) else {
+            return Ok(());
+        };
+        if reports.len() != sample.prompt_report(entry).next.len() {
+            return Err(missing_output("report of the prompt", entry));
+        }
+        sample.add_prompt_logprobs(entry.start, reports);
+        Ok(())
+    }
+
+    /// Applies the tokens that one entry's rows sampled, on the device (with their reports) or from returned rows. Returns
+    /// whether the tokens of a further page are now known.
     fn apply(
         &mut self,
         entry: &PlanEntry,
         rows: &[Option<u32>],
+        reports: &mut [Option<TokenLogprobs>],
         results: Option<Result<RowResults, RowFailure>>,
         now: Instant,
         events: &mut Vec<TokenEvent>,
@@ -153,8 +172,15 @@ impl Scheduler {
             self.metrics.count_draft(drafted, accepted);
         }
         self.metrics.host_sampled_tokens += results.tokens.len() as u64;
-        let from_device = from_device.into_iter().map(|token| (token, None));
-        for (token, logprobs) in from_device.chain(results.tokens) {
+        // The device counts only what it samples.
+        sample.history_on_device &= results.tokens.is_empty();
+        if sample.request.params.logprobs.is_some()
+            && (0..from_device.len()).any(|row| reports.get(row).is_none_or(Option::is_none))
+        {
+            return Err(missing_output("report", entry));
+        }
+        let of_device = reports.iter_mut().map(Option::take).chain(std::iter::repeat(None));
+        for (token, logprobs) in from_device.into_iter().zip(of_device).chain(results.tokens) {
             let event = sample.record(token, logprobs, now, &mut self.metrics);
             let finish = event.finish.clone();
             events.push(event);
@@ -219,7 +245,7 @@ fn process_entry(
     }
     let missing = || RowFailure::MissingOutput(missing_output("logits", entry));
     let mut results = RowResults::default();
-    if entry.reports_prompt {
+    if entry.report_prompt_on == SampleOn::Host {
         if rows.len() != entry.tokens * vocab {
             return Err(missing());
         }

@@ -11,7 +11,7 @@ use super::mask_threads::SampleMask;
 use super::request::{FinishReason, TokenEvent};
 use super::sample::Key;
 use super::step_plan::{LateRows, SampleOn, SnapshotCopy, StepPlan};
-use crate::backend::{Step, StepOutput, StepTime};
+use crate::backend::{MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTime};
 use crate::error::panic_message;
 use crate::{Error, Result};
 
@@ -85,7 +85,7 @@ impl Engine {
         if on_host && self.pipeline_depth > 0 && !self.warned_host_sampling {
             self.warned_host_sampling = true;
             tracing::info!(
-                "penalties, bias, masks, logprobs and min_tokens need sampling on the host; \
+                "masks, more than {MAX_REPORTED} logprobs and more than {MAX_EDITS} biases need sampling on the host; \
                  the samples that use them run at most in every other step"
             );
         }
@@ -111,11 +111,18 @@ impl Engine {
         })
     }
 
-    /// Loads snapshots and submits the step.
+    /// Loads snapshots, writes histories and submits the step.
     fn submit_plan(&mut self, plan: &StepPlan) -> Result<()> {
         self.load_snapshots(plan)?;
         let Engine { backend, scheduler, .. } = self;
         catch_panic(|| {
+            for key in &plan.histories {
+                if let Some(sample) = scheduler.samples.get(key)
+                    && let Some(seq_slot) = sample.seq_slot
+                {
+                    backend.set_history(seq_slot, &sample.history)?;
+                }
+            }
             let sequences = scheduler.sequences(plan);
             backend.submit(&Step { sequences: &sequences, capture_activations: false })
         })

@@ -11,8 +11,10 @@ use super::host_sampling;
 use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, PromptInfo, TokenEvent};
+use super::step_plan::{PlanEntry, SampleOn};
 use super::text::TextStream;
 use super::validate::ValidatedRequest;
+use crate::backend::{MAX_REPORTED, PromptReport, RowSampling};
 use crate::sampling::{TokenHistory, TokenLogprobs};
 
 /// Names a sample, and orders samples: by arrival, which the priority shifts, then by number.
@@ -82,6 +84,8 @@ pub(super) struct Sample {
     pub(super) mask: Option<SampleMask>,
     /// Kept only for a sample with penalties.
     pub(super) history: TokenHistory,
+    /// Whether the device has the history too, tokens in flight included.
+    pub(super) history_on_device: bool,
     pub(super) drafts: DraftState,
     /// Whether a draft is in flight, so that the number of tokens that it yields is not known yet.
     pub(super) draft_in_flight: bool,
@@ -124,6 +128,7 @@ impl Sample {
                 Some(_) => TokenHistory::new(&request.prompt, &[]),
                 None => TokenHistory::default(),
             },
+            history_on_device: false,
             drafts: DraftState::new(),
             draft_in_flight: false,
             cached_tokens: 0,
@@ -145,15 +150,46 @@ impl Sample {
         self.tokens.len().saturating_sub(self.scheduled)
     }
 
-    /// Whether its next token must be sampled on the host.
+    /// Whether its tokens must be sampled on the host.
     pub(super) fn needs_host(&self) -> bool {
-        host_sampling::needs_host(&self.request, self.generated())
+        host_sampling::needs_host(&self.request)
     }
 
     /// Whether logprobs of the prompt are still to be computed.
     pub(super) fn reports_prompt(&self) -> bool {
         self.request.params.prompt_logprobs.is_some()
             && self.prompt_logprobs.len() < self.request.prompt.len()
+    }
+
+    /// Where the logprobs of the prompt's tokens after position `start` are computed, if there are any to compute.
+    pub(super) fn report_prompt_on(&self, start: usize) -> SampleOn {
+        let top = self.request.params.prompt_logprobs.unwrap_or(0);
+        match self.reports_prompt() && start + 1 < self.request.prompt.len() {
+            false => SampleOn::None,
+            true if top as usize > MAX_REPORTED => SampleOn::Host,
+            true => SampleOn::Device,
+        }
+    }
+
+    /// How a backend samples the token after an entry of it.
+    pub(super) fn row_sampling(&self, entry: &PlanEntry) -> RowSampling<'_> {
+        let params = &self.request.params;
+        RowSampling {
+            config: params.sampler(self.key.index),
+            biases: &self.request.biases,
+            penalties: params.penalties(),
+            forbidden: if entry.forbids_stops { &self.request.stop_ids } else { &[] },
+            mask: None,
+            report: params.logprobs,
+        }
+    }
+
+    /// The tokens of the prompt that a backend reports in an entry.
+    pub(super) fn prompt_report(&self, entry: &PlanEntry) -> PromptReport<'_> {
+        let prompt = &self.request.prompt;
+        let next = entry.start + 1..(entry.start + entry.tokens + 1).min(prompt.len());
+        let top = self.request.params.prompt_logprobs.unwrap_or(0);
+        PromptReport { next: prompt.get(next).unwrap_or_default(), top }
     }
 
     /// Whether its mask is still being computed.

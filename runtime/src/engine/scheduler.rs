@@ -182,6 +182,7 @@ impl Scheduler {
         (sample.cached_blocks, sample.scheduled) = (0, 0);
         (sample.divergence, sample.tail_page) = (0, None);
         sample.epoch += 1;
+        sample.history_on_device = false;
         if let Some(seq_slot) = sample.seq_slot.take() {
             self.free_seq_slots.push(seq_slot);
             self.running.remove(&key);

@@ -25,8 +25,10 @@ pub(super) struct PlanEntry {
     pub(super) sample_on: SampleOn,
     /// With a draft: the last known token, then the draft tokens. Empty without one.
     pub(super) draft: Vec<u32>,
-    /// Whether every row is returned, for the prompt's logprobs.
-    pub(super) reports_prompt: bool,
+    /// Whether stop tokens must not be sampled yet.
+    pub(super) forbids_stops: bool,
+    /// Where the prompt's logprobs are computed: on the host from rows of every token.
+    pub(super) report_prompt_on: SampleOn,
 }
 
 impl PlanEntry {
@@ -37,7 +39,7 @@ impl PlanEntry {
 
     /// Whether logits are returned to the host.
     pub(super) fn returns_rows(&self) -> bool {
-        self.reports_prompt || self.sample_on == SampleOn::Host
+        self.report_prompt_on == SampleOn::Host || self.sample_on == SampleOn::Host
     }
 }
 
@@ -56,6 +58,8 @@ pub(super) struct StepPlan {
     pub(super) entries: Vec<PlanEntry>,
     /// Snapshots to load before it.
     pub(super) loads: Vec<SnapshotCopy>,
+    /// Samples whose history the device lacks.
+    pub(super) histories: Vec<Key>,
 }
 
 impl StepPlan {

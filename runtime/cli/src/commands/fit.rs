@@ -121,7 +121,7 @@ impl Args {
             .with_max_step_tokens(chunk.min(context).max(batch))
             .with_pages(batch * context.div_ceil(PAGE_TOKENS));
         let available = self.memory.or_else(|| card_gb(&self.profile)).map(|gb| (gb * 1e9) as u64);
-        let mut budget = memory_budget_without_device(model, &limits)?;
+        let mut budget = memory_budget_without_device(model, &limits, self.profile.compute)?;
         budget.available_bytes = available;
         let predictor = Predictor::of(self.profile)?;
         let predictions = runs.is_none().then(|| {
@@ -313,6 +313,7 @@ fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 7] {
         ("rings", budget.ring_bytes),
         ("snapshots", budget.snapshot_bytes),
         ("workspace", budget.workspace_bytes),
+        ("sampling", budget.sampling_bytes),
         ("kernels and graphs", budget.graph_bytes),
         ("total", budget.total_bytes()),
     ]

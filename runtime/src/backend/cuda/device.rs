@@ -34,11 +34,9 @@ pub struct DeviceInfo {
 /// The first compute capability whose blocks form clusters.
 const FIRST_WITH_CLUSTERS: (i32, i32) = (9, 0);
 
-impl DeviceInfo {
-    /// Whether blocks form clusters.
-    pub(super) fn has_clusters(&self) -> bool {
-        self.compute >= FIRST_WITH_CLUSTERS
-    }
+/// Whether blocks form clusters on devices of this compute capability.
+pub(super) fn has_clusters(compute: (i32, i32)) -> bool {
+    compute >= FIRST_WITH_CLUSTERS
 }
 
 /// Asks a device whether it can run the kernels.

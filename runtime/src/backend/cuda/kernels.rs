@@ -11,7 +11,7 @@ use ossmith_plan::params::Params;
 use ossmith_plan::{Axis, Kernel, KernelInfo, Model};
 
 use super::cubins::{CacheUse, CubinCache};
-use super::device::DeviceInfo;
+use super::device::{DeviceInfo, has_clusters};
 use super::memory::device_error;
 use super::nvrtc::{Cubin, Resources};
 use super::nvtx::Range;
@@ -100,7 +100,7 @@ impl Kernels {
             cache_use,
             text_hash: sources.hash(model),
             sms: device.sms,
-            has_clusters: device.has_clusters(),
+            has_clusters: has_clusters(device.compute),
             experts: model.spec.max_experts() as u32,
             kv_heads: model.spec.kv_heads as u32,
             stamps: None,

@@ -35,19 +35,22 @@ pub fn memory_budget(
     let (context, info) = device::open(ordinal)?;
     context.bind_to_thread().map_err(device_error("select the device"))?;
     let (free, _) = result::mem_get_info().map_err(device_error("ask for free memory"))?;
-    let sizes = sizes(model, limits, snapshots, info.has_clusters())?;
+    let sizes = sizes(model, limits, snapshots, device::has_clusters(info.compute))?;
     Ok(MemoryBudget { available_bytes: Some(free as u64), ..sizes })
 }
 
-/// The budget for these limits, prefixes cached, on a device that is not there: what is available is not known.
+/// The budget for these limits, prefixes cached, on a device of this compute capability that is not there: what is
+/// available is not known.
 ///
 /// # Errors
 /// [`crate::Error::Internal`] if a weight has no layout.
 pub fn memory_budget_without_device(
     model: &'static Model,
     limits: &Limits,
+    compute: (i32, i32),
 ) -> Result<MemoryBudget> {
-    sizes(model, limits, snapshot_count(&model.spec, limits).unwrap_or(0))
+    let snapshots = snapshot_count(&model.spec, limits).unwrap_or(0);
+    sizes(model, limits, snapshots, device::has_clusters(compute))
 }
 
 /// The budget without a device.

@@ -154,7 +154,8 @@ impl CudaBackend {
             DeviceWeights::load(&context, &stream, &kernels, model, &checkpoint, progress)?;
         let cache = DeviceCache::new(&context, &model.spec, &limits)?;
         let workspace = Workspace::new(&context, model, &limits)?;
-        let sampling = SamplingState::new(&context, model, &limits, info.has_clusters())?;
+        let clusters = device::has_clusters(info.compute);
+        let sampling = SamplingState::new(&context, model, &limits, clusters)?;
         tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
         let arrays = Arrays::new(&limits, cache.stride());
         let words =

@@ -275,6 +275,7 @@ fn memory(budget: &MemoryBudget, free_now: Option<u64>) -> Value {
         "rings": budget.ring_bytes,
         "snapshots": budget.snapshot_bytes,
         "workspace": budget.workspace_bytes,
+        "sampling": budget.sampling_bytes,
         "graphs": budget.graph_bytes,
         "total": budget.total_bytes(),
         "available": budget.available_bytes,
