@@ -132,7 +132,8 @@ pub struct Sequence<'a> {
     /// Sample the next token from the last row's logits, or a token after each row of a draft. `None` while a prompt is
     /// still being read.
     pub sample: Option<RowSampling<'a>>,
-    /// Report tokens of a prompt, from the logits of the rows before them.
+    /// Report tokens of a prompt, from the logits of the rows before them. These rows are neither sampled from nor
+    /// returned.
     pub prompt_report: Option<PromptReport<'a>>,
     /// Which rows' logits are returned to the host.
     pub logits: LogitRows,

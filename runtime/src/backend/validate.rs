@@ -3,8 +3,8 @@
 use ossmith_plan::Model;
 
 use super::{
-    Input, Limits, MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED, PAGE_TOKENS, RowSampling, Sequence,
-    Step,
+    Input, Limits, LogitRows, MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED, PAGE_TOKENS, RowSampling,
+    Sequence, Step,
 };
 use crate::sampling::TokenHistory;
 use crate::{Error, Result};
@@ -194,6 +194,17 @@ fn check(
     }
 }
 
+/// Refuses more edits or reported tokens than a row can have.
+#[cfg(feature = "cuda")]
+pub(super) fn row_limits(edits: usize, report: Option<u32>) -> Result<()> {
+    if edits > MAX_EDITS || report.is_some_and(|top| top as usize > MAX_REPORTED) {
+        let problem =
+            format!("a row can have at most {MAX_EDITS} biases and {MAX_REPORTED} reported tokens");
+        return Err(Error::invalid_option("sampling", problem));
+    }
+    Ok(())
+}
+
 /// Refuses a row whose settings are out of range.
 fn check_row(row: &RowSampling<'_>, seq_slot: usize) -> std::result::Result<(), String> {
     row.config.check().map_err(|error| error.to_string())?;
@@ -222,9 +233,15 @@ fn check_reports(sequence: &Sequence<'_>) -> std::result::Result<(), String> {
         ));
     }
     let reported = sequence.prompt_report.map_or(0, |report| report.next.len());
-    if reported > rows {
+    let returned = match sequence.logits {
+        LogitRows::None => 0,
+        LogitRows::Last => 1,
+        LogitRows::All => rows,
+    };
+    if reported > 0 && reported + returned.max(sequence.sampled_rows()) > rows {
         return Err(format!(
-            "{reported} of the {rows} rows of sequence slot {seq_slot} are reported"
+            "sequence slot {seq_slot} has {reported} of its {rows} rows reported, and some of these are sampled from or \
+             returned too"
         ));
     }
     Ok(())

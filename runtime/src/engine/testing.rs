@@ -14,7 +14,7 @@ use crate::backend::{
     Backend, Input, LogitRows, PAGE_TOKENS, RowSampling, Sequence, SlotState, Step, StepOutput,
     StepTime,
 };
-use crate::sampling::{self, TokenHistory, TokenLogprobs};
+use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 use crate::{Error, Limits, Result};
 
 /// Dimensions that matter to the engine: vocabulary, context and stop tokens.
@@ -357,7 +357,8 @@ pub(super) fn expected_with(
     while tokens.len() < prompt.len() + params.max_tokens.unwrap_or(usize::MAX) {
         let mut row: Vec<f32> = logits(hash(&tokens, memory)).collect();
         adjust(&tokens[prompt.len()..], &mut row);
-        let token = sampling::sample(&row, &config, tokens.len()).unwrap();
+        let token = sampling::sample_changed(&row, &LogitChanges::default(), &config, tokens.len())
+            .unwrap();
         tokens.push(token);
         let stops = params.stop_token_ids.contains(&token);
         if stops || (!params.ignore_eos && SPEC.stop_tokens.contains(&token)) {

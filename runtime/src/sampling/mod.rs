@@ -19,4 +19,4 @@ pub use config::SamplerConfig;
 pub use history::{Penalties, TokenHistory};
 pub use report::TokenLogprobs;
 pub(crate) use report::report;
-pub(crate) use sampler::{sample, sample_changed};
+pub(crate) use sampler::sample_changed;

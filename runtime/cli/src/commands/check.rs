@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use ossmith::unstable::cuda::check::{CheckLine, check};
+use ossmith::unstable::cuda::check::{CheckLine, SAMPLER_ROWS, check};
 use serde_json::json;
 
 use crate::failure::fail;
@@ -23,6 +23,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     device: usize,
 
+    /// Rows that are sampled with each combination of settings, at least, and compared with the host's sampler.
+    #[arg(long, default_value_t = SAMPLER_ROWS, value_name = "N")]
+    sampler_rows: usize,
+
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
@@ -32,7 +36,10 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let model = self.model.shape()?;
         let mut bars = Bars::new();
-        let lines = check(model, self.device, self.model.weights_seed, &mut |at| bars.show(at))?;
+        let lines =
+            check(model, self.device, self.model.weights_seed, self.sampler_rows, &mut |at| {
+                bars.show(at)
+            })?;
         bars.finish();
         let mut out = std::io::stdout().lock();
         if self.json {

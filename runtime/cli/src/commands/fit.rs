@@ -306,7 +306,7 @@ fn gb(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 7] {
+fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 8] {
     [
         ("weights", budget.weight_bytes),
         ("pages", budget.page_bytes),

@@ -9,8 +9,11 @@ use super::CudaBackend;
 use super::forward::StepRun;
 use super::kernels::Extent;
 use super::memory::{Buffer, device_error};
-use crate::backend::{Backend, Input, LogitRows, PAGE_TOKENS, Sequence, Step, StepOutput};
-use crate::sampling::SamplerConfig;
+use crate::backend::{
+    Backend, Input, LogitRows, MASKS_PER_SLOT, PAGE_TOKENS, RowSampling, Sequence, Step,
+    StepOutput, validate,
+};
+use crate::sampling::{Penalties, SamplerConfig, TokenHistory};
 use crate::{Error, Result};
 
 /// Median and range of repeated timings, in milliseconds.
@@ -64,6 +67,82 @@ pub struct DecodeTimes {
     pub phases: Vec<PhaseTime>,
 }
 
+/// How the tokens of timed steps are sampled, with a seed for each sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeSampling {
+    /// Temperature and filters.
+    pub config: SamplerConfig,
+    /// Penalties for what the sequence holds; [`Penalties::NONE`] for none.
+    pub penalties: Penalties,
+    /// Tokens that are given a bias.
+    pub biases: usize,
+    /// Report each token, and this many of the most likely ones.
+    pub logprobs: Option<u32>,
+    /// Whether each token has a mask of its own, which is uploaded before its step.
+    pub mask: bool,
+}
+
+impl From<SamplerConfig> for DecodeSampling {
+    fn from(config: SamplerConfig) -> DecodeSampling {
+        let penalties = Penalties::NONE;
+        DecodeSampling { config, penalties, biases: 0, logprobs: None, mask: false }
+    }
+}
+
+/// The sequences of timed steps.
+pub(super) struct TimedSequences<'a> {
+    sampling: &'a DecodeSampling,
+    /// Pages of each.
+    tables: Vec<Vec<u32>>,
+    biases: Vec<(u32, f32)>,
+    /// Masks that allow one half of the tokens each.
+    masks: [Vec<u32>; MASKS_PER_SLOT],
+}
+
+impl<'a> TimedSequences<'a> {
+    pub(super) fn new(
+        sampling: &'a DecodeSampling,
+        tables: Vec<Vec<u32>>,
+        vocab: usize,
+    ) -> TimedSequences<'a> {
+        // The strides make each token different.
+        let token = |index: usize| (index * (vocab / sampling.biases.max(1))) as u32;
+        let words = vocab.div_ceil(u32::BITS as usize);
+        let mask = |of: usize| {
+            (0..words)
+                .map(move |word| ossmith_scalar::mix_word((word * MASKS_PER_SLOT + of) as u32))
+        };
+        TimedSequences {
+            sampling,
+            tables,
+            biases: (0..sampling.biases).map(|index| (token(index), 0.5)).collect(),
+            masks: std::array::from_fn(|of| mask(of).collect()),
+        }
+    }
+
+    /// What sequence `slot` does at a position.
+    fn sequence<'s>(&'s self, slot: usize, start: usize, input: Input<'s>) -> Sequence<'s> {
+        let DecodeSampling { config, penalties, logprobs, mask, .. } = *self.sampling;
+        let config = SamplerConfig { seed: slot as u64, ..config };
+        let row = RowSampling {
+            biases: &self.biases,
+            penalties: (penalties != Penalties::NONE).then_some(penalties),
+            mask: mask.then_some(start % MASKS_PER_SLOT),
+            report: logprobs,
+            ..RowSampling::from(config)
+        };
+        Sequence {
+            seq_slot: slot,
+            start,
+            input,
+            pages: &self.tables[slot],
+            sample: Some(row),
+            prompt_report: None,
+            logits: LogitRows::None,
+        }
+    }
+}
+
 /// Steps timed together.
 const STEPS: usize = 32;
 /// Timings whose median is taken.
@@ -71,8 +150,8 @@ const REPEATS: usize = 9;
 
 impl CudaBackend {
     /// Times decode steps of `batch` sequences that each see `context` keys: steps around that many (from none on
-    /// where `context` is below 16), and phases with just as many. The cache holds random keys and values, tokens are
-    /// sampled with `sampling` and a seed for each sequence: at temperature 1 routing is as diverse as the weights make it.
+    /// where `context` is below 16), and phases with just as many. The cache holds random keys and values, and with
+    /// penalties each history as many tokens. At temperature 1 routing is as diverse as the weights make it.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if the limits do not hold the batch; device errors.
@@ -80,7 +159,7 @@ impl CudaBackend {
         &mut self,
         batch: usize,
         context: usize,
-        sampling: &SamplerConfig,
+        sampling: &DecodeSampling,
     ) -> Result<DecodeTimes> {
         let whole = self.time_decode_step(batch, context, sampling)?;
         Ok(DecodeTimes { phases: self.time_phases(&whole.shape)?, ..whole })
@@ -94,23 +173,25 @@ impl CudaBackend {
         &mut self,
         batch: usize,
         context: usize,
-        sampling: &SamplerConfig,
+        sampling: &DecodeSampling,
     ) -> Result<DecodeTimes> {
-        sampling.check()?;
+        sampling.config.check()?;
         let first = context.saturating_sub(STEPS / 2);
         let last = first + STEPS;
         let tables = self.page_tables(batch, last)?;
         self.fill_cache()?;
-        self.start(&tables, first, sampling)?;
-        self.steps(&tables, first, sampling)?;
+        let timed = TimedSequences::new(sampling, tables, self.pass.model.spec.vocab);
+        validate::row_limits(sampling.biases, sampling.logprobs)?;
+        self.start(&timed, first)?;
+        self.steps(&timed, first)?;
         let mut times = Vec::new();
         for _ in 0..REPEATS {
             let begin = Instant::now();
-            self.steps(&tables, first, sampling)?;
+            self.steps(&timed, first)?;
             times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
         }
         // Phases have the positions and routes that this step leaves.
-        let distinct_experts = self.start(&tables, context.saturating_sub(1), sampling)?;
+        let distinct_experts = self.start(&timed, context.saturating_sub(1))?;
         let shape = StepShape { tokens: batch, rows: batch, keys: context, distinct_experts };
         let schedule = self.pass.model.schedule(batch);
         let cost = self.pass.model.step_cost(schedule, &shape);
@@ -143,35 +224,35 @@ impl CudaBackend {
         Ok((0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect())
     }
 
-    /// Feeds one different token to each sequence; returns the distinct experts of a layer, on average.
-    pub(super) fn start(
-        &mut self,
-        tables: &[Vec<u32>],
-        position: usize,
-        sampling: &SamplerConfig,
-    ) -> Result<f64> {
+    /// Feeds one different token to each sequence, after a history of as many tokens as there are positions; returns the
+    /// distinct experts of a layer, on average.
+    pub(super) fn start(&mut self, timed: &TimedSequences<'_>, position: usize) -> Result<f64> {
         let vocab = self.pass.model.spec.vocab;
-        let tokens: Vec<[u32; 1]> =
-            (0..tables.len()).map(|s| [(s * 7919 % vocab) as u32]).collect();
-        let sequences: Vec<Sequence<'_>> = tables
+        let batch = timed.tables.len();
+        let tokens: Vec<[u32; 1]> = (0..batch).map(|s| [(s * 7919 % vocab) as u32]).collect();
+        if timed.sampling.penalties != Penalties::NONE {
+            for slot in 0..batch {
+                let token = |at: usize| ((slot + at * 104_729) % vocab) as u32;
+                let prompt: Vec<u32> = (0..position).map(token).collect();
+                self.set_history(slot, &TokenHistory::new(&prompt, &[]))?;
+            }
+        }
+        self.upload_masks(timed, position)?;
+        let sequences: Vec<Sequence<'_>> = tokens
             .iter()
-            .zip(&tokens)
             .enumerate()
-            .map(|(slot, (pages, token))| {
-                sampled(slot, position, Input::Tokens(token), pages, sampling)
-            })
+            .map(|(slot, token)| timed.sequence(slot, position, Input::Tokens(token)))
             .collect();
         let output = self.run(&Step { sequences: &sequences, capture_activations: true })?;
         Ok(distinct(&output, self.pass.model.spec.max_experts()))
     }
 
     /// Steps of the sequences' positions from `first` on.
-    fn steps(&mut self, tables: &[Vec<u32>], first: usize, sampling: &SamplerConfig) -> Result<()> {
+    fn steps(&mut self, timed: &TimedSequences<'_>, first: usize) -> Result<()> {
         for i in 0..STEPS {
-            let sequences: Vec<Sequence<'_>> = tables
-                .iter()
-                .enumerate()
-                .map(|(slot, pages)| sampled(slot, first + i, Input::Sampled, pages, sampling))
+            self.upload_masks(timed, first + i)?;
+            let sequences: Vec<Sequence<'_>> = (0..timed.tables.len())
+                .map(|slot| timed.sequence(slot, first + i, Input::Sampled))
                 .collect();
             self.submit(&Step { sequences: &sequences, capture_activations: false })?;
             if i > 0 {
@@ -179,6 +260,13 @@ impl CudaBackend {
             }
         }
         self.collect().map(drop)
+    }
+
+    /// Gives each sequence its mask for the step at a position.
+    fn upload_masks(&mut self, timed: &TimedSequences<'_>, position: usize) -> Result<()> {
+        let mask = position % MASKS_PER_SLOT;
+        let slots = if timed.sampling.mask { timed.tables.len() } else { 0 };
+        (0..slots).try_for_each(|slot| self.set_mask(slot, mask, &timed.masks[mask]))
     }
 
     pub(super) fn fill_cache(&self) -> Result<()> {
@@ -311,25 +399,6 @@ impl TimingStats {
             min_ms: self.min_ms / count,
             max_ms: self.max_ms / count,
         }
-    }
-}
-
-fn sampled<'a>(
-    slot: usize,
-    start: usize,
-    input: Input<'a>,
-    pages: &'a [u32],
-    sampling: &SamplerConfig,
-) -> Sequence<'a> {
-    let sample = SamplerConfig { seed: slot as u64, ..*sampling };
-    Sequence {
-        seq_slot: slot,
-        start,
-        input,
-        pages,
-        sample: Some(sample.into()),
-        prompt_report: None,
-        logits: LogitRows::None,
     }
 }
 

@@ -240,8 +240,7 @@ impl CudaBackend {
             format!("{} step", regime.name())
         });
         self.send(&staged.staging)?;
-        let Pass { sampling, stream, kernels, model, .. } = &mut self.pass;
-        sampling.prepare(&self.context, stream, kernels, model, &mut staged.histories)?;
+        self.prepare_sampling(&mut staged.histories)?;
         staged.marks.begin(&self.pass.stream)?;
 
         let staging = &staged.staging;
@@ -283,6 +282,12 @@ impl CudaBackend {
         let done =
             self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
         Ok((done, logits, activations))
+    }
+
+    /// Makes the stream wait for masks, and writes histories.
+    fn prepare_sampling(&mut self, staged: &mut StagedHistories) -> Result<()> {
+        let Pass { sampling, stream, kernels, model, .. } = &mut self.pass;
+        sampling.prepare(&self.context, stream, kernels, model, staged)
     }
 
     /// Replays the graph of a step of `tokens` tokens that samples after each of them; captures it the first time.

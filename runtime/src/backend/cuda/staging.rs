@@ -354,7 +354,7 @@ pub(super) fn sample_row(
 }
 
 /// The words of a [`SampleRow`] that only reports a token.
-fn given_row(token: u32, top: u32) -> [u32; SAMPLE_ROW_WORDS] {
+pub(super) fn given_row(token: u32, top: u32) -> [u32; SAMPLE_ROW_WORDS] {
     let mut words = [0; SAMPLE_ROW_WORDS];
     (words[8], words[9]) = (1 + top, token);
     words

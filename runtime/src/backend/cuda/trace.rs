@@ -4,11 +4,10 @@
 use ossmith_plan::Phase;
 
 use super::CudaBackend;
-use super::bench::TimingStats;
+use super::bench::{DecodeSampling, TimedSequences, TimingStats};
 use super::kernels::Kernels;
 use super::stamps::{Stamps, TracedBlock, TracedLaunch};
 use crate::backend::Progress;
-use crate::sampling::SamplerConfig;
 use crate::{Error, Result};
 
 /// A traced decode step.
@@ -50,13 +49,14 @@ impl CudaBackend {
         &mut self,
         batch: usize,
         context: usize,
-        sampling: &SamplerConfig,
+        sampling: &DecodeSampling,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<DecodeTrace> {
-        sampling.check()?;
+        sampling.config.check()?;
         let tables = self.page_tables(batch, context.max(1))?;
         self.fill_cache()?;
-        self.start(&tables, context.saturating_sub(1), sampling)?;
+        let timed = TimedSequences::new(sampling, tables, self.pass.model.spec.vocab);
+        self.start(&timed, context.saturating_sub(1))?;
         let plain = self.time_graph(|| self.decode_step(batch))?;
         let mut kernels =
             Kernels::load_stamped(&self.context, &self.info, self.pass.model, progress)?;

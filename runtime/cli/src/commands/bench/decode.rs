@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use ossmith::unstable::cuda::CudaBackend;
-use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime, TimingStats};
+use ossmith::unstable::cuda::bench::{DecodeSampling, DecodeTimes, PhaseTime, TimingStats};
 use ossmith::unstable::{Backend, SamplerConfig};
 use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::{Value, json};
@@ -28,9 +28,11 @@ pub(super) struct Decode {
     /// Keys that each token sees: exactly in phases, on average in steps.
     #[arg(long, default_value = "1024", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 24))]
     context: Vec<usize>,
-    /// How tokens are sampled: temperature (1 if it is not named), top_k, top_p and min_p.
+    /// How tokens are sampled: temperature (1 if it is not named), top_k, top_p, min_p, repetition_penalty,
+    /// presence_penalty, frequency_penalty, logit_bias (a number of tokens), logprobs (a number of tokens) and mask (1 for
+    /// a new mask before each token).
     #[arg(long, default_value = "temperature=1", value_name = "SETTING=VALUE,…", value_parser = sampling)]
-    sampling: SamplerConfig,
+    sampling: DecodeSampling,
     /// CUDA device.
     #[arg(long, default_value_t = 0, value_name = "N")]
     device: usize,
@@ -94,11 +96,11 @@ impl Decode {
             return Ok(());
         }
         writeln!(out, "{} on {}, ready in {load_s:.2} s", self.model.model, backend.describe())?;
-        let SamplerConfig { temperature, top_k, top_p, min_p, .. } = self.sampling;
-        writeln!(
-            out,
-            "sampled at temperature {temperature}, top_k {top_k}, top_p {top_p}, min_p {min_p}"
-        )?;
+        let settings: Vec<String> = settings(&self.sampling)
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        writeln!(out, "sampled with {}", settings.join(", "))?;
         for times in &all {
             for line in decode_lines(times) {
                 writeln!(out, "{line}")?;
@@ -109,31 +111,62 @@ impl Decode {
 }
 
 /// Settings as `top_p=0.95,top_k=50`.
-fn sampling(text: &str) -> Result<SamplerConfig, String> {
-    let mut config = SamplerConfig { temperature: 1.0, ..SamplerConfig::GREEDY };
+fn sampling(text: &str) -> Result<DecodeSampling, String> {
+    let plain = SamplerConfig { temperature: 1.0, ..SamplerConfig::GREEDY };
+    let mut sampling = DecodeSampling::from(plain);
+    let DecodeSampling { config, penalties, biases, logprobs, mask } = &mut sampling;
     for setting in text.split(',') {
         let Some((name, value)) = setting.split_once('=') else {
             return Err(format!("`{setting}` is no setting: write name=value, as in top_p=0.95"));
         };
         let number = || value.parse().map_err(|_| format!("{name} is `{value}`, not a number"));
+        let whole = || {
+            value
+                .parse()
+                .map_err(|_| format!("{name} is `{value}`; it must be a whole number from 0"))
+        };
         match name {
             "temperature" => config.temperature = number()?,
             "top_p" => config.top_p = number()?,
             "min_p" => config.min_p = number()?,
-            "top_k" => {
-                config.top_k = value
-                    .parse()
-                    .map_err(|_| format!("top_k is `{value}`; it must be a whole number from 0"))?;
-            }
+            "top_k" => config.top_k = whole()?,
+            "repetition_penalty" => penalties.repetition = number()?,
+            "presence_penalty" => penalties.presence = number()?,
+            "frequency_penalty" => penalties.frequency = number()?,
+            "logit_bias" => *biases = whole()? as usize,
+            "logprobs" => *logprobs = Some(whole()?),
+            "mask" => *mask = whole()? > 0,
             _ => {
                 return Err(format!(
-                    "there is no setting `{name}`; there are temperature, top_k, top_p and min_p"
+                    "there is no setting `{name}`; there are temperature, top_k, top_p, min_p, \
+                     repetition_penalty, presence_penalty, frequency_penalty, logit_bias, logprobs and mask"
                 ));
             }
         }
     }
     config.check().map_err(|error| error.to_string())?;
-    Ok(config)
+    if !(penalties.repetition > 0.0 && penalties.repetition.is_finite()) {
+        return Err(format!("repetition_penalty is {}; it must be above 0", penalties.repetition));
+    }
+    Ok(sampling)
+}
+
+/// The settings by name.
+fn settings(sampling: &DecodeSampling) -> Vec<(String, Value)> {
+    let DecodeSampling { config, penalties, biases, logprobs, mask } = sampling;
+    let all = [
+        ("temperature", json!(config.temperature)),
+        ("top_k", json!(config.top_k)),
+        ("top_p", json!(config.top_p)),
+        ("min_p", json!(config.min_p)),
+        ("repetition_penalty", json!(penalties.repetition)),
+        ("presence_penalty", json!(penalties.presence)),
+        ("frequency_penalty", json!(penalties.frequency)),
+        ("logit_bias", json!(biases)),
+        ("logprobs", json!(logprobs)),
+        ("mask", json!(mask)),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn stats(times: &TimingStats) -> Value {
@@ -144,7 +177,7 @@ fn decode_json(
     backend: &CudaBackend,
     model: &str,
     load_s: f64,
-    sampling: &SamplerConfig,
+    sampling: &DecodeSampling,
     all: &[DecodeTimes],
 ) -> Value {
     let device = backend.device();
@@ -193,12 +226,7 @@ fn decode_json(
         "memory_clock_mhz": device.memory_clock_mhz,
         "kernels": backend.kernels().text_hash(),
         "load_s": load_s,
-        "sampling": {
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-        },
+        "sampling": Value::Object(settings(sampling).into_iter().collect()),
         "kernels_compiled": backend.kernels().cache_use().misses,
         "runs": runs,
     })
@@ -249,20 +277,28 @@ fn decode_lines(times: &DecodeTimes) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use ossmith::unstable::Penalties;
+
     use super::*;
 
     #[test]
     fn sampling_settings_are_read_by_name() {
         let plain = SamplerConfig { temperature: 1.0, ..SamplerConfig::GREEDY };
-        assert_eq!(sampling("top_p=0.95"), Ok(SamplerConfig { top_p: 0.95, ..plain }));
-        let all = SamplerConfig { temperature: 0.5, top_k: 50, top_p: 0.9, min_p: 0.1, seed: 0 };
-        assert_eq!(sampling("temperature=0.5,top_k=50,min_p=0.1,top_p=0.9"), Ok(all));
+        assert_eq!(sampling("top_p=0.95"), Ok(SamplerConfig { top_p: 0.95, ..plain }.into()));
+        let config = SamplerConfig { temperature: 0.5, top_k: 50, top_p: 0.9, min_p: 0.1, seed: 0 };
+        let penalties = Penalties { repetition: 1.1, presence: 0.5, frequency: 0.25 };
+        let all = DecodeSampling { config, penalties, biases: 300, logprobs: Some(5), mask: true };
+        let filters = "temperature=0.5,top_k=50,min_p=0.1,top_p=0.9";
+        let penalties = "repetition_penalty=1.1,presence_penalty=0.5,frequency_penalty=0.25";
+        let text = format!("{filters},{penalties},logit_bias=300,logprobs=5,mask=1");
+        assert_eq!(sampling(&text), Ok(all));
         for (text, problem) in [
             ("top_p", "name=value"),
             ("top_p=x", "not a number"),
             ("top_k=1.5", "whole number"),
             ("seed=1", "no setting `seed`"),
             ("top_p=2", "top_p is 2"),
+            ("repetition_penalty=0", "repetition_penalty is 0"),
         ] {
             let error = sampling(text).expect_err(text);
             assert!(error.contains(problem), "{text}: {error}");

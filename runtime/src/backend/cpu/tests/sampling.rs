@@ -7,6 +7,7 @@ use crate::sampling::{LogitChanges, Penalties, TokenHistory, report, sample_chan
 #[test]
 fn rows_are_changed_sampled_and_reported_as_they_name_it() {
     let model = model(ODD);
+    let mut rows_of = backend(model, Isa::SCALAR, LIMITS, 1);
     let mut backend = backend(model, Isa::SCALAR, LIMITS, 1);
     let prompt = tokens(9, 1);
     let penalties = Penalties { repetition: 1.3, presence: 0.2, frequency: 0.1 };
@@ -32,11 +33,13 @@ fn rows_are_changed_sampled_and_reported_as_they_name_it() {
         let sequence = Sequence {
             sample: Some(row),
             prompt_report: Some(PromptReport { next, top: 2 }),
+            logits: LogitRows::None,
             ..appending(0, start, &input, &[7, 2, 11, 0])
         };
         let output = step(&mut backend, &[sequence]);
+        let logits = &step(&mut rows_of, &[appending(0, start, &input, &[7, 2, 11, 0])]).logits[0];
         start += input.len();
-        let rows: Vec<&[f32]> = output.logits[0].chunks(ODD.vocab).collect();
+        let rows: Vec<&[f32]> = logits.chunks(ODD.vocab).collect();
         let changes = LogitChanges {
             biases: row.biases,
             penalties: Some((penalties, &history)),
@@ -73,7 +76,7 @@ fn histories_and_masks_that_do_not_fit_are_refused() {
         ("changes 1025 tokens; at most 1024", RowSampling { forbidden: &many, ..greedy }, None),
         ("has 21 tokens reported", RowSampling { report: Some(21), ..greedy }, None),
         ("token id 331, which", RowSampling { biases: &[(331, 1.0)], ..greedy }, None),
-        ("4 of the 3 rows", greedy, Some(PromptReport { next: &next, top: 0 })),
+        ("has 4 of its 3 rows reported", greedy, Some(PromptReport { next: &next, top: 0 })),
     ] {
         let sequence = Sequence {
             sample: Some(row),

@@ -8,6 +8,7 @@ mod head;
 mod next_norm;
 mod phases;
 mod sampler;
+mod sampler_cases;
 mod step_layout;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::backend::{Limits, PAGE_TOKENS, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use phases::Bench;
+pub use sampler::SAMPLER_ROWS;
 
 /// Tokens of the steps that are checked: each schedule's fewest and most, and tiles that do not fill.
 const TOKENS: [usize; 12] = [1, 2, 7, 8, 9, 64, 65, 192, 193, 512, 513, 1100];
@@ -53,7 +55,8 @@ impl CheckLine {
     }
 }
 
-/// Checks all kernels of a model on a device, with synthetic weights of its shapes in one layer of each kind.
+/// Checks all kernels of a model on a device, with synthetic weights of its shapes in one layer of each kind. The sampler
+/// is checked with at least `sampler_rows` rows of each combination of settings.
 ///
 /// # Errors
 /// Those of [`CudaBackend::new`] and of the executor; a kernel that is wrong is a line, not an error.
@@ -61,6 +64,7 @@ pub fn check(
     model: &'static Model,
     ordinal: usize,
     seed: u64,
+    sampler_rows: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<CheckLine>> {
     let all_layers = model.spec.layers.len();
@@ -78,7 +82,7 @@ pub fn check(
         })?;
         progress(Progress { stage: "check kernels", done, total: shapes.len() as u64 });
     }
-    bench.check_sampler(seed, &mut |kernel, rows, error| {
+    bench.check_sampler(seed, sampler_rows, &mut |kernel, rows, error| {
         lines.add(kernel, sampler::PART, rows, error)
     })?;
     Ok(lines.0.into_values().collect())

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use ossmith_plan::{Auxiliary, LayerKind, Model, Node, Op, Phase, PhaseKernel, Value};
 
 use super::super::CudaBackend;
+use super::super::device::has_clusters;
 use super::super::forward::{StepInputs, StepRun};
 use super::super::memory::Buffer;
+use super::super::sampling_state::SamplingState;
 use super::device_values::{LayerSnapshot, read_f32};
 use super::next_norm::{self, NextNorm};
 use super::relative_error;
 use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
 use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
-use crate::backend::{Input, LogitRows, Sequence, Step};
+use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::checkpoint::Checkpoint;
 
 /// Receives (kernel, part, error).
@@ -50,6 +52,9 @@ impl Bench {
         let tokens = || Buffer::zeroed(&device.context, words, "sampled tokens to check");
         (device.pass.workspace.sampled, device.pass.workspace.last_sampled) =
             (tokens()?, tokens()?);
+        let limits = Limits { max_sequences: SAMPLER_ROWS, ..device.limits };
+        let clusters = has_clusters(device.info.compute);
+        device.pass.sampling = SamplingState::new(&device.context, model, &limits, clusters)?;
         // The embedding clears the sums of every layer that it was made for.
         let sums = device.pass.logit_sums_offset(1) * layers;
         device.pass.workspace.router_logit_sums =

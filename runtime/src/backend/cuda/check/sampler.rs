@@ -1,167 +1,186 @@
-//! The device's samples against the host's, on the same logits: those of a step, and rows that are hard for filters.
+//! The device's samples and reports against the host's, on the same logits: those of a step, and rows that are hard for
+//! filters ([`super::sampler_cases`]).
 
-use ossmith_plan::params::{NOTHING_SAMPLED, SampleRow};
+use ossmith_plan::params::NOTHING_SAMPLED;
 use rayon::prelude::*;
 
 use super::super::forward::{StepInputs, StepRun};
 use super::super::memory::Buffer;
-use super::super::staging::{SAMPLE_ROW_WORDS, sample_row};
+use super::super::sampling_state::{REPORT_WORDS, StagedHistories, read_report};
+use super::super::staging::{
+    CHANGES_WORDS, EDIT_WORDS, SAMPLE_ROW_WORDS, given_row, row_changes, row_edits, sample_row,
+};
 use super::phases::Bench;
+use super::sampler_cases::{COMBINATIONS, Case, Combination, KINDS, Sampled, same};
 use super::step_layout::{Random, SAMPLER_ROWS as ROWS};
-use crate::sampling::{SamplerConfig, sample};
-use crate::{Error, Result};
+use crate::Result;
+use crate::backend::MAX_EDITS;
+use crate::sampling::SamplerConfig;
 
 /// What the sampler's lines are filed under.
 pub(super) const PART: &str = "sampler";
 
-/// How often new rows are made.
-const ROUNDS: usize = 4;
+/// Rows of each combination that are checked unless more are wanted.
+pub const SAMPLER_ROWS: usize = 4 * ROWS;
 /// Rows of each kind among those that one launch samples.
 const ROWS_OF_KIND: usize = ROWS / KINDS.len();
 const _: () = assert!(ROWS.is_multiple_of(KINDS.len()), "each kind has as many rows");
 
-/// A kind of row. `logit` computes one logit from its place in the row, from 0 to 1; `peak` replaces that of one token.
-struct Kind {
-    name: &'static str,
-    logit: fn(&mut Random, f32) -> f32,
-    peak: Option<f32>,
-}
-
-const fn kind(name: &'static str, logit: fn(&mut Random, f32) -> f32, peak: Option<f32>) -> Kind {
-    Kind { name, logit, peak }
-}
-
-const KINDS: [Kind; 14] = [
-    kind("normal logits", |random, _| 2.5 * random.normal(), None),
-    kind("a few likely tokens", few_likely, None),
-    kind("equal logits", |_, _| 1.25, None),
-    kind("one finite logit", |_, _| f32::NEG_INFINITY, Some(10.0)),
-    kind("ties", |random, _| (2.0 * random.normal()).floor() / 2.0, None),
-    kind("NaN and infinities", mostly_not_finite, None),
-    kind("one likely token", |random, _| 2.0 * random.normal() - 30.0, Some(10.0)),
-    kind("ascending logits", |random, place| 20.0 * place + 1e-3 * random.normal(), None),
-    kind("descending logits", |_, place| -20.0 * place, None),
-    kind("bf16 logits in a narrow range", narrow_bf16, None),
-    kind("two values", |random, _| if random.below(3) == 0 { 3.0 } else { -1.0 }, None),
-    kind("huge logits", huge, None),
-    kind("an infinite logit", |random, _| random.normal(), Some(f32::INFINITY)),
-    kind("no finite logit", nothing_finite, None),
-];
-
-fn few_likely(random: &mut Random, _: f32) -> f32 {
-    let logit = 3.0 * random.normal();
-    match random.below(60_000) {
-        0 => logit + 20.0,
-        1..15 => logit + 12.0,
-        _ => logit - 2.0,
-    }
-}
-
-fn mostly_not_finite(random: &mut Random, _: f32) -> f32 {
-    match random.below(100) {
-        0 => 0.0,
-        1 => -0.0,
-        2..20 => f32::NAN,
-        20..80 => f32::NEG_INFINITY,
-        _ => 4.0 * random.normal(),
-    }
-}
-
-fn narrow_bf16(random: &mut Random, _: f32) -> f32 {
-    f32::from_bits((0.4 * random.normal()).to_bits() & 0xffff_0000)
-}
-
-fn huge(random: &mut Random, _: f32) -> f32 {
-    random.normal() * [1e30, 1e-40, -1e38][random.below(3)]
-}
-
-fn nothing_finite(random: &mut Random, _: f32) -> f32 {
-    if random.below(2) == 0 { f32::NAN } else { f32::NEG_INFINITY }
-}
-
-/// Greedy sampling, and every combination of filters.
-const COMBINATIONS: [&str; 9] = [
-    "greedy",
-    "no filter",
-    "top-k",
-    "top-p",
-    "top-k and top-p",
-    "min-p",
-    "top-k and min-p",
-    "top-p and min-p",
-    "all filters",
-];
-
-/// Random settings of a combination.
-fn combined(combination: usize, vocab: usize, random: &mut Random) -> SamplerConfig {
-    let Some(filters) = combination.checked_sub(1) else { return SamplerConfig::GREEDY };
-    const TEMPERATURES: [f32; 12] =
-        [1.0, 1.0, 1.0, 0.8, 0.6, 0.1, 1e-3, 1.5, 2.0, 100.0, 3e38, f32::from_bits(1)];
-    const TOP_P: [f32; 9] = [0.95, 0.9, 0.8, 0.5, 0.1, 0.01, 0.999, 1e-7, 0.999_999_9];
-    const MIN_P: [f32; 6] = [0.05, 0.1, 0.3, 1e-3, 1e-6, 1.0];
-    let top_k = [1, 2, 50, 1 + random.below(100), 1 + random.below(2000), 1 + random.below(vocab)];
-    let top_k = top_k[random.below(6)] as u32;
-    SamplerConfig {
-        temperature: TEMPERATURES[random.below(12)],
-        top_k: if filters & 1 != 0 { top_k } else { 0 },
-        top_p: if filters & 2 != 0 { TOP_P[random.below(9)] } else { 1.0 },
-        min_p: if filters & 4 != 0 { MIN_P[random.below(6)] } else { 0.0 },
-        seed: random.next(),
-    }
+/// Words of the rows of a launch, on the device.
+struct RowBuffers {
+    rows: Buffer,
+    changes: Buffer,
+    edits: Buffer,
 }
 
 impl Bench {
-    /// Samples rows of every kind with every combination of filters. `report` receives the kernel, the rows and the share
-    /// of them that the host samples otherwise.
+    /// Samples at least `rows` rows, of every kind, with each combination. `report` receives the kernel, the rows and the
+    /// share of them that the host samples or reports otherwise.
     pub(super) fn check_sampler(
         &mut self,
         seed: u64,
+        rows: usize,
         report: &mut dyn FnMut(&str, &str, f64),
     ) -> Result<()> {
         let (mut random, vocab) = (Random(seed), self.model.spec.vocab);
-        let rows =
-            Buffer::zeroed(&self.device.context, ROWS * size_of::<SampleRow>(), "rows to sample")?;
-        let step = self.device.pass.step(&self.device.inputs, 1);
-        let inputs = StepInputs { sampling: rows.ptr(), ..step.inputs };
-        let step = StepRun { inputs, ..step };
-        for _ in 0..ROUNDS {
-            let mut logits = vec![0.0; ROWS * vocab];
-            for (row, kind) in logits.chunks_mut(vocab).zip(KINDS.iter().cycle()) {
-                for (token, logit) in row.iter_mut().enumerate() {
-                    *logit = (kind.logit)(&mut random, token as f32 / vocab as f32);
-                }
-                if let Some(peak) = kind.peak {
-                    row[random.below(vocab)] = peak;
-                }
-            }
+        let context = &self.device.context;
+        let buffer = |words: usize, what| Buffer::zeroed(context, words * size_of::<u32>(), what);
+        let buffers = RowBuffers {
+            rows: buffer(ROWS * SAMPLE_ROW_WORDS, "rows to sample")?,
+            changes: buffer(ROWS * CHANGES_WORDS, "changes of rows")?,
+            edits: buffer(ROWS * MAX_EDITS * EDIT_WORDS, "edits of rows")?,
+        };
+        let mut logits = vec![0.0; ROWS * vocab];
+        for _ in 0..rows.div_ceil(ROWS) {
+            let seeds: Vec<u64> = (0..ROWS).map(|_| random.next()).collect();
+            logits.par_chunks_mut(vocab).zip(&seeds).enumerate().for_each(|(at, (row, &seed))| {
+                KINDS[at % KINDS.len()].fill(row, &mut Random(seed));
+            });
             self.device.pass.workspace.logits.write(0, &logits)?;
-            for (combination, name) in COMBINATIONS.iter().enumerate() {
-                let settings: Vec<SamplerConfig> =
-                    (0..ROWS).map(|_| combined(combination, vocab, &mut random)).collect();
-                let positions: Vec<usize> = (0..ROWS).map(|_| random.below(1 << 17)).collect();
-                let words: Vec<[u32; SAMPLE_ROW_WORDS]> = (0..ROWS)
-                    .map(|row| sample_row(&settings[row].into(), positions[row], row))
-                    .collect();
-                rows.write(0, words.as_flattened())?;
-                self.device.pass.sample(&step, ROWS)?;
-                self.device.synchronize()?;
-                let (mut sampled, mut last) = ([0; ROWS], [0; ROWS]);
-                self.device.pass.workspace.sampled.read(0, &mut sampled)?;
-                self.device.pass.workspace.last_sampled.read(0, &mut last)?;
-                let expected = samples_of_host(&logits, vocab, &positions, &settings)?;
+            for combination in &COMBINATIONS {
+                let cases: Vec<Case> =
+                    (0..ROWS).map(|_| Case::new(combination, vocab, &mut random)).collect();
+                let differs = self.compare(combination, &cases, &logits, &buffers)?;
                 for (index, kind) in KINDS.iter().enumerate() {
-                    let of_kind = (index..ROWS).step_by(KINDS.len());
-                    let differs = |&row: &usize| {
-                        let token = expected[row];
-                        let next = if token == NOTHING_SAMPLED { 0 } else { token };
-                        (sampled[row], last[row]) != (token, next)
-                    };
-                    let share = of_kind.filter(differs).count() as f64 / ROWS_OF_KIND as f64;
-                    report("sample", &format!("rows of {}, {name}", kind.name), share);
+                    let of_kind = differs.iter().skip(index).step_by(KINDS.len());
+                    let share = of_kind.filter(|&&differs| differs).count() as f64;
+                    let what = format!("rows of {}, {}", kind.name, combination.name);
+                    report("sample", &what, share / ROWS_OF_KIND as f64);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Which rows differ from the host's.
+    fn compare(
+        &mut self,
+        combination: &Combination,
+        cases: &[Case],
+        logits: &[f32],
+        buffers: &RowBuffers,
+    ) -> Result<Vec<bool>> {
+        let vocab = self.model.spec.vocab;
+        let found = self.on_device(cases, buffers)?;
+        let expected: Vec<Sampled> = cases
+            .par_iter()
+            .zip(logits.par_chunks(vocab))
+            .map(|(case, row)| case.on_host(row))
+            .collect::<Result<_>>()?;
+        let mut differs: Vec<bool> =
+            found.iter().zip(&expected).map(|(found, expected)| !same(found, expected)).collect();
+        let mut last = [0; ROWS];
+        self.device.pass.workspace.last_sampled.read(0, &mut last)?;
+        let samples = cases.iter().all(|case| case.given.is_none());
+        for (row, expected) in expected.iter().enumerate().filter(|_| samples) {
+            let token = expected.as_ref().map_or(0, |&(token, _)| token);
+            differs[row] |= last[row] != token;
+        }
+        if combination.name == "penalties" {
+            self.compare_histories(cases, &expected, &mut differs)?;
+        }
+        Ok(differs)
+    }
+
+    /// Every word of the histories after the samples.
+    fn compare_histories(
+        &self,
+        cases: &[Case],
+        expected: &[Sampled],
+        differs: &mut [bool],
+    ) -> Result<()> {
+        let vocab = self.model.spec.vocab;
+        let mut words = vec![0_u16; ROWS * vocab];
+        self.device.pass.sampling.buffers.histories.read(0, &mut words)?;
+        let rows = words.par_chunks(vocab).zip(cases).zip(expected).zip(differs);
+        rows.for_each(|(((words, case), expected), differs)| {
+            let mut history = case.history.clone();
+            if let Some((token, _)) = expected {
+                history.add(*token);
+            }
+            let mut wanted = vec![0; vocab];
+            history.words().for_each(|(token, word)| wanted[token as usize] = word);
+            *differs |= words != wanted;
+        });
+        Ok(())
+    }
+
+    /// What the device makes of the rows of logits that it holds.
+    fn on_device(&mut self, cases: &[Case], buffers: &RowBuffers) -> Result<Vec<Sampled>> {
+        let (mut rows, mut changes, mut edits) = (Vec::new(), Vec::new(), Vec::new());
+        let mut histories = StagedHistories::default();
+        for (slot, case) in cases.iter().enumerate() {
+            let row = case.row();
+            rows.push(match (case.given, case.report) {
+                (Some(token), Some(top)) => given_row(token, top),
+                _ => sample_row(&row, case.position, slot),
+            });
+            changes.push(row_changes(&row, edits.len(), slot));
+            edits.extend(row_edits(&row));
+            let sampling = &mut self.device.pass.sampling;
+            if case.penalties.is_some() {
+                sampling.set_history(slot, &case.history);
+            }
+            if let Some(words) = &case.mask {
+                sampling.set_mask(slot, 0, words, 0, 0)?;
+            }
+        }
+        buffers.rows.write(0, rows.as_flattened())?;
+        buffers.changes.write(0, changes.as_flattened())?;
+        if !edits.is_empty() {
+            buffers.edits.write(0, edits.as_flattened())?;
+        }
+        let step = self.device.pass.step(&self.device.inputs, 1);
+        let inputs = StepInputs {
+            sampling: buffers.rows.ptr(),
+            changes: buffers.changes.ptr(),
+            edits: buffers.edits.ptr(),
+            given: buffers.rows.ptr(),
+            ..step.inputs
+        };
+        let step = StepRun { inputs, ..step };
+        self.device.prepare_sampling(&mut histories)?;
+        let given = cases.iter().all(|case| case.given.is_some());
+        let first_report = if given {
+            self.device.pass.report(&step, 0, 0, ROWS)?;
+            self.device.pass.given_reports()
+        } else {
+            self.device.pass.sample(&step, ROWS)?;
+            0
+        };
+        self.device.synchronize()?;
+        let mut sampled = [0; ROWS];
+        self.device.pass.workspace.sampled.read(0, &mut sampled)?;
+        let mut reports = vec![0_u32; ROWS * REPORT_WORDS];
+        let offset = first_report * REPORT_WORDS * size_of::<u32>();
+        self.device.pass.sampling.buffers.reports.read(offset, &mut reports)?;
+        let results = cases.iter().zip(sampled).zip(reports.chunks(REPORT_WORDS));
+        let result = |((case, token), words): ((&Case, u32), &[u32])| {
+            let token = case.given.unwrap_or(token);
+            let report = case.report.map(|top| read_report(words, top));
+            (token != NOTHING_SAMPLED).then_some((token, report))
+        };
+        Ok(results.map(result).collect())
     }
 }
 
@@ -173,27 +192,12 @@ pub(super) fn disagreement(
     settings: &[SamplerConfig],
     sampled: &[u32],
 ) -> Result<f64> {
-    let expected = samples_of_host(logits, vocab, positions, settings)?;
-    let differ = expected.iter().zip(sampled).filter(|(expected, token)| expected != token).count();
-    Ok(differ as f64 / sampled.len().max(1) as f64)
-}
-
-/// The host's sample of each row; none from a row without a finite largest logit. Rows are spread over threads.
-fn samples_of_host(
-    logits: &[f32],
-    vocab: usize,
-    positions: &[usize],
-    settings: &[SamplerConfig],
-) -> Result<Vec<u32>> {
-    let one = |row: &[f32], config: &SamplerConfig, position: usize| match sample(
-        row, config, position,
-    ) {
-        Err(Error::NonFiniteLogits { .. }) => Ok(NOTHING_SAMPLED),
-        sampled => sampled,
+    let differs = |(row, logits): (usize, &[f32])| -> Result<bool> {
+        let case = Case::plain(settings[row], positions[row]);
+        let expected = case.on_host(logits)?.map_or(NOTHING_SAMPLED, |(token, _)| token);
+        Ok(expected != sampled[row])
     };
-    let rows: Vec<&[f32]> = logits.chunks(vocab).collect();
-    (0..rows.len())
-        .into_par_iter()
-        .map(|row| one(rows[row], &settings[row], positions[row]))
-        .collect()
+    let rows: Vec<(usize, &[f32])> = logits.chunks(vocab).enumerate().collect();
+    let differs = rows.into_par_iter().map(differs).collect::<Result<Vec<bool>>>()?;
+    Ok(differs.iter().filter(|&&differs| differs).count() as f64 / sampled.len().max(1) as f64)
 }
