@@ -172,12 +172,15 @@ impl GenerationOptions {
         guide: Option<Guide>,
         choice: usize,
     ) -> GenerationRequest {
-        let rules = TokenRules {
-            guide,
-            allowed: self.allowed_token_ids.clone(),
-            bad_words: self.bad_words.clone(),
-        };
-        let mut engine_request = Request::new(prompt, with_choice_seed(&self.params, choice));
+        let mut params = with_choice_seed(&self.params, choice);
+        let mut bad_words = self.bad_words.clone();
+        if guide.is_none() && self.allowed_token_ids.is_none() {
+            // A word of one token needs no mask: a bias forbids it where the logits are.
+            let forbidden = bad_words.extract_if(.., |word| word.len() == 1).flatten();
+            params.logit_bias.extend(forbidden.map(|token| (token, f32::NEG_INFINITY)));
+        }
+        let rules = TokenRules { guide, allowed: self.allowed_token_ids.clone(), bad_words };
+        let mut engine_request = Request::new(prompt, params);
         engine_request.priority = self.priority;
         engine_request.cache_salt = self.cache_salt;
         let mask_failure = MaskFailure::default();

@@ -4,6 +4,7 @@
 
 mod async_events;
 mod basics;
+mod changes;
 mod fairness;
 mod handle;
 mod settings;
