@@ -148,7 +148,7 @@ impl Scheduler {
 
     /// Tokens of a sample's next chunk.
     pub(super) fn chunk(&self, sample: &Sample, budget: usize) -> usize {
-        let on_host = sample.report_prompt_on(sample.scheduled) == SampleOn::Host;
+        let on_host = SampleOn::of_prompt_report(sample, sample.scheduled) == SampleOn::Host;
         let rows = if on_host { REPORTED_CHUNK } else { usize::MAX };
         sample.unscheduled().min(budget).min(self.max_append).min(rows)
     }
@@ -230,7 +230,7 @@ impl Scheduler {
             tokens: candidate.tokens,
             sample_on,
             forbids_stops: sample.generated() + sample.pending < sample.request.params.min_tokens,
-            report_prompt_on: sample.report_prompt_on(sample.scheduled),
+            report_prompt_on: SampleOn::of_prompt_report(sample, sample.scheduled),
             draft: candidate.draft,
         };
         sample.scheduled += entry.tokens;
@@ -335,9 +335,9 @@ impl Scheduler {
                 start: entry.start,
                 input,
                 pages: &sample.pages[..end.div_ceil(PAGE_TOKENS)],
-                sample: (entry.sample_on == SampleOn::Device).then(|| sample.row_sampling(entry)),
+                sample: (entry.sample_on == SampleOn::Device).then(|| entry.row_sampling(sample)),
                 prompt_report: (entry.report_prompt_on == SampleOn::Device)
-                    .then(|| sample.prompt_report(entry)),
+                    .then(|| entry.prompt_report(sample)),
                 logits: match entry.sample_on {
                     _ if entry.report_prompt_on == SampleOn::Host => LogitRows::All,
                     SampleOn::Host if entry.draft.is_empty() => LogitRows::Last,

@@ -128,7 +128,7 @@ impl Scheduler {
         let Some(sample) = self.samples.get_mut(&entry.key).filter(|_| reported) else {
             return Ok(());
         };
-        if reports.len() != sample.prompt_report(entry).next.len() {
+        if reports.len() != entry.prompt_report(sample).next.len() {
             return Err(missing_output("report of the prompt", entry));
         }
         sample.add_prompt_logprobs(entry.start, reports);

@@ -11,10 +11,8 @@ use super::host_sampling;
 use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, PromptInfo, TokenEvent};
-use super::step_plan::{PlanEntry, SampleOn};
 use super::text::TextStream;
 use super::validate::ValidatedRequest;
-use crate::backend::{MAX_REPORTED, PromptReport, RowSampling};
 use crate::sampling::{TokenHistory, TokenLogprobs};
 
 /// Names a sample, and orders samples: by arrival, which the priority shifts, then by number.
@@ -159,37 +157,6 @@ impl Sample {
     pub(super) fn reports_prompt(&self) -> bool {
         self.request.params.prompt_logprobs.is_some()
             && self.prompt_logprobs.len() < self.request.prompt.len()
-    }
-
-    /// Where the logprobs of the prompt's tokens after position `start` are computed, if there are any to compute.
-    pub(super) fn report_prompt_on(&self, start: usize) -> SampleOn {
-        let top = self.request.params.prompt_logprobs.unwrap_or(0);
-        match self.reports_prompt() && start + 1 < self.request.prompt.len() {
-            false => SampleOn::None,
-            true if top as usize > MAX_REPORTED => SampleOn::Host,
-            true => SampleOn::Device,
-        }
-    }
-
-    /// How a backend samples the token after an entry of it.
-    pub(super) fn row_sampling(&self, entry: &PlanEntry) -> RowSampling<'_> {
-        let params = &self.request.params;
-        RowSampling {
-            config: params.sampler(self.key.index),
-            biases: &self.request.biases,
-            penalties: params.penalties(),
-            forbidden: if entry.forbids_stops { &self.request.stop_ids } else { &[] },
-            mask: None,
-            report: params.logprobs,
-        }
-    }
-
-    /// The tokens of the prompt that a backend reports in an entry.
-    pub(super) fn prompt_report(&self, entry: &PlanEntry) -> PromptReport<'_> {
-        let prompt = &self.request.prompt;
-        let next = entry.start + 1..(entry.start + entry.tokens + 1).min(prompt.len());
-        let top = self.request.params.prompt_logprobs.unwrap_or(0);
-        PromptReport { next: prompt.get(next).unwrap_or_default(), top }
     }
 
     /// Whether its mask is still being computed.

@@ -1,6 +1,7 @@
 //! One step's work as data, from the scheduler to the backend and back.
 
-use super::sample::Key;
+use super::sample::{Key, Sample};
+use crate::backend::{MAX_REPORTED, PromptReport, RowSampling};
 
 /// Where the token after an entry's tokens is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,40 @@ pub(super) struct PlanEntry {
     pub(super) report_prompt_on: SampleOn,
 }
 
+impl SampleOn {
+    /// Where the logprobs of a prompt's tokens after position `start` are computed, if there are any to compute.
+    pub(super) fn of_prompt_report(sample: &Sample, start: usize) -> SampleOn {
+        let top = sample.request.params.prompt_logprobs.unwrap_or(0);
+        match sample.reports_prompt() && start + 1 < sample.request.prompt.len() {
+            false => SampleOn::None,
+            true if top as usize > MAX_REPORTED => SampleOn::Host,
+            true => SampleOn::Device,
+        }
+    }
+}
+
 impl PlanEntry {
+    /// How a backend samples after it.
+    pub(super) fn row_sampling<'a>(&self, sample: &'a Sample) -> RowSampling<'a> {
+        let params = &sample.request.params;
+        RowSampling {
+            config: params.sampler(self.key.index),
+            biases: &sample.request.biases,
+            penalties: params.penalties(),
+            forbidden: if self.forbids_stops { &sample.request.stop_ids } else { &[] },
+            mask: None,
+            report: params.logprobs,
+        }
+    }
+
+    /// The tokens of the prompt that a backend reports in it.
+    pub(super) fn prompt_report<'a>(&self, sample: &'a Sample) -> PromptReport<'a> {
+        let prompt = &sample.request.prompt;
+        let next = self.start + 1..(self.start + self.tokens + 1).min(prompt.len());
+        let top = sample.request.params.prompt_logprobs.unwrap_or(0);
+        PromptReport { next: prompt.get(next).unwrap_or_default(), top }
+    }
+
     /// The number of its last rows from which tokens are sampled.
     pub(super) fn sampled_rows(&self) -> usize {
         if self.sample_on == SampleOn::None { 0 } else { self.draft.len().max(1) }
