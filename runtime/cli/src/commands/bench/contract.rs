@@ -166,7 +166,7 @@ fn time(backend: &mut CudaBackend, model: &ModelArgs, case: &Case) -> anyhow::Re
     match case.bench {
         Bench::Decode { batch, context } => {
             let sampling = SamplerConfig { temperature: 1.0, ..SamplerConfig::GREEDY };
-            let times = backend.time_decode_step(batch, context, &sampling)?;
+            let times = backend.time_decode_step(batch, context, &sampling.into())?;
             let (step, roofline) = (times.step.median_ms, times.roofline.median_ms);
             Ok(Reached { ms: step, share: roofline / step })
         }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use ossmith::unstable::SamplerConfig;
 use ossmith::unstable::cuda::CudaBackend;
+use ossmith::unstable::cuda::bench::DecodeSampling;
 use ossmith_plan::StepShape;
 use ossmith_report::trace::{Block, Launch, StepTrace};
 
@@ -15,7 +15,7 @@ pub(super) fn write(
     backend: &mut CudaBackend,
     model: &str,
     shape: &StepShape,
-    sampling: &SamplerConfig,
+    sampling: &DecodeSampling,
     file: &Path,
 ) -> anyhow::Result<()> {
     let mut bars = Bars::new();
