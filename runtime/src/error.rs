@@ -95,6 +95,8 @@ pub enum Error {
         waiting: usize,
         /// Samples that may wait: [`Policy::max_waiting`](crate::Policy::max_waiting).
         limit: usize,
+        /// Samples that may run and wait together.
+        capacity: usize,
     },
     /// A call that needs the whole engine was made while requests are in flight.
     #[error(

@@ -25,6 +25,8 @@ pub struct Config {
     pub weight_bytes: u64,
     /// Size of the vocabulary.
     pub vocab: usize,
+    /// The lowest `priority` that a request may have, and so the most urgent; a lower one counts as this.
+    pub min_priority: i32,
     /// API keys. If there are none, no key is needed.
     pub keys: Vec<String>,
     /// All keys are of one trust domain: each reads what another has stored, and they share cached prefixes.
@@ -100,6 +102,7 @@ impl Config {
             weight_bytes: 0,
             max_new_tokens: None,
             vocab,
+            min_priority: 0,
             keys: Vec::new(),
             one_tenant: false,
             origins: Vec::new(),

@@ -45,14 +45,14 @@ pub(crate) async fn within<T>(limit: Option<Duration>, work: impl Future<Output 
     tokio::time::timeout(limit, work).await.map_err(late)
 }
 
-/// A backend's refusal of a request with so many choices. One that has more choices than the queue has places would come back
+/// A backend's refusal of a request with so many choices. One that has more choices than may run and wait would come back
 /// for ever, so it is refused for good.
 fn refusal(error: ossmith::Error, choices: usize) -> ApiError {
     match error {
-        ossmith::Error::QueueFull { limit, .. } if choices > limit => ApiError::bad(
+        ossmith::Error::QueueFull { capacity, .. } if choices > capacity => ApiError::bad(
             "n",
             format!(
-                "the request has {choices} choices in all, but at most {limit} may wait; lower `n`, or send fewer prompts"
+                "the request has {choices} choices in all, but at most {capacity} may run and wait; lower `n`, or send fewer prompts"
             ),
         ),
         error => error.into(),

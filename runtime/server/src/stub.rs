@@ -82,7 +82,8 @@ impl GenerationBackend for Stub {
         let running = self.running.fetch_add(1, Ordering::SeqCst);
         let guard = RunningGuard(Arc::clone(&self.running));
         if running >= self.max_running {
-            return Err(ossmith::Error::QueueFull { waiting: running, limit: self.max_running });
+            let (limit, capacity) = (self.max_running, self.max_running);
+            return Err(ossmith::Error::QueueFull { waiting: running, limit, capacity });
         }
         let script = (self.writer)(&request);
         let events = events(&request, script.tokens, script.failure);

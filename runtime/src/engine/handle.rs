@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use std::time::Instant;
 use ossmith_plan::ModelSpec;
 
 use super::Engine;
+use super::admission::Room;
 use super::events::{Command, Events, Sink, queue};
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
@@ -28,13 +29,10 @@ struct Shared {
     spec: &'static ModelSpec,
     limits: Limits,
     describe: String,
-    max_waiting: usize,
     event_capacity: usize,
     next_id: AtomicU64,
-    /// Samples of requests that the thread has not received yet.
-    arriving: AtomicUsize,
-    /// Samples that wait, as of the last step or, where none can run, of the last command.
-    waiting: AtomicUsize,
+    /// As of the last step or, where none can run, of the last command.
+    room: Mutex<Room>,
     metrics: Mutex<EngineMetrics>,
     /// How the thread ended.
     end: Mutex<Option<End>>,
@@ -85,11 +83,9 @@ impl EngineHandle {
             spec: engine.spec(),
             limits: engine.limits(),
             describe: engine.describe(),
-            max_waiting: engine.policy().max_waiting,
             event_capacity: engine.policy().event_capacity,
             next_id: AtomicU64::new(0),
-            arriving: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
+            room: Mutex::new(engine.room()),
             metrics: Mutex::new(engine.metrics().clone()),
             end: Mutex::new(None),
             thread: Mutex::new(None),
@@ -114,12 +110,10 @@ impl EngineHandle {
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let request = validate(id, request, self.shared.spec, &self.shared.limits)?;
         let samples = request.params.n;
-        let waiting = self.shared.waiting.load(Ordering::Relaxed)
-            + self.shared.arriving.fetch_add(samples, Ordering::Relaxed);
-        let limit = self.shared.max_waiting;
-        if waiting + samples > limit {
-            self.shared.arriving.fetch_sub(samples, Ordering::Relaxed);
-            return Err(Error::QueueFull { waiting, limit });
+        {
+            let mut room = lock(&self.shared.room);
+            room.check(samples)?;
+            room.arriving += samples;
         }
         let (sink, events) = queue(id, samples, self.shared.event_capacity, self.commands.clone());
         if self.commands.send(Command::Submit(Box::new(request), sink)).is_err() {
@@ -233,7 +227,9 @@ impl Worker {
     /// Publishes to the handles what waits and runs.
     fn publish_metrics(&self) {
         let metrics = self.engine.metrics();
-        self.shared.waiting.store(metrics.waiting, Ordering::Relaxed);
+        let mut room = lock(&self.shared.room);
+        *room = Room { arriving: room.arriving, ..self.engine.room() };
+        drop(room);
         lock(&self.shared.metrics).clone_from(metrics);
     }
 
@@ -254,8 +250,10 @@ impl Worker {
             };
             match command {
                 Ok(Command::Submit(request, sink)) => {
-                    self.shared.arriving.fetch_sub(request.params.n, Ordering::Relaxed);
-                    self.shared.waiting.fetch_add(request.params.n, Ordering::Relaxed);
+                    let mut room = lock(&self.shared.room);
+                    room.arriving -= request.params.n;
+                    room.waiting += request.params.n;
+                    drop(room);
                     self.sinks.insert(request.id, sink);
                     self.engine.enqueue(*request);
                 }

@@ -8,6 +8,7 @@
 //! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`mask_threads`] the
 //! masks beside the steps, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
 
+mod admission;
 mod batch;
 mod draft;
 mod events;
@@ -59,6 +60,7 @@ pub use token_stream::TokenStream;
 
 use crate::backend::Backend;
 use crate::{Error, Limits, Result};
+use admission::Room;
 use mask_threads::MaskThreads;
 use scheduler::Scheduler;
 use step_plan::StepPlan;
@@ -191,13 +193,21 @@ impl Engine {
         self.check_running()?;
         let id = RequestId(self.next_id);
         let request = validate(id, request, self.spec, &self.limits)?;
-        let (waiting, limit) = (self.scheduler.waiting.len(), self.policy.max_waiting);
-        if waiting + request.params.n > limit {
-            return Err(Error::QueueFull { waiting, limit });
-        }
+        self.room().check(request.params.n)?;
         self.next_id += 1;
         self.enqueue(request);
         Ok(id)
+    }
+
+    /// What there is room for now.
+    fn room(&self) -> Room {
+        Room {
+            waiting: self.scheduler.waiting.len(),
+            arriving: 0,
+            free_slots: self.scheduler.free_seq_slots.len(),
+            slots: self.limits.max_sequences,
+            limit: self.policy.max_waiting,
+        }
     }
 
     /// Queues a request that was checked.

@@ -48,7 +48,7 @@ setters!(EngineOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Policy {
-    /// Samples that may wait at once; more are refused with [`crate::Error::QueueFull`].
+    /// Samples that may wait at once, besides those that start at once; more are refused with [`crate::Error::QueueFull`].
     pub max_waiting: usize,
     /// Events of one request that may wait for its reader before the request is held.
     pub event_capacity: usize,

@@ -99,9 +99,13 @@ struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..))]
     kv_cache_tokens: Option<u32>,
 
-    /// Requests that may wait; any more are refused with 429 and Retry-After.
+    /// Requests that may wait for one of --max-num-seqs places; any more are refused with 429 and Retry-After.
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_queue: usize,
+
+    /// The most urgent priority that a request may ask for: lower numbers run first, and what is below this counts as this.
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(..=0))]
+    min_priority: i32,
 
     /// Seconds that a request may take; 0 is no limit.
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
@@ -309,6 +313,7 @@ impl Args {
             aliases,
             root: own,
             origins: self.origins(!keys.is_empty()),
+            min_priority: limits.min_priority,
             keys,
             one_tenant: self.one_tenant,
             body_bytes: limits.max_body_bytes,

@@ -84,7 +84,7 @@ impl GenerationOptions {
             params,
             priority: fields
                 .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
-                .map_or(0, |n| n as i32),
+                .map_or(0, |n| (n as i32).max(config.min_priority)),
             cache_salt: cache_salt(fields)?,
             allowed_token_ids: allowed_token_ids(fields, vocab)?,
             bad_words: bad_words(fields)?,

@@ -141,7 +141,7 @@ fn shutdown_ends_every_reader() {
 fn a_full_queue_has_room_again_once_its_requests_are_cancelled() {
     let backend = Scripted::new(LIMITS, 10);
     let log = backend.log.clone();
-    let policy = Policy { max_waiting: 3, ..Policy::default() };
+    let policy = Policy { max_waiting: 0, ..Policy::default() };
     let handle = EngineHandle::start(with_policy(backend, 0, policy)).unwrap();
     let request_of = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
     {
@@ -153,7 +153,7 @@ fn a_full_queue_has_room_again_once_its_requests_are_cancelled() {
         let others = [handle.submit(request_of(1)).unwrap(), handle.submit(request_of(1)).unwrap()];
         drop(others);
     }
-    assert!(soon(|| handle.submit(request_of(2)).is_ok()), "{:?}", handle.metrics());
+    assert!(soon(|| handle.submit(request_of(3)).is_ok()), "{:?}", handle.metrics());
 }
 
 #[test]
@@ -180,5 +180,8 @@ fn bad_requests_and_full_queues_are_refused_at_once() {
     ));
     let request_of = |n| Request::new(prompt(9, 0), SamplingParams { n, ..long() });
     let _first = handle.submit(request_of(4)).unwrap();
-    assert!(matches!(handle.submit(request_of(5)), Err(Error::QueueFull { waiting: 4, limit: 4 })));
+    let full = handle.submit(request_of(5));
+    assert!(matches!(full, Err(Error::QueueFull { limit: 4, capacity: 5, .. })), "{full:?}");
+    let never = handle.submit(request_of(6));
+    assert!(matches!(never, Err(Error::InvalidRequest { field: "n", .. })), "{never:?}");
 }

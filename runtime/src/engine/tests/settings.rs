@@ -281,12 +281,30 @@ fn a_full_queue_is_refused_with_its_numbers() {
     let policy = Policy { max_waiting: 3, ..Policy::default() };
     let mut engine = with_policy(Scripted::new(LIMITS, 10), 0, policy);
     let request_of = |n| Request::new(prompt(5, 0), SamplingParams { n, ..params(1, 5) });
+    engine.submit(request_of(4)).unwrap();
+    let error = engine.submit(request_of(3)).unwrap_err();
+    assert!(matches!(error, Error::QueueFull { waiting: 4, limit: 3, capacity: 6 }));
     engine.submit(request_of(2)).unwrap();
-    let error = engine.submit(request_of(2)).unwrap_err();
-    assert!(matches!(error, Error::QueueFull { waiting: 2, limit: 3 }));
-    engine.submit(request_of(1)).unwrap();
     while !engine.is_idle() {
         engine.step().unwrap();
     }
-    engine.submit(request_of(3)).unwrap();
+    engine.submit(request_of(6)).unwrap();
+}
+
+#[test]
+fn without_a_queue_runs_what_fits_and_waits_nothing() {
+    let policy = Policy { max_waiting: 0, ..Policy::default() };
+    let mut engine = with_policy(Scripted::new(LIMITS, 10), 0, policy);
+    let request_of = |n| Request::new(prompt(5, 0), SamplingParams { n, ..params(1, 5) });
+    for _ in 0..2 {
+        let never = engine.submit(request_of(4)).unwrap_err();
+        assert!(never.is_bad_request() && never.to_string().contains("at most 3"), "{never}");
+        engine.submit(request_of(2)).unwrap();
+        engine.submit(request_of(1)).unwrap();
+        let later = engine.submit(request_of(1)).unwrap_err();
+        assert!(matches!(later, Error::QueueFull { limit: 0, capacity: 3, .. }), "{later}");
+        while !engine.is_idle() {
+            engine.step().unwrap();
+        }
+    }
 }
