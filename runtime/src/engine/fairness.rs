@@ -10,45 +10,19 @@
 //! the fewest prompt tokens left, so a short prompt never waits for a long one; the other half goes to the first in
 //! order, so a long prompt never waits for ever.
 //!
-//! *Priorities* lose their weight with time, so that no request starves: see [`PRIORITY_STEPS`].
+//! *Priorities* lose their weight with time, so that no request starves: see
+//! [`super::claims::PRIORITY_STEPS`].
 
 use std::collections::BTreeMap;
 
+use super::claims::{PromptShare, Waiting};
 use super::sample::{Key, Sample};
 use super::scheduler::Scheduler;
 use super::validate::{Claimant, Group};
 use crate::backend::PAGE_TOKENS;
 
-/// A request of priority `p + 1` is overtaken by requests of priority `p` that arrive up to this many steps later.
-pub(super) const PRIORITY_STEPS: i64 = 1024;
 /// A sample waits for a running one to read the prefix that both share if it saves this many pages.
 const SHARED_PAGES: usize = 4;
-
-/// What is known of a sample while it waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
-    claimant: Claimant,
-    priority: i32,
-    /// The step in which it arrived.
-    arrived: u64,
-}
-
-impl Waiting {
-    pub(super) fn new(sample: &Sample) -> Waiting {
-        let request = &sample.request;
-        Waiting {
-            claimant: request.claimant,
-            priority: request.priority,
-            arrived: sample.arrived_step,
-        }
-    }
-
-    /// Its priority now: one better for every [`PRIORITY_STEPS`] since it arrived, but not better than `best`.
-    fn aged(&self, now: u64, best: i32) -> i64 {
-        let steps = i64::try_from(now.saturating_sub(self.arrived)).unwrap_or(i64::MAX);
-        (i64::from(self.priority) - steps / PRIORITY_STEPS).max(best.into())
-    }
-}
 
 /// Running samples by tenant and group.
 #[derive(Debug, Default)]
@@ -69,15 +43,6 @@ impl Shares {
         let groups = self.0.get(&tenant)?.values();
         groups.filter_map(|keys| Some((keys.len(), *keys.iter().max()?))).max()
     }
-}
-
-/// How many prompt tokens a tenant got while it read prompts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PromptShare {
-    tokens: u64,
-    /// Of these, while there was a choice: to the first in order, and to the group with the fewest left.
-    in_order: u64,
-    shortest: u64,
 }
 
 /// A running sample that reads its prompt.
@@ -192,7 +157,7 @@ impl Scheduler {
         let mut readers = self.readers(started, budget);
         self.prompt_shares
             .retain(|tenant, _| readers.iter().any(|reader| reader.claimant.tenant == *tenant));
-        // Nobody saves up tokens while he reads nothing.
+        // A tenant saves up no tokens while it reads nothing.
         let least = self.prompt_shares.values().map(|share| share.tokens).min().unwrap_or(0);
         for reader in &readers {
             let entry = self.prompt_shares.entry(reader.claimant.tenant);

@@ -10,6 +10,7 @@
 
 mod admission;
 mod batch;
+mod claims;
 mod draft;
 mod events;
 mod fairness;

@@ -5,8 +5,8 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::claims::PRIORITY_STEPS;
 use super::draft::DraftState;
-use super::fairness::PRIORITY_STEPS;
 use super::host_sampling;
 use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fairness::{PromptShare, Waiting};
+use super::claims::{PromptShare, Waiting};
 use super::metrics::EngineMetrics;
 use super::options::Policy;
 use super::pages::{PageCache, Parent};
@@ -87,7 +87,7 @@ impl Scheduler {
         for index in 0..request.params.n {
             let sample = Sample::new(&request, index, self.vocab, self.metrics.steps);
             keys.push(sample.key);
-            self.waiting.insert(sample.key, Waiting::new(&sample));
+            self.waiting.insert(sample.key, Waiting::new(&request, sample.arrived_step));
             self.samples.insert(sample.key, sample);
         }
         self.requests.insert(request.id, keys);
@@ -194,7 +194,7 @@ impl Scheduler {
     pub(super) fn preempt(&mut self, key: Key) {
         self.release_resources(key);
         if let Some(sample) = self.samples.get(&key) {
-            self.waiting.insert(key, Waiting::new(sample));
+            self.waiting.insert(key, Waiting::new(&sample.request, sample.arrived_step));
         }
         self.metrics.preemptions += 1;
     }

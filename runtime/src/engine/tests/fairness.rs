@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::fairness::PRIORITY_STEPS;
+use super::super::claims::PRIORITY_STEPS;
 use super::super::{Request, RequestId};
 use super::*;
 use crate::backend::PAGE_TOKENS;
