@@ -30,6 +30,7 @@ fn start(port: u16) -> SocketAddr {
             let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
             let mut config = Config::new("gpt-oss-20b", 131_072, 201_088);
+            config.max_new_tokens = Some(1500);
             config.aliases = vec!["gpt-oss:20b".to_owned(), "claude-*".to_owned()];
             let stub = Arc::new(Stub::new(64, script::script));
             serve(listener, config, stub, std::future::pending()).await.unwrap();
@@ -116,6 +117,23 @@ fn codex() {
     let url = format!("http://{}", start(0));
     let script = root().join("tests/clients/codex.sh");
     check(&Command::new("bash").arg(script).arg(program).arg(url).output().unwrap());
+}
+
+#[test]
+fn the_chat_page() {
+    let python = root().join("target/py/bin/python3");
+    let probe = Command::new(&python).args(["-c", "import playwright"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return not_checked("playwright, for the chat page, is not installed");
+    }
+    let url = format!("http://{}", start(0));
+    let script = root().join("tests/clients/page.py");
+    let output = Command::new(python).arg(script).arg(url).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    if said.starts_with("NOT CHECKED") {
+        writeln!(std::io::stderr(), "{said}").unwrap();
+    }
 }
 
 /// For work on the clients' scripts: `cargo test -p ossmith-server --test clients -- --ignored`, on port 18931.

@@ -1,6 +1,9 @@
 //! What the scripted model writes for agents: for each question it calls the first of a few known tools, once or more often, and
 //! then answers with what the last call returned.
 
+use std::time::Duration;
+
+use ossmith::FinishReason;
 use ossmith_harmony::{SpecialSet, decode_lossy, encode_with_special};
 use ossmith_server::GenerationRequest;
 use ossmith_server::stub::Script;
@@ -22,16 +25,48 @@ const CODEX: [(&str, &str); 3] = [
     ("functions.exec_command", r#"{"cmd":"cat note.txt"}"#),
 ];
 
+/// An answer for the chat page: what it shows, and what it must leave out.
+const MARKDOWN: &str = r#"# Sorted lists
+
+Two *sorted* lists are **merged** by taking the smaller head, `O(n + m)` in all:
+
+1. compare the heads,
+2. take the smaller,
+   - or the first, if they are equal,
+3. repeat.
+
+```python
+def merge(left, right):
+    result = []
+    while left and right:
+        result.append((left if left[0] <= right[0] else right).pop(0))
+    return result + left + right  # a line that is long enough to be wider than the screen of a phone
+```
+
+| list | length | time |
+| --- | --- | --- |
+| left | 3 | 0.1 µs |
+| right | 5 | 0.2 µs |
+
+> A quotation, with a [link](https://example.com).
+
+<script>document.title = 'broken'</script><img src=x onerror="document.title = 'broken'">
+
+[a bad link](javascript:alert(1)) and AWordThatIsFarTooLongForAnyLineOfAPhoneSoItHasToBeBrokenSomewhereInTheMiddle.
+"#;
+
 pub(crate) fn script(request: &GenerationRequest) -> Script {
     let prompt = decode_lossy(&request.engine_request.prompt).unwrap_or_default();
     let prefill = prompt.rsplit("<|start|>assistant").next().unwrap_or_default();
     let text = turn(&prompt, prefill);
     let tokens = encode_with_special(&text, &SpecialSet::All, &SpecialSet::NONE);
+    let failure =
+        prompt.contains("Fail").then(|| FinishReason::Failed("the scripted model fails".into()));
     Script {
         tokens: tokens.unwrap_or_default(),
-        // Each token is a frame of its own, as an engine's is.
-        pause: Some(std::time::Duration::ZERO),
-        ..Script::default()
+        // Each token is a frame of its own, as an engine's is, and an answer to this can be stopped.
+        pause: Some(Duration::from_millis(if prompt.contains("Slowly") { 50 } else { 0 })),
+        failure,
     }
 }
 
@@ -42,7 +77,16 @@ fn turn(prompt: &str, prefill: &str) -> String {
         prompt[question..].split(" to=assistant<|channel|>commentary<|message|>").skip(1).collect();
     let calls = CALLS.iter().find(|(name, _)| prompt.contains(&format!("type {name} = ")));
     let next = calls.and_then(|(_, calls)| calls.get(results.len()));
+    let asked = prompt[question..].split("<|end|>").next().unwrap_or_default();
     let (reasoning, end) = match (results.last(), next) {
+        (None, None) if asked.contains("Markdown") => (
+            "They want to see every form of it.",
+            format!("<|channel|>final<|message|>{MARKDOWN}<|return|>"),
+        ),
+        (None, None) if asked.contains("Count") => {
+            let numbers: Vec<String> = (1..2000).map(|number| number.to_string()).collect();
+            ("One by one.", format!("<|channel|>final<|message|>{}<|return|>", numbers.join(", ")))
+        }
         (Some(result), None) => {
             let result = result.split("<|end|>").next().unwrap_or_default();
             (
