@@ -10,6 +10,7 @@ mod history;
 mod limits;
 mod messages;
 mod ollama;
+mod openapi;
 mod raw;
 mod refusals;
 mod replayed;
