@@ -95,7 +95,7 @@ def walk(chat: Chat):
     chat.done()
     assert page.locator("article").count() == before, "a retry takes the place of the answer"
 
-    # An answer that reached the limit says so; one that is stopped stays.
+    # An answer that reached the limit is marked; one that is stopped stays.
     chat.say("Count to two thousand.")
     expect(last.locator(".cut")).to_contain_text("limit of tokens")
     page.evaluate("document.getElementById('scroll').scrollTop = 1e9")

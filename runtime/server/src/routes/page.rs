@@ -1,4 +1,4 @@
-//! The built-in chat page: one document, put together when it is first asked for; no build step, nothing fetched from elsewhere.
+//! The built-in chat page: one document, put together at its first request; no build step, nothing fetched from elsewhere.
 //! `page/vendor` has the renderer of Markdown and the sanitiser, as their projects publish them.
 
 use std::sync::LazyLock;

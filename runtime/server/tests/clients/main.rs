@@ -3,6 +3,7 @@
 //! lines, so it says what was really done.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::explicit_write, reason = "the test runner captures what `eprintln!` prints")]
 
 mod script;
 

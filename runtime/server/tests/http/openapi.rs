@@ -64,7 +64,7 @@ const OF_SCHEMAS: [&str; 2] = ["properties", "required"];
 /// Fields that only some of a file's requests have; the others refuse them by name.
 const REFUSED: [&str; 2] = ["thread", "thinking_token_budget"];
 
-/// A field that has no reader says so with one of these.
+/// A field that has no reader is described by one of these.
 const WITHOUT_READER: [&str; 2] = ["Accepted, and changes nothing.", "Repeated in the response."];
 
 fn source(file: &str) -> String {

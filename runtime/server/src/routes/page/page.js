@@ -103,7 +103,7 @@ function markdown(box, text, whole) {
 }
 
 // The whole log from the history. While an answer comes, only its own element is written.
-function draw() {
+function show() {
   $('log').replaceChildren();
   $('empty').hidden = history.length > 0;
   history.forEach((message, index) => {
@@ -163,7 +163,7 @@ function callBox(call, index, coming) {
       const before = history.filter(message => message.role === 'tool' && calls.some(other => other.id === message.tool_call_id));
       history.splice(index + 1 + before.length, 0, { role: 'tool', tool_call_id: call.id, content: input.value });
       keep(localStorage, KEPT, history);
-      draw();
+      show();
       if (before.length + 1 === calls.length) turn();
     });
     box.append(form);
@@ -210,7 +210,7 @@ async function turn() {
   $('send').textContent = 'Stop';
   const message = { role: 'assistant', content: '', reasoning: '', page: { coming: true } };
   const index = history.length;
-  draw();
+  show();
   const element = make('article', 'answer');
   element.append(make('p', 'dim', 'Waiting …'));
   follow(() => $('log').append(element));
@@ -302,7 +302,7 @@ $('fresh').addEventListener('click', () => {
   running?.abort();
   history = [];
   keep(localStorage, KEPT, history);
-  draw();
+  show();
   $('text').focus();
 });
 $('open').addEventListener('click', () => $('settings').showModal());
@@ -329,6 +329,6 @@ for (const idea of IDEAS) $('ideas').append(button(idea, () => ask(idea)));
 for (const [id, value] of Object.entries(kept(localStorage, SETTINGS) ?? {})) if (FIELDS.includes(id)) $(id).value = value;
 $('key').value = kept(sessionStorage, KEY) ?? '';
 history = kept(localStorage, KEPT) ?? [];
-draw();
+show();
 $('scroll').scrollTop = $('scroll').scrollHeight;
 findModel().catch(showProblem);
