@@ -60,14 +60,22 @@ pub(crate) fn script(request: &GenerationRequest) -> Script {
     let prefill = prompt.rsplit("<|start|>assistant").next().unwrap_or_default();
     let text = turn(&prompt, prefill);
     let tokens = encode_with_special(&text, &SpecialSet::All, &SpecialSet::NONE);
+    // The chat page's test writes these; an agent's instructions may have the same words.
+    let asked = asked(&prompt);
     let failure =
-        prompt.contains("Fail").then(|| FinishReason::Failed("the scripted model fails".into()));
+        asked.ends_with(">Fail.").then(|| FinishReason::Failed("the scripted model fails".into()));
     Script {
         tokens: tokens.unwrap_or_default(),
         // Each token is a frame of its own, as an engine's is, and an answer to this can be stopped.
-        pause: Some(Duration::from_millis(if prompt.contains("Slowly") { 50 } else { 0 })),
+        pause: Some(Duration::from_millis(if asked.contains(">Slowly") { 50 } else { 0 })),
         failure,
     }
+}
+
+/// The user's last message.
+fn asked(prompt: &str) -> &str {
+    let question = prompt.rfind("<|start|>user").unwrap_or_default();
+    prompt[question..].split("<|end|>").next().unwrap_or_default()
 }
 
 /// The turn that continues this prompt, whose last part it may have already.
@@ -77,7 +85,7 @@ fn turn(prompt: &str, prefill: &str) -> String {
         prompt[question..].split(" to=assistant<|channel|>commentary<|message|>").skip(1).collect();
     let calls = CALLS.iter().find(|(name, _)| prompt.contains(&format!("type {name} = ")));
     let next = calls.and_then(|(_, calls)| calls.get(results.len()));
-    let asked = prompt[question..].split("<|end|>").next().unwrap_or_default();
+    let asked = asked(prompt);
     let (reasoning, end) = match (results.last(), next) {
         (None, None) if asked.contains("Markdown") => (
             "They want to see every form of it.",
