@@ -19,7 +19,7 @@ pub fn unit(plan: &KernelPlan) -> Unit {
     let text = [
         header(plan, &header_comment(body)),
         "#include \"ptx/types.cuh\"\n".to_owned(),
-        spec_namespace(&plan.constants, body),
+        spec_namespace(plan),
         plan.params.iter().map(|name| param_struct(name)).collect::<Vec<_>>().join("\n"),
         format!(
             "{BODY_MARKER}\n{}",
@@ -81,10 +81,47 @@ fn describe(axis: Axis) -> String {
     }
 }
 
-/// The constants that the body reads.
-fn spec_namespace(constants: &[Constant], body: &str) -> String {
+/// The constant that a tunable decides.
+fn constant_of(tunable: &str) -> &'static str {
+    match tunable {
+        "warps" | "threads" => "kThreads",
+        "blocks_per_sm" => "kBlocksPerSm",
+        "tile_tokens" => "kTileTokens",
+        "stage_tiles" => "kStageTiles",
+        "stages" => "kStages",
+        "pace" => "kPace",
+        "splits" => "kSplits",
+        "max_splits" => "kMaxSplits",
+        other => panic!("no constant is named for the tunable {other}"),
+    }
+}
+
+/// A comment of whole lines.
+fn comment(text: &str) -> String {
+    let (mut lines, mut line) = (String::new(), String::from("//"));
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > COMMENT_COLUMNS {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = String::from("//");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    lines + &line + "\n"
+}
+
+/// Columns of a generated comment.
+const COMMENT_COLUMNS: usize = 120;
+
+/// The constants that the body reads, each that a schedule chooses with what it trades.
+fn spec_namespace(plan: &KernelPlan) -> String {
+    let body = plan.body.text;
     let mut text = String::from("namespace spec {\n");
-    for constant in constants.iter().filter(|constant| reads(body, constant.name())) {
+    for constant in plan.constants.iter().filter(|constant| reads(body, constant.name())) {
+        for tunable in plan.tunables.iter().filter(|it| constant_of(it.name) == constant.name()) {
+            text.push_str(&comment(&format!("{}: {}.", tunable.name, tunable.trades)));
+        }
         match constant {
             Constant::U32(name, value) => writeln!(text, "constexpr u32 {name} = {value};"),
             Constant::F32(name, value) => writeln!(text, "constexpr float {name} = {value:?}f;"),

@@ -33,8 +33,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   copy_small<sizeof(shared.bias)>(shared.bias, p.bias + first_row);
   shared.residual.fetch_scale(p.next_norm_scale, first_row);
   shared.router.template fetch<spec::kThreads>(p.router, blockIdx.x);
-  auto weights = stream(shared.stages, kRowTiles,
-                        [&](u32 row_tile) { return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles); });
+  auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
+    return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles);
+  });
   wait_for_inputs();
   start_next_kernel();
 

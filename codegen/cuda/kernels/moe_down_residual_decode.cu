@@ -132,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u32 first_row = blockIdx.x * kTileRows;
   shared.sums.fetch_biases(p.bias, shared.routing, first_row, p.tokens);
   shared.residual.fetch_scale(p.next_norm_scale, first_row);
-  auto weights = stream<RowTiles::kAll>(shared.stages, shared.routing.distinct, [&](u32 entry) {
+  auto weights = stream<spec::kPace, RowTiles::kAll>(shared.stages, shared.routing.distinct, [&](u32 entry) {
     const u64 expert = shared.routing.experts[entry];
     return p.weight + (expert * kRowTiles + blockIdx.x) * Mxfp4Tile::row_tile_bytes(Slice::kKTiles);
   });

@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
                                                            spec::kRmsEps};
   shared.routing.template build<kWarps>(logits, p.tokens, blockIdx.x == 0 ? p.logits : nullptr);
   const u32 row_tiles = shared.routing.distinct * kRowTilesPerExpert;
-  auto weights = stream(shared.stages, row_tiles, [&](u32 row_tile) {
+  auto weights = stream<spec::kPace>(shared.stages, row_tiles, [&](u32 row_tile) {
     const u64 expert = shared.routing.experts[row_tile / kRowTilesPerExpert];
     return p.weight +
            (expert * kRowTilesPerExpert + row_tile % kRowTilesPerExpert) * Mxfp4Tile::row_tile_bytes(Slice::kKTiles);

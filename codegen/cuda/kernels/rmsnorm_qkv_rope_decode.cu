@@ -57,8 +57,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   RowTileEpilogue epilogue{
       {p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias}, p.tokens};
   epilogue.fetch(blockIdx.x);
-  auto weights = stream(shared.stages, kRowTiles,
-                        [&](u32 row_tile) { return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles); });
+  auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
+    return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles);
+  });
   wait_for_inputs();
   start_next_kernel();
 

@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     KERNEL_NAME(const __grid_constant__ UnembedDecode p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  auto weights = stream(shared.stages, kRowTiles, [&](u32 row_tile) {
+  auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
     return p.weight + static_cast<u64>(row_tile) * Bf16Tile::row_tile_bytes(Slice::kKTiles);
   });
   const u32 column = min(lane_id() / 4, p.count - 1);

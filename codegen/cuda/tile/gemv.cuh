@@ -35,8 +35,10 @@ struct SharedWeightStages {
 enum class RowTiles { kStrided, kAll };  // every gridDim.x-th from blockIdx.x on, or every one
 
 // Streams this warp's tiles of its block's row tiles, with kStages chunks in flight. `address_of(row_tile)` is the
-// address of a row tile's weights.
-template <class Tile, class Slice, class Stages, u32 kStages, RowTiles kRowTiles, class AddressOf>
+// address of a row tile's weights. While the buffer fills, kPace chunks are requested at a time, or half a chunk if it
+// is 0: the previous kernel's loads and stores queue behind everything that all blocks have requested, and a few
+// megabytes keep the memory busy.
+template <class Tile, class Slice, class Stages, u32 kStages, u32 kPace, RowTiles kRowTiles, class AddressOf>
 class WeightStream {
  public:
   __device__ __forceinline__ WeightStream(u8* stages, u32 row_tiles, AddressOf address_of)
@@ -44,8 +46,8 @@ class WeightStream {
     if (row_tile_ < row_tiles_) address_ = address_of_(row_tile_);
 #pragma unroll
     for (u32 i = 0; i < kStages; ++i) {
-      if (i > 0) copy_wait<0>();
-      fetch<true>(i);
+      if (i > 0 && i >= kPace) copy_wait<kPace == 0 ? 0 : kPace - 1>();
+      fetch<kPace == 0>(i);
     }
   }
 
@@ -72,8 +74,7 @@ class WeightStream {
   static constexpr u32 kChunk = Stages::kChunk;
 
   // Starts the copy of the next chunk to a stage. Each call commits one group of copies, also when nothing is left to
-  // copy, so that groups count chunks. If kPaced, little is requested at a time: the previous kernel's loads and stores
-  // queue behind everything that all blocks have requested, and a few megabytes keep the memory busy.
+  // copy, so that groups count chunks. If kPaced, half of it is requested at a time.
   template <bool kPaced = false>
   __device__ __forceinline__ void fetch(u32 stage) {
     if (row_tile_ < row_tiles_) {
@@ -97,12 +98,13 @@ class WeightStream {
   u32 stage_ = 0;                                                           // of the next chunk to multiply
 };
 
-template <RowTiles kRowTiles = RowTiles::kStrided, class Tile, class Slice, u32 kWarps, u32 kStages, class AddressOf>
+template <u32 kPace, RowTiles kRowTiles = RowTiles::kStrided, class Tile, class Slice, u32 kWarps, u32 kStages,
+          class AddressOf>
 __device__ __forceinline__ auto stream(SharedWeightStages<Tile, Slice, kWarps, kStages>& stages, u32 row_tiles,
                                        AddressOf address_of) {
   using Stages = SharedWeightStages<Tile, Slice, kWarps, kStages>;
-  return WeightStream<Tile, Slice, Stages, kStages, kRowTiles, AddressOf>(stages.chunks[warp_id()][0], row_tiles,
-                                                                          address_of);
+  return WeightStream<Tile, Slice, Stages, kStages, kPace, kRowTiles, AddressOf>(stages.chunks[warp_id()][0],
+                                                                                 row_tiles, address_of);
 }
 
 // Loads this warp's activations: column g of every k tile, from the row at `row`, or zeros if it is null.

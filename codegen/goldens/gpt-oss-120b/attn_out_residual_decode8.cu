@@ -15,14 +15,20 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps that split the sum: more hide more latency, and have more partial sums to reduce.
 constexpr u32 kThreads = 512;
+// blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 119616;
 constexpr u32 kHidden = 2880;
 constexpr u32 kQWidth = 4096;
 constexpr u32 kExperts = 128;
 constexpr u32 kMaxTokens = 8;
+// stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
 constexpr u32 kStages = 3;
+// pace: chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel
+// before.
+constexpr u32 kPace = 0;
 }  // namespace spec
 
 struct AttnOutResidualRouter {
@@ -74,8 +80,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   copy_small<sizeof(shared.bias)>(shared.bias, p.bias + first_row);
   shared.residual.fetch_scale(p.next_norm_scale, first_row);
   shared.router.template fetch<spec::kThreads>(p.router, blockIdx.x);
-  auto weights = stream(shared.stages, kRowTiles,
-                        [&](u32 row_tile) { return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles); });
+  auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
+    return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles);
+  });
   wait_for_inputs();
   start_next_kernel();
 

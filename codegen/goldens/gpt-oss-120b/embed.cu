@@ -16,6 +16,7 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// threads: threads of a row: more read it at once, and wait longer for each other.
 constexpr u32 kThreads = 256;
 constexpr u32 kHidden = 2880;
 constexpr u32 kLayers = 36;

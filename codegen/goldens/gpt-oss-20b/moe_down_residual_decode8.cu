@@ -19,7 +19,9 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps that split the sum: more hide more latency, and have more partial sums to reduce.
 constexpr u32 kThreads = 480;
+// blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 89680;
 constexpr u32 kHidden = 2880;
@@ -28,7 +30,11 @@ constexpr u32 kExperts = 32;
 constexpr u32 kTopK = 4;
 constexpr float kRmsEps = 1e-5f;
 constexpr u32 kMaxTokens = 8;
+// stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
 constexpr u32 kStages = 2;
+// pace: chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel
+// before.
+constexpr u32 kPace = 1;
 }  // namespace spec
 
 struct MoeDownResidual {
@@ -177,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u32 first_row = blockIdx.x * kTileRows;
   shared.sums.fetch_biases(p.bias, shared.routing, first_row, p.tokens);
   shared.residual.fetch_scale(p.next_norm_scale, first_row);
-  auto weights = stream<RowTiles::kAll>(shared.stages, shared.routing.distinct, [&](u32 entry) {
+  auto weights = stream<spec::kPace, RowTiles::kAll>(shared.stages, shared.routing.distinct, [&](u32 entry) {
     const u64 expert = shared.routing.experts[entry];
     return p.weight + (expert * kRowTiles + blockIdx.x) * Mxfp4Tile::row_tile_bytes(Slice::kKTiles);
   });

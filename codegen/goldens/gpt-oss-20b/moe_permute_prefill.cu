@@ -15,10 +15,12 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps of the one block: more count routes at once, and take shared memory.
 constexpr u32 kThreads = 1024;
 constexpr u32 kSharedBytes = 4480;
 constexpr u32 kExperts = 32;
 constexpr u32 kTopK = 4;
+// tile_tokens: tokens of one block: more read weights less often, and leave more of a tile empty.
 constexpr u32 kTileTokens = 64;
 }  // namespace spec
 

@@ -13,6 +13,7 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: tokens of one block: more make fewer blocks, fewer spread over more SMs.
 constexpr u32 kThreads = 256;
 constexpr u32 kExperts = 32;
 constexpr u32 kTopK = 4;

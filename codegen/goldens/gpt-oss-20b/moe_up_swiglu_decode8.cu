@@ -17,7 +17,9 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps that split the sum: more hide more latency, and have more partial sums to reduce.
 constexpr u32 kThreads = 480;
+// blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 40592;
 constexpr u32 kHidden = 2880;
@@ -28,7 +30,11 @@ constexpr float kRmsEps = 1e-5f;
 constexpr float kSwigluLimit = 7.0f;
 constexpr float kSwigluAlpha = 1.702f;
 constexpr u32 kMaxTokens = 8;
+// stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
 constexpr u32 kStages = 1;
+// pace: chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel
+// before.
+constexpr u32 kPace = 1;
 }  // namespace spec
 
 struct TopkMoeUpSwiglu {
@@ -81,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
                                                            spec::kRmsEps};
   shared.routing.template build<kWarps>(logits, p.tokens, blockIdx.x == 0 ? p.logits : nullptr);
   const u32 row_tiles = shared.routing.distinct * kRowTilesPerExpert;
-  auto weights = stream(shared.stages, row_tiles, [&](u32 row_tile) {
+  auto weights = stream<spec::kPace>(shared.stages, row_tiles, [&](u32 row_tile) {
     const u64 expert = shared.routing.experts[row_tile / kRowTilesPerExpert];
     return p.weight +
            (expert * kRowTilesPerExpert + row_tile % kRowTilesPerExpert) * Mxfp4Tile::row_tile_bytes(Slice::kKTiles);

@@ -15,16 +15,22 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: row tiles of one block: more share the tokens' copies, and make fewer blocks.
 constexpr u32 kThreads = 256;
+// blocks_per_sm: blocks that share an SM: more hide each other's waits, and have fewer registers each.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 76800;
 constexpr u32 kHidden = 2880;
 constexpr u32 kExperts = 32;
 constexpr u32 kTileOrder = 0;
 constexpr u32 kRowTiles = 2;
+// tile_tokens: tokens of one block: more read weights less often, and leave more of a tile empty.
 constexpr u32 kTileTokens = 64;
+// stage_tiles: k tiles that move together: more need fewer barriers, and more shared memory per stage.
 constexpr u32 kStageTiles = 1;
+// stages: stages on their way or in use: more hide more latency, and take shared memory.
 constexpr u32 kStages = 3;
+// splits: blocks of a cluster that share a sum: more make enough blocks, and have more to reduce.
 constexpr u32 kSplits = 1;
 }  // namespace spec
 

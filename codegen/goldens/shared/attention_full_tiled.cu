@@ -29,6 +29,7 @@ constexpr u32 kWindow = 0;
 constexpr float kScoreScale = 0.125f;
 constexpr u32 kTileTokens = 16;
 constexpr u32 kRowTiles = 2;
+// stages: pages in use, next, and on their way: more hide more latency, and take shared memory.
 constexpr u32 kStages = 3;
 }  // namespace spec
 

@@ -21,6 +21,7 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps that share a split's spans: more finish long sequences sooner, and have more partials to join.
 constexpr u32 kThreads = 128;
 constexpr u32 kSharedBytes = 65536;
 constexpr u32 kHeadDim = 64;
@@ -30,6 +31,7 @@ constexpr u32 kGqaRatio = 8;
 constexpr u32 kWindow = 128;
 constexpr float kScoreScale = 0.125f;
 constexpr u32 kMaxSplits = 1;
+// stages: spans of keys and values in use and on their way to a warp: more hide more latency, and take shared memory.
 constexpr u32 kStages = 2;
 }  // namespace spec
 

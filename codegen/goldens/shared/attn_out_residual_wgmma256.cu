@@ -16,12 +16,15 @@
 
 namespace spec {
 constexpr u32 kThreads = 256;
+// blocks_per_sm: blocks that share an SM: two hide each other's waits, one has twice the registers.
 constexpr u32 kBlocksPerSm = 1;
 constexpr u32 kSharedBytes = 196608;
 constexpr u32 kHidden = 2880;
 constexpr u32 kQWidth = 4096;
 constexpr u32 kRowTiles = 180;
+// tile_tokens: tokens of one block: more read weights less often, and leave more of a tile empty.
 constexpr u32 kTileTokens = 256;
+// stages: k tiles on their way or in use: more hide more latency, and take shared memory.
 constexpr u32 kStages = 4;
 }  // namespace spec
 

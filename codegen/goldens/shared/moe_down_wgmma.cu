@@ -17,12 +17,14 @@
 
 namespace spec {
 constexpr u32 kThreads = 256;
+// blocks_per_sm: blocks that share an SM: two hide each other's waits, one has twice the registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 105472;
 constexpr u32 kHidden = 2880;
 constexpr u32 kInter = 2880;
 constexpr u32 kRowTiles = 180;
 constexpr u32 kTileTokens = 128;
+// stages: k tiles on their way or in use: more hide more latency, and take shared memory.
 constexpr u32 kStages = 5;
 }  // namespace spec
 

@@ -14,7 +14,9 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: row tiles of one block: more share the tokens' copies, and make fewer blocks.
 constexpr u32 kThreads = 256;
+// blocks_per_sm: blocks that share an SM: more hide each other's waits, and have fewer registers each.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 40960;
 constexpr u32 kHidden = 2880;
@@ -24,7 +26,9 @@ constexpr float kSwigluLimit = 7.0f;
 constexpr float kSwigluAlpha = 1.702f;
 constexpr u32 kRowTiles = 360;
 constexpr u32 kTileTokens = 64;
+// stage_tiles: k tiles that move together: more need fewer barriers, and more shared memory per stage.
 constexpr u32 kStageTiles = 1;
+// stages: stages on their way or in use: more hide more latency, and take shared memory.
 constexpr u32 kStages = 3;
 }  // namespace spec
 

@@ -15,7 +15,9 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: row tiles of one block: more share the tokens' copies, and make fewer blocks.
 constexpr u32 kThreads = 256;
+// blocks_per_sm: blocks that share an SM: more hide each other's waits, and have fewer registers each.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 102912;
 constexpr u32 kHidden = 2880;
@@ -31,9 +33,13 @@ __constant__ float kInvFreq[32] = {
     4.0999785e-6f, 2.8250668e-6f, 1.9465963e-6f, 1.3412911e-6f, 9.2420896e-7f, 6.368209e-7f,
     4.3879783e-7f, 3.0235114e-7f};
 constexpr u32 kRowTiles = 320;
+// tile_tokens: tokens of one block: more read weights less often, and leave more of a tile empty.
 constexpr u32 kTileTokens = 64;
+// stage_tiles: k tiles that move together: more need fewer barriers, and more shared memory per stage.
 constexpr u32 kStageTiles = 1;
+// stages: stages on their way or in use: more hide more latency, and take shared memory.
 constexpr u32 kStages = 4;
+// splits: blocks of a cluster that share a sum: more make enough blocks, and have more to reduce.
 constexpr u32 kSplits = 4;
 }  // namespace spec
 

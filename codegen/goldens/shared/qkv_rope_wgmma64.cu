@@ -16,6 +16,7 @@
 
 namespace spec {
 constexpr u32 kThreads = 256;
+// blocks_per_sm: blocks that share an SM: two hide each other's waits, one has twice the registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 99328;
 constexpr u32 kHidden = 2880;
@@ -31,7 +32,9 @@ __constant__ float kInvFreq[32] = {
     4.0999785e-6f, 2.8250668e-6f, 1.9465963e-6f, 1.3412911e-6f, 9.2420896e-7f, 6.368209e-7f,
     4.3879783e-7f, 3.0235114e-7f};
 constexpr u32 kRowTiles = 320;
+// tile_tokens: tokens of one block: more read weights less often, and leave more of a tile empty.
 constexpr u32 kTileTokens = 64;
+// stages: k tiles on their way or in use: more hide more latency, and take shared memory.
 constexpr u32 kStages = 4;
 }  // namespace spec
 

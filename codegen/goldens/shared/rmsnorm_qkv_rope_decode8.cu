@@ -16,7 +16,9 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps that split the sum: more hide more latency, and have more partial sums to reduce.
 constexpr u32 kThreads = 480;
+// blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 107552;
 constexpr u32 kHidden = 2880;
@@ -33,7 +35,11 @@ __constant__ float kInvFreq[32] = {
     4.0999785e-6f, 2.8250668e-6f, 1.9465963e-6f, 1.3412911e-6f, 9.2420896e-7f, 6.368209e-7f,
     4.3879783e-7f, 3.0235114e-7f};
 constexpr u32 kMaxTokens = 8;
+// stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
 constexpr u32 kStages = 3;
+// pace: chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel
+// before.
+constexpr u32 kPace = 0;
 }  // namespace spec
 
 struct RmsNormQkvRope {
@@ -110,8 +116,9 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   RowTileEpilogue epilogue{
       {p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias}, p.tokens};
   epilogue.fetch(blockIdx.x);
-  auto weights = stream(shared.stages, kRowTiles,
-                        [&](u32 row_tile) { return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles); });
+  auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
+    return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles);
+  });
   wait_for_inputs();
   start_next_kernel();
 

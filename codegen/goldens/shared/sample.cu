@@ -20,10 +20,12 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// threads: threads of a block: more pass over a slice at once, and wait longer for each other.
 constexpr u32 kThreads = 512;
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 101376;
 constexpr u32 kVocab = 201088;
+// splits: blocks of a cluster that share a row of logits: more pass over it at once, and fewer rows run at once.
 constexpr u32 kSplits = 8;
 constexpr u32 kRowBytes = 100544;
 constexpr u32 kScratchStride = 201088;

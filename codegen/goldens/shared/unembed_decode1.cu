@@ -16,14 +16,20 @@
 #include "ptx/types.cuh"
 
 namespace spec {
+// warps: warps that split the sum: more hide more latency, and have more partial sums to reduce.
 constexpr u32 kThreads = 480;
+// blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
 constexpr u32 kSharedBytes = 63376;
 constexpr u32 kHidden = 2880;
 constexpr u32 kVocab = 201088;
 constexpr float kRmsEps = 1e-5f;
 constexpr u32 kMaxTokens = 1;
+// stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
 constexpr u32 kStages = 2;
+// pace: chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel
+// before.
+constexpr u32 kPace = 0;
 }  // namespace spec
 
 struct UnembedDecode {
@@ -62,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     unembed_decode1(const __grid_constant__ UnembedDecode p) {
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
-  auto weights = stream(shared.stages, kRowTiles, [&](u32 row_tile) {
+  auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
     return p.weight + static_cast<u64>(row_tile) * Bf16Tile::row_tile_bytes(Slice::kKTiles);
   });
   const u32 column = min(lane_id() / 4, p.count - 1);

@@ -139,7 +139,7 @@ fn overrides_change_the_kernel_that_they_name_and_no_other() {
 
 #[test]
 fn tunables_name_what_they_trade() {
-    let all = tunables(&TINY, &Arch::H100).expect("a schedule");
+    let all = tunables(&TINY, &Arch::H100, &Overrides::default()).expect("a schedule");
     let count: usize = all.iter().map(|(_, tunables)| tunables.len()).sum();
     assert!(count > 60, "{count} tunables of {} kernels", all.len());
     for (kernel, tunables) in &all {

@@ -67,6 +67,17 @@ impl Gemv {
             Legal::range(1, 8),
             "chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it",
         )?;
+        // Half a chunk of MXFP4 is too little to make a difference.
+        let (own_pace, paces) = match self.format {
+            TileFormat::Bf16 => (0, Legal::range(0, 8)),
+            TileFormat::Mxfp4 => (1, Legal::range(1, 8)),
+        };
+        let pace = tuner.pick(
+            "pace",
+            own_pace,
+            paces,
+            "chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel before",
+        )?;
         let blocks_per_sm = tuner.pick(
             "blocks_per_sm",
             BLOCKS_PER_SM,
@@ -78,7 +89,9 @@ impl Gemv {
             Rows::PerTile(tiles) => Axis::Fixed(tiles as u32),
         };
         let mut constants = self.constants;
-        constants.extend(u32s(&[("kMaxTokens", tokens), ("kStages", stages)]));
+        // A buffer of that many chunks is filled at once, however many more the pace would allow.
+        let pace = pace.min(stages);
+        constants.extend(u32s(&[("kMaxTokens", tokens), ("kStages", stages), ("kPace", pace)]));
         let k_tiles = self.k.div_ceil(TILE_K);
         let tunables = tuner.chosen();
         Ok(Draft {

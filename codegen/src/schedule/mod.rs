@@ -26,7 +26,7 @@ use gemm::{Gemm, Mma};
 pub(crate) use planned::KernelPlan;
 pub use planned::{Body, Constant, Planned, PlannedKernel};
 pub(crate) use tools::tools;
-pub use tunables::{Legal, Overrides, Tunable};
+pub use tunables::{Legal, Overrides, OverridesError, Tunable};
 
 const ONE: Axis = Axis::Fixed(1);
 

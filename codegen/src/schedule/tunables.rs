@@ -76,6 +76,8 @@ pub struct Tunable {
     pub name: &'static str,
     /// What was chosen.
     pub value: usize,
+    /// What the schedule chooses by itself.
+    pub own: usize,
     /// What may be chosen.
     pub legal: Legal,
     /// What more of it gains and costs.
@@ -88,7 +90,35 @@ pub struct Tunable {
 #[serde(transparent)]
 pub struct Overrides(pub BTreeMap<String, BTreeMap<String, usize>>);
 
+/// What stops a text from being overrides.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; write kernel, tunable and value, as in moe_up_swiglu_decode1.stages = 2")]
+pub struct OverridesError(String);
+
 impl Overrides {
+    /// Overrides as TOML, or as JSON if the text begins with a brace.
+    ///
+    /// # Errors
+    /// [`OverridesError`] with the place where the text is neither.
+    pub fn parse(text: &str) -> Result<Overrides, OverridesError> {
+        let sentence = |why: String| OverridesError(why.trim_end().to_owned());
+        if text.trim_start().starts_with('{') {
+            return serde_json::from_str(text).map_err(|why| sentence(why.to_string()));
+        }
+        toml::from_str(text).map_err(|why| sentence(why.to_string()))
+    }
+
+    /// These, with those of `over` in place of values for the same tunables.
+    #[must_use]
+    pub fn with(&self, over: &Overrides) -> Overrides {
+        let mut all = self.clone();
+        for (kernel, values) in &over.0 {
+            let of_kernel = all.0.entry(kernel.clone()).or_default();
+            of_kernel.extend(values.iter().map(|(name, value)| (name.clone(), *value)));
+        }
+        all
+    }
+
     /// The one override of a tunable of a kernel, to try it.
     #[must_use]
     pub fn one(kernel: &str, tunable: &str, value: usize) -> Overrides {
@@ -175,7 +205,7 @@ impl<'a> Tuner<'a> {
                 legal,
             });
         }
-        self.chosen.push(Tunable { name, value, legal, trades });
+        self.chosen.push(Tunable { name, value, own, legal, trades });
         Ok(value)
     }
 
@@ -210,5 +240,36 @@ mod tests {
         let text = serde_json::to_string(&one).expect("JSON");
         assert_eq!(text, r#"{"moe_down_residual_decode1":{"stages":3}}"#);
         assert_eq!(serde_json::from_str::<Overrides>(&text).expect("the same"), one);
+    }
+
+    #[test]
+    fn overrides_are_read_as_toml_and_as_json() {
+        let one = Overrides::one("moe_down_residual_decode1", "stages", 3);
+        for text in [
+            " {\"moe_down_residual_decode1\": {\"stages\": 3}}",
+            "moe_down_residual_decode1.stages = 3\n",
+            "# deeper\n[moe_down_residual_decode1]\nstages = 3\n",
+        ] {
+            assert_eq!(Overrides::parse(text).expect(text), one);
+        }
+        for (text, expected) in [
+            ("{\"k\": 3}", "expected a map"),
+            ("k = 3", "expected a map"),
+            ("[k]\nstages = -1", "invalid value: integer `-1`"),
+            ("[k]\nstages = 1\nstages = 2", "duplicate key"),
+            ("stages: 3", "TOML parse error at line 1"),
+        ] {
+            let error = Overrides::parse(text).expect_err(text).to_string();
+            assert!(error.contains(expected) && error.contains("write kernel"), "{error}");
+        }
+    }
+
+    #[test]
+    fn later_overrides_replace_earlier_ones_tunable_by_tunable() {
+        let first = Overrides::parse("[a]\nx = 1\ny = 2\n").expect("TOML");
+        let over = Overrides::parse("a.y = 3\nb.z = 4\n").expect("TOML");
+        let expected = Overrides::parse("a = { x = 1, y = 3 }\nb.z = 4\n").expect("TOML");
+        assert_eq!(first.with(&over), expected);
+        assert_eq!(first.with(&Overrides::default()), first);
     }
 }
