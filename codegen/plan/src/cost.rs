@@ -10,7 +10,9 @@ pub struct StepShape {
     pub tokens: usize,
     /// Rows whose logits are wanted.
     pub rows: usize,
-    /// Keys that each token sees in a full layer.
+    /// Sequences that the tokens belong to. Consecutive tokens of one share the keys and values that they read.
+    pub sequences: usize,
+    /// Keys that a token sees in a full layer, on average.
     pub keys: usize,
     /// Distinct experts that the tokens choose in a layer, on average.
     pub distinct_experts: f64,
@@ -20,10 +22,23 @@ impl StepShape {
     /// A step of one token per sequence, routed evenly over the experts of a model.
     #[must_use]
     pub fn decode(model: &Model, tokens: usize, keys: usize) -> StepShape {
-        let (experts, top_k) = (model.spec.max_experts() as f64, model.spec.max_top_k() as f64);
-        let missed = (1.0 - top_k / experts).powf(tokens as f64);
-        StepShape { tokens, rows: tokens, keys, distinct_experts: experts * (1.0 - missed) }
+        let distinct_experts = evenly_routed(model, tokens);
+        StepShape { tokens, rows: tokens, sequences: tokens, keys, distinct_experts }
     }
+
+    /// A step of the tokens of one prompt, which follow `before` others and are routed evenly: one row of logits.
+    #[must_use]
+    pub fn prompt(model: &Model, tokens: usize, before: usize) -> StepShape {
+        let distinct_experts = evenly_routed(model, tokens);
+        let keys = before + tokens.div_ceil(2);
+        StepShape { tokens, rows: 1, sequences: 1, keys, distinct_experts }
+    }
+}
+
+/// Distinct experts that tokens choose in a layer if they are routed evenly.
+fn evenly_routed(model: &Model, tokens: usize) -> f64 {
+    let (experts, top_k) = (model.spec.max_experts() as f64, model.spec.max_top_k() as f64);
+    experts * (1.0 - (1.0 - top_k / experts).powf(tokens as f64))
 }
 
 /// What a phase, or several, must read and compute.
@@ -98,10 +113,13 @@ impl Model {
         }
         if phase.computes(Op::Attention) {
             let spec = self.shard_spec();
-            let seen = spec.layers[layer].keys_seen(shape.keys) * shape.tokens;
-            cost.cache_bytes += (2 * spec.kv_width() * CACHE_BYTES * seen) as f64;
+            let seen = spec.layers[layer].keys_seen(shape.keys);
+            // The tokens of a sequence are around the one that sees the average: together they see half of them more.
+            let followers = shape.tokens.saturating_sub(shape.sequences) / 2;
+            let read = seen * shape.sequences + followers;
+            cost.cache_bytes += (2 * spec.kv_width() * CACHE_BYTES * read) as f64;
             // Scores, then their sum over values.
-            cost.flops += (2 * 2 * spec.q_width() * seen) as f64;
+            cost.flops += (2 * 2 * spec.q_width() * seen * shape.tokens) as f64;
         }
         if phase.auxiliary == Some(Auxiliary::Sample) {
             cost.logit_bytes += (LOGIT_BYTES * self.spec.vocab * shape.rows) as f64;

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::Family;
+use crate::facts::KV_SPLIT_BLOCKS_PER_SM;
 
 /// The line of a unit that parts what the plan decides (`namespace spec`, the parameter structs), which the launch relies
 /// on, from the kernel's body, which may be edited.
@@ -52,6 +53,43 @@ pub struct Grid {
     pub y: Axis,
     /// `gridDim.z`.
     pub z: Axis,
+}
+
+/// What the number of blocks of a launch depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Tokens, or rows of the head.
+    pub tokens: u32,
+    /// Routes: tokens times experts per token.
+    pub routes: u32,
+    /// Tiles of consecutive tokens.
+    pub query_tiles: u32,
+    /// Experts of a layer.
+    pub experts: u32,
+    /// Key/value heads.
+    pub kv_heads: u32,
+    /// Streaming multiprocessors of the device.
+    pub sms: u32,
+}
+
+impl Grid {
+    /// The number of blocks along each axis.
+    #[must_use]
+    pub fn blocks(&self, at: &Extent) -> [u32; 3] {
+        let axis = |axis| match axis {
+            Axis::Fixed(count) => count,
+            Axis::Tokens => at.tokens,
+            Axis::TokenTiles(tokens) => at.tokens.div_ceil(tokens),
+            Axis::ExpertTiles(routes) => at.routes / routes + at.experts.min(at.routes),
+            Axis::QueryTiles(_) => at.query_tiles,
+            Axis::KvSplits(most) => {
+                let heads = at.kv_heads * at.tokens.max(1);
+                (KV_SPLIT_BLOCKS_PER_SM as u32 * at.sms).div_ceil(heads).clamp(1, most)
+            }
+            Axis::PerSm(blocks) => blocks * at.sms,
+        };
+        [self.x, self.y, self.z].map(axis)
+    }
 }
 
 /// What can be said of any kernel without its parameter type.

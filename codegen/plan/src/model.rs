@@ -60,6 +60,23 @@ impl Loss {
     }
 }
 
+/// A model's schedules as a tuning record has them for one profile.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuned {
+    /// The profile.
+    pub arch: Arch,
+    /// The device that they were measured on.
+    pub device: &'static str,
+    /// Interface version of the driver that they were measured with: 13000 is CUDA 13.0.
+    pub driver: i32,
+    /// In place of [`Model::schedules`].
+    pub schedules: &'static [Schedule],
+    /// In place of those of [`Model::units`] with the same names.
+    pub units: &'static [Unit],
+    /// What of the record no longer fits the kernels, a sentence each.
+    pub problems: &'static [&'static str],
+}
+
 /// A model, ready for a runtime: what `model!` expands to.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
@@ -76,6 +93,8 @@ pub struct Model {
     /// Schedules by ascending `max_tokens`, of equal ones the more special family first. The last takes any number of
     /// tokens, unless [`Model::losses`] says why there is none.
     pub schedules: &'static [Schedule],
+    /// The schedules of profiles that were tuned; [`Model::for_arch`] takes them.
+    pub tuned: &'static [Tuned],
     /// Kernels that are no part of a step.
     pub tools: Tools,
     /// CUDA sources.
@@ -87,6 +106,25 @@ pub struct Model {
 }
 
 impl Model {
+    /// The model's record for a profile, if it was tuned.
+    #[must_use]
+    pub fn tuned_for(&self, arch: &Arch) -> Option<&'static Tuned> {
+        self.tuned.iter().find(|tuned| tuned.arch.name == arch.name)
+    }
+
+    /// The model with the schedules that were tuned for a profile, or as it is if none were. The list of its units lives
+    /// as long as the program: ask once per device.
+    #[must_use]
+    pub fn for_arch(&self, arch: &Arch) -> Model {
+        let Some(tuned) = self.tuned_for(arch) else { return *self };
+        let replaced = |own: &Unit| {
+            let found = tuned.units.iter().find(|unit| unit.name == own.name);
+            *found.unwrap_or(own)
+        };
+        let units: Vec<Unit> = self.units.iter().map(replaced).collect();
+        Model { arch: tuned.arch, schedules: tuned.schedules, units: units.leak(), ..*self }
+    }
+
     /// The model as a device of this compute capability runs it: the schedules that the device can choose, and what it
     /// does without. Both lists live as long as the program: ask once per device.
     #[must_use]
