@@ -1,8 +1,8 @@
 //! The plan: graph, phases, kernels, layouts and text put together as a [`Model`].
 
 use ossmith_plan::{
-    Arch, DType, Graph, Loss, Model, ModelSpec, Phase, PhaseKernel, RowOrder, Schedule, Shard,
-    Weight, WeightLayout,
+    Arch, DType, Graph, KernelInfo, Loss, Model, ModelSpec, Phase, PhaseKernel, RowOrder, Schedule,
+    Shard, Weight, WeightLayout,
 };
 
 use crate::fuse::{self, Fused, FusedGraph};
@@ -36,6 +36,18 @@ pub enum CompileError {
     /// A phase that cannot be scheduled, or an override that is illegal.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// An override with which a kernel's shared memory exceeds a block's.
+    #[error(
+        "{kernel}: with these values it needs {bytes} bytes of shared memory, and a block has {block_bytes}"
+    )]
+    TooLarge {
+        /// The kernel.
+        kernel: &'static str,
+        /// What it needs.
+        bytes: u32,
+        /// What there is.
+        block_bytes: usize,
+    },
 }
 
 /// Compiles a model for an architecture, with some choices made otherwise.
@@ -65,7 +77,15 @@ pub fn assemble(
         let planned = plan_step(&fused, step, &local_spec, arch, overrides)?;
         match kernels.take(step, planned) {
             Ok(schedule) => schedules.push(schedule),
-            Err(loss) => losses.push(loss),
+            Err((info, _)) if overrides.0.contains_key(info.name) => {
+                let (kernel, bytes) = (info.name, info.shared_bytes);
+                return Err(CompileError::TooLarge {
+                    kernel,
+                    bytes,
+                    block_bytes: Arch::MAX_SHARED_BYTES,
+                });
+            }
+            Err((_, loss)) => losses.push(loss),
         }
     }
     let (tools, tool_plans) = tools(arch);
@@ -80,6 +100,7 @@ pub fn assemble(
         graph,
         layouts: layouts(&local_spec, &graph),
         schedules: leak(schedules),
+        tuned: &[],
         tools,
         units: leak(plans.iter().map(emit::unit).collect()),
         headers: leak(library::headers()),
@@ -87,24 +108,37 @@ pub fn assemble(
     })
 }
 
-/// Every tunable of every kernel of a model on an architecture, in the order of a step: what a tuner searches.
+/// Every tunable of every kernel of a model on an architecture, in the order of a step, with the values that it has when
+/// some are chosen otherwise: what a tuner searches.
 ///
 /// # Errors
 /// As [`assemble`].
 pub fn tunables(
     spec: &ModelSpec,
     arch: &Arch,
+    overrides: &Overrides,
 ) -> Result<Vec<(&'static str, Vec<Tunable>)>, CompileError> {
+    let plans = plans(spec, arch, overrides)?;
+    overrides.check_names(plans.iter().map(|plan| (plan.info.name, &plan.tunables[..])))?;
+    Ok(plans.into_iter().map(|plan| (plan.info.name, plan.tunables)).collect())
+}
+
+/// The kernels of a model's steps, each once, in the order of a step.
+pub(crate) fn plans(
+    spec: &ModelSpec,
+    arch: &Arch,
+    overrides: &Overrides,
+) -> Result<Vec<KernelPlan>, CompileError> {
     check_layers(spec)?;
     let local = Shard::WHOLE.local(spec).expect("one rank has the whole model");
     let graph = graph::build(spec, &local);
     let mut kernels = Kernels::default();
     for step in steps(spec, arch).0 {
         let fused = fuse::fuse(&graph, step.regime);
-        let planned = plan_step(&fused, &step, spec, arch, &Overrides::default())?;
+        let planned = plan_step(&fused, &step, spec, arch, overrides)?;
         let _ = kernels.take(&step, planned);
     }
-    Ok(kernels.plans.into_iter().map(|plan| (plan.info.name, plan.tunables)).collect())
+    Ok(kernels.plans)
 }
 
 /// Experts differ in no published model of this shape; the types carry it, the kernels do not yet.
@@ -169,15 +203,15 @@ struct Kernels {
 }
 
 impl Kernels {
-    /// Takes a step's kernels over; refuses the step if no block can have the shared memory of one of them.
-    fn take(&mut self, step: &Step, planned: PlannedStep) -> Result<Schedule, Loss> {
+    /// Takes a step's kernels over; refuses the step if no block can have the shared memory of one of them, and names it.
+    fn take(&mut self, step: &Step, planned: PlannedStep) -> Result<Schedule, (KernelInfo, Loss)> {
         let schedule = as_schedule(step, &planned);
         let too_large = |kernel: &&PlannedKernel| {
             kernel.plan.info.shared_bytes as usize > Arch::MAX_SHARED_BYTES
         };
         if let Some(kernel) = planned.kernels().find(too_large) {
             let info = &kernel.plan.info;
-            return Err(Loss::of_shared_memory(&schedule, info, Arch::MAX_SHARED_BYTES));
+            return Err((*info, Loss::of_shared_memory(&schedule, info, Arch::MAX_SHARED_BYTES)));
         }
         for kernel in planned.kernels() {
             match self.plans.iter().find(|known| known.info.name == kernel.plan.info.name) {

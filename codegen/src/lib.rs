@@ -9,6 +9,7 @@ pub mod fuse;
 pub mod graph;
 pub mod library;
 pub mod literal;
+pub mod record;
 pub mod schedule;
 pub mod spec;
 #[cfg(test)]
@@ -17,7 +18,8 @@ mod testing;
 use ossmith_plan::{Arch, Model, ModelSpec};
 
 pub use assemble::{CompileError, tunables};
-pub use schedule::{Overrides, Tunable};
+pub use record::TuningRecord;
+pub use schedule::{Legal, Overrides, OverridesError, Tunable};
 
 /// Compiles a model: graph, fusion, schedules, layouts and CUDA text, for the built-in architecture profile and for any
 /// device beside it.
@@ -27,7 +29,18 @@ pub use schedule::{Overrides, Tunable};
 /// # Errors
 /// [`CompileError::LayersDiffer`] for a model that no kernels compute.
 pub fn compile(spec: ModelSpec) -> Result<&'static Model, CompileError> {
-    compile_with(spec, &Arch::BUILT_IN, &Overrides::default())
+    compile_tuned(spec, &[])
+}
+
+/// Compiles a model as [`compile`] does, and beside it the schedules that tuning records give for other profiles.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_tuned(
+    spec: ModelSpec,
+    records: &[TuningRecord],
+) -> Result<&'static Model, CompileError> {
+    Ok(Box::leak(Box::new(record::assemble_tuned(spec, records)?)))
 }
 
 /// Compiles a model for an architecture, with some choices made otherwise: what a tuner does.

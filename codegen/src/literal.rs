@@ -61,7 +61,8 @@ macro_rules! names {
 }
 
 structs! {
-    Model { spec, shard, arch, graph, layouts, schedules, tools, units, headers, losses }
+    Model { spec, shard, arch, graph, layouts, schedules, tuned, tools, units, headers, losses }
+    Tuned { arch, device, driver, schedules, units, problems }
     Shard { rank, of }
     Arch {
         name, family, compute, sms, shared_bytes_per_block, shared_bytes_per_sm, registers_per_sm, max_cluster, wgmma,

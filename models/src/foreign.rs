@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use ossmith_codegen::{CompileError, compile, spec};
-use ossmith_plan::{Model, ModelSpec};
+use ossmith_codegen::{CompileError, Overrides, TuningRecord, compile, compile_with, spec};
+use ossmith_plan::{Arch, Model, ModelSpec};
 
 /// What stops a folder from being a model.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,35 @@ pub fn from_config(config: &Path) -> Result<&'static Model, Error> {
             compile(spec).map_err(|source| Error::Compile { folder: folder.to_path_buf(), source })
         }
     }
+}
+
+/// The committed tuning records, as text: what the build embeds into the built-in models.
+const RECORDS: [&str; 1] = [include_str!("../tuned/h200.toml")];
+
+/// The values that a profile's tuning record has for a model, as far as they fit; none if there is no record.
+///
+/// # Errors
+/// [`CompileError`] of the model itself.
+pub fn tuned_values(spec: &ModelSpec, arch: &Arch) -> Result<Overrides, CompileError> {
+    let records = RECORDS.iter().filter_map(|text| TuningRecord::parse(text).ok());
+    let mut fitting = Overrides::default();
+    for record in records.filter(|record| record.profile == arch.name) {
+        fitting = fitting.with(&record.fit(spec)?.0);
+    }
+    Ok(fitting)
+}
+
+/// A model with some tunables chosen otherwise than the profile's tuning record and schedules do.
+///
+/// # Errors
+/// [`CompileError`] for a value that is illegal, with what is legal, or names nothing, with what there is.
+pub fn scheduled(
+    model: &Model,
+    arch: &Arch,
+    overrides: &Overrides,
+) -> Result<&'static Model, CompileError> {
+    let values = tuned_values(&model.spec, arch)?.with(overrides);
+    compile_with(model.spec, arch, &values)
 }
 
 /// The folder's own name; `.` and the like are looked up first.

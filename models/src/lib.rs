@@ -44,9 +44,12 @@ macro_rules! model {
 }
 
 #[cfg(feature = "foreign")]
-pub use foreign::{Error, from_config, from_folder};
+pub use foreign::{Error, from_config, from_folder, scheduled, tuned_values};
 #[cfg(feature = "nano-weights")]
 pub use nano_weights::{NANO_EVAL, nano_checkpoint};
+/// What a schedule may choose otherwise, and how: the compiler's own types.
+#[cfg(feature = "foreign")]
+pub use ossmith_codegen as codegen;
 
 /// openai/gpt-oss-20b: 24 layers, 32 experts.
 pub mod gpt_oss_20b {

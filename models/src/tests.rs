@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ossmith_codegen::{compile, spec};
+use ossmith_codegen::{TuningRecord, compile, compile_tuned, spec};
 use ossmith_plan::{Family, Layer};
 
 use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
@@ -15,6 +15,31 @@ fn read(name: &str, file: &str) -> String {
     std::fs::read_to_string(folder(name).join(file)).expect("a committed file")
 }
 
+/// The committed tuning records.
+fn records() -> Vec<TuningRecord> {
+    let files = std::fs::read_dir(folder("tuned")).expect("a folder").map(|file| {
+        std::fs::read_to_string(file.expect("a file").path()).expect("a committed file")
+    });
+    let mut records: Vec<TuningRecord> =
+        files.map(|text| TuningRecord::parse(&text).expect("a record")).collect();
+    records.sort_by(|a, b| a.profile.cmp(&b.profile));
+    records
+}
+
+#[test]
+fn committed_tuning_records_fit_the_kernels() {
+    for model in ALL {
+        for tuned in model.tuned {
+            assert_eq!(tuned.problems, [""; 0], "{} on {}", model.spec.name, tuned.arch.name);
+            let on = model.for_arch(&tuned.arch).on(tuned.arch.compute);
+            assert_eq!(on.arch, tuned.arch);
+            assert_eq!(on.cannot_run(), None);
+        }
+        let untuned = model.for_arch(&ossmith_plan::Arch::H100);
+        assert_eq!(untuned.schedules.len(), model.schedules.len());
+    }
+}
+
 #[test]
 fn built_at_build_time_is_compiled_at_run_time() {
     for model in ALL {
@@ -23,7 +48,7 @@ fn built_at_build_time_is_compiled_at_run_time() {
         let spec = spec::parse(name, &read(name, "config.json"), Some(&generation)).expect(name);
         // Models hold floats and kernels' phantom types; their debug text shows every field.
         assert!(
-            format!("{model:?}") == format!("{:?}", compile(spec).expect(name)),
+            format!("{model:?}") == format!("{:?}", compile_tuned(spec, &records()).expect(name)),
             "{name} differs"
         );
     }
@@ -182,4 +207,38 @@ mod foreign {
         let error = from_folder(checkpoint(&config).path()).expect_err("head_dim 80");
         assert!(matches!(error, Error::Spec { .. }) && error.to_string().contains("head_dim"));
     }
+}
+
+#[test]
+fn predictions_follow_bytes_flops_and_geometry() {
+    use ossmith_plan::{Arch, Rates, StepShape};
+    let model = GPT_OSS_20B.on((9, 0));
+    let rates = Rates::of(&Arch::H200);
+    let of = |shape: &StepShape, rates: &Rates, phase: &str| {
+        let all = model.predictions(model.schedule(shape.tokens), shape, rates);
+        all.into_iter().find(|(total, _)| total.phase.name == phase).expect(phase).1
+    };
+    let decode = StepShape::decode(&model, 1, 1024);
+    let cost = model.step_cost(model.schedule(1), &decode);
+    let all = model.predictions(model.schedule(1), &decode, &rates);
+    let sum: f64 = all.iter().map(|(_, prediction)| prediction.us()).sum();
+    let least = cost.bytes() / rates.gb_per_s / 1e3;
+    assert!(sum > least && sum < 2.0 * least, "{sum} µs, at least {least}");
+    let unembed = of(&decode, &rates, "unembed");
+    assert_eq!(unembed.bound(), "bytes");
+    let faster = of(&decode, &rates.with_bandwidth(2.0 * rates.gb_per_s), "unembed");
+    assert_eq!(faster.bytes_us, unembed.bytes_us / 2.0);
+    // 180 row tiles on 132 SMs: the busiest has two, and the mean is 1.36.
+    let down = of(&decode, &rates, "moe_down_residual");
+    assert_eq!(down.bound(), "busiest SM");
+    let prompt = StepShape::prompt(&model, 2048, 0);
+    assert_eq!(of(&prompt, &rates, "moe_up_swiglu").bound(), "FLOPs");
+    // Attention of a prompt reads each key once, and computes 4 x q_width x keys operations per token and layer.
+    let spec = &model.spec;
+    let full = prompt.keys * spec.layers.iter().filter(|layer| layer.window.is_none()).count();
+    let sliding = 128 * spec.layers.iter().filter(|layer| layer.window.is_some()).count();
+    let flops = (4 * spec.q_heads * spec.head_dim * 2048 * (full + sliding)) as f64;
+    let attention = of(&prompt, &rates, "attention");
+    assert!((attention.flops_us * rates.tflops * 1e6 / flops - 1.0).abs() < 1e-9);
+    assert!(attention.bytes_us < attention.flops_us / 10.0);
 }

@@ -3,13 +3,15 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use ossmith_codegen::{compile, literal, spec};
+use ossmith_codegen::{TuningRecord, compile_tuned, literal, spec};
 use ossmith_plan::ModelSpec;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
+/// The folder of tuning records.
+const TUNED: &str = "tuned";
 
 /// Where a model's files are, from the crate's folder.
 struct Source {
@@ -71,11 +73,13 @@ pub(crate) fn model(
     let spec = spec::parse(&name, &config, generation.as_deref())
         .map_err(|error| format!("{name}: {error}"))?;
 
-    let model = compile(spec).map_err(|error| format!("{name}: {error}"))?;
+    let (record_files, records) = records(crate_folder, &folder)?;
+    let model = compile_tuned(spec, &records).map_err(|error| format!("{name}: {error}"))?;
     let model = literal::model(model);
     let constants = constants(&spec);
     let watched = [Some(file.as_str()), generation.as_ref().map(|_| GENERATION_CONFIG)];
     let watched = watched.iter().flatten().map(|file| format!("/{folder}{file}"));
+    let watched = watched.chain(record_files.iter().map(|file| format!("/{TUNED}/{file}")));
     let doc = format!("{name}, compiled at build time.");
     Ok(quote! {
         #[doc = #doc]
@@ -87,6 +91,28 @@ pub(crate) fn model(
         // What makes cargo build again when a file changes.
         const _: &[&[u8]] = &[#(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), #watched))),*];
     })
+}
+
+/// The tuning records of the models whose folders lie in the crate's, as files of `tuned` there, by name.
+fn records(crate_folder: &Path, folder: &str) -> Result<(Vec<String>, Vec<TuningRecord>), String> {
+    let tuned = crate_folder.join(TUNED);
+    if folder.matches('/').count() != 1 || !tuned.is_dir() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let cannot_read = |why| format!("cannot read {}: {why}", tuned.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&tuned).map_err(cannot_read)? {
+        let name = entry.map_err(cannot_read)?.file_name().to_string_lossy().into_owned();
+        files.extend(name.ends_with(".toml").then_some(name));
+    }
+    files.sort();
+    let mut records = Vec::new();
+    for file in &files {
+        let text = read(&tuned, file)?.unwrap_or_default();
+        let record = TuningRecord::parse(&text);
+        records.push(record.map_err(|error| format!("{TUNED}/{file}: {error}"))?);
+    }
+    Ok((files, records))
 }
 
 /// A file's text, or `None` if there is no such file.
