@@ -1,17 +1,20 @@
-//! Timings of decode steps on the device, with the roofline measured beside them.
+//! Timings of steps on the device, with the roofline measured beside them. Those of one kernel are in [`kernel`].
+
+pub mod kernel;
 
 use std::time::Instant;
 
-use ossmith_plan::params::{FillBf16, FlatRead};
-use ossmith_plan::{Auxiliary, Cost, PhaseTotal, Section, StepShape, facts};
+use ossmith_plan::params::FlatRead;
+use ossmith_plan::{Auxiliary, Cost, PhaseTotal, Prediction, Rates, Section, StepShape};
 
 use super::CudaBackend;
-use super::forward::StepRun;
+use super::forward::{StepInputs, StepRun};
 use super::kernels::Extent;
 use super::memory::{Buffer, device_error};
+use super::replay::ReplayedStep;
+use super::synthetic_inputs::distinct;
 use crate::backend::{
-    Backend, Input, LogitRows, MASKS_PER_SLOT, PAGE_TOKENS, RowSampling, Sequence, Step,
-    StepOutput, validate,
+    Backend, Input, LogitRows, MASKS_PER_SLOT, PAGE_TOKENS, RowSampling, Sequence, Step, validate,
 };
 use crate::sampling::{Penalties, SamplerConfig, TokenHistory};
 use crate::{Error, Result};
@@ -42,15 +45,17 @@ pub struct PhaseTime {
     pub name: String,
     /// What it must read and compute in a whole step.
     pub cost: Cost,
+    /// What it should take in a whole step, by the cost model with the bandwidth that was measured.
+    pub predicted: Prediction,
     /// Time with nothing else between.
     pub alone: TimingStats,
     /// Time in the chain: by how much a step without it is shorter, in milliseconds.
     pub in_chain_ms: f64,
 }
 
-/// A decode step of one batch size and context.
+/// A decode step of one batch size and context, or a step of one prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DecodeTimes {
+pub struct StepTimes {
     /// Its shape, with the routing that was seen.
     pub shape: StepShape,
     /// The regime of its schedule.
@@ -59,7 +64,7 @@ pub struct DecodeTimes {
     pub bytes: f64,
     /// Floating-point operations that it must do.
     pub flops: f64,
-    /// Time from step to step, the host's share included.
+    /// Time from step to step, the host's share included; of prompts, time of the device.
     pub step: TimingStats,
     /// Time to read as many bytes front to back.
     pub roofline: TimingStats,
@@ -160,9 +165,9 @@ impl CudaBackend {
         batch: usize,
         context: usize,
         sampling: &DecodeSampling,
-    ) -> Result<DecodeTimes> {
+    ) -> Result<StepTimes> {
         let whole = self.time_decode_step(batch, context, sampling)?;
-        Ok(DecodeTimes { phases: self.time_phases(&whole.shape)?, ..whole })
+        self.with_phases(whole, &self.inputs)
     }
 
     /// As [`CudaBackend::time_decode`], of whole steps and the roofline, without phases.
@@ -174,7 +179,7 @@ impl CudaBackend {
         batch: usize,
         context: usize,
         sampling: &DecodeSampling,
-    ) -> Result<DecodeTimes> {
+    ) -> Result<StepTimes> {
         sampling.config.check()?;
         let first = context.saturating_sub(STEPS / 2);
         let last = first + STEPS;
@@ -192,16 +197,41 @@ impl CudaBackend {
         }
         // Phases have the positions and routes that this step leaves.
         let distinct_experts = self.start(&timed, context.saturating_sub(1))?;
-        let shape = StepShape { tokens: batch, rows: batch, keys: context, distinct_experts };
-        let schedule = self.pass.model.schedule(batch);
+        let (tokens, rows, sequences) = (batch, batch, batch);
+        let shape = StepShape { tokens, rows, sequences, keys: context, distinct_experts };
+        self.step_times(shape, TimingStats::of(times))
+    }
+
+    /// Times the step of a prompt of `tokens` tokens, from nothing on, as [`CudaBackend::time_decode`] times decode steps.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn time_prompt(&mut self, tokens: usize) -> Result<StepTimes> {
+        let staged = self.stage_replays(ReplayedStep::Prompt { tokens })?;
+        let replay = self.capture_replay(&staged)?;
+        let times = self.time_replays(&[&replay], REPEATS, 1)?.into_iter().flatten().collect();
+        let whole = self.step_times(staged.shape, TimingStats::of(times))?;
+        self.with_phases(whole, staged.inputs())
+    }
+
+    /// A step with the times of its phases.
+    fn with_phases(&self, step: StepTimes, inputs: &StepInputs) -> Result<StepTimes> {
+        let rates = Rates { sms: self.info.sms as usize, ..Rates::of(&self.pass.model.arch) };
+        let rates = rates.with_bandwidth(step.bytes / step.roofline.median_ms / 1e6);
+        Ok(StepTimes { phases: self.time_phases(&step.shape, inputs, &rates)?, ..step })
+    }
+
+    /// What a step took, with its roofline.
+    fn step_times(&self, shape: StepShape, step: TimingStats) -> Result<StepTimes> {
+        let schedule = self.pass.model.schedule(shape.tokens);
         let cost = self.pass.model.step_cost(schedule, &shape);
         let bytes = cost.bytes();
-        Ok(DecodeTimes {
+        Ok(StepTimes {
             shape,
             regime: schedule.regime.name(),
             bytes,
             flops: cost.flops,
-            step: TimingStats::of(times),
+            step,
             roofline: self.time_flat_read(bytes)?,
             phases: Vec::new(),
         })
@@ -269,40 +299,6 @@ impl CudaBackend {
         (0..slots).try_for_each(|slot| self.set_mask(slot, mask, &timed.masks[mask]))
     }
 
-    pub(super) fn fill_cache(&self) -> Result<()> {
-        for layer in 0..self.pass.model.spec.layers.len() {
-            let (keys, values) = self.pass.cache.buffers(layer);
-            self.fill_random(keys, layer as u32)?;
-            self.fill_random(values, !(layer as u32))?;
-        }
-        Ok(())
-    }
-
-    /// Fills a buffer with random bf16 numbers between -1 and 1.
-    fn fill_random(&self, buffer: &Buffer, key: u32) -> Result<()> {
-        let columns = 1 << 10;
-        let params = FillBf16 {
-            out: buffer.ptr(),
-            key0: key,
-            key1: 1,
-            offset: 0,
-            spread: 1,
-            scale: 1.0 / 32_768.0,
-            rows: (buffer.bytes() / 2 / columns) as u32,
-            k: columns as u32,
-            order: facts::ROW_MAJOR as u32,
-            head_dim: 0,
-            unused: 0,
-        };
-        let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
-        self.pass.kernels.launch(
-            &self.pass.stream,
-            &self.pass.model.tools.fill_bf16,
-            extent,
-            &params,
-        )
-    }
-
     /// Times reading `bytes` bytes front to back.
     ///
     /// # Errors
@@ -323,29 +319,37 @@ impl CudaBackend {
         .map(|spread| spread.divided_by(4.0))
     }
 
-    fn time_phases(&self, shape: &StepShape) -> Result<Vec<PhaseTime>> {
+    fn time_phases(
+        &self,
+        shape: &StepShape,
+        inputs: &StepInputs,
+        rates: &Rates,
+    ) -> Result<Vec<PhaseTime>> {
         let model = self.pass.model;
         let sums = self.pass.workspace.router_logit_sums.bytes();
         let discarded = Buffer::zeroed(&self.context, sums, "sums that timings discard")?;
         let step = StepRun {
             // Those of the last real step stay, so that steps without some phase still read as many experts.
             added_logit_sums: discarded.ptr(),
-            ..self.pass.step(&self.inputs, shape.tokens)
+            ..self.pass.step(inputs, shape.tokens)
         };
+        let rows = shape.rows;
         // Without the start the residual would grow from replay to replay, so the start is in every chain and has no line.
         let mut totals = model.phase_totals(step.schedule, shape);
         totals.retain(|total| total.section != Section::Start);
         let time = |total: &PhaseTotal| {
             let place = (total.section, total.index);
             let routes_stay = permutation_before(total, &totals);
-            let alone = self.time_graph(|| self.phases(&step, |at| at == place))?;
+            let alone = self.time_graph(|| self.phases(&step, rows, |at| at == place))?;
             // Side by side, so that a clock that moves moves both.
-            let whole = self.time_graph(|| self.phases(&step, |at| Some(at) != routes_stay))?;
-            let without = self
-                .time_graph(|| self.phases(&step, |at| Some(at) != routes_stay && at != place))?;
+            let whole =
+                self.time_graph(|| self.phases(&step, rows, |at| Some(at) != routes_stay))?;
+            let kept = |at| Some(at) != routes_stay && at != place;
+            let without = self.time_graph(|| self.phases(&step, rows, kept))?;
             Ok(PhaseTime {
                 name: name(total, &totals),
                 cost: total.cost,
+                predicted: model.predict(step.schedule, total, shape, rates),
                 alone,
                 in_chain_ms: whole.median_ms - without.median_ms,
             })
@@ -354,7 +358,12 @@ impl CudaBackend {
     }
 
     /// The launches of those phases of a step that `kept` names by their section and place.
-    fn phases(&self, step: &StepRun, kept: impl Fn((Section, usize)) -> bool) -> Result<()> {
+    fn phases(
+        &self,
+        step: &StepRun,
+        rows: usize,
+        kept: impl Fn((Section, usize)) -> bool,
+    ) -> Result<()> {
         let pass = &self.pass;
         for (index, phase) in step.schedule.start.iter().enumerate() {
             if kept((Section::Start, index)) {
@@ -370,7 +379,7 @@ impl CudaBackend {
         }
         for (index, phase) in step.schedule.head.iter().enumerate() {
             if kept((Section::Head, index)) {
-                pass.head_phase(phase, step, 0..step.tokens)?;
+                pass.head_phase(phase, step, 0..rows)?;
             }
         }
         Ok(())
@@ -419,15 +428,4 @@ fn name(total: &PhaseTotal, all: &[PhaseTotal]) -> String {
         Section::Head if all.iter().any(twin) => format!("{name} (head)"),
         _ => name.to_owned(),
     }
-}
-
-/// Distinct experts of a layer, averaged over layers.
-fn distinct(output: &StepOutput, experts: usize) -> f64 {
-    let count = |indices: &[u32]| {
-        let mut seen = vec![false; experts];
-        indices.iter().for_each(|&expert| seen[expert as usize] = true);
-        seen.into_iter().filter(|&seen| seen).count() as f64
-    };
-    let layers = output.activations.len().max(1) as f64;
-    output.activations.iter().map(|layer| count(&layer.router_indices)).sum::<f64>() / layers
 }

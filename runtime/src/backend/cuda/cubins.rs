@@ -79,19 +79,33 @@ impl CubinCache {
         compute: (i32, i32),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<Cubin>, CacheUse)> {
-        self.units_of(model, &Sources::of(model)?, compute, progress)
+        self.some(model, &model.launched(), compute, progress)
     }
 
-    /// As [`CubinCache::units`], of this text.
-    pub(super) fn units_of(
+    /// The same for some units of a model.
+    ///
+    /// # Errors
+    /// As [`CubinCache::units`].
+    pub fn some(
         &self,
         model: &Model,
+        units: &[&'static Unit],
+        compute: (i32, i32),
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<Cubin>, CacheUse)> {
+        self.some_of(model, units, &Sources::of(model)?, compute, progress)
+    }
+
+    /// As [`CubinCache::some`], of this text.
+    pub(super) fn some_of(
+        &self,
+        model: &Model,
+        units: &[&'static Unit],
         sources: &Sources,
         compute: (i32, i32),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<Cubin>, CacheUse)> {
         let version = nvrtc::version().ok();
-        let units = model.launched();
         let total = units.len() as u64;
         let target = nvrtc::target(compute);
         let entries: Vec<Entry> =

@@ -148,7 +148,7 @@ impl Pass {
     }
 
     /// Launches a kernel of a phase.
-    fn kernel(
+    pub(super) fn kernel(
         &self,
         kernel: &PhaseKernel,
         phase: &Phase,

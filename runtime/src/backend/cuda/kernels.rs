@@ -8,7 +8,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
 use cudarc::nvrtc::Ptx;
 use ossmith_plan::facts::{KV_SPLIT_BLOCKS_PER_SM, MAX_ATTENTION_PARTIALS};
 use ossmith_plan::params::Params;
-use ossmith_plan::{Axis, Kernel, KernelInfo, Model};
+use ossmith_plan::{Kernel, KernelInfo, Model, Unit};
 
 use super::cubins::{CacheUse, CubinCache};
 use super::device::{DeviceInfo, has_clusters};
@@ -20,7 +20,7 @@ use super::stamps::{Stamps, TracedBlock, TracedLaunch};
 use crate::backend::Progress;
 use crate::{Error, Result};
 
-/// What a launch grid depends on.
+/// What a launch grid depends on beside the model and the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     /// Tokens, or rows of the head.
@@ -34,6 +34,8 @@ pub(super) struct Extent {
 /// A model's kernels, loaded on a device.
 #[derive(Debug)]
 pub struct Kernels {
+    /// Every function that was loaded, by its unit's text: schedules that come back find theirs.
+    loaded: HashMap<&'static str, (CudaFunction, Resources)>,
     functions: HashMap<&'static str, CudaFunction>,
     resources: HashMap<&'static str, Resources>,
     cache_use: CacheUse,
@@ -75,12 +77,6 @@ impl Kernels {
         sources: &Sources,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Kernels> {
-        let cache = CubinCache::of_user()?;
-        let (cubins, cache_use) = cache.units_of(model, sources, device.compute, progress)?;
-        let units = model.launched();
-        let resources =
-            units.iter().zip(&cubins).map(|(unit, cubin)| (unit.name, cubin.resources)).collect();
-        let shared = shared_bytes(model);
         // Splits times heads times tokens are less than twice what each SM is to have.
         let partials = 2 * KV_SPLIT_BLOCKS_PER_SM * device.sms as usize;
         if partials > MAX_ATTENTION_PARTIALS {
@@ -89,22 +85,55 @@ impl Kernels {
                 device.name, device.sms
             )));
         }
-        let mut functions = HashMap::new();
-        for (unit, cubin) in units.into_iter().zip(cubins) {
-            let bytes = shared.get(unit.name).copied().unwrap_or(0);
-            functions.insert(unit.name, load_function(context, unit.name, cubin, bytes)?);
-        }
-        Ok(Kernels {
-            functions,
-            resources,
-            cache_use,
-            text_hash: sources.hash(model),
+        let mut kernels = Kernels {
+            loaded: HashMap::new(),
+            functions: HashMap::new(),
+            resources: HashMap::new(),
+            cache_use: CacheUse::default(),
+            text_hash: String::new(),
             sms: device.sms,
             has_clusters: has_clusters(device.compute),
             experts: model.spec.max_experts() as u32,
             kv_heads: model.spec.kv_heads as u32,
             stamps: None,
-        })
+        };
+        kernels.take(context, device, model, sources, progress)?;
+        Ok(kernels)
+    }
+
+    /// Compiles and loads what a model's schedules launch and is not loaded yet, and launches by these from now on.
+    pub(super) fn take(
+        &mut self,
+        context: &Arc<CudaContext>,
+        device: &DeviceInfo,
+        model: &'static Model,
+        sources: &Sources,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let units = model.launched();
+        let is_missing = |unit: &&'static Unit| !self.loaded.contains_key(unit.source);
+        let missing: Vec<&'static Unit> = units.iter().copied().filter(is_missing).collect();
+        let cache = CubinCache::of_user()?;
+        let (cubins, cache_use) =
+            cache.some_of(model, &missing, sources, device.compute, progress)?;
+        let shared = shared_bytes(model);
+        for (unit, cubin) in missing.into_iter().zip(cubins) {
+            let bytes = shared.get(unit.name).copied().unwrap_or(0);
+            let resources = cubin.resources;
+            let function = load_function(context, unit.name, cubin, bytes)?;
+            self.loaded.insert(unit.source, (function, resources));
+        }
+        self.functions.clear();
+        self.resources.clear();
+        for unit in units {
+            if let Some((function, resources)) = self.loaded.get(unit.source) {
+                self.functions.insert(unit.name, function.clone());
+                self.resources.insert(unit.name, *resources);
+            }
+        }
+        self.cache_use = cache_use;
+        self.text_hash = sources.hash(model);
+        Ok(())
     }
 
     /// What the cubin cache had.
@@ -145,22 +174,16 @@ impl Kernels {
 
     /// The launch grid of a kernel.
     pub(super) fn grid(&self, info: &KernelInfo, extent: Extent) -> [u32; 3] {
-        let axis = |axis| match axis {
-            Axis::Fixed(count) => count,
-            Axis::Tokens => extent.tokens,
-            Axis::TokenTiles(tokens) => extent.tokens.div_ceil(tokens),
-            Axis::ExpertTiles(routes) => extent.routes / routes + self.experts.min(extent.routes),
-            Axis::QueryTiles(_) => extent.query_tiles,
-            Axis::KvSplits(most) => self.kv_splits(extent.tokens, most),
-            Axis::PerSm(blocks) => blocks * self.sms,
-        };
-        [info.grid.x, info.grid.y, info.grid.z].map(axis)
-    }
-
-    /// How many blocks share the keys of one head of one token, up to `most`: as many as give each SM its blocks.
-    fn kv_splits(&self, tokens: u32, most: u32) -> u32 {
-        let heads = self.kv_heads * tokens.max(1);
-        (KV_SPLIT_BLOCKS_PER_SM as u32 * self.sms).div_ceil(heads).clamp(1, most)
+        let Extent { tokens, routes, query_tiles } = extent;
+        let (experts, kv_heads, sms) = (self.experts, self.kv_heads, self.sms);
+        info.grid.blocks(&ossmith_plan::Extent {
+            tokens,
+            routes,
+            query_tiles,
+            experts,
+            kv_heads,
+            sms,
+        })
     }
 
     /// Puts a kernel on the stream.

@@ -22,11 +22,14 @@ mod memory_budget;
 pub mod nvrtc;
 mod nvtx;
 pub mod pack;
+mod profile;
 mod query_tiles;
+pub mod replay;
 mod sampling_state;
 mod sources;
 mod staging;
 mod stamps;
+mod synthetic_inputs;
 pub mod trace;
 mod weights;
 mod workspace;
@@ -71,6 +74,8 @@ pub struct CudaBackend {
     /// The device's copy of a step's words.
     words: Buffer,
     inputs: StepInputs,
+    /// Bytes of each buffer between kernels.
+    workspace_sizes: Vec<usize>,
     pass: Pass,
     /// By number of tokens, [`Workspace::logit_rows`] at most.
     graphs: HashMap<usize, DecodeGraph>,
@@ -138,7 +143,7 @@ impl CudaBackend {
     ) -> Result<CudaBackend> {
         validate::limits(&limits)?;
         let (context, info) = device::open(ordinal)?;
-        let model: &'static Model = Box::leak(Box::new(model.on(info.compute)));
+        let model = profile::model_for(&context, &info, model)?;
         if let Some(why) = model.cannot_run() {
             return Err(Error::unavailable(format!(
                 "{} cannot run on {}: {why}",
@@ -156,12 +161,14 @@ impl CudaBackend {
         let workspace = Workspace::new(&context, model, &limits)?;
         let clusters = device::has_clusters(info.compute);
         let sampling = SamplingState::new(&context, model, &limits, clusters)?;
+        let workspace_sizes = workspace::sizes(model, &limits)?;
         tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
         let arrays = Arrays::new(&limits, cache.stride());
         let words =
             Buffer::zeroed(&context, arrays.device_words() * size_of::<u32>(), "a step's words")?;
         Ok(CudaBackend {
             inputs: arrays.inputs(&words),
+            workspace_sizes,
             pass: Pass { model, stream, kernels, weights, cache, workspace, sampling },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
@@ -183,6 +190,12 @@ impl CudaBackend {
     #[must_use]
     pub fn device(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// The model with the schedules that it runs by.
+    #[must_use]
+    pub fn model(&self) -> &'static Model {
+        self.pass.model
     }
 
     /// The loaded kernels.

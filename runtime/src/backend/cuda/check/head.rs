@@ -5,7 +5,7 @@ use ossmith_plan::{PhaseKernel, Value};
 use super::device_values::{poison, read_f32};
 use super::phases::{Bench, Report};
 use super::step_layout::{HEAD_ROWS, Layout};
-use super::{relative_error, sampler};
+use super::{CheckOptions, relative_error, sampler};
 use crate::Result;
 use crate::backend::cpu::{Batch, Values};
 use crate::backend::{LogitRows, Sequence, Step};
@@ -14,7 +14,12 @@ const FEW_HEAD_ROWS: usize = 32;
 
 impl Bench {
     /// The head over the first tokens' rows, [`HEAD_ROWS`] at most, and samples of the sampled rows.
-    pub(super) fn check_head(&mut self, layout: &Layout, report: Report<'_>) -> Result<()> {
+    pub(super) fn check_head(
+        &mut self,
+        layout: &Layout,
+        options: &CheckOptions,
+        report: Report<'_>,
+    ) -> Result<()> {
         let mut sequences = layout.sequences();
         for sequence in &mut sequences {
             sequence.logits = LogitRows::All;
@@ -27,6 +32,14 @@ impl Bench {
         // The executor takes a second for many rows, and positions do not matter to them: one start has many.
         let most = if layout.starts[0] == 0 { HEAD_ROWS } else { FEW_HEAD_ROWS };
         let rows = staged.staging.head_rows.min(most);
+        let unembed = self.model.schedule(rows).unembed().map_or("", |kernel| kernel.info().name);
+        let sample = self.sample_kernel(layout.tokens.len());
+        let (check_unembed, check_sample) =
+            (options.picks("unembed", unembed), options.picks("sample", sample));
+        if !check_unembed && !check_sample {
+            self.device.free.push(staged);
+            return Ok(());
+        }
         let sampled = staged.staging.sampled.len();
         poison(&self.device.pass.workspace.logits)?;
         let step = self.device.pass.step(&self.device.inputs, layout.tokens.len());
@@ -35,13 +48,15 @@ impl Bench {
         self.device.synchronize()?;
 
         let logits = read_f32(&self.device.pass.workspace.logits, rows * self.model.spec.vocab)?;
-        let tokens = staged.staging.head_row_tokens(rows);
-        let error = relative_error(&logits, &self.logits_of(tokens, layout.tokens.len())?)?;
-        let unembed = self.model.schedule(rows).unembed().map_or("", |kernel| kernel.info().name);
-        let sample = self.sample_kernel(layout.tokens.len());
-        report(unembed, "head", error);
-        let share = self.sampler_error(&sequences, sampled, &logits)?;
-        report(sample, sampler::PART, share);
+        if check_unembed {
+            let tokens = staged.staging.head_row_tokens(rows);
+            let error = relative_error(&logits, &self.logits_of(tokens, layout.tokens.len())?)?;
+            report(unembed, "head", error);
+        }
+        if check_sample {
+            let share = self.sampler_error(&sequences, sampled, &logits)?;
+            report(sample, sampler::PART, share);
+        }
         self.device.free.push(staged);
         Ok(())
     }

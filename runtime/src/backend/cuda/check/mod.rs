@@ -14,7 +14,7 @@ mod step_layout;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ossmith_plan::{Graph, Model, ModelSpec};
+use ossmith_plan::{Graph, Model, ModelSpec, Phase};
 
 use super::CudaBackend;
 use crate::backend::{Limits, PAGE_TOKENS, Progress};
@@ -55,47 +55,145 @@ impl CheckLine {
     }
 }
 
-/// Checks all kernels of a model on a device, with synthetic weights of its shapes in one layer of each kind. The sampler
-/// is checked with at least `sampler_rows` rows of each combination of settings.
+/// What to check: everything, or a few kernels, phases and token counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// Kernels by name; with no phases either, all.
+    pub kernels: Vec<String>,
+    /// Phases by name.
+    pub phases: Vec<String>,
+    /// Tokens of the steps that are checked; if empty, the edges of every schedule.
+    pub tokens: Vec<usize>,
+    /// First positions of the steps that are checked; if empty, those around windows and the original context.
+    pub starts: Vec<usize>,
+    /// Rows, at least, with which each combination of the sampler's settings is checked.
+    pub sampler_rows: usize,
+}
+
+impl CheckOptions {
+    /// Whether a kernel of a phase is to be checked.
+    fn picks(&self, phase: &str, kernel: &str) -> bool {
+        let everything = self.kernels.is_empty() && self.phases.is_empty();
+        everything
+            || self.kernels.iter().any(|name| name == kernel)
+            || self.phases.iter().any(|name| name == phase)
+    }
+
+    fn picks_phase(&self, phase: &Phase) -> bool {
+        phase.kernels.iter().any(|kernel| self.picks(phase.name, kernel.info().name))
+    }
+
+    /// Tokens and first position of every step to check that `context` holds and whose schedule launches something to
+    /// check.
+    fn shapes(&self, model: &Model) -> Vec<(usize, usize)> {
+        let or = |own: &[usize], default: &[usize]| {
+            if own.is_empty() { default.to_vec() } else { own.to_vec() }
+        };
+        let (tokens, starts) = (or(&self.tokens, &TOKENS), or(&self.starts, &STARTS));
+        let all =
+            starts.iter().flat_map(|&start| tokens.iter().map(move |&tokens| (tokens, start)));
+        let launches = |tokens| {
+            let step = model.schedule(tokens);
+            let of_rows = model.schedule(tokens.min(step_layout::HEAD_ROWS)).unembed();
+            step.phases().any(|phase| self.picks_phase(phase))
+                || of_rows.is_some_and(|kernel| self.picks("unembed", kernel.info().name))
+        };
+        let fits = |&(tokens, start): &(usize, usize)| start + tokens <= model.spec.context;
+        all.filter(fits).filter(|&(tokens, _)| launches(tokens)).collect()
+    }
+}
+
+/// Checks all kernels of a model on a device, with synthetic weights of its shapes in one layer of each kind.
 ///
 /// # Errors
-/// Those of [`CudaBackend::new`] and of the executor; a kernel that is wrong is a line, not an error.
+/// Those of [`Checker::new`] and [`Checker::run`].
 pub fn check(
     model: &'static Model,
     ordinal: usize,
     seed: u64,
-    sampler_rows: usize,
+    options: &CheckOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<CheckLine>> {
-    let all_layers = model.spec.layers.len();
-    let model = with_one_layer_of_each_class(model);
-    let limits = limits(&model.spec);
-    let weights = Arc::new(Checkpoint::synthetic(model, seed));
-    let backend = CudaBackend::new(model, weights.clone(), limits, ordinal, progress)?;
-    let mut bench = Bench::new(backend, weights, all_layers, seed)?;
-    let mut lines = Lines::default();
-    let shapes = shapes(model.spec.context);
-    for (done, &(tokens, start)) in (1..).zip(&shapes) {
-        let shape = format!("{tokens} tokens from position {start}");
-        bench.step(tokens, start, &mut |kernel, part, error| {
-            lines.add(kernel, part, &shape, error)
-        })?;
-        progress(Progress { stage: "check kernels", done, total: shapes.len() as u64 });
+    Checker::new(model, ordinal, seed, options, progress)?.run(options, progress)
+}
+
+/// A device and the executor over the same synthetic weights, to check one schedule after another.
+pub struct Checker {
+    bench: Bench,
+    seed: u64,
+}
+
+impl std::fmt::Debug for Checker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Checker of {}", self.bench.model.spec.name)
     }
-    bench.check_sampler(seed, sampler_rows, &mut |kernel, rows, error| {
-        lines.add(kernel, sampler::PART, rows, error)
-    })?;
-    Ok(lines.0.into_values().collect())
 }
 
-/// Tokens and first position of every step that is checked and that `context` holds: at least one.
-fn shapes(context: usize) -> Vec<(usize, usize)> {
-    let all = STARTS.into_iter().flat_map(|start| TOKENS.map(|tokens| (tokens, start)));
-    all.filter(|&(tokens, start)| start + tokens <= context).collect()
+impl Checker {
+    /// Loads a model's shapes, with room for the steps of `options`.
+    ///
+    /// # Errors
+    /// Those of [`CudaBackend::new`] and of the executor.
+    pub fn new(
+        model: &'static Model,
+        ordinal: usize,
+        seed: u64,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Checker> {
+        let all_layers = model.spec.layers.len();
+        let model = with_one_layer_of_each_class(model);
+        let limits = limits(&model.spec, options);
+        let weights = Arc::new(Checkpoint::synthetic(model, seed));
+        let backend = CudaBackend::new(model, weights.clone(), limits, ordinal, progress)?;
+        Ok(Checker { bench: Bench::new(backend, weights, all_layers, seed)?, seed })
+    }
+
+    /// Checks other schedules of the same model from now on.
+    ///
+    /// # Errors
+    /// Those of [`CudaBackend::reschedule`].
+    pub fn reschedule(&mut self, model: &'static Model) -> Result<()> {
+        self.bench.device.reschedule(with_one_layer_of_each_class(model))?;
+        self.bench.model = self.bench.device.pass.model;
+        Ok(())
+    }
+
+    /// A line for each kernel that is checked, on each kind of layer.
+    ///
+    /// # Errors
+    /// Device errors, and [`Error::InvalidOption`] if nothing is checked; a kernel that is wrong is a line, not an error.
+    pub fn run(
+        &mut self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<CheckLine>> {
+        let shapes = options.shapes(self.bench.model);
+        if shapes.is_empty() {
+            let problem = "no step of these tokens launches it; `ossmith kernels plan` lists what each step launches";
+            return Err(Error::invalid_option("kernel, phase, tokens", problem));
+        }
+        let mut lines = Lines::default();
+        for (done, &(tokens, start)) in (1..).zip(&shapes) {
+            let shape = format!("{tokens} tokens from position {start}");
+            self.bench.step(tokens, start, options, &mut |kernel, part, error| {
+                lines.add(kernel, part, &shape, error)
+            })?;
+            progress(Progress { stage: "check kernels", done, total: shapes.len() as u64 });
+        }
+        if options.picks("sample", "sample") {
+            let rows = options.sampler_rows;
+            self.bench.check_sampler(self.seed, rows, &mut |kernel, rows, error| {
+                lines.add(kernel, sampler::PART, rows, error)
+            })?;
+        }
+        Ok(lines.0.into_values().collect())
+    }
 }
 
-/// The same kernels over one layer of each class alone.
-fn with_one_layer_of_each_class(model: &'static Model) -> &'static Model {
+/// The same kernels over one layer of each class alone: enough to run each of them, and little to load.
+#[must_use]
+pub fn with_one_layer_of_each_class(model: &'static Model) -> &'static Model {
     let layers = model.spec.layer_classes();
     let classes: Vec<usize> = (0..layers.len()).collect();
     let spec = ModelSpec { layers: layers.leak(), ..model.spec };
@@ -103,11 +201,16 @@ fn with_one_layer_of_each_class(model: &'static Model) -> &'static Model {
     Box::leak(Box::new(Model { spec, graph, ..*model }))
 }
 
-fn limits(spec: &ModelSpec) -> Limits {
-    let positions = (STARTS[STARTS.len() - 1] + TOKENS[TOKENS.len() - 1]).min(spec.context);
+fn limits(spec: &ModelSpec, options: &CheckOptions) -> Limits {
+    let most = |own: &[usize], default: &[usize]| {
+        own.iter().chain(default.iter().filter(|_| own.is_empty())).copied().max().unwrap_or(1)
+    };
+    let (tokens, start) = (most(&options.tokens, &TOKENS), most(&options.starts, &STARTS));
+    let positions = (start + tokens).min(spec.context);
     Limits {
         max_sequences: step_layout::SEQUENCES,
-        max_step_tokens: TOKENS[TOKENS.len() - 1],
+        // The history of a step is written in chunks of as many.
+        max_step_tokens: tokens.max(64),
         pages: step_layout::SEQUENCES * positions.div_ceil(PAGE_TOKENS),
     }
 }
@@ -156,8 +259,35 @@ mod tests {
 
     #[test]
     fn short_contexts_are_checked_too() {
-        assert_eq!(shapes(1), [(1, 0)]);
-        assert_eq!(shapes(130).last(), Some(&(9, 120)));
-        assert_eq!(shapes(131_072).len(), TOKENS.len() * STARTS.len());
+        let shapes = |context, options: &CheckOptions| {
+            let own = ossmith_models::GPT_OSS_20B.on((9, 0));
+            options.shapes(&Model { spec: ModelSpec { context, ..own.spec }, ..own })
+        };
+        let all = CheckOptions::default();
+        assert_eq!(shapes(1, &all), [(1, 0)]);
+        assert_eq!(shapes(130, &all).last(), Some(&(9, 120)));
+        assert_eq!(shapes(131_072, &all).len(), TOKENS.len() * STARTS.len());
+    }
+
+    #[test]
+    fn a_narrowed_check_takes_the_steps_that_launch_what_is_checked() {
+        let model = ossmith_models::GPT_OSS_20B.on((9, 0));
+        let named =
+            |kernel: &str| CheckOptions { kernels: vec![kernel.into()], ..CheckOptions::default() };
+        let tokens = |options: &CheckOptions| {
+            let mut tokens: Vec<usize> =
+                options.shapes(&model).iter().map(|shape| shape.0).collect();
+            tokens.dedup();
+            tokens.truncate(tokens.len() / STARTS.len());
+            tokens
+        };
+        assert_eq!(tokens(&named("moe_up_swiglu_decode1")), [1]);
+        assert_eq!(tokens(&named("moe_up_swiglu_decode8")), [2, 7, 8]);
+        assert_eq!(tokens(&named("moe_up_swiglu_wgmma")), [193, 512, 513, 1100]);
+        let phase = CheckOptions { phases: vec!["router".into()], ..CheckOptions::default() };
+        assert_eq!(tokens(&phase), [9, 64, 65, 192, 193, 512, 513, 1100]);
+        let other = CheckOptions { tokens: vec![8], ..named("moe_up_swiglu_decode1") };
+        assert_eq!(other.shapes(&model), []);
+        assert!(named("sample").picks("sample", "sample") && !phase.picks("sample", "sample"));
     }
 }

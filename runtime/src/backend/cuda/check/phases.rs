@@ -12,8 +12,8 @@ use super::super::memory::Buffer;
 use super::super::sampling_state::SamplingState;
 use super::device_values::{LayerSnapshot, read_f32};
 use super::next_norm::{self, NextNorm};
-use super::relative_error;
 use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
+use super::{CheckOptions, relative_error};
 use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
@@ -70,10 +70,21 @@ impl Bench {
     }
 
     /// Checks every phase before the layers, of every layer, the head and the sampler for a step of `tokens` tokens.
-    pub(super) fn step(&mut self, tokens: usize, start: usize, report: Report<'_>) -> Result<()> {
+    /// Phases that `options` does not pick are launched for those that read their values, and not checked.
+    pub(super) fn step(
+        &mut self,
+        tokens: usize,
+        start: usize,
+        options: &CheckOptions,
+        report: Report<'_>,
+    ) -> Result<()> {
         let layout = Layout::new(self.model, tokens, start, &mut self.random);
         let batch = self.stage(&layout.sequences())?;
         for phase in self.run(tokens).schedule.start {
+            if !options.picks_phase(phase) {
+                self.launch(phase, &self.run(tokens), 0)?;
+                continue;
+            }
             self.phase(phase, 0, START, &layout, &batch, report)?;
         }
         for layer in 0..self.model.spec.layers.len() {
@@ -85,10 +96,17 @@ impl Bench {
                 LayerKind::Full => "full",
             };
             for phase in self.device.pass.phases_of(&self.run(tokens), layer) {
-                self.phase(phase, layer, part, &layout, &batch, report)?;
+                if options.picks_phase(phase) {
+                    self.phase(phase, layer, part, &layout, &batch, report)?;
+                    continue;
+                }
+                self.launch(phase, &self.run(tokens), layer)?;
+                if phase.computes(Op::CacheWrite) {
+                    self.copy_cache(&batch, layer)?;
+                }
             }
         }
-        self.check_head(&layout, report)
+        self.check_head(&layout, options, report)
     }
 
     /// The step whose words were staged last.
