@@ -7,6 +7,7 @@ use ossmith::{Device, Engine, EngineOptions, Limits, Policy};
 use crate::model::Chosen;
 use crate::output::note;
 use crate::progress::Bars;
+use crate::schedule::ScheduleArgs;
 
 /// Where to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,6 +23,9 @@ pub(crate) struct DeviceArgs {
     /// Draft tokens to take from the text so far and to verify in one step; answers stay the same. 0 drafts none.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) draft_tokens: u8,
+
+    #[command(flatten)]
+    pub(crate) schedule: ScheduleArgs,
 }
 
 /// A device as the command line spells it.
@@ -56,8 +60,19 @@ impl DeviceArgs {
         policy: Policy,
     ) -> anyhow::Result<Engine> {
         let (options, fallback) = self.options(limits, policy);
+        let ordinal = match self.backend.0.resolve().0 {
+            Device::Cuda(ordinal) => Some(ordinal),
+            Device::Cpu | Device::Auto => None,
+        };
+        let model = self.schedule.apply_on(chosen.model, ordinal.unwrap_or(0))?;
+        if let (Some(file), None) = (&self.schedule.schedule, ordinal) {
+            note!(
+                "{} is legal, and changes nothing here: the CPU has no schedules",
+                file.display()
+            );
+        }
         let mut bars = Bars::new();
-        let engine = Engine::load(chosen.model, chosen.checkpoint.clone(), options, &mut |at| {
+        let engine = Engine::load(model, chosen.checkpoint.clone(), options, &mut |at| {
             bars.show(at);
         })?;
         bars.finish();

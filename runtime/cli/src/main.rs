@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod prompt;
 mod sampling;
+mod schedule;
 mod tensors;
 mod today;
 mod tokens;

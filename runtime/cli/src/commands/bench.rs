@@ -2,6 +2,7 @@
 
 mod contract;
 mod decode;
+mod kernel;
 mod latency;
 mod load;
 mod picture;
@@ -20,6 +21,7 @@ use super::bench_serve;
 use crate::failure::fail;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
+use crate::schedule::ScheduleArgs;
 
 /// Time steps on a CUDA device (decode, prefill), the engine on any (throughput, latency), or a server (serve, sweep), and hold speeds against the contract.
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,7 @@ pub(crate) struct Args {
 enum What {
     /// Decode steps: one new token per sequence.
     Decode(decode::Decode),
+    Kernel(kernel::Kernel),
     /// One prompt, from its first token to the first sampled token.
     Prefill(prefill::Prefill),
     Serve(Box<bench_serve::Args>),
@@ -45,6 +48,7 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.what {
             What::Decode(args) => args.run(),
+            What::Kernel(args) => args.run(),
             What::Prefill(args) => args.run(),
             What::Serve(args) => args.run(),
             What::Sweep(args) => args.run(),
@@ -56,7 +60,7 @@ impl Args {
 }
 
 /// A flag's value from 1 to `max`.
-fn count(max: u64) -> impl TypedValueParser<Value = usize> {
+pub(super) fn count(max: u64) -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::new().range(1..=max)
 }
 
@@ -74,12 +78,18 @@ fn check_context(spec: &ModelSpec, tokens: usize, what: &str) -> anyhow::Result<
     ))
 }
 
-fn load(model: &ModelArgs, limits: Limits, device: usize) -> anyhow::Result<(CudaBackend, f64)> {
+fn load(
+    model: &ModelArgs,
+    schedule: &ScheduleArgs,
+    limits: Limits,
+    device: usize,
+) -> anyhow::Result<(CudaBackend, f64)> {
     let begin = Instant::now();
     let chosen = model.choose()?;
+    let scheduled = schedule.apply_on(chosen.model, device)?;
     let mut bars = Bars::new();
     let backend =
-        CudaBackend::new(chosen.model, chosen.checkpoint, limits, device, &mut |at| bars.show(at))?;
+        CudaBackend::new(scheduled, chosen.checkpoint, limits, device, &mut |at| bars.show(at))?;
     bars.finish();
     Ok((backend, begin.elapsed().as_secs_f64()))
 }

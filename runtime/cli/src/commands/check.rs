@@ -1,13 +1,16 @@
 //! `ossmith check`: every kernel against the CPU executor, on the GPU at hand.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
-use ossmith::unstable::cuda::check::{CheckLine, SAMPLER_ROWS, check};
+use ossmith::unstable::cuda::check::{CheckLine, CheckOptions, SAMPLER_ROWS, check};
+use ossmith_plan::Model;
 use serde_json::json;
 
 use crate::failure::fail;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
+use crate::schedule::ScheduleArgs;
 
 /// Check every kernel of a model against the CPU executor.
 ///
@@ -18,6 +21,21 @@ use crate::progress::Bars;
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+
+    /// Only these kernels.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    kernel: Vec<String>,
+
+    /// Only the kernels of these phases.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    phase: Vec<String>,
+
+    /// Tokens of the steps that are checked [default: the edges of every schedule, from 1 to 1100].
+    #[arg(long, value_delimiter = ',', value_name = "N,…", value_parser = super::bench::count(1 << 16))]
+    tokens: Vec<usize>,
 
     /// CUDA device.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -34,12 +52,17 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let model = self.model.shape()?;
-        let mut bars = Bars::new();
-        let lines =
-            check(model, self.device, self.model.weights_seed, self.sampler_rows, &mut |at| {
-                bars.show(at)
-            })?;
+        let model = self.schedule.apply_on(self.model.shape()?, self.device)?;
+        let options = CheckOptions {
+            kernels: self.kernel,
+            phases: self.phase,
+            tokens: self.tokens,
+            sampler_rows: self.sampler_rows,
+            ..CheckOptions::default()
+        };
+        known(model, &options)?;
+        let (mut bars, seed) = (Bars::new(), self.model.weights_seed);
+        let lines = check(model, self.device, seed, &options, &mut |at| bars.show(at))?;
         bars.finish();
         let mut out = std::io::stdout().lock();
         if self.json {
@@ -63,6 +86,28 @@ impl Args {
             "`ossmith kernels show KERNEL` prints the CUDA of each",
         ))
     }
+}
+
+/// Refuses names of kernels and phases that the model does not have.
+fn known(model: &Model, options: &CheckOptions) -> anyhow::Result<()> {
+    let phases = || model.schedules.iter().flat_map(|schedule| schedule.phases());
+    for (what, names, all) in [
+        (
+            "kernel",
+            &options.kernels,
+            model.units.iter().map(|unit| unit.name).collect::<BTreeSet<_>>(),
+        ),
+        ("phase", &options.phases, phases().map(|phase| phase.name).collect()),
+    ] {
+        if let Some(name) = names.iter().find(|name| !all.contains(name.as_str())) {
+            let all: Vec<&str> = all.into_iter().collect();
+            return Err(fail(
+                format!("{} has no {what} {name}", model.spec.name),
+                format!("its {what}s are {}", all.join(", ")),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn object(line: &CheckLine) -> serde_json::Value {

@@ -1,4 +1,6 @@
-//! `ossmith kernels`: what runs, what is fused, what it costs, and the text of it.
+//! `ossmith kernels`: what runs, what is fused, what it costs, what may be tuned, and the text of it.
+
+mod space;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -7,7 +9,9 @@ use std::time::Instant;
 use anyhow::Context;
 use ossmith::unstable::cuda::nvrtc::{self, Cubin};
 use ossmith::unstable::cuda::{self, CubinCache, Sources};
-use ossmith_plan::{Arch, Axis, KernelInfo, Model, PhaseTotal, Section, StepShape, Unit};
+use ossmith_plan::{
+    Arch, Axis, KernelInfo, Model, PhaseTotal, Prediction, Rates, Section, StepShape, Unit,
+};
 use serde_json::{Value, json};
 
 use super::table;
@@ -15,6 +19,7 @@ use crate::failure::fail;
 use crate::model::ModelArgs;
 use crate::output::note;
 use crate::progress::Bars;
+use crate::schedule::ScheduleArgs;
 
 /// Show a model's kernels: the plan, the list, the text of each.
 #[derive(Debug, clap::Args)]
@@ -29,6 +34,8 @@ enum What {
     Plan(Plan),
     /// Every kernel: launch geometry, registers, spills, shared memory.
     List(List),
+    /// What may be tuned: values, ranges, and what each trades.
+    Space(space::Space),
     /// The CUDA, PTX or SASS of one kernel.
     Show(Show),
     /// Write every kernel and header to a folder, to read or to edit (see OSSMITH_KERNELS), with a manifest of the model.
@@ -42,6 +49,7 @@ impl Args {
         match self.what {
             What::Plan(args) => args.run(),
             What::List(args) => args.run(),
+            What::Space(args) => args.run(),
             What::Show(args) => args.run(),
             What::Emit(args) => args.run(),
             What::Compile(args) => args.run(),
@@ -49,16 +57,36 @@ impl Args {
     }
 }
 
-/// Which device to compile for.
+/// Which device to compile for, and by which schedules.
 #[derive(Debug, clap::Args)]
 struct Target {
     /// Architecture to compile for.
-    #[arg(long, default_value = "sm_90a", value_name = "sm_NN")]
+    #[arg(long, default_value = "sm_90a", value_name = "sm_NN", conflicts_with = "gpu")]
     arch: String,
+    /// Device to compile for, of those that Ossmith knows: its architecture and its tuned schedules.
+    #[arg(long, value_name = "NAME", value_parser = arch)]
+    gpu: Option<Arch>,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 impl Target {
+    /// The model by the schedules of the target's profile, with everything that it has.
+    fn whole(&self, model: &ModelArgs) -> anyhow::Result<&'static Model> {
+        let profile = self.gpu.unwrap_or(Arch::BUILT_IN);
+        let model = self.schedule.apply(model.shape()?, &profile)?;
+        Ok(Box::leak(Box::new(model.for_arch(&profile))))
+    }
+
+    /// The same as the target runs it.
+    fn model(&self, model: &ModelArgs) -> anyhow::Result<Model> {
+        Ok(self.whole(model)?.on(self.compute()?))
+    }
+
     fn compute(&self) -> anyhow::Result<(i32, i32)> {
+        if let Some(gpu) = &self.gpu {
+            return Ok(gpu.compute);
+        }
         let digits = self.arch.strip_prefix("sm_").map(|rest| rest.trim_end_matches('a'));
         let number: Option<i32> =
             digits.and_then(|digits| digits.parse().ok()).filter(|n| *n >= 80);
@@ -76,6 +104,10 @@ struct Plan {
     #[command(flatten)]
     model: ModelArgs,
 
+    /// Tokens of one prompt, instead of a decode step.
+    #[arg(long, value_name = "N", conflicts_with_all = ["batch", "context"], value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    prompt: Option<u32>,
+
     /// Tokens of the step, one a sequence.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     batch: u32,
@@ -87,6 +119,9 @@ struct Plan {
     /// Device that the step runs on, of those that Ossmith knows: its schedules, bandwidth and FLOP rate.
     #[arg(long, default_value = "h100", value_name = "NAME", value_parser = arch)]
     gpu: Arch,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 
     /// Memory bandwidth in GB/s that times are given for, instead of the device's published one.
     #[arg(long, value_name = "GB/s")]
@@ -105,19 +140,29 @@ impl Plan {
             let message = format!("--bandwidth is {gb_per_s}");
             return Err(fail(message, "give GB/s above 0, such as 3350"));
         }
-        let model = &self.model.shape()?.on(self.gpu.compute);
+        let model = self.schedule.apply(self.model.shape()?, &self.gpu)?;
+        let model = &model.for_arch(&self.gpu).on(self.gpu.compute);
         if let Some(why) = model.cannot_run() {
             let message = format!("{} cannot run on {}: {why}", model.spec.name, self.gpu.name);
             return Err(fail(message, "it runs on the CPU"));
         }
         let bounds = Bounds { gb_per_s, tflops: f64::from(self.gpu.bf16_tflops) };
-        let (tokens, keys) = (self.batch as usize, self.context as usize);
-        let shape = StepShape::decode(model, tokens, keys);
+        let shape = match self.prompt {
+            Some(tokens) => StepShape::prompt(model, tokens as usize, 0),
+            None => StepShape::decode(model, self.batch as usize, self.context as usize),
+        };
+        let tokens = shape.tokens;
+        let step = match self.prompt {
+            Some(tokens) => format!("a prompt of {tokens}"),
+            None => format!("batch {tokens}, context {}", self.context),
+        };
         let schedule = model.schedule(tokens);
+        let rates = Rates::of(&self.gpu);
+        let rates = self.bandwidth.map_or(rates, |gb_per_s| rates.with_bandwidth(gb_per_s));
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
-            "{} on {}: {} layers, {} of {} experts, batch {tokens}, context {keys}, {:.1} distinct experts per layer",
+            "{} on {}: {} layers, {} of {} experts, {step}, {:.1} distinct experts per layer",
             model.spec.name,
             self.gpu.name,
             model.spec.layers.len(),
@@ -132,8 +177,9 @@ impl Plan {
             up_to(schedule.max_tokens),
             schedule.family.name()
         )?;
-        let totals = model.phase_totals(schedule, &shape);
-        let rows: Vec<Vec<String>> = totals.iter().map(|total| bounds.row(total)).collect();
+        let predictions = model.predictions(schedule, &shape, &rates);
+        let rows: Vec<Vec<String>> =
+            predictions.iter().map(|(total, expected)| bounds.row(total, expected)).collect();
         let header = [
             "part",
             "phase",
@@ -142,10 +188,12 @@ impl Plan {
             "GFLOP",
             "µs to read",
             "µs to compute",
+            "µs expected",
+            "bound by",
             "computes",
             "kernels",
         ];
-        for line in table::lines(&header, &rows, &[2, 3, 4, 5, 6]) {
+        for line in table::lines(&header, &rows, &[2, 3, 4, 5, 6, 7]) {
             writeln!(out, "{line}")?;
         }
         let cost = model.step_cost(schedule, &shape);
@@ -202,7 +250,7 @@ impl Bounds {
     }
 
     /// A phase: how often it runs in a step, what it reads and computes then, its nodes and its kernels.
-    fn row(&self, total: &PhaseTotal) -> Vec<String> {
+    fn row(&self, total: &PhaseTotal, expected: &Prediction) -> Vec<String> {
         let PhaseTotal { section, phase, times, cost, .. } = total;
         let part = match section {
             Section::Start => "start",
@@ -222,6 +270,8 @@ impl Bounds {
             format!("{:.3}", cost.flops / 1e9),
             format!("{:.1}", self.us_to_read(cost.bytes())),
             format!("{:.1}", self.us_to_compute(cost.flops)),
+            format!("{:.1}", expected.us()),
+            expected.bound().to_owned(),
             computes.join(" + "),
             kernels.join(" "),
         ]
@@ -241,7 +291,7 @@ struct List {
 
 impl List {
     fn run(self) -> anyhow::Result<()> {
-        let model = &self.model.shape()?.on(self.target.compute()?);
+        let model = &self.target.model(&self.model)?;
         let (cubins, _) = compiled(model, &self.target)?;
         if self.json {
             let kernels: Vec<Value> = model
@@ -264,7 +314,7 @@ impl List {
                 })
                 .collect();
             let list = json!({
-                "bench": "kernels", "model": self.model.model.to_string(), "arch": self.target.arch, "kernels": kernels,
+                "bench": "kernels", "model": self.model.model.to_string(), "arch": nvrtc::target(self.target.compute()?), "kernels": kernels,
             });
             writeln!(std::io::stdout().lock(), "{list}")?;
             return Ok(());
@@ -348,7 +398,7 @@ struct Show {
 
 impl Show {
     fn run(self) -> anyhow::Result<()> {
-        let model = self.model.shape()?;
+        let model = self.target.whole(&self.model)?;
         let unit = model.units.iter().find(|unit| unit.name == self.kernel).ok_or_else(|| {
             let names: Vec<&str> = model.units.iter().map(|unit| unit.name).collect();
             let known = format!("its kernels are {}", names.join(", "));
@@ -413,6 +463,8 @@ fn sass(sources: &Sources, unit: &Unit, target: &str) -> anyhow::Result<String> 
 struct Emit {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    target: Target,
     /// Folder to write to; made if it is not there.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
@@ -420,7 +472,7 @@ struct Emit {
 
 impl Emit {
     fn run(self) -> anyhow::Result<()> {
-        let model = self.model.shape()?;
+        let model = self.target.whole(&self.model)?;
         cuda::emit(model, &self.out)?;
         note!(
             "{} kernels and {} headers of {} are in {}; OSSMITH_KERNELS={} runs them as edited",
@@ -452,7 +504,7 @@ struct Compile {
 
 impl Compile {
     fn run(self) -> anyhow::Result<()> {
-        let model = &self.model.shape()?.on(self.target.compute()?);
+        let model = &self.target.model(&self.model)?;
         let cache = CubinCache::of_user()?;
         let folder = cache.folder();
         // Filling the cache is all this command is for, so a cache that cannot be written is an error here.
@@ -461,13 +513,25 @@ impl Compile {
             fail(message, "set OSSMITH_CACHE to a folder that can be written")
         })?;
         let begin = Instant::now();
-        let (cubins, compiled) = compiled(model, &self.target)?;
+        let model_compute = self.target.compute()?;
+        let (mut cubins, mut compiled_now) = compiled(model, &self.target)?;
+        // Which of an architecture's profiles the device has is known when a model is loaded there.
+        if self.target.gpu.is_none() && self.target.schedule.schedule.is_none() {
+            for tuned in model.tuned.iter().filter(|tuned| tuned.arch.compute == model_compute) {
+                let (more, now) =
+                    compiled(&model.for_arch(&tuned.arch).on(model_compute), &self.target)?;
+                let added = more.into_iter().filter(|cubin| !cubins.contains(cubin));
+                let added: Vec<Cubin> = added.collect();
+                cubins.extend(added);
+                compiled_now += now;
+            }
+        }
         note!(
-            "{} kernels of {} for {}: {compiled} compiled, {} already in {}, {:.2} s",
+            "{} kernels of {} for {}: {compiled_now} compiled, {} already in {}, {:.2} s",
             cubins.len(),
             model.spec.name,
-            self.target.arch,
-            cubins.len() - compiled,
+            nvrtc::target(model_compute),
+            cubins.len() - compiled_now,
             folder.display(),
             begin.elapsed().as_secs_f64()
         );

@@ -17,6 +17,7 @@ mod report;
 mod serve;
 mod statistics;
 mod table;
+mod tune;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Kernels(kernels::Args),
     Check(check::Args),
     Bench(bench::Args),
+    Tune(Box<tune::Args>),
     Eval(eval::Args),
     Fit(fit::Args),
     Report(report::Args),
@@ -54,6 +56,7 @@ impl Command {
             Command::Kernels(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Tune(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Fit(args) => args.run(),
             Command::Report(args) => args.run(),

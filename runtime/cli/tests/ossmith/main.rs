@@ -10,4 +10,5 @@ mod fit;
 mod hub;
 mod nano;
 mod results;
+mod schedules;
 mod serve;

@@ -18,6 +18,7 @@ use super::super::table;
 use super::{load, prefill};
 use crate::failure::fail;
 use crate::model::ModelArgs;
+use crate::schedule::ScheduleArgs;
 
 /// Hold the card at hand, or recorded results, against the contract of speeds.
 ///
@@ -123,7 +124,8 @@ impl Args {
             let of_model: Vec<&Case> = cases.iter().filter(|case| case.model == model).collect();
             let args =
                 ModelArgs { model: format!("synthetic:{model}").as_str().into(), weights_seed: 0 };
-            let (mut backend, _) = load(&args, limits(&of_model), self.device)?;
+            let (mut backend, _) =
+                load(&args, &ScheduleArgs::default(), limits(&of_model), self.device)?;
             for case in of_model {
                 let reached = time(&mut backend, &args, case)?;
                 eprintln!(

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use ossmith::unstable::cuda::CudaBackend;
-use ossmith::unstable::cuda::bench::{DecodeSampling, DecodeTimes, PhaseTime, TimingStats};
+use ossmith::unstable::cuda::bench::{DecodeSampling, PhaseTime, StepTimes, TimingStats};
 use ossmith::unstable::{Backend, SamplerConfig};
 use ossmith::{Limits, PAGE_TOKENS};
+use ossmith_plan::StepShape;
 use serde_json::{Value, json};
 
 use super::super::table;
 use super::{check_context, count, load, picture, trace};
 use crate::model::ModelArgs;
 use crate::output;
+use crate::schedule::ScheduleArgs;
 
 /// Prints per batch and context: median step time, tokens/s, GB/s, share of the roofline (a flat read of the same
 /// bytes in the same run), and each phase's bytes, time alone and
@@ -22,6 +24,8 @@ use crate::output;
 pub(super) struct Decode {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// Sequences; several are timed one after another.
     #[arg(long, default_value = "1", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 20))]
     batch: Vec<usize>,
@@ -69,7 +73,7 @@ impl Decode {
             .with_max_sequences(batch)
             .with_max_step_tokens(batch)
             .with_pages(pairs.iter().map(pages).max().unwrap_or(1));
-        let (mut backend, load_s) = load(&self.model, limits, self.device)?;
+        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, self.device)?;
         let mut all = Vec::new();
         for (batch, context) in pairs {
             all.push(backend.time_decode(batch, context, &self.sampling)?);
@@ -102,7 +106,8 @@ impl Decode {
             .collect();
         writeln!(out, "sampled with {}", settings.join(", "))?;
         for times in &all {
-            for line in decode_lines(times) {
+            let StepShape { tokens, keys, .. } = times.shape;
+            for line in step_lines(times, &format!("batch {tokens} context {keys}")) {
                 writeln!(out, "{line}")?;
             }
         }
@@ -169,7 +174,26 @@ fn settings(sampling: &DecodeSampling) -> Vec<(String, Value)> {
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn stats(times: &TimingStats) -> Value {
+/// A step's phases, for JSON.
+pub(super) fn phases_json(times: &StepTimes) -> Vec<Value> {
+    let phase = |phase: &PhaseTime| {
+        json!({
+            "name": phase.name,
+            "bytes": phase.cost.bytes(),
+            "flops": phase.cost.flops,
+            "alone": stats(&phase.alone),
+            "gb_per_s": phase.cost.bytes() / phase.alone.median_ms / 1e6,
+            "tflops": phase.cost.flops / phase.alone.median_ms / 1e9,
+            "in_chain_ms": phase.in_chain_ms,
+            "predicted_ms": phase.predicted.us() / 1e3,
+            "bound": phase.predicted.bound(),
+            "roofline_share": phase_share(times, phase),
+        })
+    };
+    times.phases.iter().map(phase).collect()
+}
+
+pub(super) fn stats(times: &TimingStats) -> Value {
     json!({ "median_ms": times.median_ms, "min_ms": times.min_ms, "max_ms": times.max_ms })
 }
 
@@ -178,28 +202,13 @@ fn decode_json(
     model: &str,
     load_s: f64,
     sampling: &DecodeSampling,
-    all: &[DecodeTimes],
+    all: &[StepTimes],
 ) -> Value {
     let device = backend.device();
     let runs: Vec<Value> = all
         .iter()
         .map(|times| {
-            let phases: Vec<Value> = times
-                .phases
-                .iter()
-                .map(|phase| {
-                    let gb_per_s = phase.cost.bytes() / phase.alone.median_ms / 1e6;
-                    json!({
-                        "name": phase.name,
-                        "bytes": phase.cost.bytes(),
-                        "flops": phase.cost.flops,
-                        "alone": stats(&phase.alone),
-                        "gb_per_s": gb_per_s,
-                        "in_chain_ms": phase.in_chain_ms,
-                        "roofline_share": phase_share(times, phase),
-                    })
-                })
-                .collect();
+            let phases = phases_json(times);
             json!({
                 "batch": times.shape.tokens,
                 "context": times.shape.keys,
@@ -234,17 +243,16 @@ fn decode_json(
 
 /// A phase's share of the roofline in the chain: the time its bytes would take at the flat read's rate over the time
 /// that the step spends on it.
-fn phase_share(times: &DecodeTimes, phase: &PhaseTime) -> f64 {
+fn phase_share(times: &StepTimes, phase: &PhaseTime) -> f64 {
     times.roofline.median_ms * phase.cost.bytes() / times.bytes / phase.in_chain_ms
 }
 
-fn decode_lines(times: &DecodeTimes) -> Vec<String> {
+/// A step in a line, and a table of its phases; `keys` says what it sees.
+pub(super) fn step_lines(times: &StepTimes, keys: &str) -> Vec<String> {
     let step = times.step.median_ms;
     let mut lines = vec![format!(
-        "batch {} context {} ({}): {step:.3} ms per step ({:.3} to {:.3}), {:.0} tokens/s, {:.0} GB/s, {:.1} TFLOP/s, \
+        "{keys} ({}): {step:.3} ms per step ({:.3} to {:.3}), {:.0} tokens/s, {:.0} GB/s, {:.1} TFLOP/s, \
          {:.1} % of the roofline of {:.3} ms",
-        times.shape.tokens,
-        times.shape.keys,
         times.regime,
         times.step.min_ms,
         times.step.max_ms,
@@ -264,13 +272,27 @@ fn decode_lines(times: &DecodeTimes) -> Vec<String> {
                 format!("{:.1}", phase.alone.median_ms * 1e3),
                 format!("{:.1}", phase.in_chain_ms * 1e3),
                 format!("{:.0}", 100.0 * phase_share(times, phase)),
+                format!("{:.1}", phase.cost.flops / phase.alone.median_ms / 1e9),
+                format!("{:.1}", phase.predicted.us()),
+                format!("{:+.0}", 100.0 * (phase.predicted.us() / phase.in_chain_ms / 1e3 - 1.0)),
+                phase.predicted.bound().to_owned(),
             ]
         })
         .collect();
     lines.extend(table::lines(
-        &["phase", "MB", "alone, µs", "in the chain, µs", "% of roofline"],
+        &[
+            "phase",
+            "MB",
+            "alone, µs",
+            "in the chain, µs",
+            "% of roofline",
+            "TFLOP/s",
+            "predicted, µs",
+            "error, %",
+            "bound by",
+        ],
         &rows,
-        &[1, 2, 3, 4],
+        &[1, 2, 3, 4, 5, 6, 7],
     ));
     lines
 }

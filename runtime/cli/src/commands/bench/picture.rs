@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use ossmith::unstable::cuda::bench::{DecodeTimes, PhaseTime};
+use ossmith::unstable::cuda::bench::{PhaseTime, StepTimes};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 300.0;
@@ -17,7 +17,7 @@ const COLOURS: [&str; 8] =
     ["#2f6f9f", "#c0792a", "#3d8a57", "#8a5aa0", "#b2483f", "#4f8f8f", "#6a6f2f", "#777777"];
 
 /// The picture of a step.
-pub(super) fn roofline(title: &str, times: &DecodeTimes) -> String {
+pub(super) fn roofline(title: &str, times: &StepTimes) -> String {
     let rate = |bytes: f64, ms: f64| bytes / ms / 1e6;
     let flat = rate(times.bytes, times.roofline.median_ms);
     let shown: f64 = times.phases.iter().map(|phase| phase.in_chain_ms.max(0.0)).sum();
@@ -88,7 +88,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use ossmith::unstable::cuda::bench::TimingStats;
-    use ossmith_plan::{Cost, StepShape};
+    use ossmith_plan::{Cost, Prediction, StepShape};
 
     use super::*;
 
@@ -98,11 +98,12 @@ mod tests {
         let phase = |name: &str, bytes, in_chain_ms| PhaseTime {
             name: name.to_owned(),
             cost: Cost { weight_bytes: bytes, ..Cost::default() },
+            predicted: Prediction::default(),
             alone: stats(1.0),
             in_chain_ms,
         };
-        let times = DecodeTimes {
-            shape: StepShape { tokens: 1, rows: 1, keys: 8, distinct_experts: 4.0 },
+        let times = StepTimes {
+            shape: StepShape { tokens: 1, rows: 1, sequences: 1, keys: 8, distinct_experts: 4.0 },
             regime: "decode",
             bytes: 2e6,
             flops: 0.0,

@@ -8,20 +8,27 @@ use ossmith::unstable::{Backend, Input, LogitRows, SamplerConfig, Sequence, Step
 use ossmith::{Limits, PAGE_TOKENS};
 use serde_json::json;
 
+use super::decode::{phases_json, stats, step_lines};
 use super::{check_context, count, load};
 use crate::model::ModelArgs;
+use crate::schedule::ScheduleArgs;
 
 /// Prints per prompt length: median time to the first token, tokens/s. With --json, one object.
 #[derive(Debug, clap::Args)]
 pub(super) struct Prefill {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// Prompt lengths.
     #[arg(long, default_value = "128,512,2048", value_delimiter = ',', value_name = "N,…", value_parser = count(1 << 24))]
     tokens: Vec<usize>,
     /// Tokens of one step at most.
     #[arg(long, default_value_t = 2048, value_name = "N", value_parser = count(1 << 24))]
     chunk: usize,
+    /// Also time each phase of a prompt's one step, alone and in the chain; prompts longer than a chunk have none.
+    #[arg(long)]
+    phases: bool,
     /// CUDA device.
     #[arg(long, default_value_t = 0, value_name = "N")]
     device: usize,
@@ -37,7 +44,7 @@ impl Prefill {
         let chunk = self.chunk.min(longest);
         let pages = longest.div_ceil(PAGE_TOKENS);
         let limits = Limits::for_sequences(1, longest).with_max_step_tokens(chunk);
-        let (mut backend, load_s) = load(&self.model, limits, self.device)?;
+        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, self.device)?;
         let vocab = self.model.shape()?.spec.vocab;
         let prompt = prompt(vocab, longest);
         let table: Vec<u32> = (0..pages as u32).collect();
@@ -45,13 +52,27 @@ impl Prefill {
         let mut runs = Vec::new();
         for &tokens in &self.tokens {
             let median = median_ms(&mut backend, &prompt[..tokens], &table, chunk)?;
-            runs.push(json!({ "tokens": tokens, "median_ms": median, "tokens_per_s": tokens as f64 * 1e3 / median }));
+            let step = match self.phases && tokens <= chunk {
+                true => Some(backend.time_prompt(tokens)?),
+                false => None,
+            };
+            runs.push(json!({
+                "tokens": tokens,
+                "median_ms": median,
+                "tokens_per_s": tokens as f64 * 1e3 / median,
+                "step": step.as_ref().map(|step| stats(&step.step)),
+                "phases": step.as_ref().map(phases_json),
+            }));
             if !self.json {
                 writeln!(
                     out,
                     "{tokens} tokens: {median:.3} ms, {:.0} tokens/s",
                     tokens as f64 * 1e3 / median
                 )?;
+                let lines = step.map(|step| step_lines(&step, "its step on the device"));
+                for line in lines.into_iter().flatten() {
+                    writeln!(out, "{line}")?;
+                }
             }
         }
         if self.json {
