@@ -65,7 +65,7 @@ pub struct KernelTimes {
 }
 
 impl CudaBackend {
-    /// Times a kernel in the first layer of a step that launches it, `samples` launches each way. What the events around a
+    /// Times a kernel in the first layer of a step that launches it, each way as often as `samples` says. What the events around one
     /// launch take themselves is measured and subtracted.
     ///
     /// # Errors
