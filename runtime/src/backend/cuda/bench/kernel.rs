@@ -65,8 +65,8 @@ pub struct KernelTimes {
 }
 
 impl CudaBackend {
-    /// Times a kernel in the first layer of a step that launches it, each way as often as `samples` says. What the events around one
-    /// launch take themselves is measured and subtracted.
+    /// Measures a kernel in the first layer of a step that launches it, `samples` launches each way. What the events around
+    /// a launch take themselves is measured and subtracted.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if no phase of the step launches the kernel; device errors.
