@@ -25,7 +25,7 @@ pub struct MemoryBudget {
     pub weight_bytes: u64,
     /// Keys and values of full layers: all pages.
     pub page_bytes: u64,
-    /// Keys and values of sliding layers: one ring per sequence.
+    /// Keys and values of sliding layers: the window of each sequence. Those of a step's chunks are in the workspace.
     pub ring_bytes: u64,
     /// Sliding-window snapshots, from which cached prefixes can be resumed.
     pub snapshot_bytes: u64,

@@ -8,6 +8,7 @@ pub mod cuda;
 mod device;
 mod memory_budget;
 mod row_sampling;
+mod sliding_pages;
 mod validate;
 
 pub use device::Device;
@@ -23,6 +24,10 @@ use crate::sampling::{TokenHistory, TokenLogprobs};
 
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
+
+/// The most tokens of one sequence's step of which some may be taken back, as those of a draft are: the sequence then
+/// continues after the first of them at the earliest. One that appends more continues after the last.
+pub(crate) const MAX_REVISED_TOKENS: usize = PAGE_TOKENS;
 
 /// How much a backend must hold. It is built for these limits, or refuses with the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +126,7 @@ impl Input<'_> {
 /// What one sequence does in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence<'a> {
-    /// The slot of the sequence, which owns a ring in each sliding layer, the last sampled token, a history and masks.
+    /// The slot of the sequence, which owns a window of each sliding layer, the last sampled token, a history and masks.
     pub seq_slot: usize,
     /// Position of the first token of `input`; everything before it is in the cache.
     pub start: usize,
@@ -217,7 +222,7 @@ pub trait Backend: Send {
     /// The limits that the backend was built for.
     fn limits(&self) -> Limits;
 
-    /// The maximum number of tokens that one step may append to one sequence (sliding rings bound it).
+    /// The maximum number of tokens that one step may append to one sequence.
     fn max_append(&self) -> usize {
         self.limits().max_step_tokens
     }

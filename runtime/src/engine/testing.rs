@@ -11,8 +11,8 @@ use ossmith_plan::{Layer, ModelSpec, Rope};
 
 use super::SamplingParams;
 use crate::backend::{
-    Backend, Input, LogitRows, PAGE_TOKENS, RowSampling, Sequence, SlotState, Step, StepOutput,
-    StepTime,
+    Backend, Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence, SlotState,
+    Step, StepOutput, StepTime,
 };
 use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 use crate::{Error, Limits, Result};
@@ -140,7 +140,8 @@ impl Scripted {
             }
             let ring = self.rings.get(sequence.seq_slot).ok_or("no such sequence slot")?;
             // Draft tokens that were rejected may lie beyond `start`.
-            if ring.len() < start {
+            let revised = ring.len() >= start + MAX_REVISED_TOKENS && start > 0;
+            if ring.len() < start || revised {
                 return Err(format!("starts at {start}, the sequence slot holds {}", ring.len()));
             }
         }

@@ -76,6 +76,7 @@ impl Bench {
                 .with_max_step_tokens(tokens)
                 .with_pages(pages);
             let mut cache = Cache::new(self.model, &limits).expect("cache");
+            cache.place(batch).expect("pages");
             let mut values = Values::new(self.model, rows(self.model, inputs));
             for (value, given) in inputs {
                 match given {

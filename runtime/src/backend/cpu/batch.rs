@@ -9,7 +9,7 @@ use crate::backend::{Input, Limits, Sequence, Step, validate};
 /// The sequence slot and pages of one sequence of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchSequence {
-    /// Its sequence slot, which is its ring in sliding layers.
+    /// Its sequence slot.
     pub seq_slot: usize,
     /// Its pages in full layers.
     pub pages: Vec<u32>,

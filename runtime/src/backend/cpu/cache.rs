@@ -1,27 +1,30 @@
-//! The key/value cache in f32. Full layers hold pages that the caller allocates; sliding layers hold one ring per
-//! sequence slot, long enough for the window and a whole step.
+//! The key/value cache in f32. Full layers hold pages that the caller allocates, sliding layers those of
+//! [`SlidingPages`].
 //!
 //! Both consist of *tiles* of 16 consecutive positions, in order of `position / 16`. For each key/value head a tile holds
 //! its keys transposed, `[head_dim, 16]`, so that one query is multiplied with sixteen keys at a time, then its values,
 //! `[16, head_dim]`.
 
-use ossmith_plan::{Layer, LayerKind, Model, ModelSpec};
+use ossmith_plan::{Layer, LayerKind, Model};
 
-use super::batch::BatchSequence;
+use super::batch::{Batch, BatchSequence};
 use super::floats::Floats;
 use crate::backend::memory_budget::PAGES_PER_SNAPSHOT;
+use crate::backend::sliding_pages::{self, SlidingPages};
 use crate::backend::{Limits, MemoryBudget, PAGE_TOKENS};
 use crate::{Error, Result};
 
 /// Positions of one tile.
 pub(super) const TILE: usize = 16;
+/// Tiles of one page.
+const PAGE_TILES: usize = PAGE_TOKENS / TILE;
 
 /// Keys and values of every layer.
 #[derive(Debug)]
 pub struct Cache {
     head_dim: usize,
     kv_heads: usize,
-    ring_tiles: usize,
+    sliding: SlidingPages,
     /// Tiles of the window before a tile's edge.
     window_tiles: usize,
     kinds: Vec<LayerKind>,
@@ -37,17 +40,18 @@ impl Cache {
     /// [`Error::OutOfMemory`] with the size, if that much memory cannot be allocated.
     pub fn new(model: &'static Model, limits: &Limits) -> Result<Cache> {
         let spec = &model.spec;
-        let ring_tiles = ring_tiles(spec, limits);
         let tile_floats = 2 * spec.kv_width() * TILE;
         let tiles = |layer: &Layer| match layer.kind() {
-            LayerKind::Sliding => limits.max_sequences.saturating_mul(ring_tiles),
-            LayerKind::Full => limits.pages.saturating_mul(PAGE_TOKENS / TILE),
+            LayerKind::Sliding => {
+                sliding_pages::page_count(spec, limits).saturating_mul(PAGE_TILES)
+            }
+            LayerKind::Full => limits.pages.saturating_mul(PAGE_TILES),
         };
         let layer = |layer: &Layer| zeros(tiles(layer).saturating_mul(tile_floats));
         Ok(Cache {
             head_dim: spec.head_dim,
             kv_heads: spec.kv_heads,
-            ring_tiles,
+            sliding: SlidingPages::new(spec, limits),
             window_tiles: spec.max_window().min(spec.context).div_ceil(TILE),
             kinds: spec.layers.iter().map(Layer::kind).collect(),
             layers: spec.layers.iter().map(layer).collect::<Result<_>>()?,
@@ -66,7 +70,21 @@ impl Cache {
         Ok(())
     }
 
-    /// Copies the window before `end` from a sequence slot's rings to a snapshot (`save`), or back.
+    /// Takes the pages that a step's tokens and the windows before them need in sliding layers.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if they run out, which a step within its limits cannot cause.
+    pub fn place(&mut self, batch: &Batch) -> Result<()> {
+        let mut appended = vec![(0, usize::MAX, 0); batch.sequences.len()];
+        for row in &batch.rows {
+            let (slot, start, count) = &mut appended[row.sequence];
+            *slot = batch.sequences[row.sequence].seq_slot;
+            (*start, *count) = (row.position.min(*start), *count + 1);
+        }
+        self.sliding.place_all(appended.into_iter())
+    }
+
+    /// Copies the window before `end` from a sequence slot's sliding layers to a snapshot (`save`), or back.
     pub(crate) fn copy_snapshot(
         &mut self,
         snapshot: usize,
@@ -74,24 +92,28 @@ impl Cache {
         end: usize,
         save: bool,
     ) -> Result<()> {
-        let (tile, window, ring) = (self.tile_floats(), self.window_tiles, self.ring_tiles);
-        let last = end / TILE;
+        let missing = || {
+            Error::Internal(format!(
+                "there is no snapshot {snapshot}, or sequence slot {seq_slot} holds no window before {end}"
+            ))
+        };
+        if !save {
+            self.sliding.place_window(seq_slot, end)?;
+        }
+        let (tile, window) = (self.tile_floats(), self.window_tiles);
+        let first = (end + 1).saturating_sub(self.sliding.window()) / TILE;
         let layers = self.layers.iter_mut().zip(&mut self.snapshots).zip(&self.kinds);
-        for ((rings, snapshots), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
-            for index in last.saturating_sub(window)..last {
-                let from = (seq_slot * ring + index % ring) * tile;
+        for ((cache, snapshots), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
+            for index in first..end / TILE {
+                let page = self.sliding.page(seq_slot, index / PAGE_TILES).ok_or_else(missing)?;
+                let from = (page as usize * PAGE_TILES + index % PAGE_TILES) * tile;
                 let to = (snapshot * window + index % window) * tile;
-                let missing = || {
-                    Error::Internal(format!(
-                        "there is no snapshot {snapshot} or no sequence slot {seq_slot}"
-                    ))
-                };
-                let in_ring = rings.get_mut(from..from + tile).ok_or_else(missing)?;
+                let in_cache = cache.get_mut(from..from + tile).ok_or_else(missing)?;
                 let in_snapshot = snapshots.get_mut(to..to + tile).ok_or_else(missing)?;
                 if save {
-                    in_snapshot.copy_from_slice(in_ring);
+                    in_snapshot.copy_from_slice(in_cache);
                 } else {
-                    in_ring.copy_from_slice(in_snapshot);
+                    in_cache.copy_from_slice(in_snapshot);
                 }
             }
         }
@@ -134,10 +156,13 @@ impl Cache {
         head: usize,
     ) -> usize {
         let index = match self.kinds[layer] {
-            LayerKind::Sliding => sequence.seq_slot * self.ring_tiles + tile % self.ring_tiles,
+            // A block without a page is one that nothing is read from or written to, but for checks.
+            LayerKind::Sliding => {
+                let page = self.sliding.page(sequence.seq_slot, tile / PAGE_TILES).unwrap_or(0);
+                page as usize * PAGE_TILES + tile % PAGE_TILES
+            }
             LayerKind::Full => {
-                let in_page = PAGE_TOKENS / TILE;
-                sequence.pages[tile / in_page] as usize * in_page + tile % in_page
+                sequence.pages[tile / PAGE_TILES] as usize * PAGE_TILES + tile % PAGE_TILES
             }
         };
         (index * self.kv_heads + head) * 2 * self.head_dim * TILE
@@ -149,7 +174,7 @@ impl Cache {
     }
 
     /// One position's rotated key and its value for one head, for checks. For a position that was never written, or
-    /// that a sliding layer's ring has overwritten, the result is whatever the memory holds.
+    /// that lies before a sliding layer's window, the result is whatever the memory holds.
     #[must_use]
     pub fn read(
         &self,
@@ -167,7 +192,7 @@ impl Cache {
     }
 }
 
-/// The most that the cache takes, when every page and ring has been written; weights stay in the checkpoint's map.
+/// The most that the cache takes, when every page has been written; weights stay in the checkpoint's map.
 #[must_use]
 pub fn memory_budget(model: &'static Model, limits: &Limits, snapshots: usize) -> MemoryBudget {
     let spec = &model.spec;
@@ -175,10 +200,12 @@ pub fn memory_budget(model: &'static Model, limits: &Limits, snapshots: usize) -
     let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count();
     let full = (spec.layers.len() - sliding) as u64;
     let window = spec.max_window().min(spec.context).div_ceil(TILE);
-    let in_page = (PAGE_TOKENS / TILE) as u64;
+    let in_page = PAGE_TILES as u64;
+    let of_sliding = |pages: usize| (pages * sliding) as u64 * in_page * tile;
     MemoryBudget {
         page_bytes: limits.pages as u64 * in_page * full * tile,
-        ring_bytes: (limits.max_sequences * sliding * ring_tiles(spec, limits)) as u64 * tile,
+        ring_bytes: of_sliding(limits.max_sequences * sliding_pages::pages_per_sequence(spec)),
+        workspace_bytes: of_sliding(sliding_pages::pages_of_chunks(limits)),
         snapshot_bytes: (snapshots * sliding * window) as u64 * tile,
         available_bytes: available_bytes(),
         pages: limits.pages as u64,
@@ -194,11 +221,6 @@ fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-/// Tiles of a ring: one more than window and step need, because neither starts at a tile's edge.
-fn ring_tiles(spec: &ModelSpec, limits: &Limits) -> usize {
-    spec.max_window().saturating_add(limits.max_step_tokens).min(spec.context).div_ceil(TILE) + 1
 }
 
 fn zeros(len: usize) -> Result<Floats> {

@@ -97,6 +97,7 @@ impl CpuBackend {
         let model = self.executor.model();
         let batch = Batch::new(model, &self.limits, step.sequences, &self.sampled)?;
         validate::masks(step, |slot, mask| !self.slots[slot].masks[mask].is_empty())?;
+        self.cache.place(&batch)?;
         let activations = self.forward(&batch, step.capture_activations)?;
         let mut output = StepOutput { activations, ..StepOutput::default() };
         self.finish(step, &batch, &mut output)?;

@@ -1,6 +1,7 @@
-//! The key/value cache: pages shared by all sequences for full layers, a ring of pages for each slot in sliding ones.
+//! The key/value cache in pages: those of full layers are the caller's to allocate, those of sliding layers belong to
+//! [`SlidingPages`].
 //!
-//! Both are addressed through a page table, `[slot][table_stride]`; a ring's table runs round its pages.
+//! Both are addressed through a page table, `[slot][table_stride]`.
 
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use ossmith_plan::params::Ptr;
 use ossmith_plan::{Layer, LayerKind, ModelSpec};
 
 use super::memory::Buffer;
-use crate::Result;
-use crate::backend::{Limits, PAGE_TOKENS};
+use crate::backend::sliding_pages::{self, SlidingPages};
+use crate::backend::{Limits, PAGE_TOKENS, Sequence, Step};
+use crate::{Error, Result};
 
 pub(super) const BF16_BYTES: usize = 2;
 
@@ -22,17 +24,24 @@ struct LayerCache {
     values: Buffer,
 }
 
+/// Entries of a page table that the device lacks.
+#[derive(Debug)]
+pub(super) struct TableUpdate {
+    /// Of the first entry, on the device.
+    pub address: Ptr,
+    pub entries: Vec<u32>,
+}
+
 /// The cache of all layers.
 #[derive(Debug)]
 pub(super) struct DeviceCache {
     layers: Vec<LayerCache>,
-    /// Page tables by layer kind: rings, then pages.
+    sliding: SlidingPages,
+    /// Page tables by layer kind.
     tables: [Buffer; 2],
-    /// What the device's page table holds, so that only changes are sent.
-    shadow: Vec<u32>,
+    /// What they hold, so that only changes are sent.
+    shadows: [Vec<u32>; 2],
     stride: usize,
-    /// Pages of one ring.
-    ring: usize,
     /// Pages that hold the window before a page's edge.
     window: usize,
     page_bytes: usize,
@@ -47,12 +56,11 @@ impl DeviceCache {
         limits: &Limits,
     ) -> Result<DeviceCache> {
         let stride = spec.context.div_ceil(PAGE_TOKENS);
-        let ring = ring_pages(spec, limits);
         let page_bytes = PAGE_TOKENS * spec.kv_width() * BF16_BYTES;
         let layer = |layer: &Layer| {
             let kind = layer.kind();
             let pages = match kind {
-                LayerKind::Sliding => limits.max_sequences * ring,
+                LayerKind::Sliding => sliding_pages::page_count(spec, limits),
                 LayerKind::Full => limits.pages,
             };
             let make = |what| Buffer::zeroed(context, pages * page_bytes, what);
@@ -62,15 +70,12 @@ impl DeviceCache {
         let entries = limits.max_sequences * stride;
         let table = || Buffer::zeroed(context, entries * size_of::<u32>(), "a page table");
         let tables = [table()?, table()?];
-        let rings: Vec<u32> =
-            (0..entries).map(|i| (i / stride * ring + i % stride % ring) as u32).collect();
-        tables[0].write(0, &rings)?;
         Ok(DeviceCache {
             layers,
             tables,
-            shadow: vec![0; entries],
+            shadows: [vec![0; entries], vec![0; entries]],
             stride,
-            ring,
+            sliding: SlidingPages::new(spec, limits),
             window: spec.max_window().min(spec.context).div_ceil(PAGE_TOKENS),
             page_bytes,
             snapshots: Vec::new(),
@@ -93,28 +98,35 @@ impl DeviceCache {
         Ok(())
     }
 
-    /// Copies the window before `end` from a sequence slot's rings to a snapshot (`save`), or back, in stream order.
+    /// Copies the window before `end` from a sequence slot's sliding layers to a snapshot (`save`), or back, in stream
+    /// order.
     pub(super) fn copy_snapshot(
-        &self,
+        &mut self,
         stream: &CudaStream,
         snapshot: usize,
         slot: usize,
         end: usize,
         save: bool,
     ) -> Result<()> {
-        let (last, bytes) = (end / PAGE_TOKENS, self.page_bytes);
+        if !save {
+            self.sliding.place_window(slot, end)?;
+        }
+        let bytes = self.page_bytes;
         let sliding = self.layers.iter().filter(|layer| layer.kind == LayerKind::Sliding);
-        for (rings, snapshots) in sliding.zip(&self.snapshots) {
-            for index in last.saturating_sub(self.window)..last {
-                let ring = (slot * self.ring + index % self.ring) * bytes;
-                let kept = (snapshot * self.window + index % self.window) * bytes;
-                for (of_ring, of_snapshot) in
-                    [(&rings.keys, &snapshots.keys), (&rings.values, &snapshots.values)]
+        for (cache, snapshots) in sliding.zip(&self.snapshots) {
+            for block in self.sliding.window_before(end) {
+                let missing = || {
+                    Error::Internal(format!("sequence slot {slot} holds no window before {end}"))
+                };
+                let page = self.sliding.page(slot, block).ok_or_else(missing)? as usize * bytes;
+                let kept = (snapshot * self.window + block % self.window) * bytes;
+                for (of_cache, of_snapshot) in
+                    [(&cache.keys, &snapshots.keys), (&cache.values, &snapshots.values)]
                 {
                     if save {
-                        of_snapshot.copy_from(stream, kept, of_ring, ring, bytes)?;
+                        of_snapshot.copy_from(stream, kept, of_cache, page, bytes)?;
                     } else {
-                        of_ring.copy_from(stream, ring, of_snapshot, kept, bytes)?;
+                        of_cache.copy_from(stream, page, of_snapshot, kept, bytes)?;
                     }
                 }
             }
@@ -134,7 +146,7 @@ impl DeviceCache {
         (&self.layers[layer].keys, &self.layers[layer].values)
     }
 
-    /// The page of a layer that holds a position of a sequence.
+    /// The page of a layer that holds a position of a sequence, which the last step appended or its window contains.
     pub(super) fn page_of(
         &self,
         layer: usize,
@@ -144,7 +156,7 @@ impl DeviceCache {
     ) -> usize {
         let index = position / PAGE_TOKENS;
         match self.layers[layer].kind {
-            LayerKind::Sliding => slot * self.ring + index % self.ring,
+            LayerKind::Sliding => self.sliding.page(slot, index).unwrap_or(0) as usize,
             LayerKind::Full => pages[index] as usize,
         }
     }
@@ -154,18 +166,31 @@ impl DeviceCache {
         self.stride
     }
 
-    /// The part of a slot's row in the page table that differs from `pages`, which it takes over:
-    /// (device address, first entry of `pages` to send).
-    pub(super) fn update(&mut self, slot: usize, pages: &[u32]) -> Option<(Ptr, usize)> {
-        let row = &mut self.shadow[slot * self.stride..][..pages.len()];
+    /// Takes the pages of sliding layers that a step needs.
+    pub(super) fn place(&mut self, step: &Step<'_>) -> Result<()> {
+        self.sliding.place(step)
+    }
+
+    /// What a sequence's rows in the page tables lack, once its step has its pages.
+    pub(super) fn updates(&mut self, sequence: &Sequence<'_>) -> [Option<TableUpdate>; 2] {
+        let slot = sequence.seq_slot;
+        let (first, pages) = self.sliding.blocks(slot);
+        let row = &mut self.shadows[LayerKind::Sliding as usize][slot * self.stride..];
+        let sliding =
+            take_over(&mut row[first..], pages).map(|(at, entries)| (first + at, entries));
+        let row = &mut self.shadows[LayerKind::Full as usize][slot * self.stride..];
+        let known = row[..sequence.pages.len()] == *sequence.pages;
         // As nearly always, and much faster to see than where they part.
-        if row == pages {
-            return None;
-        }
-        let first = row.iter().zip(pages).position(|(old, new)| old != new)?;
-        row[first..].copy_from_slice(&pages[first..]);
-        let entry = slot * self.stride + first;
-        Some((self.tables[LayerKind::Full as usize].at(entry * size_of::<u32>()), first))
+        let full = if known { None } else { take_over(row, sequence.pages.iter().copied()) };
+        let update = |kind: LayerKind, changed: Option<(usize, Vec<u32>)>| {
+            let (at, entries) = changed?;
+            let entry = slot * self.stride + at;
+            Some(TableUpdate {
+                address: self.tables[kind as usize].at(entry * size_of::<u32>()),
+                entries,
+            })
+        };
+        [update(LayerKind::Sliding, sliding), update(LayerKind::Full, full)]
     }
 
     /// Bytes of keys and values.
@@ -174,8 +199,16 @@ impl DeviceCache {
     }
 }
 
-/// Pages of a sliding layer's ring: the window before the first token of a step, and every token that a step may
-/// append, wherever they begin within a page.
-pub(super) fn ring_pages(spec: &ModelSpec, limits: &Limits) -> usize {
-    (spec.max_window().min(spec.context) - 1 + limits.max_step_tokens).div_ceil(PAGE_TOKENS) + 1
+/// Takes over `pages` into a row of a page table: the first entry that differed, and the entries from there on.
+fn take_over(row: &mut [u32], pages: impl Iterator<Item = u32>) -> Option<(usize, Vec<u32>)> {
+    let mut changed =
+        row.iter_mut().zip(pages).enumerate().skip_while(|(_, (old, new))| **old == *new);
+    let (first, (old, new)) = changed.next()?;
+    *old = new;
+    let mut entries = vec![new];
+    for (_, (old, new)) in changed {
+        *old = new;
+        entries.push(new);
+    }
+    Some((first, entries))
 }

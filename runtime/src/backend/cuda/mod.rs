@@ -163,7 +163,7 @@ impl CudaBackend {
         let sampling = SamplingState::new(&context, model, &limits, clusters)?;
         let workspace_sizes = workspace::sizes(model, &limits)?;
         tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
-        let arrays = Arrays::new(&limits, cache.stride());
+        let arrays = Arrays::new(&model.spec, &limits);
         let words =
             Buffer::zeroed(&context, arrays.device_words() * size_of::<u32>(), "a step's words")?;
         Ok(CudaBackend {
@@ -222,7 +222,7 @@ impl CudaBackend {
     }
 
     fn copy_snapshot(
-        &self,
+        &mut self,
         snapshot: usize,
         seq_slot: usize,
         end: usize,
@@ -472,7 +472,8 @@ impl Backend for CudaBackend {
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
         let cache = &mut self.pass.cache;
-        staged.staging.fill(step, |slot, pages| cache.update(slot, pages));
+        cache.place(step)?;
+        staged.staging.fill(step, cache);
         let launched = self.launch(step, &mut staged);
         if launched.is_err() {
             // What was sent already is read from, and written to, memory that goes now.

@@ -143,7 +143,8 @@ impl CudaBackend {
         let mut staged = self.staged()?;
         let cache = &mut self.pass.cache;
         let step = Step { sequences: &sequences, capture_activations: false };
-        staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
+        cache.place(&step)?;
+        staged.staging.fill(&step, cache);
         self.send(&staged.staging)?;
         self.synchronize()?;
         let (inputs, tokens) = (staged.staging.inputs(&self.inputs), staged.staging.tokens);

@@ -8,15 +8,20 @@
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
+use ossmith_plan::ModelSpec;
 use ossmith_plan::params::{NO_MASK, NOTHING_GIVEN, SampleChanges, SampleEdit, SampleRow};
 
+use super::cache::{DeviceCache, TableUpdate};
 use super::forward::{StepInputs, TiledInputs};
 use super::memory::{Buffer, Pinned};
 use super::query_tiles::QueryTiles;
 use super::sampling_state::mask_index;
 use super::workspace;
 use crate::Result;
-use crate::backend::{Input, Limits, LogitRows, MAX_EDITS, RowSampling, Sequence, Step};
+use crate::backend::sliding_pages::pages_per_sequence;
+use crate::backend::{
+    Input, Limits, LogitRows, MAX_EDITS, PAGE_TOKENS, RowSampling, Sequence, Step,
+};
 use crate::sampling::Penalties;
 
 /// Stands for the last token that was sampled for the slot.
@@ -34,17 +39,18 @@ pub(super) struct Arrays {
     step_tokens: usize,
     sequences: usize,
     sampled_rows: usize,
-    stride: usize,
+    /// Page-table entries that a step may send.
+    table_entries: usize,
 }
 
 impl Arrays {
-    pub(super) fn new(limits: &Limits, stride: usize) -> Arrays {
-        Arrays {
-            step_tokens: limits.max_step_tokens,
-            sequences: limits.max_sequences,
-            sampled_rows: workspace::logit_rows(limits),
-            stride,
-        }
+    pub(super) fn new(spec: &ModelSpec, limits: &Limits) -> Arrays {
+        let (sequences, step_tokens) = (limits.max_sequences, limits.max_step_tokens);
+        // A row for full layers; for sliding ones the blocks of the window and of the step.
+        let row = spec.context.div_ceil(PAGE_TOKENS) + pages_per_sequence(spec) + 2;
+        let table_entries = sequences * row + step_tokens / PAGE_TOKENS;
+        let sampled_rows = workspace::logit_rows(limits);
+        Arrays { step_tokens, sequences, sampled_rows, table_entries }
     }
 
     fn rows(&self) -> usize {
@@ -82,7 +88,7 @@ impl Arrays {
     }
 
     fn words(&self) -> usize {
-        self.pages() + self.sequences * self.stride
+        self.pages() + self.table_entries
     }
 
     /// Addresses of the arrays on the device.
@@ -160,12 +166,8 @@ impl Staging {
         })
     }
 
-    /// Writes a step's words. `update` says which page-table entries of a slot the device lacks.
-    pub(super) fn fill(
-        &mut self,
-        step: &Step<'_>,
-        mut update: impl FnMut(usize, &[u32]) -> Option<(u64, usize)>,
-    ) {
+    /// Writes a step's words, with the page-table entries that the device lacks.
+    pub(super) fn fill(&mut self, step: &Step<'_>, cache: &mut DeviceCache) {
         self.page_updates.clear();
         self.sampled.clear();
         self.reported.clear();
@@ -177,9 +179,8 @@ impl Staging {
         for sequence in step.sequences {
             self.put_tokens(sequence);
             last_rows.push(self.tokens as u32 - 1);
-            if let Some((address, first)) = update(sequence.seq_slot, sequence.pages) {
-                let entries = &sequence.pages[first..];
-                self.words.words_mut()[page_word..][..entries.len()].copy_from_slice(entries);
+            for TableUpdate { address, entries } in cache.updates(sequence).into_iter().flatten() {
+                self.words.words_mut()[page_word..][..entries.len()].copy_from_slice(&entries);
                 self.page_updates.push((page_word..page_word + entries.len(), address));
                 page_word += entries.len();
             }

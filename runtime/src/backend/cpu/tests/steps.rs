@@ -21,7 +21,7 @@ fn chunks_give_the_same_bits_as_the_whole_prompt() {
         for isa in Isa::available() {
             let whole = chunked(&mut backend(model, isa, LIMITS, 2), &prompt, 150);
             for (chunk, threads) in [(1, 1), (7, 2), (64, 1), (100, 2)] {
-                // The ring is no longer than necessary.
+                // There are no more pages than necessary.
                 let limits = Limits { max_step_tokens: chunk, ..LIMITS };
                 let parts = chunked(&mut backend(model, isa, limits, threads), &prompt, chunk);
                 assert!(bits(&parts) == bits(&whole), "{} {} {chunk}", spec.name, isa.name());

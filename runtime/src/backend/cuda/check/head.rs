@@ -27,7 +27,8 @@ impl Bench {
         let mut staged = self.device.staged()?;
         let cache = &mut self.device.pass.cache;
         let step = Step { sequences: &sequences, capture_activations: false };
-        staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
+        cache.place(&step)?;
+        staged.staging.fill(&step, cache);
         self.device.send(&staged.staging)?;
         // The executor takes a second for many rows, and positions do not matter to them: one start has many.
         let most = if layout.starts[0] == 0 { HEAD_ROWS } else { FEW_HEAD_ROWS };

@@ -119,12 +119,15 @@ impl Bench {
         let mut staged = self.device.staged()?;
         let cache = &mut self.device.pass.cache;
         let step = Step { sequences, capture_activations: false };
-        staged.staging.fill(&step, |slot, pages| cache.update(slot, pages));
+        cache.place(&step)?;
+        staged.staging.fill(&step, cache);
         self.device.send(&staged.staging)?;
         self.device.synchronize()?;
         self.step_inputs = staged.staging.inputs(&self.device.inputs);
         self.device.free.push(staged);
-        Batch::new(self.model, &self.device.limits, sequences, &[None; SEQUENCES])
+        let batch = Batch::new(self.model, &self.device.limits, sequences, &[None; SEQUENCES])?;
+        self.cache.place(&batch)?;
+        Ok(batch)
     }
 
     /// A random residual, as the writer before this layer would leave it.
