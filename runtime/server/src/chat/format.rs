@@ -11,6 +11,7 @@ use crate::generation::GeneratedToken;
 use crate::logprobs::chat_entry;
 use crate::metrics::Metrics;
 use crate::sse;
+use crate::turn::parser::TurnEvent;
 use crate::turn::prepare::PreparedTurn;
 
 /// The format of one request's answer.
@@ -98,12 +99,21 @@ impl AnswerFormat for ChatFormat {
         {
             message.pending_logprobs.push(chat_entry(token.id, logprobs, options.tokens_as_ids));
         }
-        let mut events = message.parser.push(token.id);
+        for event in message.parser.push(token.id) {
+            message.on_event(event, self.reasoning);
+        }
         let stopped = message.parser.stopped().map(str::to_owned);
         if token.finish.is_some() || stopped.is_some() {
-            events.extend(message.parser.finish());
+            // A text that has no header was read as one until here: its tokens are those so far.
+            let pending = message.pending_logprobs.clone();
+            for event in message.parser.finish() {
+                let starts = matches!(event, TurnEvent::Start(_));
+                message.on_event(event, self.reasoning);
+                if starts {
+                    message.pending_logprobs.clone_from(&pending);
+                }
+            }
         }
-        events.into_iter().for_each(|event| message.on_event(event, self.reasoning));
         let ending = Ending::of(token, stopped.as_deref(), &options.stop_token_ids)?;
         let called = message.whole_calls > 0
             && stopped.is_none()
