@@ -1,6 +1,7 @@
 //! `ossmith serve`: flags to an engine and a server's configuration. The server itself is the crate `ossmith-server`.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ use crate::today;
 
 /// Tokens of prompt and answer together on the CPU, unless the flag sets it.
 const CPU_CONTEXT: usize = 32 << 10;
+
+/// File descriptors that a server needs besides those that are open when it starts.
+const MIN_DESCRIPTORS: usize = 24;
 
 /// Serve a model to the SDKs of OpenAI, Anthropic and Ollama, to agents, curl and load generators.
 ///
@@ -186,6 +190,7 @@ impl Args {
         }
         let keys = self.keys()?;
         log_panics();
+        check_descriptors()?;
         // Reading requests takes a core each, so more threads than cores win nothing, and each keeps memory of its own.
         let readers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -351,10 +356,25 @@ fn keys_of(text: &str) -> impl Iterator<Item = String> {
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
 }
 
+/// Refuses to start where there are too few file descriptors: the asynchronous runtime panics without its own.
+fn check_descriptors() -> anyhow::Result<()> {
+    let all: Result<Vec<File>, _> = (0..MIN_DESCRIPTORS).map(|_| File::open("/dev/null")).collect();
+    all.map(drop).map_err(|why| {
+        fail(
+            format!("a server needs {MIN_DESCRIPTORS} more open files: {why}"),
+            "raise the limit: ulimit -n 1024",
+        )
+    })
+}
+
 /// A panic is logged like everything else: standard error may be a pipe that nobody reads.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(panic = panic.to_string(), "a panic, which is a bug");
+        // That of the main thread ends the process.
+        if std::thread::current().name() == Some("main") {
+            log::flush();
+        }
     }));
 }
 
