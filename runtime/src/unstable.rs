@@ -1,7 +1,7 @@
 //! What the command, the benches and the tests of this workspace need beyond the public API: the contract of a backend,
 //! both backends, and how synthetic weights are made. Any of it may change in any release.
 
-pub use crate::allocator::release_memory;
+pub use crate::allocator::{limit_arenas, release_memory};
 #[cfg(feature = "cuda")]
 pub use crate::backend::cuda;
 pub use crate::backend::{

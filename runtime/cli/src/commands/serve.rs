@@ -189,10 +189,13 @@ impl Args {
             self.model.model = name;
         }
         let keys = self.keys()?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        // Grammars of strangers are compiled on short-lived threads; over more areas their memory would not come back.
+        ossmith::unstable::limit_arenas(cores.clamp(2, 8));
         log_panics();
         check_descriptors()?;
         // Reading requests takes a core each, so more threads than cores win nothing, and each keeps memory of its own.
-        let readers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
+        let readers = cores + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .max_blocking_threads(readers)
             .enable_all()
