@@ -83,6 +83,38 @@ async fn what_a_key_stores_is_not_there_for_another() {
     }
 }
 
+#[tokio::test]
+async fn a_key_s_conversations_are_not_there_for_another() {
+    let turn = tokens(TURN);
+    let script = move |_: &_| Script { tokens: turn.clone(), ..Script::default() };
+    let site = Site::with(keyed(false), script);
+    let item = json!({"type": "message", "role": "user", "content": "My name is Alice."});
+    let made = json!({"items": [item]});
+    let (status, made) = call(&site, "a", "POST", "/v1/conversations", &made).await;
+    assert_eq!(status, 200, "{made}");
+    let path = format!("/v1/conversations/{}", made["id"].as_str().unwrap());
+    let (_, items) = call(&site, "a", "GET", &format!("{path}/items"), &Value::Null).await;
+    let one = format!("{path}/items/{}", items["data"][0]["id"].as_str().unwrap());
+    let ask = json!({"input": "And?", "conversation": made["id"]});
+    for key in ["b", "a"] {
+        for (method, path, body) in [
+            ("GET", path.clone(), Value::Null),
+            ("POST", path.clone(), json!({"metadata": {"a": "b"}})),
+            ("GET", format!("{path}/items"), Value::Null),
+            ("POST", format!("{path}/items"), json!({"items": [item]})),
+            ("GET", one.clone(), Value::Null),
+            ("POST", "/v1/responses".to_owned(), ask.clone()),
+            ("POST", "/v1/responses/input_tokens".to_owned(), ask.clone()),
+            ("DELETE", one.clone(), Value::Null),
+            ("DELETE", path.clone(), Value::Null),
+        ] {
+            let (status, answer) = call(&site, key, method, &path, &body).await;
+            let want = if key == "a" { 200 } else { 404 };
+            assert_eq!(status, want, "{key} {method} {path}: {answer}");
+        }
+    }
+}
+
 /// The salts that the engine gets of these requests: key, `cache_salt`.
 async fn salts(config: Config, requests: &[(&str, Option<&str>)]) -> Vec<u64> {
     let seen = Arc::new(Mutex::new(Vec::new()));
