@@ -1,6 +1,6 @@
 // Seeded random bf16 weights, generated on the device in the order of packed weights.
 //
-// The value at a checkpoint index is the same as on the host. Padding is zero.
+// The value at a checkpoint index is the same as on the host; `first_index` is that of the first element. Padding is zero.
 //
 // Layouts: out [row tile][tile] as in tile/weights.cuh, or [rows][k] if order is kRowMajor. A call writes 2 bytes per
 // element, padding to whole tiles included, and reads nothing. A matrix has fewer than 2^32 elements.
@@ -32,8 +32,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) KERNEL_NAME(const _
   for (u32 i = blockIdx.x * spec::kThreads + threadIdx.x; i < elements; i += gridDim.x * spec::kThreads) {
     const Source source(p, i);
     const bool exists = source.row < p.rows && source.k < p.k;
-    p.out[i] = exists ? static_cast<bf16>(
-                            synthetic_bf16(p.key0, p.key1, source.row * p.k + source.k, p.offset, p.spread, p.scale))
-                      : bf16{0};
+    const u32 index = p.first_index + source.row * p.k + source.k;
+    p.out[i] = exists ? static_cast<bf16>(synthetic_bf16(p.key0, p.key1, index, p.offset, p.spread, p.scale)) : bf16{0};
   }
 }

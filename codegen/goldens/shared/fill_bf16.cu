@@ -2,7 +2,7 @@
 //
 // Seeded random bf16 weights, generated on the device in the order of packed weights.
 //
-// The value at a checkpoint index is the same as on the host. Padding is zero.
+// The value at a checkpoint index is the same as on the host; `first_index` is that of the first element. Padding is zero.
 //
 // Layouts: out [row tile][tile] as in tile/weights.cuh, or [rows][k] if order is kRowMajor. A call writes 2 bytes per
 // element, padding to whole tiles included, and reads nothing. A matrix has fewer than 2^32 elements.
@@ -27,14 +27,14 @@ struct FillBf16 {
   u32 k;
   u32 order;
   u32 head_dim;
-  u32 unused;
+  u32 first_index;
 };
 static_assert(sizeof(FillBf16) == 48 && sizeof(FillBf16::out) == 8 &&
               sizeof(FillBf16::key0) == 4 && sizeof(FillBf16::key1) == 4 &&
               sizeof(FillBf16::offset) == 4 && sizeof(FillBf16::spread) == 4 &&
               sizeof(FillBf16::scale) == 4 && sizeof(FillBf16::rows) == 4 &&
               sizeof(FillBf16::k) == 4 && sizeof(FillBf16::order) == 4 &&
-              sizeof(FillBf16::head_dim) == 4 && sizeof(FillBf16::unused) == 4,
+              sizeof(FillBf16::head_dim) == 4 && sizeof(FillBf16::first_index) == 4,
               "the host lays FillBf16 out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
@@ -66,8 +66,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads) fill_bf16(const __g
   for (u32 i = blockIdx.x * spec::kThreads + threadIdx.x; i < elements; i += gridDim.x * spec::kThreads) {
     const Source source(p, i);
     const bool exists = source.row < p.rows && source.k < p.k;
-    p.out[i] = exists ? static_cast<bf16>(
-                            synthetic_bf16(p.key0, p.key1, source.row * p.k + source.k, p.offset, p.spread, p.scale))
-                      : bf16{0};
+    const u32 index = p.first_index + source.row * p.k + source.k;
+    p.out[i] = exists ? static_cast<bf16>(synthetic_bf16(p.key0, p.key1, index, p.offset, p.spread, p.scale)) : bf16{0};
   }
 }

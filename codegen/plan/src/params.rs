@@ -404,7 +404,7 @@ params! {
             k: u32 = "u32",
             order: u32 = "u32",
             head_dim: u32 = "u32",
-            unused: u32 = "u32",
+            first_index: u32 = "u32",
         }
         /// Seeded random MXFP4 tiles; natural row order, or gate/up pairs if `order` is 2.
         FillMxfp4 {

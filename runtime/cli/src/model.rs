@@ -30,6 +30,11 @@ impl ModelName {
         self.0.as_bytes().strip_prefix(b"synthetic:").map(OsStr::from_bytes)
     }
 
+    /// The same for random weights that count.
+    fn counting(&self) -> Option<&OsStr> {
+        self.0.as_bytes().strip_prefix(b"counting:").map(OsStr::from_bytes)
+    }
+
     /// The repository of the hub that it may name.
     fn repository(&self) -> Option<Repository> {
         self.0.to_str().filter(|name| name.contains('/')).and_then(Repository::parse)
@@ -67,7 +72,8 @@ pub(crate) struct ModelArgs {
     /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b). nano's weights are
     /// embedded; those of the others, and of OWNER/MODEL, are taken from the local Hugging Face cache, or downloaded
     /// into it. A folder holds config.json and safetensors files in Hugging Face or OpenAI layout. `synthetic:NAME`
-    /// and `synthetic:FOLDER` make seeded random weights of that shape.
+    /// and `synthetic:FOLDER` make seeded random weights of that shape; with `counting:NAME` the likeliest token after
+    /// any is the next in the vocabulary, for measuring drafts.
     #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…", value_parser = ModelName::parser())]
     pub(crate) model: ModelName,
 
@@ -107,7 +113,8 @@ impl ModelArgs {
 
     /// The model alone, for commands that need no weights.
     pub(crate) fn shape(&self) -> anyhow::Result<&'static Model> {
-        let name = self.model.synthetic().unwrap_or(&self.model.0);
+        let random = self.model.synthetic().or_else(|| self.model.counting());
+        let name = random.unwrap_or(&self.model.0);
         built_in(name).map_or_else(|| foreign(Path::new(name)), Ok)
     }
 
@@ -124,6 +131,10 @@ impl ModelArgs {
         if self.model.synthetic().is_some() {
             let model = self.shape()?;
             return Ok((model, Checkpoint::synthetic(model, self.weights_seed)));
+        }
+        if self.model.counting().is_some() {
+            let model = self.shape()?;
+            return Ok((model, Checkpoint::counting(model, self.weights_seed)));
         }
         match built_in(&self.model.0) {
             Some(model) if model.spec.name == "nano" => Ok((model, embedded_nano(model)?)),

@@ -21,7 +21,7 @@ use ossmith_plan::{Graph, Model, ModelSpec, Weight};
 use crate::{Error, Result};
 pub use lost_pages::end_on_lost_pages;
 use stored::StoredWeights;
-use synthetic::SyntheticWeights;
+use synthetic::{Synthetic, SyntheticWeights};
 pub use tensor::Tensor;
 
 /// A model's weights.
@@ -79,19 +79,33 @@ impl Checkpoint {
     /// Seeded random weights of the model's shapes, each generated when it is first read (see [`synthetic`]).
     #[must_use]
     pub fn synthetic(model: &'static Model, seed: u64) -> Checkpoint {
-        Checkpoint::synthetic_shapes(&model.graph, model.spec.layers.len(), seed)
+        let kind = Synthetic { seed, counts: false };
+        Checkpoint::synthetic_shapes(&model.graph, model.spec.layers.len(), kind)
     }
 
-    fn synthetic_shapes(graph: &'static Graph, layers: usize, seed: u64) -> Checkpoint {
-        Checkpoint { layers, source: Source::Random(SyntheticWeights::new(graph, layers, seed)) }
+    /// The same, but the likeliest token after `t` is `t + 1` ([`Synthetic::counts`]): for measuring drafts, which random
+    /// answers never accept.
+    #[must_use]
+    pub fn counting(model: &'static Model, seed: u64) -> Checkpoint {
+        let kind = Synthetic { seed, counts: true };
+        Checkpoint::synthetic_shapes(&model.graph, model.spec.layers.len(), kind)
+    }
+
+    fn synthetic_shapes(graph: &'static Graph, layers: usize, kind: Synthetic) -> Checkpoint {
+        Checkpoint { layers, source: Source::Random(SyntheticWeights::new(graph, layers, kind)) }
     }
 
     /// The seed, if the weights are synthetic: a device then generates them in its own memory.
     #[must_use]
     pub fn synthetic_seed(&self) -> Option<u64> {
+        self.synthetic_kind().map(|kind| kind.seed)
+    }
+
+    /// What the weights are, if they are synthetic.
+    pub(crate) fn synthetic_kind(&self) -> Option<Synthetic> {
         match &self.source {
             Source::Files(_) => None,
-            Source::Random(synthetic) => Some(synthetic.seed()),
+            Source::Random(synthetic) => Some(synthetic.kind()),
         }
     }
 

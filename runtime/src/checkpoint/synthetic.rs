@@ -92,12 +92,36 @@ pub fn scale_base(k: usize) -> u32 {
     (127.0 + exponent.round()).clamp(0.0, 252.0) as u32
 }
 
+/// Which random weights a model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synthetic {
+    /// What they follow from.
+    pub seed: u64,
+    /// Whether a row of the unembedding is the embedding of the token before it. The likeliest token after `t` is then
+    /// `t + 1`: the model counts, and a prompt of ascending tokens that begins anew is copied. Layers compute, and route,
+    /// as with other random weights.
+    pub counts: bool,
+}
+
+impl Synthetic {
+    /// The stream of a bf16 tensor or of MXFP4 codes, and the index of its first element there.
+    #[must_use]
+    pub fn elements(&self, info: &WeightInfo, layer: usize) -> (RandomStream, u32) {
+        if self.counts && info.weight == Weight::Unembedding {
+            let k = info.shape.last().copied().unwrap_or(1);
+            let of_embedding = stream(self.seed, Weight::Embedding, 0, TensorPart::Elements);
+            return (of_embedding, (k as u32).wrapping_neg());
+        }
+        (stream(self.seed, info.weight, layer, TensorPart::Elements), 0)
+    }
+}
+
 /// A model's random weights on the host. Each tensor is generated once, when it is first read.
 #[derive(Debug)]
 pub(super) struct SyntheticWeights {
     graph: &'static Graph,
     layers: usize,
-    seed: u64,
+    kind: Synthetic,
     tensors: Vec<OnceLock<GeneratedTensor>>,
 }
 
@@ -108,31 +132,31 @@ enum GeneratedTensor {
 }
 
 impl SyntheticWeights {
-    pub(super) fn new(graph: &'static Graph, layers: usize, seed: u64) -> SyntheticWeights {
+    pub(super) fn new(graph: &'static Graph, layers: usize, kind: Synthetic) -> SyntheticWeights {
         let count = Weight::ALL.len() * layers;
         let tensors = (0..count).map(|_| OnceLock::new()).collect();
-        SyntheticWeights { graph, layers, seed, tensors }
+        SyntheticWeights { graph, layers, kind, tensors }
     }
 
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
+    pub(super) fn kind(&self) -> Synthetic {
+        self.kind
     }
 
     pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
         let cell = &self.tensors[weight_index(weight, layer, self.layers)];
-        match cell.get_or_init(|| generate(self.graph.weight(weight, layer), self.seed, layer)) {
+        match cell.get_or_init(|| generate(self.graph.weight(weight, layer), self.kind, layer)) {
             GeneratedTensor::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
             GeneratedTensor::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
         }
     }
 }
 
-fn generate(info: &WeightInfo, seed: u64, layer: usize) -> GeneratedTensor {
+fn generate(info: &WeightInfo, kind: Synthetic, layer: usize) -> GeneratedTensor {
     let (elements, k) = (info.elements(), info.shape.last().copied().unwrap_or(1));
-    let stream = |part| stream(seed, info.weight, layer, part);
+    let (codes, first_index) = kind.elements(info, layer);
     if info.dtype == DType::Mxfp4 {
-        let (codes, base) = (stream(TensorPart::Elements), scale_base(k));
-        let scales = stream(TensorPart::Scales);
+        let base = scale_base(k);
+        let scales = stream(kind.seed, info.weight, layer, TensorPart::Scales);
         return GeneratedTensor::Mxfp4 {
             blocks: fill(elements / 2, |word| {
                 random_word(codes.key0, codes.key1, word).to_le_bytes()
@@ -144,9 +168,11 @@ fn generate(info: &WeightInfo, seed: u64, layer: usize) -> GeneratedTensor {
             }),
         };
     }
-    let (stream, uniform) = (stream(TensorPart::Elements), uniform(info.weight, k));
-    let Uniform { offset, spread, scale } = uniform;
-    let element = |index| synthetic_bf16(stream.key0, stream.key1, index, offset, spread, scale);
+    let Uniform { offset, spread, scale } = uniform(info.weight, k);
+    let element = |index: u32| {
+        let index = index.wrapping_add(first_index);
+        synthetic_bf16(codes.key0, codes.key1, index, offset, spread, scale)
+    };
     GeneratedTensor::Bf16(fill(elements * 2, |word| {
         (element(2 * word + 1) << 16 | element(2 * word)).to_le_bytes()
     }))

@@ -36,7 +36,7 @@ impl CudaBackend {
             k: columns as u32,
             order: facts::ROW_MAJOR as u32,
             head_dim: 0,
-            unused: 0,
+            first_index: 0,
         };
         let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
         self.pass.kernels.launch(

@@ -10,7 +10,7 @@ use super::kernels::{Extent, Kernels};
 use super::memory::{Buffer, device_error};
 use super::pack::{pack_bf16, pack_mxfp4};
 use crate::backend::Progress;
-use crate::checkpoint::synthetic::{TensorPart, scale_base, stream, uniform};
+use crate::checkpoint::synthetic::{Synthetic, TensorPart, scale_base, stream, uniform};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::{Error, Result};
 
@@ -47,9 +47,9 @@ impl DeviceWeights {
             let layout = layout_of(model, weight)?;
             let what = format!("{weight:?} of layer {layer}");
             let buffer = Buffer::zeroed(context, layout_bytes(info, layout), &what)?;
-            let weight_scale = match checkpoint.synthetic_seed() {
-                Some(seed) => {
-                    fill(kernels, cuda_stream, model, &buffer, info, layout, seed, layer)?;
+            let weight_scale = match checkpoint.synthetic_kind() {
+                Some(kind) => {
+                    fill(kernels, cuda_stream, model, &buffer, info, layout, kind, layer)?;
                     1.0
                 }
                 None => upload(&buffer, info, layout, &checkpoint.tensor(weight, layer)?)
@@ -177,16 +177,16 @@ fn fill(
     buffer: &Buffer,
     info: &WeightInfo,
     layout: WeightLayout,
-    seed: u64,
+    kind: Synthetic,
     layer: usize,
 ) -> Result<()> {
     let (matrices, rows, k) = dimensions(info);
     let (rows, k) = ((matrices * rows) as u32, k as u32);
     let order = order_number(layout);
     let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
-    let elements = stream(seed, info.weight, layer, TensorPart::Elements);
+    let (elements, first_index) = kind.elements(info, layer);
     if info.dtype == DType::Mxfp4 {
-        let scales = stream(seed, info.weight, layer, TensorPart::Scales);
+        let scales = stream(kind.seed, info.weight, layer, TensorPart::Scales);
         let params = FillMxfp4 {
             out: buffer.ptr(),
             code_key0: elements.key0,
@@ -212,7 +212,7 @@ fn fill(
         k,
         order,
         head_dim: model.spec.head_dim as u32,
-        unused: 0,
+        first_index,
     };
     kernels.launch(cuda_stream, &model.tools.fill_bf16, extent, &params)
 }

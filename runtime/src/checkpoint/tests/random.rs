@@ -3,12 +3,14 @@
 use ossmith_plan::{DType, Weight};
 use ossmith_scalar::{random_word, synthetic_bf16, synthetic_scale};
 
-use super::super::synthetic::{RandomStream, TensorPart, Uniform, scale_base, stream, uniform};
+use super::super::synthetic::{
+    RandomStream, Synthetic, TensorPart, Uniform, scale_base, stream, uniform,
+};
 use super::shapes::{GRAPH, LAYERS};
 use super::*;
 
 fn synthetic(seed: u64) -> Checkpoint {
-    Checkpoint::synthetic_shapes(&GRAPH, LAYERS, seed)
+    Checkpoint::synthetic_shapes(&GRAPH, LAYERS, Synthetic { seed, counts: false })
 }
 
 /// Random word `index` of a stream.

@@ -22,7 +22,8 @@ const PERCENTILES: [u8; 6] = [10, 25, 50, 75, 90, 99];
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "JSON (--output-json), one object:
   avg_latency, std_latency, latencies (seconds, one per round), percentiles (by name: 10, 25, 50, 75, 90, 99)
-  and besides: model, backend")]
+  and besides: model, backend, steps, draft_tokens, accepted_tokens (of the rounds that count), answer (tokens of the
+  first request's last answer)")]
 pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
@@ -55,6 +56,11 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
 
+    /// Prompts that are copied: ascending tokens, then the first again. With weights that count (`--model counting:…`)
+    /// the answer copies them, and greedily: for measuring --draft-tokens.
+    #[arg(long)]
+    copy: bool,
+
     /// Write the result to this file.
     #[arg(long, value_name = "FILE")]
     output_json: Option<PathBuf>,
@@ -67,19 +73,33 @@ impl Args {
         let (input, output) = (self.input_len as usize, self.output_len as usize);
         let mut engine = self.engine.engine(&chosen, input + output)?;
         let mut random = Random(self.seed);
-        let prompts: Vec<Vec<u32>> =
-            (0..self.batch_size).map(|_| tokens(&mut random, input, &chosen.model.spec)).collect();
-        let params = SamplingParams::default().with_n(self.n.into()).with_seed(self.seed);
+        let mut prompt = || match self.copy {
+            true => ascending(&mut random, input, chosen.model.spec.vocab),
+            false => tokens(&mut random, input, &chosen.model.spec),
+        };
+        let prompts: Vec<Vec<u32>> = (0..self.batch_size).map(|_| prompt()).collect();
+        let params = if self.copy { SamplingParams::greedy() } else { SamplingParams::default() };
+        let params = params.with_n(self.n.into()).with_seed(self.seed);
         let request =
             |prompt: &Vec<u32>| self.engine.request(prompt.clone(), output, params.clone());
-        let mut latencies = Vec::new();
+        let (mut latencies, mut before, mut answer) = (Vec::new(), None, Vec::new());
         for round in 0..self.num_iters_warmup + self.num_iters {
+            if round == self.num_iters_warmup {
+                before = Some(engine.metrics().clone());
+            }
             let start = Instant::now();
-            engine.complete(prompts.iter().map(request).collect())?;
+            let answers = engine.complete(prompts.iter().map(request).collect())?;
             if round >= self.num_iters_warmup {
                 latencies.push(start.elapsed().as_secs_f64());
             }
+            answer = answers.into_iter().next().map_or_else(Vec::new, |answer| answer.tokens);
         }
+        let (now, before) = (engine.metrics(), before.as_ref().unwrap_or(engine.metrics()));
+        let (steps, drafted, accepted) = (
+            now.steps - before.steps,
+            now.draft_tokens - before.draft_tokens,
+            now.accepted_tokens - before.accepted_tokens,
+        );
         // There is at least one round.
         let (mean, deviation) = mean_and_deviation(&latencies).unwrap_or_default();
         let mut sorted = latencies.clone();
@@ -87,6 +107,7 @@ impl Args {
         let mut out = std::io::stdout().lock();
         writeln!(out, "Avg latency: {mean} seconds")?;
         writeln!(out, "Std latency: {deviation} seconds")?;
+        writeln!(out, "Steps: {steps}; {accepted} of {drafted} draft tokens were accepted")?;
         let mut percentiles = Map::new();
         for percent in PERCENTILES {
             let value = percentile(&sorted, percent.into()).unwrap_or_default();
@@ -99,6 +120,10 @@ impl Args {
                 "std_latency": deviation,
                 "latencies": latencies,
                 "percentiles": percentiles,
+                "steps": steps,
+                "draft_tokens": drafted,
+                "accepted_tokens": accepted,
+                "answer": answer,
                 "model": self.engine.model.model,
                 "backend": engine.describe(),
             });
@@ -106,4 +131,11 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Ascending tokens, then the first again.
+fn ascending(random: &mut Random, length: usize, vocab: usize) -> Vec<u32> {
+    let first = random.below(vocab.saturating_sub(length).max(1)) as u32;
+    let ids = first..first + length as u32 - 1;
+    ids.chain([first]).collect()
 }
