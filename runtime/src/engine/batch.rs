@@ -100,10 +100,12 @@ impl Scheduler {
         let ready: Vec<&Sample> =
             running.filter(|sample| !sample.held && self.is_ready(sample)).collect();
         let mut candidates = Vec::new();
-        for sample in ready.iter().filter(|sample| sample.unscheduled() <= 1) {
-            if *budget > 0 {
-                candidates.push(Candidate { key: sample.key, tokens: 1, draft: Vec::new() });
-                *budget -= 1;
+        for sample in ready.iter().filter(|sample| sample.generates()) {
+            // The last known token, or one that a step in flight samples, and those that a mask has forced after it.
+            let tokens = sample.unscheduled().max(1).min(*budget).min(self.max_append);
+            if tokens > 0 {
+                candidates.push(Candidate { key: sample.key, tokens, draft: Vec::new() });
+                *budget -= tokens;
             }
         }
         if self.draft_tokens > 0 {
@@ -127,6 +129,10 @@ impl Scheduler {
 
     /// Whether a sample's next tokens can be scheduled now, though its last results may not be known.
     pub(super) fn is_ready(&self, sample: &Sample) -> bool {
+        if sample.mask.is_some() {
+            // The mask of the next token depends on all tokens before it.
+            return sample.pending == 0 && (sample.mask_is_known() || sample.unscheduled() > 1);
+        }
         if sample.pending == 0 || sample.draft_in_flight {
             return sample.pending == 0;
         }
@@ -150,7 +156,9 @@ impl Scheduler {
     pub(super) fn chunk(&self, sample: &Sample, budget: usize) -> usize {
         let on_host = SampleOn::of_prompt_report(sample, sample.scheduled) == SampleOn::Host;
         let rows = if on_host { REPORTED_CHUNK } else { usize::MAX };
-        sample.unscheduled().min(budget).min(self.max_append).min(rows)
+        // Without its mask the next token cannot be sampled, so the last known one waits.
+        let known = sample.unscheduled() - usize::from(!sample.mask_is_known());
+        known.min(budget).min(self.max_append).min(rows)
     }
 
     /// The last known token and a draft of those after it, or nothing.
@@ -233,7 +241,14 @@ impl Scheduler {
             forbids_stops: sample.generated() + sample.pending < sample.request.params.min_tokens,
             report_prompt_on: SampleOn::of_prompt_report(sample, sample.scheduled),
             draft: candidate.draft,
+            mask: match sample_on {
+                SampleOn::Device => sample.mask.as_ref().and_then(|mask| mask.mask.place()),
+                SampleOn::Host | SampleOn::None => None,
+            },
         };
+        if let Some(mask) = &mut sample.mask {
+            mask.forced = 0;
+        }
         sample.scheduled += entry.tokens;
         sample.pending += usize::from(last);
         sample.draft_in_flight = !entry.draft.is_empty();
@@ -315,6 +330,7 @@ impl Scheduler {
         (sample.cached_blocks, sample.scheduled) = (hit.pages.len(), end);
         (sample.seq_slot, sample.divergence) = (Some(seq_slot), hit.matched);
         sample.pages = hit.pages;
+        self.request_mask(key);
         Some(hit.snapshot.map(|snapshot| SnapshotCopy { snapshot, seq_slot, end }))
     }
 

@@ -183,7 +183,7 @@ impl Scheduler {
     fn readers(&self, started: &[Key], budget: usize) -> Vec<Reader> {
         let running = self.running.iter().filter_map(|key| self.samples.get(key));
         let ready = running.filter(|sample| {
-            let reads = sample.unscheduled() > 1 || started.contains(&sample.key);
+            let reads = !sample.generates() || started.contains(&sample.key);
             reads && !sample.held && self.is_ready(sample)
         });
         let reader = |sample: &Sample| Reader {

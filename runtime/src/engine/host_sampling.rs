@@ -1,7 +1,6 @@
-//! Sampling on the host, from rows of logits that a backend returned. Samples need it that have a mask, that report more
-//! tokens than a backend lists ([`MAX_REPORTED`]) or change more than it takes ([`MAX_EDITS`]), and so do their drafts. All
-//! other tokens are sampled where the logits are. Both ways follow [`crate::sampling`], so they agree as far as the logits
-//! do.
+//! Sampling on the host, from rows of logits that a backend returned. Samples need it that report more tokens than a
+//! backend lists ([`MAX_REPORTED`]) or change more than it takes ([`MAX_EDITS`]), and so do their drafts. All other tokens
+//! are sampled where the logits are. Both ways follow [`crate::sampling`], so they agree as far as the logits do.
 
 use std::borrow::Cow;
 
@@ -13,8 +12,7 @@ use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 /// Whether the tokens of a request must be sampled on the host.
 pub(super) fn needs_host(request: &ValidatedRequest) -> bool {
     let forbidden = request.forbidden(0).len();
-    request.mask.is_some()
-        || request.params.logprobs.is_some_and(|top| top as usize > MAX_REPORTED)
+    request.params.logprobs.is_some_and(|top| top as usize > MAX_REPORTED)
         || request.biases.len() + forbidden > MAX_EDITS
 }
 

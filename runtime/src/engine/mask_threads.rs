@@ -1,5 +1,6 @@
-//! Masks are computed on threads of their own, beside the steps. A grammar that takes long delays only its own sample: the
-//! rows of logits of a sample whose mask is late are kept until the mask is ready, while the other samples continue.
+//! Masks are computed on threads of their own, beside the steps. A grammar that takes long delays only its own sample. Where
+//! a mask leaves one token, the thread goes on with the mask after it: what is forced comes with the first mask that leaves
+//! a choice.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,17 +10,33 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::mask::{Allowed, TokenMask};
+use super::validate::ValidatedRequest;
+use crate::backend::MASKS_PER_SLOT;
 use crate::error::panic_message;
 
 /// The largest number of threads that compute masks.
 const MAX_THREADS: usize = 32;
 
+/// How long a wait for masks keeps its core before it sleeps: most masks take less than waking up would add.
+const SPIN: Duration = Duration::from_micros(100);
+
 /// A sample's grammar and the words that it wrote last.
 pub(super) struct MaskState {
     mask: Box<dyn TokenMask>,
     words: Vec<u32>,
-    /// All tokens that the sample has generated.
+    /// All tokens that the sample has generated, and then those that are forced.
     generated: Vec<u32>,
+    /// How many of them are forced since the last request.
+    forced: usize,
+    /// How many may be.
+    max_forced: usize,
+    request: Arc<ValidatedRequest>,
+    /// The masks of the sample's sequence slot as the backend has them, or will; empty before the first.
+    of_slot: [Vec<u32>; MASKS_PER_SLOT],
+    /// The one of them that was used last.
+    last: usize,
+    /// Which of them the words are, and whether the backend must be given it.
+    place: Option<(usize, bool)>,
     /// The result of the last call: all tokens are allowed (`false`), only those listed (`true`), or why the sample must
     /// end.
     listed: Result<bool, String>,
@@ -36,6 +53,8 @@ struct MaskCell {
     /// A thread that computes the mask has the lock, and nothing waits for it: the engine reads what is ready.
     state: Mutex<MaskState>,
     ready: AtomicBool,
+    /// Whether its sample left a sequence slot since the last mask was placed.
+    left_slot: AtomicBool,
     /// Microseconds that its masks have taken.
     spent: AtomicU64,
 }
@@ -50,13 +69,39 @@ impl std::fmt::Debug for SampleMask {
     }
 }
 
+/// What came of a request for a mask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum MaskResult {
+    /// The tokens that are forced; the mask is that of the token after them.
+    Ready(Vec<u32>),
+    /// Why the sample must end.
+    Failed(String),
+}
+
 impl SampleMask {
-    pub(super) fn new(mask: Box<dyn TokenMask>, vocab: usize) -> SampleMask {
+    /// The mask of a sample of a request.
+    pub(super) fn new(
+        mask: Box<dyn TokenMask>,
+        vocab: usize,
+        request: &Arc<ValidatedRequest>,
+    ) -> SampleMask {
         let words = vec![0; vocab.div_ceil(u32::BITS as usize)];
-        let state = MaskState { mask, words, generated: Vec::new(), listed: Ok(false) };
+        let state = MaskState {
+            mask,
+            words,
+            generated: Vec::new(),
+            forced: 0,
+            max_forced: 0,
+            request: Arc::clone(request),
+            of_slot: Default::default(),
+            last: 0,
+            place: None,
+            listed: Ok(false),
+        };
         SampleMask(Arc::new(MaskCell {
             state: Mutex::new(state),
             ready: AtomicBool::new(true),
+            left_slot: AtomicBool::new(false),
             spent: AtomicU64::new(0),
         }))
     }
@@ -66,22 +111,50 @@ impl SampleMask {
         self.0.ready.load(Ordering::Acquire)
     }
 
+    /// What came of the last request. Only for a mask that is ready.
+    pub(super) fn result(&self) -> MaskResult {
+        let state = lock(&self.0.state);
+        match &state.listed {
+            Err(reason) => MaskResult::Failed(reason.clone()),
+            Ok(_) => {
+                let known = state.generated.len() - state.forced;
+                MaskResult::Ready(state.generated[known..].to_vec())
+            }
+        }
+    }
+
+    /// The mask of the slot for the next token, and whether the backend must be given it; `None` if every token is
+    /// allowed. Only for a mask that is ready.
+    pub(super) fn place(&self) -> Option<(usize, bool)> {
+        let mut state = lock(&self.0.state);
+        if self.0.left_slot.swap(false, Ordering::Relaxed) {
+            state.of_slot.iter_mut().for_each(Vec::clear);
+            state.place = None;
+        }
+        if state.place.is_none() && state.listed == Ok(true) {
+            state.find_place();
+        }
+        state.place
+    }
+
+    /// Records that the sample left its sequence slot, so that the backend has none of its masks.
+    pub(super) fn leave_slot(&self) {
+        self.0.left_slot.store(true, Ordering::Relaxed);
+    }
+
+    /// Hands the words of a mask of the slot to `give`.
+    pub(super) fn give<T>(&self, mask: usize, give: impl FnOnce(&[u32]) -> T) -> T {
+        give(&lock(&self.0.state).of_slot[mask])
+    }
+
     /// The words of the last mask; `None` if every token is allowed. Only for a mask that is ready.
     ///
     /// # Errors
     /// Why the grammar ends the sample.
     pub(super) fn listed(&self) -> Result<Option<MutexGuard<'_, MaskState>>, String> {
         let state = lock(&self.0.state);
-        if !state.listed.clone()? {
-            return Ok(None);
-        }
-        if state.words.iter().all(|&word| word == 0) {
-            return Err(
-                "the mask allows no token; a grammar that is complete must allow a stop token"
-                    .to_owned(),
-            );
-        }
-        Ok(Some(state))
+        let listed = state.listed.clone()?;
+        Ok(listed.then_some(state))
     }
 }
 
@@ -142,12 +215,14 @@ pub(super) struct MaskThreads {
 }
 
 impl MaskThreads {
-    /// Computes the mask after these tokens, all that its sample has generated.
-    pub(super) fn compute(&mut self, mask: &SampleMask, generated: &[u32]) {
+    /// Computes the mask after these tokens, all that its sample has generated, or after those that it forces, at most
+    /// `max_forced`.
+    pub(super) fn compute(&mut self, mask: &SampleMask, generated: &[u32], max_forced: usize) {
         {
             let mut state = lock(&mask.0.state);
             let known = state.generated.len();
             state.generated.extend_from_slice(generated.get(known..).unwrap_or_default());
+            (state.forced, state.max_forced) = (0, max_forced);
         }
         mask.0.ready.store(false, Ordering::Release);
         let threads = *self.threads.get_or_insert_with(|| start(&self.shared));
@@ -166,11 +241,14 @@ impl MaskThreads {
 
     /// Waits until all (`true`) or any (`false`) of these masks are ready, at most this long.
     pub(super) fn wait(&self, masks: &[SampleMask], all: bool, limit: Duration) {
-        let end = Instant::now() + limit;
+        let (end, spinning) = (Instant::now() + limit, Instant::now() + SPIN);
         let done = || match all {
             true => masks.iter().all(SampleMask::is_ready),
             false => masks.iter().any(SampleMask::is_ready),
         };
+        while !done() && Instant::now() < spinning.min(end) {
+            std::hint::spin_loop();
+        }
         let mut finishing = lock(&self.shared.finishing);
         while !done() {
             let left = end.saturating_duration_since(Instant::now());
@@ -229,22 +307,85 @@ impl Shared {
     }
 }
 
-/// Lets a mask list what may follow the tokens so far.
+/// Lets a mask list what may follow the tokens so far, and those that it forces.
 fn fill(cell: &MaskCell) {
     let begin = Instant::now();
-    {
-        let mut state = lock(&cell.state);
-        let MaskState { mask, words, generated, listed } = &mut *state;
-        words.fill(0);
-        let filled = catch_unwind(AssertUnwindSafe(|| mask.fill(generated, words)));
-        *listed = match filled {
-            Ok(Ok(allowed)) => Ok(allowed == Allowed::Listed),
-            Ok(Err(reason)) => Err(reason),
-            Err(panic) => Err(format!("the mask panicked: {}", panic_message(&*panic))),
-        };
-    }
+    lock(&cell.state).fill();
     cell.spent.fetch_add(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
     cell.ready.store(true, Ordering::Release);
+}
+
+impl MaskState {
+    fn fill(&mut self) {
+        self.place = None;
+        self.fill_words();
+        if self.listed == Ok(true) {
+            self.find_place();
+        }
+    }
+
+    /// Finds the words among the masks that the backend has, or replaces the one of them that was used longer ago.
+    fn find_place(&mut self) {
+        let MaskState { words, of_slot, place, last, .. } = self;
+        let known = of_slot.iter().position(|mask| mask == words);
+        *last = known.unwrap_or((*last + 1) % MASKS_PER_SLOT);
+        if known.is_none() {
+            words.clone_into(&mut of_slot[*last]);
+        }
+        *place = Some((*last, known.is_none()));
+    }
+
+    fn fill_words(&mut self) {
+        loop {
+            self.listed = self.fill_once();
+            let Ok(true) = self.listed else { return };
+            match allowed(&self.words) {
+                Few::None => {
+                    let why = "the mask allows no token; a grammar that is complete must allow a stop token";
+                    self.listed = Err(why.to_owned());
+                    return;
+                }
+                Few::One(token) if self.forced < self.max_forced => {
+                    self.generated.push(token);
+                    self.forced += 1;
+                    // The sample ends here, so that no further mask is needed.
+                    let stops = self.request.stop_ids.binary_search(&token).is_ok();
+                    if stops || self.generated.len() == self.request.max_tokens {
+                        return;
+                    }
+                }
+                Few::One(_) | Few::Several => return,
+            }
+        }
+    }
+
+    /// Whether only the tokens in `words` are allowed.
+    fn fill_once(&mut self) -> Result<bool, String> {
+        let MaskState { mask, words, generated, .. } = self;
+        words.fill(0);
+        match catch_unwind(AssertUnwindSafe(|| mask.fill(generated, words))) {
+            Ok(filled) => filled.map(|allowed| allowed == Allowed::Listed),
+            Err(panic) => Err(format!("the mask panicked: {}", panic_message(&*panic))),
+        }
+    }
+}
+
+/// How many tokens a mask allows.
+enum Few {
+    None,
+    One(u32),
+    Several,
+}
+
+fn allowed(words: &[u32]) -> Few {
+    let mut some = words.iter().enumerate().filter(|(_, word)| **word != 0);
+    match (some.next(), some.next()) {
+        (None, _) => Few::None,
+        (Some((at, word)), None) if word.is_power_of_two() => {
+            Few::One(at as u32 * u32::BITS + word.trailing_zeros())
+        }
+        _ => Few::Several,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -78,6 +78,8 @@ pub struct EngineMetrics {
     pub accepted_tokens: u64,
     /// The same by position in the draft.
     pub accepted_by_position: Vec<u64>,
+    /// Tokens that were sampled in no step, because a mask left no other.
+    pub forced_tokens: u64,
     /// Steps run.
     pub steps: u64,
     /// Tokens of a step.
@@ -135,6 +137,7 @@ impl EngineMetrics {
             draft_tokens: 0,
             accepted_tokens: 0,
             accepted_by_position: Vec::new(),
+            forced_tokens: 0,
             steps: 0,
             step_tokens: tokens(),
             step_seconds: steps(),

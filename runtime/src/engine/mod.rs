@@ -5,12 +5,14 @@
 //! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
 //!
 //! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`fairness`] who goes first, [`results`] what its output means,
-//! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`mask_threads`] the
-//! masks beside the steps, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
+//! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`constrained`] the
+//! samples with masks, which [`mask_threads`] computes, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
 
 mod admission;
 mod batch;
 mod claims;
+mod constrained;
+mod constraint;
 mod draft;
 mod events;
 mod fairness;
@@ -251,16 +253,17 @@ impl Engine {
         self.check_running()?;
         let begin = Instant::now();
         let mut events = self.scheduler.expire(begin);
-        events.extend(self.resume_late(begin));
+        events.extend(self.take_masks());
         let plan = self.scheduler.schedule(begin);
         if plan.entries.is_empty() && self.in_flight.is_empty() {
             // Nothing else can run before a late mask is ready.
-            events.extend(self.wait_for_late());
+            events.extend(self.wait_for_late_mask());
         }
         match self.run(plan) {
             Ok(outcome) => events.extend(self.postprocess(outcome, begin)),
             Err(failure) => events.extend(self.fail(failure)),
         }
+        self.start_masks();
         self.scheduler.update_gauges();
         Ok(events)
     }

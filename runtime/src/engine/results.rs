@@ -7,11 +7,11 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::host_sampling::HostSampler;
-use super::mask_threads::{MaskState, SampleMask};
+use super::mask_threads::MaskState;
 use super::request::{FinishReason, TokenEvent};
 use super::sample::Sample;
 use super::scheduler::Scheduler;
-use super::step_plan::{LateRows, PlanEntry, SampleOn, SnapshotCopy, StepPlan};
+use super::step_plan::{PlanEntry, SampleOn, SnapshotCopy, StepPlan};
 use crate::Error;
 use crate::backend::{PAGE_TOKENS, StepOutput};
 use crate::sampling::{TokenLogprobs, report};
@@ -32,8 +32,6 @@ struct RowResults {
 
 /// Why an entry's rows yield nothing.
 enum RowFailure {
-    /// The mask of its sample is not ready yet; the rows are returned.
-    Late(Vec<f32>),
     /// The backend returned less than was requested, so that the engine must stop.
     MissingOutput(Error),
     /// The sample's own mask or logits failed, which concerns no other sample.
@@ -65,38 +63,8 @@ impl Scheduler {
             let rows = sampled.split_off(..rows).ok_or_else(missing)?;
             let of_prompt = output.prompt_reports.get_mut(index).map(std::mem::take);
             self.add_prompt_reports(entry, of_prompt.unwrap_or_default())?;
-            match results {
-                Some(Err(RowFailure::Late(rows))) => {
-                    self.late.push(LateRows { entry: entry.clone(), rows });
-                }
-                results => {
-                    if self.apply(entry, rows, reports, results, now, &mut events)? {
-                        self.cache_blocks(entry.key, &mut saves);
-                    }
-                }
-            }
-        }
-        Ok((events, saves))
-    }
-
-    /// Continues the samples whose mask was late and is ready now. Returns the same as [`Scheduler::postprocess`].
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if the output lacked a row.
-    pub(super) fn resume_late(
-        &mut self,
-        now: Instant,
-    ) -> Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)> {
-        let (mut events, mut saves) = (Vec::new(), Vec::new());
-        for LateRows { entry, rows } in std::mem::take(&mut self.late) {
-            let Some(sample) = self.samples.get(&entry.key) else { continue };
-            match process_entry(sample, &entry, rows, self.vocab) {
-                Err(RowFailure::Late(rows)) => self.late.push(LateRows { entry, rows }),
-                results => {
-                    if self.apply(&entry, &[], &mut [], Some(results), now, &mut events)? {
-                        self.cache_blocks(entry.key, &mut saves);
-                    }
-                }
+            if self.apply(entry, rows, reports, results, now, &mut events)? {
+                self.cache_blocks(entry.key, &mut saves);
             }
         }
         Ok((events, saves))
@@ -151,9 +119,6 @@ impl Scheduler {
         let results = match results.transpose() {
             Ok(results) => results.unwrap_or_default(),
             Err(RowFailure::MissingOutput(error)) => return Err(error),
-            Err(RowFailure::Late(_)) => {
-                return Err(Error::Internal("rows were applied before their mask".to_owned()));
-            }
             Err(RowFailure::Sample(reason)) => {
                 events.extend(self.end(entry.key, FinishReason::Failed(reason.into())));
                 return Ok(false);
@@ -195,7 +160,11 @@ impl Scheduler {
             events.extend(self.end(entry.key, FinishReason::Failed(error.to_string().into())));
             return Ok(false);
         }
-        Ok(sample.tokens.len() / PAGE_TOKENS > known / PAGE_TOKENS)
+        let fills_page = sample.tokens.len() / PAGE_TOKENS > known / PAGE_TOKENS;
+        if entry.sample_on != SampleOn::None {
+            self.renew_mask(entry.key);
+        }
+        Ok(fills_page)
     }
 }
 
@@ -240,9 +209,6 @@ fn process_entry(
     rows: Vec<f32>,
     vocab: usize,
 ) -> Result<RowResults, RowFailure> {
-    if entry.sample_on == SampleOn::Host && sample.mask_is_late() {
-        return Err(RowFailure::Late(rows));
-    }
     let missing = || RowFailure::MissingOutput(missing_output("logits", entry));
     let mut results = RowResults::default();
     if entry.report_prompt_on == SampleOn::Host {
@@ -268,7 +234,8 @@ fn sample_rows(
     vocab: usize,
 ) -> Result<Vec<Sampled>, String> {
     let mut tokens = Vec::new();
-    let listed = sample.mask.as_ref().map(SampleMask::listed).transpose()?.flatten();
+    let mask = sample.mask.as_ref().map(|constraint| constraint.mask.listed());
+    let listed = mask.transpose()?.flatten();
     let mut sampler = HostSampler {
         request: &sample.request,
         sample: entry.key.index,

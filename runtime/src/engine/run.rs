@@ -1,5 +1,5 @@
-//! Between scheduler and backend: a plan is submitted with its snapshots, its masks are started beside it, and the oldest
-//! step is collected. Whatever the backend does, an error or a panic, becomes a [`StepFailure`] and never leaves the
+//! Between scheduler and backend: a plan is submitted with its snapshots and masks, and the oldest step is collected; the
+//! masks that its results call for are computed meanwhile. Whatever the backend does, an error or a panic, becomes a [`StepFailure`] and never leaves the
 //! engine in an undefined state.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use super::mask_threads::SampleMask;
 use super::request::{FinishReason, TokenEvent};
 use super::sample::Key;
-use super::step_plan::{LateRows, SampleOn, SnapshotCopy, StepPlan};
+use super::step_plan::{SampleOn, SnapshotCopy, StepPlan};
 use crate::backend::{MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTime};
 use crate::error::panic_message;
 use crate::{Error, Result};
 
-/// How long a step waits for masks that are not there when its logits are.
-const MASK_GRACE: Duration = Duration::from_millis(5);
+/// How long steps wait for a mask after it was requested.
+const MASK_GRACE: Duration = Duration::from_millis(1);
 /// How long the engine waits for a late mask where nothing else can run, before it looks at commands again.
 const LATE_WAIT: Duration = Duration::from_millis(5);
 
@@ -53,7 +52,6 @@ impl Engine {
             self.load_snapshots(&plan).map_err(|error| StepFailure::fatal(&error))?;
         } else {
             self.warn_host_sampling(&plan);
-            self.start_masks(&plan);
             match self.submit_plan(&plan) {
                 Ok(()) => {}
                 Err(Error::InvalidStep { problem }) => {
@@ -85,21 +83,9 @@ impl Engine {
         if on_host && self.pipeline_depth > 0 && !self.warned_host_sampling {
             self.warned_host_sampling = true;
             tracing::info!(
-                "masks, more than {MAX_REPORTED} logprobs and more than {MAX_EDITS} biases need sampling on the host; \
+                "more than {MAX_REPORTED} logprobs and more than {MAX_EDITS} biases need sampling on the host; \
                  the samples that use them run at most in every other step"
             );
-        }
-    }
-
-    /// Begins to compute the masks of the samples whose next token is sampled on the host.
-    fn start_masks(&mut self, plan: &StepPlan) {
-        let Engine { scheduler, masks, .. } = self;
-        for entry in plan.entries.iter().filter(|entry| entry.sample_on == SampleOn::Host) {
-            if let Some(sample) = scheduler.samples.get(&entry.key)
-                && let Some(mask) = &sample.mask
-            {
-                masks.compute(mask, &sample.tokens[sample.request.prompt.len()..]);
-            }
         }
     }
 
@@ -111,7 +97,7 @@ impl Engine {
         })
     }
 
-    /// Loads snapshots, writes histories and submits the step.
+    /// Loads snapshots, writes histories, gives new masks and submits the step.
     fn submit_plan(&mut self, plan: &StepPlan) -> Result<()> {
         self.load_snapshots(plan)?;
         let Engine { backend, scheduler, .. } = self;
@@ -123,41 +109,58 @@ impl Engine {
                     backend.set_history(seq_slot, &sample.history)?;
                 }
             }
+            for entry in &plan.entries {
+                if let Some((mask, true)) = entry.mask
+                    && let Some(constraint) =
+                        scheduler.samples.get(&entry.key).and_then(|sample| sample.mask.as_ref())
+                {
+                    let give = |words: &[u32]| backend.set_mask(entry.seq_slot, mask, words);
+                    constraint.mask.give(mask, give).map_err(escalate)?;
+                }
+            }
             let sequences = scheduler.sequences(plan);
             backend.submit(&Step { sequences: &sequences, capture_activations: false })
         })
     }
 
-    /// Goes on with the samples whose mask was late and is there now.
-    pub(super) fn resume_late(&mut self, now: Instant) -> Vec<TokenEvent> {
-        if self.scheduler.late.is_empty() {
-            return Vec::new();
+    /// Begins to compute the masks that samples need now.
+    pub(super) fn start_masks(&mut self) {
+        let Engine { scheduler, masks, .. } = self;
+        let now = Instant::now();
+        for key in std::mem::take(&mut scheduler.unmasked) {
+            if let Some(sample) = scheduler.samples.get(&key)
+                && let Some(constraint) = &sample.mask
+            {
+                let generated = &sample.tokens[sample.request.prompt.len()..];
+                masks.compute(&constraint.mask, generated, sample.max_forced());
+                scheduler.masking.push((key, now));
+            }
         }
-        let resumed = self.scheduler.resume_late(now);
-        self.finish_results(resumed)
     }
 
-    /// Waits for a late mask, a few milliseconds at most, and goes on with its sample.
-    pub(super) fn wait_for_late(&mut self) -> Vec<TokenEvent> {
-        let of = |late: &LateRows| self.scheduler.samples.get(&late.entry.key)?.mask.clone();
-        let late: Vec<SampleMask> = self.scheduler.late.iter().filter_map(of).collect();
+    /// Takes over the masks that are ready, after a moment for those that were requested just now: one that is nearly
+    /// there costs its sample no step.
+    pub(super) fn take_masks(&mut self) -> Vec<TokenEvent> {
+        self.start_masks();
+        if self.scheduler.masking.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let late = self.scheduler.late_masks(now.checked_sub(MASK_GRACE));
+        if !late.is_empty() {
+            self.masks.wait(&late, true, MASK_GRACE);
+        }
+        self.scheduler.take_masks(Instant::now())
+    }
+
+    /// Waits for a late mask, a few milliseconds at most, and takes it over.
+    pub(super) fn wait_for_late_mask(&mut self) -> Vec<TokenEvent> {
+        let late = self.scheduler.late_masks(None);
         if late.is_empty() {
             return Vec::new();
         }
         self.masks.wait(&late, false, LATE_WAIT);
-        self.resume_late(Instant::now())
-    }
-
-    /// Gives the masks of a step that was collected a moment more, so that one that is nearly there costs its sample no
-    /// step.
-    fn wait_for_masks(&self, plan: &StepPlan) {
-        let on_host = plan.entries.iter().filter(|entry| entry.sample_on == SampleOn::Host);
-        let sample = on_host.filter_map(|entry| self.scheduler.samples.get(&entry.key));
-        let late = sample.filter(|sample| sample.mask_is_late());
-        let late: Vec<SampleMask> = late.filter_map(|sample| sample.mask.clone()).collect();
-        if !late.is_empty() {
-            self.masks.wait(&late, true, MASK_GRACE);
-        }
+        self.scheduler.take_masks(Instant::now())
     }
 
     /// Saves the snapshots of results, and returns their events.
@@ -192,7 +195,6 @@ impl Engine {
         let last = self.last_results.replace(now);
         let step = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
         self.count_step(step, backend_time, last.is_some());
-        self.wait_for_masks(&plan);
         let results = self.scheduler.postprocess(&plan, output, now);
         let events = self.finish_results(results);
         if self.in_flight.is_empty() && self.scheduler.is_idle() {

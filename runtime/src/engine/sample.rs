@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::claims::PRIORITY_STEPS;
+use super::constraint::Constraint;
 use super::draft::DraftState;
 use super::host_sampling;
 use super::mask_threads::SampleMask;
@@ -79,7 +80,7 @@ pub(super) struct Sample {
     /// Whether it waits for its reader.
     pub(super) held: bool,
     pub(super) text: TextStream,
-    pub(super) mask: Option<SampleMask>,
+    pub(super) mask: Option<Constraint>,
     /// Kept only for a sample with penalties.
     pub(super) history: TokenHistory,
     /// Whether the device has the history too, tokens in flight included.
@@ -106,7 +107,8 @@ impl Sample {
         let shift = i64::from(request.priority) * PRIORITY_STEPS;
         let order = i64::try_from(arrived_step).unwrap_or(i64::MAX).saturating_add(shift);
         let mask = request.mask.as_ref();
-        let mask = mask.map(|source| SampleMask::new(source.start(index), vocab));
+        let mask = mask
+            .map(|source| Constraint::new(SampleMask::new(source.start(index), vocab, request)));
         Sample {
             key: Key { order, request: request.id.0, index },
             arrived_step,
@@ -157,11 +159,6 @@ impl Sample {
     pub(super) fn reports_prompt(&self) -> bool {
         self.request.params.prompt_logprobs.is_some()
             && self.prompt_logprobs.len() < self.request.prompt.len()
-    }
-
-    /// Whether its mask is still being computed.
-    pub(super) fn mask_is_late(&self) -> bool {
-        self.mask.as_ref().is_some_and(|mask| !mask.is_ready())
     }
 
     /// Appends one token, and returns the event for it.

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::claims::{PromptShare, Waiting};
+use super::constraint::Constraint;
 use super::metrics::EngineMetrics;
 use super::options::Policy;
 use super::pages::{PageCache, Parent};
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::sample::{Key, Sample, Samples};
-use super::step_plan::{LateRows, SnapshotCopy, StepPlan};
+use super::step_plan::{SnapshotCopy, StepPlan};
 use super::validate::ValidatedRequest;
 use crate::backend::{Backend, PAGE_TOKENS};
 
@@ -43,8 +44,10 @@ pub(super) struct Scheduler {
     pub(super) metrics: EngineMetrics,
     /// Of the tenants that read prompts.
     pub(super) prompt_shares: BTreeMap<u64, PromptShare>,
-    /// Rows that wait for the mask of their sample.
-    pub(super) late: Vec<LateRows>,
+    /// Samples that need a mask which was not requested yet.
+    pub(super) unmasked: Vec<Key>,
+    /// Samples whose mask was requested, and when.
+    pub(super) masking: Vec<(Key, Instant)>,
 }
 
 impl Scheduler {
@@ -71,7 +74,8 @@ impl Scheduler {
             vocab,
             metrics: EngineMetrics::new(limits.pages),
             prompt_shares: BTreeMap::new(),
-            late: Vec::new(),
+            unmasked: Vec::new(),
+            masking: Vec::new(),
         }
     }
 
@@ -90,6 +94,9 @@ impl Scheduler {
             self.waiting.insert(sample.key, Waiting::new(&request, sample.arrived_step));
             self.samples.insert(sample.key, sample);
         }
+        // Those that will start soon; the masks of others would be in the way of samples that run.
+        let starting = self.free_seq_slots.len().saturating_sub(self.waiting.len() - keys.len());
+        keys.iter().take(starting).for_each(|&key| self.request_mask(key));
         self.requests.insert(request.id, keys);
     }
 
@@ -181,6 +188,7 @@ impl Scheduler {
         }
         (sample.cached_blocks, sample.scheduled) = (0, 0);
         (sample.divergence, sample.tail_page) = (0, None);
+        sample.mask.as_mut().into_iter().for_each(Constraint::leave_slot);
         sample.epoch += 1;
         sample.history_on_device = false;
         if let Some(seq_slot) = sample.seq_slot.take() {

@@ -30,6 +30,8 @@ pub(super) struct PlanEntry {
     pub(super) forbids_stops: bool,
     /// Where the prompt's logprobs are computed: on the host from rows of every token.
     pub(super) report_prompt_on: SampleOn,
+    /// The mask of the sequence slot by which the device samples, and whether the backend must be given it.
+    pub(super) mask: Option<(usize, bool)>,
 }
 
 impl SampleOn {
@@ -53,7 +55,7 @@ impl PlanEntry {
             biases: &sample.request.biases,
             penalties: params.penalties(),
             forbidden: if self.forbids_stops { &sample.request.stop_ids } else { &[] },
-            mask: None,
+            mask: self.mask.map(|(mask, _)| mask),
             report: params.logprobs,
         }
     }
@@ -101,11 +103,4 @@ impl StepPlan {
     pub(super) fn tokens(&self) -> usize {
         self.entries.iter().map(|entry| entry.tokens).sum()
     }
-}
-
-/// Rows of logits whose sample waits for its mask.
-#[derive(Debug)]
-pub(super) struct LateRows {
-    pub(super) entry: PlanEntry,
-    pub(super) rows: Vec<f32>,
 }

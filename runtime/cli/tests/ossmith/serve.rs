@@ -162,6 +162,53 @@ fn hostile_grammars_take_the_server_from_nobody() {
 }
 
 #[test]
+fn what_a_schema_forces_takes_no_steps_and_changes_nothing() {
+    let server = Server::start(&[]);
+    let counter = |name: &str| -> f64 {
+        let (_, metrics) = server.ask("GET", "/metrics", "", "");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split(' ').next_back()?.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {metrics}"))
+    };
+    let names =
+        ["ossmith:steps_total", "ossmith:forced_tokens_total", "vllm:generation_tokens_total"];
+    let schema = json!({
+        "type": "object", "additionalProperties": false,
+        "required": ["customer_identifier", "delivery_address", "express"],
+        "properties": {
+            "customer_identifier": {"type": "integer", "minimum": 0, "maximum": 999},
+            "delivery_address": {"enum": ["the warehouse in Rotterdam", "the office in Antwerp"]},
+            "express": {"type": "boolean"},
+        },
+    });
+    for (temperature, seed) in [(0.0, 0), (1.0, 1), (1.0, 2), (1.5, 3)] {
+        let ask = |logprobs: bool| {
+            let body = json!({
+                "messages": [{"role": "user", "content": "An order, please."}],
+                "temperature": temperature, "seed": seed, "reasoning_effort": "none",
+                "max_tokens": 200, "logprobs": logprobs,
+                "structured_outputs": {"json": schema},
+            });
+            let before = names.map(&counter);
+            let (status, answer) = server.post("/v1/chat/completions", &body);
+            assert_eq!(status, 200, "{answer}");
+            let after = names.map(&counter);
+            let text = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+            (text, [0, 1, 2].map(|at| after[at] - before[at]))
+        };
+        // Tokens whose logprobs are reported are sampled one by one.
+        let (one_by_one, [_, none_forced, _]) = ask(true);
+        let (jumped, [steps, forced, tokens]) = ask(false);
+        assert_eq!(one_by_one, jumped);
+        assert!(serde_json::from_str::<Value>(&jumped).unwrap()["express"].is_boolean());
+        assert!(none_forced == 0.0 && forced > 4.0, "{forced} of {tokens} tokens were forced");
+        // One step more may read the prompt without its last token.
+        assert!(steps <= tokens - forced + 1.0, "{steps} steps for {tokens} tokens");
+    }
+    assert_eq!(counter("ossmith:host_sampled_tokens_total"), 0.0);
+}
+
+#[test]
 fn load_generators_can_begin_cold() {
     let server = Server::start(&["--development"]);
     let cached = || {

@@ -184,6 +184,17 @@ fn counters(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
         ("vllm:spec_decode_num_drafts_total", "Drafts.", engine.drafts),
         ("vllm:spec_decode_num_draft_tokens_total", "Drafted tokens.", engine.draft_tokens),
         ("vllm:spec_decode_num_accepted_tokens_total", "Accepted tokens.", engine.accepted_tokens),
+        ("ossmith:steps_total", "Steps.", engine.steps),
+        (
+            "ossmith:forced_tokens_total",
+            "Tokens that no step sampled, because a grammar left no other.",
+            engine.forced_tokens,
+        ),
+        (
+            "ossmith:host_sampled_tokens_total",
+            "Tokens that were sampled on the host.",
+            engine.host_sampled_tokens,
+        ),
     ] {
         out.value(counter(name, help), value as f64);
     }

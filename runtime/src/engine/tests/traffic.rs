@@ -5,15 +5,51 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
 use super::super::testing::expected_with;
-use super::super::{Policy, Request, RequestId};
+use super::super::{Allowed, MaskSource, Policy, Request, RequestId, TokenMask};
 use super::*;
+
+/// A grammar that forces runs of tokens; between them every third token is allowed, or all are.
+#[derive(Clone, Copy)]
+struct Runs;
+
+impl Runs {
+    /// The token that is forced after `generated` others.
+    fn forced(generated: usize) -> Option<usize> {
+        (generated % 7 > 2).then_some(generated * 13 % SPEC.vocab)
+    }
+
+    fn allows(generated: usize, id: usize) -> bool {
+        let free = generated % 7 == 1 || id.is_multiple_of(3);
+        Runs::forced(generated).map_or(free, |forced| forced == id)
+    }
+}
+
+impl MaskSource for Runs {
+    fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
+        Box::new(*self)
+    }
+}
+
+impl TokenMask for Runs {
+    fn fill(&mut self, generated: &[u32], words: &mut [u32]) -> Result<Allowed, String> {
+        if generated.len() % 7 == 1 {
+            return Ok(Allowed::All);
+        }
+        for id in (0..SPEC.vocab).filter(|&id| Runs::allows(generated.len(), id)) {
+            words[id / 32] |= 1 << (id % 32);
+        }
+        Ok(Allowed::Listed)
+    }
+}
 
 /// A request: prompt length and salt, tokens, kind of settings, samples, priority.
 type Case = (usize, usize, usize, u8, usize, i32);
 
 fn cases() -> impl Strategy<Value = Case> {
-    (1_usize..300, 0_usize..3, 1_usize..90, 0_u8..8, 1_usize..4, -1_i32..2)
+    (1_usize..300, 0_usize..3, 1_usize..90, 0_u8..12, 1_usize..4, -1_i32..2)
 }
 
 fn request(&(length, salt, max_tokens, kind, n, priority): &Case) -> Request {
@@ -25,9 +61,12 @@ fn request(&(length, salt, max_tokens, kind, n, priority): &Case) -> Request {
         3 => SamplingParams { logit_bias: vec![(7, 3.0), (8, f32::NEG_INFINITY)], ..base },
         4 => SamplingParams { min_tokens: max_tokens / 2, logprobs: Some(2), ..base },
         5 => SamplingParams { prompt_logprobs: Some(1), ..base },
+        10 => SamplingParams { presence_penalty: 0.7, logprobs: Some(1), ..base },
+        11 => SamplingParams { prompt_logprobs: Some(1), temperature: 0.0, ..base },
         _ => base,
     };
-    Request { priority, ..Request::new(prompt(length, salt), params) }
+    let mask = (kind >= 8).then(|| Arc::new(Runs) as Arc<dyn MaskSource>);
+    Request { priority, mask, ..Request::new(prompt(length, salt), params) }
 }
 
 /// The simplest form of bias, penalties and `min_tokens` as [`SamplingParams`] documents them.
@@ -44,6 +83,9 @@ fn adjust(request: &Request, generated: &[u32], row: &mut [f32]) {
         }
         if count > 0.0 {
             *logit -= params.frequency_penalty * count + params.presence_penalty;
+        }
+        if request.mask.is_some() && !Runs::allows(generated.len(), id) {
+            *logit = f32::NEG_INFINITY;
         }
         if generated.len() < params.min_tokens && SPEC.stop_tokens.contains(&(id as u32)) {
             *logit = f32::NEG_INFINITY;
@@ -228,6 +270,41 @@ fn a_higher_priority_runs_first_and_preempts_a_lower_one() {
     }
     assert_eq!(order, [urgent, ids[1], ids[2], ids[0]]);
     assert_eq!(engine.metrics().preemptions, 1);
+}
+
+#[test]
+fn forced_tokens_take_no_steps_and_change_no_token() {
+    for (pipeline_depth, draft_tokens) in [(0, 0), (1, 0), (2, 3)] {
+        for temperature in [0.0, 0.8] {
+            let limits = Limits { max_sequences: 2, max_step_tokens: 64, pages: 40 };
+            let backend = Scripted::new(limits, 64);
+            let log = backend.log.clone();
+            let policy = Policy { draft_tokens, ..Policy::default() };
+            let mut engine = with_policy(backend, pipeline_depth, policy);
+            let settings = SamplingParams { ignore_eos: true, temperature, ..params(4, 70) };
+            let request = |settings: &SamplingParams| Request {
+                mask: Some(Arc::new(Runs)),
+                ..Request::new(prompt(9, 0), settings.clone())
+            };
+            let jumped = request(&settings);
+            let want =
+                expected_with(&jumped.prompt, &settings, 0, usize::MAX, &mut |generated, row| {
+                    adjust(&jumped, generated, row);
+                });
+            let answer = engine.complete(vec![jumped]).unwrap().remove(0);
+            assert_eq!(answer.tokens, want);
+            // Four tokens of seven are forced; the last run ends the answer.
+            assert_eq!(engine.metrics().forced_tokens, 40);
+            // The prompt may be read without its last token, while the first mask is computed.
+            let steps = log.lock().unwrap().steps.len();
+            assert!((30..=31).contains(&steps), "{steps} steps for 30 tokens that are sampled");
+            // Tokens whose logprobs are reported are sampled one by one.
+            let reported = SamplingParams { logprobs: Some(0), ..settings };
+            let answer = engine.complete(vec![request(&reported)]).unwrap().remove(0);
+            assert_eq!((answer.tokens, answer.logprobs.len()), (want, 70));
+            assert_eq!(engine.metrics().forced_tokens, 40);
+        }
+    }
 }
 
 #[test]

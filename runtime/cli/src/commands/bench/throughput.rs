@@ -37,7 +37,7 @@ Metrics:
                                     the CPU backend)
   device_idle_share                 idle / (busy + idle)
   host_sampled_tokens               tokens sampled on the host, from logits that the device returns and waits for
-  mean_first_token_s, preemptions, cached_tokens, draft_tokens, accepted_tokens"
+  mean_first_token_s, preemptions, cached_tokens, draft_tokens, accepted_tokens, forced_tokens"
 )]
 pub(super) struct Args {
     #[command(flatten)]
@@ -262,6 +262,7 @@ fn metrics(engine: &Engine, before: &ossmith::EngineMetrics) -> Value {
         "cached_tokens": now.cached_tokens - before.cached_tokens,
         "draft_tokens": now.draft_tokens - before.draft_tokens,
         "accepted_tokens": now.accepted_tokens - before.accepted_tokens,
+        "forced_tokens": now.forced_tokens - before.forced_tokens,
     })
 }
 

@@ -1,0 +1,116 @@
+//! Samples with a mask, between steps: their next mask is requested as soon as their tokens are known, what it forces is
+//! appended without a step of its own (*jump forward*), and a mask that the backend has already is not given again. A
+//! sample whose mask is not there yet is left out of the steps, and the others run.
+//!
+//! A token is forced if its mask leaves no other, so an answer is the same with and without: whatever the logits, the
+//! sample from one token is that token. [`super::mask_threads`] computes masks.
+
+use std::time::Instant;
+
+use super::constraint::{Constraint, Progress};
+use super::mask_threads::{MaskResult, SampleMask};
+use super::request::{FinishReason, TokenEvent};
+use super::sample::{Key, Sample};
+use super::scheduler::Scheduler;
+
+/// Tokens that one mask may force, which bounds the time that it takes.
+const MAX_FORCED: usize = 256;
+
+impl Sample {
+    /// Most tokens that the mask of its next token may force. None where a forced token would change what the next one
+    /// depends on besides the cache, or has to be reported.
+    pub(super) fn max_forced(&self) -> usize {
+        let params = &self.request.params;
+        let reports = params.logprobs.is_some() || params.prompt_logprobs.is_some();
+        let forbids = self.generated() < params.min_tokens || !self.request.biases.is_empty();
+        if reports || forbids || params.penalties().is_some() { 0 } else { MAX_FORCED }
+    }
+
+    /// Whether it generates: only its last tokens, those that were forced among them, are not scheduled.
+    pub(super) fn generates(&self) -> bool {
+        self.unscheduled() <= 1 + self.mask.as_ref().map_or(0, |mask| mask.forced)
+    }
+
+    /// Whether the next token may be sampled as far as its mask is concerned.
+    pub(super) fn mask_is_known(&self) -> bool {
+        self.mask.as_ref().is_none_or(Constraint::is_known)
+    }
+}
+
+impl Scheduler {
+    /// Requests the mask of a sample's next token, if it has one.
+    pub(super) fn request_mask(&mut self, key: Key) {
+        let mask = self.samples.get_mut(&key).and_then(|sample| sample.mask.as_mut());
+        if let Some(mask) = mask.filter(|mask| mask.progress == Progress::Outdated) {
+            mask.progress = Progress::Requested;
+            self.unmasked.push(key);
+        }
+    }
+
+    /// Records that a token of a sample became known, so that it needs another mask.
+    pub(super) fn renew_mask(&mut self, key: Key) {
+        if let Some(mask) = self.samples.get_mut(&key).and_then(|sample| sample.mask.as_mut()) {
+            mask.progress = Progress::Outdated;
+            self.request_mask(key);
+        }
+    }
+
+    /// The masks that were requested since `since` and are not ready.
+    pub(super) fn late_masks(&self, since: Option<Instant>) -> Vec<SampleMask> {
+        let recent = |at: &Instant| since.is_none_or(|since| *at >= since);
+        let masking = self.masking.iter().filter(|(_, at)| recent(at));
+        let mask =
+            |(key, _): &(Key, Instant)| Some(self.samples.get(key)?.mask.as_ref()?.mask.clone());
+        masking.filter_map(mask).filter(|mask| !mask.is_ready()).collect()
+    }
+
+    /// Takes over the masks that are ready, and appends the tokens that they force.
+    pub(super) fn take_masks(&mut self, now: Instant) -> Vec<TokenEvent> {
+        let mut events = Vec::new();
+        for (key, at) in std::mem::take(&mut self.masking) {
+            let Some(sample) = self.samples.get_mut(&key) else { continue };
+            let Some(constraint) = &mut sample.mask else { continue };
+            if !constraint.mask.is_ready() {
+                self.masking.push((key, at));
+                continue;
+            }
+            match constraint.mask.result() {
+                MaskResult::Failed(reason) => {
+                    events.extend(self.end(key, FinishReason::Failed(reason.into())));
+                }
+                // An answer does not begin before its sample has started.
+                MaskResult::Ready(forced) if !forced.is_empty() && sample.started_at.is_none() => {
+                    self.masking.push((key, at));
+                }
+                MaskResult::Ready(forced) => {
+                    constraint.progress = Progress::Known;
+                    self.append_forced(key, &forced, now, &mut events);
+                }
+            }
+        }
+        events
+    }
+
+    /// Appends tokens to a sample that no step samples.
+    fn append_forced(
+        &mut self,
+        key: Key,
+        forced: &[u32],
+        now: Instant,
+        events: &mut Vec<TokenEvent>,
+    ) {
+        for &token in forced {
+            let Some(sample) = self.samples.get_mut(&key) else { return };
+            self.metrics.forced_tokens += 1;
+            let event = sample.record(token, None, now, &mut self.metrics);
+            if let Some(mask) = &mut sample.mask {
+                mask.forced += 1;
+            }
+            let finish = event.finish.clone();
+            events.push(event);
+            if let Some(reason) = finish {
+                self.remove(key, &reason);
+            }
+        }
+    }
+}
