@@ -1,5 +1,5 @@
 //! Which tokens are allowed next: the interface for constrained decoding. The grammar belongs to whoever embeds the
-//! engine; the engine requests a mask for each token, while the step that computes the logits is running.
+//! engine; the engine requests a mask for each token as soon as the token before it is known.
 
 /// Gives each sample of a request its own grammar state.
 pub trait MaskSource: Send + Sync {
@@ -21,8 +21,8 @@ pub trait TokenMask: Send {
     /// Lists the tokens that may follow. `generated` holds all tokens of the sample so far; `words` has one bit per
     /// token of the vocabulary, all zero: set bit `id % 32` of word `id / 32` for each allowed token.
     ///
-    /// It is called once for each token, in order, on a thread beside the running step. A sample whose mask takes longer
-    /// than the step waits for it, and no other does. An error, a panic, or listing no token ends this sample and no
+    /// It is called once for each token, in order, on a thread of its own. A sample whose mask is late waits for it, and
+    /// no other does. If one token is listed, it belongs to the sample, and the mask after it may be requested at once. An error, a panic, or listing no token ends this sample and no
     /// other.
     ///
     /// # Errors

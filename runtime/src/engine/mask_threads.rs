@@ -268,8 +268,8 @@ impl Drop for MaskThreads {
     }
 }
 
-/// Starts the threads: half of the cores, so that a step still has the others, and two at least, so that one grammar never
-/// delays all others. Returns how many there are.
+/// Starts the threads: as many as cores, because a step of constrained samples waits for all of their masks, and two at
+/// least, so that one grammar never delays all others. Returns how many there are.
 fn start(shared: &Arc<Shared>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spawn = |_: &usize| {
@@ -280,7 +280,7 @@ fn start(shared: &Arc<Shared>) -> usize {
             .inspect_err(|why| tracing::error!(%why, "a thread for masks cannot be started"))
             .is_ok()
     };
-    (0..(cores / 2).clamp(2, MAX_THREADS)).filter(spawn).count()
+    (0..cores.clamp(2, MAX_THREADS)).filter(spawn).count()
 }
 
 impl Shared {

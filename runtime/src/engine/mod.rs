@@ -43,7 +43,7 @@ mod validate;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ossmith_plan::ModelSpec;
 
@@ -82,6 +82,8 @@ pub struct Engine {
     /// How many steps to submit beyond the one that is waited for.
     pipeline_depth: usize,
     next_id: u64,
+    /// How long the step took that was collected last.
+    step_time: Duration,
     /// When the last results arrived.
     last_results: Option<Instant>,
     /// Whether it was logged that some samples need sampling on the host.
@@ -115,6 +117,7 @@ impl Engine {
             masks: MaskThreads::default(),
             in_flight: VecDeque::new(),
             next_id: 0,
+            step_time: Duration::ZERO,
             last_results: None,
             warned_host_sampling: false,
             failure: None,

@@ -14,8 +14,9 @@ use crate::backend::{MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTime};
 use crate::error::panic_message;
 use crate::{Error, Result};
 
-/// How long steps wait for a mask after it was requested.
-const MASK_GRACE: Duration = Duration::from_millis(1);
+/// Bounds of how long steps wait for a mask after it was requested: half of what a step takes, because a step for the
+/// samples that are late would take nearly as long as one for all.
+const MASK_GRACE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
 /// How long the engine waits for a late mask where nothing else can run, before it looks at commands again.
 const LATE_WAIT: Duration = Duration::from_millis(5);
 
@@ -145,10 +146,10 @@ impl Engine {
         if self.scheduler.masking.is_empty() {
             return Vec::new();
         }
-        let now = Instant::now();
-        let late = self.scheduler.late_masks(now.checked_sub(MASK_GRACE));
+        let grace = (self.step_time / 2).clamp(MASK_GRACE[0], MASK_GRACE[1]);
+        let late = self.scheduler.late_masks(Instant::now().checked_sub(grace));
         if !late.is_empty() {
-            self.masks.wait(&late, true, MASK_GRACE);
+            self.masks.wait(&late, true, grace);
         }
         self.scheduler.take_masks(Instant::now())
     }
@@ -216,6 +217,7 @@ impl Engine {
         };
         let time = self.backend.step_time().or_else(|| (self.pipeline_depth == 0).then(of_calls));
         let Some(time) = time else { return };
+        self.step_time = Duration::from_secs_f64(time.busy.clamp(0.0, 1.0));
         metrics.device_busy_seconds += time.busy;
         metrics.device_idle_seconds += if follows { time.idle } else { 0.0 };
     }
