@@ -19,7 +19,10 @@ impl Random {
 fn soak(count: usize) -> u64 {
     let limits = Limits { max_sequences: 24, max_step_tokens: 192, pages: 64 };
     let policy = Policy { draft_tokens: 2, ..Policy::default() };
-    let mut engine = with_policy(Scripted::new(limits, 192), 1, policy);
+    let mut backend = Scripted::new(limits, 192);
+    // Text that repeats itself, so that drafts are accepted and not by chance alone.
+    backend.memory = 1;
+    let mut engine = with_policy(backend, 1, policy);
     let (mut random, mut live, mut sent) = (Random(9), HashMap::<RequestId, usize>::new(), 0);
     let mut most_samples = 0;
     while sent < count || !engine.is_idle() {
