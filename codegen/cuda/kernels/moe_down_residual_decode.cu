@@ -72,10 +72,13 @@ struct SharedRouteSums {
   // Copies the bias of every route's expert.
   __device__ __forceinline__ void fetch_biases(const bf16* biases, const Routing& routing, u32 first_row, u32 tokens) {
     constexpr u32 kHalf = kTileRows / 2;  // 16 bytes
-    const u32 route = threadIdx.x / 2, half = threadIdx.x % 2 * kHalf;
-    if (route >= tokens * spec::kTopK) return;
-    const u64 expert = routing.ids[route / spec::kTopK][route % spec::kTopK];
-    copy_async(&bias[route][half], biases + expert * spec::kHidden + first_row + half, true);
+#pragma unroll
+    for (u32 j = 0; j < ceil_div(2 * kRoutes, spec::kThreads); ++j) {
+      const u32 i = threadIdx.x + j * spec::kThreads, route = i / 2, half = i % 2 * kHalf;
+      if (route >= tokens * spec::kTopK) return;
+      const u64 expert = routing.ids[route / spec::kTopK][route % spec::kTopK];
+      copy_async(&bias[route][half], biases + expert * spec::kHidden + first_row + half, true);
+    }
   }
 
   // Stores this warp's results of a load's columns.
