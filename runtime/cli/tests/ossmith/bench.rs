@@ -193,7 +193,7 @@ fn what_cannot_be_benched_is_refused() {
         (&["--dataset-path", &empty], "has no lines"),
         (&["--dataset-path", &bad], "line 2"),
         (&["--dataset-path", &neither], "neither \"prompt\" nor \"input_len\""),
-        (&["--input-len", "600"], "shorten the prompt"),
+        (&["--input-len", "600"], "sequences of 728 tokens, but the context"),
     ];
     for (more, want) in cases {
         let args = ["bench", "throughput", "--model", &model, "--backend", "cpu"];

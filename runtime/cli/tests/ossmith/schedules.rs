@@ -154,7 +154,8 @@ fn a_dry_run_enumerates_compiles_and_refuses() {
         for candidate in &candidates[1..] {
             let predicted = candidate["predicted_us"].as_array().unwrap();
             let compiled = candidate["registers"].as_u64().is_some_and(|count| count > 0);
-            assert!(compiled != candidate["refused"].is_string(), "{candidate}");
+            // What is refused by its registers was compiled.
+            assert!(compiled || candidate["refused"].is_string(), "{candidate}");
             assert!(!compiled || predicted.iter().all(|us| us.as_f64().unwrap() > 0.0));
         }
     }
