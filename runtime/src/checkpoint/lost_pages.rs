@@ -37,7 +37,7 @@ impl MappedFile {
         let start = map.as_ptr() as usize;
         let listed = Box::leak(Box::new(Listed {
             start: AtomicUsize::new(start),
-            end: AtomicUsize::new(start + map.len()),
+            end: AtomicUsize::new(start + map.len().next_multiple_of(page_bytes())),
             // A path has no NUL: the file was opened by it.
             path: CString::new(path.as_os_str().as_bytes()).unwrap_or_default(),
             next: AtomicPtr::new(MAPS.load(Ordering::Acquire)),
@@ -116,6 +116,13 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _context: 
     }
 }
 
+/// Bytes of a page: the last one of a file is mapped whole.
+#[allow(unsafe_code)]
+fn page_bytes() -> usize {
+    // SAFETY: the call reads a constant of the system.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// The path of the map that an address lies in.
 #[allow(unsafe_code)]
 fn path_at(address: usize) -> Option<&'static [u8]> {
@@ -124,8 +131,6 @@ fn path_at(address: usize) -> Option<&'static [u8]> {
         // SAFETY: what is in the list was leaked, so it lives for ever, and nothing writes to it but atomically.
         let listed = unsafe { &*place };
         let end = listed.end.load(Ordering::Acquire);
-        // The last page is mapped whole.
-        let end = if end == 0 { 0 } else { end.next_multiple_of(1 << 16) };
         if (listed.start.load(Ordering::Acquire)..end).contains(&address) {
             return Some(listed.path.as_bytes());
         }
