@@ -25,7 +25,9 @@ pub(crate) fn check_folder(folder: &Path) -> anyhow::Result<()> {
 macro_rules! note {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr().lock(), $($text)*);
+        // One write, so that a line of the log's thread cannot come in between.
+        let line = format!("{}\n", format_args!($($text)*));
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }};
 }
 pub(crate) use note;
