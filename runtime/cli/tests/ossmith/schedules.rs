@@ -129,7 +129,7 @@ fn kernels_and_steps_that_do_not_exist_are_refused() {
 #[test]
 fn a_dry_run_enumerates_compiles_and_refuses() {
     if std::env::var_os("OSSMITH_NVRTC").is_none() {
-        return;
+        return eprintln!("not checked: OSSMITH_NVRTC names no NVRTC");
     }
     let folder = Folder::tiny();
     let (model, log) = (folder.synthetic(), folder.path("log.jsonl"));
@@ -154,8 +154,14 @@ fn a_dry_run_enumerates_compiles_and_refuses() {
         for candidate in &candidates[1..] {
             let predicted = candidate["predicted_us"].as_array().unwrap();
             let compiled = candidate["registers"].as_u64().is_some_and(|count| count > 0);
-            // What is refused by its registers was compiled.
-            assert!(compiled || candidate["refused"].is_string(), "{candidate}");
+            match candidate["refused"].as_str() {
+                None => assert!(compiled, "{candidate}"),
+                // Only what compiled can be refused for its registers or its spills.
+                Some(why) => {
+                    let resources = why.contains(" registers") || why.contains("spill");
+                    assert_eq!(compiled, resources, "{candidate}");
+                }
+            }
             assert!(!compiled || predicted.iter().all(|us| us.as_f64().unwrap() > 0.0));
         }
     }

@@ -123,7 +123,7 @@ mod tests {
     fn kernels_with_stamps_compile() {
         if nvrtc::version().is_err() {
             assert!(std::env::var_os("OSSMITH_NVRTC").is_none(), "OSSMITH_NVRTC names no NVRTC");
-            return;
+            return eprintln!("not checked: there is no NVRTC");
         }
         for (model, target, regime) in
             [(GPT_OSS_20B, "sm_90a", "decode"), (NANO, "sm_80", "prefill")]
