@@ -133,7 +133,8 @@ impl EngineHandle {
         let _ = self.commands.send(Command::ResetPrefixCache);
     }
 
-    /// What the engine counted up to its last step; if no step can run, what waits and runs now.
+    /// What the engine counted up to its last step; if no step can run, what waits and runs now. An event that has
+    /// arrived is counted.
     #[must_use]
     pub fn metrics(&self) -> EngineMetrics {
         lock(&self.shared.metrics).clone()
@@ -219,8 +220,9 @@ impl Worker {
             Ok(events) => events,
             Err(error) => return Some(End::Failed(error.to_string())),
         };
-        self.deliver(events);
+        // A reader of an event finds it counted.
         self.publish_metrics();
+        self.deliver(events);
         self.engine.failure().map(|reason| End::Failed(reason.to_owned()))
     }
 

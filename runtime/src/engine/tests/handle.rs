@@ -49,6 +49,19 @@ fn many_threads_get_the_answers_of_solo_runs() {
 }
 
 #[test]
+fn an_event_that_has_arrived_is_counted() {
+    let handle = start(Scripted::new(LIMITS, 10), Policy::default());
+    let mut read = 0;
+    for round in 0..300 {
+        let events = handle.submit(Request::new(prompt(9, round % 7), long())).unwrap();
+        for event in events.into_iter().take(3) {
+            read += u64::from(event.token.is_some());
+            assert!(handle.metrics().generated_tokens >= read);
+        }
+    }
+}
+
+#[test]
 fn a_slow_reader_loses_nothing_and_delays_no_other_request() {
     let policy = Policy { event_capacity: 8, ..Policy::default() };
     // The slow request alone takes nearly all pages.
