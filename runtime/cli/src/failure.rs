@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
 
 /// An error with advice that is printed on a line of its own.
 #[derive(Debug)]
@@ -25,12 +24,12 @@ pub(crate) fn fail(sentence: impl Into<String>, hint: impl Into<String>) -> anyh
 }
 
 /// Prints an error and gives the exit code. A reader that went away (`ossmith … | head`) is no error.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> u8 {
     let closed = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe)
     };
     if error.chain().any(closed) {
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let mut stderr = std::io::stderr().lock();
     // Nothing is left to try when standard error is closed too.
@@ -38,7 +37,14 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
         let _ = writeln!(stderr, "hint: {}", failure.hint);
     }
-    ExitCode::FAILURE
+    1
+}
+
+/// An error and its advice as one text.
+pub(crate) fn text(error: &anyhow::Error) -> String {
+    let hint = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    let sentence = sentence(error);
+    hint.map_or_else(|| sentence.clone(), |failure| format!("{sentence}; {}", failure.hint))
 }
 
 /// The error with its causes, leaving out causes that are already in the sentence.

@@ -12,10 +12,11 @@ use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use ossmith::{Device, EngineHandle, Limits, PAGE_TOKENS, Policy};
 use ossmith_plan::{Model, ModelSpec};
-use ossmith_server::{Config, EngineBackend, GrammarHelper, StoreLimits};
+use ossmith_server::{Config, EngineBackend, StoreLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::again;
 use crate::failure::fail;
 use crate::interrupt;
 use crate::load::DeviceArgs;
@@ -342,7 +343,7 @@ impl Args {
                 bytes: limits.store_bytes,
                 lifetime: seconds(limits.store_seconds),
             },
-            grammar_helper: Some(grammar_helper()),
+            grammar_helper: Some(again::grammar_helper()),
             startup,
             dropped_log_lines: log::dropped(),
             max_new_tokens: spec.max_new_tokens,
@@ -395,14 +396,6 @@ fn key_of_environment(value: Option<OsString>) -> anyhow::Result<Option<String>>
         Ok(_) => Err(fail("OSSMITH_API_KEY is empty", hint)),
         Err(_) => Err(fail("OSSMITH_API_KEY is not valid UTF-8", hint)),
     }
-}
-
-/// This program again, as the process in which grammars are tried out.
-fn grammar_helper() -> GrammarHelper {
-    // The link leads to what runs, even where an upgrade has put another file in its place.
-    let link = PathBuf::from("/proc/self/exe");
-    let program = if link.exists() { link } else { std::env::current_exe().unwrap_or_default() };
-    GrammarHelper { program, arguments: vec!["grammar-helper".into()] }
 }
 
 /// An origin as browsers write it in their `Origin` header (RFC 6454, section 6.2).

@@ -1,0 +1,107 @@
+//! The `ossmith` command: one front door to the toolkit. It is a library, so that the Python package has the same command
+//! ([`run`]) and finds models by the same names ([`open_model`]); the program is in `main.rs`.
+//!
+//! Each command is a file of [`commands`]; what they share (choosing a model, loading an engine, sampling flags,
+//! printing) lies beside them. Results go to standard output, everything about them to standard error.
+//! Exit codes: 0 done, 1 an error that is printed in one sentence, 2 wrong usage, 130 interrupted.
+
+#![forbid(unsafe_code)]
+
+mod again;
+mod answer;
+mod commands;
+mod completion;
+mod failure;
+mod hub;
+mod interrupt;
+mod load;
+mod log;
+mod model;
+mod output;
+mod progress;
+mod prompt;
+mod sampling;
+mod schedule;
+mod tensors;
+mod today;
+mod tokens;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use ossmith::Checkpoint;
+use ossmith_plan::Model;
+use tracing_subscriber::EnvFilter;
+
+pub use again::start_again_with;
+
+/// A kernel smith for gpt-oss models: generated CUDA kernels, a lean runtime, and the tools to look inside.
+///
+/// Start with:  ossmith generate "What is the weather like in SF?"
+#[derive(Debug, Parser)]
+#[command(name = "ossmith", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+/// Runs the command of these words, of which the first is the program's name, and returns its exit code. Wrong usage and
+/// `--help` end the process. It takes over the process's log and signals, so it is called once.
+#[must_use]
+pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let matches = negatives_are_values(Cli::command()).get_matches_from(words);
+    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let outcome = execute(command);
+    log::flush();
+    match outcome {
+        Ok(()) if interrupt::requested() => interrupt::EXIT_CODE,
+        Ok(()) => 0,
+        Err(error) => failure::report(&error),
+    }
+}
+
+/// The model and the weights that a value of `--model` names: a built-in name, a checkpoint folder, `OWNER/MODEL` on the
+/// hub, or `synthetic:` before one of them for random weights of this seed.
+///
+/// # Errors
+/// A sentence that names what is missing or wrong.
+pub fn open_model(
+    name: &str,
+    weights_seed: u64,
+) -> Result<(&'static Model, Arc<Checkpoint>), String> {
+    let args = model::ModelArgs { model: name.into(), weights_seed };
+    match args.choose() {
+        Ok(chosen) => Ok((chosen.model, chosen.checkpoint)),
+        Err(error) => Err(failure::text(&error)),
+    }
+}
+
+/// `--temperature -1` is a wrong temperature, not an unknown flag `-1`.
+fn negatives_are_values(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let takes_values = arg.get_action().takes_values();
+            arg.allow_negative_numbers(takes_values)
+        })
+        .mut_subcommands(negatives_are_values)
+}
+
+fn execute(command: commands::Command) -> anyhow::Result<()> {
+    let given = std::env::var("OSSMITH_LOG").ok().filter(|given| !given.is_empty());
+    let filter = EnvFilter::try_new(given.as_deref().unwrap_or_else(|| command.log_level()))
+        .map_err(|why| {
+            let given = given.unwrap_or_default();
+            let hint = "write a level, such as info, or the level of a part: ossmith=debug";
+            failure::fail(format!("OSSMITH_LOG={given} is not a filter: {why}"), hint)
+        })?;
+    let colours = std::io::stderr().is_terminal();
+    let lines = log::start().context("cannot start the log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    log.with_writer(move || lines.clone()).init();
+    ossmith::unstable::end_on_lost_pages();
+    interrupt::install()?;
+    command.run()
+}
