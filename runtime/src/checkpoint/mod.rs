@@ -1,13 +1,19 @@
 //! Weights as they are stored: validated views into safetensors files, memory-mapped or in memory, or seeded random
-//! tensors. Their order and type are those of the checkpoint; a backend packs them for its device.
+//! tensors. What no backend reads as it is stored is converted when it is first read. A backend packs weights for its
+//! device.
 //!
-//! [`folder`] decides which files a checkpoint consists of, [`safetensors_file`] reads one file's header,
-//! [`names`] lists the names of each weight in each layout, [`stored`] checks names, types and shapes against the model.
+//! [`source`] is what a kind of checkpoint offers. Of safetensors, [`folder`] decides which files a checkpoint consists
+//! of, [`safetensors_file`] reads one file's header, [`names`] lists the names of each weight in each layout, and
+//! [`stored`] checks names, types and shapes against the model. [`convert`] rounds and quantises.
 
+#[allow(dead_code, reason = "formats that are converted come with the next commits")]
+mod convert;
 mod folder;
 mod lost_pages;
+mod mxfp4;
 mod names;
 mod safetensors_file;
+mod source;
 mod stored;
 pub mod synthetic;
 mod tensor;
@@ -15,26 +21,47 @@ mod tensor;
 mod tests;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use ossmith_plan::{Graph, Model, ModelSpec, Weight};
 
 use crate::{Error, Result};
 pub use lost_pages::end_on_lost_pages;
+use source::{Made, WeightSource};
 use stored::StoredWeights;
 use synthetic::{Synthetic, SyntheticWeights};
+pub(crate) use tensor::OwnedTensor;
 pub use tensor::Tensor;
 
 /// A model's weights.
 #[derive(Debug)]
 pub struct Checkpoint {
+    graph: &'static Graph,
     layers: usize,
-    source: Source,
+    source: Box<dyn WeightSource>,
+    /// What the source made, by [`weight_index`].
+    made: Vec<OnceLock<std::result::Result<Made, String>>>,
+    /// What the weights are, if they are random.
+    synthetic: Option<Synthetic>,
 }
 
+/// A weight for one use: borrowed from the checkpoint, or made and not kept there.
 #[derive(Debug)]
-enum Source {
-    Files(StoredWeights),
-    Random(SyntheticWeights),
+pub(crate) enum LoadedTensor<'a> {
+    /// It is kept.
+    Borrowed(Tensor<'a>),
+    /// It was made for this use.
+    Owned(OwnedTensor),
+}
+
+impl LoadedTensor<'_> {
+    /// The tensor itself.
+    pub(crate) fn as_tensor(&self) -> Tensor<'_> {
+        match self {
+            LoadedTensor::Borrowed(tensor) => tensor.clone(),
+            LoadedTensor::Owned(tensor) => tensor.as_tensor(),
+        }
+    }
 }
 
 impl Checkpoint {
@@ -53,9 +80,18 @@ impl Checkpoint {
     }
 
     /// [`Checkpoint::open`], with the parts of a model that it needs.
-    fn open_shapes(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<Checkpoint> {
-        let source = Source::Files(StoredWeights::open(folder, spec, graph)?);
-        Ok(Checkpoint { layers: spec.layers.len(), source })
+    fn open_shapes(folder: &Path, spec: &ModelSpec, graph: &'static Graph) -> Result<Checkpoint> {
+        let source = StoredWeights::open(folder, spec, graph)?;
+        Ok(Checkpoint::of_source(Box::new(source), graph, spec.layers.len()))
+    }
+
+    fn of_source(
+        source: Box<dyn WeightSource>,
+        graph: &'static Graph,
+        layers: usize,
+    ) -> Checkpoint {
+        let made = (0..Weight::ALL.len() * layers).map(|_| OnceLock::new()).collect();
+        Checkpoint { graph, layers, source, made, synthetic: None }
     }
 
     /// Applies the same checks to one safetensors file that is not on disk; errors show `name` as its path.
@@ -70,10 +106,10 @@ impl Checkpoint {
         name: &str,
         bytes: Vec<u8>,
         spec: &ModelSpec,
-        graph: &Graph,
+        graph: &'static Graph,
     ) -> Result<Checkpoint> {
-        let stored = StoredWeights::from_bytes(Path::new(name), bytes, spec, graph)?;
-        Ok(Checkpoint { layers: spec.layers.len(), source: Source::Files(stored) })
+        let source = StoredWeights::from_bytes(Path::new(name), bytes, spec, graph)?;
+        Ok(Checkpoint::of_source(Box::new(source), graph, spec.layers.len()))
     }
 
     /// Seeded random weights of the model's shapes, each generated when it is first read (see [`synthetic`]).
@@ -92,7 +128,8 @@ impl Checkpoint {
     }
 
     fn synthetic_shapes(graph: &'static Graph, layers: usize, kind: Synthetic) -> Checkpoint {
-        Checkpoint { layers, source: Source::Random(SyntheticWeights::new(graph, layers, kind)) }
+        let source = Box::new(SyntheticWeights(kind));
+        Checkpoint { synthetic: Some(kind), ..Checkpoint::of_source(source, graph, layers) }
     }
 
     /// The seed, if the weights are synthetic: a device then generates them in its own memory.
@@ -103,29 +140,57 @@ impl Checkpoint {
 
     /// What the weights are, if they are synthetic.
     pub(crate) fn synthetic_kind(&self) -> Option<Synthetic> {
-        match &self.source {
-            Source::Files(_) => None,
-            Source::Random(synthetic) => Some(synthetic.kind()),
+        self.synthetic
+    }
+
+    /// A tensor; `layer` is ignored for weights that exist once per model. One that must be converted is converted once,
+    /// when it is first read, and kept.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a layer that the model does not have; [`Error::Weight`] for values that cannot be converted.
+    #[doc(hidden)]
+    pub fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>> {
+        let layer = self.layer_of(weight, layer)?;
+        if let Some(tensor) = self.source.stored(weight, layer) {
+            return Ok(tensor);
+        }
+        let cell = &self.made[weight_index(weight, layer, self.layers)];
+        match cell.get_or_init(|| self.make(weight, layer)) {
+            Ok(made) => Ok(made.tensor.as_tensor()),
+            Err(problem) => Err(bad_values(weight, layer, problem)),
         }
     }
 
-    /// A tensor; `layer` is ignored for weights that exist once per model.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] for a layer that the model does not have.
-    #[doc(hidden)]
-    pub fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>> {
+    /// As [`Checkpoint::tensor`], but what is converted is not kept: for a backend that copies each weight once.
+    pub(crate) fn load(&self, weight: Weight, layer: usize) -> Result<LoadedTensor<'_>> {
+        let layer = self.layer_of(weight, layer)?;
+        let kept = &self.made[weight_index(weight, layer, self.layers)];
+        if kept.get().is_some() || self.source.stored(weight, layer).is_some() {
+            return self.tensor(weight, layer).map(LoadedTensor::Borrowed);
+        }
+        match self.make(weight, layer) {
+            Ok(made) => Ok(LoadedTensor::Owned(made.tensor)),
+            Err(problem) => Err(bad_values(weight, layer, &problem)),
+        }
+    }
+
+    fn make(&self, weight: Weight, layer: usize) -> std::result::Result<Made, String> {
+        self.source.make(self.graph.weight(weight, layer), layer)
+    }
+
+    fn layer_of(&self, weight: Weight, layer: usize) -> Result<usize> {
         let layer = if weight.per_layer() { layer } else { 0 };
         if layer >= self.layers {
             let problem =
                 format!("{weight:?} of layer {layer} was requested from {} layers", self.layers);
             return Err(Error::Internal(problem));
         }
-        Ok(match &self.source {
-            Source::Files(stored) => stored.tensor(weight, layer),
-            Source::Random(synthetic) => synthetic.tensor(weight, layer),
-        })
+        Ok(layer)
     }
+}
+
+fn bad_values(weight: Weight, layer: usize, problem: &str) -> Error {
+    Error::Weight { weight: format!("{weight:?} of layer {layer}"), problem: problem.to_owned() }
 }
 
 /// The index of a weight of a layer, in [`Weight::ALL`] order; weights that exist once use layer 0's.

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use ossmith_plan::{Graph, ModelSpec, Weight};
+use ossmith_plan::{Graph, ModelSpec, Weight, WeightInfo};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
 use super::folder::{self, Files};
 use super::names::{ExpectedTensor, Layout, expected};
 use super::safetensors_file::TensorFile;
-use super::{Tensor, weight_index};
+use super::source::{Made, WeightSource};
+use super::tensor::Tensor;
+use super::weight_index;
 use crate::{Error, Result};
 
 /// Files, and the pieces of every weight in them.
@@ -70,17 +72,22 @@ impl StoredWeights {
         check_unused(&files, &unused, layout, layers)?;
         Ok(StoredWeights { files, weights, layers })
     }
+}
 
-    /// `layer` must be 0 for a weight that exists once.
-    pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
+impl WeightSource for StoredWeights {
+    fn stored(&self, weight: Weight, layer: usize) -> Option<Tensor<'_>> {
         let pieces = &self.weights[weight_index(weight, layer, self.layers)];
         let bytes = |piece: &Piece| self.files[piece.file].bytes(piece.range.clone());
-        match weight {
+        Some(match weight {
             Weight::GateUp | Weight::Down => {
                 Tensor::Mxfp4 { blocks: bytes(&pieces[0]), scales: bytes(&pieces[1]) }
             }
             _ => Tensor::Bf16 { parts: pieces.iter().map(bytes).collect() },
-        }
+        })
+    }
+
+    fn make(&self, info: &WeightInfo, _: usize) -> std::result::Result<Made, String> {
+        Err(format!("{:?} is stored as it is, and nothing is to be made", info.dtype))
     }
 }
 

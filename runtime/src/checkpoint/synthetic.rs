@@ -7,13 +7,12 @@
 //! Streams: a bf16 tensor is one stream, an MXFP4 tensor two (codes and scales). Index counts elements of the
 //! whole tensor (`[matrices, rows, k]` flattened; for scales, blocks of 32 of it); q, k and v are one tensor.
 
-use std::sync::OnceLock;
-
-use ossmith_plan::{DType, Graph, Weight, WeightInfo};
+use ossmith_plan::{DType, Weight, WeightInfo};
 use ossmith_scalar::{mix_word, random_word, synthetic_bf16, synthetic_scale};
 use rayon::prelude::*;
 
-use super::{Tensor, weight_index};
+use super::source::{Made, WeightSource};
+use super::tensor::{OwnedTensor, Tensor};
 
 /// The two key words of a stream of random words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,48 +115,27 @@ impl Synthetic {
     }
 }
 
-/// A model's random weights on the host. Each tensor is generated once, when it is first read.
+/// A model's random weights on the host.
 #[derive(Debug)]
-pub(super) struct SyntheticWeights {
-    graph: &'static Graph,
-    layers: usize,
-    kind: Synthetic,
-    tensors: Vec<OnceLock<GeneratedTensor>>,
-}
+pub(super) struct SyntheticWeights(pub(super) Synthetic);
 
-#[derive(Debug)]
-enum GeneratedTensor {
-    Bf16(Vec<u8>),
-    Mxfp4 { blocks: Vec<u8>, scales: Vec<u8> },
-}
-
-impl SyntheticWeights {
-    pub(super) fn new(graph: &'static Graph, layers: usize, kind: Synthetic) -> SyntheticWeights {
-        let count = Weight::ALL.len() * layers;
-        let tensors = (0..count).map(|_| OnceLock::new()).collect();
-        SyntheticWeights { graph, layers, kind, tensors }
+impl WeightSource for SyntheticWeights {
+    fn stored(&self, _: Weight, _: usize) -> Option<Tensor<'_>> {
+        None
     }
 
-    pub(super) fn kind(&self) -> Synthetic {
-        self.kind
-    }
-
-    pub(super) fn tensor(&self, weight: Weight, layer: usize) -> Tensor<'_> {
-        let cell = &self.tensors[weight_index(weight, layer, self.layers)];
-        match cell.get_or_init(|| generate(self.graph.weight(weight, layer), self.kind, layer)) {
-            GeneratedTensor::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
-            GeneratedTensor::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
-        }
+    fn make(&self, info: &WeightInfo, layer: usize) -> std::result::Result<Made, String> {
+        Ok(Made::exact(generate(info, self.0, layer)))
     }
 }
 
-fn generate(info: &WeightInfo, kind: Synthetic, layer: usize) -> GeneratedTensor {
+fn generate(info: &WeightInfo, kind: Synthetic, layer: usize) -> OwnedTensor {
     let (elements, k) = (info.elements(), info.shape.last().copied().unwrap_or(1));
     let (codes, first_index) = kind.elements(info, layer);
     if info.dtype == DType::Mxfp4 {
         let base = scale_base(k);
         let scales = stream(kind.seed, info.weight, layer, TensorPart::Scales);
-        return GeneratedTensor::Mxfp4 {
+        return OwnedTensor::Mxfp4 {
             blocks: fill(elements / 2, |word| {
                 random_word(codes.key0, codes.key1, word).to_le_bytes()
             }),
@@ -173,7 +151,7 @@ fn generate(info: &WeightInfo, kind: Synthetic, layer: usize) -> GeneratedTensor
         let index = index.wrapping_add(first_index);
         synthetic_bf16(codes.key0, codes.key1, index, offset, spread, scale)
     };
-    GeneratedTensor::Bf16(fill(elements * 2, |word| {
+    OwnedTensor::Bf16(fill(elements * 2, |word| {
         (element(2 * word + 1) << 16 | element(2 * word)).to_le_bytes()
     }))
 }

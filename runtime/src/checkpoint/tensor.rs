@@ -1,4 +1,4 @@
-//! One stored weight, and access to its rows and matrices.
+//! One weight, borrowed or owned, and access to its rows and matrices.
 
 /// One stored tensor, borrowed from a memory map or from generated memory. Its bytes have an alignment of 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,30 @@ impl<'a> Tensor<'a> {
         match self {
             Tensor::Bf16 { parts } => parts.iter().map(|part| part.len()).sum(),
             Tensor::Mxfp4 { blocks, scales } => blocks.len() + scales.len(),
+        }
+    }
+}
+
+/// A weight that was made in memory: converted from what a file stores, or random.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OwnedTensor {
+    /// As [`Tensor::Bf16`], in one part.
+    Bf16(Vec<u8>),
+    /// As [`Tensor::Mxfp4`].
+    Mxfp4 {
+        /// `[matrices, rows, k / 32, 16]`.
+        blocks: Vec<u8>,
+        /// `[matrices, rows, k / 32]`.
+        scales: Vec<u8>,
+    },
+}
+
+impl OwnedTensor {
+    /// The same tensor, borrowed.
+    pub(crate) fn as_tensor(&self) -> Tensor<'_> {
+        match self {
+            OwnedTensor::Bf16(bytes) => Tensor::Bf16 { parts: vec![bytes] },
+            OwnedTensor::Mxfp4 { blocks, scales } => Tensor::Mxfp4 { blocks, scales },
         }
     }
 }

@@ -52,7 +52,7 @@ impl DeviceWeights {
                     fill(kernels, cuda_stream, model, &buffer, info, layout, kind, layer)?;
                     1.0
                 }
-                None => upload(&buffer, info, layout, &checkpoint.tensor(weight, layer)?)
+                None => upload(&buffer, info, layout, &checkpoint.load(weight, layer)?.as_tensor())
                     .map_err(|error| named(error, &what))?,
             };
             done += info.bytes() as u64;

@@ -1,0 +1,42 @@
+//! What each kind of checkpoint offers: the model's weights, either as they lie in a file or made from it. A file format
+//! is one implementation of [`WeightSource`]; [`super::convert`] turns the values of any stored format into what a
+//! backend reads.
+
+use std::fmt;
+
+use ossmith_plan::{Weight, WeightInfo};
+
+use super::convert::AddedError;
+use super::tensor::{OwnedTensor, Tensor};
+
+/// The weights of an opened checkpoint, whose names, types and shapes have been checked against the model.
+///
+/// `layer` is below the number of layers, and 0 for a weight that exists once.
+pub(super) trait WeightSource: fmt::Debug + Send + Sync {
+    /// The weight's bytes in the file, if a backend can read them there; `None` if they must be made.
+    fn stored(&self, weight: Weight, layer: usize) -> Option<Tensor<'_>>;
+
+    /// Makes a weight that is not [`stored`](WeightSource::stored), in `info`'s shape. All cores may be used.
+    ///
+    /// # Errors
+    /// What is wrong with the stored values, to follow the weight's name.
+    fn make(&self, info: &WeightInfo, layer: usize) -> Result<Made, String>;
+}
+
+/// A weight that was made, and what that cost in precision.
+#[allow(dead_code, reason = "formats that are converted come with the next commits")]
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) tensor: OwnedTensor,
+    /// The stored format, for people: `bf16`, `nf4`.
+    pub(super) from: &'static str,
+    /// `None` if each value is exactly the stored one.
+    pub(super) error: Option<AddedError>,
+}
+
+impl Made {
+    /// A weight with exactly the stored values.
+    pub(super) fn exact(tensor: OwnedTensor) -> Made {
+        Made { tensor, from: "", error: None }
+    }
+}
