@@ -73,19 +73,20 @@ impl Args {
                 writeln!(out, "{}", text(line))?;
             }
         }
-        let wrong = lines.iter().filter(|line| !line.passed()).count();
-        if wrong == 0 {
-            return Ok(());
-        }
-        Err(fail(
-            format!(
-                "{wrong} of {} kernels of {} differ from the executor",
-                lines.len(),
-                model.spec.name
-            ),
-            "`ossmith kernels show KERNEL` prints the CUDA of each",
-        ))
+        verdict(&lines, model.spec.name)
     }
+}
+
+/// An error, and so exit code 1, if a kernel is wrong.
+fn verdict(lines: &[CheckLine], model: &str) -> anyhow::Result<()> {
+    let wrong = lines.iter().filter(|line| !line.passed()).count();
+    if wrong == 0 {
+        return Ok(());
+    }
+    Err(fail(
+        format!("{wrong} of {} kernels of {model} differ from the executor", lines.len()),
+        "`ossmith kernels show KERNEL` prints the CUDA of each",
+    ))
 }
 
 /// Refuses names of kernels and phases that the model does not have.
@@ -115,7 +116,8 @@ fn object(line: &CheckLine) -> serde_json::Value {
         "kernel": line.kernel,
         "part": line.part,
         "shapes": line.shapes,
-        "worst": line.worst,
+        "worst": line.worst.overall,
+        "worst_element": line.worst.element,
         "at": line.at,
         "tolerance": line.tolerance,
         "passed": line.passed(),
@@ -124,12 +126,54 @@ fn object(line: &CheckLine) -> serde_json::Value {
 
 fn text(line: &CheckLine) -> String {
     format!(
-        "{:5} {:32} {:8} {:2} shapes, worst {:.2e} at {}",
+        "{:5} {:32} {:8} {:2} shapes, worst {:.2e}, element {:.2}, at {}",
         if line.passed() { "ok" } else { "WRONG" },
         line.kernel,
         line.part,
         line.shapes,
-        line.worst,
+        line.worst.overall,
+        line.worst.element,
         line.at
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use ossmith::unstable::cuda::check::Difference;
+
+    use super::*;
+
+    fn line(overall: f64, element: f64) -> CheckLine {
+        CheckLine {
+            kernel: "attention_tiled".into(),
+            part: "sliding",
+            shapes: 36,
+            worst: Difference { overall, element },
+            at: "9 tokens from position 120".into(),
+            tolerance: 6e-3,
+        }
+    }
+
+    #[test]
+    fn one_wrong_kernel_of_many_fails_the_check() {
+        let right = || line(2e-3, 0.05);
+        assert!(verdict(&[right(), right()], "m").is_ok());
+        for wrong in [line(7e-3, 0.05), line(2e-3, 1.5), line(f64::INFINITY, f64::INFINITY)] {
+            let error = verdict(&[right(), wrong, right()], "m").unwrap_err().to_string();
+            assert!(error.contains("1 of 3 kernels of m differ"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_was_found_and_where() {
+        assert_eq!(
+            text(&line(2.34e-3, 0.05)),
+            "ok    attention_tiled                  sliding  36 shapes, worst 2.34e-3, element 0.05, at 9 tokens from \
+             position 120"
+        );
+        assert!(text(&line(2e-3, 1.5)).starts_with("WRONG attention_tiled"));
+        let object = object(&line(7e-3, 0.5));
+        assert_eq!((&object["passed"], &object["worst"]), (&json!(false), &json!(7e-3)));
+        assert_eq!(object["worst_element"], 0.5);
+    }
 }

@@ -158,7 +158,7 @@ impl Pass {
         let (workspace, weights, inputs) = (&self.workspace, &self.weights, &step.inputs);
         let (tokens, extent) = (step.tokens as u32, self.extent(step.tokens));
         let (keys, values, page_table) = self.cache.layer(layer);
-        let table_stride = self.cache.stride() as u32;
+        let table_stride = self.cache.tables.stride() as u32;
         let tile_order = u32::from(step.schedule.tile_order);
         let logit_sums_offset = self.logit_sums_offset(layer) as Ptr;
         let router_logit_sums = workspace.router_logit_sums.ptr() + logit_sums_offset;

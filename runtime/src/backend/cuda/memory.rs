@@ -203,3 +203,15 @@ impl Pinned {
             .map_err(device_error("copy from the device"))
     }
 }
+
+impl AsRef<[u32]> for Pinned {
+    fn as_ref(&self) -> &[u32] {
+        self.words()
+    }
+}
+
+impl AsMut<[u32]> for Pinned {
+    fn as_mut(&mut self) -> &mut [u32] {
+        self.words_mut()
+    }
+}

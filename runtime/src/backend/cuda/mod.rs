@@ -22,6 +22,7 @@ mod memory_budget;
 pub mod nvrtc;
 mod nvtx;
 pub mod pack;
+mod page_tables;
 mod profile;
 mod query_tiles;
 pub mod replay;
@@ -167,7 +168,7 @@ impl CudaBackend {
         let words =
             Buffer::zeroed(&context, arrays.device_words() * size_of::<u32>(), "a step's words")?;
         Ok(CudaBackend {
-            inputs: arrays.inputs(&words),
+            inputs: arrays.inputs(words.ptr()),
             workspace_sizes,
             pass: Pass { model, stream, kernels, weights, cache, workspace, sampling },
             has_sampled: vec![false; limits.max_sequences],
@@ -209,8 +210,9 @@ impl CudaBackend {
             return Ok(staged);
         }
         let tile_tokens = self.pass.model.schedule(usize::MAX).query_tile_tokens();
+        let words = Pinned::zeroed(&self.context, self.arrays.words())?;
         Ok(Staged {
-            staging: Staging::new(&self.context, self.arrays, tile_tokens)?,
+            staging: Staging::new(words, self.arrays, tile_tokens),
             sampled_tokens: Pinned::zeroed(&self.context, self.pass.workspace.logit_rows)?,
             histories: StagedHistories::default(),
             reports: Pinned::zeroed(
@@ -471,9 +473,9 @@ impl Backend for CudaBackend {
         validate::masks(step, |slot, mask| self.pass.sampling.has_mask(slot, mask))?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
-        let cache = &mut self.pass.cache;
-        cache.place(step)?;
-        staged.staging.fill(step, cache);
+        let tables = &mut self.pass.cache.tables;
+        tables.place(step)?;
+        staged.staging.fill(step, tables);
         let launched = self.launch(step, &mut staged);
         if launched.is_err() {
             // What was sent already is read from, and written to, memory that goes now.

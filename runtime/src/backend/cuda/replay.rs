@@ -141,10 +141,10 @@ impl CudaBackend {
             ReplayedStep::Prompt { tokens } => StepShape::prompt(self.pass.model, tokens, 0),
         };
         let mut staged = self.staged()?;
-        let cache = &mut self.pass.cache;
+        let tables = &mut self.pass.cache.tables;
         let step = Step { sequences: &sequences, capture_activations: false };
-        cache.place(&step)?;
-        staged.staging.fill(&step, cache);
+        tables.place(&step)?;
+        staged.staging.fill(&step, tables);
         self.send(&staged.staging)?;
         self.synchronize()?;
         let (inputs, tokens) = (staged.staging.inputs(&self.inputs), staged.staging.tokens);

@@ -5,19 +5,15 @@
 //! `[sampled rows]` each; query tiles and single-query tokens, `[step tokens]`. What most steps lack is sent apart: edits
 //! `[sequences][MAX_EDITS]`, settings of the rows that are only reported `[step tokens]`; then page-table entries.
 
-use std::sync::Arc;
-
-use cudarc::driver::CudaContext;
 use ossmith_plan::ModelSpec;
-use ossmith_plan::params::{NO_MASK, NOTHING_GIVEN, SampleChanges, SampleEdit, SampleRow};
+use ossmith_plan::params::{NO_MASK, NOTHING_GIVEN, Ptr, SampleChanges, SampleEdit, SampleRow};
 
-use super::cache::{DeviceCache, TableUpdate};
 use super::forward::{StepInputs, TiledInputs};
-use super::memory::{Buffer, Pinned};
+use super::memory::Pinned;
+use super::page_tables::{PageTables, TableUpdate};
 use super::query_tiles::QueryTiles;
 use super::sampling_state::mask_index;
 use super::workspace;
-use crate::Result;
 use crate::backend::sliding_pages::pages_per_sequence;
 use crate::backend::{
     Input, Limits, LogitRows, MAX_EDITS, PAGE_TOKENS, RowSampling, Sequence, Step,
@@ -87,13 +83,14 @@ impl Arrays {
         self.pages()
     }
 
-    fn words(&self) -> usize {
+    /// Words of the host's copy.
+    pub(super) fn words(&self) -> usize {
         self.pages() + self.table_entries
     }
 
-    /// Addresses of the arrays on the device.
-    pub(super) fn inputs(&self, buffer: &Buffer) -> StepInputs {
-        let at = |words: usize| buffer.at(words * size_of::<u32>());
+    /// Addresses of the arrays on the device, whose copy begins at `first`.
+    pub(super) fn inputs(&self, first: Ptr) -> StepInputs {
+        let at = |words: usize| first + (words * size_of::<u32>()) as Ptr;
         StepInputs {
             tokens: at(0),
             positions: at(self.step_tokens),
@@ -117,14 +114,14 @@ pub(super) struct WantedRow {
     pub head_row: usize,
 }
 
-/// A step's words and what they mean.
+/// A step's words and what they mean. The words lie in memory that the device copies from while the host goes on.
 #[derive(Debug)]
-pub(super) struct Staging {
+pub(super) struct Staging<W = Pinned> {
     arrays: Arrays,
     /// Tokens of a tile of attention, if the model takes any in tiles.
     tile_tokens: Option<usize>,
     query_tiles: QueryTiles,
-    pub words: Pinned,
+    pub words: W,
     /// Page-table entries to send: (range of words, device address).
     pub page_updates: Vec<(std::ops::Range<usize>, u64)>,
     /// Tokens of the step.
@@ -144,17 +141,14 @@ pub(super) struct Staging {
     pub wanted: Vec<WantedRow>,
 }
 
-impl Staging {
-    pub(super) fn new(
-        context: &Arc<CudaContext>,
-        arrays: Arrays,
-        tile_tokens: Option<usize>,
-    ) -> Result<Staging> {
-        Ok(Staging {
+impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
+    /// An empty step in `words`, of which there are at least [`Arrays::words`].
+    pub(super) fn new(words: W, arrays: Arrays, tile_tokens: Option<usize>) -> Staging<W> {
+        Staging {
             arrays,
             tile_tokens,
             query_tiles: QueryTiles::default(),
-            words: Pinned::zeroed(context, arrays.words())?,
+            words,
             page_updates: Vec::new(),
             tokens: 0,
             head_rows: 0,
@@ -163,11 +157,11 @@ impl Staging {
             given: Vec::new(),
             edits: 0,
             wanted: Vec::new(),
-        })
+        }
     }
 
     /// Writes a step's words, with the page-table entries that the device lacks.
-    pub(super) fn fill(&mut self, step: &Step<'_>, cache: &mut DeviceCache) {
+    pub(super) fn fill(&mut self, step: &Step<'_>, tables: &mut PageTables) {
         self.page_updates.clear();
         self.sampled.clear();
         self.reported.clear();
@@ -179,8 +173,8 @@ impl Staging {
         for sequence in step.sequences {
             self.put_tokens(sequence);
             last_rows.push(self.tokens as u32 - 1);
-            for TableUpdate { address, entries } in cache.updates(sequence).into_iter().flatten() {
-                self.words.words_mut()[page_word..][..entries.len()].copy_from_slice(&entries);
+            for TableUpdate { address, entries } in tables.updates(sequence).into_iter().flatten() {
+                self.words.as_mut()[page_word..][..entries.len()].copy_from_slice(&entries);
                 self.page_updates.push((page_word..page_word + entries.len(), address));
                 page_word += entries.len();
             }
@@ -192,7 +186,7 @@ impl Staging {
     fn put_tokens(&mut self, sequence: &Sequence<'_>) {
         let (capacity, first) = (self.arrays.step_tokens, self.tokens);
         let count = sequence.input.len();
-        let words = self.words.words_mut();
+        let words = self.words.as_mut();
         match sequence.input {
             Input::Tokens(tokens) | Input::Draft(tokens) => {
                 words[first..first + count].copy_from_slice(tokens)
@@ -213,7 +207,7 @@ impl Staging {
         let sequences = step.sequences.iter().filter(|_| !samples_all);
         self.query_tiles.fill(sequences.map(|one| (one.start, one.input.len())), tile_tokens);
         let at = self.arrays.query_tiles();
-        let words = &mut self.words.words_mut()[at..self.arrays.pages()];
+        let words = &mut self.words.as_mut()[at..self.arrays.pages()];
         let QueryTiles { tiles, single_query_tokens } = &self.query_tiles;
         let (tile_words, singles) = words.split_at_mut(2 * tiles.len());
         tile_words.copy_from_slice(tiles.as_flattened());
@@ -268,7 +262,7 @@ impl Staging {
             let first = last_rows[index] + 1 - sequence.input.len() as u32;
             for (row, &token) in (first..).zip(report.next) {
                 let at = self.arrays.given() + self.given.len() * SAMPLE_ROW_WORDS;
-                self.words.words_mut()[at..][..SAMPLE_ROW_WORDS]
+                self.words.as_mut()[at..][..SAMPLE_ROW_WORDS]
                     .copy_from_slice(&given_row(token, report.top));
                 rows.push(row);
                 self.given.push((index, report.top));
@@ -276,13 +270,13 @@ impl Staging {
         }
         self.head_rows = rows.len();
         let start = self.arrays.rows();
-        self.words.words_mut()[start..start + rows.len()].copy_from_slice(&rows);
+        self.words.as_mut()[start..start + rows.len()].copy_from_slice(&rows);
     }
 
     /// Adds a row's edits; returns the number of the first.
     fn put_edits(&mut self, row: &RowSampling<'_>) -> usize {
         let first = self.edits;
-        let words = &mut self.words.words_mut()[self.arrays.edits() + first * EDIT_WORDS..];
+        let words = &mut self.words.as_mut()[self.arrays.edits() + first * EDIT_WORDS..];
         for (words, edit) in words.chunks_exact_mut(EDIT_WORDS).zip(row_edits(row)) {
             words.copy_from_slice(&edit);
         }
@@ -299,7 +293,7 @@ impl Staging {
         slot: usize,
     ) {
         let (arrays, index) = (self.arrays, self.sampled.len());
-        let words = self.words.words_mut();
+        let words = self.words.as_mut();
         words[arrays.sampling() + index * SAMPLE_ROW_WORDS..][..SAMPLE_ROW_WORDS]
             .copy_from_slice(&sample_row(row, position, slot));
         if row.changes_logits() {
@@ -310,7 +304,7 @@ impl Staging {
 
     /// The step's token that each of the first `rows` head rows belongs to.
     pub(super) fn head_row_tokens(&self, rows: usize) -> &[u32] {
-        &self.words.words()[self.arrays.rows()..][..rows]
+        &self.words.as_ref()[self.arrays.rows()..][..rows]
     }
 
     /// The words that only some steps have, where they have any.
@@ -385,3 +379,7 @@ pub(super) fn row_edits(row: &RowSampling<'_>) -> impl Iterator<Item = [u32; EDI
     let biases = row.biases.iter().map(|&(token, bias)| [token, bias.to_bits()]);
     biases.chain(row.forbidden.iter().map(|&token| [token, 0]))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -268,7 +268,7 @@ impl Device {
         Ok(wrong.map(|line| {
             format!(
                 "{} differs from the CPU executor by {:.1e} with {}",
-                line.kernel, line.worst, line.at
+                line.kernel, line.worst.overall, line.at
             )
         }))
     }

@@ -6,7 +6,8 @@ use ossmith_plan::{Op, Phase, PhaseKernel, Value};
 use super::super::CudaBackend;
 use super::super::forward::StepRun;
 use super::device_values::{poison, read_bf16, read_f32, read_rows};
-use super::{next_norm, relative_error};
+use super::next_norm;
+use super::verdict::Difference;
 use crate::{Error, Result};
 
 impl CudaBackend {
@@ -75,18 +76,14 @@ impl CudaBackend {
         Ok(ids)
     }
 
-    /// Relative error of the permutation of a step's routes by expert, tokens in order within an expert.
-    pub(super) fn permutation_error(&self, tokens: usize, layer: usize) -> Result<f64> {
+    /// Difference of the permutation of a step's routes by expert, tokens in order within an expert.
+    pub(super) fn permutation_difference(&self, tokens: usize, layer: usize) -> Result<Difference> {
         let experts = self.route_experts(tokens, layer)?;
-        let mut expected: Vec<usize> = (0..experts.len()).collect();
-        expected.sort_by_key(|&route| experts[route]);
-        let mut actual = vec![0_u32; experts.len()];
+        let mut expected: Vec<u32> = (0..experts.len() as u32).collect();
+        expected.sort_by_key(|&route| experts[route as usize]);
+        let mut actual = vec![0; experts.len()];
         self.pass.workspace.permuted_routes.read(0, &mut actual)?;
-        let floats = |routes: &mut dyn Iterator<Item = usize>| -> Vec<f32> {
-            routes.map(|route| route as f32).collect()
-        };
-        let actual = floats(&mut actual.into_iter().map(|route| route as usize));
-        relative_error(&actual, &floats(&mut expected.into_iter()))
+        Difference::of_ids(&actual, &expected)
     }
 
     /// Overwrites where a phase leaves a value, so that what it forgets to write shows.

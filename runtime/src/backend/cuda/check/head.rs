@@ -5,7 +5,8 @@ use ossmith_plan::{PhaseKernel, Value};
 use super::device_values::{poison, read_f32};
 use super::phases::{Bench, Report};
 use super::step_layout::{HEAD_ROWS, Layout};
-use super::{CheckOptions, relative_error, sampler};
+use super::verdict::{Difference, SAMPLER};
+use super::{CheckOptions, sampler};
 use crate::Result;
 use crate::backend::cpu::{Batch, Values};
 use crate::backend::{LogitRows, Sequence, Step};
@@ -25,10 +26,10 @@ impl Bench {
             sequence.logits = LogitRows::All;
         }
         let mut staged = self.device.staged()?;
-        let cache = &mut self.device.pass.cache;
+        let tables = &mut self.device.pass.cache.tables;
         let step = Step { sequences: &sequences, capture_activations: false };
-        cache.place(&step)?;
-        staged.staging.fill(&step, cache);
+        tables.place(&step)?;
+        staged.staging.fill(&step, tables);
         self.device.send(&staged.staging)?;
         // The executor takes a second for many rows, and positions do not matter to them: one start has many.
         let most = if layout.starts[0] == 0 { HEAD_ROWS } else { FEW_HEAD_ROWS };
@@ -51,12 +52,12 @@ impl Bench {
         let logits = read_f32(&self.device.pass.workspace.logits, rows * self.model.spec.vocab)?;
         if check_unembed {
             let tokens = staged.staging.head_row_tokens(rows);
-            let error = relative_error(&logits, &self.logits_of(tokens, layout.tokens.len())?)?;
-            report(unembed, "head", error);
+            let expected = self.logits_of(tokens, layout.tokens.len())?;
+            report(unembed, "head", Difference::of(&logits, &expected)?);
         }
         if check_sample {
             let share = self.sampler_error(&sequences, sampled, &logits)?;
-            report(sample, sampler::PART, share);
+            report(sample, SAMPLER, Difference::of_samples(share));
         }
         self.device.free.push(staged);
         Ok(())

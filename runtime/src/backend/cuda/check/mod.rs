@@ -10,8 +10,8 @@ mod phases;
 mod sampler;
 mod sampler_cases;
 mod step_layout;
+mod verdict;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ossmith_plan::{Graph, Model, ModelSpec, Phase};
@@ -22,38 +22,13 @@ use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use phases::Bench;
 pub use sampler::SAMPLER_ROWS;
+pub use verdict::{CheckLine, Difference};
+use verdict::{Lines, SAMPLER};
 
 /// Tokens of the steps that are checked: each schedule's fewest and most, and tiles that do not fill.
 const TOKENS: [usize; 12] = [1, 2, 7, 8, 9, 64, 65, 192, 193, 512, 513, 1100];
 /// First positions of the steps that are checked.
 const STARTS: [usize; 3] = [0, 120, 4090];
-/// bf16 activations and outputs differ from the executor's fp32 by about 2e-3; a wrong element shows above this.
-const TOLERANCE: f64 = 6e-3;
-
-/// What was found of one kernel on one kind of layer, over all shapes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CheckLine {
-    /// Kernel name.
-    pub kernel: String,
-    /// `start`, `sliding`, `full`, `head` or `sampler`.
-    pub part: &'static str,
-    /// Shapes compared.
-    pub shapes: usize,
-    /// Largest relative L2 error (for the sampler: share of samples that differ).
-    pub worst: f64,
-    /// Where that was.
-    pub at: String,
-    /// What is accepted.
-    pub tolerance: f64,
-}
-
-impl CheckLine {
-    /// Whether the kernel agrees with the executor.
-    #[must_use]
-    pub fn passed(&self) -> bool {
-        self.worst <= self.tolerance
-    }
-}
 
 /// What to check: everything, or a few kernels, phases and token counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,18 +151,18 @@ impl Checker {
         let mut lines = Lines::default();
         for (done, &(tokens, start)) in (1..).zip(&shapes) {
             let shape = format!("{tokens} tokens from position {start}");
-            self.bench.step(tokens, start, options, &mut |kernel, part, error| {
-                lines.add(kernel, part, &shape, error)
+            self.bench.step(tokens, start, options, &mut |kernel, part, found| {
+                lines.add(kernel, part, &shape, found)
             })?;
             progress(Progress { stage: "check kernels", done, total: shapes.len() as u64 });
         }
         if options.picks("sample", "sample") {
             let rows = options.sampler_rows;
-            self.bench.check_sampler(self.seed, rows, &mut |kernel, rows, error| {
-                lines.add(kernel, sampler::PART, rows, error)
+            self.bench.check_sampler(self.seed, rows, &mut |kernel, rows, found| {
+                lines.add(kernel, SAMPLER, rows, found)
             })?;
         }
-        Ok(lines.0.into_values().collect())
+        Ok(lines.into_lines())
     }
 }
 
@@ -213,44 +188,6 @@ fn limits(spec: &ModelSpec, options: &CheckOptions) -> Limits {
         max_step_tokens: tokens.max(64),
         pages: step_layout::SEQUENCES * positions.div_ceil(PAGE_TOKENS),
     }
-}
-
-/// Lines by kernel and part, each with its worst shape.
-#[derive(Default)]
-struct Lines(BTreeMap<(String, &'static str), CheckLine>);
-
-impl Lines {
-    fn add(&mut self, kernel: &str, part: &'static str, shape: &str, error: f64) {
-        let fresh = || CheckLine {
-            kernel: kernel.to_owned(),
-            part,
-            shapes: 0,
-            worst: 0.0,
-            at: shape.to_owned(),
-            tolerance: if part == sampler::PART { 0.0 } else { TOLERANCE },
-        };
-        let line = self.0.entry((kernel.to_owned(), part)).or_insert_with(fresh);
-        line.shapes += 1;
-        // A NaN is worse than any number.
-        if error.is_nan() || error > line.worst {
-            (line.worst, line.at) =
-                (if error.is_nan() { f64::INFINITY } else { error }, shape.to_owned());
-        }
-    }
-}
-
-/// `|actual - expected| / |expected|` over all elements; infinite where one is not a number.
-fn relative_error(actual: &[f32], expected: &[f32]) -> Result<f64> {
-    if actual.len() != expected.len() {
-        let problem = format!("{} values were compared with {}", actual.len(), expected.len());
-        return Err(Error::Internal(problem));
-    }
-    let square = |x: f64| x * x;
-    let difference: f64 =
-        actual.iter().zip(expected).map(|(&a, &e)| square(f64::from(a) - f64::from(e))).sum();
-    let size: f64 = expected.iter().map(|&e| square(f64::from(e))).sum();
-    let error = (difference / size.max(1e-30)).sqrt();
-    Ok(if error.is_finite() { error } else { f64::INFINITY })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ossmith_plan::{ModelSpec, Weight};
 use super::super::forward::Pass;
 use super::super::memory::Buffer;
 use super::device_values::{read_bf16, read_f32, read_rows, write_rows};
-use super::relative_error;
+use super::verdict::Difference;
 use crate::Result;
 use crate::backend::cpu::rms_norm;
 
@@ -64,17 +64,22 @@ pub(super) fn write(pass: &Pass, residual: &[f32], layer: usize) -> Result<()> {
     pass.workspace.attn_square_sums.write(0, &square_sums(residual))
 }
 
-/// Relative error of the rows that a layer of a step that norms at once normed for `layer`, against the residual that it wrote.
-pub(super) fn normed_error(pass: &Pass, tokens: usize, layer: usize) -> Result<f64> {
+/// Difference of the rows that a layer of a step that norms at once normed for `layer`, against the residual that it wrote.
+pub(super) fn normed_difference(pass: &Pass, tokens: usize, layer: usize) -> Result<Difference> {
     let elements = tokens * pass.model.spec.hidden;
     let residual = read_f32(&pass.workspace.residual, elements)?;
     let scale = scale_of(pass, layer, NextNorm::Attention)?;
     let expected = rms_norm_rows(&residual, &scale, pass.model.spec.rms_eps);
-    relative_error(&read_rows(pass, &pass.workspace.normed, elements, tokens)?, &expected)
+    Difference::of(&read_rows(pass, &pass.workspace.normed, elements, tokens)?, &expected)
 }
 
-/// Relative error of what a kernel of a decode step handed on, against the residual that it wrote.
-pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) -> Result<f64> {
+/// Difference of what a kernel of a decode step handed on, against the residual that it wrote.
+pub(super) fn difference(
+    pass: &Pass,
+    tokens: usize,
+    layer: usize,
+    next: NextNorm,
+) -> Result<Difference> {
     let hidden = pass.model.spec.hidden;
     let residual = read_f32(&pass.workspace.residual, tokens * hidden)?;
     let expected: Vec<f32> = deferred(&residual, &scale_of(pass, layer, next)?)
@@ -82,9 +87,9 @@ pub(super) fn error(pass: &Pass, tokens: usize, layer: usize, next: NextNorm) ->
         .map(|bits| bf16::from_bits(bits).to_f32())
         .collect();
     let rows =
-        relative_error(&read_bf16(&pass.workspace.deferred_rows, tokens * hidden)?, &expected)?;
+        Difference::of(&read_bf16(&pass.workspace.deferred_rows, tokens * hidden)?, &expected)?;
     let sums = read_f32(squares_before(pass, next), tokens * hidden / SQUARE_SUM_WIDTH)?;
-    Ok(rows.max(relative_error(&sums, &square_sums(&residual))?))
+    Ok(rows.max(Difference::of(&sums, &square_sums(&residual))?))
 }
 
 /// Normed rows as the experts of a decode step see them: deferred rows over the rms.

@@ -10,17 +10,18 @@ use super::super::device::has_clusters;
 use super::super::forward::{StepInputs, StepRun};
 use super::super::memory::Buffer;
 use super::super::sampling_state::SamplingState;
+use super::CheckOptions;
 use super::device_values::{LayerSnapshot, read_f32};
 use super::next_norm::{self, NextNorm};
 use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
-use super::{CheckOptions, relative_error};
+use super::verdict::Difference;
 use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
 use crate::checkpoint::Checkpoint;
 
-/// Receives (kernel, part, error).
-pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, f64);
+/// Receives (kernel, part, difference).
+pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, Difference);
 
 /// What phases before the layers are filed under.
 const START: &str = "start";
@@ -117,10 +118,10 @@ impl Bench {
     /// Sends a step's words and lays it out for the executor.
     fn stage(&mut self, sequences: &[Sequence<'_>]) -> Result<Batch> {
         let mut staged = self.device.staged()?;
-        let cache = &mut self.device.pass.cache;
+        let tables = &mut self.device.pass.cache.tables;
         let step = Step { sequences, capture_activations: false };
-        cache.place(&step)?;
-        staged.staging.fill(&step, cache);
+        tables.place(&step)?;
+        staged.staging.fill(&step, tables);
         self.device.send(&staged.staging)?;
         self.device.synchronize()?;
         self.step_inputs = staged.staging.inputs(&self.device.inputs);
@@ -228,19 +229,24 @@ impl Bench {
             });
         }
         self.executor.run(phase.nodes, layer, &mut values, batch, &mut self.cache)?;
-        let mut error = 0_f64;
+        if let Some(logits) = leaving.iter().position(|&value| value == Value::RouterLogits) {
+            // Two experts whose logits are nearly equal are no fault of the choice.
+            let (ids, _) = self.choices(&actual[logits], layer, tokens)?;
+            values.set_u32(Value::ExpertIds, &ids)?;
+        }
+        let mut found = Difference::default();
         for (&value, actual) in leaving.iter().zip(&actual) {
-            error = error.max(self.difference(value, phase, &values, &before, actual)?);
+            found = found.max(self.difference(value, phase, &values, &before, actual)?);
         }
         if phase.computes(Op::CacheWrite) {
             // The executor wrote its own keys and values; attention is checked on the device's.
             self.copy_cache(batch, layer)?;
         }
         if phase.auxiliary == Some(Auxiliary::Permute) {
-            error = error.max(self.device.permutation_error(tokens, layer)?);
+            found = found.max(self.device.permutation_difference(tokens, layer)?);
         }
-        error = error.max(self.handed_on_error(phase, tokens, layer)?);
-        report(self.kernel_of(phase), part, error);
+        found = found.max(self.handed_on_difference(phase, tokens, layer)?);
+        report(self.kernel_of(phase), part, found);
         Ok(())
     }
 
@@ -290,7 +296,7 @@ impl Bench {
         Ok([queries, keys, values].concat())
     }
 
-    /// Relative error of a value that the device made, against the executor's.
+    /// Difference of a value that the device made from the executor's.
     fn difference(
         &self,
         value: Value,
@@ -298,7 +304,7 @@ impl Bench {
         values: &Values,
         before: &[f32],
         actual: &[f32],
-    ) -> Result<f64> {
+    ) -> Result<Difference> {
         let spec = &self.model.spec;
         let since = |after: &[f32]| -> Vec<f32> {
             after.iter().zip(before).map(|(after, before)| after - before).collect()
@@ -313,35 +319,43 @@ impl Bench {
                         .collect::<Vec<_>>()
                 };
                 let expected = [part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)].concat();
-                relative_error(actual, &expected)
+                Difference::of(actual, &expected)
             }
             // What was added shows better than the sum.
             Value::Residual if phase.computes(Op::AddTo) => {
-                relative_error(&since(actual), &since(values.f32(value)?))
+                Difference::of(&since(actual), &since(values.f32(value)?))
             }
             Value::ExpertIds => {
-                let expected: Vec<f32> = values.u32(value)?.iter().map(|&id| id as f32).collect();
-                relative_error(actual, &expected)
+                let actual: Vec<u32> = actual.iter().map(|&id| id as u32).collect();
+                Difference::of_ids(&actual, values.u32(value)?)
             }
-            _ => relative_error(actual, values.f32(value)?),
+            _ => Difference::of(actual, values.f32(value)?),
         }
     }
 
-    /// Relative error of what a phase hands on to the next norm beside its own values.
-    fn handed_on_error(&self, phase: &Phase, tokens: usize, layer: usize) -> Result<f64> {
+    /// Difference of what a phase hands on to the next norm beside its own values.
+    fn handed_on_difference(
+        &self,
+        phase: &Phase,
+        tokens: usize,
+        layer: usize,
+    ) -> Result<Difference> {
         let pass = &self.device.pass;
         let of = |kernel: &PhaseKernel| match kernel {
-            PhaseKernel::Embed(_) => next_norm::error(pass, tokens, 0, NextNorm::Attention),
+            PhaseKernel::Embed(_) => next_norm::difference(pass, tokens, 0, NextNorm::Attention),
             PhaseKernel::AttnOutResidualRouter(_) => {
-                next_norm::error(pass, tokens, layer, NextNorm::Experts)
+                next_norm::difference(pass, tokens, layer, NextNorm::Experts)
             }
             PhaseKernel::MoeDownResidual(_) => {
-                next_norm::error(pass, tokens, layer + 1, NextNorm::Attention)
+                next_norm::difference(pass, tokens, layer + 1, NextNorm::Attention)
             }
-            PhaseKernel::MoeUnpermuteRmsNorm(_) => next_norm::normed_error(pass, tokens, layer + 1),
-            _ => Ok(0.0),
+            PhaseKernel::MoeUnpermuteRmsNorm(_) => {
+                next_norm::normed_difference(pass, tokens, layer + 1)
+            }
+            _ => Ok(Difference::default()),
         };
-        phase.kernels.iter().try_fold(0_f64, |error, kernel| Ok(error.max(of(kernel)?)))
+        let mut all = phase.kernels.iter().map(of);
+        all.try_fold(Difference::default(), |found, one| Ok(found.max(one?)))
     }
 
     /// The kernel that a phase is filed under: of attention the tiles', if there were any.

@@ -13,12 +13,10 @@ use super::super::staging::{
 use super::phases::Bench;
 use super::sampler_cases::{COMBINATIONS, Case, Combination, KINDS, Sampled, same};
 use super::step_layout::{Random, SAMPLER_ROWS as ROWS};
+use super::verdict::Difference;
 use crate::Result;
 use crate::backend::MAX_EDITS;
 use crate::sampling::SamplerConfig;
-
-/// What the sampler's lines are filed under.
-pub(super) const PART: &str = "sampler";
 
 /// Rows of each combination that are checked unless more are wanted.
 pub const SAMPLER_ROWS: usize = 4 * ROWS;
@@ -40,7 +38,7 @@ impl Bench {
         &mut self,
         seed: u64,
         rows: usize,
-        report: &mut dyn FnMut(&str, &str, f64),
+        report: &mut dyn FnMut(&str, &str, Difference),
     ) -> Result<()> {
         let (mut random, vocab) = (Random(seed), self.model.spec.vocab);
         let context = &self.device.context;
@@ -65,7 +63,7 @@ impl Bench {
                     let of_kind = differs.iter().skip(index).step_by(KINDS.len());
                     let share = of_kind.filter(|&&differs| differs).count() as f64;
                     let what = format!("rows of {}, {}", kind.name, combination.name);
-                    report("sample", &what, share / ROWS_OF_KIND as f64);
+                    report("sample", &what, Difference::of_samples(share / ROWS_OF_KIND as f64));
                 }
             }
         }

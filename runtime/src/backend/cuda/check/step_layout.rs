@@ -31,7 +31,8 @@ impl Random {
 
     pub(super) fn next(&mut self) -> u64 {
         self.0 += 1;
-        let low = ossmith_scalar::mix_word(self.0 as u32);
+        let high = ossmith_scalar::mix_word((self.0 >> 32) as u32);
+        let low = ossmith_scalar::mix_word(self.0 as u32 ^ high);
         u64::from(ossmith_scalar::mix_word(low ^ 0x9e37_79b9)) << 32 | u64::from(low)
     }
 }
