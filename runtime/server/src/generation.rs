@@ -270,8 +270,29 @@ impl Generation {
     }
 
     /// The same, awaited.
-    pub(crate) async fn next(&mut self) -> Option<(usize, GenerationEvent)> {
+    async fn next(&mut self) -> Option<(usize, GenerationEvent)> {
         std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    /// Has `read` read every event with its choice's index, until all choices have ended. `read` returns true where a choice
+    /// ends with its event, even where the engine would go on; an error ends all choices.
+    ///
+    /// # Errors
+    /// The first error of `read`, or that it took longer than `limit`.
+    pub(crate) async fn read_to_end(
+        mut self,
+        limit: Option<Duration>,
+        mut read: impl FnMut(usize, GenerationEvent) -> Result<bool>,
+    ) -> Result<()> {
+        let all = async {
+            while let Some((choice, event)) = self.next().await {
+                if read(choice, event)? {
+                    self.stop(choice);
+                }
+            }
+            Ok(())
+        };
+        within(limit, all).await?
     }
 
     /// Ends a choice before the engine does, for instance at a stop string. Its place is free at once.

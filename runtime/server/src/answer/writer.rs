@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::choice::{Choice, Ending};
 use crate::error::{Result, json_body};
-use crate::generation::{GeneratedToken, Generation, GenerationEvent, within};
+use crate::generation::{GeneratedToken, Generation, GenerationEvent};
 use crate::ids::unix_seconds;
 use crate::logprobs::prompt_entries;
 use crate::metrics::Metrics;
@@ -223,16 +223,14 @@ impl<F: AnswerFormat> ResponseWriter<F> {
         if self.state.options.stream.stream {
             return Ok(sse::response(generation, self, timeout));
         }
-        let body = within(timeout, self.collect(generation)).await??;
-        Ok(json_body(&body).into_response())
+        self.collect(generation, timeout).await.map(|whole| json_body(&whole).into_response())
     }
 
-    async fn collect(mut self, mut generation: Generation) -> Result<Value> {
-        while let Some((choice, event)) = generation.next().await {
-            if let Change::Choice { ended: true, .. } = self.read(choice, event)? {
-                generation.stop(choice);
-            }
-        }
+    async fn collect(mut self, generation: Generation, timeout: Option<Duration>) -> Result<Value> {
+        let read = |choice, event| {
+            Ok(matches!(self.read(choice, event)?, Change::Choice { ended: true, .. }))
+        };
+        generation.read_to_end(timeout, read).await?;
         let whole = self.format.whole(&self.state, self.choices);
         if self.state.options.log {
             tracing::info!(

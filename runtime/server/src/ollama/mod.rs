@@ -15,7 +15,6 @@ use serde_json::{Map, Value};
 
 use crate::error::{Result, json_body};
 use crate::extract::RequestBody;
-use crate::generation::within;
 use crate::ids::RequestId;
 use crate::sse;
 use crate::state::AppState;
@@ -63,19 +62,12 @@ async fn answer(
     if app.config.log_prompts {
         tracing::info!(id, prompt = decode(&turn.prompt), "prompt");
     }
-    let mut generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
+    let generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
     let timeout = app.config.timeout;
     let mut writer = LineWriter::new(form, model, &turn, thinking, arrival, app);
     if stream {
         return Ok(sse::response(generation, writer, timeout));
     }
-    let collect = async {
-        while let Some((_, event)) = generation.next().await {
-            if writer.read(event)? {
-                generation.stop(0);
-            }
-        }
-        Result::Ok(writer.whole())
-    };
-    Ok(json_body(&within(timeout, collect).await??).into_response())
+    generation.read_to_end(timeout, |_, event| writer.read(event)).await?;
+    Ok(json_body(&writer.whole()).into_response())
 }

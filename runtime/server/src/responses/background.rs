@@ -26,21 +26,19 @@ pub(super) fn start(
     job
 }
 
-async fn run(job: Arc<BackgroundJob>, mut writer: ItemWriter, mut generation: Generation) {
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = job.cancelled() => break,
-            event = generation.next() => event,
-        };
-        let Some((_, event)) = event else { break };
-        if writer.read(event) {
-            generation.stop(0);
-        }
+async fn run(job: Arc<BackgroundJob>, mut writer: ItemWriter, generation: Generation) {
+    let read = |_, event| {
+        let ended = writer.read(event);
         let mut events = std::mem::take(writer.events());
         job.publish(&mut events, writer.items(), || writer.response());
+        Ok(ended)
+    };
+    tokio::select! {
+        biased;
+        () = job.cancelled() => {}
+        // The engine holds the time limit, and a failure is an event that the writer reads.
+        _ = generation.read_to_end(None, read) => {}
     }
-    drop(generation);
     // A cancelled response stays cancelled, even if its last token came since.
     if job.settle() {
         writer.end(Status::Cancelled);

@@ -15,7 +15,6 @@ use super::prompt::{PromptInput, UNSUPPORTED};
 use crate::error::{ApiError, Result, json_body};
 use crate::extract::RequestBody;
 use crate::fields::Fields;
-use crate::generation::within;
 use crate::ids::{RequestId, new_id_of, unix_seconds};
 use crate::ignored;
 use crate::options::generation::GenerationOptions;
@@ -68,26 +67,20 @@ pub(crate) async fn compact(
     let request = body.read(&app, move |app, body| read(app, tenant, body)).await?;
     let CompactRequest { mut turn, kept: mut output, ignored_items } = request;
     turn.compile(&app.compiler, tenant, app.config.timeout).await?;
-    let mut generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
+    let generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
     let mut reader = TurnReader::new(&turn);
-    let mut summary = String::new();
-    let collect = async {
-        let mut is_final = false;
-        while let Some((_, event)) = generation.next().await {
-            for event in reader.read(event)? {
-                match event {
-                    TurnEvent::Start(kind) => is_final = kind == MessageKind::Final,
-                    TurnEvent::Text(text) if is_final => summary.push_str(&text),
-                    _ => {}
-                }
-            }
-            if reader.end.is_some() {
-                generation.stop(0);
+    let (mut summary, mut is_final) = (String::new(), false);
+    let read = |_, event| {
+        for event in reader.read(event)? {
+            match event {
+                TurnEvent::Start(kind) => is_final = kind == MessageKind::Final,
+                TurnEvent::Text(text) if is_final => summary.push_str(&text),
+                _ => {}
             }
         }
-        Ok::<(), ApiError>(())
+        Ok(reader.end.is_some())
     };
-    within(app.config.timeout, collect).await??;
+    generation.read_to_end(app.config.timeout, read).await?;
     if summary.trim().is_empty() {
         return Err(ApiError::internal("the model wrote no summary; send the request again"));
     }

@@ -23,7 +23,6 @@ use serde_json::json;
 use crate::conversations;
 use crate::error::{ApiError, Result, json_body, json_text};
 use crate::extract::{PathName, RequestBody};
-use crate::generation::within;
 use crate::ids::RequestId;
 use crate::ignored;
 use crate::page;
@@ -48,7 +47,7 @@ pub(crate) async fn create(
         let prompt = decode(&request.turn.prompt);
         tracing::info!(id, response = request.id, prompt, "prompt");
     }
-    let mut generation = app.generate(request.turn.generation_requests()?, tenant, arrival)?;
+    let generation = app.generate(request.turn.generation_requests()?, tenant, arrival)?;
     let (stream, in_background) = (request.stream, request.background);
     let timeout = app.config.timeout;
     let (ignored_tools, ignored_items) =
@@ -70,14 +69,7 @@ pub(crate) async fn create(
         return Ok(report(sse::response(generation, writer, timeout)));
     }
     let mut writer = writer.silent();
-    let collect = async {
-        while let Some((_, event)) = generation.next().await {
-            if writer.read(event) {
-                generation.stop(0);
-            }
-        }
-    };
-    within(timeout, collect).await?;
+    generation.read_to_end(timeout, |_, event| Ok(writer.read(event))).await?;
     Ok(report(json_body(&writer.finish()?).into_response()))
 }
 
