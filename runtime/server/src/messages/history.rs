@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe};
+use crate::seal::{Sealed, TenantSealer};
 
 /// How the first block of Claude Code's system prompt begins. It counts requests for Anthropic and differs in each, so it would
 /// keep every prompt from being found in the prefix cache.
@@ -19,7 +20,7 @@ pub(super) struct History {
 
 impl History {
     /// Reads `system` and `messages`.
-    pub(super) fn read(fields: &Fields<'_>) -> Result<History> {
+    pub(super) fn read(fields: &Fields<'_>, sealer: TenantSealer<'_>) -> Result<History> {
         let mut history = History { messages: Vec::new(), origins: Vec::new() };
         for text in texts(fields, "system", "system")? {
             if !text.starts_with(BILLING_HEADER) {
@@ -34,7 +35,7 @@ impl History {
             return Err(fields.wrong("messages", "is empty; give at least one message"));
         }
         for (index, message) in messages.iter().enumerate() {
-            history.add(index, message)?;
+            history.add(index, message, sealer)?;
         }
         if messages.last().is_some_and(|last| last.get("role") == Some(&"assistant".into())) {
             let name = format!("messages[{}]", messages.len() - 1);
@@ -61,10 +62,10 @@ impl History {
         self.origins.push(origin);
     }
 
-    fn add(&mut self, index: usize, fields: &Fields<'_>) -> Result<()> {
+    fn add(&mut self, index: usize, fields: &Fields<'_>, sealer: TenantSealer<'_>) -> Result<()> {
         match fields.required_string("role")? {
             "user" => self.add_user(index, fields),
-            "assistant" => self.add_assistant(index, fields),
+            "assistant" => self.add_assistant(index, fields, sealer),
             // Some clients put instructions between messages.
             "system" => {
                 for text in texts(fields, "content", "system")? {
@@ -107,7 +108,12 @@ impl History {
         Ok(())
     }
 
-    fn add_assistant(&mut self, index: usize, fields: &Fields<'_>) -> Result<()> {
+    fn add_assistant(
+        &mut self,
+        index: usize,
+        fields: &Fields<'_>,
+        sealer: TenantSealer<'_>,
+    ) -> Result<()> {
         let blocks = match fields.get("content") {
             None => return Ok(()),
             Some(Value::String(text)) => {
@@ -116,29 +122,42 @@ impl History {
             }
             Some(_) => fields.objects("content")?,
         };
-        let (mut said, mut thinking, mut calls) = (Vec::new(), Vec::new(), Vec::new());
+        let mut turn = AssistantTurn::default();
         for block in &blocks {
             match block.required_string("type")? {
-                "thinking" => {
-                    thinking.push(block.string("thinking")?.unwrap_or_default().to_owned())
-                }
+                "thinking" => turn.thinking.extend(thinking(block, sealer)?),
                 // Only the server that wrote it can read it, and this one writes none.
                 "redacted_thinking" => {}
-                "tool_use" => calls.push(ChatToolCall {
-                    id: block.required_string("id")?.to_owned(),
-                    name: block.required_string("name")?.to_owned(),
-                    arguments: match block.get("input") {
-                        None => "{}".to_owned(),
-                        Some(Value::String(text)) => text.clone(),
-                        Some(value) => value.to_string(),
-                    },
-                }),
-                _ => said.push(text_of(block, "an assistant's message")?),
+                "tool_use" | "server_tool_use" | "mcp_tool_use" => {
+                    turn.calls.push(ChatToolCall {
+                        id: block.required_string("id")?.to_owned(),
+                        name: block.required_string("name")?.to_owned(),
+                        arguments: match block.get("input") {
+                            None => "{}".to_owned(),
+                            Some(Value::String(text)) => text.clone(),
+                            Some(value) => value.to_string(),
+                        },
+                    });
+                }
+                // The server that wrote the message ran the tool.
+                kind if kind.ends_with("_tool_result") => {
+                    self.push_assistant(index, std::mem::take(&mut turn));
+                    let mut result = message("tool", foreign_result(block.get("content")));
+                    result.tool_call_id = Some(block.required_string("tool_use_id")?.to_owned());
+                    self.push(index, result);
+                }
+                _ => turn.said.push(text_of(block, "an assistant's message")?),
             }
         }
+        self.push_assistant(index, turn);
+        Ok(())
+    }
+
+    fn push_assistant(&mut self, index: usize, turn: AssistantTurn) {
+        let AssistantTurn { said, thinking, calls } = turn;
         let has_text = !said.is_empty();
         if !has_text && thinking.is_empty() && calls.is_empty() {
-            return Ok(());
+            return;
         }
         self.push(
             index,
@@ -151,7 +170,44 @@ impl History {
                 ..ChatMessage::default()
             },
         );
-        Ok(())
+    }
+}
+
+/// What an assistant wrote before a result or the end of its message.
+#[derive(Default)]
+struct AssistantTurn {
+    said: Vec<String>,
+    thinking: Vec<String>,
+    calls: Vec<ChatToolCall>,
+}
+
+/// The text of a block of reasoning: its own, or, where it was omitted, what this server sealed in its signature. What another
+/// server sealed only that one can read.
+fn thinking(block: &Fields<'_>, sealer: TenantSealer<'_>) -> Result<Option<String>> {
+    let text = block.string("thinking")?.unwrap_or_default();
+    let signature = block.string("signature")?.unwrap_or_default();
+    Ok(match text.is_empty() {
+        true => sealer.open(Sealed::Reasoning, signature, "signature").ok(),
+        false => Some(text.to_owned()),
+    })
+}
+
+/// What a tool returned that another server ran: its texts, and all else as JSON without what only that server can read.
+fn foreign_result(content: Option<&Value>) -> String {
+    let part = |value: &Value| match (value, value["text"].as_str()) {
+        (Value::String(text), _) => text.clone(),
+        (_, Some(text)) => text.to_owned(),
+        (Value::Object(map), None) => {
+            let readable = map.iter().filter(|(name, _)| !name.starts_with("encrypted_"));
+            Value::Object(readable.map(|(name, value)| (name.clone(), value.clone())).collect())
+                .to_string()
+        }
+        (other, None) => other.to_string(),
+    };
+    match content {
+        None => String::new(),
+        Some(Value::Array(parts)) => parts.iter().map(part).collect::<Vec<_>>().join("\n"),
+        Some(value) => part(value),
     }
 }
 

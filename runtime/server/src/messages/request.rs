@@ -5,14 +5,14 @@ use ossmith_harmony::{Conversation, chat_conversation};
 use serde_json::{Map, Value, json};
 
 use super::history::History;
-use crate::config::Config;
+use super::tools;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::options::generation::{GenerationOptions, stop_strings};
 use crate::options::reasoning::ReasoningOptions;
 use crate::options::structured_output::StructuredOutput;
-use crate::options::tools::ToolOptions;
 use crate::state::AppState;
+use crate::tenant::Tenant;
 use crate::turn::prepare::{PreparedTurn, RequestOptions, render};
 
 /// A request that was understood.
@@ -21,8 +21,17 @@ pub(super) struct MessagesRequest {
     pub(super) id: String,
     pub(super) turn: PreparedTurn,
     pub(super) stream: bool,
-    /// Reasoning is sent, in blocks of its own.
-    pub(super) thinking: bool,
+    pub(super) tenant: Tenant,
+    pub(super) thinking: Shown,
+}
+
+/// How reasoning is sent, in blocks of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Not,
+    Whole,
+    /// Without its text, which is sealed in the signature.
+    Omitted,
 }
 
 const UNSUPPORTED: &[(&str, &str)] = &[
@@ -38,6 +47,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 impl MessagesRequest {
     pub(super) fn read(
         app: &AppState,
+        tenant: Tenant,
         id: &str,
         body: &Map<String, Value>,
     ) -> Result<MessagesRequest> {
@@ -56,23 +66,28 @@ impl MessagesRequest {
             return Err(fields.wrong("metadata", "is not an object"));
         }
         let options = options(app, &fields, reasoning)?;
-        let conversation = conversation(&fields, &options)?;
+        let conversation = conversation(app, tenant, &fields, &options)?;
         Ok(MessagesRequest {
             id: format!("msg_{id}"),
             turn: options.prepare(&conversation, &generation)?,
             stream: fields.bool("stream", false)?,
+            tenant,
             thinking: shown,
         })
     }
 }
 
 /// The tokens of a request's prompt, be they too many for the model.
-pub(super) fn count_tokens(app: &AppState, body: &Map<String, Value>) -> Result<usize> {
+pub(super) fn count_tokens(
+    app: &AppState,
+    tenant: Tenant,
+    body: &Map<String, Value>,
+) -> Result<usize> {
     let fields = Fields::new(body);
     app.check_model(fields.string("model")?)?;
     fields.refuse(UNSUPPORTED)?;
     let options = options(app, &fields, Thinking::read(&fields)?.reasoning)?;
-    Ok(render(&conversation(&fields, &options)?, options.param)?.len())
+    Ok(render(&conversation(app, tenant, &fields, &options)?, options.param)?.len())
 }
 
 fn options<'a>(
@@ -82,15 +97,20 @@ fn options<'a>(
 ) -> Result<RequestOptions<'a>> {
     Ok(RequestOptions {
         config: &app.config,
-        tools: tools(fields, &app.config)?,
+        tools: tools::read(fields, &app.config)?,
         output: output(fields)?,
         reasoning,
         param: "messages",
     })
 }
 
-fn conversation(fields: &Fields<'_>, options: &RequestOptions<'_>) -> Result<Conversation> {
-    let history = History::read(fields)?;
+fn conversation(
+    app: &AppState,
+    tenant: Tenant,
+    fields: &Fields<'_>,
+    options: &RequestOptions<'_>,
+) -> Result<Conversation> {
+    let history = History::read(fields, app.sealer.of(tenant))?;
     chat_conversation(&history.messages, &options.prompt_options(None))
         .map_err(|why| history.error(&why))
 }
@@ -110,7 +130,7 @@ struct Thinking {
     reasoning: ReasoningOptions,
     /// Most tokens of reasoning.
     budget: Option<usize>,
-    shown: bool,
+    shown: Shown,
 }
 
 impl Thinking {
@@ -122,16 +142,16 @@ impl Thinking {
             None => None,
         };
         let mut reasoning = effort.unwrap_or_default();
-        let (mut budget, mut shown) = (None, false);
+        let (mut budget, mut shown) = (None, Shown::Not);
         let Some(thinking) = fields.object("thinking")? else {
             return Ok(Thinking { reasoning, budget, shown });
         };
         match thinking.required_string("type")? {
             "enabled" => {
                 budget = thinking.count("budget_tokens", 1)?;
-                shown = true;
+                shown = Shown::Whole;
             }
-            "adaptive" => shown = true,
+            "adaptive" => shown = Shown::Whole,
             "disabled" => reasoning.off = true,
             other => {
                 let why = format!("is `{other}`; use enabled, adaptive or disabled");
@@ -140,7 +160,8 @@ impl Thinking {
         }
         match thinking.string("display")? {
             None | Some("summarized") => {}
-            Some("omitted") => shown = false,
+            Some("omitted") if shown == Shown::Whole => shown = Shown::Omitted,
+            Some("omitted") => {}
             Some(other) => {
                 let why = format!("is `{other}`; use summarized or omitted");
                 return Err(thinking.wrong("display", why));
@@ -148,57 +169,6 @@ impl Thinking {
         }
         Ok(Thinking { reasoning, budget, shown })
     }
-}
-
-/// `tools` and `tool_choice`.
-fn tools(fields: &Fields<'_>, config: &Config) -> Result<ToolOptions> {
-    let tools = fields.objects("tools")?;
-    let functions: Vec<Value> = tools.iter().map(function).collect::<Result<_>>()?;
-    let mut read = json!({"tools": functions});
-    if let Some(choice) = fields.object("tool_choice")? {
-        read["tool_choice"] = match choice.required_string("type")? {
-            word @ ("auto" | "none") => word.into(),
-            "any" => "required".into(),
-            "tool" => json!({"type": "function", "name": choice.required_string("name")?}),
-            other => {
-                return Err(
-                    choice.wrong("type", format!("is `{other}`; use auto, any, tool or none"))
-                );
-            }
-        };
-        read["parallel_tool_calls"] = (!choice.bool("disable_parallel_tool_use", false)?).into();
-    }
-    let Value::Object(map) = read else { return Ok(ToolOptions::default()) };
-    let mut options = ToolOptions::read(&Fields::new(&map), config)?;
-    for function in &mut options.functions {
-        let name = Value::from(function.target.name.as_str());
-        let named = |tool: &&Fields<'_>| tool.get("name") == Some(&name);
-        if let Some(tool) = tools.iter().find(named) {
-            function.param = tool.name("input_schema");
-        }
-    }
-    Ok(options)
-}
-
-/// A tool as Responses has it.
-fn function(tool: &Fields<'_>) -> Result<Value> {
-    if let Some(kind) = tool.string("type")?.filter(|kind| *kind != "custom") {
-        let name = tool.name("type");
-        let why = format!(
-            "`{name}` is `{kind}`, a tool that Anthropic defines, which this server does not have; use tools with an `input_schema`"
-        );
-        return Err(ApiError::unsupported(name, why));
-    }
-    if tool.object("input_schema")?.is_none() {
-        return Err(tool.wrong("input_schema", "is missing"));
-    }
-    Ok(json!({
-        "type": "function",
-        "name": tool.required_string("name")?,
-        "description": tool.string("description")?,
-        "parameters": tool.get("input_schema"),
-        "strict": tool.bool("strict", false)?,
-    }))
 }
 
 /// The schema of the answer: `output_config.format`, or `output_format` as betas had it.

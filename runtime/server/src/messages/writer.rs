@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::request::MessagesRequest;
+use super::request::{MessagesRequest, Shown};
 use crate::error::{ApiError, Result};
 use crate::error_form;
 use crate::generation::GenerationEvent;
 use crate::ids::new_id_of;
+use crate::seal::Sealed;
 use crate::sse::{self, Flow, StreamWriter};
 use crate::state::AppState;
 use crate::turn::parser::{MessageKind, TurnEvent};
@@ -139,7 +140,7 @@ impl BlockWriter {
             return;
         }
         let block = match &self.kind {
-            Some(MessageKind::Reasoning) if !self.request.thinking => return,
+            Some(MessageKind::Reasoning) if self.request.thinking == Shown::Not => return,
             Some(MessageKind::Reasoning) => Block::Thinking(String::new()),
             Some(MessageKind::Preamble | MessageKind::Final) => Block::Text(String::new()),
             Some(MessageKind::Call(target)) => Block::ToolUse {
@@ -149,10 +150,7 @@ impl BlockWriter {
             },
             None => return,
         };
-        let mut json = block.json();
-        if let Block::Thinking(_) = block {
-            json["signature"] = "".into();
-        }
+        let json = block.json("");
         self.emit("content_block_start", json!({"index": self.started, "content_block": json}));
         self.open = Some(block);
         self.started += 1;
@@ -163,6 +161,9 @@ impl BlockWriter {
             None => return,
             Some(Block::Thinking(all)) => {
                 all.push_str(text);
+                if self.request.thinking == Shown::Omitted {
+                    return;
+                }
                 json!({"type": "thinking_delta", "thinking": text})
             }
             Some(Block::Text(all)) => {
@@ -179,12 +180,19 @@ impl BlockWriter {
 
     /// The open block is done. A call that was cut off cannot be executed, so it is no part of the message.
     fn stop_block(&mut self, whole: bool) {
-        let Some(block) = self.open.take() else { return };
-        let json = block.json();
-        if let Block::Thinking(_) = block {
-            let signature = &json["signature"];
+        let Some(mut block) = self.open.take() else { return };
+        let mut signature = String::new();
+        if let Block::Thinking(text) = &mut block {
+            signature = match self.request.thinking {
+                Shown::Omitted => {
+                    let sealer = self.app.sealer.of(self.request.tenant);
+                    sealer.seal(Sealed::Reasoning, &std::mem::take(text)).unwrap_or_default()
+                }
+                Shown::Whole | Shown::Not => signature_of(text),
+            };
             self.emit_delta(json!({"type": "signature_delta", "signature": signature}));
         }
+        let json = block.json(&signature);
         self.emit("content_block_stop", json!({"index": self.started - 1}));
         if whole || !matches!(block, Block::ToolUse { .. }) {
             self.content.push(json);
@@ -208,10 +216,10 @@ impl BlockWriter {
 }
 
 impl Block {
-    fn json(&self) -> Value {
+    fn json(&self, signature: &str) -> Value {
         match self {
             Block::Thinking(text) => {
-                json!({"type": "thinking", "thinking": text, "signature": signature(text)})
+                json!({"type": "thinking", "thinking": text, "signature": signature})
             }
             Block::Text(text) => json!({"type": "text", "text": text}),
             Block::ToolUse { id, name, input } => {
@@ -223,7 +231,7 @@ impl Block {
 
 /// What clients must send back with a block of reasoning. It names the text; nothing depends on it, so a history from elsewhere
 /// is taken as it is.
-fn signature(text: &str) -> String {
+fn signature_of(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 

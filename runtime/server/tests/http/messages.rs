@@ -289,6 +289,16 @@ async fn refusals_have_anthropic_s_form_and_name_the_field() {
             "`tools[0].type`",
         ),
         (json!({"tools": [{"name": "f"}]}), "`tools[0].input_schema` is missing"),
+        (
+            json!({"tools": [{"type": "computer_20250124", "name": "computer"}]}),
+            "`tools[0].type` is `computer_20250124`, whose results are images",
+        ),
+        (json!({"tools": [{"type": "function", "name": "f"}]}), "`tools[0].type` is `function`"),
+        (
+            json!({"tools": [weather()[0], {"type": "web_search_20250305", "name": "web_search"}],
+                "tool_choice": {"type": "tool", "name": "web_search"}}),
+            "`web_search`",
+        ),
         (json!({"tools": weather(), "tool_choice": {"type": "tool", "name": "g"}}), "`g`"),
         (json!({"tool_choice": {"type": "any"}}), "no `tools`"),
         (json!({"tool_choice": {"type": "some"}}), "`tool_choice.type` is `some`"),
@@ -397,4 +407,129 @@ async fn an_answer_may_have_to_follow_a_schema() {
         let prompt = prompt(fields.clone()).await;
         assert!(prompt.contains("# Response Formats\n\n## answer"), "{fields}: {prompt}");
     }
+}
+
+#[tokio::test]
+async fn reasoning_that_is_omitted_is_sealed_in_its_signature_and_comes_back() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let turn = tokens(&CALL.replace("Look.", "A secret thought."));
+    let site = Site::with(config(), move |request| {
+        let text = ossmith_harmony::decode(&request.engine_request.prompt).unwrap();
+        sender.send(text).unwrap();
+        Script { tokens: turn.clone(), ..Script::default() }
+    });
+    let fields =
+        json!({"tools": weather(), "thinking": {"type": "adaptive", "display": "omitted"}});
+    let (status, whole) = site.post("/v1/messages", &body(fields.clone())).await;
+    assert_eq!(status, 200, "{whole}");
+    let events = stream(&site, fields.clone()).await;
+    for message in [whole, collect(&events)] {
+        let block = &message["content"][0];
+        assert_eq!((&block["type"], &block["thinking"]), (&json!("thinking"), &json!("")));
+        assert!(!message.to_string().contains("secret"), "{message}");
+        let id = &message["content"][1]["id"];
+        let history = json!([
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": message["content"]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": "sunny"}]},
+        ]);
+        let mut fields = fields.clone();
+        fields["messages"] = history;
+        while receiver.try_recv().is_ok() {}
+        let (status, answer) = site.post("/v1/messages", &body(fields.clone())).await;
+        assert_eq!(status, 200, "{answer}");
+        let prompt = receiver.try_recv().unwrap();
+        assert!(prompt.contains("analysis<|message|>A secret thought.<|end|>"), "{prompt}");
+        // What another server sealed is passed over.
+        fields["messages"][1]["content"][0]["signature"] = json!("EqQBCgIYAhIM");
+        site.post("/v1/messages", &body(fields)).await;
+        assert!(!receiver.try_recv().unwrap().contains("secret"));
+    }
+    assert!(events.iter().all(|event| event["delta"]["type"] != "thinking_delta"));
+    // Without a request for reasoning there is nothing to omit.
+    let off = json!({"tools": weather(), "thinking": {"type": "disabled", "display": "omitted"}});
+    let (_, whole) = site.post("/v1/messages", &body(off)).await;
+    assert!(!whole.to_string().contains("\"thinking\""), "{whole}");
+}
+
+#[tokio::test]
+async fn tools_that_anthropic_defines_and_the_client_runs_are_functions() {
+    for (kind, name, shown) in [
+        ("bash_20250124", "bash", "command?: string,"),
+        ("text_editor_20250728", "str_replace_based_edit_tool", "\"str_replace\""),
+        ("memory_20250818", "memory", "\"rename\""),
+    ] {
+        let fields = json!({"tools": [{"type": kind, "name": name}]});
+        let prompt = prompt(fields.clone()).await;
+        assert!(prompt.contains(&format!("type {name} = ")) && prompt.contains(shown), "{prompt}");
+        let call = CALL
+            .replace("weather", name)
+            .replace(r#"{"city":"Paris"}"#, r#"{"command":"view","path":"/a"}"#);
+        let (_, message) = Site::writing(&call).post("/v1/messages", &body(fields)).await;
+        assert_eq!(message["stop_reason"], "tool_use", "{message}");
+        assert_eq!(message["content"][0]["name"], name);
+        assert_eq!(message["content"][0]["input"]["command"], "view");
+    }
+}
+
+#[tokio::test]
+async fn tools_that_anthropic_s_servers_run_are_left_out_and_named_unless_there_is_nothing_else() {
+    let search = json!({"type": "web_search_20250305", "name": "web_search", "max_uses": 8});
+    let both = body(
+        json!({"tools": [search, weather()[0], {"type": "code_execution_20250825", "name": "code_execution"}]}),
+    );
+    let site = Site::writing(TURN);
+    for stream in [false, true] {
+        let mut both = both.clone();
+        both["stream"] = json!(stream);
+        let (status, headers, text) =
+            site.send(request("POST", "/v1/messages", &both.to_string())).await;
+        assert_eq!(status, 200, "{text}");
+        assert_eq!(
+            headers["x-ossmith-ignored-tools"],
+            "web_search_20250305, code_execution_20250825"
+        );
+    }
+    let alone = body(json!({"tools": [search]}));
+    let strict = ossmith_server::Config { strict_tools: true, ..config() };
+    let strict = Site::with(strict, |_| Script::default());
+    for (site, body) in [(&site, &alone), (&strict, &both), (&strict, &alone)] {
+        let (status, answer) = site.post("/v1/messages", body).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert_eq!(status, 400, "{answer}");
+        assert!(
+            message.starts_with(
+                "`tools[0].type` is `web_search_20250305`, a tool that Anthropic's servers run"
+            ),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tools_that_another_server_ran_stay_in_the_history() {
+    let prompt = prompt(json!({"messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [
+            {"type": "text", "text": "I search."},
+            {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "ossmith"}},
+            {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [
+                {"type": "web_search_result", "title": "Ossmith", "url": "https://example.com", "encrypted_content": "Eqg"},
+            ]},
+            {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "echo", "server_name": "s", "input": {}},
+            {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": false, "content": [{"type": "text", "text": "Hello"}]},
+            {"type": "text", "text": "Found."},
+        ]},
+        {"role": "user", "content": "And?"},
+    ]}))
+    .await;
+    for part in [
+        "{\"query\":\"ossmith\"}<|call|>",
+        "\"url\":\"https://example.com\"",
+        "<|message|>Hello<|end|>",
+        "Found.",
+    ] {
+        assert!(prompt.contains(part), "{part} in {prompt}");
+    }
+    assert!(!prompt.contains("Eqg"), "{prompt}");
 }
