@@ -1,6 +1,7 @@
 """Responses through the openai package: create, stream, state, tools, background."""
 
 import json
+import re
 import time
 
 import openai
@@ -125,4 +126,21 @@ def background(client: OpenAI, model: str):
     assert client.responses.retrieve(long.id).status == "cancelled"
 
 
-CASES = [plain, streamed, state, tools, structured, background]
+def free_form_input_follows_its_grammar(client: OpenAI, model: str):
+    grammar = 'start: NUMBER (" +\\n" NUMBER)~1..3\nNUMBER: /[0-9]{1,3}/'
+    asked = dict(
+        model=model, input="Add 17 and 25.", max_output_tokens=200,
+        tools=[{"type": "custom", "name": "add", "description": "Adds numbers.",
+                "format": {"type": "grammar", "syntax": "lark", "definition": grammar}}],
+        tool_choice={"type": "custom", "name": "add"})
+    for seed in range(3):
+        answer = client.responses.create(**asked, extra_body={"seed": seed})
+        with client.responses.stream(**asked, extra_body={"seed": seed}) as stream:
+            deltas = "".join(e.delta for e in stream if e.type == "response.custom_tool_call_input.delta")
+        call = answer.output[-1]
+        assert answer.status == "completed" and call.type == "custom_tool_call", answer
+        assert re.fullmatch(r"\d{1,3}( \+\n\d{1,3}){1,3}", call.input), call.input
+        assert deltas == call.input, (deltas, call.input)
+
+
+CASES = [plain, streamed, state, tools, structured, background, free_form_input_follows_its_grammar]

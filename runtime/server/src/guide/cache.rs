@@ -107,6 +107,10 @@ pub(super) fn key(constraint: &Constraint) -> Key {
             add("grammar");
             add(text);
         }
+        Constraint::Input(text) => {
+            add("input");
+            add(text);
+        }
         Constraint::Choice(choices) => {
             add("choice");
             choices.iter().for_each(|choice| add(choice));
@@ -172,6 +176,7 @@ mod tests {
         let all = [
             Constraint::Regex("a".into()),
             Constraint::Grammar("a".into()),
+            Constraint::Input("a".into()),
             choice(&["a"]),
             choice(&["a", "b"]),
             choice(&["ab"]),

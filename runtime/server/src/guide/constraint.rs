@@ -15,6 +15,8 @@ pub(crate) enum Constraint {
     Regex(String),
     /// A grammar in llguidance's form of Lark.
     Grammar(String),
+    /// The arguments of a free-form tool, whose only string matches such a grammar.
+    Input(String),
     /// One of these texts.
     Choice(Vec<String>),
 }
@@ -41,7 +43,9 @@ impl Constraint {
             Constraint::Schema { schema, .. } | Constraint::Arguments { schema, .. } => {
                 schema.to_string().len()
             }
-            Constraint::Regex(text) | Constraint::Grammar(text) => text.len(),
+            Constraint::Regex(text) | Constraint::Grammar(text) | Constraint::Input(text) => {
+                text.len()
+            }
             Constraint::Choice(choices) => choices.iter().map(String::len).sum(),
         }
     }

@@ -47,7 +47,8 @@ impl GrammarFuzzer {
                 Err(_) => return,
             },
             1 => Constraint::Regex(text),
-            2 => Constraint::Grammar(text),
+            2 if kind & 4 == 0 => Constraint::Grammar(text),
+            2 => Constraint::Input(text),
             _ => Constraint::Choice(text.lines().map(str::to_owned).collect()),
         };
         let request = GrammarRequest::new(constraint, "x", "`x`".to_owned());

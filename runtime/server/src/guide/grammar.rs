@@ -5,10 +5,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::{Cancelled, Matcher, ParserFactory};
+use llguidance::{CancellationHandle, Cancelled, Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 
 use super::constraint::Constraint;
+use super::quoted::Quoted;
 use super::{limits, mask_clock, vocabulary};
 
 /// Stack of a thread that compiles. llguidance recurses over rules, references and properties; what [`limits`] lets through
@@ -22,8 +23,15 @@ const ARGUMENTS_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 
 /// A constraint that is ready to be followed; a clone starts where the original is, and shares nothing with it.
 pub(crate) struct Compiled {
-    matcher: Matcher,
+    text: Text,
     memory: Memory,
+}
+
+/// What follows a text.
+enum Text {
+    Plain(Box<Matcher>),
+    /// The text is the input of a free-form tool, in JSON.
+    Quoted(Box<Quoted>),
 }
 
 /// Memory of all grammars and copies above which no more are made of what is not small.
@@ -79,7 +87,11 @@ impl Drop for Memory {
 
 impl Clone for Compiled {
     fn clone(&self) -> Compiled {
-        Compiled { matcher: self.matcher.deep_clone(), memory: Memory::new(self.memory.0) }
+        let text = match &self.text {
+            Text::Plain(matcher) => Text::Plain(Box::new(matcher.deep_clone())),
+            Text::Quoted(quoted) => Text::Quoted(Box::new(quoted.deep_clone())),
+        };
+        Compiled { text, memory: Memory::new(self.memory.0) }
     }
 }
 
@@ -107,6 +119,10 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
             ))
         }
         Constraint::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
+        Constraint::Input(text) => {
+            let quoted = Quoted::new(factory, text).map_err(|why| first_line(&why))?;
+            return Ok(Compiled { text: Text::Quoted(Box::new(quoted)), memory: Memory::new(0) });
+        }
         Constraint::Choice(choices) => {
             let texts: Vec<String> =
                 choices.iter().map(|choice| Value::from(choice.as_str()).to_string()).collect();
@@ -114,7 +130,7 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
             TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
         }
     };
-    Ok(Compiled { matcher: start(factory, grammar)?, memory: Memory::new(0) })
+    Ok(Compiled { text: Text::Plain(Box::new(start(factory, grammar)?)), memory: Memory::new(0) })
 }
 
 fn from_schema(schema: &Value, lenient: bool, space: &str) -> Result<TopLevelGrammar, String> {
@@ -266,20 +282,18 @@ impl Compiled {
         if self.memory.0 > SMALL_BYTES && bytes_in_use() > MAX_IN_USE_BYTES {
             return Err(MaskError::NoMemory);
         }
-        let watched = self.matcher.cancellation_handle().map(mask_clock::watch);
-        let allowed = self.matcher.compute_mask_or_eos();
+        let watched = self.cancellation_handle().map(mask_clock::watch);
+        let allowed = match &mut self.text {
+            Text::Plain(matcher) => matcher
+                .compute_mask_or_eos()
+                .map_err(|why| (why.is::<Cancelled>(), why.to_string())),
+            Text::Quoted(quoted) => {
+                let written = quoted.mask(ends, mask);
+                return written.map_err(|why| unfollowable(quoted.is_cancelled(), &why));
+            }
+        };
         drop(watched);
-        let allowed = allowed.map_err(|why| {
-            MaskError::Form(match why.is::<Cancelled>() {
-                true => format!(
-                    "the grammar takes more than {} ms to say what may come next",
-                    mask_clock::MASK_CPU.as_millis()
-                ),
-                false => {
-                    format!("the form cannot be followed further: {}", first_line(&why.to_string()))
-                }
-            })
-        })?;
+        let allowed = allowed.map_err(|(cancelled, why)| unfollowable(cancelled, &why))?;
         let words = allowed.as_slice();
         let count = mask.len().min(words.len());
         mask[..count].copy_from_slice(&words[..count]);
@@ -294,8 +308,29 @@ impl Compiled {
 
     /// Takes the token that was sampled.
     pub(crate) fn accept(&mut self, token: u32) {
-        let _watched = self.matcher.cancellation_handle().map(mask_clock::watch);
-        // A token that does not fit puts the matcher into its error state, which `mask` answers.
-        let _ = self.matcher.consume_token(token);
+        let _watched = self.cancellation_handle().map(mask_clock::watch);
+        match &mut self.text {
+            // A token that does not fit puts the matcher into its error state, which `mask` answers.
+            Text::Plain(matcher) => drop(matcher.consume_token(token)),
+            Text::Quoted(quoted) => quoted.accept(token),
+        }
     }
+
+    fn cancellation_handle(&self) -> Option<CancellationHandle> {
+        match &self.text {
+            Text::Plain(matcher) => matcher.cancellation_handle(),
+            Text::Quoted(quoted) => quoted.cancellation_handle(),
+        }
+    }
+}
+
+/// Why a mask could not be worked out.
+fn unfollowable(cancelled: bool, why: &str) -> MaskError {
+    MaskError::Form(match cancelled {
+        true => format!(
+            "the grammar takes more than {} ms to say what may come next",
+            mask_clock::MASK_CPU.as_millis()
+        ),
+        false => format!("the form cannot be followed further: {}", first_line(why)),
+    })
 }

@@ -52,7 +52,8 @@ fn shape(seed: u64) -> Constraint {
                 Constraint::Schema { schema, lenient: random.below(2) == 0 }
             }
             4 => Constraint::Regex(regex(&mut random, 4)),
-            5 | 6 => Constraint::Grammar(lark(&mut random)),
+            5 => Constraint::Grammar(lark(&mut random)),
+            6 => Constraint::Input(lark(&mut random)),
             _ => {
                 let (count, length) = (random.size(5000), random.size(40));
                 let text = |n: usize| format!("{}{n}", "ab".repeat(length));

@@ -54,7 +54,9 @@ pub(crate) fn check(constraint: &Constraint) -> Result<Effort, String> {
         Constraint::Regex(text) => {
             at_most("bytes", text.len(), MAX_GRAMMAR_BYTES).map(|()| Effort::Involved)
         }
-        Constraint::Grammar(text) => check_lark(text).map(|()| Effort::Involved),
+        Constraint::Grammar(text) | Constraint::Input(text) => {
+            check_lark(text).map(|()| Effort::Involved)
+        }
         Constraint::Choice(choices) => {
             let bytes = choices.iter().map(String::len).sum();
             at_most("choices", choices.len(), MAX_CHOICES)?;

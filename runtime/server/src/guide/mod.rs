@@ -15,6 +15,7 @@ mod helper;
 mod hostile;
 mod limits;
 mod mask_clock;
+mod quoted;
 #[cfg(test)]
 mod tests;
 mod vocabulary;

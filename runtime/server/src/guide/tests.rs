@@ -475,3 +475,93 @@ fn the_deepest_nesting_ends_in_a_grammar_or_a_refusal() {
         compile(&Constraint::Regex(nested(open, "a", close, levels))).map(drop).expect_err(open);
     }
 }
+
+/// What Codex and other agents give as the format of their patches.
+const PATCH: &str = r#"start: begin_patch hunk+ end_patch
+begin_patch: "*** Begin Patch" LF
+end_patch: "*** End Patch" LF?
+hunk: add_hunk | delete_hunk | update_hunk
+add_hunk: "*** Add File: " filename LF add_line+
+delete_hunk: "*** Delete File: " filename LF
+update_hunk: "*** Update File: " filename LF change_move? change?
+filename: /(.+)/
+add_line: "+" /(.*)/ LF -> line
+change_move: "*** Move to: " filename LF
+change: (change_context | change_line)+ eof_line?
+change_context: ("@@" | "@@ " /(.+)/) LF
+change_line: ("+" | "-" | " ") /(.*)/ LF
+eof_line: "*** End of File" LF
+%import common.LF
+"#;
+
+fn input(grammar: &str) -> Compiled {
+    compile(&Constraint::Input(grammar.to_owned())).unwrap_or_else(|why| panic!("{grammar}: {why}"))
+}
+
+#[test]
+fn the_input_of_a_free_form_tool_follows_its_grammar_inside_a_json_string() {
+    let patch = "*** Begin Patch\n*** Update File: a b.rs\n@@ fn f() {\n-\tlet s = \"\\u{e4}\\\\n\";\n+\tlet s = 'ä🙂'; // \u{7f}\u{1b}\n*** End Patch";
+    let digits = "start: sum\nsum: NUMBER (\"+\" NUMBER)*\nNUMBER: /[0-9]+/\n%ignore /[ \\n]+/";
+    for (grammar, text, fits) in [
+        (PATCH, patch, true),
+        (PATCH, &format!("{patch}\n"), true),
+        (PATCH, &format!("{patch}\n\n"), false),
+        (PATCH, &patch[1..], false),
+        (PATCH, "*** Begin Patch\n*** End Patch", false),
+        (PATCH, "*** Begin Patch\n*** Delete File: x\n*** End Patc", false),
+        (digits, "1 +\n2+34", true),
+        (digits, "1 + 2 +", false),
+        (digits, "", false),
+        ("start: /(?s:.*)/", "any \"text\"\n\\ at all /", true),
+        ("start: /.*/", "one line\n", false),
+        // What is escaped may be the end of a token, or the first character of one.
+        ("start: \"f();\\n\\n\\tg();\\n\"", "f();\n\n\tg();\n", true),
+        ("start: \"\\\"\\\\\"", "\"\\", true),
+        ("start: A\nA: ~/(?s:.*)b(?s:.*)/", "ac", true),
+    ] {
+        for object in [
+            json!({ "input": text }).to_string(),
+            json!({ "input": text }).to_string().replace(':', ": "),
+            format!("{{\n  \"input\": {}\n}}", Value::from(text)),
+        ] {
+            // A colon in the text has a space behind it now.
+            if serde_json::from_str::<Value>(&object).expect("JSON")["input"] == text {
+                assert_eq!(allows(input(grammar), &object), fits, "{object} of {grammar}");
+            }
+        }
+        let plain = compile(&Constraint::Grammar(grammar.to_owned())).expect("a good grammar");
+        assert_eq!(allows(plain, text), fits, "{text} of {grammar}");
+    }
+}
+
+#[test]
+fn a_blind_writer_gives_a_free_form_tool_what_it_takes() {
+    let grammar = "start: (ITEM \";\\n\")+\nITEM: /[a-c\"\\\\ä]{1,4}/";
+    for seed in 0..6 {
+        let arguments = Some(Arc::new(input(grammar)));
+        let call = CallRule { recipient: "functions.list".to_owned(), arguments };
+        let rules = Rules { calls: vec![call], must_call: true, ..Rules::default() };
+        let tokens = write(rules, &begin_call("functions.list"), seed, 2000);
+        assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");
+        let object: Value = serde_json::from_str(&messages(&tokens)[0].text()).expect("JSON");
+        assert_eq!(object.as_object().map(serde_json::Map::len), Some(1), "{object}");
+        let text = object["input"].as_str().expect("a text");
+        let plain = compile(&Constraint::Grammar(grammar.to_owned())).expect("a good grammar");
+        assert!(allows(plain, text), "seed {seed}: {text}");
+    }
+}
+
+#[test]
+fn a_grammar_of_an_input_that_cannot_be_followed_is_refused() {
+    for (grammar, want) in
+        [("start: nowhere", "nowhere"), ("begin: \"a\"", "start"), ("start: A\nA: /[^\\s\\S]/", "")]
+    {
+        let refused = compile(&Constraint::Input(grammar.to_owned())).map(drop);
+        let why = refused.expect_err(grammar);
+        assert!(why.contains(want), "{grammar}: {why}");
+    }
+    let mut text = input(PATCH);
+    encode(r#"{"input":"*** Begin"#).into_iter().for_each(|token| text.accept(token));
+    text.accept(encode("x")[0]);
+    assert!(text.mask(ANSWER, &mut vec![0; WORDS]).is_err());
+}

@@ -18,6 +18,8 @@ pub(crate) struct FunctionTool {
     pub(crate) description: Option<String>,
     pub(crate) parameters: Option<Value>,
     pub(crate) strict: bool,
+    /// The Lark grammar of its input, where it is free-form and has one.
+    input_grammar: Option<String>,
     /// The name of the request's field with its parameters.
     pub(crate) param: String,
 }
@@ -79,6 +81,7 @@ fn tool(fields: &Fields<'_>, kind: &str, namespace: Option<&str>) -> Result<Func
         description,
         parameters,
         strict: of.bool("strict", false)?,
+        input_grammar: None,
         param: of.name("parameters"),
     })
 }
@@ -90,7 +93,7 @@ fn custom(
     description: Option<String>,
 ) -> Result<FunctionTool> {
     let mut description = description.unwrap_or_default();
-    let mut input = json!({"type": "string"});
+    let (mut input, mut input_grammar) = (json!({"type": "string"}), None);
     if let Some(format) = fields.object("format")? {
         match format.required_string("type")? {
             "text" => {}
@@ -103,7 +106,10 @@ fn custom(
                         input["pattern"] = format!("^(?:{definition})$").into();
                         "regular expression"
                     }
-                    "lark" => "Lark grammar",
+                    "lark" => {
+                        input_grammar = Some(definition.to_owned());
+                        "Lark grammar"
+                    }
                     other => {
                         let why = format!("is `{other}`; use lark or regex");
                         return Err(grammar.wrong("syntax", why));
@@ -125,6 +131,7 @@ fn custom(
         description: Some(description),
         parameters: Some(parameters),
         strict: true,
+        input_grammar,
         param: fields.name("format"),
     })
 }
@@ -166,6 +173,10 @@ impl FunctionTool {
     /// The grammar of its arguments. Where it need not be enforced, keywords that cannot be are ignored; if the schema as a
     /// whole cannot be enforced, arguments are any object.
     pub(crate) fn arguments(&self, enforce: bool) -> Result<GrammarRequest> {
+        if let Some(grammar) = &self.input_grammar {
+            let subject = format!("the grammar of `{}`", self.target.name);
+            return GrammarRequest::new(Constraint::Input(grammar.clone()), &self.param, subject);
+        }
         let lenient = !(enforce || self.strict);
         let constraint = Constraint::Arguments { schema: self.schema(), lenient };
         let subject = format!("the schema of the parameters of `{}`", self.target.name);

@@ -243,3 +243,55 @@ async fn what_is_wrong_with_a_tool_is_named() {
         assert_eq!((status, &answer["error"]["param"]), (400, &json!(param)), "{tool}: {answer}");
     }
 }
+
+/// What the rules of a request allow next: after these texts, whether the tokens of each may come, one after another.
+fn allows(source: &dyn ossmith::MaskSource, text: &str) -> bool {
+    let (mut mask, mut words) = (source.start(0), vec![0_u32; 201_088_usize.div_ceil(32)]);
+    let all = tokens(text);
+    (0..all.len()).all(|at| {
+        words.fill(0);
+        let allowed = mask.fill(&all[..at], &mut words).unwrap();
+        let token = all[at];
+        allowed == ossmith::Allowed::All || words[token as usize / 32] >> (token % 32) & 1 == 1
+    })
+}
+
+#[tokio::test]
+async fn a_lark_grammar_of_a_free_form_tool_is_enforced() {
+    let grammar = json!({"type": "grammar", "syntax": "lark", "definition": "start: LINE+\nLINE: \"+\" /[a-z \"]+/ \"\\n\""});
+    let good = call("functions.patch", r#"{"input":"+ab \"c\"\n+d\n"}"#);
+    let bad = [
+        call("functions.patch", r#"{"input":"+AB\n"}"#),
+        call("functions.patch", r#"{"input":"+ab"}"#),
+        call("functions.patch", r#"{"input":""}"#),
+        call("functions.patch", r#"{"other":"+ab\n"}"#),
+    ];
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let turn = tokens(&good);
+    let site = Site::with(config(), move |request| {
+        let mask = request.engine_request.mask.clone().unwrap();
+        sender.send((allows(&*mask, &good), bad.iter().any(|bad| allows(&*mask, bad)))).unwrap();
+        Script { tokens: turn.clone(), ..Script::default() }
+    });
+    let chat = json!({"type": "custom", "custom": {"name": "patch", "format": {"type": "grammar", "grammar": {
+        "syntax": grammar["syntax"], "definition": grammar["definition"],
+    }}}});
+    for stream in [false, true] {
+        let responses = respond(json!({"tools": [patch(grammar.clone())], "stream": stream}));
+        let chat = crate::common::chat(json!({"tools": [chat], "stream": stream}));
+        for (path, body) in [("/v1/responses", responses), ("/v1/chat/completions", chat)] {
+            let (status, _, text) = site.send(request("POST", path, &body.to_string())).await;
+            assert_eq!(status, 200, "{text}");
+            assert_eq!(receiver.try_recv().unwrap(), (true, false), "{path}");
+        }
+    }
+    // What cannot be enforced is refused, as for every other grammar.
+    for definition in ["start: nowhere", "start: (", &":".repeat(3000)] {
+        let format = json!({"type": "grammar", "syntax": "lark", "definition": definition});
+        let body = respond(json!({"tools": [patch(format)]}));
+        let (status, answer) = site.post("/v1/responses", &body).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("tools[0].format")));
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("the grammar of `patch` cannot be enforced: "), "{message}");
+    }
+}
