@@ -112,7 +112,7 @@ impl Model {
             cost = cost.plus(self.weight_cost(weight, layer, shape));
         }
         if phase.computes(Op::Attention) {
-            let spec = self.shard_spec();
+            let spec = self.rank_spec();
             let seen = spec.layers[layer].keys_seen(shape.keys);
             // The tokens of a sequence are around the one that sees the average: together they see half of them more.
             let followers = shape.tokens.saturating_sub(shape.sequences) / 2;
@@ -146,11 +146,6 @@ impl Model {
         // Vectors are matrices of rows of one element: they are added or multiplied, not summed over.
         let flops = if k > 1 { (2 * rows * k * columns) as f64 } else { 0.0 };
         Cost { weight_bytes, flops, ..Cost::default() }
-    }
-
-    /// The dimensions that this model's kernels compute: the whole ones, or one rank's.
-    fn shard_spec(&self) -> crate::ModelSpec {
-        self.shard.local(&self.spec).map_or(self.spec, |local| local.spec(&self.spec))
     }
 
     /// The phases of a step that runs by `schedule`, in the order of their launches, with what each must read and compute.

@@ -18,6 +18,7 @@ mod model;
 pub mod params;
 mod predict;
 mod schedule;
+mod shapes;
 mod shard;
 mod spec;
 

@@ -2,8 +2,8 @@
 
 use crate::params;
 use crate::{
-    Arch, Axis, Family, Graph, Kernel, KernelInfo, ModelSpec, Schedule, Shard, Unit, Weight,
-    WeightLayout,
+    Arch, Axis, Family, Graph, Kernel, KernelInfo, ModelSpec, Schedule, Shard, ShardError, Unit,
+    Weight, WeightLayout,
 };
 
 /// Kernels that are no part of a step.
@@ -105,7 +105,52 @@ pub struct Model {
     pub losses: &'static [Loss],
 }
 
+/// Why [`Model::of_rank`] runs on no device.
+const NO_RANK_KERNELS: Loss = Loss {
+    families: &[Family::Portable, Family::Sm90],
+    what: "the kernels of one rank of several are compiled by the compiler, not derived from the whole model's",
+};
+
 impl Model {
+    /// What one of several ranks computes of this model: its graph, which a backend without kernels interprets. The
+    /// compiler makes the kernels of a rank (`compile_rank`). It lives as long as the program: ask once per rank.
+    ///
+    /// # Errors
+    /// [`ShardError`] if the model cannot be divided so.
+    pub fn of_rank(&'static self, shard: Shard) -> Result<&'static Model, ShardError> {
+        if shard == self.shard {
+            return Ok(self);
+        }
+        let graph = self.graph.of_rank(&self.spec, &shard.local(&self.spec)?);
+        let (schedules, tuned, units, losses) = (&[][..], &[][..], &[][..], &[NO_RANK_KERNELS][..]);
+        let model = Model { shard, graph, schedules, tuned, units, losses, ..*self };
+        Ok(Box::leak(Box::new(model)))
+    }
+
+    /// The dimensions that this model's graph and kernels compute: the whole ones, or one rank's.
+    ///
+    /// # Panics
+    /// For a shard that the model cannot have, which neither the compiler nor [`Model::of_rank`] makes.
+    #[must_use]
+    pub fn rank_spec(&self) -> ModelSpec {
+        let local = self.shard.local(&self.spec);
+        local.unwrap_or_else(|why| panic!("{}: {why}", self.spec.name)).spec(&self.spec)
+    }
+
+    /// Bytes of a checkpoint that one rank of this whole model reads: its parts of all weights.
+    ///
+    /// # Errors
+    /// [`ShardError`] if the model cannot be divided so.
+    pub fn bytes_of_rank(&self, shard: Shard) -> Result<u64, ShardError> {
+        let local = shard.local(&self.spec)?;
+        let bytes = |info: &crate::WeightInfo| {
+            let slice = local.slice(&self.spec, info)?;
+            let elements = info.matrices().0 * slice.row_count() * slice.k.len();
+            Some(info.dtype.bytes(elements) as u64)
+        };
+        Ok(self.graph.all_weights().filter_map(|(info, _)| bytes(info)).sum())
+    }
+
     /// The model's record for a profile, if it was tuned.
     #[must_use]
     pub fn tuned_for(&self, arch: &Arch) -> Option<&'static Tuned> {

@@ -73,6 +73,12 @@ impl Slice {
         Slice { rows: vec![0..rows], k: 0..k }
     }
 
+    /// Whether it is all of `rows` rows of `k` elements.
+    #[must_use]
+    pub fn is_whole(&self, rows: usize, k: usize) -> bool {
+        self.k == (0..k) && matches!(&self.rows[..], [range] if *range == (0..rows))
+    }
+
     /// How many rows.
     #[must_use]
     pub fn row_count(&self) -> usize {
@@ -97,6 +103,11 @@ impl Shard {
     /// The only rank of one.
     pub const WHOLE: Shard = Shard { rank: 0, of: 1 };
 
+    /// All ranks of `of`, in order.
+    pub fn all(of: usize) -> impl Iterator<Item = Shard> {
+        (0..of).map(move |rank| Shard { rank, of })
+    }
+
     /// This rank's ranges of a model's dimensions.
     ///
     /// # Errors
@@ -106,6 +117,9 @@ impl Shard {
         let refuse = |what, units| ShardError { what, units, ranks: of };
         if of == 0 || rank >= of || !spec.kv_heads.is_multiple_of(of) {
             return Err(refuse("key/value heads", spec.kv_heads));
+        }
+        if of == 1 {
+            return Ok(Local::whole(spec));
         }
         let tiles = |width: usize, tile: usize, what| {
             let tiles = width.div_ceil(tile);
@@ -124,6 +138,18 @@ impl Shard {
 }
 
 impl Local {
+    /// All of a model.
+    #[must_use]
+    pub fn whole(spec: &ModelSpec) -> Local {
+        Local {
+            shard: Shard::WHOLE,
+            q_heads: 0..spec.q_heads,
+            kv_heads: 0..spec.kv_heads,
+            inter: 0..spec.inter,
+            vocab: 0..spec.vocab,
+        }
+    }
+
     /// The model as this rank computes it: the same layers with this rank's widths.
     #[must_use]
     pub fn spec(&self, global: &ModelSpec) -> ModelSpec {
