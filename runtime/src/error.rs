@@ -159,6 +159,16 @@ pub enum Error {
         /// What the device reported.
         problem: String,
     },
+    /// One of the ranks that share a model failed, and the others cannot go on without it.
+    #[error("rank {rank} of {of} failed: {problem}")]
+    Rank {
+        /// Which rank, counted from 0.
+        rank: usize,
+        /// How many ranks there are.
+        of: usize,
+        /// What failed there.
+        problem: String,
+    },
     /// A kernel source that is not the model's, or does not match its plan.
     #[error("{}: {problem}", path.display())]
     KernelSource {

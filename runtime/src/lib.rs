@@ -19,7 +19,7 @@ mod setters;
 #[doc(hidden)]
 pub mod unstable;
 
-pub use backend::{Device, Limits, MemoryBudget, PAGE_TOKENS, Progress};
+pub use backend::{Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, Ranks};
 pub use checkpoint::Checkpoint;
 pub use engine::{
     Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ossmith_plan::Model;
 
-use super::cpu::{self, CpuBackend};
+use super::cpu::{self, CpuBackend, Isa};
 use super::{Backend, Limits, MemoryBudget, Progress};
-use crate::{Checkpoint, Result};
+use crate::{Checkpoint, Error, Result};
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,72 @@ impl Device {
     }
 }
 
+/// The most devices that can share a model.
+pub const MAX_RANKS: usize = 8;
+
+/// How many ranks share a model, and which CUDA devices they are on: tensor parallelism. On the CPU a rank is a thread
+/// with a part of the weights and of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranks {
+    count: usize,
+    devices: Option<[usize; MAX_RANKS]>,
+}
+
+impl Ranks {
+    /// One device has the whole model.
+    pub const ONE: Ranks = Ranks { count: 1, devices: None };
+
+    /// So many ranks, on consecutive CUDA devices from the chosen one.
+    #[must_use]
+    pub const fn new(count: usize) -> Ranks {
+        Ranks { count, devices: None }
+    }
+
+    /// A rank on each of these CUDA devices. Those beyond [`MAX_RANKS`] only count.
+    #[must_use]
+    pub fn on_devices(ordinals: &[usize]) -> Ranks {
+        let mut devices = [0; MAX_RANKS];
+        devices.iter_mut().zip(ordinals).for_each(|(device, &ordinal)| *device = ordinal);
+        Ranks { count: ordinals.len(), devices: Some(devices) }
+    }
+
+    /// How many.
+    #[must_use]
+    pub const fn count(self) -> usize {
+        self.count
+    }
+
+    /// The CUDA device of each rank, if the first is on this one or is named.
+    #[must_use]
+    pub fn ordinals(self, first: usize) -> Vec<usize> {
+        let listed = |rank: usize| self.devices.map_or(first + rank, |devices| devices[rank]);
+        (0..self.count.min(MAX_RANKS)).map(listed).collect()
+    }
+
+    /// Refuses a number that no model can be divided by, and a device that is named twice.
+    pub(crate) fn check(self) -> Result<()> {
+        if !(1..=MAX_RANKS).contains(&self.count) {
+            let problem =
+                format!("{} ranks cannot share a model: 1 to {MAX_RANKS} can", self.count);
+            return Err(Error::invalid_option("ranks", problem));
+        }
+        let ordinals = self.ordinals(0);
+        let mut seen = ordinals.iter().enumerate();
+        match seen.find(|&(rank, ordinal)| ordinals[..rank].contains(ordinal)) {
+            Some((_, twice)) => {
+                let problem = format!("CUDA device {twice} is named twice; a device has one rank");
+                Err(Error::invalid_option("ranks", problem))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Opens the backend of a resolved device, and returns it with the number of steps to keep in flight beyond the one that
 /// is waited for.
 pub(crate) fn open(
     device: Device,
+    ranks: Ranks,
     model: &'static Model,
     checkpoint: Arc<Checkpoint>,
     limits: Limits,
@@ -45,6 +107,12 @@ pub(crate) fn open(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Box<dyn Backend>, usize)> {
     match device {
+        Device::Cuda(ordinal) if ranks.count > 1 => Err(cuda_ranks(&ranks.ordinals(ordinal))),
+        Device::Cpu | Device::Auto if ranks.count > 1 => {
+            let (count, isa) = (ranks.count, Isa::detect()?);
+            let backend = CpuBackend::with_ranks(model, &checkpoint, limits, isa, count, threads)?;
+            Ok((Box::new(backend), 0))
+        }
         Device::Cuda(ordinal) => Ok((cuda(model, checkpoint, limits, ordinal, progress)?, 1)),
         // The CPU works inside `submit`: another step in flight would only delay the first one's tokens.
         Device::Cpu | Device::Auto => {
@@ -53,14 +121,17 @@ pub(crate) fn open(
     }
 }
 
-/// What a model takes on a resolved device, with room for `snapshots` sliding-window snapshots.
+/// What a model takes on a resolved device, with room for `snapshots` sliding-window snapshots. The ranks of a CPU share
+/// its memory, and this is what they take together.
 pub(crate) fn budget_on(
     device: Device,
+    ranks: Ranks,
     model: &'static Model,
     limits: &Limits,
     snapshots: usize,
 ) -> Result<MemoryBudget> {
     match device {
+        Device::Cuda(ordinal) if ranks.count > 1 => Err(cuda_ranks(&ranks.ordinals(ordinal))),
         Device::Cuda(ordinal) => cuda_budget(model, limits, snapshots, ordinal),
         Device::Cpu | Device::Auto => Ok(cpu::memory_budget(model, limits, snapshots)),
     }
@@ -70,6 +141,17 @@ pub(crate) fn budget_on(
 #[cfg(feature = "cuda")]
 fn cuda_problem() -> Option<String> {
     super::cuda::probe(0).err().map(|error| error.to_string())
+}
+
+/// Why several CUDA devices cannot share a model here: what is missing, or that this program cannot do it yet.
+#[cfg(feature = "cuda")]
+fn cuda_ranks(ordinals: &[usize]) -> Error {
+    super::cuda::check_peers(ordinals).err().unwrap_or_else(|| {
+        Error::unavailable(format!(
+            "CUDA devices {ordinals:?} can reach each other, but this version runs a model on one CUDA device only; \
+             leave --tensor-parallel-size out, or use the CPU"
+        ))
+    })
 }
 
 #[cfg(feature = "cuda")]
@@ -103,13 +185,18 @@ fn cuda_problem() -> Option<String> {
 }
 
 #[cfg(not(feature = "cuda"))]
+fn cuda_ranks(_ordinals: &[usize]) -> Error {
+    Error::unavailable(NO_CUDA)
+}
+
+#[cfg(not(feature = "cuda"))]
 fn cuda_budget(
     _model: &'static Model,
     _limits: &Limits,
     _snapshots: usize,
     _ordinal: usize,
 ) -> Result<MemoryBudget> {
-    Err(crate::Error::unavailable(NO_CUDA))
+    Err(Error::unavailable(NO_CUDA))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -120,5 +207,5 @@ fn cuda(
     _ordinal: usize,
     _progress: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Backend>> {
-    Err(crate::Error::unavailable(NO_CUDA))
+    Err(Error::unavailable(NO_CUDA))
 }

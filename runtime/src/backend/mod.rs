@@ -11,7 +11,7 @@ mod row_sampling;
 mod sliding_pages;
 mod validate;
 
-pub use device::Device;
+pub use device::{Device, MAX_RANKS, Ranks};
 pub(crate) use device::{budget_on, open};
 pub use memory_budget::MemoryBudget;
 pub(crate) use memory_budget::snapshot_count;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ossmith_plan::{Model, ModelSpec};
+use ossmith_plan::{Model, ModelSpec, Shard, ShardError};
 
 use super::Engine;
 use super::options::{EngineOptions, Policy};
 use crate::backend::{self, MemoryBudget, snapshot_count};
-use crate::{Checkpoint, Error, Limits, Progress, Result};
+use crate::{Checkpoint, Error, Limits, Progress, Ranks, Result};
 
 /// Sliding-window snapshots to make room for; `None` if the model has no sliding layers.
 pub(super) fn snapshots(policy: &Policy, spec: &ModelSpec, limits: &Limits) -> Option<usize> {
@@ -26,7 +26,8 @@ impl Engine {
         options: EngineOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine> {
-        let EngineOptions { limits, threads, policy, .. } = options;
+        let EngineOptions { limits, ranks, threads, policy, .. } = options;
+        ranks.check()?;
         if limits.max_sequences == 0 || limits.max_step_tokens == 0 || limits.pages == 0 {
             let problem =
                 format!("{limits:?} leaves no room for a request; all must be at least 1");
@@ -39,8 +40,9 @@ impl Engine {
         let budget = memory_budget(model, &EngineOptions { device, ..options })?;
         tracing::info!(%budget, "memory");
         budget.check()?;
+        log_ranks(model, ranks)?;
         let (backend, pipeline_depth) =
-            backend::open(device, model, checkpoint, limits, threads, progress)?;
+            backend::open(device, ranks, model, checkpoint, limits, threads, progress)?;
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
         if policy.draft_tokens > 0 {
             let (most, rows) = (policy.draft_tokens, backend.max_sampled_rows());
@@ -54,6 +56,26 @@ impl Engine {
     }
 }
 
+/// Logs what each rank reads of the checkpoint.
+///
+/// # Errors
+/// [`Error::InvalidOption`] with the dimension that the ranks cannot share.
+fn log_ranks(model: &'static Model, ranks: Ranks) -> Result<()> {
+    let refused =
+        |why: ShardError| Error::invalid_option("ranks", format!("{}: {why}", model.spec.name));
+    let whole = model.bytes_of_rank(Shard::WHOLE).map_err(refused)?;
+    for shard in Shard::all(ranks.count()).filter(|shard| shard.of > 1) {
+        let bytes = model.bytes_of_rank(shard).map_err(refused)?;
+        let Shard { rank, of } = shard;
+        tracing::info!(
+            "rank {rank} of {of} reads {:.2} GB of the {:.2} GB of weights",
+            bytes as f64 / 1e9,
+            whole as f64 / 1e9
+        );
+    }
+    Ok(())
+}
+
 /// The memory that a model would take with these options, before anything is loaded.
 ///
 /// # Errors
@@ -61,5 +83,5 @@ impl Engine {
 pub fn memory_budget(model: &'static Model, options: &EngineOptions) -> Result<MemoryBudget> {
     let (device, _) = options.device.resolve();
     let snapshots = snapshots(&options.policy, &model.spec, &options.limits).unwrap_or(0);
-    backend::budget_on(device, model, &options.limits, snapshots)
+    backend::budget_on(device, options.ranks, model, &options.limits, snapshots)
 }

@@ -1,7 +1,7 @@
 //! How an engine is loaded, and how requests share it.
 
 use crate::setters::setters;
-use crate::{Device, Limits};
+use crate::{Device, Limits, Ranks};
 
 /// How an engine is loaded. Start from the defaults and change what differs:
 ///
@@ -17,6 +17,8 @@ use crate::{Device, Limits};
 pub struct EngineOptions {
     /// Where to run.
     pub device: Device,
+    /// How many ranks share the model there.
+    pub ranks: Ranks,
     /// What to make room for.
     pub limits: Limits,
     /// Threads of the CPU backend; `None` uses all threads of the machine.
@@ -30,6 +32,7 @@ impl Default for EngineOptions {
     fn default() -> EngineOptions {
         EngineOptions {
             device: Device::Auto,
+            ranks: Ranks::ONE,
             limits: Limits::default(),
             threads: None,
             policy: Policy::default(),
@@ -39,6 +42,7 @@ impl Default for EngineOptions {
 
 setters!(EngineOptions {
     with_device(device: Device),
+    with_ranks(ranks: Ranks),
     with_limits(limits: Limits),
     with_threads(threads: impl Into<Option<usize>>),
     with_policy(policy: Policy),

@@ -39,7 +39,7 @@ impl Cache {
     /// # Errors
     /// [`Error::OutOfMemory`] with the size, if that much memory cannot be allocated.
     pub fn new(model: &'static Model, limits: &Limits) -> Result<Cache> {
-        let spec = &model.spec;
+        let spec = &model.rank_spec();
         let tile_floats = 2 * spec.kv_width() * TILE;
         let tiles = |layer: &Layer| match layer.kind() {
             LayerKind::Sliding => {
@@ -195,7 +195,7 @@ impl Cache {
 /// The most that the cache takes, when every page has been written; weights stay in the checkpoint's map.
 #[must_use]
 pub fn memory_budget(model: &'static Model, limits: &Limits, snapshots: usize) -> MemoryBudget {
-    let spec = &model.spec;
+    let spec = &model.rank_spec();
     let tile = (2 * spec.kv_width() * TILE * size_of::<f32>()) as u64;
     let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count();
     let full = (spec.layers.len() - sliding) as u64;

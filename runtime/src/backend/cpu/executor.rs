@@ -3,9 +3,10 @@
 //! It runs any slice of a graph's nodes, so that a fused GPU phase can be checked against exactly the nodes that
 //! it claims to compute.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use ossmith_plan::{Layer, Model, Node, Op, Value, Weight};
+use ossmith_plan::{Layer, Local, Model, ModelSpec, Node, Op, Shard, ShardError, Value, Weight};
 use rayon::prelude::*;
 
 use super::attention::Attention;
@@ -19,9 +20,17 @@ use super::weights::{self, Rows, Weights};
 use super::{scalar, simd};
 use crate::{Checkpoint, Error, Result};
 
-/// A model with its weights and threads, ready to run nodes.
+/// A model with its weights and threads, or one rank's part of it, ready to run nodes.
 pub struct Executor {
+    /// The model as its graph computes it: whole, or a rank's part.
     model: &'static Model,
+    /// The whole model, whose shapes the weights have.
+    whole: &'static Model,
+    /// The dimensions that the graph computes.
+    spec: ModelSpec,
+    local: Local,
+    /// How ranks add what each computed; `None` for the only one.
+    sums: Option<Arc<dyn RankSums>>,
     weights: Arc<Checkpoint>,
     isa: Isa,
     pool: rayon::ThreadPool,
@@ -41,7 +50,22 @@ impl Executor {
         isa: Isa,
         threads: Option<usize>,
     ) -> Result<Executor> {
-        let spec = &model.spec;
+        Executor::of_rank(model, Shard::WHOLE, weights, isa, threads, None)
+    }
+
+    /// The same for one rank of a whole model, which reads its parts of the weights and adds by `sums`.
+    pub(super) fn of_rank(
+        whole: &'static Model,
+        shard: Shard,
+        weights: Arc<Checkpoint>,
+        isa: Isa,
+        threads: Option<usize>,
+        sums: Option<Arc<dyn RankSums>>,
+    ) -> Result<Executor> {
+        let refused = |why: ShardError| Error::invalid_option("ranks", why.to_string());
+        let local = shard.local(&whole.spec).map_err(refused)?;
+        let model = whole.of_rank(shard).map_err(refused)?;
+        let spec = model.rank_spec();
         for (name, width) in
             [("hidden", spec.hidden), ("inter", spec.inter), ("head_dim", spec.head_dim)]
         {
@@ -51,22 +75,30 @@ impl Executor {
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
-            .thread_name(|index| format!("ossmith-cpu-{index}"))
+            .thread_name(move |index| match shard {
+                Shard::WHOLE => format!("ossmith-cpu-{index}"),
+                Shard { rank, .. } => format!("ossmith-cpu-{rank}-{index}"),
+            })
             .build()
             .map_err(|error| Error::device("start CPU threads", error))?;
-        weights::check(model, &weights)?;
-        let stored = Weights { model, source: &weights, layer: 0 };
+        weights::check(whole, &weights)?;
+        let stored = Weights { model: whole, local: &local, source: &weights, layer: 0 };
         let distinct = match stored.matrix(Weight::Unembedding)?[..] {
             [Rows::Bf16(rows)] => Distinct::new(&rows),
             _ => None,
         };
-        Ok(Executor { model, weights, isa, pool, distinct })
+        Ok(Executor { model, whole, spec, local, sums, weights, isa, pool, distinct })
     }
 
-    /// The model.
+    /// The model as its graph computes it: whole, or a rank's part.
     #[must_use]
     pub fn model(&self) -> &'static Model {
         self.model
+    }
+
+    /// The rows of the unembedding that it computes.
+    pub(super) fn vocab_range(&self) -> Range<usize> {
+        self.local.vocab.clone()
     }
 
     /// The instruction set in use.
@@ -124,7 +156,8 @@ impl Executor {
                 batch.rows.len()
             )));
         }
-        let weights = Weights { model: self.model, source: &self.weights, layer };
+        let (model, local) = (self.whole, &self.local);
+        let weights = Weights { model, local, source: &self.weights, layer };
         match node.op {
             Op::Embed => self.embed(node, &weights, values),
             Op::RmsNorm => self.rms_norm(node, &weights, values),
@@ -132,14 +165,23 @@ impl Executor {
             Op::Rope => self.rope(node, values, batch),
             Op::CacheWrite => self.cache_write(node, layer, values, batch, cache),
             Op::Attention => self.attention(node, &weights, values, batch, cache),
-            // One rank has the whole sum.
-            Op::AllReduce => Ok(()),
+            Op::AllReduce => self.all_reduce(node, values),
             Op::AddTo => self.add_to(node, values),
             Op::TopK => self.top_k(node, layer, values),
             Op::ExpertLinear => self.expert_linear(node, &weights, values),
             Op::SwiGlu => self.swiglu(node, values),
             Op::Combine => self.combine(node, layer, values),
         }
+    }
+
+    /// Replaces a value by its sum over all ranks; the only rank has the whole sum.
+    fn all_reduce(&self, node: &Node, values: &mut Values) -> Result<()> {
+        let Some(sums) = &self.sums else { return Ok(()) };
+        let output = output_of(node)?;
+        let mut out = values.take_written_f32(output)?;
+        let summed = sums.sum(self.model.shard.rank, &mut out);
+        values.put_f32(output, out);
+        summed
     }
 
     fn embed(&self, node: &Node, weights: &Weights<'_>, values: &mut Values) -> Result<()> {
@@ -259,7 +301,7 @@ impl Executor {
     }
 
     fn rope(&self, node: &Node, values: &mut Values, batch: &Batch) -> Result<()> {
-        let spec = &self.model.spec;
+        let spec = &self.spec;
         let output = output_of(node)?;
         let mut out = values.take_written_f32(output)?;
         let half = spec.head_dim / 2;
@@ -282,7 +324,7 @@ impl Executor {
         batch: &Batch,
         cache: &mut Cache,
     ) -> Result<()> {
-        let spec = &self.model.spec;
+        let spec = &self.spec;
         let qkv = values.f32(input_of(node)?)?.chunks_exact(spec.qkv_width());
         for (token, row) in batch.rows.iter().zip(qkv) {
             let (keys, values) = row[spec.q_width()..].split_at(spec.kv_width());
@@ -300,7 +342,7 @@ impl Executor {
         batch: &Batch,
         cache: &Cache,
     ) -> Result<()> {
-        let (spec, output) = (&self.model.spec, output_of(node)?);
+        let (spec, output) = (&self.spec, output_of(node)?);
         let sinks = weights.vector(matrix_of(node)?, 0, spec.q_heads)?;
         let mut out = values.take_f32(output);
         let qkv = values.f32(input_of(node)?)?;
@@ -325,7 +367,7 @@ impl Executor {
     }
 
     fn swiglu(&self, node: &Node, values: &mut Values) -> Result<()> {
-        let (inter, output) = (self.model.spec.inter, output_of(node)?);
+        let (inter, output) = (self.spec.inter, output_of(node)?);
         let mut out = values.take_f32(output);
         let x = values.f32(input_of(node)?)?;
         rows(&mut out, inter, |row, out| {
@@ -360,6 +402,13 @@ impl Executor {
         values.put_f32(output, out);
         Ok(())
     }
+}
+
+/// Adds a value over all ranks: each calls it with its part, in the same order of calls, and gets the sum, whose bits are
+/// the same for all of them and in every run.
+pub(super) trait RankSums: Send + Sync {
+    /// Replaces `part` by the sum over all ranks, in their order.
+    fn sum(&self, rank: usize, part: &mut [f32]) -> Result<()>;
 }
 
 impl std::fmt::Debug for Executor {

@@ -13,6 +13,9 @@ mod executor;
 mod floats;
 mod gemm;
 mod isa;
+mod rank_sums;
+mod ranks;
+mod runner;
 mod scalar;
 mod simd;
 #[cfg(test)]
@@ -23,14 +26,19 @@ mod weights;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ossmith_plan::{Model, Value};
+use ossmith_plan::{Model, Shard};
 use rayon::prelude::*;
 
 pub use batch::{Batch, BatchSequence, Row};
 pub use cache::{Cache, memory_budget};
 pub use executor::Executor;
+use executor::RankSums;
 pub use isa::{Isa, OVERRIDE};
+use rank_sums::SharedSums;
+use ranks::RankThreads;
+use runner::Runner;
 #[cfg(feature = "cuda")]
 pub(super) use scalar::rms_norm;
 pub use values::Values;
@@ -45,17 +53,79 @@ use crate::{Checkpoint, Error, Result};
 /// Rows that go through the unembedding together. This bounds the memory of logits.
 const HEAD_ROWS: usize = 32;
 
-/// Runs a model on the CPU. Steps are done when `submit` returns.
+/// Runs a model on the CPU, whole or divided among ranks. Steps are done when `submit` returns.
 #[derive(Debug)]
 pub struct CpuBackend {
+    /// The executor of the only rank, or of the first: its threads sample.
     executor: Arc<Executor>,
+    layers: Layers,
     limits: Limits,
-    cache: Cache,
-    values: Values,
-    head: Values,
+    /// How many ranks share the model.
+    ranks: usize,
     sampled: Vec<Option<u32>>,
     slots: Vec<SlotState>,
     done: VecDeque<StepOutput>,
+}
+
+/// Who runs the layers and the head.
+#[derive(Debug)]
+enum Layers {
+    Whole(Box<Runner>),
+    Ranks(RankThreads),
+}
+
+impl Layers {
+    fn forward(&mut self, batch: &Arc<Batch>, capture: bool) -> Result<Vec<LayerActivations>> {
+        match self {
+            Layers::Whole(runner) => runner.forward(batch, capture),
+            Layers::Ranks(ranks) => ranks.forward(batch, capture),
+        }
+    }
+
+    fn head(&mut self, batch: &Arc<Batch>, rows: &[usize]) -> Result<&[f32]> {
+        match self {
+            Layers::Whole(runner) => runner.head(batch, rows),
+            Layers::Ranks(ranks) => ranks.head(batch, rows),
+        }
+    }
+
+    fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
+        match self {
+            Layers::Whole(runner) => runner.cache.reserve_snapshots(count),
+            Layers::Ranks(ranks) => ranks.reserve_snapshots(count),
+        }
+    }
+
+    fn copy_snapshot(
+        &mut self,
+        snapshot: usize,
+        seq_slot: usize,
+        end: usize,
+        save: bool,
+    ) -> Result<()> {
+        match self {
+            Layers::Whole(runner) => runner.cache.copy_snapshot(snapshot, seq_slot, end, save),
+            Layers::Ranks(ranks) => ranks.copy_snapshot(snapshot, seq_slot, end, save),
+        }
+    }
+}
+
+/// The executors of all ranks of a model, which share the threads evenly.
+fn rank_executors(
+    model: &'static Model,
+    weights: &Arc<Checkpoint>,
+    isa: Isa,
+    ranks: usize,
+    threads: Option<usize>,
+    sums: &Arc<dyn RankSums>,
+) -> Result<Vec<Arc<Executor>>> {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    let each = (threads.unwrap_or_else(all) / ranks.max(1)).max(1);
+    let executor = |shard: Shard| {
+        let (weights, sums) = (weights.clone(), Some(sums.clone()));
+        Executor::of_rank(model, shard, weights, isa, Some(each), sums).map(Arc::new)
+    };
+    Shard::all(ranks).map(executor).collect()
 }
 
 impl CpuBackend {
@@ -74,31 +144,67 @@ impl CpuBackend {
         CpuBackend::with_executor(executor, limits)
     }
 
-    /// A backend over an executor that the caller made.
+    /// A backend over an executor of a whole model that the caller made.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a limit of 0; [`Error::OutOfMemory`] if there is no memory for the cache.
     pub fn with_executor(executor: Executor, limits: Limits) -> Result<CpuBackend> {
         validate::limits(&limits)?;
-        let model = executor.model();
-        Ok(CpuBackend {
+        let executor = Arc::new(executor);
+        let layers = Layers::Whole(Box::new(Runner::new(executor.clone(), &limits)?));
+        Ok(CpuBackend::build(executor, layers, limits, 1))
+    }
+
+    /// A backend that divides a model among ranks, each a thread with a part of the weights and of the cache. They share
+    /// the `threads` threads evenly; each has one at least.
+    ///
+    /// # Errors
+    /// As [`CpuBackend::new`], and [`Error::InvalidOption`] if the model cannot be divided so.
+    pub fn with_ranks(
+        model: &'static Model,
+        weights: &Arc<Checkpoint>,
+        limits: Limits,
+        isa: Isa,
+        ranks: usize,
+        threads: Option<usize>,
+    ) -> Result<CpuBackend> {
+        validate::limits(&limits)?;
+        let sums = Arc::new(SharedSums::new(ranks, ranks::PATIENCE));
+        let adding: Arc<dyn RankSums> = sums.clone();
+        let executors = rank_executors(model, weights, isa, ranks, threads, &adding)?;
+        CpuBackend::of_ranks(&executors, limits, sums, ranks::PATIENCE)
+    }
+
+    /// A backend over the executors of all ranks, which add by `sums` or by what stands before it.
+    fn of_ranks(
+        executors: &[Arc<Executor>],
+        limits: Limits,
+        sums: Arc<SharedSums>,
+        limit: Duration,
+    ) -> Result<CpuBackend> {
+        let no_ranks = || Error::invalid_option("ranks", "ranks is 0; it must be at least 1");
+        let first = executors.first().ok_or_else(no_ranks)?.clone();
+        let threads = RankThreads::start(executors, &limits, sums, limit)?;
+        Ok(CpuBackend::build(first, Layers::Ranks(threads), limits, executors.len()))
+    }
+
+    fn build(executor: Arc<Executor>, layers: Layers, limits: Limits, ranks: usize) -> CpuBackend {
+        CpuBackend {
+            executor,
+            layers,
             limits,
-            cache: Cache::new(model, &limits)?,
-            values: Values::new(model, 0),
-            head: Values::new(model, 0),
+            ranks,
             sampled: vec![None; limits.max_sequences],
             slots: vec![SlotState::default(); limits.max_sequences],
             done: VecDeque::new(),
-            executor: Arc::new(executor),
-        })
+        }
     }
 
     fn step(&mut self, step: &Step<'_>) -> Result<StepOutput> {
         let model = self.executor.model();
-        let batch = Batch::new(model, &self.limits, step.sequences, &self.sampled)?;
+        let batch = Arc::new(Batch::new(model, &self.limits, step.sequences, &self.sampled)?);
         validate::masks(step, |slot, mask| !self.slots[slot].masks[mask].is_empty())?;
-        self.cache.place(&batch)?;
-        let activations = self.forward(&batch, step.capture_activations)?;
+        let activations = self.layers.forward(&batch, step.capture_activations)?;
         let mut output = StepOutput { activations, ..StepOutput::default() };
         self.finish(step, &batch, &mut output)?;
         let mut sampled = output.sampled.iter();
@@ -112,54 +218,29 @@ impl CpuBackend {
         Ok(output)
     }
 
-    fn forward(&mut self, batch: &Batch, capture: bool) -> Result<Vec<LayerActivations>> {
-        let CpuBackend { executor, cache, values, .. } = self;
-        let graph = &executor.model().graph;
-        values.reset(batch.rows.len());
-        values.set_u32(Value::Tokens, &batch.tokens)?;
-        executor.run(graph.start, 0, values, batch, cache)?;
-        let mut captured = Vec::new();
-        for layer in 0..executor.model().spec.layers.len() {
-            executor.run(graph.layer, layer, values, batch, cache)?;
-            if capture {
-                captured.push(LayerActivations {
-                    residual: values.f32(Value::Residual)?.to_vec(),
-                    router_indices: values.u32(Value::ExpertIds)?.to_vec(),
-                    router_logits: values.f32(Value::RouterLogits)?.to_vec(),
-                });
-            }
-        }
-        Ok(captured)
-    }
-
     /// Runs the head over the rows whose logits are needed, some at a time.
-    fn finish(&mut self, step: &Step<'_>, batch: &Batch, output: &mut StepOutput) -> Result<()> {
+    fn finish(
+        &mut self,
+        step: &Step<'_>,
+        batch: &Arc<Batch>,
+        output: &mut StepOutput,
+    ) -> Result<()> {
         let rows = head_rows(step);
         let sequences = step.sequences.len();
         output.prompt_reports = vec![Vec::new(); sequences];
         output.logits = vec![Vec::new(); sequences];
-        let (hidden, vocab) = (self.executor.model().spec.hidden, self.executor.model().spec.vocab);
+        let vocab = self.executor.model().spec.vocab;
         for rows in rows.chunks(HEAD_ROWS) {
-            let residual = self.values.f32(Value::Residual)?;
-            let mut inputs = Vec::with_capacity(rows.len() * hidden);
-            for row in rows {
-                inputs.extend_from_slice(&residual[row.row * hidden..(row.row + 1) * hidden]);
-            }
-            self.head.reset(rows.len());
-            self.head.set_f32(Value::Residual, &inputs)?;
-            let nodes = self.executor.model().graph.head;
-            self.executor.run(nodes, 0, &mut self.head, batch, &mut self.cache)?;
-            let logits = self.head.f32(Value::Logits)?;
+            let indices: Vec<usize> = rows.iter().map(|row| row.row).collect();
+            let logits = self.layers.head(batch, &indices)?;
             let slots = &self.slots;
             let result = |(row, logits): (&HeadRow<'_>, &[f32])| {
                 let slot = &slots[step.sequences[row.sequence].seq_slot];
                 row.result(slot, logits, batch.rows[row.row].position + 1)
             };
-            let results: Vec<RowResult> = rows
-                .par_iter()
-                .zip(logits.par_chunks_exact(vocab))
-                .map(result)
-                .collect::<Result<_>>()?;
+            let in_order = || rows.par_iter().zip(logits.par_chunks_exact(vocab)).map(result);
+            let results: Vec<RowResult> =
+                self.executor.install(|| in_order().collect::<Result<_>>())?;
             for ((row, logits), result) in rows.iter().zip(logits.chunks_exact(vocab)).zip(results)
             {
                 if row.returned {
@@ -243,7 +324,11 @@ fn head_rows<'a>(step: &'a Step<'a>) -> Vec<HeadRow<'a>> {
 
 impl Backend for CpuBackend {
     fn describe(&self) -> String {
-        format!("cpu ({}, {} threads)", self.executor.isa().name(), self.executor.threads())
+        let (isa, threads) = (self.executor.isa().name(), self.executor.threads());
+        match self.ranks {
+            1 => format!("cpu ({isa}, {threads} threads)"),
+            ranks => format!("cpu ({isa}, {ranks} ranks of {threads} threads)"),
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -251,15 +336,15 @@ impl Backend for CpuBackend {
     }
 
     fn reserve_snapshots(&mut self, count: usize) -> Result<()> {
-        self.cache.reserve_snapshots(count)
+        self.layers.reserve_snapshots(count)
     }
 
     fn save_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
-        self.cache.copy_snapshot(snapshot, seq_slot, end, true)
+        self.layers.copy_snapshot(snapshot, seq_slot, end, true)
     }
 
     fn load_snapshot(&mut self, snapshot: usize, seq_slot: usize, end: usize) -> Result<()> {
-        self.cache.copy_snapshot(snapshot, seq_slot, end, false)
+        self.layers.copy_snapshot(snapshot, seq_slot, end, false)
     }
 
     fn set_history(&mut self, seq_slot: usize, history: &TokenHistory) -> Result<()> {
@@ -276,7 +361,11 @@ impl Backend for CpuBackend {
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         let executor = Arc::clone(&self.executor);
-        let output = executor.install(|| self.step(step))?;
+        let output = match &self.layers {
+            Layers::Whole(_) => executor.install(|| self.step(step))?,
+            // The ranks run on their own threads, of which none may wait for the step.
+            Layers::Ranks(_) => self.step(step)?,
+        };
         self.done.push_back(output);
         Ok(())
     }

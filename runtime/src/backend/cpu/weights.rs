@@ -1,7 +1,9 @@
 //! Stored weights as the executor reads them: matrix rows that stay packed in memory, and vectors decoded to f32
 //! when they are used. Tensors come from a [`Checkpoint`]; `gemm` multiplies their rows.
 
-use ossmith_plan::{DType, Model, Weight, WeightInfo};
+use std::ops::Range;
+
+use ossmith_plan::{DType, Local, Model, Shard, Slice, Weight, WeightInfo};
 
 use crate::checkpoint::Tensor;
 use crate::{Checkpoint, Error, Result};
@@ -9,18 +11,22 @@ use crate::{Checkpoint, Error, Result};
 /// Codes of one MXFP4 block, all under one scale.
 pub(super) const BLOCK: usize = 32;
 
-/// Whole bf16 rows, `[rows, k]`, little-endian, at any alignment.
+/// Rows of bf16, `[rows, k]`, little-endian, at any alignment: whole stored rows, or the same columns of each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bf16Rows<'a> {
     bytes: &'a [u8],
     k: usize,
+    /// Elements from one row to the next.
+    stride: usize,
+    /// The first column.
+    first: usize,
 }
 
 impl<'a> Bf16Rows<'a> {
     /// Rows of `k` elements; `None` if `bytes` are not whole rows or `k` is not a multiple of [`BLOCK`].
     pub(super) fn new(bytes: &'a [u8], k: usize) -> Option<Self> {
         let whole = k > 0 && k.is_multiple_of(BLOCK) && bytes.len().is_multiple_of(2 * k);
-        whole.then_some(Bf16Rows { bytes, k })
+        whole.then_some(Bf16Rows { bytes, k, stride: k, first: 0 })
     }
 
     /// Elements of a row, over which a GEMM sums.
@@ -28,23 +34,41 @@ impl<'a> Bf16Rows<'a> {
         self.k
     }
 
+    /// Elements from one row to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Number of rows.
     pub(super) fn rows(&self) -> usize {
-        self.bytes.len() / (2 * self.k)
+        self.bytes.len() / (2 * self.stride)
     }
 
     /// The bytes of one row.
     pub(super) fn row(&self, row: usize) -> &'a [u8] {
-        &self.bytes[2 * self.k * row..2 * self.k * (row + 1)]
+        let start = self.stride * row + self.first;
+        &self.bytes[2 * start..2 * (start + self.k)]
+    }
+
+    /// Some rows, and of each the columns `k`, which must be of whole rows.
+    fn part(self, rows: Range<usize>, k: &Range<usize>) -> Option<Self> {
+        let bytes = self.bytes.get(2 * self.stride * rows.start..2 * self.stride * rows.end)?;
+        let columns = columns(self.k, k)?;
+        Some(Bf16Rows { bytes, k: columns, first: k.start, ..self })
     }
 }
 
-/// Whole MXFP4 rows, `[rows, k]`: 16 bytes of codes (low nibble first) and one E8M0 scale for each 32 elements.
+/// Rows of MXFP4, `[rows, k]`: 16 bytes of codes (low nibble first) and one E8M0 scale for each 32 elements. They are
+/// whole stored rows, or the same columns of each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mxfp4Rows<'a> {
     blocks: &'a [u8],
     scales: &'a [u8],
     k: usize,
+    /// Elements from one row to the next.
+    stride: usize,
+    /// The first column.
+    first: usize,
 }
 
 impl<'a> Mxfp4Rows<'a> {
@@ -54,7 +78,7 @@ impl<'a> Mxfp4Rows<'a> {
             && k.is_multiple_of(BLOCK)
             && scales.len().is_multiple_of(k / BLOCK)
             && blocks.len() == scales.len() * BLOCK / 2;
-        whole.then_some(Mxfp4Rows { blocks, scales, k })
+        whole.then_some(Mxfp4Rows { blocks, scales, k, stride: k, first: 0 })
     }
 
     /// Elements of a row, over which a GEMM sums.
@@ -62,20 +86,43 @@ impl<'a> Mxfp4Rows<'a> {
         self.k
     }
 
+    /// Elements from one row to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Number of rows.
     pub(super) fn rows(&self) -> usize {
-        self.scales.len() / (self.k / BLOCK)
+        self.scales.len() / (self.stride / BLOCK)
     }
 
     /// Codes of one row, 16 bytes per block.
     pub(super) fn codes(&self, row: usize) -> &'a [u8] {
-        &self.blocks[self.k / 2 * row..self.k / 2 * (row + 1)]
+        let start = self.stride * row + self.first;
+        &self.blocks[start / 2..(start + self.k) / 2]
     }
 
-    /// Scales of one row, one byte per block.
+    /// Scales of one row, one per block.
     pub(super) fn scales(&self, row: usize) -> &'a [u8] {
-        &self.scales[self.k / BLOCK * row..self.k / BLOCK * (row + 1)]
+        let start = self.stride * row + self.first;
+        &self.scales[start / BLOCK..(start + self.k) / BLOCK]
     }
+
+    /// Some rows, and of each the columns `k`, which must be of whole rows.
+    fn part(self, rows: Range<usize>, k: &Range<usize>) -> Option<Self> {
+        let bytes =
+            |all: &'a [u8], row_bytes: usize| all.get(row_bytes * rows.start..row_bytes * rows.end);
+        let (blocks, scales) =
+            (bytes(self.blocks, self.stride / 2)?, bytes(self.scales, self.stride / BLOCK)?);
+        let columns = columns(self.k, k)?;
+        Some(Mxfp4Rows { blocks, scales, k: columns, first: k.start, ..self })
+    }
+}
+
+/// How many columns a range of `k` columns has, if it is one of whole blocks.
+fn columns(k: usize, range: &Range<usize>) -> Option<usize> {
+    let whole = range.end <= k && range.start.is_multiple_of(BLOCK) && !range.is_empty();
+    (whole && range.len().is_multiple_of(BLOCK)).then_some(range.len())
 }
 
 /// Rows of a matrix in the form in which they are stored.
@@ -105,11 +152,23 @@ impl Rows<'_> {
     }
 }
 
-/// Reads a model's weights with the shapes that its graph states.
+impl<'a> Rows<'a> {
+    /// Some rows, and of each some columns.
+    fn part(self, rows: Range<usize>, k: &Range<usize>) -> Option<Rows<'a>> {
+        match self {
+            Rows::Bf16(all) => all.part(rows, k).map(Rows::Bf16),
+            Rows::Mxfp4(all) => all.part(rows, k).map(Rows::Mxfp4),
+        }
+    }
+}
+
+/// Reads the part of a model's weights that one rank has.
 pub(super) struct Weights<'a> {
-    /// The model.
+    /// The whole model, whose shapes the tensors have.
     pub(super) model: &'static Model,
-    /// Its tensors.
+    /// What the rank has of it.
+    pub(super) local: &'a Local,
+    /// The model's tensors.
     pub(super) source: &'a Checkpoint,
     /// The layer whose weights are read.
     pub(super) layer: usize,
@@ -120,15 +179,20 @@ impl<'a> Weights<'a> {
     pub(super) fn matrix(&self, weight: Weight) -> Result<Vec<Rows<'a>>> {
         let info = self.model.graph.weight(weight, self.layer);
         let k = *info.shape.last().unwrap_or(&0);
-        match self.source.tensor(weight, self.layer)? {
+        let stored = match self.source.tensor(weight, self.layer)? {
             Tensor::Bf16 { parts } => parts
                 .into_iter()
                 .map(|part| Bf16Rows::new(part, k).map(Rows::Bf16).ok_or_else(|| misshapen(info)))
-                .collect(),
+                .collect::<Result<Vec<_>>>()?,
             Tensor::Mxfp4 { blocks, scales } => {
                 let rows = Mxfp4Rows::new(blocks, scales, k).ok_or_else(|| misshapen(info))?;
-                Ok(vec![Rows::Mxfp4(rows)])
+                vec![Rows::Mxfp4(rows)]
             }
+        };
+        match self.part(info) {
+            Part::All => Ok(stored),
+            Part::Slice(slice) => cut(&stored, &slice).ok_or_else(|| misshapen(info)),
+            Part::Nothing => Err(misshapen(info)),
         }
     }
 
@@ -136,24 +200,114 @@ impl<'a> Weights<'a> {
     pub(super) fn experts(&self, weight: Weight) -> Result<Experts<'a>> {
         let info = self.model.graph.weight(weight, self.layer);
         let &[experts, rows, k] = info.shape else { return Err(misshapen(info)) };
-        Ok(Experts { info, tensor: self.source.tensor(weight, self.layer)?, experts, rows, k })
+        let part = match self.part(info) {
+            Part::All => None,
+            Part::Slice(slice) if slice.rows.len() == 1 => Some(slice),
+            Part::Slice(_) | Part::Nothing => return Err(misshapen(info)),
+        };
+        Ok(Experts {
+            info,
+            tensor: self.source.tensor(weight, self.layer)?,
+            experts,
+            rows,
+            k,
+            part,
+        })
     }
 
-    /// Elements `range` of a vector (a norm's scale, a bias), decoded; of a matrix, those of its flattened rows.
+    /// Elements `start .. start + len` of a vector (a norm's scale, a bias) as the rank has it, decoded; of a matrix, those
+    /// of its flattened rows. A bias that another rank adds is zero.
     pub(super) fn vector(&self, weight: Weight, start: usize, len: usize) -> Result<Vec<f32>> {
         let info = self.model.graph.weight(weight, self.layer);
-        let Tensor::Bf16 { parts } = self.source.tensor(weight, self.layer)? else {
+        let mut out = Vec::with_capacity(len);
+        let slice = match self.part(info) {
+            Part::All => {
+                self.stored(info, start, len, &mut out)?;
+                return Ok(out);
+            }
+            Part::Nothing => return Ok(vec![0.0; len]),
+            Part::Slice(slice) => slice,
+        };
+        let (_, rows, k) = info.matrices();
+        let count = slice.row_count();
+        let mut at = start;
+        // The stored elements of one run after another: of a range of rows, in one of the vectors.
+        while out.len() < len {
+            let (vector, mut row) = (at / count, at % count);
+            let range = slice.rows.iter().find(|range| {
+                let inside = row < range.len();
+                row -= if inside { 0 } else { range.len() };
+                inside
+            });
+            let range = range.filter(|_| k == 1).ok_or_else(|| misshapen(info))?;
+            let run = (range.len() - row).min(len - out.len());
+            self.stored(info, vector * rows + range.start + row, run, &mut out)?;
+            at += run;
+        }
+        Ok(out)
+    }
+
+    /// Appends stored elements of a bf16 weight.
+    fn stored(
+        &self,
+        info: &'static WeightInfo,
+        start: usize,
+        len: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Tensor::Bf16 { parts } = self.source.tensor(info.weight, self.layer)? else {
             return Err(misshapen(info));
         };
-        let (mut skip, mut out) = (2 * start, Vec::with_capacity(len));
+        let (mut skip, end) = (2 * start, out.len() + len);
         for part in parts {
             let from = skip.min(part.len());
             skip -= from;
-            let wanted = part[from..].chunks_exact(2).take(len - out.len());
+            let wanted = part[from..].chunks_exact(2).take(end - out.len());
             out.extend(wanted.map(|pair| bf16(pair[0], pair[1])));
         }
-        if out.len() == len { Ok(out) } else { Err(misshapen(info)) }
+        if out.len() == end { Ok(()) } else { Err(misshapen(info)) }
     }
+
+    /// What the rank has of a weight.
+    fn part(&self, info: &WeightInfo) -> Part {
+        if self.local.shard == Shard::WHOLE {
+            return Part::All;
+        }
+        let (_, rows, k) = info.matrices();
+        match self.local.slice(&self.model.spec, info) {
+            None => Part::Nothing,
+            Some(slice) if slice.is_whole(rows, k) => Part::All,
+            Some(slice) => Part::Slice(slice),
+        }
+    }
+}
+
+/// What a rank has of a weight.
+enum Part {
+    All,
+    Slice(Slice),
+    /// Another rank adds it.
+    Nothing,
+}
+
+/// The slice of a matrix that is stored in pieces, range by range. Ranges that cross pieces are cut there.
+fn cut<'a>(stored: &[Rows<'a>], slice: &Slice) -> Option<Vec<Rows<'a>>> {
+    let mut parts = Vec::new();
+    for range in &slice.rows {
+        let mut first = 0;
+        for piece in stored {
+            let end = first + piece.rows();
+            let rows = range.start.max(first)..range.end.min(end);
+            if rows.start < rows.end {
+                parts.push(piece.part(rows.start - first..rows.end - first, &slice.k)?);
+            }
+            first = end;
+        }
+        if range.end > first {
+            return None;
+        }
+    }
+    Some(parts)
 }
 
 /// One tensor of expert matrices.
@@ -163,6 +317,8 @@ pub(super) struct Experts<'a> {
     experts: usize,
     rows: usize,
     k: usize,
+    /// What the rank has of each matrix, if not all of it.
+    part: Option<Slice>,
 }
 
 impl<'a> Experts<'a> {
@@ -182,6 +338,10 @@ impl<'a> Experts<'a> {
                 let scales = scales.get(groups * expert..groups * (expert + 1));
                 blocks.zip(scales).and_then(|(b, s)| Mxfp4Rows::new(b, s, self.k)).map(Rows::Mxfp4)
             }
+        };
+        let rows = match &self.part {
+            None => rows,
+            Some(slice) => rows.and_then(|rows| rows.part(slice.rows[0].clone(), &slice.k)),
         };
         rows.ok_or_else(|| misshapen(self.info))
     }

@@ -23,6 +23,7 @@ pub mod nvrtc;
 mod nvtx;
 pub mod pack;
 mod page_tables;
+mod peers;
 mod profile;
 mod query_tiles;
 pub mod replay;
@@ -46,6 +47,7 @@ pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
 pub use memory_budget::{memory_budget, memory_budget_without_device};
+pub use peers::check_peers;
 pub use sources::{Sources, emit, plan_hash};
 pub use stamps::{TracedBlock, TracedLaunch};
 

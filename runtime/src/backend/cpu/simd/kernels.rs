@@ -5,7 +5,7 @@
 //! `LANES`-th pair of elements over k, and the lanes are added at the end.
 //!
 //! Safety, for the whole file: the entry points enable the instruction set. Pointers come from slices whose lengths are
-//! asserted where they are taken, or from [`Bf16Rows`] and [`Mxfp4Rows`], which hold whole rows.
+//! asserted where they are taken, or from [`Bf16Rows`] and [`Mxfp4Rows`], which hold rows of `k` elements.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use std::ops::Range;
@@ -46,7 +46,7 @@ impl Packed for Bf16Rows<'_> {
     unsafe fn prefetch<V: Vector>(&self, row: Self::Row, step: usize, rows: usize) {
         let at = 4 * V::LANES * step;
         if at.is_multiple_of(LINE_BYTES) {
-            V::prefetch(row.wrapping_add(at + rows * 2 * self.k()));
+            V::prefetch(row.wrapping_add(at + rows * 2 * self.stride()));
         }
     }
 
@@ -73,7 +73,7 @@ impl Packed for Mxfp4Rows<'_> {
     unsafe fn prefetch<V: Vector>(&self, (codes, _): Self::Row, step: usize, rows: usize) {
         let at = V::LANES * step;
         if at.is_multiple_of(LINE_BYTES) {
-            V::prefetch(codes.wrapping_add(at + rows * self.k() / 2));
+            V::prefetch(codes.wrapping_add(at + rows * self.stride() / 2));
         }
     }
 

@@ -2,13 +2,14 @@
 //! Whole models against published numbers are tested in the workspace's `tests/`.
 
 mod kernels;
+mod ranks;
 mod refusals;
 mod sampling;
 mod steps;
 
 use std::sync::Arc;
 
-use ossmith_plan::{Layer, Model, ModelSpec, Rope};
+use ossmith_plan::{Layer, Model, ModelSpec, Rope, Shard};
 
 use super::{CpuBackend, Executor, Isa};
 use crate::Checkpoint;
