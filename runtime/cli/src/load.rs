@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use ossmith::{Device, Engine, EngineOptions, Limits, Policy};
+use ossmith::{Device, Engine, EngineOptions, Limits, Policy, Ranks};
 
+use crate::failure::fail;
 use crate::model::Chosen;
 use crate::output::note;
 use crate::progress::Bars;
@@ -16,6 +17,9 @@ pub(crate) struct DeviceArgs {
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
     pub(crate) backend: DeviceName,
 
+    #[command(flatten)]
+    pub(crate) ranks: RankArgs,
+
     /// Threads of the CPU backend [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -26,6 +30,51 @@ pub(crate) struct DeviceArgs {
 
     #[command(flatten)]
     pub(crate) schedule: ScheduleArgs,
+}
+
+/// How many devices share the model, and which.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct RankArgs {
+    /// Ranks that share the model, each with a part of its heads, experts and vocabulary: threads on the CPU.
+    ///
+    /// Several CUDA devices cannot share a model yet.
+    #[arg(long, visible_alias = "tp", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    tensor_parallel_size: Option<u8>,
+
+    /// CUDA devices, one for each rank: 0, or 0,1.
+    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    device: Vec<usize>,
+}
+
+impl RankArgs {
+    /// The ranks, as many as devices are named.
+    fn ranks(&self) -> anyhow::Result<Ranks> {
+        match (self.tensor_parallel_size.map(usize::from), self.device.len()) {
+            (size, 0) => Ok(Ranks::new(size.unwrap_or(1))),
+            (Some(size), named) if size != named => Err(fail(
+                format!("--tensor-parallel-size {size}, but --device names {named}"),
+                "name one device for each rank, or leave one of the two out",
+            )),
+            _ => Ok(Ranks::on_devices(&self.device)),
+        }
+    }
+
+    /// The only CUDA device, for what runs on one.
+    ///
+    /// # Errors
+    /// For several: what keeps them from sharing a model.
+    pub(crate) fn only_device(&self, what: &str) -> anyhow::Result<usize> {
+        let ranks = self.ranks()?;
+        let ordinals = ranks.ordinals(0);
+        if let [ordinal] = ordinals[..] {
+            return Ok(ordinal);
+        }
+        ossmith::unstable::cuda::check_peers(&ordinals)?;
+        Err(fail(
+            format!("{what} runs on one CUDA device, and {} ranks were named", ranks.count()),
+            "leave --tensor-parallel-size out and name one --device",
+        ))
+    }
 }
 
 /// A device as the command line spells it.
@@ -59,8 +108,8 @@ impl DeviceArgs {
         limits: Limits,
         policy: Policy,
     ) -> anyhow::Result<Engine> {
-        let (options, fallback) = self.options(limits, policy);
-        let ordinal = match self.backend.0.resolve().0 {
+        let (options, fallback) = self.options(limits, policy)?;
+        let ordinal = match options.device {
             Device::Cuda(ordinal) => Some(ordinal),
             Device::Cpu | Device::Auto => None,
         };
@@ -87,16 +136,31 @@ impl DeviceArgs {
         &self,
         limits: Limits,
         policy: Policy,
-    ) -> (EngineOptions, Option<String>) {
-        let (device, fallback) = self.backend.0.resolve();
+    ) -> anyhow::Result<(EngineOptions, Option<String>)> {
+        let ranks = self.ranks.ranks()?;
+        let (device, fallback) = self.device()?.resolve();
         let threads = self.threads.map(usize::from);
         let policy = policy.with_draft_tokens(self.draft_tokens.into());
         let options = EngineOptions::default()
             .with_device(device)
+            .with_ranks(ranks)
             .with_limits(limits)
             .with_threads(threads)
             .with_policy(policy);
-        (options, fallback)
+        Ok((options, fallback))
+    }
+
+    /// The device that `--backend` and `--device` name together.
+    pub(crate) fn device(&self) -> anyhow::Result<Device> {
+        let Some(&first) = self.ranks.device.first() else { return Ok(self.backend.0) };
+        match self.backend.0 {
+            Device::Auto | Device::Cuda(0) => Ok(Device::Cuda(first)),
+            Device::Cuda(other) if other == first => Ok(Device::Cuda(first)),
+            Device::Cpu | Device::Cuda(_) => Err(fail(
+                format!("--device {first} is a CUDA device, and --backend names another"),
+                "leave --device or --backend out",
+            )),
+        }
     }
 }
 
@@ -114,5 +178,25 @@ mod tests {
         for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda3"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn ranks_follow_from_their_number_or_their_devices() {
+        let ranks = |tensor_parallel_size, device: &[usize]| {
+            RankArgs { tensor_parallel_size, device: device.to_vec() }.ranks()
+        };
+        for (size, devices, expected) in [
+            (None, &[][..], &[3][..]),
+            (Some(1), &[], &[3]),
+            (Some(4), &[], &[3, 4, 5, 6]),
+            (None, &[2], &[2]),
+            (None, &[5, 2], &[5, 2]),
+            (Some(2), &[0, 1], &[0, 1]),
+        ] {
+            let ranks = ranks(size, devices).expect("ranks");
+            assert_eq!(ranks.ordinals(3), expected, "{size:?}, {devices:?}");
+        }
+        let error = ranks(Some(3), &[0, 1]).expect_err("three ranks on two devices").to_string();
+        assert!(error.contains("--device names 2"), "{error}");
     }
 }

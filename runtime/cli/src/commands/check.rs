@@ -8,6 +8,7 @@ use ossmith_plan::Model;
 use serde_json::json;
 
 use crate::failure::fail;
+use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 use crate::schedule::ScheduleArgs;
@@ -37,9 +38,8 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "N,…", value_parser = super::bench::count(1 << 16))]
     tokens: Vec<usize>,
 
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
+    #[command(flatten)]
+    ranks: RankArgs,
 
     /// Rows that are sampled with each combination of settings, at least, and compared with the host's sampler.
     #[arg(long, default_value_t = SAMPLER_ROWS, value_name = "N")]
@@ -52,7 +52,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let model = self.schedule.apply_on(self.model.shape()?, self.device)?;
+        let device = self.ranks.only_device("`check`")?;
+        let model = self.schedule.apply_on(self.model.shape()?, device)?;
         let options = CheckOptions {
             kernels: self.kernel,
             phases: self.phase,
@@ -62,7 +63,7 @@ impl Args {
         };
         known(model, &options)?;
         let (mut bars, seed) = (Bars::new(), self.model.weights_seed);
-        let lines = check(model, self.device, seed, &options, &mut |at| bars.show(at))?;
+        let lines = check(model, device, seed, &options, &mut |at| bars.show(at))?;
         bars.finish();
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -284,7 +284,7 @@ impl Args {
     }
 
     fn context(&self, spec: &ModelSpec) -> usize {
-        let on_cpu = self.device.backend.0.resolve().0 == Device::Cpu;
+        let on_cpu = self.device.device().is_ok_and(|chosen| chosen.resolve().0 == Device::Cpu);
         let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
         self.limits.max_model_len.map_or(default, |tokens| spec.context.min(tokens as usize))
     }

@@ -27,6 +27,27 @@ fn a_sum_is_worked_out_and_right() {
     }
 }
 
+#[test]
+fn two_ranks_give_the_answers_of_one() {
+    let args = ["generate", "What is 17 + 25?", "-t", "0", "--date", "2026-01-31"];
+    let shared = json(&[&args[..], &["--tensor-parallel-size", "2", "--threads", "2"]].concat());
+    assert_eq!(shared["texts"]["final"], "17 + 25 = 42.", "{shared}");
+}
+
+#[test]
+fn ranks_that_cannot_be_are_refused_in_a_sentence() {
+    for (args, wanted) in [
+        (&["--tensor-parallel-size", "4"][..], "2 key/value heads cannot be shared by 4 ranks"),
+        (&["--tensor-parallel-size", "2", "--device", "0,1,2"], "--device names 3"),
+        (&["--device", "0,1"], "--device 0 is a CUDA device, and --backend names another"),
+    ] {
+        let output =
+            ossmith(&["generate", "Hi", "--backend", "cpu"]).args(args).output().expect("a run");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains(wanted), "{stderr}");
+    }
+}
+
 /// Groups of skills with the right answers that they must keep. A CPU with AVX-512 gives 20, 20, 12 and 39; the floors of the
 /// first three leave one to sums taken in another order elsewhere.
 const FLOORS: [(&[&str], u64); 4] = [

@@ -17,6 +17,7 @@ use super::super::kernels::arch;
 use super::super::table;
 use super::{load, prefill};
 use crate::failure::fail;
+use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::schedule::ScheduleArgs;
 
@@ -42,9 +43,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
+    #[command(flatten)]
+    ranks: RankArgs,
 
     /// Print one JSON object.
     #[arg(long)]
@@ -110,7 +110,8 @@ impl Args {
 
     /// Times the cases of the card at hand, model by model.
     fn time(&self, cases: &[Case]) -> anyhow::Result<Vec<Kept>> {
-        let device = probe(self.device)?;
+        let ordinal = self.ranks.only_device("`bench contract`")?;
+        let device = probe(ordinal)?;
         let profile = Arch::of_device(&device.name, device.compute);
         let cases = self.chosen(cases, Some(profile.name));
         let mut models: Vec<&str> = Vec::new();
@@ -125,7 +126,7 @@ impl Args {
             let args =
                 ModelArgs { model: format!("synthetic:{model}").as_str().into(), weights_seed: 0 };
             let (mut backend, _) =
-                load(&args, &ScheduleArgs::default(), limits(&of_model), self.device)?;
+                load(&args, &ScheduleArgs::default(), limits(&of_model), ordinal)?;
             for case in of_model {
                 let reached = time(&mut backend, &args, case)?;
                 eprintln!(

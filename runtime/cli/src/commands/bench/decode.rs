@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::table;
 use super::{check_context, count, load, picture, trace};
+use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::output;
 use crate::schedule::ScheduleArgs;
@@ -37,9 +38,8 @@ pub(super) struct Decode {
     /// a new mask before each token).
     #[arg(long, default_value = "temperature=1", value_name = "SETTING=VALUE,…", value_parser = sampling)]
     sampling: DecodeSampling,
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -54,6 +54,7 @@ pub(super) struct Decode {
 
 impl Decode {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        let device = self.ranks.only_device("`bench decode`")?;
         for file in self.svg.iter().chain(&self.trace) {
             output::check(file)?;
         }
@@ -73,7 +74,7 @@ impl Decode {
             .with_max_sequences(batch)
             .with_max_step_tokens(batch)
             .with_pages(pairs.iter().map(pages).max().unwrap_or(1));
-        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, self.device)?;
+        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, device)?;
         let mut all = Vec::new();
         for (batch, context) in pairs {
             all.push(backend.time_decode(batch, context, &self.sampling)?);

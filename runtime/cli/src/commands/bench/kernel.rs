@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::super::table;
 use super::count;
 use crate::failure::fail;
+use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 use crate::schedule::ScheduleArgs;
@@ -43,9 +44,8 @@ pub(super) struct Kernel {
     /// Launches that are timed each way.
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = count(100_000))]
     samples: usize,
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print one JSON object.
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -80,7 +80,8 @@ const COLUMNS: [Column; 16] = [
 
 impl Kernel {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let model = self.schedule.apply_on(self.model.shape()?, self.device)?;
+        let device = self.ranks.only_device("`bench kernel`")?;
+        let model = self.schedule.apply_on(self.model.shape()?, device)?;
         for kernel in &self.kernels {
             if model.units.iter().all(|unit| unit.name != kernel) {
                 let names: Vec<&str> = model.units.iter().map(|unit| unit.name).collect();
@@ -107,7 +108,7 @@ impl Kernel {
         // One layer of each class has every kernel, and loads in a second.
         let model = with_one_layer_of_each_class(model);
         let mut backend =
-            CudaBackend::new(model, checkpoint, limits, self.device, &mut |at| bars.show(at))?;
+            CudaBackend::new(model, checkpoint, limits, device, &mut |at| bars.show(at))?;
         bars.finish();
         let load_s = begin.elapsed().as_secs_f64();
         let mut all = Vec::new();

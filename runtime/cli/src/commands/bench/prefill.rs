@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::decode::{phases_json, stats, step_lines};
 use super::{check_context, count, load};
+use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::schedule::ScheduleArgs;
 
@@ -29,9 +30,8 @@ pub(super) struct Prefill {
     /// Also time each phase of a prompt's one step, alone and in the chain; prompts longer than a chunk have none.
     #[arg(long)]
     phases: bool,
-    /// CUDA device.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -39,12 +39,13 @@ pub(super) struct Prefill {
 
 impl Prefill {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        let device = self.ranks.only_device("`bench prefill`")?;
         let longest = self.tokens.iter().copied().max().unwrap_or(1);
         check_context(&self.model.shape()?.spec, longest, "--tokens")?;
         let chunk = self.chunk.min(longest);
         let pages = longest.div_ceil(PAGE_TOKENS);
         let limits = Limits::for_sequences(1, longest).with_max_step_tokens(chunk);
-        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, self.device)?;
+        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, device)?;
         let vocab = self.model.shape()?.spec.vocab;
         let prompt = prompt(vocab, longest);
         let table: Vec<u32> = (0..pages as u32).collect();
