@@ -7,4 +7,5 @@ mod engine;
 mod fixtures;
 mod fresh;
 mod model;
+mod ranks;
 mod vectors;

@@ -37,6 +37,11 @@ impl Loaded {
         Loaded { model, weights: Arc::new(weights) }
     }
 
+    /// The weights.
+    pub(crate) fn weights(&self) -> &Arc<Checkpoint> {
+        &self.weights
+    }
+
     /// Feeds sequences to a fresh CPU backend.
     pub(crate) fn run(&self, isa: Isa, feeds: &[Feed<'_>]) -> Vec<Rows> {
         let executor =
