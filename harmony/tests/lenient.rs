@@ -1,7 +1,8 @@
 //! What the lenient parser makes of malformed input: a line a rule.
 
 use ossmith_harmony::{
-    RepairKind, Role, SpecialSet, Stop, decode_lossy, encode_with_special, parse_lenient, special,
+    Event, LenientOptions, RepairKind, Role, SpecialSet, Stop, StreamParser, Strictness,
+    decode_lossy, encode_with_special, parse, parse_lenient, special,
 };
 
 fn tokens(text: &str) -> Vec<u32> {
@@ -190,4 +191,55 @@ fn a_cut_answer_is_delivered() {
     let parsed = parse_lenient(&tokens("<|channel|>final<|message|>Hel"), Some(Role::Assistant));
     assert_eq!((parsed.messages[0].text().as_str(), parsed.stop), ("Hel", Some(Stop::Cut)));
     assert!(decode_lossy(&[special::CALL]).is_ok());
+}
+
+#[test]
+fn the_role_of_an_unfinished_header_is_no_content() {
+    let unfinished = ["header_without_message", "missing_channel"];
+    for (text, role, message) in [
+        ("<|start|>assistant I see<|end|>", None, "assistant|final|-|-| I see"),
+        ("<|start|>user I see<|end|>", None, "user|-|-|-| I see"),
+        ("assistant I see<|end|>", Some(Role::Assistant), "assistant|final|-|-| I see"),
+        ("user I see<|end|>", Some(Role::Assistant), "assistant|final|-|-|user I see"),
+        ("I see<|end|>", Some(Role::Assistant), "assistant|final|-|-|I see"),
+        // A word that only begins like the role.
+        ("assistants agree<|end|>", Some(Role::Assistant), "assistant|final|-|-|assistants agree"),
+    ] {
+        let (messages, repairs) = read(text, role);
+        assert_eq!(messages, [message], "{text}");
+        assert_eq!(repairs, unfinished[..repairs.len()], "{text}");
+    }
+    // The reference takes the role's word away too, and no other.
+    for (text, content) in [
+        ("assistant I see<|end|>", "I see"),
+        ("user I see<|end|>", "user I see"),
+        ("I see assistant<|end|>", "I see assistant"),
+    ] {
+        let strictness = Strictness::KeepUnfinishedHeaders;
+        let messages = parse(&tokens(text), Some(Role::Assistant), strictness);
+        let messages = messages.expect("the role is known");
+        assert_eq!((messages.len(), messages[0].text().as_str()), (1, content), "{text}");
+        assert_eq!(messages[0].role, Role::Assistant);
+    }
+}
+
+#[test]
+fn only_what_an_assistant_sends_to_a_recipient_is_a_call() {
+    let text = "<|start|>functions.f to=assistant<|channel|>commentary<|message|>5<|end|>\
+                <|start|>user to=assistant<|message|>6<|end|>\
+                <|start|>assistant<|channel|>final<|message|>7<|end|>\
+                <|start|>assistant to=all<|channel|>final<|message|>8<|end|>\
+                <|start|>assistant to=python<|channel|>commentary<|message|>9<|call|>\
+                <|start|>assistant to=functions.g<|channel|>commentary<|message|>{}<|call|>";
+    let mut parser = StreamParser::new(None, LenientOptions::default());
+    let (mut read, mut functions) = (Vec::new(), Vec::new());
+    parser.push_all(&tokens(text), |event| match event {
+        Event::MessageStart(header) => functions.push(header.function().map(str::to_owned)),
+        Event::Text(text) => read.push(format!("text {text}")),
+        Event::Arguments(text) => read.push(format!("arguments {text}")),
+        Event::MessageEnd(_) | Event::Repaired(_) => {}
+    });
+    assert_eq!(read, ["text 5", "text 6", "text 7", "text 8", "arguments 9", "arguments {}"]);
+    assert_eq!(functions[..5], [const { None }; 5]);
+    assert_eq!(functions[5].as_deref(), Some("g"));
 }
