@@ -7,6 +7,8 @@ use ossmith_plan::{Family, Layer};
 
 use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
 
+mod text;
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
