@@ -65,13 +65,27 @@ pub fn from_config(config: &Path) -> Result<&'static Model, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(source) => return Err(Error::Read { file: generation, source }),
     };
-    let spec = spec::parse(&name_of(folder), &text, generation.as_deref())
-        .map_err(|source| Error::Spec { folder: folder.to_path_buf(), source })?;
+    from_text(&name_of(folder), folder, &text, generation.as_deref())
+}
+
+/// As [`from_folder`], of the text of a configuration that is in no file of its own: the metadata of a GGUF file at
+/// `origin`, which errors name.
+///
+/// # Errors
+/// [`Error::Spec`] and [`Error::Compile`], as [`from_folder`].
+pub fn from_text(
+    name: &str,
+    origin: &Path,
+    config: &str,
+    generation: Option<&str>,
+) -> Result<&'static Model, Error> {
+    let spec = spec::parse(name, config, generation)
+        .map_err(|source| Error::Spec { folder: origin.to_path_buf(), source })?;
     let same = |model: &&Model| ModelSpec { name: model.spec.name, ..spec } == model.spec;
     match crate::ALL.into_iter().find(same) {
         Some(model) => Ok(model),
         None => {
-            compile(spec).map_err(|source| Error::Compile { folder: folder.to_path_buf(), source })
+            compile(spec).map_err(|source| Error::Compile { folder: origin.to_path_buf(), source })
         }
     }
 }

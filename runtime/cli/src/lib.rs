@@ -12,6 +12,7 @@ mod answer;
 mod commands;
 mod completion;
 mod failure;
+mod gguf;
 mod hub;
 mod interrupt;
 mod load;

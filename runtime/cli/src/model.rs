@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use ossmith::Checkpoint;
+use ossmith::{Checkpoint, Gguf};
 use ossmith_plan::Model;
 
 use crate::failure::fail;
+use crate::gguf;
 use crate::hub::{self, Repository};
 use crate::output::note;
 
@@ -71,10 +72,11 @@ pub(crate) struct ModelArgs {
     ///
     /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b). nano's weights are
     /// embedded; those of the others, and of OWNER/MODEL, are taken from the local Hugging Face cache, or downloaded
-    /// into it. A folder holds config.json and safetensors files in Hugging Face or OpenAI layout. `synthetic:NAME`
+    /// into it. A folder holds config.json and safetensors files in Hugging Face or OpenAI layout; a file is a GGUF file
+    /// (the first part of several) of llama.cpp's architecture gpt-oss. `synthetic:NAME`
     /// and `synthetic:FOLDER` make seeded random weights of that shape; with `counting:NAME` the likeliest token after
     /// any is the next in the vocabulary, for measuring drafts.
-    #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|synthetic:…", value_parser = ModelName::parser())]
+    #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|FILE.gguf|synthetic:…", value_parser = ModelName::parser())]
     pub(crate) model: ModelName,
 
     /// Seed of random weights.
@@ -115,7 +117,12 @@ impl ModelArgs {
     pub(crate) fn shape(&self) -> anyhow::Result<&'static Model> {
         let random = self.model.synthetic().or_else(|| self.model.counting());
         let name = random.unwrap_or(&self.model.0);
-        built_in(name).map_or_else(|| foreign(Path::new(name)), Ok)
+        let path = Path::new(name);
+        match built_in(name) {
+            Some(model) => Ok(model),
+            None if Gguf::is_named(path) && path.is_file() => gguf::model(&Gguf::open(path)?, path),
+            None => foreign(path),
+        }
     }
 
     /// The folder that `--model` names, or into which a repository of the hub was downloaded.
@@ -145,6 +152,9 @@ impl ModelArgs {
             }
             None => {
                 let folder = self.folder()?;
+                if Gguf::is_named(&folder) && folder.is_file() {
+                    return gguf::open(&folder);
+                }
                 let model = foreign(&folder)?;
                 Ok((model, Checkpoint::open(&folder, model)?))
             }
@@ -178,7 +188,7 @@ fn foreign(folder: &Path) -> anyhow::Result<&'static Model> {
     let refused = |what: &str| {
         fail(
             format!("`{}` {what}", folder.display()),
-            "give the folder that holds config.json and the safetensors files",
+            "give the folder that holds config.json and the safetensors files, or a file whose name ends in .gguf",
         )
     };
     if !folder.exists() {

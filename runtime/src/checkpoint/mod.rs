@@ -6,9 +6,11 @@
 //! of, [`safetensors_file`] reads one file's header, [`names`] lists the names of each weight in each layout, and
 //! [`stored`] checks names, types and shapes against the model. [`convert`] rounds and quantises.
 
+mod content;
 #[allow(dead_code, reason = "formats that are converted come with the next commits")]
 mod convert;
 mod folder;
+mod gguf;
 mod lost_pages;
 mod mxfp4;
 mod names;
@@ -26,6 +28,8 @@ use std::sync::OnceLock;
 use ossmith_plan::{Graph, Model, ModelSpec, Weight};
 
 use crate::{Error, Result};
+use gguf::GgufWeights;
+pub use gguf::{Gguf, GgufTokenizer};
 pub use lost_pages::end_on_lost_pages;
 use source::{Made, WeightSource};
 use stored::StoredWeights;
@@ -77,6 +81,15 @@ impl Checkpoint {
     /// [`Error::File`] for a file that cannot be read.
     pub fn open(folder: &Path, model: &'static Model) -> Result<Checkpoint> {
         Checkpoint::open_shapes(folder, &model.spec, &model.graph)
+    }
+
+    /// The weights of a GGUF file, each checked for its presence, type and shape against `model`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found.
+    pub fn from_gguf(gguf: Gguf, model: &'static Model) -> Result<Checkpoint> {
+        let source = GgufWeights::new(gguf, &model.spec, &model.graph)?;
+        Ok(Checkpoint::of_source(Box::new(source), &model.graph, model.spec.layers.len()))
     }
 
     /// [`Checkpoint::open`], with the parts of a model that it needs.

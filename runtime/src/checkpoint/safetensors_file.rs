@@ -5,40 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::lost_pages::MappedFile;
+use super::content::{self, Content};
 use crate::{Error, Result};
 
 /// Bytes of the little-endian header length that a file starts with.
 const LENGTH_BYTES: usize = 8;
 /// The format's own bound on the header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// A file's content.
-#[derive(Debug)]
-enum Content {
-    Mapped(MappedFile),
-    InMemory(Vec<u8>),
-}
-
-impl Deref for Content {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Content::Mapped(map) => map.bytes(),
-            Content::InMemory(bytes) => bytes,
-        }
-    }
-}
 
 /// A file and the positions of its tensors.
 #[derive(Debug)]
@@ -51,7 +31,7 @@ pub(super) struct TensorFile {
 
 impl TensorFile {
     pub(super) fn open(path: &Path) -> Result<TensorFile> {
-        TensorFile::with_content(path, Content::Mapped(map(path)?))
+        TensorFile::with_content(path, content::map(path, "a safetensors file")?)
     }
 
     /// Reads a file that is not on disk; errors show `name` as its path.
@@ -74,22 +54,6 @@ impl TensorFile {
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.content[range]
     }
-}
-
-#[allow(unsafe_code)]
-fn map(path: &Path) -> Result<MappedFile> {
-    let failed = |action| move |source| Error::File { action, path: path.to_owned(), source };
-    // This is checked before the file is opened, because opening a pipe would wait for its writer.
-    if !path.metadata().map_err(failed("read"))?.is_file() {
-        let problem = "not a regular file; expected a safetensors file".to_owned();
-        return Err(Error::Checkpoint { path: path.to_owned(), problem });
-    }
-    let file = File::open(path).map_err(failed("open"))?;
-    // SAFETY: the map is private and read-only, and every access is bounds-checked against the length that it was
-    // created with. Another process that truncates or rewrites the file while it is mapped breaks this, as with
-    // every memory-mapped file; `Checkpoint::open` states that as its condition.
-    let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
-    Ok(MappedFile::new(map, path))
 }
 
 /// The header of a whole file: where the data section starts, and every tensor, with offsets into that section.

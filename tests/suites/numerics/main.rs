@@ -6,6 +6,7 @@ mod batches;
 mod engine;
 mod fixtures;
 mod fresh;
+mod gguf;
 mod model;
 mod ranks;
 mod vectors;

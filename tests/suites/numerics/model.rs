@@ -33,7 +33,11 @@ impl Loaded {
     pub(crate) fn open(folder: &Path) -> Loaded {
         let model = compile(folder);
         let weights = Checkpoint::open(folder, model);
-        let weights = weights.unwrap_or_else(|why| panic!("{}: {why}", folder.display()));
+        Loaded::new(model, weights.unwrap_or_else(|why| panic!("{}: {why}", folder.display())))
+    }
+
+    /// A model with weights that the caller opened.
+    pub(crate) fn new(model: &'static Model, weights: Checkpoint) -> Loaded {
         Loaded { model, weights: Arc::new(weights) }
     }
 
