@@ -160,7 +160,8 @@ mod tests {
         let right = || line(2e-3, 0.05);
         assert!(verdict(&[right(), right()], "m").is_ok());
         for wrong in [line(7e-3, 0.05), line(2e-3, 1.5), line(f64::INFINITY, f64::INFINITY)] {
-            let error = verdict(&[right(), wrong, right()], "m").unwrap_err().to_string();
+            let error =
+                verdict(&[right(), wrong, right()], "m").expect_err("one is wrong").to_string();
             assert!(error.contains("1 of 3 kernels of m differ"), "{error}");
         }
     }
