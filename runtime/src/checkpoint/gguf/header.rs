@@ -1,7 +1,7 @@
 //! The header of one GGUF file (version 2 or 3, little-endian): metadata and the positions of tensors, every length and
 //! offset checked against the file. Nothing is allocated for a count that the file only claims.
 //!
-//! The format is described in ggml's `docs/gguf.md`.
+//! The format is described in ggml's documents.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

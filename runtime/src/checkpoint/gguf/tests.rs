@@ -1,4 +1,4 @@
-//! Files that the tests write themselves, whole and damaged. What each element type means is tested against another
+//! Files that the tests write themselves, whole and corrupt. What each element type means is tested against another
 //! generator (`tests/suites/numerics/gguf.rs`); here it is what a header may claim.
 
 use std::path::Path;

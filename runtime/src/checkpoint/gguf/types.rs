@@ -1,4 +1,4 @@
-//! The element types of GGUF tensors, as ggml numbers them (`ggml.h`, `enum ggml_type`), and how many bytes a block takes.
+//! The element types of GGUF tensors, as ggml numbers them (`ggml.h`, `enum ggml_type`), and the bytes of their blocks.
 
 /// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
