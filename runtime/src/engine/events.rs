@@ -16,6 +16,7 @@ use futures_core::Stream;
 
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::validate::ValidatedRequest;
+use crate::Result;
 
 /// What the engine's thread is to do.
 #[derive(Debug)]
@@ -24,7 +25,15 @@ pub(super) enum Command {
     Cancel(RequestId),
     Resume(RequestId),
     ResetPrefixCache,
+    Logits(LogitsJob),
     Shutdown,
+}
+
+/// A prompt whose logits a caller waits for.
+#[derive(Debug)]
+pub(super) struct LogitsJob {
+    pub(super) prompt: Vec<u32>,
+    pub(super) reply: Sender<Result<Vec<f32>>>,
 }
 
 #[derive(Debug, Default)]

@@ -16,7 +16,8 @@ use ossmith_plan::ModelSpec;
 
 use super::Engine;
 use super::admission::Room;
-use super::events::{Command, Events, Sink, queue};
+use super::events::{Command, Events, LogitsJob, Sink, queue};
+use super::logits::LogitsOptions;
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
 use super::validate::validate;
@@ -131,6 +132,22 @@ impl EngineHandle {
     /// Evicts all cached prefixes that no request uses.
     pub fn reset_prefix_cache(&self) {
         let _ = self.commands.send(Command::ResetPrefixCache);
+    }
+
+    /// The logits of every token of a prompt, `[tokens, vocab]`, in as many steps as the backend needs.
+    ///
+    /// # Errors
+    /// [`Error::NotIdle`] while requests are in flight, [`Error::InvalidRequest`], [`Error::PromptTooLong`] or
+    /// [`Error::CacheTooSmall`] for the prompt, [`Error::ShutDown`] or [`Error::Stopped`] if the engine no longer runs, and
+    /// what the backend reports.
+    pub fn logits(&self, prompt: Vec<u32>) -> Result<Vec<f32>> {
+        self.check_running()?;
+        let (reply, answer) = channel();
+        let sent = self.commands.send(Command::Logits(LogitsJob { prompt, reply }));
+        match sent.is_ok().then(|| answer.recv()) {
+            Some(Ok(logits)) => logits,
+            _ => Err(self.closed().unwrap_or(Error::ShutDown)),
+        }
     }
 
     /// What the engine counted up to its last step; if no step can run, what waits and runs now. An event that has
@@ -267,12 +284,39 @@ impl Worker {
                 }
                 Ok(Command::Resume(id)) => self.engine.resume(id),
                 Ok(Command::ResetPrefixCache) => self.engine.reset_prefix_cache(),
+                Ok(Command::Logits(job)) => {
+                    let logits = self.logits(&job.prompt);
+                    // A caller that is gone needs no answer.
+                    let _ = job.reply.send(logits);
+                    if let Some(reason) = self.engine.failure() {
+                        return Some(End::Failed(reason.to_owned()));
+                    }
+                }
                 Ok(Command::Shutdown) => return Some(End::ShutDown),
                 // Every sender is gone: no request can arrive and no reader is left.
                 Err(true) => return Some(End::ShutDown),
                 Err(false) => return None,
             }
         }
+    }
+
+    fn logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>> {
+        // Steps of requests that were cancelled may still be in flight.
+        while self.sinks.is_empty() && !self.engine.is_idle() {
+            self.engine.step()?;
+        }
+        let mut all = Vec::new();
+        self.engine.logits(prompt, LogitsOptions::default(), &mut |_, output| {
+            for rows in output.logits {
+                if all.is_empty() {
+                    all = rows;
+                } else {
+                    all.extend_from_slice(&rows);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     fn deliver(&mut self, events: Vec<TokenEvent>) {

@@ -198,3 +198,27 @@ fn bad_requests_and_full_queues_are_refused_at_once() {
     let never = handle.submit(request_of(6));
     assert!(matches!(never, Err(Error::InvalidRequest { field: "n", .. })), "{never:?}");
 }
+
+#[test]
+fn logits_come_from_the_engines_thread_while_no_request_runs() {
+    let handle = start(Scripted::new(LIMITS, 10), Policy::default());
+    let tokens = prompt(30, 3);
+    let mut expected = Vec::new();
+    let options = super::super::LogitsOptions::default();
+    with_policy(Scripted::new(LIMITS, 10), 1, Policy::default())
+        .logits(&tokens, options, &mut |_, mut output| {
+            expected.append(&mut output.logits[0]);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(handle.logits(tokens.clone()).unwrap(), expected);
+    let mut events = handle.submit(Request::new(prompt(9, 0), long())).unwrap();
+    assert!(events.next_blocking().is_some());
+    assert!(matches!(handle.logits(tokens.clone()), Err(Error::NotIdle { .. })));
+    // A request that was cancelled is no obstacle, though steps of it may still be in flight.
+    drop(events);
+    assert_eq!(handle.logits(tokens).unwrap(), expected);
+    assert!(matches!(handle.logits(vec![97]), Err(Error::InvalidRequest { .. })));
+    handle.shutdown();
+    assert!(matches!(handle.logits(vec![1]), Err(Error::ShutDown)));
+}
