@@ -1,5 +1,7 @@
 //! Dates and times in UTC, as APIs write them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 const DAY: u64 = 86_400;
 
 /// The Gregorian date so many days after 1970-01-01: `2026-01-31`.
@@ -14,6 +16,12 @@ pub fn date_of_day(days: u64) -> String {
     let day = day - (153 * month + 2) / 5 + 1;
     let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     format!("{:04}-{month:02}-{day:02}", era * 400 + year + next)
+}
+
+/// Today's date in UTC.
+pub(crate) fn today() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    date_of_day(since.map_or(0, |since| since.as_secs()) / DAY)
 }
 
 /// A time so many seconds after 1970 began, as in RFC 3339: `2026-01-31T12:00:00Z`.

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use ossmith::{EngineHandle, PAGE_TOKENS};
+
+use crate::calendar;
 use crate::guide::GrammarHelper;
 
 /// What does not change while a server runs.
@@ -123,6 +126,18 @@ impl Config {
             grammar_helper: None,
             startup: Vec::new(),
             dropped_log_lines: Arc::default(),
+        }
+    }
+
+    /// The defaults for an engine's model, with today's date in UTC.
+    #[must_use]
+    pub fn of_engine(engine: &EngineHandle) -> Config {
+        let (spec, limits) = (engine.spec(), engine.limits());
+        let context = spec.context.min(limits.pages * PAGE_TOKENS);
+        Config {
+            max_new_tokens: spec.max_new_tokens,
+            today: calendar::today,
+            ..Config::new(spec.name, context, spec.vocab)
         }
     }
 

@@ -1,6 +1,6 @@
 //! Ossmith's HTTP server: what the SDKs of OpenAI, Anthropic and Ollama, load generators and dashboards made for vLLM expect, over the engine.
 //!
-//! [`router`] is the whole surface over any [`GenerationBackend`], [`serve`] runs it on a socket. [`EngineBackend`] is the real
+//! [`router`] is the whole surface over any [`GenerationBackend`], [`api`] its routes for another application's router, and [`serve`] runs it on a socket. [`EngineBackend`] is the real
 //! engine, [`stub`] a scripted one. Imports go one way: `router` and `routes`; the APIs `chat`, `completions`, `responses`, `messages`
 //! and `ollama`; `answer`, which writes answers with choices; `turn`, which prepares and parses one assistant turn; `options`, `guide` and
 //! `mask`, which are what a request allows; `generation`; `backend`. Not here: tokenizing and the harmony format
@@ -56,5 +56,5 @@ pub use error::ApiError;
 #[doc(hidden)]
 pub use guide::GrammarFuzzer;
 pub use guide::{GrammarHelper, Guide, MaskError, grammar_helper};
-pub use router::router;
+pub use router::{api, router};
 pub use serve::serve;

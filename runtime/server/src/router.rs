@@ -14,12 +14,55 @@ use crate::middleware;
 use crate::state::AppState;
 use crate::{chat, completions, conversations, messages, ollama, responses, routes};
 
-/// The server's routes over a backend.
+/// The whole server over a backend: [`api`], the chat page at `/`, and an answer for every other path.
 pub fn router(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
     with_state(AppState::new(config, backend))
 }
 
+/// The routes of the APIs alone, to be merged into the router of an application that has routes of its own, or nested below
+/// a path of it. Requests for other paths do not pass through it. The caller serves it on a runtime of tokio, and stops the
+/// backend when it has served enough.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use axum::Router;
+/// use axum::routing::get;
+/// use ossmith::EngineHandle;
+/// use ossmith_server::{Config, EngineBackend, api};
+///
+/// fn application(engine: EngineHandle) -> Router {
+///     let config = Config::of_engine(&engine);
+///     Router::new()
+///         .route("/", get(|| async { "An application with a page of its own." }))
+///         .merge(api(config, Arc::new(EngineBackend::new(engine))))
+/// }
+/// ```
+pub fn api(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
+    let app = AppState::new(config, backend);
+    finish(routes(&app), app)
+}
+
 pub(crate) fn with_state(app: Arc<AppState>) -> Router {
+    let router = routes(&app).route("/", get(routes::page::page)).fallback(|uri: Uri| async move {
+        ApiError::not_found(
+            None,
+            format!("there is no {}; /openapi.json lists what there is", uri.path()),
+        )
+    });
+    finish(router, app)
+}
+
+fn finish(router: Router<Arc<AppState>>, app: Arc<AppState>) -> Router {
+    router
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::method(method.as_str(), uri.path())
+        })
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::handle))
+        .with_state(app)
+}
+
+fn routes(app: &AppState) -> Router<Arc<AppState>> {
     let mut router = Router::new()
         .route("/v1/models", get(routes::models::list))
         .route("/v1/models/{*id}", get(routes::models::one))
@@ -61,8 +104,7 @@ pub(crate) fn with_state(app: Arc<AppState>) -> Router {
         .route("/version", get(routes::status::version))
         .route("/load", get(routes::status::load))
         .route("/metrics", get(routes::status::metrics))
-        .route("/openapi.json", get(routes::openapi::document))
-        .route("/", get(routes::page::page));
+        .route("/openapi.json", get(routes::openapi::document));
     if app.config.development {
         router = router
             .route("/reset_prefix_cache", post(routes::status::reset_prefix_cache))
@@ -70,15 +112,4 @@ pub(crate) fn with_state(app: Arc<AppState>) -> Router {
             .route("/stop_profile", post(routes::status::no_profile));
     }
     router
-        .fallback(|uri: Uri| async move {
-            ApiError::not_found(
-                None,
-                format!("there is no {}; /openapi.json lists what there is", uri.path()),
-            )
-        })
-        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
-            ApiError::method(method.as_str(), uri.path())
-        })
-        .layer(from_fn_with_state(Arc::clone(&app), middleware::handle))
-        .with_state(app)
 }

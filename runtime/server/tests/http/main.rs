@@ -9,6 +9,7 @@ mod counts;
 mod history;
 mod limits;
 mod messages;
+mod mounted;
 mod ollama;
 mod openapi;
 mod raw;
