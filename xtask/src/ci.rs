@@ -25,6 +25,12 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     let docs = ["doc", "--workspace", "--no-deps", "--lib", "--quiet"];
     checks.step("documentation", || run(cargo(&docs).env("RUSTDOCFLAGS", "-D warnings")));
 
+    checks.step("the runtime for the CPU alone", || {
+        let words = ["clippy", "-p", "ossmith", "--no-default-features", "--", "-D", "warnings"];
+        run(&mut cargo(&words))
+    });
+    checks.step("packages", packages);
+
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     match compiler {
         Nvrtc::Fetch => checks.step("NVRTC", || provide_nvrtc(&mut tests)),
@@ -51,6 +57,28 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     }
     checks.step("tests, golden files included", || run(&mut tests));
     checks.verdict()
+}
+
+/// The crates that are published, each after those that it needs.
+const PUBLISHED: [&str; 9] = [
+    "ossmith-plan",
+    "ossmith-device-fn",
+    "ossmith-scalar",
+    "ossmith-codegen",
+    "ossmith-macros",
+    "ossmith-models",
+    "ossmith-harmony",
+    "ossmith",
+    "ossmith-server",
+];
+
+/// Packs the crates as they would be published; building them from their packages is left to a release.
+fn packages() -> Result<()> {
+    let mut command = cargo(&["package", "--quiet", "--no-verify", "--allow-dirty", "--offline"]);
+    for name in PUBLISHED {
+        command.args(["-p", name]);
+    }
+    run(&mut command)
 }
 
 fn provide_nvrtc(tests: &mut Command) -> Result<()> {
