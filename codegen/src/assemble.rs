@@ -1,8 +1,8 @@
 //! The plan: graph, phases, kernels, layouts and text put together as a [`Model`].
 
 use ossmith_plan::{
-    Arch, DType, Graph, KernelInfo, Loss, Model, ModelSpec, Phase, PhaseKernel, RowOrder, Schedule,
-    Shard, Weight, WeightLayout,
+    Arch, DType, Family, Graph, KernelInfo, Layer, Loss, Model, ModelSpec, Phase, PhaseKernel,
+    RowOrder, Schedule, Shard, Weight, WeightLayout,
 };
 
 use crate::fuse::{self, Fused, FusedGraph};
@@ -16,23 +16,6 @@ use crate::{emit, graph, leak, library};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompileError {
-    /// Layers that no kernel computes one after another.
-    #[error(
-        "layer {layer} has {experts} experts of which it chooses {top_k}, layer 0 has {first_experts} and chooses \
-         {first_top_k}: the kernels need the same numbers in every layer"
-    )]
-    LayersDiffer {
-        /// The first layer that differs.
-        layer: usize,
-        /// Its experts.
-        experts: usize,
-        /// How many it chooses.
-        top_k: usize,
-        /// Experts of layer 0.
-        first_experts: usize,
-        /// How many it chooses.
-        first_top_k: usize,
-    },
     /// A phase that cannot be scheduled, or an override that is illegal.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -60,16 +43,24 @@ pub fn assemble(
     arch: &Arch,
     overrides: &Overrides,
 ) -> Result<Model, CompileError> {
-    check_layers(&spec)?;
     let shard = Shard::WHOLE;
     let local = shard.local(&spec).expect("one rank has the whole model");
     let graph = graph::build(&spec, &local);
     let local_spec = local.spec(&spec);
-    let (steps, lost) = steps(&local_spec, arch);
-    let mut losses: Vec<Loss> = lost
-        .into_iter()
-        .map(|what| Loss { families: leak(vec![arch.family]), what: what.leak() })
-        .collect();
+    let of_families = |families: Vec<Family>| {
+        let families = leak(families);
+        move |what: String| Loss { families, what: what.leak() }
+    };
+    let (steps, mut losses): (Vec<Step>, Vec<Loss>) = match layers_differ(&spec) {
+        None => {
+            let (steps, lost) = steps(&local_spec, arch);
+            (steps, lost.into_iter().map(of_families(vec![arch.family])).collect())
+        }
+        Some(why) => {
+            let everywhere = of_families(vec![Family::Portable, Family::Sm90]);
+            (Vec::new(), vec![everywhere(why)])
+        }
+    };
     let mut kernels = Kernels::default();
     let mut schedules = Vec::new();
     for step in &steps {
@@ -129,10 +120,12 @@ pub(crate) fn plans(
     arch: &Arch,
     overrides: &Overrides,
 ) -> Result<Vec<KernelPlan>, CompileError> {
-    check_layers(spec)?;
     let local = Shard::WHOLE.local(spec).expect("one rank has the whole model");
     let graph = graph::build(spec, &local);
     let mut kernels = Kernels::default();
+    if layers_differ(spec).is_some() {
+        return Ok(Vec::new());
+    }
     for step in steps(spec, arch).0 {
         let fused = fuse::fuse(&graph, step.regime);
         let planned = plan_step(&fused, &step, spec, arch, overrides)?;
@@ -141,21 +134,18 @@ pub(crate) fn plans(
     Ok(kernels.plans)
 }
 
-/// Experts differ in no published model of this shape; the types carry it, the kernels do not yet.
-fn check_layers(spec: &ModelSpec) -> Result<(), CompileError> {
-    let Some(first) = spec.layers.first() else { return Ok(()) };
-    let differs =
-        |layer: &&ossmith_plan::Layer| (layer.experts, layer.top_k) != (first.experts, first.top_k);
-    match spec.layers.iter().position(|layer| differs(&layer)) {
-        None => Ok(()),
-        Some(layer) => Err(CompileError::LayersDiffer {
-            layer,
-            experts: spec.layers[layer].experts,
-            top_k: spec.layers[layer].top_k,
-            first_experts: first.experts,
-            first_top_k: first.top_k,
-        }),
-    }
+/// Why no CUDA kernels compute a model, if layers differ in more than their windows: a kernel has the numbers of experts as
+/// constants, and one name for all layers. The graph carries them, so the CPU computes such a model.
+fn layers_differ(spec: &ModelSpec) -> Option<String> {
+    let first = spec.layers.first()?;
+    let differs = |layer: &Layer| (layer.experts, layer.top_k) != (first.experts, first.top_k);
+    let layer = spec.layers.iter().position(differs)?;
+    let other = &spec.layers[layer];
+    Some(format!(
+        "no CUDA kernels: layer {layer} has {} experts of which it chooses {}, layer 0 has {} and chooses {}, and the kernels \
+         need the same numbers in every layer; the CPU runs it (--backend cpu)",
+        other.experts, other.top_k, first.experts, first.top_k
+    ))
 }
 
 /// A phase with its kernels.

@@ -27,7 +27,7 @@ pub use schedule::{Legal, Overrides, OverridesError, Tunable};
 /// The result lives as long as the process, as a model built into a program does.
 ///
 /// # Errors
-/// [`CompileError::LayersDiffer`] for a model that no kernels compute.
+/// [`CompileError`] for a phase that cannot be scheduled.
 pub fn compile(spec: ModelSpec) -> Result<&'static Model, CompileError> {
     compile_tuned(spec, &[])
 }

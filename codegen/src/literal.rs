@@ -70,8 +70,8 @@ structs! {
     }
     Loss { families, what }
     ModelSpec {
-        name, hidden, inter, head_dim, q_heads, kv_heads, vocab, context, layers, rms_eps, swiglu_limit, rope, stop_tokens,
-        max_new_tokens,
+        name, hidden, inter, head_dim, q_heads, kv_heads, vocab, context, layers, rms_eps, swiglu_limit, swiglu_alpha,
+        attention_bias, tied_embeddings, rope, stop_tokens, max_new_tokens,
     }
     Layer { window, experts, top_k }
     Rope { theta, factor, beta_fast, beta_slow, original_context, truncate }

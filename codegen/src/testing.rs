@@ -15,6 +15,9 @@ pub(crate) const TINY: ModelSpec = ModelSpec {
     layers: &[Layer::sliding(20, 5, 2), Layer::full(5, 2)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
+    swiglu_alpha: 1.702,
+    attention_bias: true,
+    tied_embeddings: false,
     rope: Rope {
         theta: 150_000.0,
         factor: 32.0,

@@ -20,7 +20,9 @@ mod setters;
 pub mod unstable;
 
 pub use backend::{Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, Ranks};
-pub use checkpoint::{Checkpoint, Gguf, GgufTokenizer};
+pub use checkpoint::{
+    Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,
+};
 pub use engine::{
     Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,
     EngineOptions, Events, FinishReason, Histogram, MaskSource, Policy, PromptInfo, Request,

@@ -218,6 +218,9 @@ mod tests {
         layers: &[Layer::full(32, 4)],
         rms_eps: 1e-5,
         swiglu_limit: 7.0,
+        swiglu_alpha: 1.702,
+        attention_bias: true,
+        tied_embeddings: false,
         rope: Rope {
             theta: 150_000.0,
             factor: 1.0,

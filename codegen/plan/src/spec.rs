@@ -1,6 +1,6 @@
 //! What a gpt-oss model is: the numbers of its `config.json`, checked and named.
 
-/// `alpha` of the clamped SwiGLU, `gate * sigmoid(alpha * gate) * (up + 1)`; in no config file
+/// `alpha` of the clamped SwiGLU, `gate * sigmoid(alpha * gate) * (up + 1)`, where a configuration names none
 /// (openai/gpt-oss, `torch/model.py`).
 pub const SWIGLU_ALPHA: f32 = 1.702;
 
@@ -144,6 +144,12 @@ pub struct ModelSpec {
     pub rms_eps: f32,
     /// Bound of the clamped SwiGLU.
     pub swiglu_limit: f32,
+    /// Slope of its sigmoid.
+    pub swiglu_alpha: f32,
+    /// Whether attention's projections have biases; without, the weights are zero.
+    pub attention_bias: bool,
+    /// Whether the embedding is also the unembedding.
+    pub tied_embeddings: bool,
     /// Rotary embedding.
     pub rope: Rope,
     /// Token ids that end a turn (config and generation config together), ascending.

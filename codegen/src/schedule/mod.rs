@@ -17,9 +17,7 @@ mod tools;
 mod tunables;
 
 use ossmith_plan::params::PhaseKernel;
-use ossmith_plan::{
-    Arch, Auxiliary, Axis, Family, Layer, ModelSpec, Op, Regime, SWIGLU_ALPHA, Weight,
-};
+use ossmith_plan::{Arch, Auxiliary, Axis, Family, Layer, ModelSpec, Op, Regime, Weight};
 
 use crate::fuse::Fused;
 use gemm::{Gemm, Mma};
@@ -187,5 +185,8 @@ fn head_constants(spec: &ModelSpec) -> Vec<Constant> {
 }
 
 fn swiglu_constants(spec: &ModelSpec) -> [Constant; 2] {
-    [Constant::F32("kSwigluLimit", spec.swiglu_limit), Constant::F32("kSwigluAlpha", SWIGLU_ALPHA)]
+    [
+        Constant::F32("kSwigluLimit", spec.swiglu_limit),
+        Constant::F32("kSwigluAlpha", spec.swiglu_alpha),
+    ]
 }

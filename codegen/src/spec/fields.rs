@@ -46,6 +46,49 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether the field is there and says `null`, where that means something else than leaving it out.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(Value::is_null)
+    }
+
+    /// The fields that hold something.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.map.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether this file and `other` hold the same in a field.
+    pub(super) fn same(&self, other: Fields<'_>, name: &str) -> bool {
+        self.value(name) == other.value(name)
+    }
+
+    /// The `count` objects of a list; each one's own fields are reported with its place in the list, a name that lives as
+    /// long as the process, like the spec.
+    pub(super) fn objects(
+        &self,
+        name: &'static str,
+        count: usize,
+    ) -> Result<Option<Vec<Fields<'a>>>, SpecError> {
+        let list = match self.value(name) {
+            None => return Ok(None),
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(self.unsupported(name, "a list of JSON objects")),
+        };
+        if list.len() != count {
+            let found = format!("{} entries", list.len());
+            return Err(self.refuse(name, &found, &format!("{count} entries, one for each layer")));
+        }
+        let object = |(place, value): (usize, &'a Value)| match value {
+            Value::Object(map) => {
+                let prefix = String::leak(format!("{name}[{place}]."));
+                Ok(Fields { file: self.file, prefix, map })
+            }
+            other => {
+                Err(self.refuse(&format!("{name}[{place}]"), &other.to_string(), "a JSON object"))
+            }
+        };
+        list.iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.value(name).is_some()
     }

@@ -5,15 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use ossmith_plan::LayerKind;
+use ossmith_plan::SWIGLU_ALPHA;
 use serde::Deserialize;
 
 use super::SpecError;
 use super::fields::Fields;
 use super::raw::{HUGGING_FACE, Names, OPENAI, Raw};
-use super::rope;
-use super::supported::MAX_LAYERS;
+use super::{layers, quantization, rope};
 
+const DEFAULT_CONTEXT: usize = 131_072;
+const DEFAULT_HEAD_DIM: usize = 64;
 const DEFAULT_RMS_EPS: f64 = 1e-5;
 const DEFAULT_SWIGLU_LIMIT: f64 = 7.0;
 
@@ -28,29 +29,23 @@ pub(super) fn read(config: Fields<'_>) -> Result<Raw, SpecError> {
 }
 
 fn read_hugging_face(config: Fields<'_>) -> Result<Raw, SpecError> {
-    const MODEL_TYPE: &str = "\"gpt_oss\"";
-    if config.required::<&str>("model_type", MODEL_TYPE)? != "gpt_oss" {
-        return Err(config.unsupported("model_type", MODEL_TYPE));
+    // The second is gpt-oss with layers that differ (`block_configs`).
+    const TYPES: [&str; 2] = ["gpt_oss", "gpt_oss_puzzle"];
+    const ARCHITECTURES: [&str; 2] = ["GptOssForCausalLM", "GptOssPuzzleForCausalLM"];
+    let supported = "\"gpt_oss\" or \"gpt_oss_puzzle\"";
+    if !TYPES.contains(&config.required::<&str>("model_type", supported)?) {
+        return Err(config.unsupported("model_type", supported));
     }
-    config.only("architectures", vec!["GptOssForCausalLM"])?;
+    let supported = "one of [\"GptOssForCausalLM\"], [\"GptOssPuzzleForCausalLM\"]";
+    match config.optional::<Vec<&str>>("architectures", supported)?.as_deref() {
+        None => {}
+        Some([name]) if ARCHITECTURES.contains(name) => {}
+        Some(_) => return Err(config.unsupported("architectures", supported)),
+    }
     config.only("hidden_act", "silu")?;
-    config.only("attention_bias", true)?;
-    config.only("tie_word_embeddings", false)?;
-    let quantization =
-        "an object with quant_method \"mxfp4\" (de-quantised checkpoints are not read)";
-    match config.object("quantization_config", "quantization_config.")? {
-        None => return Err(config.missing("quantization_config", quantization)),
-        Some(fields) if !fields.has("quant_method") => {
-            return Err(fields.missing("quant_method", "\"mxfp4\""));
-        }
-        Some(fields) => fields.only("quant_method", "mxfp4")?,
-    }
-    let context = config.count(HUGGING_FACE.context)?;
+    quantization::check(config)?;
     Ok(Raw {
-        context,
-        top_k: hugging_face_top_k(config)?,
-        layer_kinds: layer_kinds(config)?,
-        rms_eps: config.positive("rms_norm_eps")?,
+        context: config.optional_count(HUGGING_FACE.context)?.unwrap_or(DEFAULT_CONTEXT),
         rope: rope::read_hugging_face(config)?,
         ..common(config, &HUGGING_FACE)?
     })
@@ -60,72 +55,31 @@ fn read_openai(config: Fields<'_>) -> Result<Raw, SpecError> {
     let rope = rope::read_openai(config)?;
     // The config names no context: it is what the scaling extends the original one to.
     let context = (rope.original_context as f64 * rope.factor) as usize;
-    Ok(Raw {
-        context,
-        top_k: config.count(OPENAI.top_k)?,
-        layer_kinds: layer_kinds(config)?,
-        rope,
-        ..common(config, &OPENAI)?
-    })
+    Ok(Raw { context, rope, ..common(config, &OPENAI)? })
 }
 
-/// What both layouts spell alike; the rest is left at a value that both callers replace.
+/// What both layouts spell alike; the rest is left at a value that both callers replace. Defaults are those of
+/// transformers; dimensions have none here, since a file without them is of some other model.
 fn common(config: Fields<'_>, names: &'static Names) -> Result<Raw, SpecError> {
+    let bool = |name| config.optional::<bool>(name, "true or false");
+    let alpha = config.optional_positive("swiglu_alpha")?;
     Ok(Raw {
         names,
         hidden: config.count("hidden_size")?,
         inter: config.count("intermediate_size")?,
-        head_dim: config.count("head_dim")?,
+        head_dim: config.optional_count("head_dim")?.unwrap_or(DEFAULT_HEAD_DIM),
         q_heads: config.count("num_attention_heads")?,
         kv_heads: config.count("num_key_value_heads")?,
-        experts: config.count(names.experts)?,
-        top_k: 0,
         vocab: config.count("vocab_size")?,
-        window: config.count("sliding_window")?,
         context: 0,
-        layer_kinds: Vec::new(),
+        layers: layers::read(config, names)?,
         rms_eps: config.optional_positive("rms_norm_eps")?.unwrap_or(DEFAULT_RMS_EPS),
         swiglu_limit: config.optional_positive("swiglu_limit")?.unwrap_or(DEFAULT_SWIGLU_LIMIT),
+        swiglu_alpha: alpha.unwrap_or(f64::from(SWIGLU_ALPHA)),
+        attention_bias: bool("attention_bias")?.unwrap_or(true),
+        tied_embeddings: bool("tie_word_embeddings")?.unwrap_or(false),
         rope: rope::PLAIN,
     })
-}
-
-/// transformers writes the number of chosen experts twice.
-fn hugging_face_top_k(config: Fields<'_>) -> Result<usize, SpecError> {
-    let (main, other) = (HUGGING_FACE.top_k, OPENAI.top_k);
-    match (config.optional_count(main)?, config.optional_count(other)?) {
-        (Some(main_k), Some(other_k)) if main_k != other_k => {
-            Err(config.unsupported(other, &format!("the same as `{main}`, which is {main_k}")))
-        }
-        (Some(top_k), _) | (None, Some(top_k)) => Ok(top_k),
-        (None, None) => config.count(main),
-    }
-}
-
-fn layer_kinds(config: Fields<'_>) -> Result<Vec<LayerKind>, SpecError> {
-    const KINDS: &str = "a list of \"sliding_attention\" and \"full_attention\"";
-    let count = config.count("num_hidden_layers")?;
-    if count > MAX_LAYERS {
-        let supported = format!("at most {MAX_LAYERS} layers");
-        return Err(config.unsupported("num_hidden_layers", &supported));
-    }
-    let Some(names) = config.optional::<Vec<&str>>("layer_types", KINDS)? else {
-        let kind = |layer| if layer % 2 == 0 { LayerKind::Sliding } else { LayerKind::Full };
-        return Ok((0..count).map(kind).collect());
-    };
-    if names.len() != count {
-        let supported = format!("{count} entries, as `num_hidden_layers` says");
-        return Err(config.refuse("layer_types", &format!("{} entries", names.len()), &supported));
-    }
-    let kind = |(layer, name): (usize, &&str)| match *name {
-        "sliding_attention" => Ok(LayerKind::Sliding),
-        "full_attention" => Ok(LayerKind::Full),
-        other => {
-            let (field, found) = (format!("layer_types[{layer}]"), format!("{other:?}"));
-            Err(config.refuse(&field, &found, "\"sliding_attention\" or \"full_attention\""))
-        }
-    };
-    names.iter().enumerate().map(kind).collect()
 }
 
 /// One id or several, as transformers writes `eos_token_id`.

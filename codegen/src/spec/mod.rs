@@ -1,11 +1,13 @@
 //! `config.json` → [`ModelSpec`]: parsed, not validated, so that a spec with a shape the kernels do not support
 //! does not exist.
 //!
-//! [`layouts`] reads the two spellings that checkpoints come with into one [`raw::Raw`], [`rope`] their
-//! rotary embedding, and [`supported`] holds the limits. Nothing here reads files.
+//! [`layouts`] reads the two spellings that checkpoints come with into one [`raw::Raw`], [`layers`] what differs from layer
+//! to layer, [`rope`] their rotary embedding, [`quantization`] how weights may be stored, and [`supported`] holds the limits. Nothing here reads files.
 
 mod fields;
+mod layers;
 mod layouts;
+mod quantization;
 mod raw;
 mod rope;
 mod supported;
@@ -90,9 +92,12 @@ pub fn parse(
         kv_heads: raw.kv_heads,
         vocab: raw.vocab,
         context: raw.context,
-        layers: crate::leak(raw.layers()),
+        layers: crate::leak(raw.layers),
         rms_eps: raw.rms_eps as f32,
         swiglu_limit: raw.swiglu_limit as f32,
+        swiglu_alpha: raw.swiglu_alpha as f32,
+        attention_bias: raw.attention_bias,
+        tied_embeddings: raw.tied_embeddings,
         rope: raw.rope,
         stop_tokens: crate::leak(stop_tokens),
         max_new_tokens,

@@ -1,7 +1,7 @@
 //! What [`super::layouts`] reads and [`super::supported`] checks: a configuration's values, and the names of its fields.
 //! It stands alone so that neither of the two depends on the other's code.
 
-use ossmith_plan::{Layer, LayerKind, Rope};
+use ossmith_plan::{Layer, Rope};
 
 /// A configuration's values, typed but not yet held against what the kernels support.
 pub(super) struct Raw {
@@ -11,26 +11,15 @@ pub(super) struct Raw {
     pub(super) head_dim: usize,
     pub(super) q_heads: usize,
     pub(super) kv_heads: usize,
-    pub(super) experts: usize,
-    pub(super) top_k: usize,
     pub(super) vocab: usize,
-    pub(super) window: usize,
     pub(super) context: usize,
-    pub(super) layer_kinds: Vec<LayerKind>,
+    pub(super) layers: Vec<Layer>,
     pub(super) rms_eps: f64,
     pub(super) swiglu_limit: f64,
+    pub(super) swiglu_alpha: f64,
+    pub(super) attention_bias: bool,
+    pub(super) tied_embeddings: bool,
     pub(super) rope: Rope,
-}
-
-impl Raw {
-    /// The layers. Both layouts give one window, one number of experts and one of chosen experts for all of them.
-    pub(super) fn layers(&self) -> Vec<Layer> {
-        let layer = |kind: &LayerKind| match kind {
-            LayerKind::Sliding => Layer::sliding(self.window, self.experts, self.top_k),
-            LayerKind::Full => Layer::full(self.experts, self.top_k),
-        };
-        self.layer_kinds.iter().map(layer).collect()
-    }
 }
 
 /// How a layout spells the fields that both layouts have under different names.

@@ -20,6 +20,9 @@ pub(super) const PLAIN: Rope = Rope {
 /// What transformers 5 gives a gpt-oss configuration without rotary parameters (`configuration_gpt_oss.py`).
 const UNSAID: Rope = Rope { factor: 32.0, original_context: 4096, ..PLAIN };
 
+/// The base of a configuration that names none (the same file).
+const DEFAULT_THETA: f64 = 150_000.0;
+
 const TYPES: &str = "\"yarn\", or \"default\" for no scaling";
 const INITIAL_CONTEXT: &str = "initial_context_length";
 
@@ -63,7 +66,7 @@ fn read_scaling(config: Fields<'_>, scaling: Option<Fields<'_>>) -> Result<Rope,
             return Err(config.unsupported("rope_theta", &supported));
         }
         (Some(theta), _) | (None, Some(theta)) => theta,
-        (None, None) => return Err(config.missing("rope_theta", "a number above 1")),
+        (None, None) => DEFAULT_THETA,
     };
     let theta_in = if inner.is_some() { scaling.unwrap_or(config) } else { config };
     let original_context = original_context(config, scaling)?;

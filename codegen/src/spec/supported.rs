@@ -1,5 +1,7 @@
 //! What the kernels can run: the limits of every dimension, each with its reason.
 
+use ossmith_plan::Layer;
+
 use super::SpecError;
 use super::fields::Fields;
 use super::raw::Raw;
@@ -29,18 +31,29 @@ pub(super) fn check(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
         return Err(config.unsupported("head_dim", "32, 64 or 128"));
     }
     check_heads(config, raw)?;
-    if raw.top_k > raw.experts || raw.top_k > MAX_TOP_K {
-        let supported = format!("1 to {}, and at most {MAX_TOP_K}", raw.experts);
-        // Hugging Face's second spelling may be the only one there.
-        let name = if config.has(names.top_k) { names.top_k } else { "experts_per_token" };
-        return Err(config.unsupported(name, &supported));
+    for (layer, &Layer { window, experts, top_k }) in raw.layers.iter().enumerate() {
+        // What a layer's own object sets is named there.
+        let refuse = |name: &str, found: usize, supported: String| {
+            let of_layer = config.objects("block_configs", raw.layers.len());
+            match of_layer.ok().flatten().and_then(|blocks| blocks.get(layer).copied()) {
+                Some(block) if block.has(name) => Err(block.unsupported(name, &supported)),
+                _ => Err(config.refuse(name, &found.to_string(), &supported)),
+            }
+        };
+        if top_k > experts || top_k > MAX_TOP_K {
+            // Hugging Face's second spelling may be the only one there.
+            let name = match config.has("experts_per_token") && !config.has(names.top_k) {
+                true => "experts_per_token",
+                false => names.top_k,
+            };
+            return refuse(name, top_k, format!("1 to {experts}, and at most {MAX_TOP_K}"));
+        }
+        if let Some(window) = window.filter(|&window| window > MAX_CONTEXT) {
+            return refuse("sliding_window", window, format!("1 to {MAX_CONTEXT} positions"));
+        }
     }
     if raw.context > MAX_CONTEXT {
         return Err(config.unsupported(names.context, &format!("at most {MAX_CONTEXT} positions")));
-    }
-    if raw.window > MAX_CONTEXT {
-        let supported = format!("1 to {MAX_CONTEXT} positions");
-        return Err(config.unsupported("sliding_window", &supported));
     }
     // Larger than any activation's mean square: a slip of the sign in the exponent.
     if raw.rms_eps >= 1.0 {
@@ -68,6 +81,7 @@ fn check_heads(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
 fn check_sizes(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
     let wide = |value: usize| value as u128;
     let (hidden, inter) = (wide(raw.hidden), wide(raw.inter));
+    let experts = wide(raw.layers.iter().map(|layer| layer.experts).max().unwrap_or(0));
     let heads = wide(raw.q_heads) + 2 * wide(raw.kv_heads);
     let sizes = [
         ("vocab_size x hidden_size", wide(raw.vocab) * hidden),
@@ -75,7 +89,7 @@ fn check_sizes(config: &Fields<'_>, raw: &Raw) -> Result<(), SpecError> {
             "(num_attention_heads + 2 num_key_value_heads) x head_dim x hidden_size",
             heads * wide(raw.head_dim) * hidden,
         ),
-        ("experts x 2 x intermediate_size x hidden_size", wide(raw.experts) * 2 * inter * hidden),
+        ("experts x 2 x intermediate_size x hidden_size", experts * 2 * inter * hidden),
     ];
     match sizes.iter().find(|(_, elements)| *elements > MAX_ELEMENTS) {
         None => Ok(()),

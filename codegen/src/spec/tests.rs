@@ -109,6 +109,9 @@ fn all_spellings_give_the_same_model() {
         layers: &[Layer::sliding(128, 32, 4), Layer::full(32, 4)].repeat(12).leak()[..],
         rms_eps: 1e-5,
         swiglu_limit: 7.0,
+        swiglu_alpha: 1.702,
+        attention_bias: true,
+        tied_embeddings: false,
         rope: YARN,
         stop_tokens: &[199_999, 200_002, 200_012],
         max_new_tokens: None,
@@ -117,8 +120,18 @@ fn all_spellings_give_the_same_model() {
     assert_eq!(accept(&transformers_5(), Some(generation)), expected);
     assert_eq!(accept(&openai().to_string(), None), expected);
     // What transformers would assume for fields that the file leaves out.
-    let left_out =
-        ["layer_types", "hidden_act", "attention_bias", "tie_word_embeddings", "swiglu_limit"];
+    let left_out = [
+        "layer_types",
+        "hidden_act",
+        "attention_bias",
+        "tie_word_embeddings",
+        "swiglu_limit",
+        "head_dim",
+        "rope_theta",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "quantization_config",
+    ];
     let edits = left_out.map(|field| (field, Value::Null));
     assert_eq!(accept(&edited(hugging_face, &edits), Some(generation)), expected);
     let limited = r#"{"max_new_tokens": 77}"#;
@@ -126,6 +139,71 @@ fn all_spellings_give_the_same_model() {
     assert_eq!(accept(&hugging_face().to_string(), Some(limited)), expected_limited);
     let unknown = edited(hugging_face, &[("use_cache", json!(true)), ("new_field", json!([1]))]);
     assert_eq!(accept(&unknown, Some(generation)), expected);
+}
+
+/// A configuration with some fields set, and how the spec then differs from that without.
+type Variant = (&'static [(&'static str, &'static str)], fn(ModelSpec) -> ModelSpec);
+
+#[test]
+fn every_field_of_transformers_is_read() {
+    const FULL: &[Layer] = &[Layer::full(32, 4); 24];
+    const FOUR: &[Layer] = &[Layer::sliding(128, 4, 4), Layer::full(4, 4)];
+    let cases: &[Variant] = &[
+        (&[("swiglu_alpha", "1.5")], |spec| ModelSpec { swiglu_alpha: 1.5, ..spec }),
+        (&[("swiglu_limit", "5")], |spec| ModelSpec { swiglu_limit: 5.0, ..spec }),
+        (&[("attention_bias", "false")], |spec| ModelSpec { attention_bias: false, ..spec }),
+        (&[("tie_word_embeddings", "true")], |spec| ModelSpec { tied_embeddings: true, ..spec }),
+        (&[("sliding_window", "null")], |spec| ModelSpec { layers: FULL, ..spec }),
+        // transformers 5.24 takes the second name for the first, and lets it win.
+        (&[("num_experts", "4")], |spec| ModelSpec { layers: FOUR.repeat(12).leak(), ..spec }),
+        (&[("num_experts", "32"), ("num_local_experts", "128")], |spec| spec),
+        (&[("bos_token_id", "199998"), ("pad_token_id", "[199999]")], |spec| spec),
+        (&[("pruned_experts", "[[1, 2]]"), ("router_aux_loss_coef", "0.5")], |spec| spec),
+        (&[("quantization_config", "null"), ("torch_dtype", "\"bfloat16\"")], |spec| spec),
+        (
+            &[("quantization_config", r#"{"quant_method": "bitsandbytes", "load_in_4bit": true}"#)],
+            |spec| spec,
+        ),
+        (
+            &[
+                ("model_type", "\"gpt_oss_puzzle\""),
+                ("architectures", "[\"GptOssPuzzleForCausalLM\"]"),
+            ],
+            |spec| spec,
+        ),
+    ];
+    let plain = accept(&hugging_face().to_string(), None);
+    for (edits, expected) in cases {
+        let mut config = hugging_face();
+        for (field, value) in *edits {
+            config[field] = serde_json::from_str(value).expect("JSON");
+        }
+        assert_eq!(accept(&config.to_string(), None), expected(plain), "{edits:?}");
+    }
+    // `sliding_window` left out is the default's, and not none.
+    let mut config = hugging_face();
+    config.as_object_mut().expect("an object").remove("sliding_window");
+    assert_eq!(accept(&config.to_string(), None), plain);
+}
+
+#[test]
+fn layers_may_differ() {
+    let mut config = hugging_face();
+    config["num_hidden_layers"] = json!(4);
+    config["layer_types"] = json!(layer_types(4));
+    config["block_configs"] = json!([
+        {"num_local_experts": 128, "sliding_window": 128},
+        {"num_local_experts": 64, "sliding_window": null},
+        {"num_local_experts": 64, "sliding_window": 8192, "num_experts_per_tok": 2, "hidden_size": 2880},
+        {},
+    ]);
+    let expected = [
+        Layer::sliding(128, 128, 4),
+        Layer::full(64, 4),
+        Layer::sliding(8192, 64, 2),
+        Layer::full(32, 4),
+    ];
+    assert_eq!(accept(&config.to_string(), None).layers, expected);
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub fn open_model(
     name: &str,
     weights_seed: u64,
 ) -> Result<(&'static Model, Arc<Checkpoint>), String> {
-    let args = model::ModelArgs { model: name.into(), weights_seed };
+    let args = model::ModelArgs::named(name, weights_seed);
     match args.choose() {
         Ok(chosen) => Ok((chosen.model, chosen.checkpoint)),
         Err(error) => Err(failure::text(&error)),

@@ -125,6 +125,14 @@ impl DeviceArgs {
             bars.show(at);
         })?;
         bars.finish();
+        for ossmith::Conversion { weights, from, to, relative_error, .. } in
+            chosen.checkpoint.conversions()
+        {
+            note!(
+                "{weights}: {from} became {to}, with a relative error of {:.3} % (root mean square)",
+                100.0 * relative_error
+            );
+        }
         if let Some(why) = fallback {
             note!("running on {}: {why}", engine.describe());
         }

@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use ossmith::{Checkpoint, Gguf};
+use ossmith::{Checkpoint, CheckpointOptions, ExpertStorage, Gguf};
 use ossmith_plan::Model;
 
 use crate::failure::fail;
@@ -65,6 +66,22 @@ fn built_in(name: &OsStr) -> Option<&'static Model> {
     name.to_str().and_then(ossmith_models::find)
 }
 
+/// The form of experts, as the command line spells it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ExpertsForm(ExpertStorage);
+
+impl FromStr for ExpertsForm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ExpertsForm, String> {
+        match text {
+            "mxfp4" => Ok(ExpertsForm(ExpertStorage::Mxfp4)),
+            "bf16" => Ok(ExpertsForm(ExpertStorage::Bf16)),
+            _ => Err("expected mxfp4 or bf16".to_owned()),
+        }
+    }
+}
+
 /// Which model to run.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
@@ -78,6 +95,10 @@ pub(crate) struct ModelArgs {
     /// any is the next in the vocabulary, for measuring drafts.
     #[arg(long, short, default_value = "nano", value_name = "NAME|FOLDER|FILE.gguf|synthetic:…", value_parser = ModelName::parser())]
     pub(crate) model: ModelName,
+
+    /// The form of experts that the checkpoint does not store in MXFP4: quantised, or kept in bf16 (on the CPU).
+    #[arg(long, default_value = "mxfp4", value_name = "mxfp4|bf16")]
+    pub(crate) experts: ExpertsForm,
 
     /// Seed of random weights.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -107,9 +128,17 @@ impl Chosen {
 }
 
 impl ModelArgs {
+    /// The model of a name, read as it is by default.
+    pub(crate) fn named(name: &str, weights_seed: u64) -> ModelArgs {
+        ModelArgs { model: name.into(), experts: ExpertsForm::default(), weights_seed }
+    }
+
     /// Finds the model and opens its weights.
     pub(crate) fn choose(&self) -> anyhow::Result<Chosen> {
         let (model, checkpoint) = self.open()?;
+        for sentence in checkpoint.notes() {
+            note!("{}: {sentence}", self.model);
+        }
         Ok(Chosen { model, checkpoint: Arc::new(checkpoint) })
     }
 
@@ -134,6 +163,10 @@ impl ModelArgs {
         }
     }
 
+    fn options(&self) -> CheckpointOptions {
+        CheckpointOptions::default().with_experts(self.experts.0)
+    }
+
     fn open(&self) -> anyhow::Result<(&'static Model, Checkpoint)> {
         if self.model.synthetic().is_some() {
             let model = self.shape()?;
@@ -148,7 +181,7 @@ impl ModelArgs {
             Some(model) => {
                 let folder = Repository::parse(model.spec.name).map(|name| hub::snapshot(&name));
                 let folder = folder.unwrap_or_else(|| Err(unknown(&self.model)))?;
-                Ok((model, Checkpoint::open(&folder, model)?))
+                Ok((model, Checkpoint::open_with(&folder, model, self.options())?))
             }
             None => {
                 let folder = self.folder()?;
@@ -156,7 +189,7 @@ impl ModelArgs {
                     return gguf::open(&folder);
                 }
                 let model = foreign(&folder)?;
-                Ok((model, Checkpoint::open(&folder, model)?))
+                Ok((model, Checkpoint::open_with(&folder, model, self.options())?))
             }
         }
     }

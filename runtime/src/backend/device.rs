@@ -116,6 +116,7 @@ pub(crate) fn open(
         Device::Cuda(ordinal) => Ok((cuda(model, checkpoint, limits, ordinal, progress)?, 1)),
         // The CPU works inside `submit`: another step in flight would only delay the first one's tokens.
         Device::Cpu | Device::Auto => {
+            checkpoint.convert_all(progress)?;
             Ok((Box::new(CpuBackend::new(model, checkpoint, limits, threads)?), 0))
         }
     }
@@ -162,6 +163,11 @@ fn cuda(
     ordinal: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Backend>> {
+    if checkpoint.has_bf16_experts() {
+        let problem =
+            "experts in bf16 have no CUDA kernels: let them be quantised to MXFP4, or use the CPU";
+        return Err(Error::InvalidOption { option: "experts", problem: problem.to_owned() });
+    }
     let backend = super::cuda::CudaBackend::new(model, checkpoint, limits, ordinal, progress)?;
     Ok(Box::new(backend))
 }

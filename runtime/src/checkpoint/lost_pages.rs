@@ -5,13 +5,14 @@
 
 use std::ffi::{CString, c_int, c_void};
 use std::fmt;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 /// A file in memory, listed for the handler as long as it is there.
 pub(super) struct MappedFile {
@@ -51,6 +52,20 @@ impl MappedFile {
         // The closure never refuses.
         let _ = MAPS.fetch_update(Ordering::AcqRel, Ordering::Acquire, link);
         MappedFile { map, listed }
+    }
+
+    /// Takes pages out of the process; they are read from the file again when they are used again.
+    #[allow(unsafe_code)]
+    pub(super) fn release(&self, range: Range<usize>) {
+        let page = page_bytes();
+        let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
+        if start < end {
+            // SAFETY: the map is private and never written, so that its pages hold what the file does. A failure leaves
+            // them where they are.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+            };
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

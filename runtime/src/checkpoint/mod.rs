@@ -4,16 +4,21 @@
 //!
 //! [`source`] is what a kind of checkpoint offers. Of safetensors, [`folder`] decides which files a checkpoint consists
 //! of, [`safetensors_file`] reads one file's header, [`names`] lists the names of each weight in each layout, and
-//! [`stored`] checks names, types and shapes against the model. [`convert`] rounds and quantises.
+//! [`stored`] checks names, types and shapes against the model. [`coding`] decodes what is stored, and [`convert`] rounds and
+//! quantises.
 
+mod coding;
 mod content;
-#[allow(dead_code, reason = "formats that are converted come with the next commits")]
 mod convert;
 mod folder;
+mod fp8;
 mod gguf;
+mod lookup;
 mod lost_pages;
 mod mxfp4;
 mod names;
+mod nf4;
+mod options;
 mod safetensors_file;
 mod source;
 mod stored;
@@ -22,15 +27,18 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use ossmith_plan::{Graph, Model, ModelSpec, Weight};
+use ossmith_plan::{Graph, Model, ModelSpec, Weight, WeightInfo};
 
-use crate::{Error, Result};
+use crate::{Error, Progress, Result};
+use convert::AddedError;
 use gguf::GgufWeights;
 pub use gguf::{Gguf, GgufTokenizer};
 pub use lost_pages::end_on_lost_pages;
+pub use options::{CheckpointOptions, Conversion, ExpertStorage};
 use source::{Made, WeightSource};
 use stored::StoredWeights;
 use synthetic::{Synthetic, SyntheticWeights};
@@ -45,6 +53,8 @@ pub struct Checkpoint {
     source: Box<dyn WeightSource>,
     /// What the source made, by [`weight_index`].
     made: Vec<OnceLock<std::result::Result<Made, String>>>,
+    /// What conversions added to the values that were read so far, by [`Conversion::weights`], `from` and `to`.
+    added: Mutex<BTreeMap<[&'static str; 3], AddedError>>,
     /// What the weights are, if they are random.
     synthetic: Option<Synthetic>,
 }
@@ -80,7 +90,7 @@ impl Checkpoint {
     /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found;
     /// [`Error::File`] for a file that cannot be read.
     pub fn open(folder: &Path, model: &'static Model) -> Result<Checkpoint> {
-        Checkpoint::open_shapes(folder, &model.spec, &model.graph)
+        Checkpoint::open_with(folder, model, CheckpointOptions::default())
     }
 
     /// The weights of a GGUF file, each checked for its presence, type and shape against `model`.
@@ -92,9 +102,26 @@ impl Checkpoint {
         Ok(Checkpoint::of_source(Box::new(source), &model.graph, model.spec.layers.len()))
     }
 
-    /// [`Checkpoint::open`], with the parts of a model that it needs.
-    fn open_shapes(folder: &Path, spec: &ModelSpec, graph: &'static Graph) -> Result<Checkpoint> {
-        let source = StoredWeights::open(folder, spec, graph)?;
+    /// [`Checkpoint::open`], read as `options` ask.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(
+        folder: &Path,
+        model: &'static Model,
+        options: CheckpointOptions,
+    ) -> Result<Checkpoint> {
+        Checkpoint::open_shapes(folder, &model.spec, &model.graph, options)
+    }
+
+    /// [`Checkpoint::open_with`], with the parts of a model that it needs.
+    fn open_shapes(
+        folder: &Path,
+        spec: &ModelSpec,
+        graph: &'static Graph,
+        options: CheckpointOptions,
+    ) -> Result<Checkpoint> {
+        let source = StoredWeights::open(folder, spec, graph, options)?;
         Ok(Checkpoint::of_source(Box::new(source), graph, spec.layers.len()))
     }
 
@@ -104,7 +131,7 @@ impl Checkpoint {
         layers: usize,
     ) -> Checkpoint {
         let made = (0..Weight::ALL.len() * layers).map(|_| OnceLock::new()).collect();
-        Checkpoint { graph, layers, source, made, synthetic: None }
+        Checkpoint { graph, layers, source, made, added: Mutex::default(), synthetic: None }
     }
 
     /// Applies the same checks to one safetensors file that is not on disk; errors show `name` as its path.
@@ -156,6 +183,44 @@ impl Checkpoint {
         self.synthetic
     }
 
+    /// What the files hold and the model does without, where other programs would use it: a sentence each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        self.source.notes()
+    }
+
+    /// What conversions did to the values of the weights that were read so far.
+    #[must_use]
+    pub fn conversions(&self) -> Vec<Conversion> {
+        let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        let conversion = |(&[weights, from, to], error): (&[&'static str; 3], &AddedError)| {
+            Conversion { weights, from, to, relative_error: error.relative() }
+        };
+        added.iter().map(conversion).collect()
+    }
+
+    /// Whether experts are given in bf16, which not every backend computes with.
+    pub(crate) fn has_bf16_experts(&self) -> bool {
+        self.source.has_bf16_experts()
+    }
+
+    /// Converts every weight that is not read as it is stored, and keeps the results: for a backend that reads the
+    /// checkpoint's memory.
+    pub(crate) fn convert_all(&self, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        let is_made = |&(info, layer): &(&WeightInfo, usize)| {
+            self.source.stored(info.weight, layer).is_none()
+        };
+        let all: Vec<_> = self.graph.all_weights().filter(is_made).collect();
+        let total = all.iter().map(|(info, _)| info.bytes() as u64).sum();
+        let mut done = 0;
+        for (info, layer) in all {
+            self.tensor(info.weight, layer)?;
+            done += info.bytes() as u64;
+            progress(Progress { stage: "convert weights", done, total });
+        }
+        Ok(())
+    }
+
     /// A tensor; `layer` is ignored for weights that exist once per model. One that must be converted is converted once,
     /// when it is first read, and kept.
     ///
@@ -188,7 +253,19 @@ impl Checkpoint {
     }
 
     fn make(&self, weight: Weight, layer: usize) -> std::result::Result<Made, String> {
-        self.source.make(self.graph.weight(weight, layer), layer)
+        let made = self.source.make(self.graph.weight(weight, layer), layer)?;
+        if let Some(error) = made.error {
+            let to = match made.tensor {
+                OwnedTensor::Bf16(_) => "bf16",
+                OwnedTensor::Mxfp4 { .. } => "MXFP4",
+            };
+            let is_expert = matches!(weight, Weight::GateUp | Weight::Down);
+            let weights = if is_expert { "experts" } else { "dense weights" };
+            let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+            let sum = added.entry([weights, made.from, to]).or_default();
+            *sum = sum.and(error);
+        }
+        Ok(made)
     }
 
     fn layer_of(&self, weight: Weight, layer: usize) -> Result<usize> {

@@ -1,7 +1,7 @@
-//! The names of each weight in each checkpoint layout, and the pieces in which it is stored.
+//! The names of each weight in each checkpoint layout, and the pieces in which it is stored. A weight may come in several
+//! forms; a checkpoint has the first one whose first tensor is there.
 
 use ossmith_plan::{Graph, ModelSpec, Weight};
-use safetensors::Dtype;
 
 /// The layout of a checkpoint's names and tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ impl Layout {
     /// A tensor that every checkpoint of this layout has and no checkpoint of the other layout.
     pub(super) fn marker(self) -> &'static str {
         match self {
-            Layout::HuggingFace => "model.embed_tokens.weight",
+            Layout::HuggingFace => EMBEDDING,
             Layout::OpenAi => "embedding.weight",
         }
     }
@@ -34,112 +34,205 @@ impl Layout {
     }
 }
 
-/// A tensor that a checkpoint must have.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const EXPERTS: &str = "mlp.experts.";
+
+/// How the pieces of a weight make its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrangement {
+    /// The rows of all pieces in order, in the graph's shape or that of a part of its rows.
+    Rows,
+    /// One piece `[matrices, k, rows]`: inputs along memory last, as transformers stores experts that are not quantised.
+    Columns,
+    /// Two pieces for each matrix, whose rows alternate: gate, up.
+    GateUp,
+    /// One piece of MXFP4 codes, `[…, k / 32, 16]`, and one of scales.
+    BlocksAndScales,
+}
+
+/// A tensor by its name, and its shape where each element is a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ExpectedTensor {
+pub(super) struct Piece {
     pub(super) name: String,
-    pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
 }
 
-/// The stored pieces of a weight: row parts in order for bf16, blocks and scales for MXFP4.
-pub(super) fn expected(
+/// One way in which a weight may be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) arrangement: Arrangement,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// The forms of a weight, the published one first. Empty for a bias that the model does not have.
+pub(super) fn forms(
     layout: Layout,
     spec: &ModelSpec,
     graph: &Graph,
     weight: Weight,
     layer: usize,
-) -> Vec<ExpectedTensor> {
+) -> Vec<Form> {
+    if !spec.attention_bias && matches!(weight, Weight::QkvBias | Weight::AttnOutBias) {
+        return Vec::new();
+    }
     let shape = graph.weight(weight, layer).shape;
     let prefix = match weight.per_layer() {
         true => format!("{}{layer}.", layout.layer_prefix()),
         false => String::new(),
     };
-    let names = match layout {
-        Layout::HuggingFace => hugging_face(weight),
-        Layout::OpenAi => openai(weight),
-    };
-    let piece =
-        |name: &str, dtype, shape| ExpectedTensor { name: format!("{prefix}{name}"), dtype, shape };
-    match names {
-        Names::One(name) => vec![piece(name, Dtype::BF16, shape.to_vec())],
-        Names::QueryKeyValue(names) => {
-            let rows = [spec.q_width(), spec.kv_width(), spec.kv_width()];
-            let part = |(name, rows): (&str, usize)| {
-                let shape = std::iter::once(rows).chain(shape[1..].iter().copied());
-                piece(name, Dtype::BF16, shape.collect())
-            };
-            names.into_iter().zip(rows).map(part).collect()
-        }
-        Names::BlocksAndScales([blocks, scales]) => {
-            let mut scale_shape = shape.to_vec();
-            if let Some(k) = scale_shape.last_mut() {
-                *k /= 32;
+    let of = Naming { prefix, spec, shape };
+    match layout {
+        Layout::HuggingFace => of.hugging_face(weight),
+        Layout::OpenAi => of.openai(weight),
+    }
+}
+
+struct Naming<'a> {
+    prefix: String,
+    spec: &'a ModelSpec,
+    shape: &'a [usize],
+}
+
+impl Naming<'_> {
+    fn piece(&self, name: &str, shape: &[usize]) -> Piece {
+        Piece { name: format!("{}{name}", self.prefix), shape: shape.to_vec() }
+    }
+
+    fn form(&self, arrangement: Arrangement, name: &str, shape: &[usize]) -> Form {
+        Form { arrangement, pieces: vec![self.piece(name, shape)] }
+    }
+
+    /// One tensor of the graph's shape.
+    fn one(&self, name: &str) -> Form {
+        self.form(Arrangement::Rows, name, self.shape)
+    }
+
+    fn blocks_and_scales(&self, [blocks, scales]: [&str; 2]) -> Form {
+        let pieces = vec![self.piece(blocks, self.shape), self.piece(scales, self.shape)];
+        Form { arrangement: Arrangement::BlocksAndScales, pieces }
+    }
+
+    fn query_key_value(&self, names: [&str; 3]) -> Form {
+        let rows = [self.spec.q_width(), self.spec.kv_width(), self.spec.kv_width()];
+        let part = |(name, rows)| {
+            let shape: Vec<usize> =
+                std::iter::once(rows).chain(self.shape[1..].iter().copied()).collect();
+            self.piece(name, &shape)
+        };
+        let pieces = names.into_iter().zip(rows).map(part).collect();
+        Form { arrangement: Arrangement::Rows, pieces }
+    }
+
+    /// A tensor for each expert.
+    fn per_expert(&self, name: impl Fn(usize) -> String) -> Form {
+        let piece = |expert| self.piece(&name(expert), &self.shape[1..]);
+        Form { arrangement: Arrangement::Rows, pieces: (0..self.shape[0]).map(piece).collect() }
+    }
+
+    /// Two tensors for each expert.
+    fn gate_and_up(&self, name: impl Fn(usize, &str) -> String) -> Form {
+        let mut shape = self.shape[1..].to_vec();
+        shape[0] /= 2;
+        let piece = |(expert, which): (usize, &str)| self.piece(&name(expert, which), &shape);
+        let each =
+            (0..self.shape[0]).flat_map(|expert| [(expert, "gate_proj"), (expert, "up_proj")]);
+        Form { arrangement: Arrangement::GateUp, pieces: each.map(piece).collect() }
+    }
+
+    /// Experts' matrices or biases (`tail` is `weight` or `bias`), fused as transformers has them, per expert as Unsloth,
+    /// Quark and LLM Compressor write them, and fused with the suffix of a module.
+    fn experts(&self, projection: &str, tail: &str) -> Vec<Form> {
+        let fused = match tail {
+            "weight" => {
+                let [matrices, rows, k] = *self.shape else { return Vec::new() };
+                let name = format!("{EXPERTS}{projection}");
+                self.form(Arrangement::Columns, &name, &[matrices, k, rows])
             }
-            let block_shape = scale_shape.iter().copied().chain([16]).collect();
-            vec![piece(blocks, Dtype::U8, block_shape), piece(scales, Dtype::U8, scale_shape)]
+            _ => self.one(&format!("{EXPERTS}{projection}_{tail}")),
+        };
+        let mut forms = vec![
+            fused,
+            self.per_expert(|expert| format!("{EXPERTS}{projection}s.{expert}.{tail}")),
+        ];
+        for inner in ["", "experts."] {
+            forms.push(self.per_expert(|e| format!("{EXPERTS}{inner}{e}.{projection}.{tail}")));
+            if projection == "gate_up_proj" {
+                let name = |e, which: &str| format!("{EXPERTS}{inner}{e}.{which}.{tail}");
+                forms.push(self.gate_and_up(name));
+            }
+        }
+        forms.push(self.one(&format!("{EXPERTS}{projection}.{tail}")));
+        forms
+    }
+
+    fn hugging_face(&self, weight: Weight) -> Vec<Form> {
+        let quantised = |projection: &str| {
+            let name = |what| format!("{EXPERTS}{projection}_{what}");
+            let published = self.blocks_and_scales([&name("blocks"), &name("scales")]);
+            std::iter::once(published).chain(self.experts(projection, "weight")).collect()
+        };
+        let qkv = |tail: &str| {
+            let names = ["q", "k", "v"].map(|which| format!("self_attn.{which}_proj.{tail}"));
+            vec![self.query_key_value(names.each_ref().map(String::as_str))]
+        };
+        // Unsloth's router is a module inside the router.
+        let router = |tail: &str| {
+            ["mlp.router.", "mlp.router.linear."]
+                .map(|name| self.one(&format!("{name}{tail}")))
+                .to_vec()
+        };
+        match weight {
+            Weight::Embedding => vec![self.one(EMBEDDING)],
+            Weight::AttnNorm => vec![self.one("input_layernorm.weight")],
+            Weight::Qkv => qkv("weight"),
+            Weight::QkvBias => qkv("bias"),
+            Weight::Sinks => vec![self.one("self_attn.sinks")],
+            Weight::AttnOut => vec![self.one("self_attn.o_proj.weight")],
+            Weight::AttnOutBias => vec![self.one("self_attn.o_proj.bias")],
+            Weight::MoeNorm => vec![self.one("post_attention_layernorm.weight")],
+            Weight::Router => router("weight"),
+            Weight::RouterBias => router("bias"),
+            Weight::GateUp => quantised("gate_up_proj"),
+            Weight::GateUpBias => self.experts("gate_up_proj", "bias"),
+            Weight::Down => quantised("down_proj"),
+            Weight::DownBias => self.experts("down_proj", "bias"),
+            Weight::FinalNorm => vec![self.one("model.norm.weight")],
+            // transformers unties them where the file has both.
+            Weight::Unembedding if self.spec.tied_embeddings => {
+                vec![self.one("lm_head.weight"), self.one(EMBEDDING)]
+            }
+            Weight::Unembedding => vec![self.one("lm_head.weight")],
         }
     }
-}
 
-enum Names {
-    One(&'static str),
-    QueryKeyValue([&'static str; 3]),
-    BlocksAndScales([&'static str; 2]),
-}
-
-fn hugging_face(weight: Weight) -> Names {
-    use Names::{BlocksAndScales, One, QueryKeyValue};
-    match weight {
-        Weight::Embedding => One("model.embed_tokens.weight"),
-        Weight::AttnNorm => One("input_layernorm.weight"),
-        Weight::Qkv => QueryKeyValue([
-            "self_attn.q_proj.weight",
-            "self_attn.k_proj.weight",
-            "self_attn.v_proj.weight",
-        ]),
-        Weight::QkvBias => QueryKeyValue([
-            "self_attn.q_proj.bias",
-            "self_attn.k_proj.bias",
-            "self_attn.v_proj.bias",
-        ]),
-        Weight::Sinks => One("self_attn.sinks"),
-        Weight::AttnOut => One("self_attn.o_proj.weight"),
-        Weight::AttnOutBias => One("self_attn.o_proj.bias"),
-        Weight::MoeNorm => One("post_attention_layernorm.weight"),
-        Weight::Router => One("mlp.router.weight"),
-        Weight::RouterBias => One("mlp.router.bias"),
-        Weight::GateUp => {
-            BlocksAndScales(["mlp.experts.gate_up_proj_blocks", "mlp.experts.gate_up_proj_scales"])
-        }
-        Weight::GateUpBias => One("mlp.experts.gate_up_proj_bias"),
-        Weight::Down => {
-            BlocksAndScales(["mlp.experts.down_proj_blocks", "mlp.experts.down_proj_scales"])
-        }
-        Weight::DownBias => One("mlp.experts.down_proj_bias"),
-        Weight::FinalNorm => One("model.norm.weight"),
-        Weight::Unembedding => One("lm_head.weight"),
-    }
-}
-
-fn openai(weight: Weight) -> Names {
-    use Names::{BlocksAndScales, One};
-    match weight {
-        Weight::Embedding => One("embedding.weight"),
-        Weight::AttnNorm => One("attn.norm.scale"),
-        Weight::Qkv => One("attn.qkv.weight"),
-        Weight::QkvBias => One("attn.qkv.bias"),
-        Weight::Sinks => One("attn.sinks"),
-        Weight::AttnOut => One("attn.out.weight"),
-        Weight::AttnOutBias => One("attn.out.bias"),
-        Weight::MoeNorm => One("mlp.norm.scale"),
-        Weight::Router => One("mlp.gate.weight"),
-        Weight::RouterBias => One("mlp.gate.bias"),
-        Weight::GateUp => BlocksAndScales(["mlp.mlp1_weight.blocks", "mlp.mlp1_weight.scales"]),
-        Weight::GateUpBias => One("mlp.mlp1_bias"),
-        Weight::Down => BlocksAndScales(["mlp.mlp2_weight.blocks", "mlp.mlp2_weight.scales"]),
-        Weight::DownBias => One("mlp.mlp2_bias"),
-        Weight::FinalNorm => One("norm.scale"),
-        Weight::Unembedding => One("unembedding.weight"),
+    fn openai(&self, weight: Weight) -> Vec<Form> {
+        let quantised = |name: &str| {
+            let [blocks, scales] = ["blocks", "scales"].map(|what| format!("{name}.{what}"));
+            vec![self.blocks_and_scales([&blocks, &scales]), self.one(name)]
+        };
+        let name = match weight {
+            Weight::GateUp => return quantised("mlp.mlp1_weight"),
+            Weight::Down => return quantised("mlp.mlp2_weight"),
+            Weight::Unembedding if self.spec.tied_embeddings => {
+                return ["unembedding.weight", "embedding.weight"]
+                    .map(|name| self.one(name))
+                    .to_vec();
+            }
+            Weight::Embedding => "embedding.weight",
+            Weight::AttnNorm => "attn.norm.scale",
+            Weight::Qkv => "attn.qkv.weight",
+            Weight::QkvBias => "attn.qkv.bias",
+            Weight::Sinks => "attn.sinks",
+            Weight::AttnOut => "attn.out.weight",
+            Weight::AttnOutBias => "attn.out.bias",
+            Weight::MoeNorm => "mlp.norm.scale",
+            Weight::Router => "mlp.gate.weight",
+            Weight::RouterBias => "mlp.gate.bias",
+            Weight::GateUpBias => "mlp.mlp1_bias",
+            Weight::DownBias => "mlp.mlp2_bias",
+            Weight::FinalNorm => "norm.scale",
+            Weight::Unembedding => "unembedding.weight",
+        };
+        vec![self.one(name)]
     }
 }

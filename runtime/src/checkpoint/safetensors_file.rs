@@ -51,6 +51,13 @@ impl TensorFile {
         self.data_start + start..self.data_start + end
     }
 
+    /// Lets the system take back the memory of bytes that were read once.
+    pub(super) fn release(&self, range: Range<usize>) {
+        if let Content::Mapped(map) = &self.content {
+            map.release(range);
+        }
+    }
+
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.content[range]
     }

@@ -21,10 +21,19 @@ pub(super) trait WeightSource: fmt::Debug + Send + Sync {
     /// # Errors
     /// What is wrong with the stored values, to follow the weight's name.
     fn make(&self, info: &WeightInfo, layer: usize) -> Result<Made, String>;
+
+    /// What the files hold and the model does without, where other programs would use it: a sentence each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
+    /// Whether experts are given in bf16.
+    fn has_bf16_experts(&self) -> bool {
+        false
+    }
 }
 
 /// A weight that was made, and what that cost in precision.
-#[allow(dead_code, reason = "formats that are converted come with the next commits")]
 #[derive(Clone, Debug)]
 pub(super) struct Made {
     pub(super) tensor: OwnedTensor,

@@ -1,43 +1,63 @@
-//! A checkpoint's files: finds every weight of a model, and checks its stored type and shape.
+//! A checkpoint's safetensors files: finds every weight of a model, and checks its stored types and shapes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 use ossmith_plan::{Graph, ModelSpec, Weight, WeightInfo};
-use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
+use super::coding::{self, Coding};
 use super::folder::{self, Files};
-use super::names::{ExpectedTensor, Layout, expected};
+use super::lookup::{Place, Problem, Stored};
+use super::names::{Arrangement, Form, Layout, forms};
+use super::options::{CheckpointOptions, ExpertStorage};
 use super::safetensors_file::TensorFile;
 use super::source::{Made, WeightSource};
-use super::tensor::Tensor;
-use super::weight_index;
+use super::tensor::{OwnedTensor, Tensor};
+use super::{convert, weight_index};
 use crate::{Error, Result};
 
 /// Files, and the pieces of every weight in them.
 #[derive(Debug)]
 pub(super) struct StoredWeights {
     files: Vec<TensorFile>,
-    /// By [`weight_index`]; empty where a weight that exists once has no such layer.
-    weights: Vec<Vec<Piece>>,
+    /// By [`weight_index`]; without pieces where a weight that exists once has no such layer.
+    weights: Vec<Located>,
     layers: usize,
+    options: CheckpointOptions,
+    notes: Vec<String>,
 }
 
+/// Where a weight is; without pieces it is zero.
 #[derive(Clone, Debug)]
-struct Piece {
-    file: usize,
-    range: Range<usize>,
+struct Located {
+    arrangement: Arrangement,
+    pieces: Vec<LocatedPiece>,
 }
+
+/// One tensor, `[rows, k]` of the weight.
+#[derive(Clone, Debug)]
+struct LocatedPiece {
+    rows: usize,
+    k: usize,
+    coding: Coding,
+}
+
+const ABSENT: Located = Located { arrangement: Arrangement::Rows, pieces: Vec::new() };
 
 impl StoredWeights {
-    pub(super) fn open(folder: &Path, spec: &ModelSpec, graph: &Graph) -> Result<StoredWeights> {
+    pub(super) fn open(
+        folder: &Path,
+        spec: &ModelSpec,
+        graph: &Graph,
+        options: CheckpointOptions,
+    ) -> Result<StoredWeights> {
         let Files { paths, indexed } = folder::find(folder)?;
         let files: Vec<TensorFile> =
             paths.iter().map(|path| TensorFile::open(path)).collect::<Result<_>>()?;
         check_index(&files, &indexed)?;
-        StoredWeights::of_files(folder, files, spec, graph)
+        StoredWeights::of_files(folder, files, spec, graph, options)
     }
 
     /// Reads one file that is not on disk; errors show `name` as its path.
@@ -47,7 +67,8 @@ impl StoredWeights {
         spec: &ModelSpec,
         graph: &Graph,
     ) -> Result<StoredWeights> {
-        StoredWeights::of_files(name, vec![TensorFile::from_bytes(name, bytes)?], spec, graph)
+        let files = vec![TensorFile::from_bytes(name, bytes)?];
+        StoredWeights::of_files(name, files, spec, graph, CheckpointOptions::default())
     }
 
     fn of_files(
@@ -55,51 +76,181 @@ impl StoredWeights {
         files: Vec<TensorFile>,
         spec: &ModelSpec,
         graph: &Graph,
+        options: CheckpointOptions,
     ) -> Result<StoredWeights> {
-        let mut unused = merge(&files)?;
-        let layout = layout(folder, &unused)?;
+        let all = merge(&files)?;
+        let layout = layout(folder, &all)?;
         let layers = spec.layers.len();
-        let mut weights = vec![Vec::new(); Weight::ALL.len() * layers];
+        let mut weights = vec![ABSENT; Weight::ALL.len() * layers];
+        let mut finder = Finder { folder, files: &files, unused: all.clone(), all };
         for weight in Weight::ALL {
             for layer in 0..if weight.per_layer() { layers } else { 1 } {
-                let pieces = expected(layout, spec, graph, weight, layer);
-                weights[weight_index(weight, layer, layers)] = pieces
-                    .iter()
-                    .map(|piece| claim(folder, &files, &mut unused, piece))
-                    .collect::<Result<_>>()?;
+                let forms = forms(layout, spec, graph, weight, layer);
+                if !forms.is_empty() {
+                    weights[weight_index(weight, layer, layers)] = finder.find(&forms)?;
+                }
             }
         }
-        check_unused(&files, &unused, layout, layers)?;
-        Ok(StoredWeights { files, weights, layers })
+        let notes = check_unused(&finder, layout, spec)?;
+        Ok(StoredWeights { files, weights, layers, options, notes })
+    }
+
+    fn located(&self, weight: Weight, layer: usize) -> &Located {
+        &self.weights[weight_index(weight, layer, self.layers)]
+    }
+
+    fn bytes(&self, place: &Place) -> &[u8] {
+        self.files[place.file].bytes(place.range.clone())
     }
 }
 
 impl WeightSource for StoredWeights {
     fn stored(&self, weight: Weight, layer: usize) -> Option<Tensor<'_>> {
-        let pieces = &self.weights[weight_index(weight, layer, self.layers)];
-        let bytes = |piece: &Piece| self.files[piece.file].bytes(piece.range.clone());
-        Some(match weight {
-            Weight::GateUp | Weight::Down => {
-                Tensor::Mxfp4 { blocks: bytes(&pieces[0]), scales: bytes(&pieces[1]) }
+        let Located { arrangement, pieces } = self.located(weight, layer);
+        let is_expert = matches!(weight, Weight::GateUp | Weight::Down);
+        match (arrangement, &pieces[..]) {
+            (_, [LocatedPiece { coding: Coding::Mxfp4 { blocks, scales }, .. }]) => {
+                Some(Tensor::Mxfp4 { blocks: self.bytes(blocks), scales: self.bytes(scales) })
             }
-            _ => Tensor::Bf16 { parts: pieces.iter().map(bytes).collect() },
-        })
+            (Arrangement::Rows, [_, ..]) if !is_expert || self.keeps_experts(pieces) => {
+                let bf16 = |piece: &LocatedPiece| match &piece.coding {
+                    Coding::Bf16(place) => Some(self.bytes(place)),
+                    _ => None,
+                };
+                Some(Tensor::Bf16 { parts: pieces.iter().map(bf16).collect::<Option<_>>()? })
+            }
+            _ => None,
+        }
     }
 
-    fn make(&self, info: &WeightInfo, _: usize) -> std::result::Result<Made, String> {
-        Err(format!("{:?} is stored as it is, and nothing is to be made", info.dtype))
+    fn make(&self, info: &WeightInfo, layer: usize) -> std::result::Result<Made, String> {
+        let located = self.located(info.weight, layer);
+        let is_expert = matches!(info.weight, Weight::GateUp | Weight::Down);
+        let Some(first) = located.pieces.first() else {
+            return Ok(Made::exact(OwnedTensor::Bf16(vec![0; 2 * info.elements()])));
+        };
+        if let Some(tensor) = self.joined_mxfp4(located) {
+            return Ok(Made::exact(tensor));
+        }
+        let values = Values { stored: self, located, dimensions: dimensions(info, located) };
+        let made = match is_expert && self.options.experts == ExpertStorage::Mxfp4 {
+            true => convert::to_mxfp4(&values, values.dimensions),
+            false => convert::to_bf16(&values, values.dimensions),
+        };
+        for place in located.pieces.iter().flat_map(|piece| piece.coding.places()) {
+            self.files[place.file].release(place.range.clone());
+        }
+        let (tensor, error) = made?;
+        // Exact where the same values come in another order or a wider type.
+        let error = (error.squared_error > 0.0).then_some(error);
+        Ok(Made { tensor, from: first.coding.name(), error })
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn has_bf16_experts(&self) -> bool {
+        let quantised = |piece: &LocatedPiece| matches!(piece.coding, Coding::Mxfp4 { .. });
+        self.options.experts == ExpertStorage::Bf16
+            && (0..self.layers).any(|layer| {
+                let both = [Weight::GateUp, Weight::Down];
+                both.iter().any(|&weight| !self.located(weight, layer).pieces.iter().all(quantised))
+            })
     }
 }
 
-/// Tensors not yet claimed by a weight: name to file and header entry.
-type Unused<'a> = BTreeMap<&'a str, (usize, &'a TensorInfo)>;
+impl StoredWeights {
+    /// Whether experts are read where they lie: as one tensor, if they are wanted in bf16.
+    fn keeps_experts(&self, pieces: &[LocatedPiece]) -> bool {
+        self.options.experts == ExpertStorage::Bf16 && pieces.len() == 1
+    }
+
+    /// MXFP4 tensors of single experts, put together.
+    fn joined_mxfp4(&self, located: &Located) -> Option<OwnedTensor> {
+        let mut joined = (Vec::new(), Vec::new());
+        for piece in located.pieces.iter().filter(|_| located.arrangement == Arrangement::Rows) {
+            let Coding::Mxfp4 { blocks, scales } = &piece.coding else { return None };
+            joined.0.extend_from_slice(self.bytes(blocks));
+            joined.1.extend_from_slice(self.bytes(scales));
+        }
+        let (blocks, scales) = joined;
+        (!blocks.is_empty()).then_some(OwnedTensor::Mxfp4 { blocks, scales })
+    }
+}
+
+/// `[matrices, rows, k]` for conversion. What has one row or one column is one matrix, and the biases of gates and ups are
+/// matrices of one column, since their rows alternate.
+fn dimensions(info: &WeightInfo, located: &Located) -> [usize; 3] {
+    match (info.shape, located.arrangement) {
+        (&[matrices, rows], Arrangement::GateUp) => [matrices, rows, 1],
+        (&[matrices, rows, k], _) => [matrices, rows, k],
+        _ => {
+            let k = located.pieces.first().map_or(1, |piece| piece.k);
+            [1, info.elements() / k, k]
+        }
+    }
+}
+
+/// A weight's values in its arrangement.
+struct Values<'a> {
+    stored: &'a StoredWeights,
+    located: &'a Located,
+    dimensions: [usize; 3],
+}
+
+impl Values<'_> {
+    fn decode(&self, piece: &LocatedPiece, row: usize, out: &mut [f32]) {
+        piece.coding.decode_row(&|place| self.stored.bytes(place), row, piece.k, out);
+    }
+}
+
+impl convert::MatrixValues for Values<'_> {
+    fn read(&self, matrix: usize, rows: Range<usize>, out: &mut [f32]) {
+        let [_, matrix_rows, k] = self.dimensions;
+        let pieces = &self.located.pieces;
+        match self.located.arrangement {
+            Arrangement::Columns => {
+                let coding = &pieces[0].coding;
+                let first = matrix * k * matrix_rows;
+                let mut line = vec![0.0; rows.len()];
+                for column in 0..k {
+                    let start = first + column * matrix_rows + rows.start;
+                    coding.decode_run(&|place| self.stored.bytes(place), start, &mut line);
+                    for (&value, row) in line.iter().zip(out.chunks_exact_mut(k)) {
+                        row[column] = value;
+                    }
+                }
+            }
+            Arrangement::GateUp => {
+                for (row, out) in rows.zip(out.chunks_exact_mut(k)) {
+                    self.decode(&pieces[2 * matrix + row % 2], row / 2, out);
+                }
+            }
+            Arrangement::Rows | Arrangement::BlocksAndScales => {
+                let (mut piece, mut row) = (0, matrix * matrix_rows + rows.start);
+                for out in out.chunks_exact_mut(k) {
+                    while row >= pieces[piece].rows {
+                        row -= pieces[piece].rows;
+                        piece += 1;
+                    }
+                    self.decode(&pieces[piece], row, out);
+                    row += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Tensors by name: file and header entry.
+pub(super) type Tensors<'a> = BTreeMap<&'a str, (usize, &'a TensorInfo)>;
 
 fn refused(path: &Path, problem: String) -> Error {
     Error::Checkpoint { path: path.to_owned(), problem }
 }
 
-fn merge(files: &[TensorFile]) -> Result<Unused<'_>> {
-    let mut all = Unused::new();
+fn merge(files: &[TensorFile]) -> Result<Tensors<'_>> {
+    let mut all = Tensors::new();
     for (position, file) in files.iter().enumerate() {
         for (name, info) in &file.tensors {
             if let Some((other, _)) = all.insert(name, (position, info)) {
@@ -125,7 +276,7 @@ fn check_index(files: &[TensorFile], indexed: &BTreeMap<String, usize>) -> Resul
     Ok(())
 }
 
-fn layout(folder: &Path, tensors: &Unused<'_>) -> Result<Layout> {
+fn layout(folder: &Path, tensors: &Tensors<'_>) -> Result<Layout> {
     let (ours, theirs) = (Layout::HuggingFace, Layout::OpenAi);
     let has = |layout: Layout| tensors.contains_key(layout.marker());
     let problem = match (has(ours), has(theirs)) {
@@ -139,55 +290,104 @@ fn layout(folder: &Path, tensors: &Unused<'_>) -> Result<Layout> {
     Err(refused(folder, format!("holds {problem}; {expected}")))
 }
 
-/// Takes a tensor out of the unused ones, if its type and shape are as expected.
-fn claim(
-    folder: &Path,
-    files: &[TensorFile],
-    unused: &mut Unused<'_>,
-    expected: &ExpectedTensor,
-) -> Result<Piece> {
-    let ExpectedTensor { name, dtype, shape } = expected;
-    let expected = format!("expected {dtype:?} {shape:?}");
-    let Some((file, info)) = unused.remove(name.as_str()) else {
-        let path = if let [only] = files { &only.path } else { folder };
-        let dequantised = name.strip_suffix("_blocks").filter(|base| unused.contains_key(base));
-        let hint = match dequantised {
-            Some(base) => {
-                format!("; {base} is present, but de-quantised experts are not supported")
-            }
-            None => String::new(),
-        };
-        return Err(refused(path, format!("tensor {name}: missing; {expected}{hint}")));
-    };
-    if info.dtype != *dtype || info.shape != *shape {
-        let hint = match (dtype, info.dtype) {
-            (Dtype::BF16, Dtype::F32 | Dtype::F16) => "; convert the checkpoint to bf16",
-            _ => "",
-        };
-        let found = format!("found {:?} {:?}", info.dtype, info.shape);
-        return Err(refused(
-            &files[file].path,
-            format!("tensor {name}: {expected}, {found}{hint}"),
-        ));
-    }
-    Ok(Piece { file, range: files[file].range(info) })
+/// Looks for weights, and remembers which tensors none of them used.
+struct Finder<'a> {
+    folder: &'a Path,
+    files: &'a [TensorFile],
+    all: Tensors<'a>,
+    unused: Tensors<'a>,
 }
 
-/// Ignores unknown tensors, but refuses those of a layer that the model does not have.
-fn check_unused(
-    files: &[TensorFile],
-    unused: &Unused<'_>,
-    layout: Layout,
-    layers: usize,
-) -> Result<()> {
-    for (name, (file, _)) in unused {
-        if layout.layer_of(name).is_some_and(|layer| layer >= layers) {
-            let problem = format!("tensor {name}: the model has {layers} layers, counted from 0");
-            return Err(refused(&files[*file].path, problem));
+impl Finder<'_> {
+    fn find(&mut self, forms: &[Form]) -> Result<Located> {
+        let first_there = |form: &&Form| {
+            form.pieces.first().is_some_and(|piece| self.all.contains_key(piece.name.as_str()))
+        };
+        let form = forms.iter().find(first_there).unwrap_or(&forms[0]);
+        let stored =
+            Stored { file: &|file| &self.files[file], find: &|name| self.all.get(name).copied() };
+        if form.arrangement == Arrangement::BlocksAndScales {
+            let [blocks, scales] = &form.pieces[..] else { return Ok(ABSENT) };
+            let found =
+                coding::blocks_and_scales(&stored, &blocks.name, &scales.name, &blocks.shape);
+            let coding = found.map_err(|problem| self.refuse(problem))?;
+            let k = blocks.shape.last().copied().unwrap_or(1);
+            let rows = blocks.shape.iter().product::<usize>() / k;
+            self.use_up(&coding.names);
+            let pieces = vec![LocatedPiece { rows, k, coding: coding.coding }];
+            return Ok(Located { arrangement: form.arrangement, pieces });
+        }
+        let mut pieces = Vec::with_capacity(form.pieces.len());
+        for piece in &form.pieces {
+            let found = coding::of_values(&stored, &piece.name, &piece.shape);
+            let coding = found.map_err(|problem| self.refuse(problem))?;
+            let (rows, k) = match (&piece.shape[..], form.arrangement) {
+                // Vectors are columns, so that parts and alternating halves of them are rows.
+                (&[rows], _) => (rows, 1),
+                (shape, _) => {
+                    let k = shape.last().copied().unwrap_or(1);
+                    (shape.iter().product::<usize>() / k, k)
+                }
+            };
+            pieces.push((LocatedPiece { rows, k, coding: coding.coding }, coding.names));
+        }
+        let arrangement = form.arrangement;
+        let keep = |(piece, names): (LocatedPiece, Vec<String>)| {
+            self.use_up(&names);
+            piece
+        };
+        Ok(Located { arrangement, pieces: pieces.into_iter().map(keep).collect() })
+    }
+
+    fn use_up(&mut self, names: &[String]) {
+        for name in names {
+            self.unused.remove(name.as_str());
         }
     }
-    if let Some(first) = unused.keys().next() {
-        tracing::debug!(count = unused.len(), first, "tensors that the model does not use");
+
+    /// The error of a problem, with the file that it is in, if it is one.
+    fn refuse(&self, problem: Problem) -> Error {
+        let path = match (problem.file, self.files) {
+            (Some(file), _) => &self.files[file].path,
+            (None, [only]) => &only.path,
+            (None, _) => return refused(self.folder, problem.text),
+        };
+        refused(path, problem.text)
     }
-    Ok(())
+}
+
+/// Ignores unknown tensors, but refuses those of a layer that the model does not have, and says which ones change the
+/// result in other programs.
+fn check_unused(finder: &Finder<'_>, layout: Layout, spec: &ModelSpec) -> Result<Vec<String>> {
+    for (name, (file, _)) in &finder.unused {
+        if layout.layer_of(name).is_some_and(|layer| layer >= spec.layers.len()) {
+            let layers = spec.layers.len();
+            let problem = format!("tensor {name}: the model has {layers} layers, counted from 0");
+            return Err(refused(&finder.files[*file].path, problem));
+        }
+    }
+    let ending = |endings: &[&str]| {
+        let mut names =
+            finder.unused.keys().filter(|name| endings.iter().any(|e| name.ends_with(e)));
+        names.next().map(|first| (1 + names.count(), *first))
+    };
+    let mut notes = Vec::new();
+    if let Some((count, first)) =
+        ending(&["input_scale", "output_scale", ".k_scale", ".v_scale", ".q_scale"])
+    {
+        notes.push(format!(
+            "{count} scales of 8-bit activations or caches were passed over, such as {first}: both are kept in 16 bits or more here"
+        ));
+    }
+    if !spec.attention_bias
+        && let Some((count, first)) = ending(&["_proj.bias", "attn.qkv.bias", "attn.out.bias"])
+    {
+        notes.push(format!(
+            "{count} biases of attention were passed over, such as {first}: config.json says `attention_bias` false"
+        ));
+    }
+    if let Some(first) = finder.unused.keys().next() {
+        tracing::debug!(count = finder.unused.len(), first, "tensors that the model does not use");
+    }
+    Ok(notes)
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Checkpoint, Tensor};
+use super::{Checkpoint, CheckpointOptions, Tensor};
 use crate::Result;
 use shapes::{GRAPH, NAMES, SPEC};
 
@@ -101,7 +101,7 @@ fn temporary() -> tempfile::TempDir {
 }
 
 fn open(folder: &Path) -> Result<Checkpoint> {
-    Checkpoint::open_shapes(folder, &SPEC, &GRAPH)
+    Checkpoint::open_shapes(folder, &SPEC, &GRAPH, CheckpointOptions::default())
 }
 
 /// A tensor's bytes with all parts joined, which are the same in both layouts.

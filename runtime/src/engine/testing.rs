@@ -30,6 +30,9 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
     layers: &[Layer::sliding(16, 2, 1), Layer::full(2, 1)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
+    swiglu_alpha: 1.702,
+    attention_bias: true,
+    tied_embeddings: false,
     rope: Rope {
         theta: 1e4,
         factor: 1.0,

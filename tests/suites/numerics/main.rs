@@ -7,6 +7,7 @@ mod engine;
 mod fixtures;
 mod fresh;
 mod gguf;
+mod layouts;
 mod model;
 mod ranks;
 mod vectors;

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use ossmith::Checkpoint;
 use ossmith::unstable::cpu::{CpuBackend, Executor, Isa};
+use ossmith::{Checkpoint, CheckpointOptions, Conversion};
 use ossmith_plan::Model;
 use ossmith_tests::bounds::F32;
 use ossmith_tests::drive::{self, Feed, Rows};
@@ -31,8 +31,13 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Opens a checkpoint folder.
     pub(crate) fn open(folder: &Path) -> Loaded {
+        Loaded::open_with(folder, CheckpointOptions::default())
+    }
+
+    /// Opens a checkpoint folder as `options` ask.
+    pub(crate) fn open_with(folder: &Path, options: CheckpointOptions) -> Loaded {
         let model = compile(folder);
-        let weights = Checkpoint::open(folder, model);
+        let weights = Checkpoint::open_with(folder, model, options);
         Loaded::new(model, weights.unwrap_or_else(|why| panic!("{}: {why}", folder.display())))
     }
 
@@ -44,6 +49,11 @@ impl Loaded {
     /// The weights.
     pub(crate) fn weights(&self) -> &Arc<Checkpoint> {
         &self.weights
+    }
+
+    /// What conversions of the weights that were read so far did to them.
+    pub(crate) fn conversions(&self) -> Vec<Conversion> {
+        self.weights.conversions()
     }
 
     /// Feeds sequences to a fresh CPU backend.

@@ -19,17 +19,66 @@ fn bad_values_are_refused_by_name() {
             ["`architectures`", "LlamaFor", "GptOss"],
         ),
         (&[("hidden_act", json!("gelu"))], ["`hidden_act`", "\"gelu\"", "\"silu\""]),
-        (&[("attention_bias", json!(false))], ["`attention_bias`", "false", "only true"]),
-        (&[("tie_word_embeddings", json!(true))], ["`tie_word_embeddings`", "true", "only false"]),
-        (&[("quantization_config", Value::Null)], ["`quantization_config`", "missing", "mxfp4"]),
         (&[("quantization_config", json!("mxfp4"))], ["`quantization_config`", "mxfp4", "object"]),
         (
-            &[("quantization_config/quant_method", json!("fp8"))],
-            ["`quantization_config.quant_method`", "\"fp8\"", "mxfp4"],
+            &[("quantization_config/quant_method", json!("gptq"))],
+            ["`quantization_config.quant_method`", "\"gptq\"", "mxfp4"],
         ),
         (
             &[("quantization_config/quant_method", Value::Null)],
             ["`quantization_config.quant_method`", "missing", "mxfp4"],
+        ),
+        (
+            &[(
+                "quantization_config",
+                json!({"quant_method": "compressed-tensors", "format": "pack-quantized"}),
+            )],
+            ["`quantization_config.format`", "pack-quantized", "float-quantized"],
+        ),
+        (
+            &[(
+                "quantization_config",
+                json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
+            )],
+            ["`quantization_config.load_in_8bit`", "true", "nf4"],
+        ),
+        (
+            &[(
+                "quantization_config",
+                json!({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "fp4"}),
+            )],
+            ["`quantization_config.bnb_4bit_quant_type`", "fp4", "nf4"],
+        ),
+        (&[("attention_bias", json!(1))], ["`attention_bias`", "is 1", "true or false"]),
+        (&[("tie_word_embeddings", json!("no"))], ["`tie_word_embeddings`", "no", "true or false"]),
+        (&[("swiglu_alpha", json!(0))], ["`swiglu_alpha`", "is 0", "above 0"]),
+        (&[("swiglu_alpha", json!("x"))], ["`swiglu_alpha`", "\"x\"", "above 0"]),
+        (&[("num_experts", json!(3))], ["`num_experts_per_tok`", "is 4", "1 to 3"]),
+        (&[("block_configs", json!([{}]))], ["`block_configs`", "1 entries", "24 entries"]),
+        (&[("block_configs", json!({}))], ["`block_configs`", "{}", "list"]),
+        (
+            &[
+                ("block_configs", json!([1])),
+                ("num_hidden_layers", json!(1)),
+                ("layer_types", Value::Null),
+            ],
+            ["`block_configs[0]`", "is 1", "object"],
+        ),
+        (
+            &[
+                ("block_configs", json!([{}, {"intermediate_size": 1440}])),
+                ("num_hidden_layers", json!(2)),
+                ("layer_types", Value::Null),
+            ],
+            ["`block_configs[1].intermediate_size`", "1440", "sliding_window"],
+        ),
+        (
+            &[
+                ("block_configs", json!([{"num_local_experts": 2, "num_experts_per_tok": 3}])),
+                ("num_hidden_layers", json!(1)),
+                ("layer_types", Value::Null),
+            ],
+            ["`block_configs[0].num_experts_per_tok`", "is 3", "1 to 2"],
         ),
         (&[("hidden_size", json!(2881))], ["`hidden_size`", "2881", "multiple of 32"]),
         (&[("intermediate_size", json!(100))], ["`intermediate_size`", "100", "multiple of 32"]),
@@ -75,7 +124,7 @@ fn bad_values_are_refused_by_name() {
         ),
         (&[("layer_types", json!([1]))], ["`layer_types`", "[1]", "list of"]),
         (&[("sliding_window", json!(0))], ["`sliding_window`", "is 0", "from 1"]),
-        (&[("sliding_window", Value::Null)], ["`sliding_window`", "missing", "from 1"]),
+        (&[("rope_theta", json!(-3))], ["`rope_theta`", "-3", "above 0"]),
         (&[("sliding_window", json!(1 << 25))], ["`sliding_window`", "33554432", "16777216"]),
         (
             &[("max_position_embeddings", json!(1 << 25))],
@@ -95,10 +144,8 @@ fn bad_values_are_refused_by_name() {
         (&[("vocab_size", json!(4_294_967_296_u64))], ["`vocab_size`", "4294967296", "4294967295"]),
         (&[("rms_norm_eps", json!(0))], ["`rms_norm_eps`", "is 0", "above 0"]),
         (&[("rms_norm_eps", json!(1e5))], ["`rms_norm_eps`", "100000", "below 1"]),
-        (&[("rms_norm_eps", Value::Null)], ["`rms_norm_eps`", "missing", "above 0"]),
         (&[("swiglu_limit", json!(-7))], ["`swiglu_limit`", "-7", "above 0"]),
         (&[("swiglu_limit", json!(1e300))], ["`swiglu_limit`", "1e+300", "32-bit"]),
-        (&[("rope_theta", Value::Null)], ["`rope_theta`", "missing", "above 1"]),
         (&[("rope_theta", json!(0.5))], ["`rope_theta`", "0.5", "above 1"]),
         (&[("rope_scaling", json!(32))], ["`rope_scaling`", "32", "object"]),
         (

@@ -325,5 +325,5 @@ fn shape(name: &str) -> anyhow::Result<&'static Model> {
     if path.is_file() && path.extension().is_some_and(|end| end == "json") {
         return Ok(ossmith_models::from_config(path)?);
     }
-    ModelArgs { model: name.into(), weights_seed: 0 }.shape()
+    ModelArgs::named(name, 0).shape()
 }

@@ -367,12 +367,13 @@ impl Executor {
     }
 
     fn swiglu(&self, node: &Node, values: &mut Values) -> Result<()> {
-        let (inter, output) = (self.spec.inter, output_of(node)?);
+        let (spec, output) = (&self.spec, output_of(node)?);
+        let inter = spec.inter;
         let mut out = values.take_f32(output);
         let x = values.f32(input_of(node)?)?;
         rows(&mut out, inter, |row, out| {
             let x = &x[2 * row * inter..2 * (row + 1) * inter];
-            scalar::swiglu(x, self.model.spec.swiglu_limit, out);
+            scalar::swiglu(x, spec.swiglu_limit, spec.swiglu_alpha, out);
         });
         values.put_f32(output, out);
         Ok(())

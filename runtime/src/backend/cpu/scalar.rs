@@ -2,8 +2,6 @@
 //! Functions of single elements (rotation, activation) come from `ossmith_scalar`, which the GPU shares.
 //! Formulas: openai/gpt-oss `torch/model.py`; OCP Microscaling Formats 1.0 for MXFP4.
 
-use ossmith_plan::SWIGLU_ALPHA;
-
 use super::cache::TILE;
 use super::floats::Floats;
 use super::view::AttentionView;
@@ -104,9 +102,9 @@ pub(super) fn top_k(logits: &[f32], ids: &mut [u32], weights: &mut [f32]) {
 
 /// `g = min(gate, limit)`, `u = clamp(up, -limit, limit)`, `out = g · sigmoid(alpha g) · (u + 1)`;
 /// gates and ups alternate in `x`.
-pub(super) fn swiglu(x: &[f32], limit: f32, out: &mut [f32]) {
+pub(super) fn swiglu(x: &[f32], limit: f32, alpha: f32, out: &mut [f32]) {
     for (out, pair) in out.iter_mut().zip(x.chunks_exact(2)) {
-        *out = ossmith_scalar::swiglu(pair[0], pair[1], limit, SWIGLU_ALPHA);
+        *out = ossmith_scalar::swiglu(pair[0], pair[1], limit, alpha);
     }
 }
 

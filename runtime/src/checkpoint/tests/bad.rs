@@ -52,15 +52,15 @@ fn tensors_of_another_model_are_refused() {
     const K_PROJ: &str = "model.layers.0.self_attn.k_proj.weight";
     let mut dequantised = without(BLOCKS);
     let base = "model.layers.1.mlp.experts.gate_up_proj".to_owned();
-    dequantised.push(Entry::new(base, "BF16", vec![3, 64, 192]));
+    dequantised.push(Entry::new(base, "BF16", vec![3, 64, 64]));
     let cases: &[(Vec<Entry>, &[&str])] = &[
         (without(NORM), &[NORM, "missing", "expected BF16 [64]"]),
         (without(K_PROJ), &[K_PROJ, "missing", "expected BF16 [64, 64]"]),
         (without(BLOCKS), &[BLOCKS, "missing", "expected U8 [3, 192, 2, 16]"]),
-        (dequantised, &[BLOCKS, "missing", "gate_up_proj is present", "de-quantised"]),
+        (dequantised, &["gate_up_proj:", "expected BF16 [3, 64, 192]", "found BF16 [3, 64, 64]"]),
         (replace(NORM, "BF16", &[32]), &[NORM, "expected BF16 [64]", "found BF16 [32]"]),
         (replace(NORM, "BF16", &[1, 64]), &[NORM, "expected BF16 [64]", "found BF16 [1, 64]"]),
-        (replace(NORM, "F16", &[64]), &[NORM, "expected BF16 [64]", "found F16 [64]", "to bf16"]),
+        (replace(NORM, "I16", &[64]), &[NORM, "expected BF16 [64]", "found I16 [64]", "convert"]),
         (replace(K_PROJ, "BF16", &[128, 64]), &[K_PROJ, "[64, 64]", "found BF16 [128, 64]"]),
         (
             replace(BLOCKS, "U8", &[3, 192, 32]),
@@ -83,10 +83,10 @@ fn tensors_of_another_model_are_refused() {
         write(folder.path(), SINGLE, &file(entries));
         refuse(folder.path(), parts);
     }
-    let mut floats = hugging_face();
-    let norm = named(&mut floats, NORM);
-    (norm.dtype, norm.bytes) = ("F32", vec![0; 256]);
-    refuse_file(&file(&floats), &[NORM, "expected BF16", "found F32 [64]", "to bf16"]);
+    let mut integers = hugging_face();
+    let norm = named(&mut integers, NORM);
+    (norm.dtype, norm.bytes) = ("I32", vec![0; 256]);
+    refuse_file(&file(&integers), &[NORM, "expected BF16", "found I32 [64]", "convert"]);
 }
 
 #[test]

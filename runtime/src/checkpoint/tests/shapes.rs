@@ -17,6 +17,9 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
     layers: &[Layer::sliding(16, 3, 2), Layer::full(3, 2)],
     rms_eps: 1e-5,
     swiglu_limit: 7.0,
+    swiglu_alpha: 1.702,
+    attention_bias: true,
+    tied_embeddings: false,
     rope: Rope {
         theta: 150_000.0,
         factor: 1.0,

@@ -123,8 +123,7 @@ impl Args {
         let mut kept = Vec::new();
         for model in models {
             let of_model: Vec<&Case> = cases.iter().filter(|case| case.model == model).collect();
-            let args =
-                ModelArgs { model: format!("synthetic:{model}").as_str().into(), weights_seed: 0 };
+            let args = ModelArgs::named(&format!("synthetic:{model}"), 0);
             let (mut backend, _) =
                 load(&args, &ScheduleArgs::default(), limits(&of_model), ordinal)?;
             for case in of_model {

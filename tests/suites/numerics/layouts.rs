@@ -1,0 +1,94 @@
+//! The layouts that published checkpoints come in, written by `fixtures/make_layouts.py` while the test runs, against the
+//! float64 model's results of the values as they are stored.
+
+use std::process::Command;
+
+use ossmith::{CheckpointOptions, ExpertStorage};
+use ossmith_tests::bounds::{F32, Profile, rel_l2};
+use ossmith_tests::drive::Feed;
+use ossmith_tests::fixture::Fixture;
+use ossmith_tests::{not_checked, reference, root};
+
+use crate::model::{Loaded, expect_rows, fastest};
+
+/// Every value that is stored is a value that is computed with.
+const EXACT: [&str; 18] = [
+    "bf16-fused",
+    "fp16-fused",
+    "fp32-fused",
+    "bf16-openai",
+    "bf16-unsloth",
+    "bf16-split",
+    "quark",
+    "fp8-row",
+    "fp8-tensor",
+    "fp8-block",
+    "nf4",
+    "nf4-nested",
+    "tied",
+    "no-bias",
+    "alpha",
+    "full",
+    "pruned",
+    "uneven",
+];
+
+/// Experts that MXFP4 does not hold exactly, and the relative error of quantising them: normal values have 9 to 12 %, and
+/// values that are already of 8 or 4 bits no more.
+const QUANTISED: [&str; 3] = ["gaussian-fused", "fp8-experts", "nf4-experts"];
+
+/// Experts in bf16: what is left is rounding 8-bit and 4-bit values times a scale to bf16, at most 2^-9 each.
+const BF16_EXPERTS: Profile = Profile { name: "bf16 experts", rel_l2: 5e-3, kl: 1e-4, ..F32 };
+/// Experts in MXFP4: how far the residual after the first layer may be, whose routes do not depend on experts. Experts
+/// write about half of it, with a tenth of error.
+const MXFP4_RESIDUAL: f64 = 0.15;
+
+#[test]
+fn layouts_of_published_checkpoints() {
+    let Some(python) = reference::python() else {
+        not_checked(
+            "layouts of published checkpoints",
+            "no python3 with numpy; `cargo xtask test` installs it",
+        );
+        return;
+    };
+    let scratch = tempfile::tempdir().expect("temporary folder");
+    let seed = reference::fresh_seed() % 1_000_000;
+    let mut command = Command::new(python);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("OMP_NUM_THREADS", "1");
+    command.arg(root().join("tests/fixtures/make_layouts.py"));
+    command.args(["--seed", &seed.to_string(), "--out"]).arg(scratch.path());
+    let output = command.output().expect("the generator runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "seed {seed}: {errors}");
+    for layout in EXACT.into_iter().chain(["tiny-trl"]) {
+        let fixture = Fixture::open(&scratch.path().join(layout));
+        let loaded = Loaded::open(&fixture.folder);
+        let rows = loaded.run(fastest(), &[Feed::at_once(&fixture.tokens)]).remove(0);
+        let what = format!("{layout} with seed {seed}");
+        expect_rows(&what, &fixture, loaded.model, &rows, fixture.tokens.len());
+        let conversions = loaded.conversions();
+        let experts = conversions.iter().any(|one| one.weights == "experts");
+        assert!(!experts, "{what}: experts that MXFP4 holds exactly were changed: {conversions:?}");
+    }
+    for layout in QUANTISED {
+        let fixture = Fixture::open(&scratch.path().join(layout));
+        for experts in [ExpertStorage::Bf16, ExpertStorage::Mxfp4] {
+            let options = CheckpointOptions::default().with_experts(experts);
+            let loaded = Loaded::open_with(&fixture.folder, options);
+            let rows = loaded.run(fastest(), &[Feed::at_once(&fixture.tokens)]).remove(0);
+            let what = format!("{layout} with seed {seed}, {experts:?}");
+            let expected = fixture.expected.f32("logits");
+            if experts == ExpertStorage::Bf16 {
+                let width = loaded.model.spec.vocab;
+                BF16_EXPERTS.assert_logits(&what, expected, &rows.logits, width);
+            }
+            let residual = rel_l2(fixture.expected.f32("resid.0"), &rows.layers[0].residual);
+            assert!(residual < MXFP4_RESIDUAL, "{what}: {residual}");
+            for one in loaded.conversions().iter().filter(|one| one.weights == "experts") {
+                let most = if one.to == "MXFP4" { 0.12 } else { 2e-3 };
+                assert!(one.relative_error < most, "{what}: {one:?}");
+            }
+        }
+    }
+}
