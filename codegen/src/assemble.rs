@@ -2,7 +2,7 @@
 
 use ossmith_plan::{
     Arch, DType, Family, Graph, KernelInfo, Layer, Loss, Model, ModelSpec, Phase, PhaseKernel,
-    RowOrder, Schedule, Shard, Weight, WeightLayout,
+    Regime, RowOrder, Schedule, Shard, ShardError, Weight, WeightLayout,
 };
 
 use crate::fuse::{self, Fused, FusedGraph};
@@ -16,6 +16,14 @@ use crate::{emit, graph, leak, library};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompileError {
+    /// A model that so many ranks cannot share.
+    #[error("{model}: {source}")]
+    Shard {
+        /// The model.
+        model: &'static str,
+        /// Which dimension, with the numbers.
+        source: ShardError,
+    },
     /// A phase that cannot be scheduled, or an override that is illegal.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -43,8 +51,22 @@ pub fn assemble(
     arch: &Arch,
     overrides: &Overrides,
 ) -> Result<Model, CompileError> {
-    let shard = Shard::WHOLE;
-    let local = shard.local(&spec).expect("one rank has the whole model");
+    assemble_rank(spec, Shard::WHOLE, arch, overrides)
+}
+
+/// The same for what one of several ranks computes. Only decode kernels add over ranks yet; [`Model::losses`] lists what
+/// is missing, and [`Model::cannot_run`] says that the model cannot run for it.
+///
+/// # Errors
+/// As [`assemble`], and [`CompileError::Shard`] if so many ranks cannot share the model.
+pub fn assemble_rank(
+    spec: ModelSpec,
+    shard: Shard,
+    arch: &Arch,
+    overrides: &Overrides,
+) -> Result<Model, CompileError> {
+    let local =
+        shard.local(&spec).map_err(|source| CompileError::Shard { model: spec.name, source })?;
     let graph = graph::build(&spec, &local);
     let local_spec = local.spec(&spec);
     let of_families = |families: Vec<Family>| {
@@ -64,8 +86,13 @@ pub fn assemble(
     let mut kernels = Kernels::default();
     let mut schedules = Vec::new();
     for step in &steps {
+        if shard != Shard::WHOLE && !matches!(step.regime, Regime::Decode { .. }) {
+            losses.push(no_sums(step));
+            continue;
+        }
         let fused = fuse::fuse(&graph, step.regime);
-        let planned = plan_step(&fused, step, &local_spec, arch, overrides)?;
+        let dims = Dimensions { shard, global: &spec, local: &local_spec };
+        let planned = plan_step(&fused, step, &dims, arch, overrides)?;
         match kernels.take(step, planned) {
             Ok(schedule) => schedules.push(schedule),
             Err((info, _)) if overrides.0.contains_key(info.name) => {
@@ -99,6 +126,31 @@ pub fn assemble(
     })
 }
 
+/// A schedule that a rank does without, because its kernels do not add over ranks.
+fn no_sums(step: &Step) -> Loss {
+    let families = match step.family {
+        Family::Portable => &[Family::Portable, Family::Sm90][..],
+        Family::Sm90 => &[Family::Sm90],
+    };
+    let regime = step.regime.name();
+    let what = format!("no {regime} schedule for several ranks: its kernels do not add over ranks");
+    Loss { families, what: what.leak() }
+}
+
+/// The dimensions of a model, and those that one rank computes.
+pub(crate) struct Dimensions<'a> {
+    pub(crate) shard: Shard,
+    pub(crate) global: &'a ModelSpec,
+    pub(crate) local: &'a ModelSpec,
+}
+
+impl<'a> Dimensions<'a> {
+    /// Those of the whole model.
+    pub(crate) fn whole(spec: &'a ModelSpec) -> Dimensions<'a> {
+        Dimensions { shard: Shard::WHOLE, global: spec, local: spec }
+    }
+}
+
 /// Every tunable of every kernel of a model on an architecture, in the order of a step, with the values that it has when
 /// some are chosen otherwise: what a tuner searches.
 ///
@@ -128,7 +180,7 @@ pub(crate) fn plans(
     }
     for step in steps(spec, arch).0 {
         let fused = fuse::fuse(&graph, step.regime);
-        let planned = plan_step(&fused, &step, spec, arch, overrides)?;
+        let planned = plan_step(&fused, &step, &Dimensions::whole(spec), arch, overrides)?;
         let _ = kernels.take(&step, planned);
     }
     Ok(kernels.plans)
@@ -169,13 +221,14 @@ impl PlannedStep {
 pub(crate) fn plan_step(
     fused: &FusedGraph,
     step: &Step,
-    spec: &ModelSpec,
+    dimensions: &Dimensions<'_>,
     arch: &Arch,
     overrides: &Overrides,
 ) -> Result<PlannedStep, ScheduleError> {
+    let &Dimensions { shard, global, local: spec } = dimensions;
     let classes = spec.layer_classes();
     let plan = |phases: &[Fused], layer| {
-        let at = Context { spec, layer, step, arch, overrides };
+        let at = Context { shard, global, spec, layer, step, arch, overrides };
         let planned = phases.iter().map(|phase| Ok((*phase, schedule(phase, &at)?)));
         planned.collect::<Result<Vec<PlannedPhase>, ScheduleError>>()
     };

@@ -18,7 +18,7 @@ pub fn unit(plan: &KernelPlan) -> Unit {
     let body = plan.body.text;
     let text = [
         header(plan, &header_comment(body)),
-        "#include \"ptx/types.cuh\"\n".to_owned(),
+        format!("#include \"ptx/types.cuh\"\n{}", ranks(plan.ranks)),
         spec_namespace(plan),
         plan.params.iter().map(|name| param_struct(name)).collect::<Vec<_>>().join("\n"),
         format!(
@@ -32,6 +32,16 @@ pub fn unit(plan: &KernelPlan) -> Unit {
         source: text.leak(),
         family: plan.family,
         max_registers: plan.max_registers,
+    }
+}
+
+/// The definition by which epilogues add over ranks; nothing where there is one.
+fn ranks(ranks: usize) -> String {
+    match ranks {
+        1 => String::new(),
+        _ => format!(
+            "\n// The epilogue adds over so many ranks (epilogue/exchange.cuh).\n#define RANKS {ranks}\n"
+        ),
     }
 }
 

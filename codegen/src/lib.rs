@@ -15,7 +15,7 @@ pub mod spec;
 #[cfg(test)]
 mod testing;
 
-use ossmith_plan::{Arch, Model, ModelSpec};
+use ossmith_plan::{Arch, Model, ModelSpec, Shard};
 
 pub use assemble::{CompileError, tunables};
 pub use record::TuningRecord;
@@ -53,6 +53,19 @@ pub fn compile_with(
     overrides: &Overrides,
 ) -> Result<&'static Model, CompileError> {
     Ok(Box::leak(Box::new(assemble::assemble(spec, arch, overrides)?)))
+}
+
+/// Compiles what one of several ranks computes of a model, for an architecture.
+///
+/// # Errors
+/// [`CompileError`]: as [`compile`], and if so many ranks cannot share the model.
+pub fn compile_rank(
+    spec: ModelSpec,
+    shard: Shard,
+    arch: &Arch,
+) -> Result<&'static Model, CompileError> {
+    let model = assemble::assemble_rank(spec, shard, arch, &Overrides::default())?;
+    Ok(Box::leak(Box::new(model)))
 }
 
 /// Gives data the lifetime of the process, as data built into a program has.

@@ -14,6 +14,7 @@ const HEADERS: &[(&str, &str)] = files![
     "attn/span.cuh",
     "attn/tiled.cuh",
     "epilogue/cache.cuh",
+    "epilogue/exchange.cuh",
     "epilogue/qkv.cuh",
     "epilogue/residual.cuh",
     "epilogue/swiglu.cuh",

@@ -1,7 +1,11 @@
-// The epilogue of a GEMV that adds to the residual: the sum, and the deferred RMS norm of it (`tile/norm.cuh`).
+// The epilogue of a GEMV that adds to the residual: the sum, over all ranks where a unit defines RANKS, and the deferred
+// RMS norm of it (`tile/norm.cuh`).
 #pragma once
 #include "tile/gemv.cuh"
 #include "tile/norm.cuh"
+#ifdef RANKS
+#include "epilogue/exchange.cuh"
+#endif
 
 // The inputs of a row tile's epilogue, copied to shared memory in the same groups of copies as the weights. Only the
 // epilogue waits for them, when all copies have arrived.
@@ -9,10 +13,16 @@ template <u32 kTokens>
 struct SharedResidual {
   alignas(16) float before[kTokens][kTileRows];
   alignas(16) bf16 next_norm_scale[kTileRows];  // of the next norm
+#ifdef RANKS
+  alignas(16) u32 epoch;  // of the row tile's exchange
+#endif
 
   // Must be called before the copies of weights are issued, so as not to queue behind them.
   __device__ __forceinline__ void fetch_scale(const bf16* scale, u32 first_row) {
     copy_small<sizeof(next_norm_scale)>(next_norm_scale, scale + first_row);
+#ifdef RANKS
+    if (threadIdx.x == 0) epoch = begin_exchange(first_row / kTileRows);
+#endif
   }
 
   // Must be called when the residual is complete.
@@ -43,6 +53,9 @@ struct ResidualEpilogue {
                                               float low, float high) const {
     static_assert(kSquareSumWidth == kTileRows, "a row tile has one sum of squares");
     const u64 at = static_cast<u64>(token) * kHidden + first_row + g;
+#ifdef RANKS
+    sum_over_ranks<RANKS, kHidden>(shared.epoch, token, first_row + g, low, high);
+#endif
     low += shared.before[token][g], high += shared.before[token][g + 8];
     residual[at] = low, residual[at + 8] = high;
     const DeferredPair deferred{to_bf16(low * bf16_to_float(shared.next_norm_scale[g])),

@@ -107,6 +107,24 @@ __device__ __forceinline__ void add_relaxed(i64* address, i64 value) {
   asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }
 
+// Stores and loads of single words that other devices load and store: no older copy is kept.
+__device__ __forceinline__ void store_system(u64* address, u64 value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ u64 load_system(const u64* address) {
+  u64 v;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+  return v;
+}
+
+// Nanoseconds of a clock that runs at the same rate on every SM.
+__device__ __forceinline__ u64 global_timer_ns() {
+  u64 ns;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+  return ns;
+}
+
 // Adds one to an arrival counter and returns the old count. This thread's earlier writes are ordered before the
 // addition and its later reads after it.
 __device__ __forceinline__ u32 arrive(u32* counter) {

@@ -4,6 +4,13 @@
 /// Most tokens of a step that runs by a decode schedule.
 pub const MAX_DECODE_TOKENS: usize = 8;
 
+/// Most ranks that share a model.
+pub const MAX_RANKS: usize = 8;
+
+/// How long a kernel waits for another rank's part of a sum before it ends with an error. Ranks are launched together, and
+/// a step takes milliseconds.
+pub const EXCHANGE_LIMIT_MS: usize = 10_000;
+
 /// Most blocks that share the keys of one key/value head of one token.
 pub const MAX_KV_SPLITS: usize = 16;
 
@@ -66,6 +73,13 @@ pub const ROW_MAJOR: usize = 3;
 pub const ALL: &[(&str, usize, &str)] = &[
     ("kTileRows", crate::TILE_ROWS, "rows of one weight tile"),
     ("kTileK", crate::TILE_K, "summed elements of one weight tile"),
+    ("kMaxRanks", MAX_RANKS, "most ranks that share a model"),
+    ("kExchangeTokens", MAX_DECODE_TOKENS, "tokens that a mailbox has room for"),
+    (
+        "kExchangeLimitMs",
+        EXCHANGE_LIMIT_MS,
+        "how long a rank waits for another one's part of a sum",
+    ),
     ("kPageTokens", PAGE_TOKENS, "tokens of one page of the key/value cache"),
     ("kSpanKeys", SPAN_KEYS, "keys that a warp of attention copies and attends at once"),
     ("kColumnHeads", PARTIAL_HEADS, "query heads that one tensor-core instruction has columns for"),

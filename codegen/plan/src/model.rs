@@ -2,8 +2,8 @@
 
 use crate::params;
 use crate::{
-    Arch, Axis, Family, Graph, Kernel, KernelInfo, ModelSpec, Schedule, Shard, ShardError, Unit,
-    Weight, WeightLayout,
+    Arch, Axis, Family, Graph, Kernel, KernelInfo, Local, ModelSpec, Schedule, Shard, ShardError,
+    Unit, Weight, WeightLayout,
 };
 
 /// Kernels that are no part of a step.
@@ -125,6 +125,16 @@ impl Model {
         let (schedules, tuned, units, losses) = (&[][..], &[][..], &[][..], &[NO_RANK_KERNELS][..]);
         let model = Model { shard, graph, schedules, tuned, units, losses, ..*self };
         Ok(Box::leak(Box::new(model)))
+    }
+
+    /// The graph of the whole model, whose shapes a checkpoint has; where this is one rank's, it lives as long as the
+    /// program: ask once per rank.
+    #[must_use]
+    pub fn whole_graph(&self) -> Graph {
+        match self.shard {
+            Shard::WHOLE => self.graph,
+            _ => self.graph.of_rank(&self.spec, &Local::whole(&self.spec)),
+        }
     }
 
     /// The dimensions that this model's graph and kernels compute: the whole ones, or one rank's.

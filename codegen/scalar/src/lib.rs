@@ -9,6 +9,7 @@
 
 mod activation;
 mod bf16;
+mod exchange;
 mod mxfp4;
 mod random;
 mod rope;
@@ -17,6 +18,10 @@ mod tiles;
 
 pub use activation::{SIGMOID_CUDA, SWIGLU_CUDA, sigmoid, swiglu};
 pub use bf16::{BF16_TO_F32_CUDA, F32_TO_BF16_CUDA, bf16_to_f32, f32_to_bf16};
+pub use exchange::{
+    EXCHANGE_EPOCH_CUDA, EXCHANGE_PLACE_CUDA, EXCHANGE_VALUE_CUDA, EXCHANGE_WORD_CUDA,
+    NEXT_EPOCH_CUDA, exchange_epoch, exchange_place, exchange_value, exchange_word, next_epoch,
+};
 pub use mxfp4::{
     MXFP4_CODE_CUDA, MXFP4_CODES_CUDA, MXFP4_LANES_CUDA, MXFP4_PAIRS_CUDA, MXFP4_VALUE_CUDA,
     MXFP4_WORD_CUDA, mxfp4_code, mxfp4_codes, mxfp4_lanes, mxfp4_pairs, mxfp4_value, mxfp4_word,
@@ -83,6 +88,11 @@ pub const DEVICE: &[&str] = &[
     GUMBEL_OF_BITS_CUDA,
     GUMBEL_CUDA,
     WEIGHT_OF_SCORE_CUDA,
+    EXCHANGE_WORD_CUDA,
+    EXCHANGE_EPOCH_CUDA,
+    EXCHANGE_VALUE_CUDA,
+    NEXT_EPOCH_CUDA,
+    EXCHANGE_PLACE_CUDA,
 ];
 
 #[cfg(test)]

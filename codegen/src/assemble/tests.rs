@@ -18,7 +18,8 @@ fn kernels_by(rules: &Rules) -> Result<Vec<&'static str>, ScheduleError> {
     let is_decode = |step: &&Step| step.regime == Regime::Decode { max_tokens: 8 };
     let step = steps.iter().find(is_decode).expect("a decode step");
     let fused = apply(&graph, rules);
-    let planned = plan_step(&fused, step, &TINY, &Arch::H100, &Overrides::default())?;
+    let planned =
+        plan_step(&fused, step, &Dimensions::whole(&TINY), &Arch::H100, &Overrides::default())?;
     let mut names: Vec<&'static str> = Vec::new();
     for kernel in planned.kernels() {
         if !names.contains(&kernel.plan.info.name) {
@@ -65,7 +66,8 @@ fn compiled_head(head: &'static [Rule]) -> Vec<&'static str> {
     let (steps, _) = steps(&TINY, &Arch::H100);
     let rules = Rules { head, ..*rules(steps[0].regime) };
     let fused = apply(&crate::testing::graph(), &rules);
-    let planned = plan_step(&fused, &steps[0], &TINY, &Arch::H100, &Overrides::default());
+    let planned =
+        plan_step(&fused, &steps[0], &Dimensions::whole(&TINY), &Arch::H100, &Overrides::default());
     let planned = planned.unwrap_or_else(|why| panic!("{why}"));
     planned.head.iter().flat_map(|(_, kernels)| kernels).map(|it| it.plan.body.file).collect()
 }
@@ -224,4 +226,49 @@ fn layers_may_have_windows_of_their_own_but_not_experts() {
         let numbers = "layer 1 has 6 experts of which it chooses 2, layer 0 has 5 and chooses 2";
         assert!(why.contains(numbers) && why.contains("--backend cpu"), "{why}");
     }
+}
+
+/// Two key/value heads and three tiles of inner width.
+const DIVISIBLE: ModelSpec = ModelSpec { kv_heads: 2, inter: 160, ..TINY };
+
+#[test]
+fn a_rank_has_its_own_widths_and_names_and_leaves_the_rest_as_it_is() {
+    let whole = compiled(DIVISIBLE);
+    for shard in Shard::all(2) {
+        let arch = Arch::H100;
+        let rank = assemble_rank(DIVISIBLE, shard, &arch, &Overrides::default());
+        let rank = rank.unwrap_or_else(|why| panic!("{why}"));
+        let text = |model: &Model, name: &str| {
+            model.units.iter().find(|unit| unit.name == name).map(|unit| unit.source)
+        };
+        for unit in rank.units {
+            match unit.name.strip_suffix("_of2") {
+                Some(of_whole) => assert!(text(&whole, of_whole).is_some(), "{}", unit.name),
+                None => assert_eq!(Some(unit.source), text(&whole, unit.name), "{}", unit.name),
+            }
+        }
+        let inter = [128, 32][shard.rank];
+        let down = text(&rank, "moe_down_residual_decode1_of2").expect("a kernel");
+        assert!(down.contains(&format!("kInter = {inter};")), "{down}");
+        for adds in ["attn_out_residual_decode1_of2", "moe_down_residual_decode8_of2"] {
+            assert!(text(&rank, adds).is_some_and(|it| it.contains("#define RANKS 2")), "{adds}");
+        }
+        let others = rank.units.iter().filter(|unit| unit.source.contains("RANKS"));
+        assert_eq!(others.count(), 4, "kernels that add over ranks, for 1 and for 8 tokens");
+        // What it cannot do is said, and why.
+        let why = rank.cannot_run().expect("no schedule for prompts");
+        assert!(why.contains("no prefill schedule for several ranks"), "{why}");
+        assert_eq!(rank.rank_spec().inter, inter);
+        assert_eq!(rank.graph.weight(Weight::Down, 0).shape[2], inter);
+        assert_eq!(rank.graph.weight(Weight::Embedding, 0).shape[0], DIVISIBLE.vocab);
+    }
+    assert!(whole.units.iter().all(|unit| !unit.source.contains("RANKS")));
+}
+
+#[test]
+fn a_model_that_ranks_cannot_share_is_refused_with_the_numbers() {
+    let shard = Shard { rank: 0, of: 4 };
+    let refused = assemble_rank(DIVISIBLE, shard, &Arch::H100, &Overrides::default());
+    let error = refused.expect_err("two heads").to_string();
+    assert!(error.contains("2 key/value heads cannot be shared by 4 ranks"), "{error}");
 }

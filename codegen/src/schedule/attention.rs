@@ -14,11 +14,11 @@ use super::{Context, ONE, Pattern, Result, footprint};
 fn name(at: &Context<'_>, suffix: &str) -> String {
     let windows = at.spec.layers.iter().filter_map(|layer| layer.window);
     let several = windows.clone().min() != windows.max();
-    match at.layer.window {
+    at.name_of_rank(match at.layer.window {
         None => format!("attention_full{suffix}"),
         Some(window) if several => format!("attention_sliding{window}{suffix}"),
         Some(_) => format!("attention_sliding{suffix}"),
-    }
+    })
 }
 
 fn constants(at: &Context<'_>) -> Vec<Constant> {

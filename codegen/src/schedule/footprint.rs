@@ -75,9 +75,9 @@ pub(super) fn routing(experts: usize, top_k: usize, tokens: usize) -> usize {
     )
 }
 
-/// `SharedResidual` of `epilogue/residual.cuh`.
-pub(super) fn residual(tokens: usize) -> usize {
-    TILE_ROWS * (4 * tokens + 2)
+/// `SharedResidual` of `epilogue/residual.cuh`, with the epoch of an exchange where there are several ranks.
+pub(super) fn residual(tokens: usize, ranks: usize) -> usize {
+    TILE_ROWS * (4 * tokens + 2) + if ranks > 1 { 16 } else { 0 }
 }
 
 /// Biases of a row tile, of one matrix or of several.

@@ -124,7 +124,7 @@ impl Operands {
         format: TileFormat,
         expert_tile: Option<usize>,
     ) -> Result<Planned<P>> {
-        let name = format!("{}_{}", self.operation, gemm.suffix());
+        let name = at.name_of_rank(format!("{}_{}", self.operation, gemm.suffix()));
         let mut tuner = Tuner::new(&name, at.overrides);
         let tile_tokens = match expert_tile {
             // The list of tiles decides it, which is another kernel's.

@@ -53,7 +53,7 @@ struct Gemv {
 
 impl Gemv {
     fn plan<P: Params>(self, at: &Context<'_>, tokens: usize) -> Result<Planned<P>> {
-        let name = format!("{}_decode{tokens}", self.operation);
+        let name = at.name_of_rank(format!("{}_decode{tokens}", self.operation));
         let mut tuner = Tuner::new(&name, at.overrides);
         let warps = tuner.pick(
             "warps",
@@ -131,17 +131,23 @@ pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<P
             (AddTo, _),
             (RmsNorm, _),
             (Linear, Some(Router)),
-        ] => attn_out_residual_router(at, tokens)?.of(P::AttnOutResidualRouter),
+        ] => over_ranks(attn_out_residual_router(at, tokens)?, at).of(P::AttnOutResidualRouter),
         [(TopK, _), (ExpertLinear, Some(GateUp)), (SwiGlu, _)] => {
             topk_moe_up_swiglu(at, tokens)?.of(P::TopkMoeUpSwiglu)
         }
         [(ExpertLinear, Some(Down)), (Combine, _), (AllReduce, _), (AddTo, _)] => {
-            moe_down_residual(at, tokens)?.of(P::MoeDownResidual)
+            over_ranks(moe_down_residual(at, tokens)?, at).of(P::MoeDownResidual)
         }
         [(RmsNorm, _), (Linear, Some(Unembedding))] => unembed(at, tokens)?.of(P::UnembedDecode),
         _ => return Ok(None),
     };
     Ok(Some(vec![kernel]))
+}
+
+/// A kernel whose epilogue adds over ranks.
+fn over_ranks<P: Params>(mut planned: Planned<P>, at: &Context<'_>) -> Planned<P> {
+    planned.plan.ranks = at.shard.of;
+    planned
 }
 
 fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planned<RmsNormQkvRope>> {
@@ -176,7 +182,7 @@ fn attn_out_residual_router(
         stages: 3,
         rows: Rows::PerTile(spec.hidden / TILE_ROWS),
         partial_bytes: footprint::partials(tokens),
-        other_bytes: footprint::residual(tokens)
+        other_bytes: footprint::residual(tokens, at.shard.of)
             + footprint::biases(1)
             + footprint::router_slice(experts, tokens),
         constants: u32s(&[
@@ -228,7 +234,7 @@ fn moe_down_residual(at: &Context<'_>, tokens: usize) -> Result<Planned<MoeDownR
         rows: Rows::PerTile(at.spec.hidden / TILE_ROWS),
         partial_bytes: footprint::route_partials(tokens * top_k),
         other_bytes: footprint::routing(experts, top_k, tokens)
-            + footprint::residual(tokens)
+            + footprint::residual(tokens, at.shard.of)
             + footprint::biases(tokens * top_k),
         constants: expert_constants(at),
     }

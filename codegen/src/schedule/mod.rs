@@ -17,7 +17,7 @@ mod tools;
 mod tunables;
 
 use ossmith_plan::params::PhaseKernel;
-use ossmith_plan::{Arch, Auxiliary, Axis, Family, Layer, ModelSpec, Op, Regime, Weight};
+use ossmith_plan::{Arch, Auxiliary, Axis, Family, Layer, ModelSpec, Op, Regime, Shard, Weight};
 
 use crate::fuse::Fused;
 use gemm::{Gemm, Mma};
@@ -127,6 +127,10 @@ pub fn steps(spec: &ModelSpec, arch: &Arch) -> (Vec<Step>, Vec<String>) {
 /// What the schedule of a phase depends on beside the phase.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
+    /// Which part of the model is computed.
+    pub shard: Shard,
+    /// The dimensions of the whole model.
+    pub global: &'a ModelSpec,
     /// The dimensions that one rank computes.
     pub spec: &'a ModelSpec,
     /// The layer that the phase belongs to.
@@ -137,6 +141,17 @@ pub struct Context<'a> {
     pub arch: &'a Arch,
     /// What is chosen otherwise.
     pub overrides: &'a Overrides,
+}
+
+impl Context<'_> {
+    /// The name of a kernel whose text depends on how many ranks share the model: that of the whole model's, and of
+    /// several ranks' how many they are.
+    fn name_of_rank(&self, whole: String) -> String {
+        match self.shard {
+            Shard::WHOLE => whole,
+            Shard { of, .. } => format!("{whole}_of{of}"),
+        }
+    }
 }
 
 /// What a phase fuses: its operations in order, each with the first weight that it reads.

@@ -77,6 +77,8 @@ pub struct KernelPlan {
     pub family: Family,
     /// What may be chosen otherwise, with what was chosen.
     pub tunables: Vec<Tunable>,
+    /// Ranks over which its epilogue adds; 1 if it adds over none.
+    pub ranks: usize,
 }
 
 /// A planned kernel that takes the parameters `P`.
@@ -152,6 +154,7 @@ impl Draft {
                 max_registers: arch.max_registers(threads, blocks_per_sm),
                 family: self.family,
                 tunables: self.tunables,
+                ranks: 1,
             },
         }
     }

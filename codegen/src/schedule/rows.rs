@@ -171,7 +171,8 @@ pub(super) fn sample(at: &Context<'_>) -> Result<Planned<Sample>> {
     )?;
     let tunables = tuner.chosen();
     let state_bytes = footprint::sample_state(threads / 32, splits);
-    let slice_bytes = footprint::sample_slice(at.spec, splits);
+    // Ranks join their logits first, so each samples from whole rows.
+    let slice_bytes = footprint::sample_slice(at.global, splits);
     // Every device has the kernel, so a slice is in shared memory only if the smallest one has room for it.
     let fits = state_bytes + slice_bytes <= Arch::PORTABLE.shared_bytes_per_block;
     let row_bytes = if fits { slice_bytes } else { 0 };
@@ -190,10 +191,10 @@ pub(super) fn sample(at: &Context<'_>) -> Result<Planned<Sample>> {
         shared_bytes: state_bytes + row_bytes,
         blocks_per_sm: 2,
         constants: u32s(&[
-            ("kVocab", at.spec.vocab),
+            ("kVocab", at.global.vocab),
             ("kSplits", splits),
             ("kRowBytes", row_bytes),
-            ("kScratchStride", at.spec.sliced_vocab(splits)),
+            ("kScratchStride", at.global.sliced_vocab(splits)),
         ]),
         family: Family::Portable,
         tunables,

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ossmith::unstable::cuda::{Sources, nvrtc};
-use ossmith_plan::{Arch, Family, KernelInfo, Model, Unit};
+use ossmith_plan::{Arch, Family, KernelInfo, Model, Shard, Unit};
 use ossmith_tests::not_checked;
 
 /// The architecture that kernels are tuned for, on which they must keep their limits.
@@ -37,6 +37,15 @@ fn every_unit_compiles_within_its_limits() {
             if unit.family == Family::Portable {
                 work.extend(PORTABLE.map(|target| (model, unit, target)));
             }
+        }
+    }
+    // What each of two ranks computes of a published model.
+    for model in [ossmith_models::GPT_OSS_20B, ossmith_models::GPT_OSS_120B] {
+        for shard in Shard::all(2) {
+            let rank = ossmith_codegen::compile_rank(model.spec, shard, &Arch::BUILT_IN);
+            let rank = rank.unwrap_or_else(|why| panic!("{why}"));
+            let own = rank.units.iter().filter(|unit| seen.insert(unit.source));
+            work.extend(own.map(|unit| (rank, unit, TUNED)));
         }
     }
     let (next, offences) = (AtomicUsize::new(0), Mutex::new(Vec::new()));

@@ -2,13 +2,14 @@
 //! change does to every kernel. `cargo xtask bless` rewrites it.
 //!
 //! A unit that all published models have in common is committed once, in `codegen/goldens/shared`; the others are in
-//! the folder of their model.
+//! the folder of their model. Kernels of two ranks that share a model are beside them, in folders that end with `of2`: those
+//! of both ranks or of one, of both models or of one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ossmith_plan::Model;
+use ossmith_plan::{Arch, Model, Shard};
 use ossmith_tests::root;
 
 /// Set by `cargo xtask bless`: write instead of compare.
@@ -19,7 +20,7 @@ const SHARED: &str = "shared";
 #[test]
 fn committed_cuda_is_what_is_generated() {
     let folder = root().join("codegen/goldens");
-    let expected = goldens(&PUBLISHED);
+    let expected = all_goldens();
     if std::env::var_os(BLESS).is_some() {
         return write(&folder, &expected);
     }
@@ -45,12 +46,52 @@ fn committed_cuda_is_what_is_generated() {
 
 #[test]
 fn units_that_models_have_in_common_are_committed_once() {
+    let all = all_goldens();
+    let texts: BTreeSet<&str> = all.values().copied().collect();
+    assert_eq!(texts.len(), all.len(), "two goldens have the same text");
     let expected = goldens(&PUBLISHED);
-    let texts: BTreeSet<&str> = expected.values().copied().collect();
-    assert_eq!(texts.len(), expected.len(), "two goldens have the same text");
     let shared = expected.keys().filter(|file| file.starts_with(SHARED)).count();
     // What differs is what depends on the number of experts or of layers.
     assert!(shared > expected.len() - shared, "{shared} of {} are shared", expected.len());
+}
+
+/// All goldens: of the published models, and of two ranks that share one.
+fn all_goldens() -> BTreeMap<PathBuf, &'static str> {
+    let mut files = goldens(&PUBLISHED);
+    files.extend(goldens_of_ranks(2));
+    files
+}
+
+/// The kernels of ranks that differ from the whole model's, each once.
+fn goldens_of_ranks(of: usize) -> BTreeMap<PathBuf, &'static str> {
+    let compiled = |model: &Model, shard: Shard| {
+        ossmith_codegen::compile_rank(model.spec, shard, &Arch::BUILT_IN)
+            .unwrap_or_else(|why| panic!("{why}"))
+    };
+    let models: Vec<(&Model, Vec<&'static Model>)> = PUBLISHED
+        .into_iter()
+        .map(|model| (model, Shard::all(of).map(|shard| compiled(model, shard)).collect()))
+        .collect();
+    let text_of =
+        |model: &Model, name: &str| model.units.iter().find(|u| u.name == name).map(|u| u.source);
+    let mut files = BTreeMap::new();
+    for (whole, ranks) in &models {
+        for (rank, model) in ranks.iter().enumerate() {
+            let own = model.units.iter().filter(|unit| text_of(whole, unit.name).is_none());
+            for unit in own {
+                let same = |other: &Model| text_of(other, unit.name) == Some(unit.source);
+                let in_models = models.iter().all(|(_, ranks)| same(ranks[rank]));
+                let in_ranks = ranks.iter().all(|other| same(other));
+                let name = if in_models { SHARED } else { whole.spec.name };
+                let folder = match in_ranks {
+                    true => format!("{name}-of{of}"),
+                    false => format!("{name}-rank{rank}of{of}"),
+                };
+                files.insert(Path::new(&folder).join(unit.name).with_extension("cu"), unit.source);
+            }
+        }
+    }
+    files
 }
 
 /// The text of each golden by its path below the goldens' folder.
