@@ -35,7 +35,7 @@ impl Device {
 }
 
 /// The most devices that can share a model.
-pub const MAX_RANKS: usize = 8;
+pub const MAX_RANKS: usize = ossmith_plan::facts::MAX_RANKS;
 
 /// How many ranks share a model, and which CUDA devices they are on: tensor parallelism. On the CPU a rank is a thread
 /// with a part of the weights and of the cache.

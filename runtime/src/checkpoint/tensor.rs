@@ -1,5 +1,7 @@
 //! One weight, borrowed or owned, and access to its rows and matrices.
 
+use ossmith_plan::Slice;
+
 /// One stored tensor, borrowed from a memory map or from generated memory. Its bytes have an alignment of 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tensor<'a> {
@@ -36,6 +38,33 @@ impl<'a> Tensor<'a> {
             start -= part.len();
         }
         panic!("row {row} was requested from a tensor of {} rows", self.bytes() / row_bytes)
+    }
+
+    /// The stored bytes of whole rows of each of `matrices` matrices of `rows` rows of `k` bf16 elements, run by run in
+    /// their order. A run ends where a range or a part does.
+    ///
+    /// # Panics
+    /// For an MXFP4 tensor, and for columns of rows.
+    #[must_use]
+    pub fn runs(&self, [matrices, rows, k]: [usize; 3], slice: &Slice) -> Vec<&'a [u8]> {
+        let Tensor::Bf16 { parts } = self else {
+            panic!("rows were requested from an MXFP4 tensor, which has matrices");
+        };
+        assert_eq!(slice.k, 0..k, "columns of rows are no runs");
+        let mut runs = Vec::new();
+        for (matrix, range) in (0..matrices).flat_map(|m| slice.rows.iter().map(move |r| (m, r))) {
+            let first = matrix * rows;
+            let (start, end) = (2 * k * (first + range.start), 2 * k * (first + range.end));
+            let mut at = 0;
+            for part in parts {
+                let (from, to) = (start.max(at), end.min(at + part.len()));
+                if from < to {
+                    runs.push(&part[from - at..to - at]);
+                }
+                at += part.len();
+            }
+        }
+        runs
     }
 
     /// Every element of all parts, widened to `f32`: meant for biases, norm scales and sinks.
@@ -117,6 +146,20 @@ mod tests {
         let halves = [0xbf00_u16.to_le_bytes(), 0x4000_u16.to_le_bytes()].concat();
         let vector = Tensor::Bf16 { parts: vec![&one, &halves] };
         assert_eq!(vector.to_f32(), [1.0, -0.5, 2.0]);
+    }
+
+    #[test]
+    fn runs_are_the_rows_of_a_slice() {
+        let bytes: Vec<u8> = (0..48).collect();
+        let tensor = Tensor::Bf16 { parts: vec![&bytes[..20], &bytes[20..]] };
+        // Two matrices of three rows of four elements.
+        let slice = |rows: &[std::ops::Range<usize>]| Slice { rows: rows.to_vec(), k: 0..4 };
+        let whole = tensor.runs([2, 3, 4], &Slice::whole(3, 4)).concat();
+        assert_eq!(whole, bytes);
+        let some = tensor.runs([2, 3, 4], &slice(&[0..1, 2..3]));
+        let expected: [&[u8]; 5] =
+            [&bytes[..8], &bytes[16..20], &bytes[20..24], &bytes[24..32], &bytes[40..48]];
+        assert_eq!(some, expected);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Kernels {
             sms: device.sms,
             has_clusters: has_clusters(device.compute),
             experts: model.spec.max_experts() as u32,
-            kv_heads: model.spec.kv_heads as u32,
+            kv_heads: model.rank_spec().kv_heads as u32,
             stamps: None,
         };
         kernels.take(context, device, model, sources, progress)?;

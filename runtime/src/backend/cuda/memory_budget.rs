@@ -61,7 +61,7 @@ pub(super) fn sizes(
     snapshots: usize,
     clusters: bool,
 ) -> Result<MemoryBudget> {
-    let spec = &model.spec;
+    let spec = &model.rank_spec();
     let layers = spec.layers.len() as u64;
     let sliding = spec.layers.iter().filter(|layer| layer.window.is_some()).count() as u64;
     let full = layers - sliding;
@@ -107,6 +107,8 @@ fn rounded(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use ossmith_plan::Shard;
+
     use super::*;
 
     /// What an 80 GB card has free once a context is open, rounded down.
@@ -146,6 +148,32 @@ mod tests {
             // A window of 128 tokens lies in three pages at most, whatever the chunk.
             assert!(close(budget.ring_bytes, max_sequences as u64 * 3), "{name}");
         }
+    }
+
+    #[test]
+    fn ranks_divide_weights_and_cache() {
+        let model = ossmith_models::GPT_OSS_120B;
+        let limits = Limits { max_sequences: 64, max_step_tokens: 2048, pages: 6144 };
+        let of = |model| memory_budget_without_device(model, &limits, (9, 0)).expect("a budget");
+        let whole = of(model);
+        // The embedding, which every rank has, is 1.16 GB; the router's 36 MB are nearly all of the rest.
+        let replicated = 1_200_000_000;
+        for ranks in [2, 4, 8] {
+            let budgets: Vec<MemoryBudget> = Shard::all(ranks)
+                .map(|shard| of(model.of_rank(shard).expect("a divisible model")))
+                .collect();
+            for (rank, budget) in budgets.iter().enumerate() {
+                let share = replicated + (whole.weight_bytes - replicated) / ranks as u64;
+                let off = budget.weight_bytes.abs_diff(share);
+                // 45 tiles of inner width: of four ranks the first has 12, which is 7 % more than a quarter.
+                assert!(off * 12 < share, "rank {rank} of {ranks}: {budget}");
+                assert!(budget.page_bytes.abs_diff(whole.page_bytes / ranks as u64) < 1 << 28);
+                // What the whole model does not fit into holds each of two ranks.
+                let budget = MemoryBudget { available_bytes: Some(CARD), ..budget.clone() };
+                budget.check().unwrap_or_else(|why| panic!("rank {rank} of {ranks}: {why}"));
+            }
+        }
+        assert!(MemoryBudget { available_bytes: Some(CARD), ..whole }.check().is_err());
     }
 
     #[test]

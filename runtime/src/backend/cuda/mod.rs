@@ -160,7 +160,7 @@ impl CudaBackend {
         let kernels = Kernels::load(&context, &info, model, progress)?;
         let weights =
             DeviceWeights::load(&context, &stream, &kernels, model, &checkpoint, progress)?;
-        let cache = DeviceCache::new(&context, &model.spec, &limits)?;
+        let cache = DeviceCache::new(&context, &model.rank_spec(), &limits)?;
         let workspace = Workspace::new(&context, model, &limits)?;
         let clusters = device::has_clusters(info.compute);
         let sampling = SamplingState::new(&context, model, &limits, clusters)?;

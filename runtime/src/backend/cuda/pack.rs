@@ -94,18 +94,26 @@ pub fn pack_mxfp4(
     slice: &Slice,
     order: RowOrder,
 ) -> Result<PackedMxfp4> {
-    let Tensor::Mxfp4 { scales, .. } = tensor else {
+    if !matches!(tensor, Tensor::Mxfp4 { .. }) {
         return Err(Error::Internal("a bf16 tensor was to be packed as MXFP4".into()));
-    };
+    }
     debug_assert!(slice.row_count() <= stored_rows && slice.k.start.is_multiple_of(BLOCK));
-    let largest = scales.par_iter().copied().max().unwrap_or(0);
+    // Of the slice alone: a rank reads no byte of another's, and multiplies back what it took out itself.
+    let largest_of = |matrix: usize| {
+        let (blocks, scales) = tensor.matrix(matrix, matrices);
+        let rows = slice.rows.iter().cloned().flatten();
+        let scales = rows.flat_map(|row| {
+            MxRow::of(blocks, scales, stored_k, Some(row), &slice.k).scales.iter().copied()
+        });
+        scales.max()
+    };
+    let largest = (0..matrices).into_par_iter().filter_map(largest_of).max().unwrap_or(0);
     if largest == NOT_A_NUMBER {
         return Err(Error::Weight {
             weight: "an MXFP4 tensor".to_owned(),
             problem: "a block scale is 255, which means not a number".to_owned(),
         });
     }
-    // Of the whole tensor, so that every rank takes out the same power.
     let excess = i32::from(largest.saturating_sub(LARGEST_SCALE));
     let k_tiles = slice.k.len().div_ceil(TILE_K);
     let row_tile_bytes = k_tiles * (TILE_CODE_BYTES + TILE_SCALE_BYTES);
@@ -409,6 +417,119 @@ mod tests {
                 assert_eq!(row_tiles_k, rows * k, "{weight:?} of {of} ranks");
             }
         }
+    }
+
+    /// Cuts a packed tensor into matrices and row tiles, and each of these into its tiles, codes apart from scales.
+    fn tiles(
+        packed: &[u8],
+        row_tiles: usize,
+        k_tiles: usize,
+        bytes: [usize; 2],
+    ) -> Vec<Vec<Vec<u8>>> {
+        let row_tile_bytes = k_tiles * (bytes[0] + bytes[1]);
+        assert_eq!(packed.len() % (row_tiles * row_tile_bytes), 0);
+        let cut = |row_tile: &[u8]| -> Vec<Vec<u8>> {
+            let (codes, scales) = row_tile.split_at(k_tiles * bytes[0]);
+            let scales = (0..k_tiles).map(|k| &scales[k * bytes[1]..(k + 1) * bytes[1]]);
+            codes.chunks(bytes[0]).zip(scales).map(|(code, scale)| [code, scale].concat()).collect()
+        };
+        packed.chunks(row_tile_bytes).map(cut).collect()
+    }
+
+    /// What lies outside a slice is other bytes, which a rank must not read: its packed bytes stay the same. Joined tile by
+    /// tile, those of all ranks are the whole tensor's.
+    #[test]
+    fn packed_slices_are_the_tiles_of_the_whole_and_read_nothing_else() {
+        let spec = ModelSpec {
+            hidden: 128,
+            inter: 9 * TILE_K,
+            head_dim: 64,
+            q_heads: 16,
+            kv_heads: 8,
+            vocab: 20 * TILE_ROWS,
+            layers: LAYERS,
+            ..ossmith_models::NANO.spec
+        };
+        let rope = RowOrder::RopePairs { head_dim: 64 };
+        let weights: [(Weight, DType, Vec<usize>, RowOrder); 5] = [
+            (Weight::Qkv, DType::Bf16, vec![spec.qkv_width(), spec.hidden], rope),
+            (Weight::AttnOut, DType::Bf16, vec![spec.hidden, spec.q_width()], RowOrder::Natural),
+            (Weight::Unembedding, DType::Bf16, vec![spec.vocab, spec.hidden], RowOrder::Natural),
+            (
+                Weight::GateUp,
+                DType::Mxfp4,
+                vec![2, 2 * spec.inter, spec.hidden],
+                RowOrder::GateUpPairs,
+            ),
+            (Weight::Down, DType::Mxfp4, vec![2, spec.hidden, spec.inter], RowOrder::Natural),
+        ];
+        for (weight, dtype, shape, order) in weights {
+            let info = WeightInfo { weight, dtype, shape: shape.leak() };
+            let (matrices, rows, k) = info.matrices();
+            let tile_bytes = match dtype {
+                DType::Mxfp4 => [TILE_CODE_BYTES, TILE_SCALE_BYTES],
+                _ => [TILE_BYTES_BF16, 0],
+            };
+            let pack = |data: &[Vec<u8>; 2], slice: &Slice| match dtype {
+                DType::Mxfp4 => {
+                    let tensor = Tensor::Mxfp4 { blocks: &data[0], scales: &data[1] };
+                    let packed = pack_mxfp4(&tensor, matrices, [rows, k], slice, order);
+                    packed.expect("good scales").bytes
+                }
+                _ => pack_bf16(&Tensor::Bf16 { parts: vec![&data[0]] }, k, slice, order),
+            };
+            let elements = info.elements();
+            let data = match dtype {
+                DType::Mxfp4 => {
+                    let (blocks, scales) = mxfp4(elements, |i| 110 + (mix_word(i) % 3) as u8);
+                    [blocks, scales]
+                }
+                _ => [random_bytes(2 * elements, 3), Vec::new()],
+            };
+            let packed = pack(&data, &Slice::whole(rows, k));
+            let whole = tiles(&packed, rows / TILE_ROWS, k.div_ceil(TILE_K), tile_bytes);
+            for of in [2, 4, 8] {
+                let mut joined: Vec<Vec<Vec<u8>>> = vec![Vec::new(); whole.len()];
+                for shard in Shard::all(of) {
+                    let local = shard.local(&spec).expect("a divisible model");
+                    let slice = local.slice(&spec, &info).expect("a part");
+                    let own = pack(&data, &slice);
+                    assert_eq!(own, pack(&elsewhere(&data, &info, &slice), &slice), "{weight:?}");
+                    let row_tiles = slice.row_count() / TILE_ROWS;
+                    let own = tiles(&own, row_tiles, slice.k.len().div_ceil(TILE_K), tile_bytes);
+                    let row_tiles_of_slice =
+                        slice.rows.iter().cloned().flatten().step_by(TILE_ROWS);
+                    let places: Vec<usize> =
+                        row_tiles_of_slice.map(|row| row / TILE_ROWS).collect();
+                    for (index, tiles) in own.into_iter().enumerate() {
+                        let matrix = index / row_tiles * (rows / TILE_ROWS);
+                        joined[matrix + places[index % row_tiles]].extend(tiles);
+                    }
+                }
+                assert!(joined == whole, "{weight:?} of {of} ranks");
+            }
+        }
+    }
+
+    /// A tensor's codes and scales, or its elements, with other bytes wherever a slice has none.
+    fn elsewhere(data: &[Vec<u8>; 2], info: &WeightInfo, slice: &Slice) -> [Vec<u8>; 2] {
+        let (matrices, rows, k) = info.matrices();
+        let mut changed = data.clone();
+        for (row, matrix) in (0..rows).flat_map(|row| (0..matrices).map(move |m| (row, m))) {
+            let inside = slice.rows.iter().any(|range| range.contains(&row));
+            for column in (0..k).filter(|column| !(inside && slice.k.contains(column))) {
+                let element = (matrix * rows + row) * k + column;
+                match info.dtype {
+                    // A scale that is no number would be refused.
+                    DType::Mxfp4 => {
+                        changed[0][element / 2] ^= 0x55;
+                        changed[1][element / 32] = NOT_A_NUMBER;
+                    }
+                    _ => changed[0][2 * element] ^= 0x55,
+                }
+            }
+        }
+        changed
     }
 
     /// A slice of every matrix as a tensor of its own.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
 use ossmith_plan::params::{FillBf16, FillMxfp4, Ptr};
-use ossmith_plan::{DType, Model, RowOrder, Slice, Weight, WeightInfo, WeightLayout, facts};
+use ossmith_plan::{DType, Model, RowOrder, Shard, Slice, Weight, WeightInfo, WeightLayout, facts};
 
 use super::kernels::{Extent, Kernels};
 use super::memory::{Buffer, device_error};
@@ -29,7 +29,8 @@ pub(super) struct DeviceWeights {
 }
 
 impl DeviceWeights {
-    /// Uploads a checkpoint, tensor by tensor; synthetic ones are made on the device.
+    /// Uploads what this rank of a model has of a checkpoint, tensor by tensor; synthetic ones of a whole model are made on
+    /// the device.
     pub(super) fn load(
         context: &Arc<CudaContext>,
         cuda_stream: &CudaStream,
@@ -41,19 +42,30 @@ impl DeviceWeights {
         let layers = model.spec.layers.len();
         let copies = |weight: Weight| if weight.per_layer() { layers } else { 1 };
         let total: u64 = model.graph.all_weights().map(|(info, _)| info.bytes() as u64).sum();
+        let whole = model.whole_graph();
+        let local = model.shard.local(&model.spec);
+        let local = local.map_err(|why| Error::invalid_option("ranks", why.to_string()))?;
         let mut done = 0;
         let mut place = |weight: Weight, layer: usize| {
             let info = model.graph.weight(weight, layer);
             let layout = layout_of(model, weight)?;
             let what = format!("{weight:?} of layer {layer}");
             let buffer = Buffer::zeroed(context, layout_bytes(info, layout), &what)?;
+            let stored = whole.weight(weight, layer);
             let weight_scale = match checkpoint.synthetic_kind() {
-                Some(kind) => {
+                Some(kind) if model.shard == Shard::WHOLE => {
                     fill(kernels, cuda_stream, model, &buffer, info, layout, kind, layer)?;
                     1.0
                 }
-                None => upload(&buffer, info, layout, &checkpoint.load(weight, layer)?.as_tensor())
-                    .map_err(|error| named(error, &what))?,
+                _ => match local.slice(&model.spec, stored) {
+                    Some(slice) => {
+                        let loaded = checkpoint.load(weight, layer)?;
+                        upload(&buffer, stored, layout, &loaded.as_tensor(), &slice)
+                            .map_err(|error| named(error, &what))?
+                    }
+                    // Another rank adds this bias: here it is zero, as the buffer is.
+                    None => 1.0,
+                },
             };
             done += info.bytes() as u64;
             progress(Progress { stage: "load weights", done, total });
@@ -124,28 +136,30 @@ pub(super) fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
     }
 }
 
+/// Uploads a slice of a stored weight of this shape.
 fn upload(
     buffer: &Buffer,
     info: &WeightInfo,
     layout: WeightLayout,
     tensor: &Tensor<'_>,
+    slice: &Slice,
 ) -> Result<f32> {
-    let (matrices, rows, k) = dimensions(info);
+    let (matrices, rows, k) = info.matrices();
     match (layout, tensor) {
-        (WeightLayout::RowMajor, Tensor::Bf16 { parts }) => {
+        (WeightLayout::RowMajor, Tensor::Bf16 { .. }) => {
             let mut offset = 0;
-            for part in parts {
+            for part in tensor.runs([matrices, rows, k], slice) {
                 buffer.write(offset, part)?;
                 offset += part.len();
             }
             Ok(1.0)
         }
         (WeightLayout::Bf16Tiles(order), Tensor::Bf16 { .. }) => {
-            buffer.write(0, &pack_bf16(tensor, k, &Slice::whole(matrices * rows, k), order))?;
+            buffer.write(0, &pack_bf16(tensor, k, slice, order))?;
             Ok(1.0)
         }
         (WeightLayout::Mxfp4Tiles(order), Tensor::Mxfp4 { .. }) => {
-            let packed = pack_mxfp4(tensor, matrices, [rows, k], &Slice::whole(rows, k), order)?;
+            let packed = pack_mxfp4(tensor, matrices, [rows, k], slice, order)?;
             buffer.write(0, &packed.bytes)?;
             Ok(packed.weight_scale)
         }

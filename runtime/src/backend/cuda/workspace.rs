@@ -78,7 +78,7 @@ impl<B> Workspace<B> {
         limits: &Limits,
         mut place: impl FnMut(usize, &'static str) -> Result<B>,
     ) -> Result<Workspace<B>> {
-        let spec = &model.spec;
+        let spec = &model.rank_spec();
         let tokens = limits.max_step_tokens.max(limits.max_sequences);
         let routes = tokens * spec.max_top_k();
         // Each expert may leave one tile unfilled.
@@ -110,7 +110,8 @@ impl<B> Workspace<B> {
             expert_tile_count: make(1, 4, "a count")?,
             expert_act: make(routes * spec.inter, 2, "expert activations")?,
             route_out: make(routes * spec.hidden, 2, "expert outputs")?,
-            logits: make(logit_rows * spec.vocab, 4, "logits")?,
+            // Ranks join their logits.
+            logits: make(logit_rows * model.spec.vocab, 4, "logits")?,
             logit_rows,
             sampled: make(logit_rows, 4, "sampled tokens of a step")?,
             last_sampled: make(limits.max_sequences, 4, "sampled tokens")?,
