@@ -26,8 +26,8 @@ pub use checkpoint::{
 pub use engine::{
     Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,
     EngineOptions, Events, FinishReason, Histogram, MaskSource, Policy, PromptInfo, Request,
-    RequestId, SamplingParams, TextStream, TokenEvent, TokenLogprobs, TokenMask, TokenStream,
-    memory_budget,
+    RequestId, SamplingParams, StepEntry, StepRecord, TextStream, TokenEvent, TokenLogprobs,
+    TokenMask, TokenStream, memory_budget,
 };
 pub use error::{Error, Result};
 pub use ossmith_plan::{Model, ModelSpec};

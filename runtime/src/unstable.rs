@@ -6,7 +6,7 @@ pub use crate::allocator::{limit_arenas, release_memory};
 pub use crate::backend::cuda;
 pub use crate::backend::{
     Backend, Input, LayerActivations, LogitRows, PromptReport, RowSampling, Sequence, Step,
-    StepOutput, StepTime, cpu,
+    StepForm, StepOutput, StepTime, cpu,
 };
 pub use crate::checkpoint::{Tensor, end_on_lost_pages, synthetic};
 pub use crate::engine::LogitsOptions;

@@ -11,6 +11,7 @@ mod gpu_bundle;
 mod nvrtc;
 mod python;
 mod shell;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ cargo xtask <task>
   nvrtc        fetch NVIDIA's run-time compiler from PyPI into target/nvrtc/
   clients      fetch the clients that the server is tested with into target/clients/
   bless        rewrite the committed CUDA text (codegen/goldens/) from what the generator emits now
+  simulate     run the engine under a seeded simulation: --seed N replays one seed and prints all that happens,
+                 --seeds COUNT [--first N] runs many
   gpu-bundle   pack the checks that need a GPU into target/gpu/, to be copied to a GPU machine: sh run.sh
 ";
 
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
             problems => Err(problems.join("\n")),
         },
         ["bless"] => bless::rewrite(),
+        ["simulate", rest @ ..] => simulate::simulate(rest),
         ["gpu-bundle"] => gpu_bundle::pack(),
         other => Err(format!("there is no task `{}`\n\n{HELP}", other.join(" "))),
     };

@@ -198,6 +198,15 @@ pub struct StepTime {
     pub idle: f64,
 }
 
+/// How a backend runs a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepForm {
+    /// The name of its regime, if the backend has any.
+    pub regime: Option<&'static str>,
+    /// Whether it is replayed as a graph; otherwise its kernels are launched one by one.
+    pub graph: bool,
+}
+
 /// The results of a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepOutput {
@@ -284,6 +293,11 @@ pub trait Backend: Send {
     /// Times of the step that was collected last, if the device has a clock.
     fn step_time(&self) -> Option<StepTime> {
         None
+    }
+
+    /// How it runs the step that was submitted last.
+    fn step_form(&self) -> StepForm {
+        StepForm::default()
     }
 
     /// `submit` and `collect`.

@@ -30,6 +30,7 @@ impl Scheduler {
     /// The next step. It is empty if every running sample waits for results.
     pub(super) fn schedule(&mut self, now: Instant) -> StepPlan {
         let mut plan = StepPlan::default();
+        let before = self.metrics.preemptions;
         self.preempt_for_waiting();
         let preempted = self.metrics.preemptions;
         let mut budget = self.step_tokens;
@@ -54,6 +55,7 @@ impl Scheduler {
             }
             plan.entries.push(entry);
         }
+        plan.preemptions = self.metrics.preemptions - before;
         plan
     }
 

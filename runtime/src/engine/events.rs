@@ -215,6 +215,22 @@ impl Events {
         }
     }
 
+    /// Whether the request is held, and how many events wait.
+    #[cfg(test)]
+    pub(super) fn backlog(&self) -> (bool, usize) {
+        let state = self.queue.lock();
+        (state.held, state.queued.len())
+    }
+
+    /// Loses the last event, if it is an end. Shows that a simulation notices.
+    #[cfg(test)]
+    pub(super) fn lose_end(&self) {
+        let mut state = self.queue.lock();
+        if state.queued.back().is_some_and(|event| event.finish.is_some()) {
+            state.queued.pop_back();
+        }
+    }
+
     fn pop(&self, state: &mut State) -> Option<TokenEvent> {
         let event = state.queued.pop_front()?;
         if state.held && state.queued.len() <= self.queue.capacity / 2 {

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use ossmith_plan::ModelSpec;
 
 use super::Engine;
 use super::admission::Room;
+use super::clock::Clock;
 use super::events::{Command, Events, LogitsJob, Sink, queue};
+use super::flight_recorder::{FlightRecorder, StepRecord};
 use super::logits::LogitsOptions;
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
@@ -31,6 +32,8 @@ struct Shared {
     limits: Limits,
     describe: String,
     event_capacity: usize,
+    clock: Clock,
+    recorder: FlightRecorder,
     next_id: AtomicU64,
     /// As of the last step or, where none can run, of the last command.
     room: Mutex<Room>,
@@ -42,7 +45,7 @@ struct Shared {
 
 /// How the thread ends.
 #[derive(Clone, Debug)]
-enum End {
+pub(super) enum End {
     ShutDown,
     Failed(String),
 }
@@ -79,25 +82,13 @@ impl EngineHandle {
     /// # Errors
     /// [`Error::Device`] if the system refuses a thread.
     pub fn start(engine: Engine) -> Result<EngineHandle> {
-        let (commands, inbox) = channel();
-        let shared = Arc::new(Shared {
-            spec: engine.spec(),
-            limits: engine.limits(),
-            describe: engine.describe(),
-            event_capacity: engine.policy().event_capacity,
-            next_id: AtomicU64::new(0),
-            room: Mutex::new(engine.room()),
-            metrics: Mutex::new(engine.metrics().clone()),
-            end: Mutex::new(None),
-            thread: Mutex::new(None),
-        });
-        let of_thread = shared.clone();
+        let (handle, worker) = parts(engine);
         let thread = std::thread::Builder::new()
             .name("ossmith-engine".to_owned())
-            .spawn(move || Worker { engine, shared: of_thread, sinks: HashMap::new() }.run(&inbox))
+            .spawn(move || worker.run())
             .map_err(|error| Error::device("start the engine's thread", error))?;
-        *lock(&shared.thread) = Some(thread);
-        Ok(EngineHandle { shared, commands })
+        *lock(&handle.shared.thread) = Some(thread);
+        Ok(handle)
     }
 
     /// Queues a request; its events arrive as its tokens become known.
@@ -109,7 +100,10 @@ impl EngineHandle {
     pub fn submit(&self, request: Request) -> Result<Events> {
         self.check_running()?;
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let request = validate(id, request, self.shared.spec, &self.shared.limits)?;
+        let request = {
+            let Shared { spec, limits, clock, .. } = &*self.shared;
+            validate(id, request, spec, limits, clock.now())?
+        };
         let samples = request.params.n;
         {
             let mut room = lock(&self.shared.room);
@@ -157,6 +151,13 @@ impl EngineHandle {
         lock(&self.shared.metrics).clone()
     }
 
+    /// The last `count` steps that were collected or have failed, oldest first; as many as are kept. They can be read after
+    /// the engine has stopped.
+    #[must_use]
+    pub fn recent_steps(&self, count: usize) -> Vec<StepRecord> {
+        self.shared.recorder.recent(count)
+    }
+
     /// Why the engine no longer runs; `None` while it does.
     #[must_use]
     pub fn closed(&self) -> Option<Error> {
@@ -198,17 +199,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The engine's thread.
-struct Worker {
-    engine: Engine,
+/// A handle, and the worker that does what its clones request.
+pub(super) fn parts(engine: Engine) -> (EngineHandle, Worker) {
+    let (commands, inbox) = channel();
+    let shared = Arc::new(Shared {
+        spec: engine.spec(),
+        limits: engine.limits(),
+        describe: engine.describe(),
+        event_capacity: engine.policy().event_capacity,
+        clock: engine.clock.clone(),
+        recorder: engine.recorder.clone(),
+        next_id: AtomicU64::new(0),
+        room: Mutex::new(engine.room()),
+        metrics: Mutex::new(engine.metrics().clone()),
+        end: Mutex::new(None),
+        thread: Mutex::new(None),
+    });
+    let worker = Worker { engine, shared: shared.clone(), sinks: HashMap::new(), inbox };
+    (EngineHandle { shared, commands }, worker)
+}
+
+/// What the engine's thread does: commands, steps, and the delivery of their events.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) engine: Engine,
     shared: Arc<Shared>,
     sinks: HashMap<RequestId, Sink>,
+    inbox: Receiver<Command>,
 }
 
 impl Worker {
-    fn run(mut self, inbox: &Receiver<Command>) {
+    fn run(mut self) {
         let end = loop {
-            match catch_unwind(AssertUnwindSafe(|| self.iterate(inbox))) {
+            match catch_unwind(AssertUnwindSafe(|| self.iterate())) {
                 Ok(None) => {}
                 Ok(Some(end)) => break end,
                 Err(panic) => {
@@ -217,22 +240,88 @@ impl Worker {
                 }
             }
         };
+        self.finish(end);
+    }
+
+    /// Ends every request, those that were submitted before the end was recorded included.
+    pub(super) fn finish(&mut self, end: End) {
         let finish = end.finish();
         *lock(&self.shared.end) = Some(end);
         self.sinks.values().for_each(|sink| sink.close(&finish));
-        // A request that was submitted before the end was recorded still gets its own end.
-        while let Ok(command) = inbox.try_recv() {
+        while let Ok(command) = self.inbox.try_recv() {
             if let Command::Submit(_, sink) = command {
                 sink.close(&finish);
             }
         }
     }
 
-    /// Executes the commands, makes a step, delivers its events.
-    fn iterate(&mut self, inbox: &Receiver<Command>) -> Option<End> {
-        if let Some(end) = self.execute_commands(inbox) {
-            return Some(end);
+    /// Executes the commands, waiting for one if no step can run, makes a step, delivers its events.
+    fn iterate(&mut self) -> Option<End> {
+        loop {
+            let command = if self.engine.can_step() {
+                self.inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+            } else {
+                // No step will publish what the commands have changed.
+                self.publish_metrics();
+                match self.engine.next_deadline() {
+                    None => self.inbox.recv().map_err(|_| true),
+                    Some(deadline) => self
+                        .inbox
+                        .recv_timeout(deadline.saturating_duration_since(self.shared.clock.now()))
+                        .map_err(|error| error == RecvTimeoutError::Disconnected),
+                }
+            };
+            match command {
+                Ok(command) => {
+                    if let Some(end) = self.execute(command) {
+                        return Some(end);
+                    }
+                }
+                // Every sender is gone: no request can arrive and no reader is left.
+                Err(true) => return Some(End::ShutDown),
+                Err(false) => return self.step(),
+            }
         }
+    }
+
+    /// The next command, if one has arrived.
+    #[cfg(test)]
+    pub(super) fn next_command(&self) -> Option<Command> {
+        self.inbox.try_recv().ok()
+    }
+
+    /// Executes one command.
+    pub(super) fn execute(&mut self, command: Command) -> Option<End> {
+        match command {
+            Command::Submit(request, sink) => {
+                let mut room = lock(&self.shared.room);
+                room.arriving -= request.params.n;
+                room.waiting += request.params.n;
+                drop(room);
+                self.sinks.insert(request.id, sink);
+                self.engine.enqueue(*request);
+            }
+            Command::Cancel(id) => {
+                self.engine.cancel(id);
+                if let Some(sink) = self.sinks.remove(&id) {
+                    sink.close(&FinishReason::Cancelled);
+                }
+            }
+            Command::Resume(id) => self.engine.resume(id),
+            Command::ResetPrefixCache => self.engine.reset_prefix_cache(),
+            Command::Logits(job) => {
+                let logits = self.logits(&job.prompt);
+                // A caller that is gone needs no answer.
+                let _ = job.reply.send(logits);
+                return self.engine.failure().map(|reason| End::Failed(reason.to_owned()));
+            }
+            Command::Shutdown => return Some(End::ShutDown),
+        }
+        None
+    }
+
+    /// Makes a step and delivers its events.
+    pub(super) fn step(&mut self) -> Option<End> {
         let events = match self.engine.step() {
             Ok(events) => events,
             Err(error) => return Some(End::Failed(error.to_string())),
@@ -244,60 +333,12 @@ impl Worker {
     }
 
     /// Publishes to the handles what waits and runs.
-    fn publish_metrics(&self) {
+    pub(super) fn publish_metrics(&self) {
         let metrics = self.engine.metrics();
         let mut room = lock(&self.shared.room);
         *room = Room { arriving: room.arriving, ..self.engine.room() };
         drop(room);
         lock(&self.shared.metrics).clone_from(metrics);
-    }
-
-    /// Executes every command that has arrived, and waits for one if no step can run.
-    fn execute_commands(&mut self, inbox: &Receiver<Command>) -> Option<End> {
-        loop {
-            let command = if self.engine.can_step() {
-                inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
-            } else {
-                // No step will publish what the commands have changed.
-                self.publish_metrics();
-                match self.engine.next_deadline() {
-                    None => inbox.recv().map_err(|_| true),
-                    Some(deadline) => inbox
-                        .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-                        .map_err(|error| error == RecvTimeoutError::Disconnected),
-                }
-            };
-            match command {
-                Ok(Command::Submit(request, sink)) => {
-                    let mut room = lock(&self.shared.room);
-                    room.arriving -= request.params.n;
-                    room.waiting += request.params.n;
-                    drop(room);
-                    self.sinks.insert(request.id, sink);
-                    self.engine.enqueue(*request);
-                }
-                Ok(Command::Cancel(id)) => {
-                    self.engine.cancel(id);
-                    if let Some(sink) = self.sinks.remove(&id) {
-                        sink.close(&FinishReason::Cancelled);
-                    }
-                }
-                Ok(Command::Resume(id)) => self.engine.resume(id),
-                Ok(Command::ResetPrefixCache) => self.engine.reset_prefix_cache(),
-                Ok(Command::Logits(job)) => {
-                    let logits = self.logits(&job.prompt);
-                    // A caller that is gone needs no answer.
-                    let _ = job.reply.send(logits);
-                    if let Some(reason) = self.engine.failure() {
-                        return Some(End::Failed(reason.to_owned()));
-                    }
-                }
-                Ok(Command::Shutdown) => return Some(End::ShutDown),
-                // Every sender is gone: no request can arrive and no reader is left.
-                Err(true) => return Some(End::ShutDown),
-                Err(false) => return None,
-            }
-        }
     }
 
     fn logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>> {

@@ -215,6 +215,14 @@ pub(super) struct MaskThreads {
 }
 
 impl MaskThreads {
+    /// No threads: each mask is computed where it is requested, so that nothing depends on when threads run.
+    #[cfg(test)]
+    pub(super) fn none() -> MaskThreads {
+        let mut threads = MaskThreads::default();
+        threads.threads = Some(0);
+        threads
+    }
+
     /// Computes the mask after these tokens, all that its sample has generated, or after those that it forces, at most
     /// `max_forced`.
     pub(super) fn compute(&mut self, mask: &SampleMask, generated: &[u32], max_forced: usize) {

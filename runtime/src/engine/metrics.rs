@@ -156,6 +156,59 @@ impl EngineMetrics {
         }
     }
 
+    /// Every histogram, with its name and what it counts, for whoever exports them. A histogram that is not listed here does
+    /// not compile.
+    #[must_use]
+    pub fn histograms(&self) -> [(&'static str, &'static str, &Histogram); 11] {
+        let EngineMetrics {
+            waiting: _,
+            running: _,
+            pages_total: _,
+            pages_used: _,
+            pages_cached: _,
+            requests: _,
+            finished: _,
+            prompt_tokens: _,
+            cached_tokens: _,
+            prefix_queries: _,
+            generated_tokens: _,
+            preemptions: _,
+            drafts: _,
+            draft_tokens: _,
+            accepted_tokens: _,
+            accepted_by_position: _,
+            forced_tokens: _,
+            steps: _,
+            step_tokens,
+            step_seconds,
+            device_busy_seconds: _,
+            device_idle_seconds: _,
+            host_sampled_tokens: _,
+            host_seconds,
+            first_token_seconds,
+            inter_token_seconds,
+            queue_seconds,
+            prefill_seconds,
+            decode_seconds,
+            request_seconds,
+            request_prompt_tokens,
+            request_generated_tokens,
+        } = self;
+        [
+            ("step_tokens", "Tokens of a step.", step_tokens),
+            ("step_seconds", "From one step's results to the next step's.", step_seconds),
+            ("host_seconds", "Host time of a step outside the backend.", host_seconds),
+            ("first_token_seconds", "From arrival to a sample's first token.", first_token_seconds),
+            ("inter_token_seconds", "Between two tokens of a sample.", inter_token_seconds),
+            ("queue_seconds", "From arrival to a sample's first step.", queue_seconds),
+            ("prefill_seconds", "From a sample's first step to its first token.", prefill_seconds),
+            ("decode_seconds", "From a sample's first token to its last.", decode_seconds),
+            ("request_seconds", "From arrival to a sample's end.", request_seconds),
+            ("request_prompt_tokens", "Prompt tokens of a request.", request_prompt_tokens),
+            ("request_generated_tokens", "Tokens of a sample.", request_generated_tokens),
+        ]
+    }
+
     /// Counts a draft of which the first `accepted` tokens were accepted.
     pub(super) fn count_draft(&mut self, drafted: usize, accepted: usize) {
         self.drafts += 1;

@@ -9,13 +9,17 @@
 //! samples with masks, which [`mask_threads`] computes, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
 
 mod admission;
+#[cfg(test)]
+mod audit;
 mod batch;
 mod claims;
+mod clock;
 mod constrained;
 mod constraint;
 mod draft;
 mod events;
 mod fairness;
+mod flight_recorder;
 mod handle;
 mod host_sampling;
 mod load;
@@ -48,6 +52,7 @@ use std::time::{Duration, Instant};
 use ossmith_plan::ModelSpec;
 
 pub use events::{BlockingEvents, Events};
+pub use flight_recorder::{StepEntry, StepRecord};
 pub use handle::EngineHandle;
 pub use load::memory_budget;
 pub use logits::LogitsOptions;
@@ -64,6 +69,8 @@ pub use token_stream::TokenStream;
 use crate::backend::Backend;
 use crate::{Error, Limits, Result};
 use admission::Room;
+use clock::Clock;
+use flight_recorder::FlightRecorder;
 use mask_threads::MaskThreads;
 use scheduler::Scheduler;
 use step_plan::StepPlan;
@@ -77,6 +84,8 @@ pub struct Engine {
     policy: Policy,
     scheduler: Scheduler,
     masks: MaskThreads,
+    clock: Clock,
+    recorder: FlightRecorder,
     /// Steps submitted and not yet collected, oldest first.
     in_flight: VecDeque<StepPlan>,
     /// How many steps to submit beyond the one that is waited for.
@@ -107,14 +116,16 @@ impl Engine {
         pipeline_depth: usize,
         policy: Policy,
     ) -> Result<Engine> {
-        let limits = backend.limits();
+        let (limits, clock) = (backend.limits(), Clock::default());
         let snapshots = load::snapshots(&policy, spec, &limits);
         if let Some(count) = snapshots.filter(|&count| count > 0) {
             backend.reserve_snapshots(count)?;
         }
         Ok(Engine {
-            scheduler: Scheduler::new(&*backend, spec.vocab, &policy, snapshots),
+            scheduler: Scheduler::new(&*backend, spec.vocab, &policy, snapshots, clock.clone()),
             masks: MaskThreads::default(),
+            recorder: FlightRecorder::new(clock.now()),
+            clock,
             in_flight: VecDeque::new(),
             next_id: 0,
             step_time: Duration::ZERO,
@@ -159,6 +170,12 @@ impl Engine {
         &self.scheduler.metrics
     }
 
+    /// The last `count` steps that were collected or have failed, oldest first; as many as are kept.
+    #[must_use]
+    pub fn recent_steps(&self, count: usize) -> Vec<StepRecord> {
+        self.recorder.recent(count)
+    }
+
     /// Why no step can run any more, if none can.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
@@ -198,7 +215,7 @@ impl Engine {
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check_running()?;
         let id = RequestId(self.next_id);
-        let request = validate(id, request, self.spec, &self.limits)?;
+        let request = validate(id, request, self.spec, &self.limits, self.clock.now())?;
         self.room().check(request.params.n)?;
         self.next_id += 1;
         self.enqueue(request);
@@ -254,7 +271,7 @@ impl Engine {
     /// [`Error::Stopped`] if the engine has stopped before.
     pub fn step(&mut self) -> Result<Vec<TokenEvent>> {
         self.check_running()?;
-        let begin = Instant::now();
+        let begin = self.clock.now();
         let mut events = self.scheduler.expire(begin);
         events.extend(self.take_masks());
         let plan = self.scheduler.schedule(begin);

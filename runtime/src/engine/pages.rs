@@ -219,6 +219,88 @@ impl PageCache {
     }
 }
 
+/// What one sample uses of the pages.
+#[cfg(test)]
+pub(super) struct Use<'a> {
+    pub(super) tokens: &'a [u32],
+    pub(super) pages: &'a [u32],
+    pub(super) cached_blocks: usize,
+    pub(super) salt: u64,
+}
+
+#[cfg(test)]
+impl PageCache {
+    /// Holds all pages against what samples use, by the simplest reference: it walks over everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong: a page that is lost, free twice, free and used, private and shared, or a block that
+    /// holds other tokens, follows another block, or belongs to another salt than its user's.
+    pub(super) fn audit(&self, uses: &[Use<'_>]) -> Result<(), String> {
+        let mut owners = vec![0_usize; self.blocks.len()];
+        self.free.iter().for_each(|&page| owners[page as usize] += 1);
+        if let Some(page) = owners.iter().position(|&count| count > 1) {
+            return Err(format!("page {page} is free twice"));
+        }
+        let mut references = vec![0; self.blocks.len()];
+        for one in uses {
+            let mut parent = Parent::Root(one.salt);
+            for (index, &page) in one.pages.iter().enumerate() {
+                if index >= one.cached_blocks {
+                    owners[page as usize] += 1;
+                    continue;
+                }
+                references[page as usize] += 1;
+                let block = self.blocks[page as usize].as_ref();
+                let tokens = &one.tokens[index * PAGE_TOKENS..(index + 1) * PAGE_TOKENS];
+                match block.map(|block| &block.key) {
+                    None => return Err(format!("page {page} is used as a block and holds none")),
+                    Some(key) if key.parent != parent => {
+                        return Err(format!(
+                            "the block in page {page} follows {:?}, not {parent:?}",
+                            key.parent
+                        ));
+                    }
+                    Some(key) if *key.tokens != *tokens => {
+                        return Err(format!("the block in page {page} holds other tokens"));
+                    }
+                    Some(_) => parent = Parent::Page(page),
+                }
+            }
+        }
+        let (mut idle, mut leaves) = (0, BTreeSet::new());
+        for (page, block) in self.blocks.iter().enumerate() {
+            let owners = owners[page] + usize::from(block.is_some());
+            if owners != 1 {
+                return Err(format!("page {page} has {owners} owners"));
+            }
+            let Some(block) = block else { continue };
+            if block.ref_count != references[page] {
+                let counted = block.ref_count;
+                let of = references[page];
+                return Err(format!(
+                    "the block in page {page} counts {counted} references of {of}"
+                ));
+            }
+            let follows = |other: &&CachedBlock| other.key.parent == Parent::Page(page as u32);
+            let children = self.blocks.iter().flatten().filter(follows).count();
+            if block.children != children {
+                return Err(format!(
+                    "the block in page {page} counts {} of {children} children",
+                    block.children
+                ));
+            }
+            if block.ref_count == 0 {
+                idle += 1;
+                leaves.extend((children == 0).then_some((block.tick, page as u32)));
+            }
+        }
+        if idle != self.idle || leaves != self.idle_leaves {
+            return Err(format!("{} idle blocks are counted of {idle}", self.idle));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
@@ -233,29 +315,20 @@ mod tests {
         cached_blocks: usize,
     }
 
-    /// The simplest reference: which tokens every page holds, found by walking over all samples.
+    /// What [`PageCache::audit`] reports of what samples hold.
     fn check(cache: &PageCache, held: &[Held], total: usize) -> Result<(), TestCaseError> {
-        let mut owners: HashMap<u32, Vec<&[u32]>> = HashMap::new();
-        let mut private = 0;
-        for sample in held {
-            for (index, &page) in sample.pages.iter().enumerate() {
-                let prefix = &sample.tokens[..sample.tokens.len().min((index + 1) * PAGE_TOKENS)];
-                owners.entry(page).or_default().push(prefix);
-                if index >= sample.cached_blocks {
-                    private += 1;
-                    prop_assert_eq!(owners[&page].len(), 1, "private page {} is shared", page);
-                }
-            }
-        }
-        for (page, prefixes) in &owners {
-            prop_assert!(prefixes.windows(2).all(|pair| pair[0] == pair[1]), "page {}", page);
-            prop_assert!(!cache.free.contains(page), "page {} is in use and free", page);
-        }
-        let blocks = cache.blocks.iter().flatten().count();
-        prop_assert_eq!(cache.free.len() + blocks + private, total, "a page leaked");
-        let references: usize = cache.blocks.iter().flatten().map(|block| block.ref_count).sum();
-        prop_assert_eq!(references, held.iter().map(|sample| sample.cached_blocks).sum::<usize>());
-        prop_assert_eq!(cache.available(), total - owners.len());
+        let uses: Vec<Use<'_>> = held
+            .iter()
+            .map(|held| Use {
+                tokens: &held.tokens,
+                pages: &held.pages,
+                cached_blocks: held.cached_blocks,
+                salt: 0,
+            })
+            .collect();
+        cache.audit(&uses).map_err(TestCaseError::fail)?;
+        let used: BTreeSet<u32> = held.iter().flat_map(|held| &held.pages).copied().collect();
+        prop_assert_eq!(cache.available(), total - used.len());
         Ok(())
     }
 

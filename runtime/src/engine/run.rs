@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::flight_recorder::StepCounts;
 use super::request::{FinishReason, TokenEvent};
-use super::sample::Key;
 use super::step_plan::{SampleOn, SnapshotCopy, StepPlan};
 use crate::backend::{MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTime};
 use crate::error::panic_message;
@@ -30,8 +30,10 @@ pub(super) struct CollectedStep {
 /// A step that failed.
 #[derive(Debug)]
 pub(super) struct StepFailure {
-    /// The plan, if it was refused before anything ran: the engine can then continue.
-    refused: Option<StepPlan>,
+    /// The plan, if it was not in flight.
+    plan: Option<StepPlan>,
+    /// Whether it was refused before anything ran: the engine can then continue.
+    refused: bool,
     reason: String,
 }
 
@@ -45,20 +47,27 @@ pub(super) struct RunOutcome {
 
 impl Engine {
     /// Submits a plan, if it holds any work, and collects the oldest step once enough of them are in flight.
-    pub(super) fn run(&mut self, plan: StepPlan) -> std::result::Result<RunOutcome, StepFailure> {
-        let begin = Instant::now();
+    pub(super) fn run(
+        &mut self,
+        mut plan: StepPlan,
+    ) -> std::result::Result<RunOutcome, StepFailure> {
+        let begin = self.clock.now();
         let nothing_new = plan.entries.is_empty();
         if nothing_new {
             // A sample may start without a token of this step.
             self.load_snapshots(&plan).map_err(|error| StepFailure::fatal(&error))?;
         } else {
             self.warn_host_sampling(&plan);
+            plan.number = self.scheduler.metrics.steps + 1;
+            plan.span = step_span(&plan);
             match self.submit_plan(&plan) {
-                Ok(()) => {}
+                Ok(()) => plan.form = self.backend.step_form(),
                 Err(Error::InvalidStep { problem }) => {
-                    return Err(StepFailure { refused: Some(plan), reason: problem });
+                    return Err(StepFailure { plan: Some(plan), refused: true, reason: problem });
                 }
-                Err(error) => return Err(StepFailure::fatal(&error)),
+                Err(error) => {
+                    return Err(StepFailure { plan: Some(plan), ..StepFailure::fatal(&error) });
+                }
             }
             self.scheduler.metrics.steps += 1;
             self.scheduler.metrics.step_tokens.add(plan.tokens() as f64);
@@ -67,14 +76,15 @@ impl Engine {
             self.save_snapshots(&saves)?;
         }
         let mut outcome = RunOutcome::default();
-        if (self.in_flight.len() > self.pipeline_depth || nothing_new)
-            && let Some(plan) = self.in_flight.pop_front()
+        if (self.in_flight.len() > self.pipeline_depth || nothing_new) && !self.in_flight.is_empty()
         {
             let output = catch_panic(|| self.backend.collect());
+            // A step that fails is still in flight, so that its record is found.
             let output = output.map_err(|error| StepFailure::fatal(&error))?;
-            outcome.collected = Some(CollectedStep { plan, output });
+            let collected = |plan| CollectedStep { plan, output };
+            outcome.collected = self.in_flight.pop_front().map(collected);
         }
-        outcome.backend_time = begin.elapsed();
+        outcome.backend_time = self.clock.since(begin);
         Ok(outcome)
     }
 
@@ -126,8 +136,8 @@ impl Engine {
 
     /// Begins to compute the masks that samples need now.
     pub(super) fn start_masks(&mut self) {
-        let Engine { scheduler, masks, .. } = self;
-        let now = Instant::now();
+        let Engine { scheduler, masks, clock, .. } = self;
+        let now = clock.now();
         for key in std::mem::take(&mut scheduler.unmasked) {
             if let Some(sample) = scheduler.samples.get(&key)
                 && let Some(constraint) = &sample.mask
@@ -147,11 +157,11 @@ impl Engine {
             return Vec::new();
         }
         let grace = (self.step_time / 2).clamp(MASK_GRACE[0], MASK_GRACE[1]);
-        let late = self.scheduler.late_masks(Instant::now().checked_sub(grace));
+        let late = self.scheduler.late_masks(self.clock.now().checked_sub(grace));
         if !late.is_empty() {
             self.masks.wait(&late, true, grace);
         }
-        self.scheduler.take_masks(Instant::now())
+        self.scheduler.take_masks(self.clock.now())
     }
 
     /// Waits for a late mask, a few milliseconds at most, and takes it over.
@@ -161,20 +171,20 @@ impl Engine {
             return Vec::new();
         }
         self.masks.wait(&late, false, LATE_WAIT);
-        self.scheduler.take_masks(Instant::now())
+        self.scheduler.take_masks(self.clock.now())
     }
 
     /// Saves the snapshots of results, and returns their events.
-    fn finish_results(
+    fn save_results(
         &mut self,
         results: Result<(Vec<TokenEvent>, Vec<SnapshotCopy>)>,
-    ) -> Vec<TokenEvent> {
+    ) -> std::result::Result<Vec<TokenEvent>, (Vec<TokenEvent>, StepFailure)> {
         match results {
             Ok((events, saves)) => match self.save_snapshots(&saves) {
-                Ok(()) => events,
-                Err(failure) => events.into_iter().chain(self.fail(failure)).collect(),
+                Ok(()) => Ok(events),
+                Err(failure) => Err((events, failure)),
             },
-            Err(error) => self.fail(StepFailure::fatal(&error)),
+            Err(error) => Err((Vec::new(), StepFailure::fatal(&error))),
         }
     }
 
@@ -190,24 +200,46 @@ impl Engine {
 
     /// Turns a step's output into events.
     pub(super) fn postprocess(&mut self, outcome: RunOutcome, begin: Instant) -> Vec<TokenEvent> {
-        let now = Instant::now();
+        let now = self.clock.now();
         let RunOutcome { collected, backend_time } = outcome;
         let Some(CollectedStep { plan, output }) = collected else { return Vec::new() };
         let last = self.last_results.replace(now);
-        let step = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
-        self.count_step(step, backend_time, last.is_some());
+        let step_seconds = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
+        let device = self.count_step(step_seconds, backend_time, last.is_some());
         let results = self.scheduler.postprocess(&plan, output, now);
-        let events = self.finish_results(results);
+        let events = match self.save_results(results) {
+            Ok(events) => events,
+            Err((mut events, failure)) => {
+                events.extend(self.fail(StepFailure { plan: Some(plan), ..failure }));
+                return events;
+            }
+        };
         if self.in_flight.is_empty() && self.scheduler.is_idle() {
             self.last_results = None;
         }
-        let host = begin.elapsed().saturating_sub(backend_time);
-        self.scheduler.metrics.host_seconds.add(host.as_secs_f64());
+        let host = self.clock.since(begin).saturating_sub(backend_time).as_secs_f64();
+        self.scheduler.metrics.host_seconds.add(host);
+        let counts = StepCounts {
+            step_seconds,
+            host_seconds: host,
+            device,
+            waiting: self.scheduler.waiting.len(),
+            running: self.scheduler.running.len(),
+            pages_used: self.limits.pages - self.scheduler.pages.available(),
+            generated: events.iter().filter(|event| event.token.is_some()).count(),
+        };
+        self.recorder.record(&plan, counts, now);
         events
     }
 
-    /// Counts a step that took so many seconds since the results before it. `follows`: the engine had work since then.
-    fn count_step(&mut self, seconds: f64, backend_time: Duration, follows: bool) {
+    /// Counts a step that took so many seconds since the results before it, and returns what is known of the device's time.
+    /// `follows`: the engine had work since then.
+    fn count_step(
+        &mut self,
+        seconds: f64,
+        backend_time: Duration,
+        follows: bool,
+    ) -> Option<StepTime> {
         let metrics = &mut self.scheduler.metrics;
         metrics.step_seconds.add(seconds);
         // A backend that works inside `submit` computes while it is called, and waits for the host otherwise.
@@ -215,33 +247,49 @@ impl Engine {
             let busy = backend_time.as_secs_f64();
             StepTime { busy, idle: (seconds - busy).max(0.0) }
         };
-        let time = self.backend.step_time().or_else(|| (self.pipeline_depth == 0).then(of_calls));
-        let Some(time) = time else { return };
+        let time =
+            self.backend.step_time().or_else(|| (self.pipeline_depth == 0).then(of_calls))?;
+        let time = StepTime { idle: if follows { time.idle } else { 0.0 }, ..time };
         self.step_time = Duration::from_secs_f64(time.busy.clamp(0.0, 1.0));
         metrics.device_busy_seconds += time.busy;
-        metrics.device_idle_seconds += if follows { time.idle } else { 0.0 };
+        metrics.device_idle_seconds += time.idle;
+        Some(time)
     }
 
     /// Ends the samples that a failure concerns.
     pub(super) fn fail(&mut self, failure: StepFailure) -> Vec<TokenEvent> {
-        let reason: Arc<str> = failure.reason.into();
-        if let Some(plan) = failure.refused {
+        let StepFailure { plan, refused, reason } = failure;
+        let reason: Arc<str> = reason.into();
+        if refused {
             tracing::error!(%reason, "the backend refused a step; its samples end");
             let ended = |key| self.scheduler.end(key, FinishReason::Failed(reason.clone()));
-            let keys: Vec<Key> = plan.entries.iter().map(|entry| entry.key).collect();
-            return keys.into_iter().filter_map(ended).collect();
+            let entries = plan.map_or(Vec::new(), |plan| plan.entries);
+            return entries.into_iter().map(|entry| entry.key).filter_map(ended).collect();
         }
         tracing::error!(%reason, "the engine stops");
+        // A step that was being submitted failed, or the oldest one in flight.
+        let plans = plan.iter().chain(&self.in_flight);
+        self.recorder.record_failure(plans, self.clock.now(), &reason);
         self.in_flight.clear();
         self.failure = Some(reason.clone());
         self.scheduler.fail_all(&reason)
     }
 }
 
+/// A span for whoever collects traces of steps, from the submission of a step to its results.
+fn step_span(plan: &StepPlan) -> Option<tracing::Span> {
+    let span = tracing::debug_span!(
+        target: "ossmith::steps", "step",
+        step = plan.number, tokens = plan.tokens(), samples = plan.entries.len(),
+        preemptions = plan.preemptions,
+    );
+    (!span.is_disabled()).then_some(span)
+}
+
 impl StepFailure {
     /// A failure after which the engine stops.
     fn fatal(error: &Error) -> StepFailure {
-        StepFailure { refused: None, reason: error.to_string() }
+        StepFailure { plan: None, refused: false, reason: error.to_string() }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::claims::{PromptShare, Waiting};
+use super::clock::Clock;
 use super::constraint::Constraint;
 use super::metrics::EngineMetrics;
 use super::options::Policy;
@@ -48,6 +49,7 @@ pub(super) struct Scheduler {
     pub(super) unmasked: Vec<Key>,
     /// Samples whose mask was requested, and when.
     pub(super) masking: Vec<(Key, Instant)>,
+    pub(super) clock: Clock,
 }
 
 impl Scheduler {
@@ -57,6 +59,7 @@ impl Scheduler {
         vocab: usize,
         policy: &Policy,
         snapshots: Option<usize>,
+        clock: Clock,
     ) -> Scheduler {
         let limits = backend.limits();
         Scheduler {
@@ -76,6 +79,7 @@ impl Scheduler {
             prompt_shares: BTreeMap::new(),
             unmasked: Vec::new(),
             masking: Vec::new(),
+            clock,
         }
     }
 
@@ -163,7 +167,7 @@ impl Scheduler {
         self.release_resources(key);
         self.waiting.remove(&key);
         let Some(sample) = self.samples.remove(&key) else { return };
-        sample.count_end(reason, Instant::now(), &mut self.metrics);
+        sample.count_end(reason, self.clock.now(), &mut self.metrics);
         let id = sample.request.id;
         if let Some(keys) = self.requests.get_mut(&id) {
             keys.retain(|other| *other != key);

@@ -1,7 +1,7 @@
 //! One step's work as data, from the scheduler to the backend and back.
 
 use super::sample::{Key, Sample};
-use crate::backend::{MAX_REPORTED, PromptReport, RowSampling};
+use crate::backend::{MAX_REPORTED, PromptReport, RowSampling, StepForm};
 
 /// Where the token after an entry's tokens is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,12 @@ pub(super) struct StepPlan {
     pub(super) loads: Vec<SnapshotCopy>,
     /// Samples whose history the device lacks.
     pub(super) histories: Vec<Key>,
+    /// Samples that were preempted when it was made.
+    pub(super) preemptions: u64,
+    /// Its number, from 1, and how the backend runs it, once it was submitted.
+    pub(super) number: u64,
+    pub(super) form: StepForm,
+    pub(super) span: Option<tracing::Span>,
 }
 
 impl StepPlan {

@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ossmith_plan::{Layer, ModelSpec, Rope};
 
 use super::SamplingParams;
+use super::clock::Clock;
 use crate::backend::{
     Backend, Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence, SlotState,
     Step, StepOutput, StepTime,
@@ -88,6 +90,8 @@ pub(super) struct Scripted {
     pub(super) fault: Option<(Fault, usize)>,
     /// How many of the last tokens determine the next one; a small number makes text that repeats itself.
     pub(super) memory: usize,
+    /// A clock that a step moves by these times, of a step and of each of its tokens.
+    pub(super) clock: Option<(Clock, [Duration; 2])>,
     /// What the device's clock reports for each step.
     pub(super) time: Option<StepTime>,
     pub(super) log: Arc<Mutex<StepLog>>,
@@ -106,6 +110,7 @@ impl Scripted {
             snapshots: Vec::new(),
             fault: None,
             memory: usize::MAX,
+            clock: None,
             time: None,
             log: Arc::default(),
         }
@@ -289,6 +294,11 @@ impl Backend for Scripted {
 
     fn collect(&mut self) -> Result<StepOutput> {
         let step = self.log.lock().unwrap().steps.len() - self.results.len();
+        if let Some((clock, [of_step, of_token])) = &self.clock {
+            let tokens: usize =
+                self.log.lock().unwrap().steps.get(step).into_iter().flatten().sum();
+            clock.advance(*of_step + *of_token * tokens as u32);
+        }
         let output = self.results.pop_front();
         match self.fault_at(step) {
             Some(Fault::FailsAtCollect) => {
@@ -299,7 +309,7 @@ impl Backend for Scripted {
             Some(Fault::NonFinite) => {
                 self.fault = None;
                 let mut output = output.unwrap();
-                output.sampled[0] = None;
+                output.sampled.iter_mut().take(1).for_each(|token| *token = None);
                 Ok(output)
             }
             _ => output.ok_or_else(|| Error::Internal("nothing was submitted".to_owned())),

@@ -68,12 +68,13 @@ impl ValidatedRequest {
     }
 }
 
-/// Checks a request that arrives now.
+/// Checks a request that arrives at `now`.
 pub(super) fn validate(
     id: RequestId,
     request: Request,
     spec: &ModelSpec,
     limits: &Limits,
+    now: Instant,
 ) -> Result<ValidatedRequest> {
     let Request {
         prompt,
@@ -112,7 +113,7 @@ pub(super) fn validate(
         mask,
         salt: cache_salt,
         claimant: Claimant { tenant, group: group.map_or(Group::Alone(id), Group::Shared) },
-        arrived: Instant::now(),
+        arrived: now,
     })
 }
 
@@ -296,7 +297,7 @@ mod tests {
 
     fn request(prompt: &[u32], params: &SamplingParams) -> Result<ValidatedRequest> {
         let request = Request::new(prompt, params.clone());
-        validate(RequestId(0), request, &testing::SPEC, &LIMITS)
+        validate(RequestId(0), request, &testing::SPEC, &LIMITS, Instant::now())
     }
 
     #[test]
@@ -395,7 +396,7 @@ mod tests {
         assert_eq!(max_new_tokens(&ok, 190, &brief, &LIMITS).unwrap(), 3);
         let wide = Limits { pages: 100, ..LIMITS };
         let request = Request::new(prompt, limited(10_000));
-        let cut = validate(RequestId(0), request, &testing::SPEC, &wide).unwrap();
+        let cut = validate(RequestId(0), request, &testing::SPEC, &wide, Instant::now()).unwrap();
         assert_eq!(cut.max_tokens, testing::SPEC.context - 192);
     }
 

@@ -52,7 +52,8 @@ pub use sources::{Sources, emit, plan_hash};
 pub use stamps::{TracedBlock, TracedLaunch};
 
 use crate::backend::{
-    Backend, Input, LayerActivations, Limits, Progress, Step, StepOutput, StepTime, validate,
+    Backend, Input, LayerActivations, Limits, Progress, Step, StepForm, StepOutput, StepTime,
+    validate,
 };
 use crate::checkpoint::Checkpoint;
 use crate::sampling::{TokenHistory, TokenLogprobs};
@@ -82,6 +83,8 @@ pub struct CudaBackend {
     pass: Pass,
     /// By number of tokens, [`Workspace::logit_rows`] at most.
     graphs: HashMap<usize, DecodeGraph>,
+    /// How the step was launched that was submitted last.
+    form: StepForm,
     /// Whether steps are replayed as graphs where they can be.
     use_graphs: bool,
     free: Vec<Staged>,
@@ -175,6 +178,7 @@ impl CudaBackend {
             pass: Pass { model, stream, kernels, weights, cache, workspace, sampling },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
+            form: StepForm::default(),
             use_graphs: use_graphs()?,
             free: Vec::new(),
             in_flight: VecDeque::new(),
@@ -252,10 +256,8 @@ impl CudaBackend {
     /// Sends a staged step's words, launches it and starts the copy of the sampled tokens; gives its end, and the rows and activations
     /// that were waited for.
     fn launch(&mut self, step: &Step<'_>, staged: &mut Staged) -> Result<Launched> {
-        let _range = Range::new(|| {
-            let regime = self.pass.model.schedule(staged.staging.tokens).regime;
-            format!("{} step", regime.name())
-        });
+        let regime = self.pass.model.schedule(staged.staging.tokens).regime;
+        let _range = Range::new(|| format!("{} step", regime.name()));
         self.send(&staged.staging)?;
         self.prepare_sampling(&mut staged.histories)?;
         staged.marks.begin(&self.pass.stream)?;
@@ -265,6 +267,7 @@ impl CudaBackend {
             && staging.head_rows == staging.tokens
             && staging.wanted.is_empty()
             && !step.capture_activations;
+        self.form = StepForm { regime: Some(regime.name()), graph: samples_all && self.use_graphs };
         let (rows, activations) = if samples_all {
             if self.use_graphs {
                 self.replay(staging.tokens)?;
@@ -455,6 +458,10 @@ impl Backend for CudaBackend {
 
     fn step_time(&self) -> Option<StepTime> {
         self.clock.time()
+    }
+
+    fn step_form(&self) -> StepForm {
+        self.form
     }
 
     fn set_history(&mut self, seq_slot: usize, history: &TokenHistory) -> Result<()> {

@@ -7,7 +7,10 @@ mod basics;
 mod changes;
 mod fairness;
 mod handle;
+mod policies;
+mod random;
 mod settings;
+mod simulation;
 mod soak;
 mod traffic;
 

@@ -3,17 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::super::{Request, RequestId};
+use super::random::Random;
 use super::*;
-
-/// A plain stream of random numbers.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        ((self.0 >> 33) % bound as u64) as usize
-    }
-}
 
 /// Serves `count` requests and returns how many samples ended by themselves.
 fn soak(count: usize) -> u64 {
@@ -23,7 +14,7 @@ fn soak(count: usize) -> u64 {
     // Greedy text repeats itself, so that drafts are accepted and not by chance alone.
     backend.memory = 1;
     let mut engine = with_policy(backend, 1, policy);
-    let (mut random, mut live, mut sent) = (Random(9), BTreeMap::<RequestId, usize>::new(), 0);
+    let (mut random, mut live, mut sent) = (Random::new(9), BTreeMap::<RequestId, usize>::new(), 0);
     let mut most_samples = 0;
     while sent < count || !engine.is_idle() {
         while sent < count && live.len() < 48 {

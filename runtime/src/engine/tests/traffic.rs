@@ -13,7 +13,7 @@ use super::*;
 
 /// A grammar that forces runs of tokens; between them every third token is allowed, or all are.
 #[derive(Clone, Copy)]
-struct Runs;
+pub(super) struct Runs;
 
 impl Runs {
     /// The token that is forced after `generated` others.
@@ -70,7 +70,7 @@ fn request(&(length, salt, max_tokens, kind, n, priority): &Case) -> Request {
 }
 
 /// The simplest form of bias, penalties and `min_tokens` as [`SamplingParams`] documents them.
-fn adjust(request: &Request, generated: &[u32], row: &mut [f32]) {
+pub(super) fn adjust(request: &Request, generated: &[u32], row: &mut [f32]) {
     let params = &request.params;
     for &(token, bias) in &params.logit_bias {
         row[token as usize] += bias;
