@@ -244,3 +244,42 @@ fn predictions_follow_bytes_flops_and_geometry() {
     assert!((attention.flops_us * rates.tflops * 1e6 / flops - 1.0).abs() < 1e-9);
     assert!(attention.bytes_us < attention.flops_us / 10.0);
 }
+
+/// Worked out by hand from the published dimensions of gpt-oss-20b: 24 layers, every other with a window of 128; hidden and inner
+/// width 2,880; 64 query and 8 key heads of 64; 32 experts, 4 per token; 201,088 tokens; bf16, and MXFP4 of 17 bytes per 32
+/// values for the experts.
+#[test]
+fn the_bytes_of_a_step_are_those_of_the_published_dimensions() {
+    use ossmith_plan::{Regime, StepShape};
+    let model = GPT_OSS_20B.on((9, 0));
+    // Of one layer: a matrix of 5,120 rows, its bias and a norm; then a matrix of 2,880 rows of 4,096, its bias, a norm, and
+    // the router's 32 rows and biases; and a sink for each query head.
+    let qkv = 5_120 * 2_880 * 2 + 5_120 * 2 + 2_880 * 2;
+    let out = 2_880 * 4_096 * 2 + 2_880 * 2 + 2_880 * 2 + 32 * 2_880 * 2 + 32 * 2;
+    let sinks = 64 * 2;
+    // Of one expert: 5,760 and 2,880 rows of 2,880 values, with their biases.
+    let row: usize = 2_880 / 32 * 17;
+    let expert = 5_760 * row + 5_760 * 2 + 2_880 * row + 2_880 * 2;
+    // A key and a value.
+    let of_key = 2 * 8 * 64 * 2;
+    let head = 201_088 * 2_880 * 2 + 2_880 * 2;
+    let decode = |tokens: usize| StepShape::decode(&model, tokens, 1_024);
+    for (regime, shape, experts, full_keys, sliding_keys) in [
+        (Regime::Decode, decode(1), 4.0, 1_024, 128),
+        // Each sequence reads its own keys; 16 tokens miss an expert with (28/32)^16.
+        (Regime::Batched, decode(16), 32.0 * (1.0 - 0.875_f64.powi(16)), 16 * 1_024, 16 * 128),
+        // A prompt's tokens see 256 keys on average and 255 more together.
+        (Regime::Prefill, StepShape::prompt(&model, 512, 0), 32.0, 256 + 255, 128 + 255),
+    ] {
+        let schedule = model.schedule(shape.tokens);
+        assert_eq!(schedule.regime, regime);
+        let experts_bytes = 24.0 * experts * expert as f64;
+        let cache = 12 * (full_keys + sliding_keys) * of_key;
+        let dense = 24 * (qkv + out + sinks) + head + shape.tokens * 2_880 * 2;
+        let want = experts_bytes + cache as f64 + dense as f64;
+        let cost = model.step_cost(schedule, &shape);
+        assert_eq!(cost.cache_bytes, cache as f64, "{regime:?}");
+        let error = (cost.bytes() - want).abs();
+        assert!(error < 100.0, "{regime:?}: {} bytes, by hand {want}", cost.bytes());
+    }
+}

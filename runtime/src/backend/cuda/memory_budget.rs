@@ -150,6 +150,34 @@ mod tests {
         }
     }
 
+    /// Worked out by hand: a page of one layer is 64 tokens of 8 heads of 64 in bf16, 65,536 bytes, for keys and for values
+    /// apart; 12 layers are full and 12 slide over 128 tokens; allocations of 1 MiB and more are whole blocks of 2 MiB.
+    #[test]
+    fn a_plan_has_exactly_these_bytes() {
+        let limits = Limits { max_sequences: 64, max_step_tokens: 2048, pages: 4096 };
+        let snapshots = snapshot_count(&ossmith_models::GPT_OSS_20B.spec, &limits);
+        // One for 8 pages, and one per sequence.
+        assert_eq!(snapshots, Some(4096 / 8 + 64));
+        let budget = sizes(ossmith_models::GPT_OSS_20B, &limits, 576, true).expect("a budget");
+        // 24 buffers of 4,096 pages: 128 blocks each.
+        assert_eq!(budget.page_bytes, 24 * 268_435_456);
+        // 24 buffers of three pages for each of 64 sequences: 6 blocks each.
+        assert_eq!(budget.ring_bytes, 24 * 12_582_912);
+        // 24 buffers of two pages for each of 576 snapshots: 36 blocks each.
+        assert_eq!(budget.snapshot_bytes, 24 * 75_497_472);
+        // A page of 12 layers, keys and values, and an eighth of a snapshot of two pages of the other 12.
+        assert_eq!(budget.bytes_per_page, 1_572_864 + 393_216);
+        assert_eq!(budget.rounding_bytes, 2 * 24 * 2_097_152 + 24 * 131_072);
+        let without = sizes(ossmith_models::GPT_OSS_20B, &limits, 0, true).expect("a budget");
+        assert_eq!((without.snapshot_bytes, without.bytes_per_page), (0, 1_572_864));
+        // The chunks of a step take twice its tokens in pages of the sliding layers, 64 more than the windows, in whole
+        // blocks: two more of each buffer. Half the tokens take half of that.
+        let half = Limits { max_step_tokens: 1024, ..limits };
+        let halved = sizes(ossmith_models::GPT_OSS_20B, &half, 576, true).expect("a budget");
+        assert_eq!(halved.ring_bytes, budget.ring_bytes);
+        assert!(budget.workspace_bytes - halved.workspace_bytes >= 24 * 2_097_152);
+    }
+
     #[test]
     fn ranks_divide_weights_and_cache() {
         let model = ossmith_models::GPT_OSS_120B;

@@ -160,6 +160,7 @@ fn planted_bugs_are_found_and_replay() {
         let found =
             (0..SEEDS_TO_FIND).find_map(|seed| Some((seed, run(seed, Some(plant), false).err()?)));
         let (seed, why) = found.unwrap_or_else(|| panic!("{plant:?} was not found"));
+        eprintln!("{plant:?} is found by seed {seed}: {why}");
         assert!(why.contains(sign), "{plant:?}, seed {seed}: {why}");
         assert_eq!(run(seed, Some(plant), false), Err(why), "{plant:?}, seed {seed}");
         assert!(run(seed, None, false).is_ok(), "seed {seed} fails without {plant:?}");
