@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{clients, nvrtc, python};
+use crate::{clients, nvrtc, python, supply};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     checks.step("format", || run(&mut cargo(&["fmt", "--all", "--check"])));
     let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     checks.step("lints", || run(&mut cargo(&lints)));
+    match supply::fetch_deny() {
+        Ok(program) => {
+            checks.step("licences and sources of dependencies", || supply::check(&program))
+        }
+        Err(why) => checks.unchecked.push(format!("licences and sources of dependencies: {why}")),
+    }
+    checks.unchecked.push("advisories about dependencies: `cargo xtask deny` does that where their database can be reached".to_owned());
     let docs = ["doc", "--workspace", "--no-deps", "--lib", "--quiet"];
     checks.step("documentation", || run(cargo(&docs).env("RUSTDOCFLAGS", "-D warnings")));
 

@@ -12,6 +12,7 @@ mod nvrtc;
 mod python;
 mod shell;
 mod simulate;
+mod supply;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ cargo xtask <task>
   bless        rewrite the committed CUDA text (codegen/goldens/) from what the generator emits now
   simulate     run the engine under a seeded simulation: --seed N replays one seed and prints all that happens,
                  --seeds COUNT [--first N] runs many
+  deny         check licences, sources and duplicates of dependencies, and advisories where their database can be reached
+  sbom         write a bill of materials (CycloneDX) to target/sbom.cdx.json
   gpu-bundle   pack the checks that need a GPU into target/gpu/, to be copied to a GPU machine: sh run.sh
 ";
 
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
             problems => Err(problems.join("\n")),
         },
         ["bless"] => bless::rewrite(),
+        ["deny"] => supply::check_all(),
+        ["sbom"] => supply::write_sbom(),
         ["simulate", rest @ ..] => simulate::simulate(rest),
         ["gpu-bundle"] => gpu_bundle::pack(),
         other => Err(format!("there is no task `{}`\n\n{HELP}", other.join(" "))),
