@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ossmith::{EngineHandle, PAGE_TOKENS};
 
+use crate::arrivals::ArrivalSink;
 use crate::calendar;
 use crate::guide::GrammarHelper;
 
@@ -34,6 +35,9 @@ pub struct Config {
     pub keys: Vec<String>,
     /// All keys are of one trust domain: each reads what another has stored, and they share cached prefixes.
     pub one_tenant: bool,
+    /// The key that opens `/debug`, which shows the traffic of all keys. Without one any key opens it, if there are no other
+    /// tenants.
+    pub operator_key: Option<String>,
     /// Origins from which browsers may call; `*` allows all. Pages of the server's own may always.
     pub origins: Vec<String>,
     /// Most bytes of a request body.
@@ -68,6 +72,8 @@ pub struct Config {
     /// How to start the processes in which grammars are tried out; without one only llguidance's own limits bound what a
     /// grammar takes.
     pub grammar_helper: Option<GrammarHelper>,
+    /// Gets when each generation came and how long it was, for load that is replayed.
+    pub arrivals: Option<ArrivalSink>,
     /// Seconds that each phase of starting took, for `/metrics`.
     pub startup: Vec<(String, f64)>,
     /// Lines of the log that could not be written, as whoever writes it counts them, for `/metrics`.
@@ -108,6 +114,7 @@ impl Config {
             min_priority: 0,
             keys: Vec::new(),
             one_tenant: false,
+            operator_key: None,
             origins: Vec::new(),
             body_bytes: 16 << 20,
             bodies_bytes: 256 << 20,
@@ -124,6 +131,7 @@ impl Config {
             store: StoreLimits::default(),
             seal_key: None,
             grammar_helper: None,
+            arrivals: None,
             startup: Vec::new(),
             dropped_log_lines: Arc::default(),
         }

@@ -1,5 +1,7 @@
 //! Errors as OpenAI's SDKs expect them: a status and `{"error": {message, type, param, code}}`, with all four keys always present.
 
+use std::borrow::Cow;
+use std::panic::Location;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -24,37 +26,71 @@ pub struct ApiError {
     pub retry_after: Option<u32>,
     /// The prompt's tokens and the most that there may be, where it has too many.
     pub prompt_tokens: Option<(usize, usize)>,
+    /// Whether the message is a fixed text, which quotes nothing that the client sent, so that it may be logged.
+    pub fixed: bool,
+    /// Where in the source it was made.
+    pub place: Place,
+}
+
+/// Where in the source an error was made, for the log. Errors that their clients read alike are equal.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(&'static Location<'static>);
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Place) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.0.file(), self.0.line())
+    }
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> ApiError {
+        let message = message.into();
+        let fixed = matches!(message, Cow::Borrowed(_));
         ApiError {
             status,
-            message: message.into(),
+            message: message.into_owned(),
             param: None,
             code: None,
             retry_after: None,
             prompt_tokens: None,
+            fixed,
+            place: Place(Location::caller()),
         }
     }
 
     /// 400: the request itself is at fault.
-    pub fn bad(param: impl Into<String>, message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn bad(param: impl Into<String>, message: impl Into<Cow<'static, str>>) -> ApiError {
         let param = Some(param.into()).filter(|param: &String| !param.is_empty());
         ApiError { param, ..ApiError::new(StatusCode::BAD_REQUEST, message) }
     }
 
     /// 400: other servers have it, this one does not.
-    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn unsupported(
+        param: impl Into<String>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> ApiError {
         ApiError { code: Some("unsupported_value"), ..ApiError::bad(param, message) }
     }
 
     /// 400: the prompt and its answer do not fit into the context.
-    pub fn too_long(param: &str, message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn too_long(param: &str, message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError { code: Some("context_length_exceeded"), ..ApiError::bad(param, message) }
     }
 
     /// 400: a text could not be held to the form that the request gave, after its first token.
+    #[track_caller]
     pub fn unfollowable(why: &str) -> ApiError {
         let message = format!(
             "the answer could not be held to the requested form to its end: {why}. Make the schema or grammar smaller, or simpler"
@@ -66,14 +102,26 @@ impl ApiError {
     }
 
     /// 401: the API key is missing or wrong.
-    pub fn no_key(message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn no_key(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError {
             code: Some("invalid_api_key"),
             ..ApiError::new(StatusCode::UNAUTHORIZED, message)
         }
     }
 
+    /// 403: what shows all tenants' traffic needs the operator's key.
+    #[track_caller]
+    pub fn no_operator() -> ApiError {
+        let message = "this shows the traffic of all keys, and this server has several: start it with --operator-key, and send that key";
+        ApiError {
+            code: Some("operator_key_required"),
+            ..ApiError::new(StatusCode::FORBIDDEN, message)
+        }
+    }
+
     /// 403: a page of another origin calls a server that needs no key.
+    #[track_caller]
     pub fn foreign_page(origin: &str) -> ApiError {
         let origin: String = origin.chars().take(200).collect();
         let message = format!(
@@ -86,11 +134,16 @@ impl ApiError {
     }
 
     /// 404: something of this name does not exist.
-    pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn not_found(
+        code: Option<&'static str>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> ApiError {
         ApiError { code, ..ApiError::new(StatusCode::NOT_FOUND, message) }
     }
 
     /// 404: a model of this name is not served.
+    #[track_caller]
     pub fn no_model(name: &str, served: &[String]) -> ApiError {
         let known = served.join(", ");
         ApiError {
@@ -103,6 +156,7 @@ impl ApiError {
     }
 
     /// 405.
+    #[track_caller]
     pub fn method(method: &str, path: &str) -> ApiError {
         ApiError::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -111,6 +165,7 @@ impl ApiError {
     }
 
     /// 408: the request took longer than the server allows.
+    #[track_caller]
     pub fn timed_out(limit: Duration) -> ApiError {
         let seconds = limit.as_secs();
         ApiError {
@@ -123,6 +178,7 @@ impl ApiError {
     }
 
     /// 408: the body did not arrive in time.
+    #[track_caller]
     pub fn slow_body(limit: Duration) -> ApiError {
         let seconds = limit.as_secs_f64();
         let message = format!("the request body did not arrive within {seconds} s");
@@ -133,6 +189,7 @@ impl ApiError {
     }
 
     /// 413: the body is larger than the limit.
+    #[track_caller]
     pub fn too_large(limit_bytes: usize) -> ApiError {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -141,6 +198,7 @@ impl ApiError {
     }
 
     /// 415: a header names a form of body that is not read here.
+    #[track_caller]
     pub fn media(name: &str, found: &str, expected: &str) -> ApiError {
         let found: String = found.chars().take(100).collect();
         let message = format!("the request's {name} is `{found}`; send {expected}");
@@ -151,7 +209,8 @@ impl ApiError {
     }
 
     /// 429: the queue is full.
-    pub fn overloaded(message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn overloaded(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError {
             code: Some("queue_full"),
             retry_after: Some(1),
@@ -160,7 +219,8 @@ impl ApiError {
     }
 
     /// 503: the server is stopping, or its engine has stopped.
-    pub fn unavailable(message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError {
             code: Some("unavailable"),
             retry_after: Some(5),
@@ -169,7 +229,8 @@ impl ApiError {
     }
 
     /// 500: the engine failed at a valid request.
-    pub fn internal(message: impl Into<String>) -> ApiError {
+    #[track_caller]
+    pub fn internal(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError {
             code: Some("server_error"),
             ..ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)

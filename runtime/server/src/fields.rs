@@ -41,6 +41,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An error that names the field and says what is wrong with it.
+    #[track_caller]
     pub(crate) fn wrong(&self, field: &str, message: impl AsRef<str>) -> ApiError {
         let name = self.name(field);
         ApiError::bad(name.clone(), format!("`{name}` {}", message.as_ref()))

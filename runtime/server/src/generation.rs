@@ -9,10 +9,16 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use ossmith::{FinishReason, PromptInfo, TokenEvent, TokenLogprobs};
+use tracing::field::Empty;
 
+use crate::arrivals::{Arrival, ArrivalSink};
 use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream, MaskFailure};
+use crate::clock;
 use crate::error::{ApiError, Result};
 use crate::metrics::{Metrics, Outcome};
+
+/// Spans and events of generations have this target.
+pub(crate) const TRACE: &str = "ossmith::requests";
 
 /// Numbers the requests, so that the engine counts the choices of each as one where requests compete.
 static NEXT_GROUP: AtomicU64 = AtomicU64::new(0);
@@ -64,8 +70,8 @@ struct Measured {
     stream: GenerationStream,
     /// The second event of what the engine sent as one.
     pending: Option<GenerationEvent>,
-    /// Prompt tokens that this generation counts.
-    prompt_tokens: usize,
+    of: Submitted,
+    cached_tokens: usize,
     arrival: Instant,
     first_step: Option<Instant>,
     first_token: Option<Instant>,
@@ -73,8 +79,25 @@ struct Measured {
     tokens: usize,
     outcome: Option<Outcome>,
     timeout: Option<Duration>,
-    mask_failure: MaskFailure,
     metrics: Arc<Metrics>,
+    arrivals: Option<ArrivalSink>,
+}
+
+/// What was requested of a generation.
+struct Submitted {
+    choice: usize,
+    prompt_length: usize,
+    max_tokens: Option<usize>,
+    mask_failure: MaskFailure,
+    /// From arrival to the last token, for whoever collects traces.
+    span: tracing::Span,
+}
+
+impl Submitted {
+    /// Prompt tokens that count: those of a prompt count once, however many choices it has.
+    fn counted_prompt_tokens(&self) -> usize {
+        if self.choice == 0 { self.prompt_length } else { 0 }
+    }
 }
 
 impl Measured {
@@ -113,7 +136,7 @@ impl Measured {
         match finish? {
             FinishReason::Stop | FinishReason::StopString(_) | FinishReason::Length => None,
             FinishReason::Deadline => Some(ApiError::timed_out(self.timeout.unwrap_or_default())),
-            FinishReason::Failed(why) => Some(match self.mask_failure.get() {
+            FinishReason::Failed(why) => Some(match self.of.mask_failure.get() {
                 Some(failure) => failure.clone(),
                 None => ApiError::internal(why.to_string()),
             }),
@@ -125,11 +148,14 @@ impl Measured {
     }
 
     fn measure(&mut self, event: &GenerationEvent) {
-        let now = Instant::now();
+        let now = clock::now();
         match event {
             GenerationEvent::Prompt(PromptInfo { cached_tokens, queued, .. }) => {
                 self.first_step = Some(self.arrival + *queued);
-                let cached = (*cached_tokens).min(self.prompt_tokens) as u64;
+                self.cached_tokens = *cached_tokens;
+                self.of.span.record("queued_ms", queued.as_millis() as u64);
+                self.of.span.record("cached_tokens", *cached_tokens as u64);
+                let cached = (*cached_tokens).min(self.of.counted_prompt_tokens()) as u64;
                 self.metrics.record(|counts| {
                     counts.cached_tokens += cached;
                     counts.queue_seconds.add(queued.as_secs_f64());
@@ -147,6 +173,9 @@ impl Measured {
                     let prefill = now.saturating_duration_since(first_step);
                     counts.prefill_seconds.add(prefill.as_secs_f64());
                 });
+                if self.first_token.is_none() {
+                    tracing::debug!(target: TRACE, parent: &self.of.span, "first token");
+                }
                 self.first_token.get_or_insert(now);
                 self.last_token = now;
                 self.tokens += 1;
@@ -167,9 +196,26 @@ impl Drop for Measured {
     /// Counts the generation, however it ended.
     fn drop(&mut self) {
         let outcome = self.outcome.unwrap_or(Outcome::Abort);
+        self.of.span.record("generated_tokens", self.tokens as u64);
+        self.of.span.record("outcome", outcome.name());
+        tracing::debug!(target: TRACE, parent: &self.of.span, "last token");
+        if let Some(arrivals) = &self.arrivals {
+            let since = |at: Instant| at.saturating_duration_since(self.arrival).as_secs_f64();
+            let recorded = Arrival {
+                at_seconds: 0.0,
+                prompt_tokens: self.of.prompt_length,
+                cached_tokens: self.cached_tokens,
+                max_tokens: self.of.max_tokens,
+                generated_tokens: self.tokens,
+                first_token_seconds: self.first_token.map(since),
+                seconds: since(clock::now()),
+                finish: outcome.name().to_owned(),
+            };
+            arrivals.record(self.arrival, recorded);
+        }
         self.metrics.record(|counts| {
             counts.end(outcome);
-            counts.prompt_tokens += self.prompt_tokens as u64;
+            counts.prompt_tokens += self.of.counted_prompt_tokens() as u64;
             counts.generation_tokens += self.tokens as u64;
             if !matches!(outcome, Outcome::Stop | Outcome::Length) {
                 return;
@@ -178,7 +224,7 @@ impl Drop for Measured {
             let first_step = self.first_step.unwrap_or(self.arrival);
             let inference = self.last_token.saturating_duration_since(first_step);
             counts.inference_seconds.add(inference.as_secs_f64());
-            counts.request_prompt_tokens.add(self.prompt_tokens as f64);
+            counts.request_prompt_tokens.add(self.of.counted_prompt_tokens() as f64);
             counts.request_generation_tokens.add(self.tokens as f64);
             if let Some(first_token) = self.first_token {
                 let decode = (self.last_token - first_token).as_secs_f64();
@@ -204,35 +250,40 @@ impl Generation {
     pub(crate) fn start(
         backend: &dyn GenerationBackend,
         metrics: &Arc<Metrics>,
+        arrivals: Option<&ArrivalSink>,
         requests: Vec<GenerationRequest>,
         received: Instant,
         timeout: Option<Duration>,
     ) -> Result<Generation> {
-        let (arrival, choices) = (Instant::now(), requests.len());
+        let (arrival, choices) = (clock::now(), requests.len());
         let group = NEXT_GROUP.fetch_add(1, Ordering::Relaxed);
         let submit = |mut request: GenerationRequest| {
             let engine = &mut request.engine_request;
             engine.group = Some(group);
             engine.deadline = timeout.and_then(|timeout| received.checked_add(timeout));
-            // A prompt counts once, however many choices it has.
-            let prompt_tokens = if request.choice == 0 { engine.prompt.len() } else { 0 };
-            let max_tokens = engine.params.max_tokens;
-            let mask_failure = Arc::clone(&request.mask_failure);
+            let (prompt_length, max_tokens) = (engine.prompt.len(), engine.params.max_tokens);
+            let span = tracing::debug_span!(
+                target: TRACE, "generation",
+                choice = request.choice, prompt_tokens = prompt_length,
+                cached_tokens = Empty, queued_ms = Empty, generated_tokens = Empty, outcome = Empty,
+            );
+            let (choice, mask_failure) = (request.choice, Arc::clone(&request.mask_failure));
             let stream = backend.submit(request).map_err(|error| refusal(error, choices))?;
-            Ok((stream, prompt_tokens, max_tokens, mask_failure))
+            Ok((stream, Submitted { choice, prompt_length, max_tokens, mask_failure, span }))
         };
         // Where one is refused, those before it are cancelled, and none is counted.
         let accepted = requests.into_iter().map(submit).collect::<Result<Vec<_>>>()?;
         metrics.record(|counts| {
             counts.choices.add(accepted.len() as f64);
-            let limits = accepted.iter().filter_map(|(_, _, max_tokens, _)| *max_tokens);
+            let limits = accepted.iter().filter_map(|(_, of)| of.max_tokens);
             limits.for_each(|max_tokens| counts.max_tokens.add(max_tokens as f64));
         });
-        let measured = |(stream, prompt_tokens, _, mask_failure)| {
+        let measured = |(stream, of)| {
             Some(Measured {
                 stream,
+                of,
                 pending: None,
-                prompt_tokens,
+                cached_tokens: 0,
                 arrival,
                 first_step: None,
                 first_token: None,
@@ -240,8 +291,8 @@ impl Generation {
                 tokens: 0,
                 outcome: None,
                 timeout,
-                mask_failure,
                 metrics: Arc::clone(metrics),
+                arrivals: arrivals.cloned(),
             })
         };
         Ok(Generation { choices: accepted.into_iter().map(measured).collect(), next: 0 })
@@ -312,17 +363,24 @@ mod tests {
     fn a_deadline_is_an_error_with_the_limit() {
         let mut measured = Measured {
             stream: Box::pin(Nothing),
+            of: Submitted {
+                choice: 0,
+                prompt_length: 0,
+                max_tokens: None,
+                mask_failure: MaskFailure::default(),
+                span: tracing::Span::none(),
+            },
             pending: None,
-            prompt_tokens: 0,
-            arrival: Instant::now(),
+            cached_tokens: 0,
+            arrival: clock::now(),
             first_step: None,
             first_token: None,
-            last_token: Instant::now(),
+            last_token: clock::now(),
             tokens: 0,
             outcome: None,
             timeout: Some(Duration::from_secs(2)),
-            mask_failure: MaskFailure::default(),
             metrics: Arc::new(Metrics::new()),
+            arrivals: None,
         };
         let failure = measured.failure(Some(&FinishReason::Deadline));
         assert_eq!(failure, Some(ApiError::timed_out(Duration::from_secs(2))));

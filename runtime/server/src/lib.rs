@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod arrivals;
 mod backend;
 mod bodies;
 mod calendar;
 mod chat;
+mod clock;
 mod completions;
 mod config;
 mod conversations;
@@ -39,6 +41,8 @@ mod router;
 mod routes;
 mod seal;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod sse;
 mod state;
 mod stop_strings;
@@ -49,6 +53,7 @@ mod tokens;
 mod turn;
 mod usage;
 
+pub use arrivals::{Arrival, ArrivalSink};
 pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
 pub use calendar::date_of_day;
 pub use config::{Config, StoreLimits};

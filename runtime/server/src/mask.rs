@@ -61,7 +61,7 @@ impl TokenMask for RulesMask {
                 // Only the first of them ends the generation.
                 let _ = self.failure.set(match why {
                     MaskError::Form(_) => ApiError::unfollowable(&text),
-                    MaskError::NoMemory => ApiError::unavailable(&*text),
+                    MaskError::NoMemory => ApiError::unavailable(text.clone()),
                 });
                 text
             })?;

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
 
+use crate::clock;
 use crate::error::ApiError;
 use crate::error_form;
+use crate::generation::TRACE;
 use crate::ids::{RequestId, new_id};
+use crate::metrics::NO_ROUTE;
 use crate::origins;
 use crate::state::AppState;
 use crate::tenant::Tenant;
@@ -25,9 +29,10 @@ pub(crate) async fn handle(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let id = given_id(request.headers()).unwrap_or_else(new_id);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let origin = request.headers().get(header::ORIGIN).cloned();
     request.extensions_mut().insert(RequestId(id.clone()));
 
@@ -37,7 +42,10 @@ pub(crate) async fn handle(
         match admit(&app, &path, request.headers()) {
             Ok(tenant) => {
                 request.extensions_mut().insert(tenant);
-                next.run(request).await
+                // Generations are within it, so that it ends with the last token.
+                let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+                let span = tracing::debug_span!(target: TRACE, "request", id, %method, route);
+                next.run(request).instrument(span).await
             }
             Err(refused) => {
                 if !request.headers().contains_key(header::EXPECT) {
@@ -53,6 +61,9 @@ pub(crate) async fn handle(
     let mut response = error_form::apply(&path, &id, response);
     origins::allow(&app.config.origins, origin.as_ref(), response.headers_mut());
     log(&id, &method, &path, &response, arrival);
+    let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+    let seconds = clock::since(arrival).as_secs_f64();
+    app.metrics.record(|counts| counts.http.count(route, &method, response.status(), seconds));
     response
 }
 
@@ -65,12 +76,15 @@ fn admit(app: &AppState, path: &str, headers: &HeaderMap) -> Result<Tenant, ApiE
 }
 
 fn log(id: &str, method: &Method, path: &str, response: &Response, arrival: Instant) {
-    let (status, ms) = (response.status().as_u16(), arrival.elapsed().as_millis() as u64);
+    let (status, ms) = (response.status().as_u16(), clock::since(arrival).as_millis() as u64);
     match response.extensions().get::<ApiError>() {
-        // A message may quote what the client sent, so only the field and the code are logged.
+        // A message may quote what the client sent, so it is logged only where it is a text of ours. Where it is not, the
+        // place in the source says what was wrong.
         Some(error) => {
             let (param, code) = (error.param.as_deref().unwrap_or("-"), error.code.unwrap_or("-"));
-            tracing::info!(id, %method, path, status, ms, param, code, "request refused");
+            let reason = if error.fixed { &error.message } else { "-" };
+            let at = error.place.to_string();
+            tracing::info!(id, %method, path, status, ms, param, code, reason, at, "request refused");
         }
         None => tracing::info!(id, %method, path, status, ms, "request"),
     }

@@ -104,6 +104,7 @@ fn routes(app: &AppState) -> Router<Arc<AppState>> {
         .route("/version", get(routes::status::version))
         .route("/load", get(routes::status::load))
         .route("/metrics", get(routes::status::metrics))
+        .route("/debug/steps", get(routes::status::steps))
         .route("/openapi.json", get(routes::openapi::document));
     if app.config.development {
         router = router

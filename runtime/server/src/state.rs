@@ -22,8 +22,8 @@ pub(crate) struct AppState {
     pub(crate) backend: Arc<dyn GenerationBackend>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) compiler: Compiler,
-    pub(crate) store: Store,
-    pub(crate) keys: Keys,
+    pub(crate) store: Arc<Store>,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) sealer: Sealer,
     /// When the server started, in seconds since 1970.
@@ -35,9 +35,20 @@ pub(crate) struct AppState {
 
 impl AppState {
     pub(crate) fn new(config: Config, backend: Arc<dyn GenerationBackend>) -> Arc<AppState> {
-        let store = Store::new(config.store);
-        let compiler = Compiler::new(config.grammar_helper.clone());
+        let store = Arc::new(Store::new(config.store));
         let keys = Keys::new(&config.keys, config.one_tenant);
+        let keys = Arc::new(keys.with_operator(config.operator_key.clone()));
+        AppState::over(store, keys, config, backend)
+    }
+
+    /// The state of a server over a store that is there already, with the tenants whose responses it holds.
+    pub(crate) fn over(
+        store: Arc<Store>,
+        keys: Arc<Keys>,
+        config: Config,
+        backend: Arc<dyn GenerationBackend>,
+    ) -> Arc<AppState> {
+        let compiler = Compiler::new(config.grammar_helper.clone());
         let sealer = Sealer::new(config.seal_key.as_deref(), &keys);
         let bodies = Bodies::new(BodyLimits {
             body_bytes: config.body_bytes,
@@ -84,7 +95,9 @@ impl AppState {
             engine.group = Some(group);
         }
         let timeout = self.config.timeout;
-        Generation::start(self.backend.as_ref(), &self.metrics, requests, arrival, timeout)
+        let arrivals = self.config.arrivals.as_ref();
+        let backend = self.backend.as_ref();
+        Generation::start(backend, &self.metrics, arrivals, requests, arrival, timeout)
     }
 
     /// An error unless this is a name of the model that is served, or no name at all.

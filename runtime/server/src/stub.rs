@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use ossmith::{EngineMetrics, FinishReason, PromptInfo, RequestId, TokenEvent};
+use ossmith::{EngineMetrics, FinishReason, PromptInfo, RequestId, StepRecord, TokenEvent};
 use tokio::sync::mpsc;
 
 use crate::backend::{GenerationBackend, GenerationRequest, GenerationStream};
@@ -101,6 +101,11 @@ impl GenerationBackend for Stub {
         let mut metrics = EngineMetrics::new(0);
         metrics.running = self.running();
         metrics
+    }
+
+    /// There are none.
+    fn recent_steps(&self, _count: usize) -> Vec<StepRecord> {
+        Vec::new()
     }
 
     fn failure(&self) -> Option<String> {

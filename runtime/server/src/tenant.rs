@@ -48,7 +48,11 @@ fn first_word(hash: blake3::Hash) -> u64 {
 }
 
 /// The keys that open a server, and the tenant of each.
-pub(crate) struct Keys(Vec<(String, Tenant)>);
+pub(crate) struct Keys {
+    keys: Vec<(String, Tenant)>,
+    /// Opens what shows all tenants' traffic.
+    operator: Option<String>,
+}
 
 impl Keys {
     /// With `one_tenant` all keys are of one trust domain. The salt is new in each process: nothing outlives it that a
@@ -62,27 +66,33 @@ impl Keys {
             true => Tenant::ONLY,
             false => Tenant(blake3::keyed_hash(&salt, key.as_bytes()).into()),
         };
-        Keys(keys.iter().map(|key| (key.clone(), tenant(key))).collect())
+        let keys = keys.iter().map(|key| (key.clone(), tenant(key))).collect();
+        Keys { keys, operator: None }
+    }
+
+    /// The same keys, and one of the operator's.
+    pub(crate) fn with_operator(self, operator: Option<String>) -> Keys {
+        Keys { operator, ..self }
     }
 
     /// Each key and its tenant.
     pub(crate) fn tenants(&self) -> impl Iterator<Item = (&str, Tenant)> {
-        self.0.iter().map(|(key, tenant)| (key.as_str(), *tenant))
+        self.keys.iter().map(|(key, tenant)| (key.as_str(), *tenant))
     }
 
     /// Whether no key is needed.
     pub(crate) fn is_open(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// Whether requests are told apart by their keys.
     pub(crate) fn has_tenants(&self) -> bool {
-        self.0.iter().any(|(_, tenant)| *tenant != Tenant::ONLY)
+        self.keys.iter().any(|(_, tenant)| *tenant != Tenant::ONLY)
     }
 
     /// The tenant of a request to this path. Keys guard generation, stored responses, and what takes time in proportion to
     /// a body. Health, versions and metrics need no key, so that a
-    /// monitor can read them.
+    /// monitor can read them. What shows all tenants' traffic is the operator's.
     ///
     /// # Errors
     /// The path is guarded, and the headers have no known key.
@@ -91,9 +101,34 @@ impl Keys {
             ["/v1", "/api", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
                 path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             });
-        if self.0.is_empty() || !guarded || path == "/api/version" {
+        if path.starts_with("/debug/") {
+            return self.operator(headers);
+        }
+        if self.keys.is_empty() || !guarded || path == "/api/version" {
             return Ok(Tenant::ONLY);
         }
+        self.known(headers)
+    }
+
+    /// Whether these are the operator's headers: they have the operator's key or, where the server has neither that nor
+    /// several tenants, any key that opens it.
+    fn operator(&self, headers: &HeaderMap) -> Result<Tenant, ApiError> {
+        if let Some(operator) = &self.operator {
+            let keys = Keys { keys: vec![(operator.clone(), Tenant::ONLY)], operator: None };
+            return keys.known(headers);
+        }
+        if self.keys.is_empty() {
+            return Ok(Tenant::ONLY);
+        }
+        let tenant = self.known(headers)?;
+        if self.keys.iter().any(|(_, other)| *other != tenant) {
+            return Err(ApiError::no_operator());
+        }
+        Ok(tenant)
+    }
+
+    /// The tenant whose key these headers have.
+    fn known(&self, headers: &HeaderMap) -> Result<Tenant, ApiError> {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = text(header::AUTHORIZATION).map(|value| {
             let (scheme, given) = value.split_once(' ').unwrap_or((value, ""));
@@ -108,7 +143,7 @@ impl Keys {
         }
         // All keys are compared, so that the time does not reveal which one was nearly right.
         let known = |given: &str| {
-            self.0.iter().fold(
+            self.keys.iter().fold(
                 None,
                 |known, (key, tenant)| {
                     if same(key, given) { Some(*tenant) } else { known }
@@ -184,6 +219,33 @@ mod tests {
             headers.extend(key.map(|v| (API_KEY, v.parse().unwrap())));
             let given = keys.tenant("/v1/messages", &headers);
             assert_eq!(given.is_ok(), open, "{key:?} {bearer:?}");
+        }
+    }
+
+    #[test]
+    fn what_shows_all_tenants_is_the_operators() {
+        let keys = |given: &[&str], one_tenant: bool, operator: Option<&str>| {
+            let given: Vec<String> = given.iter().map(|key| (*key).to_owned()).collect();
+            Keys::new(&given, one_tenant).with_operator(operator.map(str::to_owned))
+        };
+        let status = |keys: &Keys, key: Option<&str>| {
+            let value = key.map(|key| format!("Bearer {key}"));
+            let answer = keys.tenant("/debug/steps", &headers(value.as_deref()));
+            answer.map_or_else(|refused| refused.status.as_u16(), |_| 200)
+        };
+        let (one, two) = (&["a"][..], &["a", "b"][..]);
+        for (given, one_tenant, operator, key, want) in [
+            (&[][..], false, None, None, 200),
+            (one, false, None, None, 401),
+            (one, false, None, Some("a"), 200),
+            (two, false, None, Some("a"), 403),
+            (two, true, None, Some("b"), 200),
+            (two, false, Some("root"), Some("a"), 401),
+            (two, false, Some("root"), Some("root"), 200),
+            (&[][..], false, Some("root"), None, 401),
+        ] {
+            let keys = keys(given, one_tenant, operator);
+            assert_eq!(status(&keys, key), want, "{given:?} {one_tenant} {operator:?} {key:?}");
         }
     }
 

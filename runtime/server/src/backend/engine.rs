@@ -1,6 +1,6 @@
 //! The real backend: requests go to the engine's thread, its events come back as they are.
 
-use ossmith::{EngineHandle, EngineMetrics};
+use ossmith::{EngineHandle, EngineMetrics, StepRecord};
 
 use super::{GenerationBackend, GenerationRequest, GenerationStream};
 
@@ -25,6 +25,10 @@ impl GenerationBackend for EngineBackend {
 
     fn metrics(&self) -> EngineMetrics {
         self.handle.metrics()
+    }
+
+    fn recent_steps(&self, count: usize) -> Vec<StepRecord> {
+        self.handle.recent_steps(count)
     }
 
     fn failure(&self) -> Option<String> {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use futures_core::Stream;
-use ossmith::{EngineMetrics, Request, TokenEvent};
+use ossmith::{EngineMetrics, Request, StepRecord, TokenEvent};
 
 use crate::error::ApiError;
 pub use engine::EngineBackend;
@@ -43,6 +43,9 @@ pub trait GenerationBackend: Send + Sync {
 
     /// What it has done and is doing.
     fn metrics(&self) -> EngineMetrics;
+
+    /// The last `count` steps, oldest first, as far as they are kept.
+    fn recent_steps(&self, count: usize) -> Vec<StepRecord>;
 
     /// Why it cannot generate any more; `None` while it can.
     fn failure(&self) -> Option<String>;

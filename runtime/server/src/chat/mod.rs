@@ -6,7 +6,6 @@ mod message;
 pub(crate) mod request;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -14,6 +13,7 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 
 use crate::answer::ResponseWriter;
+use crate::clock;
 use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
@@ -30,7 +30,7 @@ pub(crate) async fn handle(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let request_id = id.clone();
     let read =
         move |app: &AppState, body: &Map<String, Value>| ChatRequest::read(app, &request_id, body);

@@ -7,13 +7,13 @@ mod request;
 mod text;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 
 use crate::answer::ResponseWriter;
+use crate::clock;
 use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
@@ -28,7 +28,7 @@ pub(crate) async fn handle(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let read = move |app: &AppState, body: &_| CompletionRequest::read(app, &id, body);
     let mut request = body.read(&app, read).await?;
     request.compile(&app.compiler, tenant, app.config.timeout).await?;

@@ -1,7 +1,6 @@
 //! `POST /inference/v1/generate`: token ids in, token ids out, for programs that bring their own tokenizer.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -9,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState, ResponseWriter};
+use crate::clock;
 use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::fields::Fields;
@@ -30,7 +30,7 @@ pub(crate) async fn handle(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let read = move |app: &AppState, body: &_| RawRequest::read(app, &id, body);
     let RawRequest { prompt, generation, options } = body.read(&app, read).await?;
     let requests = (0..generation.n).map(|choice| generation.request(&prompt, None, choice));

@@ -8,13 +8,13 @@ mod tools;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::clock;
 use crate::error::{Result, json_body};
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
@@ -32,7 +32,7 @@ pub(crate) async fn create(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let request_id = id.clone();
     let read = move |app: &AppState, body: &Map<String, Value>| {
         MessagesRequest::read(app, tenant, &request_id, body)

@@ -1,6 +1,7 @@
 //! What `/metrics` shows: vLLM's names, so that dashboards and load generators made for it work, and a few of our own. The
-//! server counts what it sees of each generation; what the engine counts comes from the engine.
+//! server counts what it sees of each generation and of each HTTP request; what the engine counts comes from the engine.
 
+mod http;
 mod prometheus;
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ossmith::{EngineMetrics, Histogram, PAGE_TOKENS};
 
+use http::HttpCounts;
+pub(crate) use http::NO_ROUTE;
 use prometheus::{Exposition, counter, gauge};
 
 const FIRST_TOKEN_BOUNDS: &[f64] = &[
@@ -38,6 +41,13 @@ pub(crate) enum Outcome {
     Error,
 }
 
+impl Outcome {
+    /// The value of the label.
+    pub(crate) fn name(self) -> &'static str {
+        OUTCOMES[self as usize]
+    }
+}
+
 const OUTCOMES: [&str; 4] = ["stop", "length", "abort", "error"];
 
 /// All that the server counts.
@@ -52,6 +62,7 @@ pub(crate) struct Counts {
     pub(crate) cached_tokens: u64,
     outcomes: [u64; 4],
     repairs: BTreeMap<&'static str, u64>,
+    pub(crate) http: HttpCounts,
     /// From arrival to the first token.
     pub(crate) first_token_seconds: Histogram,
     pub(crate) inter_token_seconds: Histogram,
@@ -88,6 +99,7 @@ impl Metrics {
             cached_tokens: 0,
             outcomes: [0; 4],
             repairs: BTreeMap::new(),
+            http: HttpCounts::default(),
             first_token_seconds: Histogram::new(FIRST_TOKEN_BOUNDS),
             inter_token_seconds: inter_token(),
             per_token_seconds: inter_token(),
@@ -130,6 +142,7 @@ impl Metrics {
             engine_gauges(&mut out, engine);
             counters(&mut out, counts, engine);
             histograms(&mut out, counts, engine);
+            counts.http.write(&mut out);
             let startup = startup.iter().map(|(phase, seconds)| (phase.as_str(), *seconds));
             let help = "Seconds that each phase of starting took.";
             out.labelled(gauge("ossmith:startup_seconds", help), "phase", startup);
@@ -152,6 +165,14 @@ fn engine_gauges(out: &mut Exposition, engine: &EngineMetrics) {
     ] {
         out.value(gauge(name, help), value);
     }
+    let pages = [
+        ("used", engine.pages_used),
+        ("cached", engine.pages_cached),
+        ("free", engine.pages_total.saturating_sub(engine.pages_used + engine.pages_cached)),
+    ];
+    let help = "Pages of the cache: used by requests, kept for prefixes, and free.";
+    let pages = pages.map(|(state, count)| (state, count as f64));
+    out.labelled(gauge("ossmith:pages", help), "state", pages);
     let pages = engine.pages_total;
     let info = format!("block_size=\"{PAGE_TOKENS}\",num_gpu_blocks=\"{pages}\"");
     out.info(gauge("vllm:cache_config_info", "The cache."), &info);
@@ -198,6 +219,27 @@ fn counters(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
     ] {
         out.value(counter(name, help), value as f64);
     }
+    let (busy, idle) = (engine.device_busy_seconds, engine.device_idle_seconds);
+    for (name, help, value) in [
+        ("ossmith:device_busy_seconds_total", "Time that the device computed.", busy),
+        ("ossmith:device_idle_seconds_total", "Time that the device waited between steps.", idle),
+        ("ossmith:engine_requests_total", "Requests that the engine took.", engine.requests as f64),
+        (
+            "ossmith:engine_prompt_tokens_total",
+            "Prompt tokens of samples that started.",
+            engine.prompt_tokens as f64,
+        ),
+        (
+            "ossmith:engine_generated_tokens_total",
+            "Tokens that the engine generated, read or not.",
+            engine.generated_tokens as f64,
+        ),
+    ] {
+        out.value(counter(name, help), value);
+    }
+    let finished = OUTCOMES.into_iter().zip(engine.finished.iter().map(|&count| count as f64));
+    let metric = counter("ossmith:engine_finished_total", "Samples that ended in the engine.");
+    out.labelled(metric, "reason", finished);
     let outcomes = OUTCOMES.into_iter().zip(counts.outcomes.iter().map(|&count| count as f64));
     let success = counter("vllm:request_success_total", "Finished generations.");
     out.labelled(success, "finished_reason", outcomes);
@@ -250,5 +292,8 @@ fn histograms(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
         ("vllm:iteration_tokens_total", "Tokens per step.", &engine.step_tokens),
     ] {
         out.histogram(name, help, histogram);
+    }
+    for (name, help, histogram) in engine.histograms() {
+        out.histogram(&format!("ossmith:engine_{name}"), help, histogram);
     }
 }

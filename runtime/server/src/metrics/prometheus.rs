@@ -6,17 +6,17 @@ use ossmith::Histogram;
 
 /// What a metric is: its value type, its name and its help text.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Metric {
+pub(super) struct Metric<'a> {
     pub(super) kind: &'static str,
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
+    pub(super) name: &'a str,
+    pub(super) help: &'a str,
 }
 
-pub(super) const fn counter(name: &'static str, help: &'static str) -> Metric {
+pub(super) const fn counter<'a>(name: &'a str, help: &'a str) -> Metric<'a> {
     Metric { kind: "counter", name, help }
 }
 
-pub(super) const fn gauge(name: &'static str, help: &'static str) -> Metric {
+pub(super) const fn gauge<'a>(name: &'a str, help: &'a str) -> Metric<'a> {
     Metric { kind: "gauge", name, help }
 }
 
@@ -40,7 +40,7 @@ impl Exposition {
     }
 
     /// A metric with one value.
-    pub(super) fn value(&mut self, metric: Metric, value: f64) {
+    pub(super) fn value(&mut self, metric: Metric<'_>, value: f64) {
         self.head(metric);
         self.line(metric.name, value);
     }
@@ -48,7 +48,7 @@ impl Exposition {
     /// A metric with one value for each value of a label.
     pub(super) fn labelled<'a>(
         &mut self,
-        metric: Metric,
+        metric: Metric<'_>,
         label: &str,
         values: impl IntoIterator<Item = (&'a str, f64)>,
     ) {
@@ -60,32 +60,54 @@ impl Exposition {
     }
 
     /// A metric whose labels are the information and whose value is 1.
-    pub(super) fn info(&mut self, metric: Metric, info: &str) {
+    pub(super) fn info(&mut self, metric: Metric<'_>, info: &str) {
         self.head(metric);
         let _ = writeln!(self.text, "{}{{{},{info}}} 1", metric.name, self.labels);
     }
 
-    pub(super) fn histogram(
+    /// A metric with one value for each of these sets of labels.
+    pub(super) fn with_labels(
         &mut self,
-        name: &'static str,
-        help: &'static str,
-        histogram: &Histogram,
+        metric: Metric<'_>,
+        values: impl IntoIterator<Item = (String, f64)>,
+    ) {
+        self.head(metric);
+        for (of, value) in values {
+            let (name, labels) = (metric.name, &self.labels);
+            let _ = writeln!(self.text, "{name}{{{labels},{of}}} {value}");
+        }
+    }
+
+    pub(super) fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.histograms(name, help, [(String::new(), histogram)]);
+    }
+
+    /// A histogram for each of these sets of labels.
+    pub(super) fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        histograms: impl IntoIterator<Item = (String, &'a Histogram)>,
     ) {
         self.head(Metric { kind: "histogram", name, help });
-        let (text, labels) = (&mut self.text, &self.labels);
-        let mut total = 0;
-        for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
-            total += count;
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound:?}\"}} {total}");
+        for (more, histogram) in histograms {
+            let comma = if more.is_empty() { "" } else { "," };
+            let labels = format!("{}{comma}{more}", self.labels);
+            let text = &mut self.text;
+            let mut total = 0;
+            for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
+                total += count;
+                let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound:?}\"}} {total}");
+            }
+            total += histogram.counts.get(histogram.bounds.len()).copied().unwrap_or(0);
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {total}");
+            let _ = writeln!(text, "{name}_count{{{labels}}} {total}");
+            let _ = writeln!(text, "{name}_sum{{{labels}}} {}", histogram.sum);
         }
-        total += histogram.counts.get(histogram.bounds.len()).copied().unwrap_or(0);
-        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {total}");
-        let _ = writeln!(text, "{name}_count{{{labels}}} {total}");
-        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", histogram.sum);
     }
 
     /// The two lines that come before a metric's values.
-    fn head(&mut self, Metric { kind, name, help }: Metric) {
+    fn head(&mut self, Metric { kind, name, help }: Metric<'_>) {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 

@@ -6,13 +6,13 @@ mod request;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
+use crate::clock;
 use crate::error::{Result, json_body};
 use crate::extract::RequestBody;
 use crate::ids::RequestId;
@@ -49,7 +49,7 @@ async fn answer(
     form: Form,
     read: fn(&AppState, &Map<String, Value>) -> Result<OllamaRequest>,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let OllamaRequest { model, stream, task } = body.read(&app, read).await?;
     let (mut turn, thinking) = match task {
         // The model is loaded as long as the server runs.

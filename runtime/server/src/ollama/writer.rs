@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::calendar::rfc3339;
+use crate::clock;
 use crate::error::{ApiError, Result};
 use crate::error_form;
 use crate::generation::GenerationEvent;
@@ -131,7 +132,7 @@ impl LineWriter {
     /// Reads an event of the generation. True if the answer ends with it.
     pub(super) fn read(&mut self, event: GenerationEvent) -> Result<bool> {
         if let GenerationEvent::Token(token) = &event {
-            self.first_token.get_or_insert_with(Instant::now);
+            self.first_token.get_or_insert_with(clock::now);
             let entry = |logprobs| chat_entry(token.id, logprobs, false);
             self.news.logprobs.extend(token.logprobs.as_ref().map(entry));
         }
@@ -175,7 +176,7 @@ impl LineWriter {
         let news = std::mem::take(&mut self.news);
         let mut line = line(self.form, &self.model, news);
         let usage = self.reader.usage;
-        let now = Instant::now();
+        let now = clock::now();
         let first = self.first_token.unwrap_or(now);
         let nanos =
             |from: Instant, to: Instant| to.saturating_duration_since(from).as_nanos() as u64;

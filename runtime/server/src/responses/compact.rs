@@ -2,7 +2,6 @@
 //! request sends both back in place of the conversation.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -12,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::items;
 use super::object::usage_json;
 use super::prompt::{PromptInput, UNSUPPORTED};
+use crate::clock;
 use crate::error::{ApiError, Result, json_body};
 use crate::extract::RequestBody;
 use crate::fields::Fields;
@@ -63,7 +63,7 @@ pub(crate) async fn compact(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<impl IntoResponse> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let request = body.read(&app, move |app, body| read(app, tenant, body)).await?;
     let CompactRequest { mut turn, kept: mut output, ignored_items } = request;
     turn.compile(&app.compiler, tenant, app.config.timeout).await?;

@@ -13,13 +13,13 @@ mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::clock;
 use crate::conversations;
 use crate::error::{ApiError, Result, json_body, json_text};
 use crate::extract::{PathName, RequestBody};
@@ -40,7 +40,7 @@ pub(crate) async fn create(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let mut request = body.read(&app, move |app, body| request::read(app, tenant, body)).await?;
     request.turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if app.config.log_prompts {

@@ -1,14 +1,15 @@
 //! The state of the server: health, version, load, metrics.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::error::{ApiError, json_body};
+use crate::error::{ApiError, Result, json_body};
 use crate::state::AppState;
 
 /// 200 with an empty body while the engine runs. The server listens only once the weights are loaded.
@@ -35,6 +36,27 @@ pub(crate) async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoRespon
     let dropped = config.dropped_log_lines.load(Ordering::Relaxed);
     let text = app.metrics.text(config.name(), &app.backend.metrics(), &config.startup, dropped);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+/// Steps of the engine that are shown unless a number is given, and at most.
+const SHOWN_STEPS: usize = 64;
+const MOST_STEPS: usize = 512;
+
+/// What the last steps did and who took part, also after the engine has failed. For operators: it shows all tenants' traffic, as
+/// numbers.
+pub(crate) async fn steps(
+    State(app): State<Arc<AppState>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<impl IntoResponse> {
+    let count = match query.get("count") {
+        None => SHOWN_STEPS,
+        Some(count) => match count.parse::<usize>() {
+            Ok(count) if (1..=MOST_STEPS).contains(&count) => count,
+            _ => return Err(ApiError::bad("count", "`count` is not a number from 1 to 512")),
+        },
+    };
+    let data = app.backend.recent_steps(count);
+    Ok(json_body(&json!({"object": "list", "data": data, "failure": app.backend.failure()})))
 }
 
 /// Load generators call it between runs, so that each begins with an empty cache.

@@ -15,6 +15,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::clock;
 use crate::config::StoreLimits;
 use crate::tenant::Tenant;
 
@@ -148,12 +149,12 @@ impl Store {
 
     fn keep(&self, name: Name, entry: Entry) {
         let mut stored = self.lock();
-        stored.insert(name, Stored { entry, used: Instant::now() });
+        stored.insert(name, Stored { entry, used: clock::now() });
         self.evict(&mut stored);
     }
 
     fn evict(&self, stored: &mut HashMap<Name, Stored>) {
-        stored.retain(|_, one| one.used.elapsed() < self.limits.lifetime);
+        stored.retain(|_, one| clock::since(one.used) < self.limits.lifetime);
         let mut shares: HashMap<Tenant, Share> = HashMap::new();
         for ((tenant, _), one) in stored.iter() {
             let share = shares.entry(*tenant).or_default();
@@ -241,11 +242,11 @@ impl TenantStore<'_> {
     pub(crate) fn get(&self, id: &str) -> Option<Entry> {
         let (name, mut stored) = (self.name(id), self.store.lock());
         let one = stored.get_mut(&name)?;
-        if one.used.elapsed() >= self.store.limits.lifetime {
+        if clock::since(one.used) >= self.store.limits.lifetime {
             stored.remove(&name);
             return None;
         }
-        one.used = Instant::now();
+        one.used = clock::now();
         Some(one.entry.clone())
     }
 
@@ -262,7 +263,7 @@ impl TenantStore<'_> {
         }
         let (stored, lifetime) = (self.store.lock(), self.store.limits.lifetime);
         let own = stored.iter().filter(|((of, _), _)| *of == self.tenant).map(|(_, one)| one);
-        let live = own.filter(|one| one.used.elapsed() < lifetime);
+        let live = own.filter(|one| clock::since(one.used) < lifetime);
         let mut entries: Vec<(Instant, Entry)> =
             live.map(|one| (one.used, one.entry.clone())).collect();
         drop(stored);

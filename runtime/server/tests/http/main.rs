@@ -12,6 +12,7 @@ mod messages;
 mod mounted;
 mod ollama;
 mod openapi;
+mod operators;
 mod raw;
 mod refusals;
 mod replayed;
