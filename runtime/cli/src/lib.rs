@@ -26,6 +26,8 @@ mod schedule;
 mod tensors;
 mod today;
 mod tokens;
+#[cfg(feature = "traces")]
+mod traces;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -35,7 +37,9 @@ use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use ossmith::Checkpoint;
 use ossmith_plan::Model;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 pub use again::start_again_with;
 
@@ -57,6 +61,8 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
     let outcome = execute(command);
     log::flush();
+    #[cfg(feature = "traces")]
+    traces::flush();
     match outcome {
         Ok(()) if interrupt::requested() => interrupt::EXIT_CODE,
         Ok(()) => 0,
@@ -100,8 +106,12 @@ fn execute(command: commands::Command) -> anyhow::Result<()> {
         })?;
     let colours = std::io::stderr().is_terminal();
     let lines = log::start().context("cannot start the log")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    log.with_writer(move || lines.clone()).init();
+    let log = tracing_subscriber::fmt::layer().with_ansi(colours);
+    let log = log.with_writer(move || lines.clone()).with_filter(filter);
+    let subscriber = tracing_subscriber::registry().with(log);
+    #[cfg(feature = "traces")]
+    let subscriber = subscriber.with(traces::layer()?);
+    subscriber.init();
     ossmith::unstable::end_on_lost_pages();
     interrupt::install()?;
     command.run()

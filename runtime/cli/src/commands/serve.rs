@@ -2,17 +2,17 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{LineWriter, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use ossmith::{Device, EngineHandle, Limits, PAGE_TOKENS, Policy};
 use ossmith_plan::{Model, ModelSpec};
-use ossmith_server::{Config, EngineBackend, StoreLimits};
+use ossmith_server::{ArrivalSink, Config, EngineBackend, StoreLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -76,6 +76,11 @@ pub(crate) struct Args {
     /// All keys are of one trust domain: each may read what another has stored, and prompts share one cache.
     #[arg(long)]
     one_tenant: bool,
+
+    /// Key that opens /debug, which shows the traffic of all keys, as numbers [default: OSSMITH_OPERATOR_KEY, if set; else any
+    /// key does, if there is one tenant].
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
+    operator_key: Option<String>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -179,6 +184,11 @@ struct HttpArgs {
     #[arg(long)]
     log_prompts: bool,
 
+    /// Write to a file when each generation came and how long prompt and answer were, without a word of them, one line of JSON
+    /// each; `bench serve --replay` sends the same load again.
+    #[arg(long, value_name = "FILE")]
+    record_arrivals: Option<PathBuf>,
+
     /// Also answer what load generators call: /reset_prefix_cache, and /start_profile and /stop_profile, which do nothing.
     #[arg(long)]
     development: bool,
@@ -202,6 +212,7 @@ impl Args {
             .enable_all()
             .build()
             .context("cannot start the server's threads")?;
+        let recording = self.http.record_arrivals.as_deref().map(record_to).transpose()?;
         // A taken port shows now, not after the weights are loaded.
         runtime.block_on(self.listen())?;
         let start = Instant::now();
@@ -224,7 +235,8 @@ impl Args {
         let backend = engine.describe();
         let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
-        let config = self.config(chosen.model, keys, startup);
+        let mut config = self.config(chosen.model, keys, startup);
+        config.arrivals = recording;
         let name = config.name().to_owned();
         runtime.block_on(async {
             let listener = self.listen().await?;
@@ -325,6 +337,7 @@ impl Args {
             min_priority: limits.min_priority,
             keys,
             one_tenant: self.one_tenant,
+            operator_key: self.operator_key.clone().or_else(operator_key_of_environment),
             body_bytes: limits.max_body_bytes,
             bodies_bytes: limits.max_bodies_bytes.max(limits.max_body_bytes),
             body_timeout: (limits.body_timeout > 0).then(|| seconds(limits.body_timeout)),
@@ -385,6 +398,29 @@ fn log_panics() {
 /// An empty secret counts as none.
 fn seal_key_of_environment() -> Option<String> {
     std::env::var("OSSMITH_SEAL_KEY").ok().filter(|secret| !secret.trim().is_empty())
+}
+
+/// The operator's key in the environment; an empty one counts as none.
+fn operator_key_of_environment() -> Option<String> {
+    std::env::var("OSSMITH_OPERATOR_KEY").ok().filter(|key| !key.trim().is_empty())
+}
+
+/// Writes what arrives to a file, one line of JSON each. A line that cannot be written is dropped, and the first is logged.
+fn record_to(path: &Path) -> anyhow::Result<ArrivalSink> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let file = Mutex::new((LineWriter::new(file), false));
+    let path = path.to_owned();
+    Ok(ArrivalSink::new(move |arrival| {
+        let mut locked = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let (file, failed) = &mut *locked;
+        // Numbers and our own words always serialise.
+        let line = serde_json::to_string(arrival).unwrap_or_default();
+        if let Err(why) = writeln!(file, "{line}")
+            && !std::mem::replace(failed, true)
+        {
+            tracing::error!(path = %path.display(), %why, "arrivals can no longer be recorded");
+        }
+    }))
 }
 
 /// The key in the environment. One that no client could send must not leave the server open.

@@ -9,6 +9,7 @@ mod common;
 mod fit;
 mod hub;
 mod nano;
+mod operators;
 mod results;
 mod schedules;
 mod serve;

@@ -8,18 +8,18 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use serde_json::{Value, json};
 
 /// A server on a free port of this machine.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Server {
-    fn start(extra: &[&str]) -> Server {
+    pub(crate) fn start(extra: &[&str]) -> Server {
         Server::start_with(extra, Stdio::inherit(), "warn")
     }
 
-    fn start_with(extra: &[&str], stderr: Stdio, level: &str) -> Server {
+    pub(crate) fn start_with(extra: &[&str], stderr: Stdio, level: &str) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ossmith"))
             .args(["serve", "--backend", "cpu", "--port", "0"])
             .args(if extra.contains(&"--max-model-len") {
@@ -45,7 +45,7 @@ impl Server {
     }
 
     /// Status and body of one request.
-    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+    pub(crate) fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         write!(
@@ -59,7 +59,7 @@ impl Server {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let (status, text) = self.ask("POST", path, "", &body.to_string());
         (status, serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}")))
     }
@@ -83,7 +83,7 @@ impl Server {
     }
 
     /// Asks it to stop, and gives its exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap().code()

@@ -2,6 +2,7 @@
 //! the same name. `client` makes one request and takes its times, `stats` turns times into figures.
 
 mod client;
+mod replay;
 mod stats;
 mod sweep;
 
@@ -19,6 +20,7 @@ use crate::commands::table;
 use crate::failure::fail;
 use crate::output;
 use client::{Target, Timed};
+use replay::Planned;
 pub(crate) use sweep::SweepArgs;
 
 /// Which API is asked.
@@ -76,6 +78,11 @@ pub(crate) struct Args {
     /// Requests in all.
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     num_prompts: u32,
+
+    /// Send the load that a server recorded with --record-arrivals: as many requests, at the same times, with prompts and
+    /// answers of the same lengths.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["random_input_len", "random_output_len", "num_prompts", "request_rate", "burstiness", "max_concurrency"])]
+    replay: Option<PathBuf>,
 
     /// Requests per second, from 0.000001; inf sends all at once.
     #[arg(long, default_value_t = f64::INFINITY, value_name = "X")]
@@ -172,14 +179,41 @@ impl Args {
     fn measure(&self) -> anyhow::Result<Value> {
         let bounds = stats::bounds(&self.goodput)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let (model, runs, duration) = runtime.block_on(self.load())?;
+        let plan = self.plan()?;
+        let (model, runs, duration) = runtime.block_on(self.load(&plan))?;
+        let (runs, late): (Vec<Timed>, Vec<Duration>) = runs.into_iter().unzip();
         let mut report = stats::report(&runs, duration, &self.metric_percentiles, &bounds);
-        self.describe(&model, &mut report);
+        self.describe(&model, plan.len(), &mut report);
+        if let Some(file) = &self.replay {
+            report["replay"] = replay::report(file, &late);
+        }
         Ok(report)
     }
 
-    /// Sends all requests, and waits for their answers.
-    async fn load(&self) -> anyhow::Result<(String, Vec<Timed>, f64)> {
+    /// The requests of a recording, or random arrivals of requests of one length.
+    fn plan(&self) -> anyhow::Result<Vec<Planned>> {
+        if let Some(file) = &self.replay {
+            return replay::read(file);
+        }
+        let (input_tokens, output_tokens) = (self.random_input_len, self.random_output_len);
+        let mut random = Random(self.seed);
+        let mut due = Duration::ZERO;
+        let next = |_| {
+            let planned = Planned { due, input_tokens, output_tokens };
+            if self.request_rate.is_finite() {
+                let gap = random.gamma(self.burstiness, 1.0 / self.request_rate);
+                due += Duration::from_secs_f64(gap);
+            }
+            planned
+        };
+        Ok((0..self.num_prompts).map(next).collect())
+    }
+
+    /// Sends all requests, and waits for their answers; also returns how long after its time each was sent.
+    async fn load(
+        &self,
+        plan: &[Planned],
+    ) -> anyhow::Result<(String, Vec<(Timed, Duration)>, f64)> {
         let base =
             self.base_url.clone().unwrap_or_else(|| format!("http://{}:{}", self.host, self.port));
         let key = self.api_key.clone().or_else(|| std::env::var("OPENAI_API_KEY").ok());
@@ -191,23 +225,23 @@ impl Args {
         let permits = Arc::new(Semaphore::new(
             self.max_concurrency.map_or(Semaphore::MAX_PERMITS, |max| max as usize),
         ));
-        let mut random = Random(self.seed);
+        // Arrivals and prompts have numbers of their own, so that the same prompts come at any rate.
+        let mut random = Random(self.seed.wrapping_add(1));
         let start = Instant::now();
-        let mut due = Duration::ZERO;
         let mut tasks = Vec::new();
-        for number in 0..self.num_prompts {
-            let (path, body) = self.request(&model, number, &mut random);
-            if self.request_rate.is_finite() {
-                tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
-                let gap = random.gamma(self.burstiness, 1.0 / self.request_rate);
-                due += Duration::from_secs_f64(gap);
+        for (number, planned) in (0..).zip(plan) {
+            let (path, body) = self.request(&model, number, planned, &mut random);
+            let wait = planned.due.saturating_sub(start.elapsed());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
             }
+            let late = start.elapsed().saturating_sub(planned.due);
             let (target, permits) = (Arc::clone(&target), Arc::clone(&permits));
-            let input = self.random_input_len as usize;
+            let input = planned.input_tokens as usize;
             tasks.push(tokio::spawn(async move {
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
-                target.stream(&path, &body, input).await
+                (target.stream(&path, &body, input).await, late)
             }));
         }
         let mut runs = Vec::with_capacity(tasks.len());
@@ -217,10 +251,16 @@ impl Args {
         Ok((model, runs, start.elapsed().as_secs_f64()))
     }
 
-    fn request(&self, model: &str, number: u32, random: &mut Random) -> (String, String) {
+    fn request(
+        &self,
+        model: &str,
+        number: u32,
+        planned: &Planned,
+        random: &mut Random,
+    ) -> (String, String) {
         // Ordinary tokens only; the first one tells prompts apart, so that no prefix is shared.
         let mut ids: Vec<u32> =
-            (0..self.random_input_len).map(|_| 1000 + random.below(190_000) as u32).collect();
+            (0..planned.input_tokens).map(|_| 1000 + random.below(190_000) as u32).collect();
         ids[0] = 1000 + number % 190_000;
         let mut body = json!({
             "model": model, "stream": true, "stream_options": {"include_usage": true}, "repetition_penalty": 1.0,
@@ -228,17 +268,18 @@ impl Args {
         let path = match self.backend {
             Backend::Vllm => {
                 body["prompt"] = json!(ids);
-                body["max_tokens"] = self.random_output_len.into();
+                body["max_tokens"] = planned.output_tokens.into();
                 "/v1/completions"
             }
             Backend::OpenaiChat => {
                 let text = ossmith_harmony::decode_lossy(&ids).unwrap_or_default();
                 body["messages"] = json!([{"role": "user", "content": text}]);
-                body["max_completion_tokens"] = self.random_output_len.into();
+                body["max_completion_tokens"] = planned.output_tokens.into();
                 "/v1/chat/completions"
             }
         };
-        if self.ignore_eos {
+        // A recorded answer has the length that it had, whatever this model would say.
+        if self.ignore_eos || self.replay.is_some() {
             body["ignore_eos"] = true.into();
         }
         if let Some(temperature) = self.temperature {
@@ -247,7 +288,7 @@ impl Args {
         (self.endpoint.clone().unwrap_or_else(|| path.to_owned()), body.to_string())
     }
 
-    fn describe(&self, model: &str, report: &mut Value) {
+    fn describe(&self, model: &str, requests: usize, report: &mut Value) {
         let finite = |value: f64| if value.is_finite() { json!(value) } else { json!("inf") };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let backend = match self.backend {
@@ -261,7 +302,7 @@ impl Args {
             ("label", Value::Null),
             ("model_id", json!(model)),
             ("tokenizer_id", json!("o200k_harmony")),
-            ("num_prompts", json!(self.num_prompts)),
+            ("num_prompts", json!(requests)),
             ("request_rate", finite(self.request_rate)),
             ("burstiness", json!(self.burstiness)),
             ("max_concurrency", json!(self.max_concurrency)),

@@ -205,6 +205,7 @@ impl SweepArgs {
             random_input_len: input,
             random_output_len: output,
             num_prompts: self.rounds.saturating_mul(concurrency),
+            replay: None,
             request_rate: f64::INFINITY,
             burstiness: 1.0,
             max_concurrency: Some(concurrency),
