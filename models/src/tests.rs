@@ -250,7 +250,7 @@ fn predictions_follow_bytes_flops_and_geometry() {
 /// values for the experts.
 #[test]
 fn the_bytes_of_a_step_are_those_of_the_published_dimensions() {
-    use ossmith_plan::{Regime, StepShape};
+    use ossmith_plan::StepShape;
     let model = GPT_OSS_20B.on((9, 0));
     // Of one layer: a matrix of 5,120 rows, its bias and a norm; then a matrix of 2,880 rows of 4,096, its bias, a norm, and
     // the router's 32 rows and biases; and a sink for each query head.
@@ -265,21 +265,24 @@ fn the_bytes_of_a_step_are_those_of_the_published_dimensions() {
     let head = 201_088 * 2_880 * 2 + 2_880 * 2;
     let decode = |tokens: usize| StepShape::decode(&model, tokens, 1_024);
     for (regime, shape, experts, full_keys, sliding_keys) in [
-        (Regime::Decode, decode(1), 4.0, 1_024, 128),
+        ("decode", decode(1), 4.0, 1_024, 128),
         // Each sequence reads its own keys; 16 tokens miss an expert with (28/32)^16.
-        (Regime::Batched, decode(16), 32.0 * (1.0 - 0.875_f64.powi(16)), 16 * 1_024, 16 * 128),
+        ("batched", decode(16), 32.0 * (1.0 - 0.875_f64.powi(16)), 16 * 1_024, 16 * 128),
         // A prompt's tokens see 256 keys on average and 255 more together.
-        (Regime::Prefill, StepShape::prompt(&model, 512, 0), 32.0, 256 + 255, 128 + 255),
+        ("prefill", StepShape::prompt(&model, 512, 0), 32.0, 256 + 255, 128 + 255),
     ] {
         let schedule = model.schedule(shape.tokens);
-        assert_eq!(schedule.regime, regime);
+        assert_eq!(schedule.regime.name(), regime);
         let experts_bytes = 24.0 * experts * expert as f64;
         let cache = 12 * (full_keys + sliding_keys) * of_key;
         let dense = 24 * (qkv + out + sinks) + head + shape.tokens * 2_880 * 2;
         let want = experts_bytes + cache as f64 + dense as f64;
         let cost = model.step_cost(schedule, &shape);
-        assert_eq!(cost.cache_bytes, cache as f64, "{regime:?}");
-        let error = (cost.bytes() - want).abs();
-        assert!(error < 100.0, "{regime:?}: {} bytes, by hand {want}", cost.bytes());
+        assert_eq!(cost.cache_bytes, cache as f64, "{regime}");
+        // Where a layer's last kernel applies the norm of the layer after it, that is counted for the last layer too: one
+        // norm more than there are.
+        let more = if regime == "decode" { 0.0 } else { 2_880.0 * 2.0 };
+        let error = (cost.bytes() - want - more).abs();
+        assert!(error < 1.0, "{regime}: {} bytes, by hand {want}", cost.bytes());
     }
 }

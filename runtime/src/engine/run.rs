@@ -31,7 +31,7 @@ pub(super) struct CollectedStep {
 #[derive(Debug)]
 pub(super) struct StepFailure {
     /// The plan, if it was not in flight.
-    plan: Option<StepPlan>,
+    plan: Option<Box<StepPlan>>,
     /// Whether it was refused before anything ran: the engine can then continue.
     refused: bool,
     reason: String,
@@ -63,10 +63,17 @@ impl Engine {
             match self.submit_plan(&plan) {
                 Ok(()) => plan.form = self.backend.step_form(),
                 Err(Error::InvalidStep { problem }) => {
-                    return Err(StepFailure { plan: Some(plan), refused: true, reason: problem });
+                    return Err(StepFailure {
+                        plan: Some(Box::new(plan)),
+                        refused: true,
+                        reason: problem,
+                    });
                 }
                 Err(error) => {
-                    return Err(StepFailure { plan: Some(plan), ..StepFailure::fatal(&error) });
+                    return Err(StepFailure {
+                        plan: Some(Box::new(plan)),
+                        ..StepFailure::fatal(&error)
+                    });
                 }
             }
             self.scheduler.metrics.steps += 1;
@@ -210,7 +217,7 @@ impl Engine {
         let events = match self.save_results(results) {
             Ok(events) => events,
             Err((mut events, failure)) => {
-                events.extend(self.fail(StepFailure { plan: Some(plan), ..failure }));
+                events.extend(self.fail(StepFailure { plan: Some(Box::new(plan)), ..failure }));
                 return events;
             }
         };
@@ -268,7 +275,7 @@ impl Engine {
         }
         tracing::error!(%reason, "the engine stops");
         // A step that was being submitted failed, or the oldest one in flight.
-        let plans = plan.iter().chain(&self.in_flight);
+        let plans = plan.iter().map(|plan| &**plan).chain(&self.in_flight);
         self.recorder.record_failure(plans, self.clock.now(), &reason);
         self.in_flight.clear();
         self.failure = Some(reason.clone());

@@ -40,7 +40,7 @@ pub(crate) async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoRespon
 
 /// Steps of the engine that are shown unless a number is given, and at most.
 const SHOWN_STEPS: usize = 64;
-const MOST_STEPS: usize = 512;
+const MAX_STEPS: usize = 512;
 
 /// What the last steps did and who took part, also after the engine has failed. For operators: it shows all tenants' traffic, as
 /// numbers.
@@ -51,7 +51,7 @@ pub(crate) async fn steps(
     let count = match query.get("count") {
         None => SHOWN_STEPS,
         Some(count) => match count.parse::<usize>() {
-            Ok(count) if (1..=MOST_STEPS).contains(&count) => count,
+            Ok(count) if (1..=MAX_STEPS).contains(&count) => count,
             _ => return Err(ApiError::bad("count", "`count` is not a number from 1 to 512")),
         },
     };

@@ -43,7 +43,7 @@ impl Random {
     }
 }
 
-/// What a client was told is stored.
+/// A response that a client knows to be stored.
 struct Known {
     key: usize,
     id: String,
@@ -154,7 +154,7 @@ impl World {
         self.known.iter().filter(|one| one.background).count()
     }
 
-    /// Draws what the model will write; returns its text, whether it fails, and whether it takes too long.
+    /// Decides what the model will write; returns its text, whether it fails, and whether it takes too long.
     fn script(&mut self) -> (String, bool, bool) {
         let words = 1 + self.random.below(12);
         let text: Vec<String> = (0..words).map(|_| format!("w{}", self.random.below(90))).collect();

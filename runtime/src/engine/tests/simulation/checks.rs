@@ -9,7 +9,7 @@ use crate::Error;
 use crate::backend::PAGE_TOKENS;
 
 /// Tokens that a mask may force at once in these runs.
-const MOST_FORCED: usize = 8;
+const MAX_FORCED: usize = 8;
 
 impl World {
     /// No page or sequence slot is lost, free twice, or used by two; no more requests are in than may be.
@@ -48,7 +48,7 @@ impl World {
         for (id, open) in &self.open {
             let (held, queued) = open.events.backlog();
             self.tally.held += u64::from(held);
-            let at_once = (1 + policy.draft_tokens).max(MOST_FORCED);
+            let at_once = (1 + policy.draft_tokens).max(MAX_FORCED);
             let in_flight = open.samples.len() * (2 + self.setup.pipeline_depth) * at_once;
             let most = policy.event_capacity + in_flight;
             if queued > most {

@@ -2,7 +2,7 @@
 //! and a clock that moves only when a step or a pause moves it. One thread does everything, so a seed decides every arrival,
 //! cancellation, slow reader, fault, deadline and restart, and the same seed gives the same run.
 //!
-//! [`setup`] draws what a run is like, [`world`] makes its moves, [`checks`] says what must hold after each of them.
+//! [`setup`] decides what a run is like, [`world`] makes its moves, [`checks`] says what must hold after each of them.
 //! `cargo xtask simulate` runs more seeds, or one with everything that happens in it.
 
 mod checks;

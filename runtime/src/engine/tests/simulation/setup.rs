@@ -40,7 +40,7 @@ pub(super) struct Odds {
 }
 
 impl Setup {
-    pub(super) fn draw(random: &mut Random) -> Setup {
+    pub(super) fn choose(random: &mut Random) -> Setup {
         let calm = random.once_in(4);
         let max_sequences = random.between(1, 5);
         let (max_step_tokens, pages, event_capacity) = match calm {

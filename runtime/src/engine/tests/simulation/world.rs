@@ -52,7 +52,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, plant: Option<Plant>, verbose: bool) -> World {
         let mut random = Random::new(seed);
-        let setup = Setup::draw(&mut random);
+        let setup = Setup::choose(&mut random);
         let clock = Clock::moved_by_hand();
         let fault = setup.fault(&mut random);
         let (handle, worker) = start(&setup, &clock, fault);
