@@ -29,6 +29,8 @@ pub struct PromptOptions {
     pub date: Option<String>,
     /// How much the model should reason; medium if absent.
     pub effort: Option<ReasoningEffort>,
+    /// Tools that the model knows from its training, declared in the system message.
+    pub built_in: Vec<ToolNamespace>,
     /// Function tools on offer.
     pub tools: Vec<Tool>,
     /// Function tools on offer in namespaces of their own.
@@ -292,11 +294,14 @@ impl Builder {
     }
 
     fn finish(self, options: &PromptOptions) -> Conversation {
-        let system = SystemContent {
+        let mut system = SystemContent {
             conversation_start_date: options.date.clone(),
             reasoning_effort: Some(options.effort.unwrap_or_default()),
             ..SystemContent::gpt_oss()
         };
+        for tools in &options.built_in {
+            system = system.with_tools(tools.clone());
+        }
         let mut messages = vec![Message::system(system)];
         let instructions = (!self.instructions.is_empty()).then(|| self.instructions.join("\n\n"));
         let has_tools = !options.tools.is_empty() || !options.namespaces.is_empty();

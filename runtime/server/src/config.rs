@@ -9,6 +9,7 @@ use ossmith::{EngineHandle, PAGE_TOKENS};
 use crate::arrivals::ArrivalSink;
 use crate::calendar;
 use crate::guide::GrammarHelper;
+use crate::tool_servers::{ToolLimits, ToolServer};
 
 /// What does not change while a server runs.
 #[derive(Clone, Debug)]
@@ -63,6 +64,10 @@ pub struct Config {
     pub stream_interval: usize,
     /// Tools of a type that this server does not run are refused; else they are left out, and a header of the answer names them.
     pub strict_tools: bool,
+    /// Servers whose tools requests to Responses may use; where there are any, the server needs a tokio runtime from its start.
+    pub tool_servers: Vec<ToolServer>,
+    /// What calls of those tools may take.
+    pub tool_limits: ToolLimits,
     /// The routes that load generators call exist: `/reset_prefix_cache`, and those for profiles, which do nothing.
     pub development: bool,
     /// Bounds of the stored responses.
@@ -127,6 +132,8 @@ impl Config {
             reasoning_content: false,
             stream_interval: 1,
             strict_tools: false,
+            tool_servers: Vec::new(),
+            tool_limits: ToolLimits::default(),
             development: false,
             store: StoreLimits::default(),
             seal_key: None,

@@ -208,6 +208,18 @@ impl ApiError {
         }
     }
 
+    /// 424: a tool server that the request needs does not answer.
+    pub fn tool_server(label: &str, why: &str) -> ApiError {
+        ApiError {
+            param: Some("tools".to_owned()),
+            code: Some("tool_server_unavailable"),
+            ..ApiError::new(
+                StatusCode::FAILED_DEPENDENCY,
+                format!("the tool server `{label}` does not list its tools: {why}"),
+            )
+        }
+    }
+
     /// 429: the queue is full.
     #[track_caller]
     pub fn overloaded(message: impl Into<Cow<'static, str>>) -> ApiError {

@@ -50,6 +50,7 @@ mod store;
 pub mod stub;
 mod tenant;
 mod tokens;
+mod tool_servers;
 mod turn;
 mod usage;
 
@@ -63,3 +64,4 @@ pub use guide::GrammarFuzzer;
 pub use guide::{GrammarHelper, Guide, MaskError, grammar_helper};
 pub use router::{api, router};
 pub use serve::serve;
+pub use tool_servers::{ToolLimits, ToolServer, ToolServerAddress};

@@ -19,6 +19,8 @@ use crate::generation::{Generation, GenerationEvent};
 
 /// Idle time after which a comment is sent, so that proxies do not close the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A comment, which readers of events pass over.
+pub(crate) const KEEP_ALIVE_COMMENT: &[u8] = b": keep-alive\n\n";
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 /// Most generation events that are written as one frame, if they are ready at once.
@@ -50,7 +52,7 @@ pub(crate) trait StreamWriter: Send + Unpin + 'static {
     }
     /// Something that clients pass over, on a connection that is idle.
     fn keep_alive(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b": keep-alive\n\n");
+        out.extend_from_slice(KEEP_ALIVE_COMMENT);
     }
     /// The media type of the body.
     fn content_type(&self) -> &'static str {

@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::seal::Sealer;
 use crate::store::Store;
 use crate::tenant::{Keys, Tenant};
+use crate::tool_servers::ToolServers;
 
 /// The state of a server.
 pub(crate) struct AppState {
@@ -26,6 +27,7 @@ pub(crate) struct AppState {
     pub(crate) keys: Arc<Keys>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) sealer: Sealer,
+    pub(crate) tool_servers: ToolServers,
     /// When the server started, in seconds since 1970.
     pub(crate) created: u64,
     stopping: AtomicBool,
@@ -56,7 +58,9 @@ impl AppState {
             tenant_bytes: config.bodies_bytes / if keys.has_tenants() { 2 } else { 1 },
             time: config.body_timeout,
         });
+        let tool_servers = ToolServers::new(&config.tool_servers, config.tool_limits);
         Arc::new(AppState {
+            tool_servers,
             config,
             backend,
             metrics: Arc::new(Metrics::new()),

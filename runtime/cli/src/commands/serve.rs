@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use ossmith::{Device, EngineHandle, Limits, PAGE_TOKENS, Policy};
 use ossmith_plan::{Model, ModelSpec};
-use ossmith_server::{ArrivalSink, Config, EngineBackend, StoreLimits};
+use ossmith_server::{ArrivalSink, Config, EngineBackend, StoreLimits, ToolLimits, ToolServer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -87,6 +87,58 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     http: HttpArgs,
+
+    #[command(flatten)]
+    tools: ToolArgs,
+}
+
+/// Tools that servers of the operator's run for the model.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Tools")]
+struct ToolArgs {
+    /// MCP server whose tools requests to /v1/responses may use: [LABEL=]http://HOST:PORT/PATH or [LABEL=]stdio:COMMAND.
+    ///
+    /// Several may be given, each with a label. A server's `python` runs the model's code where a request has the tool
+    /// code_interpreter, its `search`, `open` and `find` are the browser where it has web_search, and all its tools may be named by
+    /// a tool of the type mcp. Clients choose among these servers and cannot name others. A command is read by the shell and
+    /// started anew for each answer.
+    #[arg(long, value_name = "SERVER", value_parser = str::parse::<ToolServer>)]
+    tool_server: Vec<ToolServer>,
+
+    /// Seconds that one call of a tool may take.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    tool_timeout: u64,
+
+    /// Calls of tools that servers run, for one answer.
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    max_tool_calls: usize,
+
+    /// Bytes of a tool's result that the model reads; the rest is cut off.
+    #[arg(long, default_value_t = 64 << 10, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(64..))]
+    max_tool_result_bytes: usize,
+}
+
+impl ToolArgs {
+    fn limits(&self) -> ToolLimits {
+        ToolLimits {
+            time: Duration::from_secs(self.tool_timeout),
+            result_bytes: self.max_tool_result_bytes,
+            calls: self.max_tool_calls,
+        }
+    }
+
+    /// The servers, whose labels differ.
+    fn servers(&self) -> anyhow::Result<Vec<ToolServer>> {
+        let servers = &self.tool_server;
+        let again = |at: &usize| servers[..*at].iter().any(|one| one.label == servers[*at].label);
+        match (0..servers.len()).find(again) {
+            Some(at) => Err(fail(
+                format!("two tool servers have the label `{}`", servers[at].label),
+                "give each a label of its own: --tool-server LABEL=URL",
+            )),
+            None => Ok(servers.clone()),
+        }
+    }
 }
 
 /// Sizes for which memory is reserved.
@@ -200,6 +252,7 @@ impl Args {
             self.model.model = name;
         }
         let keys = self.keys()?;
+        let tool_servers = self.tools.servers()?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // Grammars of strangers are compiled on short-lived threads; over more areas their memory would not come back.
         ossmith::unstable::limit_arenas(cores.clamp(2, 8));
@@ -237,6 +290,7 @@ impl Args {
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
         let mut config = self.config(chosen.model, keys, startup);
         config.arrivals = recording;
+        config.tool_servers = tool_servers;
         let name = config.name().to_owned();
         runtime.block_on(async {
             let listener = self.listen().await?;
@@ -346,6 +400,7 @@ impl Args {
             date: date.filter(|date| !date.is_empty()),
             today: today::date,
             strict_tools: http.strict_tools,
+            tool_limits: self.tools.limits(),
             seal_key: http.seal_key.clone().or_else(seal_key_of_environment),
             log_prompts: http.log_prompts,
             reasoning_content: http.reasoning_content,

@@ -41,6 +41,8 @@ pub(crate) struct CallRule {
     pub(crate) recipient: String,
     /// The form of its arguments; none leaves them free.
     pub(crate) arguments: Option<Arc<Compiled>>,
+    /// The model knows it from its training, and calls it in its reasoning.
+    pub(crate) built_in: bool,
 }
 
 /// What a turn may be.
@@ -267,12 +269,18 @@ fn next_message() -> VecDeque<u32> {
 }
 
 fn headers(rules: &Rules) -> Headers {
-    let call = |rule: &CallRule| CallChoice {
-        recipient: rule.recipient.clone(),
-        channel: "commentary".to_owned(),
-        formats: vec!["json".to_owned()],
+    let call = |rule: &CallRule| -> Vec<CallChoice> {
+        let choice = |channel: &str, formats: &[&str]| CallChoice {
+            recipient: rule.recipient.clone(),
+            channel: channel.to_owned(),
+            formats: formats.iter().map(|&format| format.to_owned()).collect(),
+        };
+        match rule.built_in {
+            true => ["analysis", "commentary"].map(|on| choice(on, &["code", "json"])).into(),
+            false => vec![choice("commentary", &["json"])],
+        }
     };
-    let calls: Vec<CallChoice> = rules.calls.iter().map(call).collect();
+    let calls: Vec<CallChoice> = rules.calls.iter().flat_map(call).collect();
     let mut last = Vec::new();
     if !rules.must_call {
         last.push("final".to_owned());

@@ -92,7 +92,11 @@ fn check(text: &str) {
 #[test]
 fn a_blind_writer_calls_as_asked() {
     for seed in 0..6 {
-        let call = CallRule { recipient: "functions.trip".to_owned(), arguments: shared() };
+        let call = CallRule {
+            recipient: "functions.trip".to_owned(),
+            arguments: shared(),
+            built_in: false,
+        };
         let rules =
             Rules { thinking: Some(8), calls: vec![call], must_call: true, ..Rules::default() };
         let tokens = write(rules, &[], seed, 400);
@@ -107,7 +111,11 @@ fn a_blind_writer_calls_as_asked() {
 #[test]
 fn several_calls_come_only_where_they_may() {
     for (several_calls, seed) in (0..12).map(|seed| (seed % 2 == 0, seed)) {
-        let call = CallRule { recipient: "functions.trip".to_owned(), arguments: shared() };
+        let call = CallRule {
+            recipient: "functions.trip".to_owned(),
+            arguments: shared(),
+            built_in: false,
+        };
         let calls = vec![call];
         let rules = Rules { calls, must_call: true, several_calls, ..Rules::default() };
         let tokens = write(rules, &begin_call("functions.trip"), seed, 2000);
@@ -127,7 +135,11 @@ fn several_calls_come_only_where_they_may() {
 #[test]
 fn another_call_needs_leave() {
     for several_calls in [true, false] {
-        let call = CallRule { recipient: "functions.trip".to_owned(), arguments: shared() };
+        let call = CallRule {
+            recipient: "functions.trip".to_owned(),
+            arguments: shared(),
+            built_in: false,
+        };
         let rules = Rules { calls: vec![call], several_calls, ..Rules::default() };
         let mut guide = Guide::new(Arc::new(rules), &begin_call("functions.trip"));
         encode(r#"{"city":"Rome","days":2}"#).into_iter().for_each(|token| guide.accept(token));
@@ -339,7 +351,7 @@ fn formats_that_are_notes_are_notes_everywhere() {
 
 #[test]
 fn without_a_budget_reasoning_is_free_and_headers_are_not() {
-    let call = CallRule { recipient: "functions.f".to_owned(), arguments: None };
+    let call = CallRule { recipient: "functions.f".to_owned(), arguments: None, built_in: false };
     let rules = Rules { calls: vec![call], ..Rules::default() };
     let mut guide = Guide::new(Arc::new(rules), &begin_channel("analysis"));
     let mut mask = vec![0; WORDS];
@@ -539,7 +551,7 @@ fn a_blind_writer_gives_a_free_form_tool_what_it_takes() {
     let grammar = "start: (ITEM \";\\n\")+\nITEM: /[a-c\"\\\\ä]{1,4}/";
     for seed in 0..6 {
         let arguments = Some(Arc::new(input(grammar)));
-        let call = CallRule { recipient: "functions.list".to_owned(), arguments };
+        let call = CallRule { recipient: "functions.list".to_owned(), arguments, built_in: false };
         let rules = Rules { calls: vec![call], must_call: true, ..Rules::default() };
         let tokens = write(rules, &begin_call("functions.list"), seed, 2000);
         assert_eq!(tokens.last(), Some(&special::CALL), "seed {seed}");

@@ -1,4 +1,9 @@
-//! What a call is addressed to: a function or a free-form tool, in the namespace of functions or in one of its own.
+//! What a call is addressed to: a function or a free-form tool, in the namespace of functions or in one of its own, which the client
+//! runs or a tool server.
+
+use std::sync::Arc;
+
+use super::hosted_tool::{HostedKind, HostedTool};
 
 /// How a tool takes its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub(crate) struct CallTarget {
     pub(crate) namespace: Option<String>,
     pub(crate) name: String,
     pub(crate) form: CallForm,
+    /// Where a tool server runs it.
+    pub(crate) host: Option<Arc<HostedTool>>,
 }
 
 /// The only argument of a free-form tool.
@@ -33,6 +40,17 @@ impl CallTarget {
             namespace: namespace.map(str::to_owned),
             name: name.to_owned(),
             form,
+            host: None,
         }
+    }
+
+    /// Whether gpt-oss knows the tool from its training: it is declared in the system message, and called in the reasoning.
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.kind != HostedKind::Mcp)
+    }
+
+    /// Whether calls of it are code.
+    pub(crate) fn is_code(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.kind == HostedKind::Python)
     }
 }

@@ -3,6 +3,8 @@
 
 pub(crate) mod call_target;
 pub(crate) mod generation;
+pub(crate) mod hosted_tool;
+pub(crate) mod hosted_tools;
 pub(crate) mod reasoning;
 pub(crate) mod stream;
 pub(crate) mod structured_output;

@@ -31,6 +31,18 @@ pub(crate) struct Namespace {
     pub(crate) description: Option<String>,
 }
 
+impl Namespace {
+    /// A namespace of this name, which the field holds.
+    pub(super) fn new(
+        fields: &Fields<'_>,
+        field: &str,
+        name: &str,
+        description: Option<String>,
+    ) -> Result<Namespace> {
+        Ok(Namespace { name: checked(fields, field, name)?.to_owned(), description })
+    }
+}
+
 /// What an entry of `tools` is.
 pub(super) enum Entry {
     Tool(FunctionTool),
@@ -137,12 +149,16 @@ fn custom(
 }
 
 fn checked_name<'a>(fields: &Fields<'_>, name: &'a str) -> Result<&'a str> {
+    checked(fields, "name", name)
+}
+
+fn checked<'a>(fields: &Fields<'_>, field: &str, name: &'a str) -> Result<&'a str> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.chars().all(fine) {
         let why = format!(
             "is `{name}`; names have 1 to {MAX_NAME_LENGTH} letters, digits, `_`, `-` or `.`"
         );
-        return Err(fields.wrong("name", why));
+        return Err(fields.wrong(field, why));
     }
     Ok(name)
 }
@@ -170,6 +186,22 @@ pub(super) fn refused(fields: &Fields<'_>, kind: &str) -> ApiError {
 }
 
 impl FunctionTool {
+    /// A tool that a server runs.
+    pub(super) fn hosted(
+        target: CallTarget,
+        description: String,
+        parameters: Option<Value>,
+    ) -> FunctionTool {
+        FunctionTool {
+            target: Arc::new(target),
+            description: Some(description),
+            parameters,
+            strict: false,
+            input_grammar: None,
+            param: "tools".to_owned(),
+        }
+    }
+
     /// The grammar of its arguments. Where it need not be enforced, keywords that cannot be are ignored; if the schema as a
     /// whole cannot be enforced, arguments are any object.
     pub(crate) fn arguments(&self, enforce: bool) -> Result<GrammarRequest> {

@@ -4,10 +4,12 @@ use ossmith_harmony::{Tool, ToolNamespace};
 use serde_json::Value;
 
 use super::call_target::FUNCTIONS;
+use super::hosted_tools::{Hosted, HostedTools};
 use super::tool::{Entry, FunctionTool, Namespace, entry, named, refused};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe};
+use crate::tool_servers::Catalog;
 
 /// Whether functions may or must be called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,16 +40,35 @@ enum Named<'a> {
         name: &'a str,
     },
     Namespace(&'a str),
-    /// A tool that this server does not run.
+    /// The tools of an MCP server, or one of them.
+    Mcp {
+        label: &'a str,
+        name: Option<&'a str>,
+    },
+    /// Tools of another type.
     Other(&'a str),
 }
 
 impl ToolOptions {
     /// Reads `tools`, `tool_choice` and `parallel_tool_calls`.
     pub(crate) fn read(fields: &Fields<'_>, config: &Config) -> Result<ToolOptions> {
+        ToolOptions::read_hosting(fields, config, &mut HostedTools::new(Catalog::default()))
+    }
+
+    /// The same, with tools that tool servers run.
+    pub(crate) fn read_hosting(
+        fields: &Fields<'_>,
+        config: &Config,
+        hosted: &mut HostedTools,
+    ) -> Result<ToolOptions> {
         let parallel = fields.bool("parallel_tool_calls", true)?;
         let mut tools = ToolOptions { parallel, ..ToolOptions::default() };
         for tool in &fields.objects("tools")? {
+            if let Some(Hosted { functions, namespace }) = hosted.read(tool)? {
+                functions.into_iter().try_for_each(|function| tools.add(fields, function))?;
+                tools.namespaces.extend(namespace);
+                continue;
+            }
             match entry(tool)? {
                 Entry::Tool(function) => tools.add(fields, function)?,
                 Entry::Namespace(namespace, functions) => {
@@ -118,7 +139,8 @@ impl ToolOptions {
 
     /// The turn has to call this.
     fn force(&mut self, fields: &Fields<'_>, named: Named<'_>) -> Result<()> {
-        if let Named::Other(kind) = named {
+        let is_there = self.functions.iter().any(|function| named.is(function));
+        if let (Some(kind), false) = (named.foreign_type(), is_there) {
             let why = format!(
                 "`tool_choice` has the type `{kind}`, which is not supported; use function, custom or allowed_tools"
             );
@@ -134,13 +156,13 @@ impl ToolOptions {
     /// Keeps only these functions.
     fn keep(&mut self, fields: &Fields<'_>, allowed: &[Named<'_>]) -> Result<()> {
         for named in allowed {
-            let known = match named {
-                Named::Other(kind) => self.ignored.iter().any(|ignored| ignored == kind),
-                named => self.functions.iter().any(|function| named.is(function)),
-            };
-            if !known {
+            let is_ignored = named
+                .foreign_type()
+                .is_some_and(|kind| self.ignored.iter().any(|ignored| ignored == kind));
+            if !is_ignored && !self.functions.iter().any(|function| named.is(function)) {
                 let name = match named {
                     Named::Tool { name, .. } | Named::Namespace(name) | Named::Other(name) => name,
+                    Named::Mcp { label, name } => name.as_ref().unwrap_or(label),
                 };
                 let why = format!("names `{name}`, which is not one of `tools`");
                 return Err(fields.wrong("tool_choice", why));
@@ -166,6 +188,27 @@ impl ToolOptions {
         others.map(shown).filter(|namespace| !namespace.tools.is_empty()).collect()
     }
 
+    /// The tools that the model knows from its training.
+    pub(crate) fn built_in(&self) -> Vec<ToolNamespace> {
+        let has = |namespace: &str, name: &str| {
+            let is = |function: &&FunctionTool| {
+                let target = &function.target;
+                target.is_built_in()
+                    && target.namespace.as_deref() == Some(namespace)
+                    && target.name == name
+            };
+            self.functions.iter().any(|function| is(&function))
+        };
+        let mut browser = ToolNamespace::browser();
+        browser.tools.retain(|tool| has("browser", &tool.name));
+        let python = has("python", "python").then(ToolNamespace::python);
+        Some(browser)
+            .filter(|browser| !browser.tools.is_empty())
+            .into_iter()
+            .chain(python)
+            .collect()
+    }
+
     fn declarations_of(&self, namespace: &str) -> Vec<Tool> {
         let tool = |function: &FunctionTool| Tool {
             name: function.target.name.clone(),
@@ -175,7 +218,8 @@ impl ToolOptions {
             }),
         };
         let within = |function: &&FunctionTool| {
-            function.target.namespace.as_deref().unwrap_or(FUNCTIONS) == namespace
+            let target = &function.target;
+            !target.is_built_in() && target.namespace.as_deref().unwrap_or(FUNCTIONS) == namespace
         };
         self.functions.iter().filter(within).map(tool).collect()
     }
@@ -190,7 +234,21 @@ impl Named<'_> {
                 target.namespace.as_deref() == namespace && target.name == name
             }
             Named::Namespace(name) => target.namespace.as_deref() == Some(name),
-            Named::Other(_) => false,
+            Named::Mcp { label, name } => {
+                target.host.as_ref().is_some_and(|host| host.is_of_type("mcp"))
+                    && target.namespace.as_deref() == Some(label)
+                    && name.is_none_or(|name| target.name == name)
+            }
+            Named::Other(kind) => target.host.as_ref().is_some_and(|host| host.is_of_type(kind)),
+        }
+    }
+
+    /// The type of what a client does not run itself.
+    fn foreign_type(&self) -> Option<&str> {
+        match self {
+            Named::Other(kind) => Some(kind),
+            Named::Mcp { .. } => Some("mcp"),
+            Named::Tool { .. } | Named::Namespace(_) => None,
         }
     }
 }
@@ -202,6 +260,10 @@ fn chosen<'a>(fields: &Fields<'a>) -> Result<Named<'a>> {
             Named::Tool { namespace: fields.string("namespace")?, name: named(fields, kind)? }
         }
         "namespace" => Named::Namespace(fields.required_string("name")?),
+        "mcp" => Named::Mcp {
+            label: fields.required_string("server_label")?,
+            name: fields.string("name")?,
+        },
         other => Named::Other(other),
     })
 }

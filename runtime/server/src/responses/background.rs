@@ -2,42 +2,75 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 
 use super::object::Status;
+use super::rounds::Rounds;
 use super::writer::ItemWriter;
 use crate::generation::Generation;
 use crate::sse;
 use crate::store::{BackgroundJob, TenantStore, text_of};
 
+/// Idle time after which a comment is sent, so that proxies do not close the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Who follows a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The connection that it runs for: the job ends with it.
+    Owner,
+    /// Anyone who knows its id.
+    Guest,
+}
+
 /// Starts a response in the background and stores it.
 pub(super) fn start(
     mut writer: ItemWriter,
     generation: Generation,
+    rounds: Rounds,
     store: TenantStore<'_>,
 ) -> Arc<BackgroundJob> {
     let events = std::mem::take(writer.events());
     let job = BackgroundJob::new(writer.queued(), events);
     store.put_job(&writer.request.id, Arc::clone(&job), &writer.request.input);
-    tokio::spawn(run(Arc::clone(&job), writer, generation));
+    tokio::spawn(run(Arc::clone(&job), writer, generation, rounds));
     job
 }
 
-async fn run(job: Arc<BackgroundJob>, mut writer: ItemWriter, generation: Generation) {
-    let read = |_, event| {
-        let ended = writer.read(event);
+/// Starts a response that only the connection of its request follows, because its tools take their time between tokens.
+pub(super) fn start_unstored(
+    mut writer: ItemWriter,
+    generation: Generation,
+    rounds: Rounds,
+) -> Arc<BackgroundJob> {
+    let events = std::mem::take(writer.events());
+    let job = BackgroundJob::new(writer.queued(), events);
+    tokio::spawn(run(Arc::clone(&job), writer, generation, rounds));
+    job
+}
+
+async fn run(
+    job: Arc<BackgroundJob>,
+    mut writer: ItemWriter,
+    generation: Generation,
+    rounds: Rounds,
+) {
+    let publish = |writer: &mut ItemWriter| {
         let mut events = std::mem::take(writer.events());
         job.publish(&mut events, writer.items(), || writer.response());
-        Ok(ended)
     };
-    tokio::select! {
+    let cancelled = tokio::select! {
         biased;
-        () = job.cancelled() => {}
-        // The engine holds the time limit, and a failure is an event that the writer reads.
-        _ = generation.read_to_end(None, read) => {}
+        () = job.cancelled() => true,
+        () = rounds.run(&mut writer, generation, publish) => false,
+    };
+    if cancelled && !writer.request.background {
+        // Its only reader has left.
+        return;
     }
     // A cancelled response stays cancelled, even if its last token came since.
     if job.settle() {
@@ -49,7 +82,7 @@ async fn run(job: Arc<BackgroundJob>, mut writer: ItemWriter, generation: Genera
 }
 
 /// A stream of a job's events, from this number on.
-pub(super) fn follow(job: Arc<BackgroundJob>, from: usize) -> Response {
+pub(super) fn follow(job: Arc<BackgroundJob>, from: usize, reader: Reader) -> Response {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         let (mut event_count, mut next) = (job.subscribe(), from);
@@ -57,15 +90,24 @@ pub(super) fn follow(job: Arc<BackgroundJob>, from: usize) -> Response {
             let events = job.events_from(next);
             next = next.max(events.count);
             if !events.bytes.is_empty() && sender.send(events.bytes).await.is_err() {
-                return;
+                break;
             }
             if events.ended {
                 return;
             }
+            let keep_alive = Bytes::from_static(sse::KEEP_ALIVE_COMMENT);
             tokio::select! {
                 changed = event_count.changed() => if changed.is_err() { return },
-                () = sender.closed() => return,
+                () = sender.closed() => break,
+                () = tokio::time::sleep(KEEP_ALIVE) => {
+                    if sender.send(keep_alive).await.is_err() {
+                        break;
+                    }
+                }
             }
+        }
+        if reader == Reader::Owner {
+            job.cancel();
         }
     });
     sse::with_headers(Body::from_stream(Frames(receiver)))

@@ -21,6 +21,7 @@ use crate::options::generation::GenerationOptions;
 use crate::seal::Sealed;
 use crate::state::AppState;
 use crate::tenant::Tenant;
+use crate::tool_servers::Catalog;
 use crate::turn::parser::{MessageKind, TurnEvent};
 use crate::turn::prepare::PreparedTurn;
 use crate::turn::reader::TurnReader;
@@ -38,11 +39,16 @@ struct CompactRequest {
     ignored_items: Vec<String>,
 }
 
-fn read(app: &AppState, tenant: Tenant, body: &Map<String, Value>) -> Result<CompactRequest> {
+fn read(
+    app: &AppState,
+    tenant: Tenant,
+    catalog: Catalog,
+    body: &Map<String, Value>,
+) -> Result<CompactRequest> {
     let fields = Fields::new(body);
     app.check_model(fields.string("model")?)?;
     fields.refuse(UNSUPPORTED)?;
-    let mut prompt_input = PromptInput::read(app, tenant, &fields)?.text_only();
+    let mut prompt_input = PromptInput::read(app, tenant, catalog, &fields)?.text_only();
     if prompt_input.context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
@@ -64,7 +70,8 @@ pub(crate) async fn compact(
     body: RequestBody,
 ) -> Result<impl IntoResponse> {
     let arrival = clock::now();
-    let request = body.read(&app, move |app, body| read(app, tenant, body)).await?;
+    let catalog = app.tool_servers.catalog().await;
+    let request = body.read(&app, move |app, body| read(app, tenant, catalog, body)).await?;
     let CompactRequest { mut turn, kept: mut output, ignored_items } = request;
     turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     let generation = app.generate(turn.generation_requests()?, tenant, arrival)?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::object::{Item, ItemKind};
+use super::object::Item;
 use crate::sse;
 use crate::store::EventLog;
 
@@ -63,7 +63,7 @@ impl EventEmitter {
         output_index: usize,
         more: impl Serialize,
     ) {
-        let content_index = (!matches!(item.kind, ItemKind::Call { .. })).then_some(0);
+        let content_index = item.kind.has_parts().then_some(0);
         let about =
             About { item_id: &item.id, output_index, content_index, summary_index: None, more };
         self.emit(kind, about);

@@ -1,5 +1,5 @@
 //! `/v1/responses`: create (whole, streamed, in the background), retrieve, delete, cancel, list input items, count tokens, compact. `request` reads a
-//! request, `writer` turns what is generated into items and `events`, `background` runs responses without a connection.
+//! request, `writer` turns what is generated into items and `events`, `rounds` runs tools in between, `background` runs responses without a connection.
 
 mod background;
 mod compact;
@@ -9,6 +9,7 @@ pub(crate) mod items;
 mod object;
 mod prompt;
 mod request;
+mod rounds;
 mod writer;
 
 use std::collections::HashMap;
@@ -17,12 +18,13 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::clock;
 use crate::conversations;
 use crate::error::{ApiError, Result, json_body, json_text};
 use crate::extract::{PathName, RequestBody};
+use crate::generation::within;
 use crate::ids::RequestId;
 use crate::ignored;
 use crate::page;
@@ -31,7 +33,9 @@ use crate::state::AppState;
 use crate::store::Entry;
 use crate::tenant::Tenant;
 use crate::tokens::decode;
+use background::Reader;
 pub(crate) use compact::compact;
+use rounds::Rounds;
 use writer::ItemWriter;
 
 pub(crate) async fn create(
@@ -41,7 +45,10 @@ pub(crate) async fn create(
     body: RequestBody,
 ) -> Result<Response> {
     let arrival = clock::now();
-    let mut request = body.read(&app, move |app, body| request::read(app, tenant, body)).await?;
+    let catalog = app.tool_servers.catalog().await;
+    let read =
+        move |app: &AppState, body: &Map<String, Value>| request::read(app, tenant, catalog, body);
+    let mut request = body.read(&app, read).await?;
     request.turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if app.config.log_prompts {
         let prompt = decode(&request.turn.prompt);
@@ -57,19 +64,25 @@ pub(crate) async fn create(
         ignored::report(&mut response, ignored::ITEMS, &ignored_items, &id);
         response
     };
+    let has_hosted_tools = request.turn.has_hosted_tools();
     let writer = ItemWriter::new(request, Arc::clone(&app));
+    let rounds = Rounds::new(&app, tenant, arrival);
     if in_background {
-        let job = background::start(writer, generation, app.store.of(tenant));
+        let job = background::start(writer, generation, rounds, app.store.of(tenant));
         return Ok(report(match stream {
-            true => background::follow(job, 0),
+            true => background::follow(job, 0, Reader::Guest),
             false => json_body(&job.response()).into_response(),
         }));
+    }
+    if stream && has_hosted_tools {
+        let job = background::start_unstored(writer, generation, rounds);
+        return Ok(report(background::follow(job, 0, Reader::Owner)));
     }
     if stream {
         return Ok(report(sse::response(generation, writer, timeout)));
     }
     let mut writer = writer.silent();
-    generation.read_to_end(timeout, |_, event| Ok(writer.read(event))).await?;
+    within(timeout, rounds.run(&mut writer, generation, |_| {})).await?;
     Ok(report(json_body(&writer.finish()?).into_response()))
 }
 
@@ -95,7 +108,7 @@ pub(crate) async fn retrieve(
             })?
         }
     };
-    Ok(background::follow(job, after))
+    Ok(background::follow(job, after, Reader::Guest))
 }
 
 pub(crate) async fn delete(
@@ -143,7 +156,10 @@ pub(crate) async fn input_tokens(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<impl IntoResponse> {
-    let count = body.read(&app, move |app, body| prompt::count(app, tenant, body)).await?;
+    let catalog = app.tool_servers.catalog().await;
+    let read =
+        move |app: &AppState, body: &Map<String, Value>| prompt::count(app, tenant, catalog, body);
+    let count = body.read(&app, read).await?;
     Ok(json_body(&json!({"object": "response.input_tokens", "input_tokens": count})))
 }
 

@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::error::ApiError;
 use crate::ids::unix_seconds;
 use crate::options::call_target::{CallForm, CallTarget};
+use crate::options::hosted_tool::{HostedKind, HostedTool, web_action};
+use crate::tool_servers::ToolOutcome;
 use crate::usage::Usage;
 
 /// The status of a response.
@@ -106,6 +108,19 @@ pub(super) enum ItemKind {
         call_id: String,
         target: Arc<CallTarget>,
     },
+    /// A call of a tool that a server runs, and what came of it.
+    HostedCall {
+        target: Arc<CallTarget>,
+        host: Arc<HostedTool>,
+        outcome: Option<ToolOutcome>,
+    },
+}
+
+impl ItemKind {
+    /// Whether the item's text is a content part.
+    pub(super) fn has_parts(&self) -> bool {
+        matches!(self, ItemKind::Reasoning { .. } | ItemKind::Message { .. })
+    }
 }
 
 impl Item {
@@ -138,6 +153,49 @@ impl Item {
                     item["namespace"] = namespace.as_str().into();
                 }
                 item
+            }
+            ItemKind::HostedCall { target, host, outcome } => {
+                let text = if whole { self.text.as_str() } else { "" };
+                self.hosted_json(target, host, outcome.as_ref(), text, status)
+            }
+        }
+    }
+
+    fn hosted_json(
+        &self,
+        target: &CallTarget,
+        host: &HostedTool,
+        outcome: Option<&ToolOutcome>,
+        text: &str,
+        status: &str,
+    ) -> Value {
+        let output = outcome.map(|outcome| outcome.text.as_str());
+        match host.kind {
+            HostedKind::Browser => {
+                let arguments = host.arguments(text).unwrap_or_default();
+                json!({
+                    "id": self.id, "type": "web_search_call", "status": status,
+                    "action": web_action(&target.name, &arguments),
+                })
+            }
+            HostedKind::Python => {
+                let logs = output.map(|logs| json!([{"type": "logs", "logs": logs}]));
+                json!({
+                    "id": self.id, "type": "code_interpreter_call", "status": status, "code": text,
+                    "container_id": host.server.label, "outputs": logs,
+                })
+            }
+            HostedKind::Mcp => {
+                let failed = outcome.is_some_and(|outcome| outcome.failed);
+                let error = failed.then(|| {
+                    let content = json!([{"type": "text", "text": output}]);
+                    json!({"type": "mcp_tool_execution_error", "content": content})
+                });
+                json!({
+                    "id": self.id, "type": "mcp_call", "status": status, "approval_request_id": null,
+                    "server_label": target.namespace, "name": target.name, "arguments": text,
+                    "output": output.filter(|_| !failed), "error": error,
+                })
             }
         }
     }

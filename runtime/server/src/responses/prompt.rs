@@ -9,6 +9,7 @@ use crate::conversations;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::options::generation::GenerationOptions;
+use crate::options::hosted_tools::{HostedTools, ListedTools};
 use crate::options::reasoning::ReasoningOptions;
 use crate::options::structured_output::StructuredOutput;
 use crate::options::tools::ToolOptions;
@@ -16,6 +17,7 @@ use crate::seal::TenantSealer;
 use crate::state::AppState;
 use crate::store::TenantStore;
 use crate::tenant::Tenant;
+use crate::tool_servers::Catalog;
 use crate::turn::prepare::{PreparedTurn, RequestOptions, render};
 
 /// Fields for things that this server cannot do.
@@ -42,18 +44,22 @@ pub(super) struct PromptInput<'a> {
     pub(super) context: Vec<Value>,
     /// The stored conversation that is continued.
     pub(super) conversation: Option<String>,
+    /// The MCP servers that the request names, with their tools.
+    pub(super) listed: Vec<ListedTools>,
 }
 
 impl<'a> PromptInput<'a> {
     pub(super) fn read(
         app: &'a AppState,
         tenant: Tenant,
+        catalog: Catalog,
         fields: &Fields<'a>,
     ) -> Result<PromptInput<'a>> {
         let (reasoning, effort) = reasoning(fields)?;
+        let mut hosted = HostedTools::new(catalog);
         let options = RequestOptions {
             config: &app.config,
-            tools: ToolOptions::read(fields, &app.config)?,
+            tools: ToolOptions::read_hosting(fields, &app.config, &mut hosted)?,
             output: StructuredOutput::read_responses(fields)?,
             reasoning,
             param: "input",
@@ -74,6 +80,7 @@ impl<'a> PromptInput<'a> {
             ignored,
             context,
             conversation,
+            listed: hosted.listed,
         })
     }
 
@@ -81,6 +88,7 @@ impl<'a> PromptInput<'a> {
     pub(super) fn text_only(mut self) -> PromptInput<'a> {
         self.options.tools = ToolOptions::default();
         self.options.output = StructuredOutput::default();
+        self.prompt_options.built_in.clear();
         self.prompt_options.tools.clear();
         self.prompt_options.namespaces.clear();
         self.prompt_options.response_format = None;
@@ -126,11 +134,16 @@ impl<'a> PromptInput<'a> {
 }
 
 /// The tokens of a request's prompt, be they too many for the model.
-pub(super) fn count(app: &AppState, tenant: Tenant, body: &Map<String, Value>) -> Result<usize> {
+pub(super) fn count(
+    app: &AppState,
+    tenant: Tenant,
+    catalog: Catalog,
+    body: &Map<String, Value>,
+) -> Result<usize> {
     let fields = Fields::new(body);
     app.check_model(fields.string("model")?)?;
     fields.refuse(UNSUPPORTED)?;
-    let prompt_input = PromptInput::read(app, tenant, &fields)?;
+    let prompt_input = PromptInput::read(app, tenant, catalog, &fields)?;
     let generation = GenerationOptions::read(&fields, &app.config)?;
     match prompt_input.prepare(&prompt_input.context, &generation) {
         Err(why) if why.code == Some("context_length_exceeded") => {

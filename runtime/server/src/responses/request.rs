@@ -7,8 +7,10 @@ use crate::error::Result;
 use crate::fields::Fields;
 use crate::ids::{new_id_of, unix_seconds};
 use crate::options::generation::GenerationOptions;
+use crate::options::hosted_tools::ListedTools;
 use crate::state::AppState;
 use crate::tenant::Tenant;
+use crate::tool_servers::Catalog;
 use crate::turn::prepare::PreparedTurn;
 
 /// A request that was understood.
@@ -37,11 +39,16 @@ pub(crate) struct ResponseRequest {
     pub(super) sealed: bool,
     /// Types of input items that were left out.
     pub(super) ignored_items: Vec<String>,
+    /// MCP servers whose tools the answer lists.
+    pub(super) listed: Vec<ListedTools>,
+    /// Most calls of tools that servers run.
+    pub(super) max_tool_calls: usize,
 }
 
 pub(super) fn read(
     app: &AppState,
     tenant: Tenant,
+    catalog: Catalog,
     body: &Map<String, Value>,
 ) -> Result<ResponseRequest> {
     let fields = Fields::new(body);
@@ -62,7 +69,7 @@ pub(super) fn read(
     let logprobs = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
     generation.params.logprobs = logprobs.then_some(top);
 
-    let prompt_input = PromptInput::read(app, tenant, &fields)?;
+    let prompt_input = PromptInput::read(app, tenant, catalog, &fields)?;
     if fields.get("input").is_none() {
         return Err(fields.wrong("input", "is missing"));
     }
@@ -75,7 +82,15 @@ pub(super) fn read(
     };
     let effort = prompt_input.effort;
     let echoed = echoed(app, &fields, effort, store, background)?;
-    let PromptInput { input, ignored: ignored_items, context, conversation, .. } = prompt_input;
+    let PromptInput { input, ignored: ignored_items, context, conversation, mut listed, .. } =
+        prompt_input;
+    // A conversation has each list once.
+    listed.retain(|listed| {
+        !context.iter().any(|item| {
+            item["type"] == "mcp_list_tools" && item["server_label"] == listed.label.as_str()
+        })
+    });
+    let max_tool_calls = fields.count("max_tool_calls", 0)?.unwrap_or(usize::MAX);
     Ok(ResponseRequest {
         // Not the request's own id: a client may send that again, and would then lose what is stored under it.
         id: new_id_of("resp"),
@@ -94,6 +109,8 @@ pub(super) fn read(
         summary: wants_summary(&fields)?,
         sealed: include.iter().any(|name| name == "reasoning.encrypted_content"),
         ignored_items,
+        listed,
+        max_tool_calls: max_tool_calls.min(config.tool_limits.calls),
     })
 }
 
@@ -175,6 +192,10 @@ fn tools(fields: &Fields<'_>) -> Value {
         {
             tool.entry("parameters").or_insert(Value::Null);
             tool.entry("strict").or_insert(Value::Bool(false));
+        }
+        // What authenticates a client is nobody else's to read.
+        if let Value::Object(tool) = tool {
+            ["headers", "authorization"].iter().for_each(|name| drop(tool.shift_remove(*name)));
         }
     }
     tools

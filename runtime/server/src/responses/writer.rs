@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ossmith::FinishReason;
+use ossmith_harmony::Message;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -15,12 +16,15 @@ use crate::error::{ApiError, Result};
 use crate::generation::{GeneratedToken, GenerationEvent};
 use crate::ids::new_id_of;
 use crate::logprobs::chat_entry;
-use crate::options::call_target::CallForm;
+use crate::options::call_target::{CallForm, CallTarget};
+use crate::options::hosted_tool::HostedKind;
 use crate::seal::Sealed;
 use crate::sse::{Flow, StreamWriter};
 use crate::state::AppState;
 use crate::store::EventLog;
+use crate::tool_servers::ToolOutcome;
 use crate::turn::parser::{MessageKind, TurnEvent, TurnParser};
+use crate::turn::prepare::PreparedTurn;
 use crate::usage::Usage;
 
 /// Writes one response.
@@ -34,10 +38,28 @@ pub(super) struct ItemWriter {
     /// The kind of the message that is being read, and the item that it has become.
     kind: Option<MessageKind>,
     open: Option<Item>,
+    /// Calls that servers are to run, in the round that is being read.
+    calls: Vec<HostedCall>,
+    /// That round has a call which the client is to answer.
+    has_client_call: bool,
+    /// Its tokens, where tools may be run.
+    generated: Vec<u32>,
     usage: Usage,
+    /// Tokens of reasoning of the rounds before.
+    reasoning_before: usize,
     /// Log-probabilities of tokens whose text was not emitted.
     logprobs: Vec<Value>,
     emitter: EventEmitter,
+}
+
+/// A call that a server is to run.
+pub(super) struct HostedCall {
+    /// The index of its item.
+    index: usize,
+    item: Item,
+    pub(super) target: Arc<CallTarget>,
+    /// What the model wrote.
+    pub(super) text: String,
 }
 
 /// More of an item's text.
@@ -62,13 +84,18 @@ impl ItemWriter {
             output: Vec::new(),
             kind: None,
             open: None,
+            calls: Vec::new(),
+            has_client_call: false,
+            generated: Vec::new(),
             usage,
+            reasoning_before: 0,
             logprobs: Vec::new(),
             emitter: EventEmitter::default(),
         };
         let response = json!({"response": writer.response()});
         writer.emitter.emit("response.created", &response);
         writer.emitter.emit("response.in_progress", &response);
+        writer.list_tools();
         prefill.into_iter().for_each(|event| writer.on_turn_event(event));
         writer
     }
@@ -105,7 +132,7 @@ impl ItemWriter {
     pub(super) fn read(&mut self, event: GenerationEvent) -> bool {
         match event {
             GenerationEvent::Prompt(info) => {
-                self.usage.cached = info.cached_tokens;
+                self.usage.cached += info.cached_tokens;
                 false
             }
             GenerationEvent::Token(token) => self.read_token(&token),
@@ -118,6 +145,9 @@ impl ItemWriter {
 
     fn read_token(&mut self, token: &GeneratedToken) -> bool {
         self.usage.completion += 1;
+        if self.request.turn.has_hosted_tools() {
+            self.generated.push(token.id);
+        }
         if self.request.logprobs {
             let as_ids = self.request.tokens_as_ids;
             let entry = |logprobs| chat_entry(token.id, logprobs, as_ids);
@@ -126,20 +156,123 @@ impl ItemWriter {
         let mut events = self.parser.push(token.id);
         let stopped = self.parser.stopped().is_some();
         let ended = stopped || token.finish.is_some();
+        let cut = !stopped && token.finish == Some(FinishReason::Length);
         if ended {
             events.extend(self.parser.finish());
-            let cut = !stopped && token.finish == Some(FinishReason::Length);
             self.status = if cut { Status::Incomplete } else { Status::Completed };
         }
-        self.usage.reasoning = self.parser.reasoning_tokens();
+        self.usage.reasoning = self.reasoning_before + self.parser.reasoning_tokens();
         events.into_iter().for_each(|event| self.on_turn_event(event));
+        if ended && !self.calls.is_empty() {
+            // It goes on with their results.
+            self.status = Status::InProgress;
+        }
         ended
+    }
+
+    /// The calls that servers are to run now; none if the answer has ended.
+    pub(super) fn take_calls(&mut self) -> Vec<HostedCall> {
+        match self.status {
+            Status::InProgress => std::mem::take(&mut self.calls),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A call is being run.
+    pub(super) fn begin_call(&mut self, call: &HostedCall) {
+        let event = match hosted_kind(&call.target) {
+            Some(HostedKind::Browser) => "response.web_search_call.searching",
+            Some(HostedKind::Python) => "response.code_interpreter_call.interpreting",
+            Some(HostedKind::Mcp) | None => return,
+        };
+        self.emitter.emit_about(event, &call.item, call.index, json!({}));
+    }
+
+    /// A call was run.
+    pub(super) fn end_call(&mut self, call: HostedCall, result: ToolOutcome) {
+        let HostedCall { index, mut item, target, .. } = call;
+        let kind = hosted_kind(&target);
+        // A search or a run that fails is one that was done: their events know no failure.
+        let failed = result.failed && kind == Some(HostedKind::Mcp);
+        if let ItemKind::HostedCall { outcome, .. } = &mut item.kind {
+            *outcome = Some(result);
+        }
+        let event = match kind {
+            Some(HostedKind::Browser) => "response.web_search_call.completed",
+            Some(HostedKind::Python) => "response.code_interpreter_call.completed",
+            _ if failed => "response.mcp_call.failed",
+            _ => "response.mcp_call.completed",
+        };
+        self.emitter.emit_about(event, &item, index, json!({}));
+        let done = item.json(if failed { "failed" } else { "completed" }, true);
+        self.emit_done(index, &done);
+        self.output[index] = done;
+    }
+
+    /// The turn that goes on with these results; none if the answer ends here, because the client has a call to answer or there is
+    /// no room.
+    pub(super) fn next_round(
+        &mut self,
+        results: &[Message],
+        more_calls: bool,
+    ) -> Option<&PreparedTurn> {
+        self.app.metrics.record_repairs(self.parser.repairs());
+        if self.has_client_call {
+            self.status = Status::Completed;
+            return None;
+        }
+        let generated = std::mem::take(&mut self.generated);
+        let turn = &self.request.turn;
+        match turn.continued(&generated, results, more_calls, &self.app.config) {
+            Ok(next) => {
+                self.usage.prompt += next.prompt.len();
+                self.reasoning_before = self.usage.reasoning;
+                self.parser = next.parser();
+                self.request.turn = next;
+                Some(&self.request.turn)
+            }
+            Err(_) => {
+                self.status = Status::Incomplete;
+                None
+            }
+        }
+    }
+
+    /// The tools of the MCP servers that the request names, as items.
+    fn list_tools(&mut self) {
+        for listed in std::mem::take(&mut self.request.listed) {
+            let index = self.output.len();
+            let (id, label) = (new_id_of("mcpl"), listed.label);
+            let item = |tools: Vec<Value>| {
+                json!({
+                    "id": id, "type": "mcp_list_tools", "server_label": label, "tools": tools,
+                    "error": null,
+                })
+            };
+            let about = json!({"item_id": id, "output_index": index});
+            let added = json!({"output_index": index, "item": item(Vec::new())});
+            self.emitter.emit("response.output_item.added", added);
+            self.emitter.emit("response.mcp_list_tools.in_progress", &about);
+            self.emitter.emit("response.mcp_list_tools.completed", &about);
+            let done = item(listed.tools);
+            self.emit_done(index, &done);
+            self.output.push(done);
+        }
+    }
+
+    fn emit_done(&mut self, index: usize, item: &Value) {
+        let done = json!({"output_index": index, "item": item});
+        self.emitter.emit("response.output_item.done", done);
     }
 
     /// Ends the response before its generation does.
     pub(super) fn end(&mut self, status: Status) {
         self.status = status;
         self.close(false);
+        // So is a call that is still run.
+        for item in self.output.iter_mut().filter(|item| item["status"] == "in_progress") {
+            item["status"] = "incomplete".into();
+        }
     }
 
     /// After the last event: the response, which is stored if the request wants it; an error if it failed.
@@ -216,7 +349,17 @@ impl ItemWriter {
             }
             Some(MessageKind::Preamble) => ("msg", ItemKind::Message { phase: "commentary" }),
             Some(MessageKind::Final) => ("msg", ItemKind::Message { phase: "final_answer" }),
+            Some(MessageKind::Call(target)) if target.host.is_some() => {
+                let prefix = match hosted_kind(target) {
+                    Some(HostedKind::Browser) => "ws",
+                    Some(HostedKind::Python) => "ci",
+                    _ => "mcp",
+                };
+                let Some(host) = target.host.clone() else { return };
+                (prefix, ItemKind::HostedCall { target: Arc::clone(target), host, outcome: None })
+            }
             Some(MessageKind::Call(target)) => {
+                self.has_client_call = true;
                 let prefix = match target.form {
                     CallForm::Function => "fc",
                     CallForm::Custom => "ctc",
@@ -238,9 +381,17 @@ impl ItemWriter {
             let event = "response.reasoning_summary_part.added";
             self.emitter.emit_about_summary(event, &item, index, part);
         }
-        if !matches!(item.kind, ItemKind::Call { .. }) {
+        if item.kind.has_parts() {
             let part = json!({"part": item.empty().part()});
             self.emitter.emit_about("response.content_part.added", &item, index, part);
+        }
+        if let ItemKind::HostedCall { host, .. } = &item.kind {
+            let event = match host.kind {
+                HostedKind::Browser => "response.web_search_call.in_progress",
+                HostedKind::Python => "response.code_interpreter_call.in_progress",
+                HostedKind::Mcp => "response.mcp_call.in_progress",
+            };
+            self.emitter.emit_about(event, &item, index, json!({}));
         }
         self.open = Some(item);
     }
@@ -255,6 +406,11 @@ impl ItemWriter {
             ItemKind::Call { target, .. } => match target.form {
                 CallForm::Function => "response.function_call_arguments.delta",
                 CallForm::Custom => "response.custom_tool_call_input.delta",
+            },
+            ItemKind::HostedCall { host, .. } => match host.kind {
+                HostedKind::Browser => return,
+                HostedKind::Python => "response.code_interpreter_call_code.delta",
+                HostedKind::Mcp => "response.mcp_call_arguments.delta",
             },
         };
         if matches!(item.kind, ItemKind::Reasoning { summary: true }) {
@@ -293,6 +449,13 @@ impl ItemWriter {
                 let more = json!({"text": text, "logprobs": item.logprobs});
                 ("response.output_text.done", more)
             }
+            ItemKind::HostedCall { host, .. } => match host.kind {
+                HostedKind::Browser => ("", json!({})),
+                HostedKind::Python => {
+                    ("response.code_interpreter_call_code.done", json!({"code": text}))
+                }
+                HostedKind::Mcp => ("response.mcp_call_arguments.done", json!({"arguments": text})),
+            },
             ItemKind::Call { target, .. } => match target.form {
                 CallForm::Function => {
                     let more = json!({"name": target.name, "arguments": text});
@@ -303,16 +466,28 @@ impl ItemWriter {
                 }
             },
         };
-        self.emitter.emit_about(event, &item, index, more);
-        if !matches!(item.kind, ItemKind::Call { .. }) {
+        if !event.is_empty() {
+            self.emitter.emit_about(event, &item, index, more);
+        }
+        if item.kind.has_parts() {
             let part = json!({"part": item.part()});
             self.emitter.emit_about("response.content_part.done", &item, index, part);
         }
+        if let (ItemKind::HostedCall { target, .. }, true) = (&item.kind, whole) {
+            // It is done once it was run.
+            let (target, text) = (Arc::clone(target), item.text.clone());
+            self.output.push(item.json("in_progress", true));
+            self.calls.push(HostedCall { index, item, target, text });
+            return;
+        }
         let done = item.json(if whole { "completed" } else { "incomplete" }, true);
-        self.emitter
-            .emit("response.output_item.done", json!({"output_index": index, "item": done}));
+        self.emit_done(index, &done);
         self.output.push(done);
     }
+}
+
+fn hosted_kind(target: &CallTarget) -> Option<HostedKind> {
+    target.host.as_ref().map(|host| host.kind)
 }
 
 impl StreamWriter for ItemWriter {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ossmith_harmony::{
-    Conversation, DropAnalysis, PromptOptions, RenderOptions, Role, render_for_completion_with,
+    Conversation, DropAnalysis, Message, PromptOptions, RenderOptions, Role, encode,
+    render_for_completion_with, render_message, special,
 };
 
 use super::parser::{CallTargets, TurnParser};
@@ -62,6 +63,7 @@ impl RequestOptions<'_> {
         PromptOptions {
             date: Some(self.config.date()),
             effort: self.reasoning.effort,
+            built_in: self.tools.built_in(),
             tools: self.tools.declarations(),
             namespaces: self.tools.namespaces(),
             instructions,
@@ -89,7 +91,8 @@ impl RequestOptions<'_> {
             reasoning_bound = reasoning_bound.or(Some(all - answer_tokens(all)));
         }
         let functions = &self.tools.functions;
-        let arguments = functions.iter().map(|function| function.arguments(must_call));
+        let with_grammar = functions.iter().filter(|function| !function.target.is_code());
+        let arguments = with_grammar.map(|function| function.arguments(must_call));
         let mut grammars = arguments.collect::<Result<Vec<GrammarRequest>>>()?;
         let free = reasoning_bound.is_none() && grammars.is_empty() && answer.is_none();
         if !free {
@@ -98,9 +101,11 @@ impl RequestOptions<'_> {
         grammars.extend(answer);
         let targets: CallTargets =
             functions.iter().map(|function| Arc::clone(&function.target)).collect();
-        let calls = targets
-            .iter()
-            .map(|target| CallRule { recipient: target.recipient.clone(), arguments: None });
+        let calls = targets.iter().map(|target| CallRule {
+            recipient: target.recipient.clone(),
+            arguments: None,
+            built_in: target.is_built_in(),
+        });
         let rules = Rules {
             thinking: reasoning_bound,
             calls: calls.collect(),
@@ -123,7 +128,9 @@ impl RequestOptions<'_> {
     /// The tokens with which the turn begins, where the request leaves no choice of them.
     fn prefill(&self, reasoning_bound: Option<usize>, must_call: bool) -> Vec<u32> {
         match (reasoning_bound, self.tools.functions.as_slice()) {
-            (Some(0), [only]) if must_call => begin_call(&only.target.recipient),
+            (Some(0), [only]) if must_call && !only.target.is_built_in() => {
+                begin_call(&only.target.recipient)
+            }
             (Some(0), []) => begin_channel("final"),
             (Some(bound), _) if bound > 0 => begin_channel("analysis"),
             _ => Vec::new(),
@@ -143,8 +150,10 @@ impl PreparedTurn {
             within(timeout, compiler.compile(tenant, &self.grammars)).await??.into_iter();
         self.grammars.clear();
         if let Some(rules) = &mut self.rules {
-            for call in &mut rules.calls {
-                call.arguments = compiled.next();
+            for (call, target) in rules.calls.iter_mut().zip(self.targets.iter()) {
+                if !target.is_code() {
+                    call.arguments = compiled.next();
+                }
             }
             rules.answer = compiled.next();
         }
@@ -163,6 +172,52 @@ impl PreparedTurn {
         let guide = || Some(Guide::new(Arc::clone(rules.as_ref()?), &self.prefill));
         let request = |choice| self.options.request(&self.prompt, guide(), choice);
         Ok((0..self.options.n).map(request).collect())
+    }
+
+    /// Whether any tool may be called that a server runs.
+    pub(crate) fn has_hosted_tools(&self) -> bool {
+        self.targets.iter().any(|target| target.host.is_some())
+    }
+
+    /// The turn that goes on after calls that were answered here: what was generated, and the results, follow the prompt. Calls of
+    /// tools that servers run may come only if `more_calls`.
+    ///
+    /// # Errors
+    /// It leaves no room for an answer.
+    pub(crate) fn continued(
+        &self,
+        generated: &[u32],
+        results: &[Message],
+        more_calls: bool,
+        config: &Config,
+    ) -> Result<PreparedTurn> {
+        let mut next = self.clone();
+        next.prompt.extend_from_slice(generated);
+        for result in results {
+            let tokens = render_message(result);
+            next.prompt.extend(tokens.map_err(|why| ApiError::internal(why.to_string()))?);
+        }
+        next.prompt.push(special::START);
+        next.prompt.extend(encode(Role::Assistant.as_str()));
+        next.prefill.clear();
+        if let Some(rules) = &mut next.rules {
+            rules.must_call = false;
+            if !more_calls {
+                let is_own = |recipient: &str| {
+                    let mut targets = self.targets.iter();
+                    targets.any(|target| target.recipient == recipient && target.host.is_none())
+                };
+                rules.calls.retain(|call| is_own(&call.recipient));
+            }
+        }
+        let limit =
+            self.options.params.max_tokens.map(|limit| limit.saturating_sub(generated.len()));
+        if limit == Some(0) {
+            return Err(ApiError::too_long("max_output_tokens", "no token is left for an answer"));
+        }
+        next.options.params.max_tokens = limit;
+        next.options.clamp_max_tokens(next.prompt.len(), config, "input")?;
+        Ok(next)
     }
 
     /// A parser for one choice.

@@ -19,4 +19,5 @@ mod replayed;
 mod responses;
 mod spellings;
 mod tenants;
+mod tool_servers;
 mod tools;

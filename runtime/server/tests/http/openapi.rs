@@ -32,6 +32,7 @@ const ALL: &[(&str, &[Body])] = &[
 const ANY: &[(&str, &[Body])] = &[
     ("options/structured_output.rs", &[Schema("ChatRequest"), Schema("ResponsesRequest")]),
     ("options/tools.rs", &[Schema("ChatRequest"), Schema("ResponsesRequest")]),
+    ("options/hosted_tools.rs", &[Schema("ResponsesRequest")]),
     ("options/tool.rs", &[Schema("ChatRequest"), Schema("ResponsesRequest")]),
     ("ollama/request.rs", &[Schema("OllamaChatRequest"), Schema("OllamaGenerateRequest")]),
     ("ollama/models.rs", &[Schema("OllamaModelRequest"), Schema("OllamaPullRequest")]),
