@@ -39,7 +39,7 @@ impl ModelName {
 
     /// The repository of the hub that it may name.
     fn repository(&self) -> Option<Repository> {
-        self.0.to_str().filter(|name| name.contains('/')).and_then(Repository::parse)
+        self.0.to_str().filter(|name| name.contains(['/', '@'])).and_then(Repository::parse)
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct ModelArgs {
     /// A built-in name, a checkpoint folder, or random weights.
     ///
     /// Built-in names are nano, gpt-oss-20b and gpt-oss-120b (also written openai/gpt-oss-20b). nano's weights are
-    /// embedded; those of the others, and of OWNER/MODEL, are taken from the local Hugging Face cache, or downloaded
+    /// embedded; those of the others, and of OWNER/MODEL or OWNER/MODEL@REVISION, are taken from the local Hugging Face cache, or downloaded
     /// into it. A folder holds config.json and safetensors files in Hugging Face or OpenAI layout; a file is a GGUF file
     /// (the first part of several) of llama.cpp's architecture gpt-oss. `synthetic:NAME`
     /// and `synthetic:FOLDER` make seeded random weights of that shape; with `counting:NAME` the likeliest token after

@@ -8,11 +8,11 @@ use crate::hub::{self, Repository};
 /// Download a checkpoint into the local Hugging Face cache, and print its folder.
 ///
 /// Only what a model needs to run is downloaded: configuration and safetensors, not the copies for other programs. An
-/// interrupted download continues where it stopped. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean
+/// interrupted download continues where it stopped. Files that are there already are compared with their checksums once. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean
 /// what they mean to Hugging Face's tools.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// OWNER/MODEL; without an owner, OpenAI's.
+    /// OWNER/MODEL or OWNER/MODEL@REVISION (a branch, a tag or a commit); without an owner, OpenAI's.
     #[arg(value_name = "MODEL")]
     model: String,
 }
@@ -22,7 +22,7 @@ impl Args {
         let repository = Repository::parse(&self.model).ok_or_else(|| {
             fail(
                 format!("`{}` is not a model of the hub", self.model),
-                "write OWNER/MODEL, such as openai/gpt-oss-20b",
+                "write OWNER/MODEL, such as openai/gpt-oss-20b, or OWNER/MODEL@REVISION",
             )
         })?;
         let folder = hub::snapshot(&repository)?;

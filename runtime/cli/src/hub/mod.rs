@@ -1,9 +1,10 @@
 //! Checkpoints by name: taken from the local Hugging Face cache, or downloaded into it. The cache has the layout of
-//! Hugging Face's tools, so each finds what the other has downloaded. `remote` lists the hub's files and `transfer`
-//! downloads one of them.
+//! Hugging Face's tools, so each finds what the other has downloaded. `remote` lists the hub's files, `transfer` downloads
+//! one of them, and `verify` compares a file with its checksum when it is first used.
 
 mod remote;
 mod transfer;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -16,28 +17,53 @@ use crate::output::note;
 use crate::progress::Bars;
 use remote::Hub;
 
-/// A model on the hub: `openai/gpt-oss-20b`.
+/// A model on the hub, and which state of it: `openai/gpt-oss-20b`, `someone/tuned@v2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Repository(String);
+pub(crate) struct Repository {
+    name: String,
+    /// A branch, a tag or a commit.
+    revision: String,
+}
 
 impl Repository {
-    /// The repository of this name; none if the text cannot be one. A bare name of a published model is OpenAI's.
-    pub(crate) fn parse(name: &str) -> Option<Repository> {
+    /// The repository of this name, with `@REVISION` behind it or of the branch `main`; none if the text cannot be one. A
+    /// bare name of a published model is OpenAI's.
+    pub(crate) fn parse(text: &str) -> Option<Repository> {
         let fine = |part: &str| {
             let word = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !part.is_empty() && !part.starts_with(['.', '-']) && part.chars().all(word)
         };
-        match name.split_once('/') {
-            Some((owner, model)) => {
-                (fine(owner) && fine(model)).then(|| Repository(name.to_owned()))
-            }
-            None => fine(name).then(|| Repository(format!("openai/{name}"))),
+        let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
+        // `refs/pr/1` is a revision too.
+        if !revision.split('/').all(fine) {
+            return None;
         }
+        let name = match name.split_once('/') {
+            Some((owner, model)) => (fine(owner) && fine(model)).then(|| name.to_owned())?,
+            None => fine(name).then(|| format!("openai/{name}"))?,
+        };
+        Some(Repository { name, revision: revision.to_owned() })
     }
 
     /// Its folder in the cache.
     fn folder(&self, cache: &Path) -> PathBuf {
-        cache.join(format!("models--{}", self.0.replace('/', "--")))
+        cache.join(format!("models--{}", self.name.replace('/', "--")))
+    }
+
+    /// The file in the cache that has the commit of the revision; none for a commit, which is its own.
+    fn reference(&self, folder: &Path) -> Option<PathBuf> {
+        let is_commit =
+            self.revision.len() == 40 && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (!is_commit).then(|| folder.join("refs").join(&self.revision))
+    }
+}
+
+impl std::fmt::Display for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.revision.as_str() {
+            "main" => f.write_str(&self.name),
+            revision => write!(f, "{}@{revision}", self.name),
+        }
     }
 }
 
@@ -47,14 +73,15 @@ pub(crate) fn snapshot(repository: &Repository) -> anyhow::Result<PathBuf> {
         return Err(fail("there is no folder for downloads", "set HF_HOME or HOME"));
     };
     if let Some(found) = find(&cache, repository) {
+        verify::snapshot(&repository.folder(&cache), &found)?;
         return Ok(found);
     }
     if is_offline() {
         return Err(fail(
-            format!("there are no weights of {} in {}", repository.0, cache.display()),
+            format!("there are no weights of {repository} in {}", cache.display()),
             format!(
                 "HF_HUB_OFFLINE forbids the download: unset it, give the checkpoint's folder with --model, or use random weights with --model synthetic:{}",
-                repository.0.trim_start_matches("openai/")
+                repository.name.trim_start_matches("openai/")
             ),
         ));
     }
@@ -67,18 +94,17 @@ fn download(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
     let hub = Hub::from_environment();
     let listing = hub.list(repository)?;
     let commit = listing["sha"].as_str().filter(|sha| remote::is_plain(sha));
-    let commit =
-        commit.with_context(|| format!("the hub's list of {} has no commit", repository.0))?;
+    let commit = commit.with_context(|| format!("the hub's list of {repository} has no commit"))?;
     let files = remote::needed(&listing);
     if !files.iter().any(|file| file.name.ends_with(".safetensors")) {
         return Err(fail(
-            format!("{} has no safetensors files", repository.0),
+            format!("{repository} has no safetensors files"),
             "give a repository with a checkpoint of the gpt-oss architecture",
         ));
     }
     let total: u64 = files.iter().map(|file| file.bytes).sum();
     let folder = repository.folder(cache);
-    note!("downloading {} ({:.1} GB) into {}", repository.0, total as f64 / 1e9, folder.display());
+    note!("downloading {repository} ({:.1} GB) into {}", total as f64 / 1e9, folder.display());
     let snapshot = folder.join("snapshots").join(commit);
     let mut bars = Bars::new();
     let mut before = 0;
@@ -87,13 +113,15 @@ fn download(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
         let mut show = |done: u64| {
             bars.show(ossmith::Progress { stage: "download", done: before + done, total });
         };
-        let blob = transfer::file(&hub, &url, file, &folder.join("blobs"), &mut show)?;
+        let blob = transfer::file(&hub, &url, file, &folder, &mut show)?;
         link(&blob, &snapshot.join(&file.name))?;
         before += file.bytes;
     }
     bars.finish();
     // Written last, so that an interrupted download is never taken for a complete one.
-    write(&folder.join("refs/main"), commit)?;
+    if let Some(reference) = repository.reference(&folder) {
+        write(&reference, commit)?;
+    }
     Ok(snapshot)
 }
 
@@ -105,10 +133,13 @@ fn is_offline() -> bool {
     set("HF_HUB_OFFLINE")
 }
 
-/// The snapshot that `refs/main` names, if it is whole.
+/// The snapshot of the revision, if it is whole.
 fn find(cache: &Path, repository: &Repository) -> Option<PathBuf> {
     let folder = repository.folder(cache);
-    let commit = std::fs::read_to_string(folder.join("refs/main")).ok()?;
+    let commit = match repository.reference(&folder) {
+        Some(reference) => std::fs::read_to_string(reference).ok()?,
+        None => repository.revision.clone(),
+    };
     let snapshot = folder.join("snapshots").join(commit.trim());
     is_whole(&snapshot).then_some(snapshot)
 }
@@ -183,8 +214,19 @@ mod tests {
             ("/x", None),
             ("", None),
             ("a b/c", None),
+            ("someone/tuned@v2.1", Some("someone/tuned@v2.1")),
+            ("gpt-oss-20b@refs/pr/3", Some("openai/gpt-oss-20b@refs/pr/3")),
+            ("openai/gpt-oss-20b@main", Some("openai/gpt-oss-20b")),
+            ("a/b@", None),
+            ("a/b@../main", None),
+            ("a/b@c@d", None),
+            ("a/b@/c", None),
         ] {
-            assert_eq!(Repository::parse(name).map(|r| r.0).as_deref(), repository, "{name}");
+            assert_eq!(
+                Repository::parse(name).map(|r| r.to_string()).as_deref(),
+                repository,
+                "{name}"
+            );
         }
     }
 

@@ -9,6 +9,7 @@ use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
 use super::Repository;
+use super::verify::Checksum;
 use crate::failure::fail;
 use crate::output::note;
 
@@ -35,15 +36,6 @@ pub(super) struct RemoteFile {
     pub(super) checksum: Checksum,
 }
 
-/// How the hub names content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Checksum {
-    /// Large files: SHA-256.
-    Sha256,
-    /// Small ones: git's SHA-1 of a blob.
-    Git,
-}
-
 impl Hub {
     pub(super) fn from_environment() -> Hub {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -68,7 +60,7 @@ impl Hub {
     }
 
     pub(super) fn url(&self, repository: &Repository, rest: &str) -> String {
-        format!("{}/{}/{rest}", self.endpoint, repository.0)
+        format!("{}/{}/{rest}", self.endpoint, repository.name)
     }
 
     /// Fetches a file, or this range of it. The token goes to the hub's own address alone, whichever way a redirect leads.
@@ -120,7 +112,9 @@ impl Hub {
     }
 
     pub(super) fn list(&self, repository: &Repository) -> anyhow::Result<Value> {
-        let url = format!("{}/api/models/{}/revision/main?blobs=true", self.endpoint, repository.0);
+        let revision = repository.revision.replace('/', "%2F");
+        let (endpoint, name) = (&self.endpoint, &repository.name);
+        let url = format!("{endpoint}/api/models/{name}/revision/{revision}?blobs=true");
         let mut tries = 0;
         let mut response = loop {
             tries += 1;
@@ -131,7 +125,7 @@ impl Hub {
                 outcome => break outcome?,
             }
         };
-        check_status(response.status().as_u16(), &repository.0)?;
+        check_status(response.status().as_u16(), &repository.to_string())?;
         let text = response.body_mut().read_to_string().map_err(|why| unreachable(&url, &why))?;
         serde_json::from_str(&text).with_context(|| format!("{url} is not JSON"))
     }
@@ -201,7 +195,7 @@ pub(super) fn check_status(status: u16, what: &str) -> anyhow::Result<()> {
         )),
         404 => Err(fail(
             format!("the hub has no {what} (status 404)"),
-            "check the name: it is OWNER/MODEL, such as openai/gpt-oss-20b",
+            "check the name: it is OWNER/MODEL, such as openai/gpt-oss-20b, or OWNER/MODEL@REVISION",
         )),
         other => {
             Err(fail(format!("the hub answered status {other} for {what}"), "try again later"))

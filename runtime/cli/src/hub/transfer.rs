@@ -1,29 +1,33 @@
 //! Downloads one file from the hub: in parts, resumed where it broke off, and checked when it is complete.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 
-use super::remote::{self, Busy, Checksum, Hub, RemoteFile, TRIES, check_status};
+use super::remote::{self, Busy, Hub, RemoteFile, TRIES, check_status};
+use super::verify;
 use crate::failure::fail;
 
 /// Bytes per request: a connection that stalls is detected within one part's time limit.
 const PART: u64 = 64 << 20;
 
-/// Downloads a file into `blobs` and returns its path; `show` gets the number of bytes that are there.
+/// Downloads a file into the blobs of a model's folder and returns its path; `show` gets the number of bytes that are there.
 pub(super) fn file(
     hub: &Hub,
     url: &str,
     file: &RemoteFile,
-    blobs: &Path,
+    folder: &Path,
     show: &mut dyn FnMut(u64),
 ) -> anyhow::Result<PathBuf> {
+    let blobs = &folder.join("blobs");
     let place = blobs.join(&file.blob);
     if place.metadata().is_ok_and(|found| found.len() == file.bytes) {
+        if !verify::is_known(folder, &place) {
+            check(&place, file)?;
+            verify::remember(folder, &place);
+        }
         show(file.bytes);
         return Ok(place);
     }
@@ -61,6 +65,7 @@ pub(super) fn file(
     }
     check(&unfinished, file)?;
     std::fs::rename(&unfinished, &place).with_context(doing)?;
+    verify::remember(folder, &place);
     show(file.bytes);
     Ok(place)
 }
@@ -121,36 +126,16 @@ fn part(
 
 /// Compares the checksum, which covers the size; a file that differs is removed.
 fn check(path: &Path, file: &RemoteFile) -> anyhow::Result<()> {
-    let doing = || format!("cannot read {}", path.display());
-    let source = File::open(path).with_context(doing)?;
-    let (kind, found) = match file.checksum {
-        Checksum::Sha256 => ("SHA-256", sum(Sha256::new(), source)),
-        Checksum::Git => {
-            let head = format!("blob {}\0", file.bytes);
-            ("git hash", sum(Sha1::new_with_prefix(head), source))
-        }
-    };
-    let found = found.with_context(doing)?;
+    let found = verify::checksum(path, file.checksum)?;
     if found.eq_ignore_ascii_case(&file.blob) {
         return Ok(());
     }
     discard(path);
+    let kind = file.checksum.name();
     Err(fail(
         format!("{} is damaged: its {kind} is {found}, not {}", file.name, file.blob),
         "the file was removed; run it again",
     ))
-}
-
-/// The checksum of what `hash` has taken and all of `source`, in hexadecimal.
-fn sum(mut hash: impl Digest, mut source: impl Read) -> std::io::Result<String> {
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = source.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(&buffer[..count]);
-    }
 }
 
 fn discard(path: &Path) {

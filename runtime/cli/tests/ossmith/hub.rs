@@ -104,7 +104,7 @@ fn answer(mut socket: TcpStream, faults: &mut Faults, elsewhere: &str, log: &Mut
             .unwrap();
         return;
     }
-    if path.starts_with("/api/models/owner/small/revision/main") {
+    if path.starts_with("/api/models/owner/small/revision/") {
         return send(&mut socket, 200, listing().to_string().as_bytes(), None);
     }
     // Large files are elsewhere, as they are on the real hub.
@@ -198,6 +198,49 @@ fn a_model_is_fetched_once_and_whole() {
         assert_eq!(hub.pull("owner/small").1, folder.display().to_string());
         assert_eq!(hub.requested("").len(), before, "nothing is requested again");
     }
+}
+
+#[test]
+fn a_revision_has_a_reference_of_its_own_and_a_commit_none() {
+    let hub = Hub::start(Faults::default());
+    let references = hub.cache.path().join("hub/models--owner--small/refs");
+    let (good, folder, stderr) = hub.pull("owner/small@refs/pr/7");
+    assert!(good && folder.ends_with(COMMIT), "{folder} {stderr}");
+    assert!(hub.requested("/api/")[0].contains("/revision/refs%2Fpr%2F7?"));
+    assert_eq!(std::fs::read_to_string(references.join("refs/pr/7")).unwrap(), COMMIT);
+    assert!(!references.join("main").exists());
+    // The commit is there now, and needs no reference; its files are shared.
+    let before = hub.requested("").len();
+    assert_eq!(hub.pull(&format!("owner/small@{COMMIT}")).1, folder);
+    assert_eq!(hub.requested("").len(), before, "nothing is requested again");
+    // Another name for the same commit fetches the list alone.
+    let files = hub.requested("/resolve/").len();
+    assert_eq!(hub.pull("owner/small@v1.0").1, folder);
+    assert_eq!(hub.requested("/resolve/").len(), files);
+    assert_eq!(std::fs::read_to_string(references.join("v1.0")).unwrap(), COMMIT);
+}
+
+#[test]
+fn a_flipped_byte_of_a_cached_file_is_found_when_it_is_used() {
+    let hub = Hub::start(Faults::default());
+    let (good, folder, stderr) = hub.pull("owner/small");
+    assert!(good, "{stderr}");
+    let blob = std::path::Path::new(&folder).join("model.safetensors").canonicalize().unwrap();
+    let mut content = weights();
+    content[777] ^= 1;
+    std::fs::write(&blob, &content).unwrap();
+    // Changed for certain, however coarse the file system's clock is.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    std::fs::File::options().write(true).open(&blob).unwrap().set_modified(later).unwrap();
+    let (good, _, stderr) = hub.pull("owner/small");
+    assert!(!good && stderr.contains("SHA-256") && stderr.contains("remove that file"), "{stderr}");
+    std::fs::remove_file(&blob).unwrap();
+    assert_eq!(hub.pull("owner/small").1, folder);
+    assert_eq!(std::fs::read(&blob).unwrap(), weights());
+    // What another tool wrote is verified once, and right.
+    std::fs::remove_dir_all(hub.cache.path().join("hub/models--owner--small/.ossmith-verified"))
+        .unwrap();
+    assert_eq!(hub.pull("owner/small").1, folder);
 }
 
 #[test]
