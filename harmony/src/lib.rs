@@ -49,6 +49,7 @@
 //! | read it as the reference library does | [`ReferenceParser`], [`parse()`] |
 //! | constrain headers while sampling | [`HeaderGrammar`] |
 //! | Chat Completions and Responses | [`chat_conversation`], [`responses_conversation`], [`Route`] |
+//! | the tokenizer in Hugging Face's files | [`write_tokenizer_json`], [`tokenizer_config`], [`CHAT_TEMPLATE`] |
 //! | the command `ossmith harmony` | [`serve_lines`] |
 //!
 //! Defaults equal the reference library (`openai-harmony` 0.0.8) token for token; everything that differs is an option.
@@ -58,6 +59,7 @@
 mod bpe;
 mod convert;
 mod encoding;
+mod export;
 mod grammar;
 mod parse;
 mod protocol;
@@ -74,6 +76,9 @@ pub use convert::{
 pub use encoding::{
     DecodeError, EncodeError, SpecialSet, decode, decode_bytes, decode_lossy, encode, encode_into,
     encode_with_special, token_bytes,
+};
+pub use export::{
+    CHAT_TEMPLATE, MODEL_MAX_LENGTH, special_tokens_map, tokenizer_config, write_tokenizer_json,
 };
 pub use grammar::{CallChoice, HeaderChoices, HeaderGrammar, HeaderState};
 pub use parse::{

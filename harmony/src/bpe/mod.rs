@@ -9,4 +9,4 @@ mod split;
 mod tables;
 
 pub(crate) use encode::encode_ordinary;
-pub(crate) use tables::{MAX_TOKEN_BYTES, token_bytes, token_of};
+pub(crate) use tables::{MAX_TOKEN_BYTES, merge_of, token_bytes, token_of};

@@ -43,6 +43,12 @@ pub(crate) fn merge(id: u32) -> Merge {
     Merge::unpack(read_u64(MERGES, id as usize))
 }
 
+/// The two tokens that an ordinary token is merged from; none for a single byte.
+pub(crate) fn merge_of(id: u32) -> Option<(u32, u32)> {
+    let Merge { left, right, .. } = merge(id);
+    (left != id).then_some((left, right))
+}
+
 /// The token that two tokens merge to.
 #[inline]
 pub(crate) fn merged(left: u32, right: u32) -> Option<u32> {
