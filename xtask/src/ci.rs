@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{clients, nvrtc, python, supply};
+use crate::{clients, nvrtc, python, redis, supply};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,10 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     println!("\n== clients for the server's tests");
     let missing = clients::fetch().into_iter().map(|why| format!("the server's clients: {why}"));
     checks.unchecked.extend(missing);
+    println!("\n== Redis for the tests of stores that servers share");
+    if let Err(why) = redis::fetch() {
+        checks.unchecked.push(format!("stores that servers share: {why}"));
+    }
     checks.unchecked.push(gpu_note());
     println!("\n== not checked by this run");
     for line in &checks.unchecked {

@@ -10,6 +10,7 @@ mod clients;
 mod gpu_bundle;
 mod nvrtc;
 mod python;
+mod redis;
 mod shell;
 mod simulate;
 mod supply;

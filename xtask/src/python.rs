@@ -27,8 +27,13 @@ pub(crate) fn with_pip() -> Result<PathBuf> {
 }
 
 /// Packages through which users will reach the server, at the versions that its tests were written with.
-const SERVER: [&str; 4] =
-    ["openai==3.54.0", "openai-agents[litellm]==0.24.0", "schemathesis>=4,<5", "playwright>=1,<2"];
+const SERVER: [&str; 5] = [
+    "openai==3.54.0",
+    "openai-agents[litellm]==0.24.0",
+    "schemathesis>=4,<5",
+    "playwright>=1,<2",
+    "transformers==5.24.0",
+];
 
 /// Makes them importable by the Python in `target/py`: never by the system's, which is not ours to change.
 pub(crate) fn fetch_for_server() -> Result<()> {
@@ -39,7 +44,7 @@ pub(crate) fn fetch_for_server() -> Result<()> {
             "there is no virtual environment in target/py; install Python's venv".to_owned()
         );
     }
-    let probe = "import agents, litellm, openai, playwright, schemathesis";
+    let probe = "import agents, litellm, openai, playwright, schemathesis, transformers";
     if capture(Command::new(&python).args(["-c", probe])).is_ok() {
         return Ok(());
     }

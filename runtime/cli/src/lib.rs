@@ -23,6 +23,7 @@ mod progress;
 mod prompt;
 mod sampling;
 mod schedule;
+mod storage;
 mod tensors;
 mod today;
 mod tokens;

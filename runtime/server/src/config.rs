@@ -8,7 +8,9 @@ use ossmith::{EngineHandle, PAGE_TOKENS};
 
 use crate::arrivals::ArrivalSink;
 use crate::calendar;
+use crate::files::FileLimits;
 use crate::guide::GrammarHelper;
+use crate::store::{SharedStore, StoreLimits};
 use crate::tool_servers::{ToolLimits, ToolServer};
 
 /// What does not change while a server runs.
@@ -72,6 +74,12 @@ pub struct Config {
     pub development: bool,
     /// Bounds of the stored responses.
     pub store: StoreLimits,
+    /// What several servers store together; without it each stores in its own memory.
+    pub shared_store: Option<SharedStore>,
+    /// Where uploaded files and the results of batches are kept; without it there are neither.
+    pub files: Option<FileLimits>,
+    /// With what keys are hashed, where what a tenant stores outlives the process or is shared; `None` is a random salt.
+    pub tenant_salt: Option<[u8; 32]>,
     /// Seals the reasoning that clients keep; `None` is a random key, with which only this process can open it.
     pub seal_key: Option<String>,
     /// How to start the processes in which grammars are tried out; without one only llguidance's own limits bound what a
@@ -83,24 +91,6 @@ pub struct Config {
     pub startup: Vec<(String, f64)>,
     /// Lines of the log that could not be written, as whoever writes it counts them, for `/metrics`.
     pub dropped_log_lines: Arc<AtomicU64>,
-}
-
-/// Bounds of the stored responses. The least recently used ones are dropped first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreLimits {
-    /// Most responses.
-    pub entries: usize,
-    /// Most bytes of their JSON.
-    pub bytes: usize,
-    /// How long a response is kept since its last use.
-    pub lifetime: Duration,
-}
-
-impl Default for StoreLimits {
-    /// 1024 responses, 256 MiB, a day.
-    fn default() -> StoreLimits {
-        StoreLimits { entries: 1024, bytes: 256 << 20, lifetime: Duration::from_secs(24 * 3600) }
-    }
 }
 
 impl Config {
@@ -136,6 +126,9 @@ impl Config {
             tool_limits: ToolLimits::default(),
             development: false,
             store: StoreLimits::default(),
+            shared_store: None,
+            files: None,
+            tenant_salt: None,
             seal_key: None,
             grammar_helper: None,
             arrivals: None,

@@ -16,11 +16,9 @@ use crate::ids::{new_id_of, unix_seconds};
 use crate::page;
 use crate::responses::items;
 use crate::state::AppState;
-use crate::store::{Entry, TenantStore};
+use crate::store::{CONVERSATION, Entry, TenantStore};
 use crate::tenant::Tenant;
 
-/// What the id of a conversation begins with.
-pub(crate) const PREFIX: &str = "conv_";
 /// Items that one request may add.
 const MAX_ITEMS: usize = 20;
 /// Pairs of metadata.
@@ -34,14 +32,14 @@ pub(crate) async fn create(
     let create = move |app: &AppState, body: &Map<String, Value>| {
         let fields = Fields::new(body);
         let items = read_items(app, tenant, &fields)?;
-        let id = new_id_of(PREFIX.trim_end_matches('_'));
+        let id = new_id_of(CONVERSATION.trim_end_matches('_'));
         let conversation = json!({
             "id": id,
             "object": "conversation",
             "created_at": unix_seconds(),
             "metadata": metadata(&fields)?,
         });
-        app.store.of(tenant).put(&id, &conversation, &[], &items);
+        app.store.of(tenant).put(&id, &conversation, &[], &items)?;
         Ok(conversation)
     };
     Ok(json_body(&body.read(&app, create).await?))
@@ -67,7 +65,7 @@ pub(crate) async fn update(
         let set = |conversation: &mut Value, _: &mut Vec<Value>| {
             conversation["metadata"] = metadata.clone();
         };
-        store.update(&id, set).ok_or_else(|| missing(&id))
+        store.update(&id, set)?.ok_or_else(|| missing(&id))
     };
     Ok(json_text(body.read(&app, update).await?.response()))
 }
@@ -78,7 +76,7 @@ pub(crate) async fn delete(
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
     find(app.store.of(tenant), &id)?;
-    app.store.of(tenant).remove(&id);
+    app.store.of(tenant).remove(&id)?;
     Ok(json_body(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
 }
 
@@ -95,7 +93,7 @@ pub(crate) async fn add_items(
         }
         let items = read_items(app, tenant, &fields)?;
         find(store, &id)?;
-        append(store, &id, &items).ok_or_else(|| missing(&id))?;
+        append(store, &id, &items)?.ok_or_else(|| missing(&id))?;
         Ok(items)
     };
     Ok(page::list(&body.read(&app, add).await?, false))
@@ -133,18 +131,18 @@ pub(crate) async fn delete_item(
         return Err(missing_item(&id, &item));
     }
     let remove = |_: &mut Value, all: &mut Vec<Value>| all.retain(|one| one["id"] != item.as_str());
-    let changed = store.update(&id, remove).ok_or_else(|| missing(&id))?;
+    let changed = store.update(&id, remove)?.ok_or_else(|| missing(&id))?;
     Ok(json_text(changed.response()))
 }
 
 /// A stored conversation.
 pub(crate) fn find(store: TenantStore<'_>, id: &str) -> Result<Entry> {
-    let entry = store.get(id).filter(|_| id.starts_with(PREFIX));
+    let entry = store.get(id)?.filter(|_| id.starts_with(CONVERSATION));
     entry.ok_or_else(|| missing(id))
 }
 
 /// Adds items at its end; none if it is not there any more.
-pub(crate) fn append(store: TenantStore<'_>, id: &str, items: &[Value]) -> Option<Entry> {
+pub(crate) fn append(store: TenantStore<'_>, id: &str, items: &[Value]) -> Result<Option<Entry>> {
     store.update(id, |_, all| all.extend(items.iter().cloned()))
 }
 
@@ -176,7 +174,8 @@ fn read_items(app: &AppState, tenant: Tenant, fields: &Fields<'_>) -> Result<Vec
     Ok(read.items.into_iter().map(items::as_listed).collect())
 }
 
-fn metadata(fields: &Fields<'_>) -> Result<Value> {
+/// The pairs that a client may attach to what is kept.
+pub(crate) fn metadata(fields: &Fields<'_>) -> Result<Value> {
     let map = match fields.get("metadata") {
         None => return Ok(Value::Object(Map::new())),
         Some(Value::Object(map)) => map,

@@ -8,9 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+mod alive;
 mod answer;
 mod arrivals;
 mod backend;
+mod batch;
 mod bodies;
 mod calendar;
 mod chat;
@@ -22,6 +24,7 @@ mod error;
 mod error_form;
 mod extract;
 mod fields;
+mod files;
 mod generation;
 mod guide;
 mod ids;
@@ -56,12 +59,16 @@ mod usage;
 
 pub use arrivals::{Arrival, ArrivalSink};
 pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
+pub use batch::{BatchCounts, BatchError, run_batch};
 pub use calendar::date_of_day;
-pub use config::{Config, StoreLimits};
+pub use config::Config;
 pub use error::ApiError;
+pub use files::FileLimits;
 #[doc(hidden)]
 pub use guide::GrammarFuzzer;
 pub use guide::{GrammarHelper, Guide, MaskError, grammar_helper};
 pub use router::{api, router};
 pub use serve::serve;
+pub use store::{SharedStore, StoreLimits};
+pub use tenant::new_salt;
 pub use tool_servers::{ToolLimits, ToolServer, ToolServerAddress};

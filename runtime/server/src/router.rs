@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::middleware;
 use crate::state::AppState;
-use crate::{chat, completions, conversations, messages, ollama, responses, routes};
+use crate::{batch, chat, completions, conversations, messages, ollama, responses, routes};
 
 /// The whole server over a backend: [`api`], the chat page at `/`, and an answer for every other path.
 pub fn router(config: Config, backend: Arc<dyn GenerationBackend>) -> Router {
@@ -58,6 +59,8 @@ fn finish(router: Router<Arc<AppState>>, app: Arc<AppState>) -> Router {
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             ApiError::method(method.as_str(), uri.path())
         })
+        // Bodies have limits of their own.
+        .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(&app), middleware::handle))
         .with_state(app)
 }
@@ -96,9 +99,26 @@ fn routes(app: &AppState) -> Router<Arc<AppState>> {
             "/v1/conversations/{id}/items/{item}",
             get(conversations::retrieve_item).delete(conversations::delete_item),
         )
+        .route("/v1/files", get(batch::list_files).post(batch::upload))
+        .route("/v1/files/{id}", get(batch::retrieve_file).delete(batch::delete))
+        .route("/v1/files/{id}/content", get(batch::content))
+        .route("/v1/batches", get(batch::list).post(batch::create))
+        .route("/v1/batches/{id}", get(batch::retrieve))
+        .route("/v1/batches/{id}/cancel", post(batch::cancel))
         .route("/inference/v1/generate", post(completions::raw_tokens::handle))
+        .route("/generate", post(completions::native::handle))
+        .route("/v1/chat/completions/render", post(routes::worker::render_chat))
+        .route("/v1/completions/render", post(routes::worker::render_completion))
+        .route("/v1/responses/render", post(routes::worker::render_response))
+        .route("/model_info", get(routes::worker::model_info))
+        .route("/get_model_info", get(routes::worker::model_info))
+        .route("/server_info", get(routes::worker::server_info))
+        .route("/get_server_info", get(routes::worker::server_info))
+        .route("/get_load", get(routes::status::get_load))
+        .route("/kv_event_sources", get(routes::worker::kv_event_sources))
         .route("/tokenize", post(routes::tokenize::tokenize))
         .route("/detokenize", post(routes::tokenize::detokenize))
+        .route("/tokenizer_info", get(routes::tokenize::tokenizer_info))
         .route("/health", get(routes::status::health))
         .route("/ping", get(routes::status::health).post(routes::status::health))
         .route("/version", get(routes::status::version))

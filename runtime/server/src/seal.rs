@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn only_the_same_key_kind_and_tenant_open_a_text() {
-        let keys = || Keys::new(&["a".to_owned(), "b".to_owned()], false);
+        let keys = || Keys::new(&["a".to_owned(), "b".to_owned()], false, None);
         let (here, there) = (keys(), keys());
         let tenant = |keys: &Keys, n: usize| keys.tenants().nth(n).unwrap().1;
         let sealer = Sealer::new(Some("secret"), &here);

@@ -201,3 +201,17 @@ impl<W: StreamWriter> Stream for EventBody<W> {
         }
     }
 }
+
+/// Bytes from a channel, as a body.
+pub(crate) struct Frames(pub(crate) tokio::sync::mpsc::Receiver<Bytes>);
+
+impl futures_core::Stream for Frames {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|frame| frame.map(Ok))
+    }
+}

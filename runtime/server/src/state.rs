@@ -8,6 +8,7 @@ use crate::backend::{GenerationBackend, GenerationRequest};
 use crate::bodies::{Bodies, BodyLimits};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
+use crate::files::{BatchSlots, Files};
 use crate::generation::Generation;
 use crate::guide::compiler::Compiler;
 use crate::ids::unix_seconds;
@@ -26,6 +27,9 @@ pub(crate) struct AppState {
     pub(crate) store: Arc<Store>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) bodies: Arc<Bodies>,
+    /// Files of clients, if the server keeps any.
+    pub(crate) files: Option<Files>,
+    pub(crate) batches: BatchSlots,
     pub(crate) sealer: Sealer,
     pub(crate) tool_servers: ToolServers,
     /// When the server started, in seconds since 1970.
@@ -37,8 +41,8 @@ pub(crate) struct AppState {
 
 impl AppState {
     pub(crate) fn new(config: Config, backend: Arc<dyn GenerationBackend>) -> Arc<AppState> {
-        let store = Arc::new(Store::new(config.store));
-        let keys = Keys::new(&config.keys, config.one_tenant);
+        let store = Arc::new(Store::new(config.store, config.shared_store.clone()));
+        let keys = Keys::new(&config.keys, config.one_tenant, config.tenant_salt);
         let keys = Arc::new(keys.with_operator(config.operator_key.clone()));
         AppState::over(store, keys, config, backend)
     }
@@ -59,6 +63,7 @@ impl AppState {
             time: config.body_timeout,
         });
         let tool_servers = ToolServers::new(&config.tool_servers, config.tool_limits);
+        let files = config.files.clone().map(|limits| Files::new(limits, keys.has_tenants()));
         Arc::new(AppState {
             tool_servers,
             config,
@@ -68,6 +73,8 @@ impl AppState {
             store,
             keys,
             bodies,
+            files,
+            batches: BatchSlots::default(),
             sealer,
             created: unix_seconds(),
             stopping: AtomicBool::new(false),
@@ -78,6 +85,11 @@ impl AppState {
     /// From now on no generation starts.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether generations can start, now or later.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed) && self.backend.failure().is_none()
     }
 
     /// Starts the generations of a tenant's request that arrived then, each with what is left of the configured time. They

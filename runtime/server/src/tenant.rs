@@ -11,6 +11,10 @@ use crate::error::ApiError;
 /// Where Anthropic's SDKs put a key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+/// Paths that need a key where there are any, with all below them.
+const GUARDED: [&str; 7] =
+    ["/v1", "/api", "/inference", "/generate", "/tokenize", "/detokenize", "/tokenizer_info"];
+
 /// The digest of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tenant([u8; 32]);
@@ -25,6 +29,11 @@ impl Tenant {
             return requested;
         }
         first_word(blake3::keyed_hash(&self.0, &requested.to_le_bytes()))
+    }
+
+    /// Its name in files and stores.
+    pub(crate) fn hex(self) -> String {
+        blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }
 
     /// A number for the engine, which gives competing tenants equal shares.
@@ -47,6 +56,16 @@ fn first_word(hash: blake3::Hash) -> u64 {
     hash.as_bytes().first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
+/// A random salt for the names of tenants.
+#[must_use]
+pub fn new_salt() -> [u8; 32] {
+    let mut salt = [0; 32];
+    for (index, word) in salt.chunks_exact_mut(8).enumerate() {
+        word.copy_from_slice(&RandomState::new().hash_one(index).to_le_bytes());
+    }
+    salt
+}
+
 /// The keys that open a server, and the tenant of each.
 pub(crate) struct Keys {
     keys: Vec<(String, Tenant)>,
@@ -55,13 +74,9 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// With `one_tenant` all keys are of one trust domain. The salt is new in each process: nothing outlives it that a
-    /// digest would have to match.
-    pub(crate) fn new(keys: &[String], one_tenant: bool) -> Keys {
-        let mut salt = [0; 32];
-        for (index, word) in salt.chunks_exact_mut(8).enumerate() {
-            word.copy_from_slice(&RandomState::new().hash_one(index).to_le_bytes());
-        }
+    /// With `one_tenant` all keys are of one trust domain. Without a salt there is a new one in each process.
+    pub(crate) fn new(keys: &[String], one_tenant: bool, salt: Option<[u8; 32]>) -> Keys {
+        let salt = salt.unwrap_or_else(new_salt);
         let tenant = |key: &String| match one_tenant {
             true => Tenant::ONLY,
             false => Tenant(blake3::keyed_hash(&salt, key.as_bytes()).into()),
@@ -97,10 +112,9 @@ impl Keys {
     /// # Errors
     /// The path is guarded, and the headers have no known key.
     pub(crate) fn tenant(&self, path: &str, headers: &HeaderMap) -> Result<Tenant, ApiError> {
-        let guarded =
-            ["/v1", "/api", "/inference", "/tokenize", "/detokenize"].iter().any(|root| {
-                path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            });
+        let guarded = GUARDED.iter().any(|root| {
+            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
         if path.starts_with("/debug/") {
             return self.operator(headers);
         }
@@ -176,7 +190,7 @@ mod tests {
 
     #[test]
     fn only_a_known_key_opens_a_guarded_path() {
-        let keys = Keys::new(&["first".to_owned(), "second".to_owned()], false);
+        let keys = Keys::new(&["first".to_owned(), "second".to_owned()], false, None);
         for (path, value, open) in [
             ("/v1/models", Some("Bearer first"), true),
             ("/v1/models", Some("bearer second"), true),
@@ -190,6 +204,9 @@ mod tests {
             ("/tokenize", None, false),
             ("/detokenize", Some("Bearer wrong"), false),
             ("/detokenize", Some("Bearer second"), true),
+            ("/tokenizer_info", None, false),
+            ("/generate", None, false),
+            ("/server_info", None, true),
             ("/v1beta", None, true),
             ("/health", None, true),
             ("/metrics", Some("Bearer wrong"), true),
@@ -200,13 +217,13 @@ mod tests {
         ] {
             let headers = headers(value);
             assert_eq!(keys.tenant(path, &headers).is_ok(), open, "{path} {value:?}");
-            assert!(Keys::new(&[], false).tenant(path, &headers).is_ok());
+            assert!(Keys::new(&[], false, None).tenant(path, &headers).is_ok());
         }
     }
 
     #[test]
     fn a_key_may_come_under_anthropic_s_name() {
-        let keys = Keys::new(&["first".to_owned()], false);
+        let keys = Keys::new(&["first".to_owned()], false, None);
         for (key, bearer, open) in [
             (Some("first"), None, true),
             (Some("wrong"), None, false),
@@ -226,7 +243,7 @@ mod tests {
     fn what_shows_all_tenants_is_the_operators() {
         let keys = |given: &[&str], one_tenant: bool, operator: Option<&str>| {
             let given: Vec<String> = given.iter().map(|key| (*key).to_owned()).collect();
-            Keys::new(&given, one_tenant).with_operator(operator.map(str::to_owned))
+            Keys::new(&given, one_tenant, None).with_operator(operator.map(str::to_owned))
         };
         let status = |keys: &Keys, key: Option<&str>| {
             let value = key.map(|key| format!("Bearer {key}"));
@@ -255,12 +272,14 @@ mod tests {
         let tenant = |keys: &Keys, key: &str| {
             keys.tenant("/v1", &headers(Some(&format!("Bearer {key}")))).unwrap()
         };
-        let keys = Keys::new(&all, false);
+        let keys = Keys::new(&all, false, None);
         let (a, b) = (tenant(&keys, "a"), tenant(&keys, "b"));
         assert!(a != b && a != Tenant::ONLY && a == tenant(&keys, "a"));
         // The digest is not that of another process.
-        assert_ne!(a, tenant(&Keys::new(&all, false), "a"));
-        let one = Keys::new(&all, true);
+        assert_ne!(a, tenant(&Keys::new(&all, false, None), "a"));
+        let salted = || tenant(&Keys::new(&all, false, Some([7; 32])), "a");
+        assert_eq!(salted(), salted(), "unless they share a salt");
+        let one = Keys::new(&all, true, None);
         assert_eq!((tenant(&one, "a"), tenant(&one, "b")), (Tenant::ONLY, Tenant::ONLY));
         // Requests share prefixes within a tenant and a salt.
         let salts = [0, 1].map(|salt| [a, b, Tenant::ONLY].map(|of| of.cache_salt(salt)));

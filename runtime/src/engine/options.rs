@@ -1,7 +1,7 @@
 //! How an engine is loaded, and how requests share it.
 
 use crate::setters::setters;
-use crate::{DenseWeights, Device, Limits, Ranks};
+use crate::{Device, Limits, Ranks};
 
 /// How an engine is loaded. Start from the defaults and change what differs:
 ///
@@ -23,8 +23,6 @@ pub struct EngineOptions {
     pub limits: Limits,
     /// Threads of the CPU backend; `None` uses all threads of the machine.
     pub threads: Option<usize>,
-    /// The form in which dense weights are kept.
-    pub dense: DenseWeights,
     /// How requests share the engine.
     pub policy: Policy,
 }
@@ -37,7 +35,6 @@ impl Default for EngineOptions {
             ranks: Ranks::ONE,
             limits: Limits::default(),
             threads: None,
-            dense: DenseWeights::default(),
             policy: Policy::default(),
         }
     }
@@ -48,7 +45,6 @@ setters!(EngineOptions {
     with_ranks(ranks: Ranks),
     with_limits(limits: Limits),
     with_threads(threads: impl Into<Option<usize>>),
-    with_dense(dense: DenseWeights),
     with_policy(policy: Policy),
 });
 

@@ -14,9 +14,11 @@ mod logits;
 mod pull;
 mod random;
 mod report;
+mod run_batch;
 mod serve;
 mod statistics;
 mod table;
+mod tokenizer;
 mod tune;
 
 /// What to do.
@@ -26,6 +28,7 @@ pub(crate) enum Command {
     Chat(chat::Args),
     Logits(logits::Args),
     Harmony(harmony::Args),
+    Tokenizer(tokenizer::Args),
     Kernels(kernels::Args),
     Check(check::Args),
     Bench(bench::Args),
@@ -34,6 +37,7 @@ pub(crate) enum Command {
     Fit(fit::Args),
     Report(report::Args),
     Serve(Box<serve::Args>),
+    RunBatch(Box<run_batch::Args>),
     Pull(pull::Args),
     Doctor(doctor::Args),
     /// Tries out grammars for a server, which starts this by itself.
@@ -53,6 +57,7 @@ impl Command {
             Command::Chat(args) => args.run(),
             Command::Logits(args) => args.run(),
             Command::Harmony(args) => args.run(),
+            Command::Tokenizer(args) => args.run(),
             Command::Kernels(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
@@ -61,6 +66,7 @@ impl Command {
             Command::Fit(args) => args.run(),
             Command::Report(args) => args.run(),
             Command::Serve(args) => args.run(),
+            Command::RunBatch(args) => args.run(),
             Command::Pull(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::GrammarHelper => ossmith_server::grammar_helper().map_err(anyhow::Error::msg),

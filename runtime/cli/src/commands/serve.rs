@@ -12,7 +12,9 @@ use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use ossmith::{Device, EngineHandle, Limits, PAGE_TOKENS, Policy};
 use ossmith_plan::{Model, ModelSpec};
-use ossmith_server::{ArrivalSink, Config, EngineBackend, StoreLimits, ToolLimits, ToolServer};
+use ossmith_server::{
+    ArrivalSink, Config, EngineBackend, SharedStore, StoreLimits, ToolLimits, ToolServer,
+};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +24,7 @@ use crate::interrupt;
 use crate::load::DeviceArgs;
 use crate::log;
 use crate::model::{ModelArgs, ModelName};
+use crate::storage::StorageArgs;
 use crate::today;
 
 /// Tokens of prompt and answer together on the CPU, unless the flag sets it.
@@ -86,6 +89,9 @@ pub(crate) struct Args {
     limits: LimitArgs,
 
     #[command(flatten)]
+    files: StorageArgs,
+
+    #[command(flatten)]
     http: HttpArgs,
 
     #[command(flatten)]
@@ -144,14 +150,14 @@ impl ToolArgs {
 /// Sizes for which memory is reserved.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
-struct LimitArgs {
+pub(crate) struct LimitArgs {
     /// Tokens of prompt and answer together [default: the model's context, on the CPU at most 32768].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     max_model_len: Option<u32>,
 
     /// Requests that run at once; others wait.
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    max_num_seqs: u16,
+    pub(crate) max_num_seqs: u16,
 
     /// Tokens of one step.
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -268,6 +274,8 @@ impl Args {
         let recording = self.http.record_arrivals.as_deref().map(record_to).transpose()?;
         // A taken port shows now, not after the weights are loaded.
         runtime.block_on(self.listen())?;
+        // So does a store that is not there.
+        let shared_store = self.files.shared_store()?;
         let start = Instant::now();
         let chosen = self.model.choose()?;
         chosen.warn_if_random();
@@ -281,14 +289,14 @@ impl Args {
                 "--max-model-len {requested} is reduced to the context of {name}, {context}"
             );
         }
-        let limits = self.engine_limits(spec);
+        let limits = self.model_settings().engine_limits(spec);
         let policy = Policy::default().with_max_waiting(self.limits.max_queue);
         let engine = self.device.load_with(&chosen, limits, policy)?;
         let loaded = start.elapsed().as_secs_f64() - opened;
         let backend = engine.describe();
         let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
-        let mut config = self.config(chosen.model, keys, startup);
+        let mut config = self.config(chosen.model, keys, startup, shared_store)?;
         config.arrivals = recording;
         config.tool_servers = tool_servers;
         let name = config.name().to_owned();
@@ -349,44 +357,30 @@ impl Args {
         }
     }
 
-    fn context(&self, spec: &ModelSpec) -> usize {
-        let on_cpu = self.device.device().is_ok_and(|chosen| chosen.resolve().0 == Device::Cpu);
-        let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
-        self.limits.max_model_len.map_or(default, |tokens| spec.context.min(tokens as usize))
+    fn model_settings(&self) -> ModelSettings<'_> {
+        ModelSettings {
+            model: &self.model,
+            device: &self.device,
+            limits: &self.limits,
+            names: &self.served_model_name,
+            date: self.http.date.as_deref(),
+        }
     }
 
-    fn engine_limits(&self, spec: &ModelSpec) -> Limits {
-        let context = self.context(spec);
-        let tokens = self.limits.kv_cache_tokens.map_or(2 * context, |tokens| tokens as usize);
-        Limits::default()
-            .with_max_sequences(self.limits.max_num_seqs.into())
-            .with_max_step_tokens(self.limits.max_num_batched_tokens as usize)
-            .with_pages(tokens.div_ceil(PAGE_TOKENS))
-    }
-
-    fn config(&self, model: &Model, keys: Vec<String>, startup: Vec<(String, f64)>) -> Config {
-        let spec = &model.spec;
+    fn config(
+        &self,
+        model: &Model,
+        keys: Vec<String>,
+        startup: Vec<(String, f64)>,
+        shared_store: Option<SharedStore>,
+    ) -> anyhow::Result<Config> {
         let (limits, http) = (&self.limits, &self.http);
-        let pages = self.engine_limits(spec).pages;
-        let context = self.context(spec).min(pages * PAGE_TOKENS);
-        let published = ["gpt-oss-20b", "gpt-oss-120b"].contains(&spec.name);
-        let own = if published { format!("openai/{}", spec.name) } else { spec.name.to_owned() };
-        let (names, mut aliases) = if self.served_model_name.is_empty() {
-            // `gpt-oss:20b` is how Ollama writes gpt-oss-20b.
-            let tagged = published.then(|| spec.name.replacen("oss-", "oss:", 1));
-            let aliases =
-                [spec.name.to_owned(), self.model.model.to_string()].into_iter().chain(tagged);
-            (vec![own.clone()], aliases.collect())
-        } else {
-            (self.served_model_name.clone(), Vec::new())
-        };
-        aliases.extend(self.model_alias.iter().cloned());
         let seconds = |seconds: u64| Duration::from_secs(seconds);
-        let date = http.date.clone().or_else(|| std::env::var("SYSTEM_START_DATE").ok());
-        Config {
-            names,
-            aliases,
-            root: own,
+        let files = self.files.limits()?;
+        let salt = StorageArgs::tenant_salt(shared_store.as_ref(), files.as_ref())?;
+        let mut config = self.model_settings().config(model);
+        config.aliases.extend(self.model_alias.iter().cloned());
+        Ok(Config {
             origins: self.origins(!keys.is_empty()),
             min_priority: limits.min_priority,
             keys,
@@ -397,10 +391,11 @@ impl Args {
             body_timeout: (limits.body_timeout > 0).then(|| seconds(limits.body_timeout)),
             timeout: (limits.request_timeout > 0).then(|| seconds(limits.request_timeout)),
             drain: seconds(http.shutdown_timeout),
-            date: date.filter(|date| !date.is_empty()),
-            today: today::date,
             strict_tools: http.strict_tools,
             tool_limits: self.tools.limits(),
+            files,
+            shared_store,
+            tenant_salt: salt,
             seal_key: http.seal_key.clone().or_else(seal_key_of_environment),
             log_prompts: http.log_prompts,
             reasoning_content: http.reasoning_content,
@@ -411,9 +406,63 @@ impl Args {
                 bytes: limits.store_bytes,
                 lifetime: seconds(limits.store_seconds),
             },
-            grammar_helper: Some(again::grammar_helper()),
             startup,
             dropped_log_lines: log::dropped(),
+            ..config
+        })
+    }
+}
+
+/// What a server and a batch say about their model in the same way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ModelSettings<'a> {
+    pub(crate) model: &'a ModelArgs,
+    pub(crate) device: &'a DeviceArgs,
+    pub(crate) limits: &'a LimitArgs,
+    pub(crate) names: &'a [String],
+    pub(crate) date: Option<&'a str>,
+}
+
+impl ModelSettings<'_> {
+    fn context(&self, spec: &ModelSpec) -> usize {
+        let on_cpu = self.device.device().is_ok_and(|chosen| chosen.resolve().0 == Device::Cpu);
+        let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
+        self.limits.max_model_len.map_or(default, |tokens| spec.context.min(tokens as usize))
+    }
+
+    pub(crate) fn engine_limits(&self, spec: &ModelSpec) -> Limits {
+        let context = self.context(spec);
+        let tokens = self.limits.kv_cache_tokens.map_or(2 * context, |tokens| tokens as usize);
+        Limits::default()
+            .with_max_sequences(self.limits.max_num_seqs.into())
+            .with_max_step_tokens(self.limits.max_num_batched_tokens as usize)
+            .with_pages(tokens.div_ceil(PAGE_TOKENS))
+    }
+
+    /// What requests are answered by: the model's names, its limits and the date, with defaults for the rest.
+    pub(crate) fn config(&self, model: &Model) -> Config {
+        let spec = &model.spec;
+        let pages = self.engine_limits(spec).pages;
+        let context = self.context(spec).min(pages * PAGE_TOKENS);
+        let published = ["gpt-oss-20b", "gpt-oss-120b"].contains(&spec.name);
+        let own = if published { format!("openai/{}", spec.name) } else { spec.name.to_owned() };
+        let (names, aliases) = if self.names.is_empty() {
+            // `gpt-oss:20b` is how Ollama writes gpt-oss-20b.
+            let tagged = published.then(|| spec.name.replacen("oss-", "oss:", 1));
+            let aliases =
+                [spec.name.to_owned(), self.model.model.to_string()].into_iter().chain(tagged);
+            (vec![own.clone()], aliases.collect())
+        } else {
+            (self.names.to_vec(), Vec::new())
+        };
+        let date = self.date.map(str::to_owned).or_else(|| std::env::var("SYSTEM_START_DATE").ok());
+        Config {
+            names,
+            aliases,
+            root: own,
+            date: date.filter(|date| !date.is_empty()),
+            today: today::date,
+            grammar_helper: Some(again::grammar_helper()),
             max_new_tokens: spec.max_new_tokens,
             parameters: model.graph.all_weights().map(|(weight, _)| weight.elements() as u64).sum(),
             weight_bytes: model.graph.all_weights().map(|(weight, _)| weight.bytes() as u64).sum(),

@@ -10,6 +10,8 @@ mod fit;
 mod hub;
 mod nano;
 mod operators;
+mod replicas;
 mod results;
+mod run_batch;
 mod schedules;
 mod serve;

@@ -490,10 +490,13 @@ fn the_packages_that_users_have_work_unchanged() {
         return;
     };
     let mut failures = Vec::new();
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path().display().to_string();
+    // Made-up requests go on for as long as they may, so there they may not for long.
+    let schema = ["--max-model-len", "128", "--files", &files];
     for suite in ["chat", "responses", "helpers", "agents_sdk", "overload", "schema"] {
         let server = Server::start(match suite {
-            // Made-up requests go on for as long as they may, so there they may not for long.
-            "schema" => &["--max-model-len", "128"],
+            "schema" => &schema,
             "overload" => &["--max-num-seqs", "1", "--max-queue", "1"],
             _ => &[],
         });
@@ -517,6 +520,30 @@ fn the_packages_that_users_have_work_unchanged() {
         assert_eq!(server.stop(), Some(0));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn the_exported_tokenizer_has_the_same_ids_elsewhere() {
+    let wanted = "import tokenizers, transformers";
+    let Some(python) = python().filter(|python| {
+        Command::new(python).args(["-c", wanted]).output().is_ok_and(|done| done.status.success())
+    }) else {
+        let why = "transformers is not installed; `cargo xtask test` fetches it";
+        writeln!(std::io::stderr(), "NOT CHECKED: the exported tokenizer: {why}").unwrap();
+        return;
+    };
+    let date = "2026-01-31";
+    let server = Server::start(&["--date", date]);
+    let output = Command::new(&python)
+        .arg(root().join("tests/server/tokenizer.py"))
+        .args([env!("CARGO_BIN_EXE_ossmith"), &format!("http://{}", server.address), date])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{stderr}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(server.stop(), Some(0));
 }
 
 /// A Python with OpenAI's packages: the one that `cargo xtask test` makes.

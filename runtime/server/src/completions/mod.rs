@@ -2,6 +2,7 @@
 //! text of the tokens, `format` is how the answer looks. `raw_tokens` is the route that takes and gives token ids only.
 
 mod format;
+pub(crate) mod native;
 pub(crate) mod raw_tokens;
 mod request;
 mod text;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use serde_json::{Map, Value};
 
 use crate::answer::ResponseWriter;
 use crate::clock;
@@ -40,4 +42,13 @@ pub(crate) async fn handle(
     let CompletionRequest { prompts, n, format, options, .. } = request;
     let writer = ResponseWriter::new(format, options, prompts, n, Arc::clone(&app.metrics));
     writer.respond(generation, app.config.timeout).await
+}
+
+/// The prompts of a completion request.
+pub(crate) fn prompts_of(
+    app: &AppState,
+    id: &str,
+    body: &Map<String, Value>,
+) -> Result<Vec<Vec<u32>>> {
+    CompletionRequest::read(app, id, body).map(|request| request.prompts)
 }

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn tenants_take_turns() {
-        let keys = Keys::new(&["a".to_owned(), "b".to_owned()], false);
+        let keys = Keys::new(&["a".to_owned(), "b".to_owned()], false, None);
         let tenant = |key: &str| {
             let value = format!("Bearer {key}").parse().expect("a header");
             let headers = [(axum::http::header::AUTHORIZATION, value)].into_iter().collect();

@@ -1,19 +1,27 @@
 //! Responses in the background: they run without a connection, and clients can follow their events.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use serde_json::{Value, json};
 
 use super::object::Status;
 use super::rounds::Rounds;
 use super::writer::ItemWriter;
+use crate::alive::{Alive, keep_alive};
+use crate::error::{ApiError, Result};
 use crate::generation::Generation;
 use crate::sse;
-use crate::store::{BackgroundJob, TenantStore, text_of};
+use crate::state::AppState;
+use crate::store::{BackgroundJob, Entry, text_of};
+use crate::tenant::Tenant;
+
+/// How long another process may take to cancel a response, and how often its state is read until then.
+const CANCEL_TIME: Duration = Duration::from_secs(10);
+const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Idle time after which a comment is sent, so that proxies do not close the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -32,13 +40,19 @@ pub(super) fn start(
     mut writer: ItemWriter,
     generation: Generation,
     rounds: Rounds,
-    store: TenantStore<'_>,
-) -> Arc<BackgroundJob> {
+    app: Arc<AppState>,
+    tenant: Tenant,
+) -> Result<Arc<BackgroundJob>> {
     let events = std::mem::take(writer.events());
     let job = BackgroundJob::new(writer.queued(), events);
-    store.put_job(&writer.request.id, Arc::clone(&job), &writer.request.input);
-    tokio::spawn(run(Arc::clone(&job), writer, generation, rounds));
-    job
+    let id = writer.request.id.clone();
+    let watched = Arc::clone(&job);
+    let cancel = move || drop(watched.cancel());
+    let alive = keep_alive(&app, tenant, id.clone(), cancel)?;
+    app.store.of(tenant).put_job(&id, Arc::clone(&job), &writer.request.input)?;
+    let stored = Some(StoredJob { app, tenant, _alive: alive });
+    tokio::spawn(run(Arc::clone(&job), writer, generation, rounds, stored));
+    Ok(job)
 }
 
 /// Starts a response that only the connection of its request follows, because its tools take their time between tokens.
@@ -49,8 +63,45 @@ pub(super) fn start_unstored(
 ) -> Arc<BackgroundJob> {
     let events = std::mem::take(writer.events());
     let job = BackgroundJob::new(writer.queued(), events);
-    tokio::spawn(run(Arc::clone(&job), writer, generation, rounds));
+    tokio::spawn(run(Arc::clone(&job), writer, generation, rounds, None));
     job
+}
+
+/// What stores a response in the background, and tells other servers that it runs.
+struct StoredJob {
+    app: Arc<AppState>,
+    tenant: Tenant,
+    /// Until the response has ended.
+    _alive: Alive,
+}
+
+/// A stored response as it is now. One whose server is gone will not end, so it has failed.
+pub(super) fn state(app: &AppState, tenant: Tenant, id: &str, entry: &Entry) -> Result<String> {
+    if !entry.is_elsewhere() || app.store.of(tenant).is_alive(id)? {
+        return Ok(entry.response());
+    }
+    let mut response: Value = serde_json::from_str(&entry.response()).unwrap_or_default();
+    response["status"] = "failed".into();
+    response["error"] =
+        json!({"code": "server_error", "message": "the server that ran it is gone"});
+    Ok(response.to_string())
+}
+
+/// Has another process cancel a response, and waits until it has. Returns the response.
+pub(super) async fn cancel_elsewhere(app: &AppState, tenant: Tenant, id: &str) -> Result<String> {
+    let store = app.store.of(tenant);
+    store.request_cancel(id)?;
+    let begin = Instant::now();
+    while begin.elapsed() < CANCEL_TIME {
+        tokio::time::sleep(CANCEL_INTERVAL).await;
+        let entry = store.get(id)?.ok_or_else(|| super::missing(id))?;
+        if !entry.is_elsewhere() || !store.is_alive(id)? {
+            return state(app, tenant, id, &entry);
+        }
+    }
+    Err(ApiError::unavailable(
+        "the server that runs the response has not cancelled it yet; try again",
+    ))
 }
 
 async fn run(
@@ -58,6 +109,7 @@ async fn run(
     mut writer: ItemWriter,
     generation: Generation,
     rounds: Rounds,
+    stored: Option<StoredJob>,
 ) {
     let publish = |writer: &mut ItemWriter| {
         let mut events = std::mem::take(writer.events());
@@ -77,8 +129,18 @@ async fn run(
         writer.end(Status::Cancelled);
     }
     let response = writer.conclude();
-    let context = text_of(&writer.context());
-    job.finish(writer.events(), response, context);
+    let context = writer.context();
+    if let Some(StoredJob { app, tenant, .. }) = &stored
+        && app.store.is_shared()
+    {
+        let (store, request) = (app.store.of(*tenant), &writer.request);
+        // One that was deleted meanwhile stays so. Of a failure there is a line in the log.
+        if let Ok(Some(_)) = store.get(&request.id) {
+            let _ = store.put(&request.id, &response, &request.input, &context);
+        }
+    }
+    job.finish(writer.events(), response, text_of(&context));
+    drop(stored);
 }
 
 /// A stream of a job's events, from this number on.
@@ -110,18 +172,5 @@ pub(super) fn follow(job: Arc<BackgroundJob>, from: usize, reader: Reader) -> Re
             job.cancel();
         }
     });
-    sse::with_headers(Body::from_stream(Frames(receiver)))
-}
-
-struct Frames(tokio::sync::mpsc::Receiver<Bytes>);
-
-impl futures_core::Stream for Frames {
-    type Item = Result<Bytes, std::convert::Infallible>;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_recv(context).map(|frame| frame.map(Ok))
-    }
+    sse::with_headers(Body::from_stream(sse::Frames(receiver)))
 }

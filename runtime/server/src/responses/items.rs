@@ -55,7 +55,7 @@ pub(crate) fn read_list(
     param: &str,
 ) -> Result<Input> {
     let mut read = Input { items: Vec::new(), ignored: Vec::new() };
-    let mut stored = app.store.of(tenant).items(&references(list, param)?);
+    let mut stored = app.store.of(tenant).items(&references(list, param)?)?;
     for (index, item) in list.iter().enumerate() {
         let name = format!("{param}[{index}]");
         if !item.is_object() {

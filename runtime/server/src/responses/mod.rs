@@ -21,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::clock;
-use crate::conversations;
 use crate::error::{ApiError, Result, json_body, json_text};
 use crate::extract::{PathName, RequestBody};
 use crate::generation::within;
@@ -30,7 +29,7 @@ use crate::ignored;
 use crate::page;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::Entry;
+use crate::store::{Entry, is_response};
 use crate::tenant::Tenant;
 use crate::tokens::decode;
 use background::Reader;
@@ -68,7 +67,7 @@ pub(crate) async fn create(
     let writer = ItemWriter::new(request, Arc::clone(&app));
     let rounds = Rounds::new(&app, tenant, arrival);
     if in_background {
-        let job = background::start(writer, generation, rounds, app.store.of(tenant));
+        let job = background::start(writer, generation, rounds, Arc::clone(&app), tenant)?;
         return Ok(report(match stream {
             true => background::follow(job, 0, Reader::Guest),
             false => json_body(&job.response()).into_response(),
@@ -94,10 +93,10 @@ pub(crate) async fn retrieve(
 ) -> Result<Response> {
     let entry = stored(&app, tenant, &id)?;
     if query.get("stream").is_none_or(|stream| stream != "true") {
-        return Ok(json_text(entry.response()).into_response());
+        return Ok(json_text(background::state(&app, tenant, &id, &entry)?).into_response());
     }
     let Some(job) = entry.job() else {
-        let why = "only responses created with `background: true` can be streamed again";
+        let why = "only responses created with `background: true` can be streamed again, and only by the server that runs them";
         return Err(ApiError::bad("stream", why));
     };
     let after = match query.get("starting_after") {
@@ -117,7 +116,10 @@ pub(crate) async fn delete(
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
     let entry = stored(&app, tenant, &id)?;
-    app.store.of(tenant).remove(&id);
+    if entry.is_elsewhere() {
+        app.store.of(tenant).request_cancel(&id)?;
+    }
+    app.store.of(tenant).remove(&id)?;
     if let Some(job) = entry.job() {
         job.cancel();
     }
@@ -128,14 +130,18 @@ pub(crate) async fn cancel(
     State(app): State<Arc<AppState>>,
     Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
-) -> Result<impl IntoResponse> {
+) -> Result<Response> {
     let entry = stored(&app, tenant, &id)?;
+    if entry.is_elsewhere() {
+        let cancelled = background::cancel_elsewhere(&app, tenant, &id).await?;
+        return Ok(json_text(cancelled).into_response());
+    }
     let Some(job) = entry.job() else {
         let why = "only responses created with `background: true` can be cancelled";
         return Err(ApiError::bad("response_id", why));
     };
     match job.cancel() {
-        Some(response) => Ok(json_body(&response)),
+        Some(response) => Ok(json_body(&response).into_response()),
         None => Err(ApiError::bad("response_id", format!("the response {id} has ended already"))),
     }
 }
@@ -163,9 +169,23 @@ pub(crate) async fn input_tokens(
     Ok(json_body(&json!({"object": "response.input_tokens", "input_tokens": count})))
 }
 
-/// A stored response. Conversations are in the same store, under ids of another kind.
+/// The prompt of a request.
+pub(crate) async fn rendered_prompt(
+    app: &Arc<AppState>,
+    tenant: Tenant,
+    body: RequestBody,
+) -> Result<(Option<String>, Vec<u32>)> {
+    let catalog = app.tool_servers.catalog().await;
+    let read = move |app: &AppState, body: &Map<String, Value>| {
+        let model = body.get("model").and_then(Value::as_str).map(str::to_owned);
+        request::read(app, tenant, catalog, body).map(|request| (model, request.turn.prompt))
+    };
+    body.read(app, read).await
+}
+
+/// A stored response.
 fn stored(app: &AppState, tenant: Tenant, id: &str) -> Result<Entry> {
-    let entry = app.store.of(tenant).get(id).filter(|_| !id.starts_with(conversations::PREFIX));
+    let entry = app.store.of(tenant).get(id)?.filter(|_| is_response(id));
     entry.ok_or_else(|| missing(id))
 }
 

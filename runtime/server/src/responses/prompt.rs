@@ -15,7 +15,7 @@ use crate::options::structured_output::StructuredOutput;
 use crate::options::tools::ToolOptions;
 use crate::seal::TenantSealer;
 use crate::state::AppState;
-use crate::store::TenantStore;
+use crate::store::{TenantStore, is_response};
 use crate::tenant::Tenant;
 use crate::tool_servers::Catalog;
 use crate::turn::prepare::{PreparedTurn, RequestOptions, render};
@@ -202,7 +202,7 @@ fn before(store: TenantStore<'_>, fields: &Fields<'_>) -> Result<Vec<Value>> {
 /// The conversation up to the response that `previous_response_id` names.
 fn previous(store: TenantStore<'_>, fields: &Fields<'_>) -> Result<Vec<Value>> {
     let Some(id) = fields.string("previous_response_id")? else { return Ok(Vec::new()) };
-    let found = store.get(id).filter(|_| !id.starts_with(conversations::PREFIX));
+    let found = store.get(id)?.filter(|_| is_response(id));
     let Some(entry) = found else {
         return Err(ApiError {
             param: Some("previous_response_id".to_owned()),

@@ -286,7 +286,7 @@ impl ItemWriter {
 
     /// Emits the last event and stores the response.
     pub(super) fn conclude(&mut self) -> Value {
-        let response = self.response();
+        let mut response = self.response();
         self.app.metrics.record_repairs(self.parser.repairs());
         if self.app.config.log_prompts {
             tracing::info!(id = self.request.id, answer = response["output"].to_string(), "answer");
@@ -294,7 +294,10 @@ impl ItemWriter {
         if self.request.store && !self.request.background {
             let (request, context) = (&self.request, self.context());
             let store = self.app.store.of(request.tenant);
-            store.put(&request.id, &response, &request.input, &context);
+            if store.put(&request.id, &response, &request.input, &context).is_err() {
+                // The answer is there all the same. Whoever wants to continue it can see that it is not stored.
+                response["store"] = false.into();
+            }
         }
         let ended = matches!(self.status, Status::Completed | Status::Incomplete);
         if let (Some(id), true) = (&self.request.conversation, ended) {

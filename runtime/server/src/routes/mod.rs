@@ -5,3 +5,4 @@ pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod status;
 pub(crate) mod tokenize;
+pub(crate) mod worker;

@@ -31,6 +31,16 @@ pub(crate) async fn load(State(app): State<Arc<AppState>>) -> impl IntoResponse 
     json_body(&json!({"server_load": metrics.running + metrics.waiting}))
 }
 
+/// The load as vllm-router reads it: requests that run or wait.
+pub(crate) async fn get_load(State(app): State<Arc<AppState>>) -> impl IntoResponse {
+    let metrics = app.backend.metrics();
+    json_body(&json!({
+        "load": metrics.running + metrics.waiting,
+        "num_reqs": metrics.running + metrics.waiting,
+        "num_waiting_reqs": metrics.waiting,
+    }))
+}
+
 pub(crate) async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let config = &app.config;
     let dropped = config.dropped_log_lines.load(Ordering::Relaxed);

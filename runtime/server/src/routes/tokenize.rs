@@ -1,9 +1,10 @@
-//! `/tokenize` and `/detokenize`.
+//! `/tokenize`, `/detokenize` and `/tokenizer_info`.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::IntoResponse;
+use ossmith_harmony::{CHAT_TEMPLATE, tokenizer_config};
 use serde_json::json;
 
 use crate::chat;
@@ -61,4 +62,16 @@ pub(crate) async fn detokenize(
         Ok(json_body(&json!({"prompt": decode(&tokens)})))
     })
     .await
+}
+
+/// What a tokenizer folder of Hugging Face's says about the tokenizer, for clients that use it over HTTP. Not every client has a
+/// clock for the template, and the date of its prompts has to be that of this server's.
+pub(crate) async fn tokenizer_info(State(app): State<Arc<AppState>>) -> impl IntoResponse {
+    let mut info = tokenizer_config(app.config.context);
+    let date = app.config.date();
+    let date = format!(
+        "{{%- if conversation_start_date is not defined -%}}{{%- set conversation_start_date = {date:?} -%}}{{%- endif -%}}"
+    );
+    info["chat_template"] = format!("{date}{CHAT_TEMPLATE}").into();
+    json_body(&info)
 }

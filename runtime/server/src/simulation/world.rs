@@ -16,10 +16,10 @@ use tower::ServiceExt;
 
 use super::{Plant, Tally};
 use crate::clock;
-use crate::config::{Config, StoreLimits};
+use crate::config::Config;
 use crate::router;
 use crate::state::AppState;
-use crate::store::Store;
+use crate::store::{Store, StoreLimits};
 use crate::stub::{Script, Stub};
 use crate::tenant::{Keys, Tenant};
 
@@ -93,8 +93,8 @@ impl World {
             store: StoreLimits { entries: 10_000, bytes: usize::MAX, lifetime },
             ..Config::new("model", 4096, 201_088)
         };
-        let store = Arc::new(Store::new(config.store));
-        let keys = Arc::new(Keys::new(&config.keys, false));
+        let store = Arc::new(Store::new(config.store, None));
+        let keys = Arc::new(Keys::new(&config.keys, false, None));
         let scripts = Arc::default();
         let (app, stub) = start(store, keys, config, &scripts);
         World {
@@ -240,8 +240,8 @@ impl World {
                     self.app.keys.tenants().map(|(_, tenant)| tenant).collect();
                 let (from, to) =
                     (self.app.store.of(tenants[key]), self.app.store.of(tenants[(key + 1) % 3]));
-                from.remove(&id);
-                to.put(&id, response, &[], &[]);
+                let moved = from.remove(&id).and_then(|_| to.put(&id, response, &[], &[]));
+                moved.expect("a store in memory");
                 key
             }
             _ => key,
@@ -478,7 +478,8 @@ impl World {
             && let Some(last) = self.known.last()
         {
             let tenants: Vec<Tenant> = self.app.keys.tenants().map(|(_, tenant)| tenant).collect();
-            self.app.store.of(tenants[last.key]).remove(&last.id);
+            let removed = self.app.store.of(tenants[last.key]).remove(&last.id);
+            removed.map_err(|why| why.message)?;
         }
         let (store, keys) = (Arc::clone(&self.app.store), Arc::clone(&self.app.keys));
         (self.app, self.stub) = start(store, keys, self.app.config.clone(), &self.scripts);

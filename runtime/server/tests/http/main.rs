@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod batches;
 mod chat;
 mod common;
 mod conversations;
@@ -17,7 +18,10 @@ mod raw;
 mod refusals;
 mod replayed;
 mod responses;
+#[cfg(feature = "redis")]
+mod shared_store;
 mod spellings;
 mod tenants;
 mod tool_servers;
 mod tools;
+mod workers;

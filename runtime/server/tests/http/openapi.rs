@@ -21,6 +21,7 @@ const ALL: &[(&str, &[Body])] = &[
     ("chat/request.rs", &[Schema("ChatRequest")]),
     ("completions/request.rs", &[Schema("CompletionRequest")]),
     ("completions/raw_tokens.rs", &[Of("/inference/v1/generate")]),
+    ("completions/native.rs", &[Of("/generate")]),
     ("responses/request.rs", &[Schema("ResponsesRequest")]),
     ("messages/request.rs", &[Schema("MessagesRequest")]),
     ("messages/history.rs", &[Schema("MessagesRequest"), Schema("CountTokensRequest")]),
@@ -36,6 +37,7 @@ const ANY: &[(&str, &[Body])] = &[
     ("options/tool.rs", &[Schema("ChatRequest"), Schema("ResponsesRequest")]),
     ("ollama/request.rs", &[Schema("OllamaChatRequest"), Schema("OllamaGenerateRequest")]),
     ("ollama/models.rs", &[Schema("OllamaModelRequest"), Schema("OllamaPullRequest")]),
+    ("batch/routes.rs", &[Of("/v1/batches")]),
     ("routes/tokenize.rs", &[Of("/tokenize"), Of("/detokenize")]),
 ];
 

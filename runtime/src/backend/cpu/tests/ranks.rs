@@ -205,18 +205,19 @@ impl RankSums for Faulty {
 
 /// Generates through an engine whose rank 1 has a fault at one of its sums; returns how the first request ended and why
 /// the second was refused.
-fn drill(fault: Fault, at: usize, limit: Duration) -> (FinishReason, String) {
+fn drill(fault: Fault, limit: Duration) -> (FinishReason, String) {
     let model = model(ODD);
     let weights = Arc::new(Checkpoint::synthetic(model, 5));
     let sums = Arc::new(SharedSums::new(2, limit));
+    // In the third step, so that others went well.
+    let at = 2 * 2 * ODD.layers.len() + 1;
     let faulty = Faulty { sums: sums.clone(), rank: 1, at, fault, count: AtomicUsize::new(0) };
     let adding: Arc<dyn RankSums> = Arc::new(faulty);
     let executors = rank_executors(model, &weights, Isa::SCALAR, 2, Some(1), &adding);
     let backend = CpuBackend::of_ranks(&executors.expect("executors"), LIMITS, sums, limit);
     let backend = Box::new(backend.expect("ranks"));
-    // Room for snapshots would be made by a command of its own, before the fault.
-    let policy = Policy::default().with_prefix_cache(false);
-    let mut engine = Engine::with_backend(&model.spec, backend, 0, policy).expect("an engine");
+    let mut engine =
+        Engine::with_backend(&model.spec, backend, 0, Policy::default()).expect("an engine");
     let request = || {
         let params = SamplingParams::greedy().with_max_tokens(8).with_ignore_eos(true);
         Request::new(tokens(5, 1), params)
@@ -235,16 +236,12 @@ fn drill(fault: Fault, at: usize, limit: Duration) -> (FinishReason, String) {
 #[test]
 fn a_rank_that_fails_ends_the_engine_with_its_number() {
     let (_sender, receiver) = channel();
-    // In the third step, so that others went well. A stall is at the first sum: before it no rank waits for another, so
-    // that however slow a rank is, the limit can only end the wait for the one that stalls.
-    let third = 2 * 2 * ODD.layers.len() + 1;
-    let stall = Fault::Stall(Mutex::new(receiver));
-    for (fault, at, limit, why) in [
-        (Fault::Error, third, PATIENT, "a cosmic ray"),
-        (Fault::Panic, third, PATIENT, "it panicked: rank on fire"),
-        (stall, 0, Duration::from_millis(200), "waiting for 0.2 s"),
+    for (fault, limit, why) in [
+        (Fault::Error, PATIENT, "a cosmic ray"),
+        (Fault::Panic, PATIENT, "it panicked: rank on fire"),
+        (Fault::Stall(Mutex::new(receiver)), Duration::from_millis(200), "waiting for 0.2 s"),
     ] {
-        let (finish, stopped) = drill(fault, at, limit);
+        let (finish, stopped) = drill(fault, limit);
         let FinishReason::Failed(reason) = finish else { panic!("{finish:?}") };
         assert!(reason.contains("rank 1 of 2 failed") && reason.contains(why), "{reason}");
         assert!(stopped.contains("stopped") && stopped.contains("rank 1 of 2"), "{stopped}");

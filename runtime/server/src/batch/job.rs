@@ -1,0 +1,287 @@
+//! A batch that a client has started: its lines are checked, run and written to files, while its object in the store tells how far it
+//! is. Whoever can reach the store can cancel it, by the status there.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+
+use super::line::{BatchLine, Names, unrun_line};
+use super::runner::{BatchCounts, Running, content_of};
+use crate::error::{ApiError, Result};
+use crate::files::{Files, NewFile};
+use crate::ids::unix_seconds;
+use crate::state::AppState;
+use crate::tenant::Tenant;
+
+/// Lines of a batch.
+const MAX_LINES: usize = 50_000;
+/// Errors of lines that a batch lists.
+const MAX_ERRORS: usize = 100;
+/// Lines of one batch that run at a time.
+const LINES_AT_A_TIME: usize = 8;
+/// How often the object in the store is read and written.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// What runs a batch.
+pub(super) struct Job {
+    pub(super) app: Arc<AppState>,
+    pub(super) files: Files,
+    pub(super) tenant: Tenant,
+    pub(super) id: String,
+    pub(super) endpoint: String,
+    /// The file with its lines.
+    pub(super) input: PathBuf,
+    /// When its time is over, in seconds since 1970.
+    pub(super) expires: u64,
+}
+
+/// Why a batch ends before its last line.
+enum Cut {
+    Cancelled,
+    Expired,
+    Stopped,
+}
+
+/// A file of results, which is made with its first line.
+struct Results {
+    file: Option<(NewFile, BufWriter<File>)>,
+    bytes: u64,
+}
+
+impl Results {
+    fn write(&mut self, job: &Job, line: &str) -> Result<()> {
+        let failed = |why: io::Error| {
+            tracing::error!(%why, "the results of a batch cannot be written");
+            ApiError::internal("the server cannot write the results of the batch")
+        };
+        if self.file.is_none() {
+            let file = job.files.create(job.tenant)?;
+            let out = BufWriter::new(File::create(&file.path).map_err(failed)?);
+            self.file = Some((file, out));
+        }
+        let Some((file, out)) = &mut self.file else { return Ok(()) };
+        self.bytes += line.len() as u64 + 1;
+        if self.bytes > file.most_bytes {
+            return Err(ApiError::bad("", "there is no room for the results of the batch"));
+        }
+        writeln!(out, "{line}").map_err(failed)
+    }
+
+    /// Keeps the file, if there is one. Returns its id.
+    fn keep(self, job: &Job, kind: &str) -> Option<String> {
+        let (file, mut out) = self.file?;
+        let name = format!("{}_{kind}.jsonl", job.id);
+        let kept = out.flush().map_err(|why| ApiError::internal(why.to_string()));
+        drop(out);
+        match kept.and_then(|()| job.files.keep(file, &name, "batch_output", None)) {
+            Ok(object) => object["id"].as_str().map(str::to_owned),
+            Err(why) => {
+                tracing::error!(
+                    batch = job.id,
+                    why = why.message,
+                    "the results of a batch are lost"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Job {
+    /// Runs the batch to its end, whatever that is.
+    pub(super) async fn run(self) {
+        let running = Arc::clone(&self.app.batches.running);
+        let Ok(_slot) = running.acquire_owned().await else { return };
+        let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
+        let checked = tokio::task::spawn_blocking(move || check(&input, &endpoint)).await;
+        let total = match checked {
+            Ok(Ok(total)) => total,
+            Ok(Err(errors)) => return self.fail(errors),
+            Err(_) => return self.fail(vec![error("the batch could not be read")]),
+        };
+        let mut counts = BatchCounts { total, ..BatchCounts::default() };
+        let begin = |batch: &mut Value| {
+            if batch["status"] == "validating" {
+                batch["status"] = "in_progress".into();
+                batch["in_progress_at"] = unix_seconds().into();
+            }
+            batch["request_counts"] = counts_json(counts);
+        };
+        self.update(begin);
+        let mut output = Results { file: None, bytes: 0 };
+        let mut errors = Results { file: None, bytes: 0 };
+        let outcome = self.run_lines(&mut counts, &mut output, &mut errors).await;
+        let (status, stamp, failure) = match outcome {
+            Ok(None) => ("completed", "completed_at", None),
+            Ok(Some(Cut::Cancelled)) => ("cancelled", "cancelled_at", None),
+            Ok(Some(Cut::Expired)) => ("expired", "expired_at", None),
+            Ok(Some(Cut::Stopped)) => {
+                ("failed", "failed_at", Some("the server has stopped".to_owned()))
+            }
+            Err(why) => ("failed", "failed_at", Some(why.message)),
+        };
+        self.update(|batch: &mut Value| {
+            if status == "completed" {
+                batch["finalizing_at"] = unix_seconds().into();
+            }
+        });
+        let (output, errors) = (output.keep(&self, "output"), errors.keep(&self, "errors"));
+        self.update(|batch: &mut Value| {
+            batch["status"] = status.into();
+            batch[stamp] = unix_seconds().into();
+            batch["output_file_id"] = output.clone().into();
+            batch["error_file_id"] = errors.clone().into();
+            batch["request_counts"] = counts_json(counts);
+            if let Some(why) = &failure {
+                batch["errors"] = json!({"object": "list", "data": [error(why)]});
+            }
+        });
+    }
+
+    async fn run_lines(
+        &self,
+        counts: &mut BatchCounts,
+        output: &mut Results,
+        errors: &mut Results,
+    ) -> Result<Option<Cut>> {
+        let unreadable = |why: io::Error| {
+            tracing::error!(%why, "the input of a batch cannot be read");
+            ApiError::internal("the server cannot read the input of the batch")
+        };
+        let mut running = Running::new(Arc::clone(&self.app), self.tenant, LINES_AT_A_TIME);
+        let mut lines = BufReader::new(File::open(&self.input).map_err(unreadable)?).lines();
+        let (mut names, mut ended, mut reported) = (Names::default(), false, Instant::now());
+        let mut ticks = tokio::time::interval(REPORT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while !ended && !running.is_full() {
+                let Some(line) = lines.next().transpose().map_err(unreadable)? else {
+                    ended = true;
+                    break;
+                };
+                let Some(text) = content_of(&line) else { continue };
+                if let Ok(line) = BatchLine::read(text, Some(&self.endpoint), &mut names) {
+                    running.push(line);
+                }
+            }
+            let result = tokio::select! {
+                biased;
+                result = running.next() => result.map(Some),
+                _ = ticks.tick() => Some(None),
+            };
+            match result {
+                None => return Ok(None),
+                Some(Some(result)) if result.status == StatusCode::OK => {
+                    counts.completed += 1;
+                    output.write(self, &result.text)?;
+                }
+                Some(Some(result)) => {
+                    counts.failed += 1;
+                    errors.write(self, &result.text)?;
+                }
+                Some(None) => {}
+            }
+            if reported.elapsed() < REPORT {
+                continue;
+            }
+            reported = Instant::now();
+            let Some(cut) = self.report(*counts) else { continue };
+            let (code, why) = match cut {
+                Cut::Cancelled => {
+                    ("batch_cancelled", "the batch was cancelled before this request was done")
+                }
+                Cut::Expired => {
+                    ("batch_expired", "the batch's time was over before this request was done")
+                }
+                Cut::Stopped => {
+                    ("server_stopped", "the server stopped before this request was done")
+                }
+            };
+            for name in running.give_up() {
+                errors.write(self, &unrun_line(&name, code, why))?;
+            }
+            for line in lines {
+                let line = line.map_err(unreadable)?;
+                let Some(text) = content_of(&line) else { continue };
+                if let Ok(line) = BatchLine::read(text, Some(&self.endpoint), &mut names) {
+                    errors.write(self, &unrun_line(&line.custom_id, code, why))?;
+                }
+            }
+            return Ok(Some(cut));
+        }
+    }
+
+    /// Writes the counts to the store. Returns why the batch has to end, if it has.
+    fn report(&self, counts: BatchCounts) -> Option<Cut> {
+        let batch = self.update(|batch: &mut Value| batch["request_counts"] = counts_json(counts));
+        match batch {
+            // It is in the store no more, so nobody can read its results.
+            None => Some(Cut::Cancelled),
+            Some(batch) if batch["status"] == "cancelling" => Some(Cut::Cancelled),
+            Some(_) if unix_seconds() >= self.expires => Some(Cut::Expired),
+            Some(_) if !self.app.is_running() => Some(Cut::Stopped),
+            Some(_) => None,
+        }
+    }
+
+    /// Changes the object in the store, and returns it.
+    fn update(&self, change: impl Fn(&mut Value)) -> Option<Value> {
+        let store = self.app.store.of(self.tenant);
+        // Where the store cannot be reached, the next report tells more.
+        let entry = store.update(&self.id, |batch, _| change(batch));
+        let Ok(Some(entry)) = entry else { return entry.is_err().then(|| json!({})) };
+        serde_json::from_str(&entry.response()).ok()
+    }
+
+    fn fail(&self, errors: Vec<Value>) {
+        self.update(|batch: &mut Value| {
+            batch["status"] = "failed".into();
+            batch["failed_at"] = unix_seconds().into();
+            batch["errors"] = json!({"object": "list", "data": errors.clone()});
+        });
+    }
+}
+
+fn counts_json(counts: BatchCounts) -> Value {
+    json!({"total": counts.total, "completed": counts.completed, "failed": counts.failed})
+}
+
+/// An error of a batch as a whole.
+pub(super) fn error(message: &str) -> Value {
+    json!({"code": "batch_failed", "line": null, "message": message, "param": null})
+}
+
+/// The number of lines, or what is wrong with them.
+fn check(input: &Path, endpoint: &str) -> std::result::Result<usize, Vec<Value>> {
+    let file = File::open(input).map_err(|_| vec![error("the input file is gone")])?;
+    let (mut names, mut count, mut errors) = (Names::default(), 0, Vec::new());
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let Ok(line) = line else {
+            errors.push(error("the input file is not UTF-8"));
+            break;
+        };
+        let Some(text) = content_of(&line) else { continue };
+        count += 1;
+        if let Err(why) = BatchLine::read(text, Some(endpoint), &mut names) {
+            errors.push(json!({
+                "code": why.code, "line": index + 1, "message": why.message, "param": why.param,
+            }));
+        }
+        if errors.len() == MAX_ERRORS {
+            break;
+        }
+    }
+    if count == 0 {
+        errors.push(error("the input file has no requests"));
+    }
+    if count > MAX_LINES {
+        errors.push(error(&format!("the input file has over {MAX_LINES} requests")));
+    }
+    if errors.is_empty() { Ok(count) } else { Err(errors) }
+}

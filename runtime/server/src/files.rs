@@ -1,0 +1,228 @@
+//! Files of clients, on disk, and places for the batches that read them: a folder for each tenant, and in it two files for each of theirs, the content and what is known about
+//! it. All have a bound together and a lifetime, and what one tenant has does not exist for another.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::error::{ApiError, Result};
+use crate::ids::{new_id_of, unix_seconds};
+use crate::tenant::Tenant;
+
+/// Where files are kept and how many there may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileLimits {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Most bytes of all files; where requests are told apart by their keys, one key's may take half.
+    pub bytes: u64,
+    /// Most bytes of one.
+    pub file_bytes: u64,
+    /// How long one is kept.
+    pub lifetime: Duration,
+}
+
+/// Batches that run at a time; others wait.
+const RUNNING_BATCHES: usize = 2;
+/// Batches that run or wait.
+pub(crate) const OPEN_BATCHES: usize = 64;
+
+/// Places for batches.
+#[derive(Debug)]
+pub(crate) struct BatchSlots {
+    pub(crate) running: Arc<Semaphore>,
+    pub(crate) open: Arc<Semaphore>,
+}
+
+impl Default for BatchSlots {
+    fn default() -> BatchSlots {
+        let slots = |count| Arc::new(Semaphore::new(count));
+        BatchSlots { running: slots(RUNNING_BATCHES), open: slots(OPEN_BATCHES) }
+    }
+}
+
+/// Most files of one tenant.
+const MAX_FILES: usize = 1000;
+/// What the id of a file begins with.
+const PREFIX: &str = "file";
+
+/// The files of all tenants.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    limits: FileLimits,
+    tenant_bytes: u64,
+}
+
+/// A file that is being written. It is removed unless it is kept.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    pub(crate) id: String,
+    /// Where its content goes.
+    pub(crate) path: PathBuf,
+    /// Most bytes that it may have.
+    pub(crate) most_bytes: u64,
+    about: PathBuf,
+    kept: bool,
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn disk(action: &str, why: &io::Error) -> ApiError {
+    tracing::error!(action, %why, "the folder of files cannot be used");
+    ApiError::internal(format!("the server cannot {action} its folder of files"))
+}
+
+impl Files {
+    pub(crate) fn new(limits: FileLimits, has_tenants: bool) -> Files {
+        let tenant_bytes = limits.bytes / if has_tenants { 2 } else { 1 };
+        Files { limits, tenant_bytes }
+    }
+
+    fn folder(&self, tenant: Tenant) -> PathBuf {
+        self.limits.folder.join(tenant.hex())
+    }
+
+    /// The paths of a file's content and of what is known about it.
+    fn paths(&self, tenant: Tenant, id: &str) -> Option<(PathBuf, PathBuf)> {
+        let digits = id.strip_prefix(PREFIX)?.strip_prefix('-')?;
+        let known = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let folder = self.folder(tenant);
+        known.then(|| (folder.join(format!("{id}.jsonl")), folder.join(format!("{id}.json"))))
+    }
+
+    /// Bytes of all files in a folder of a tenant, after those are removed whose time is over.
+    fn tidy(&self, folder: &Path) -> io::Result<(u64, usize)> {
+        let (mut bytes, mut count) = (0, 0);
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let data = entry.metadata()?;
+            if data.modified()?.elapsed().is_ok_and(|age| age > self.limits.lifetime) {
+                fs::remove_file(entry.path())?;
+                continue;
+            }
+            bytes += data.len();
+            count += usize::from(entry.path().extension().is_some_and(|name| name == "jsonl"));
+        }
+        Ok((bytes, count))
+    }
+
+    /// A new file, with as many bytes as there is room for.
+    ///
+    /// # Errors
+    /// There is no room, or the folder cannot be used.
+    pub(crate) fn create(&self, tenant: Tenant) -> Result<NewFile> {
+        let own = self.folder(tenant);
+        let measure = || -> io::Result<(u64, u64, usize)> {
+            fs::create_dir_all(&own)?;
+            let (mut all, mut mine) = (0, (0, 0));
+            for folder in fs::read_dir(&self.limits.folder)? {
+                let folder = folder?.path();
+                if folder.is_dir() {
+                    let found = self.tidy(&folder)?;
+                    all += found.0;
+                    if folder == own {
+                        mine = found;
+                    }
+                }
+            }
+            Ok((all, mine.0, mine.1))
+        };
+        let (all, mine, count) = measure().map_err(|why| disk("read", &why))?;
+        let room = self.limits.bytes.saturating_sub(all);
+        let room = room.min(self.tenant_bytes.saturating_sub(mine));
+        if room == 0 || count >= MAX_FILES {
+            let why = format!(
+                "there is no room for more files: there are {count} of {MAX_FILES}, with {mine} bytes; delete some"
+            );
+            return Err(ApiError { code: Some("no_room"), ..ApiError::bad("file", why) });
+        }
+        let id = new_id_of(PREFIX).replacen('_', "-", 1);
+        let (path, about) = (own.join(format!("{id}.jsonl")), own.join(format!("{id}.json")));
+        let most_bytes = room.min(self.limits.file_bytes);
+        Ok(NewFile { id, path, most_bytes, about, kept: false })
+    }
+
+    /// Keeps a file under its name. Returns the file's object.
+    pub(crate) fn keep(
+        &self,
+        mut file: NewFile,
+        filename: &str,
+        purpose: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<Value> {
+        let now = unix_seconds();
+        let lifetime = lifetime.unwrap_or(self.limits.lifetime).min(self.limits.lifetime);
+        let keep = || -> io::Result<Value> {
+            let object = json!({
+                "id": file.id,
+                "object": "file",
+                "bytes": fs::metadata(&file.path)?.len(),
+                "created_at": now,
+                "expires_at": now.saturating_add(lifetime.as_secs()),
+                "filename": filename,
+                "purpose": purpose,
+                "status": "processed",
+                "status_details": null,
+            });
+            fs::write(&file.about, object.to_string())?;
+            Ok(object)
+        };
+        let object = keep().map_err(|why| disk("write to", &why))?;
+        file.kept = true;
+        Ok(object)
+    }
+
+    /// A file's object.
+    pub(crate) fn get(&self, tenant: Tenant, id: &str) -> Result<Value> {
+        let found = self.paths(tenant, id).and_then(|(_, about)| read(&about));
+        found.ok_or_else(|| missing(id))
+    }
+
+    /// Where a file's content is.
+    pub(crate) fn content(&self, tenant: Tenant, id: &str) -> Result<PathBuf> {
+        self.get(tenant, id)?;
+        self.paths(tenant, id).map(|(path, _)| path).ok_or_else(|| missing(id))
+    }
+
+    /// All files of a tenant, the oldest first.
+    pub(crate) fn list(&self, tenant: Tenant) -> Vec<Value> {
+        let entries = fs::read_dir(self.folder(tenant)).into_iter().flatten().flatten();
+        let about = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let mut all: Vec<Value> = about.filter_map(|path| read(&path)).collect();
+        all.sort_by_key(|file| {
+            (file["created_at"].as_u64(), file["id"].as_str().map(str::to_owned))
+        });
+        all
+    }
+
+    pub(crate) fn remove(&self, tenant: Tenant, id: &str) -> Result<()> {
+        self.get(tenant, id)?;
+        let (path, about) = self.paths(tenant, id).ok_or_else(|| missing(id))?;
+        fs::remove_file(about)
+            .and_then(|()| fs::remove_file(path))
+            .map_err(|why| disk("write to", &why))
+    }
+}
+
+/// What is known about a file, unless its time is over.
+fn read(about: &Path) -> Option<Value> {
+    let object: Value = serde_json::from_str(&fs::read_to_string(about).ok()?).ok()?;
+    object["expires_at"].as_u64().is_none_or(|end| end > unix_seconds()).then_some(object)
+}
+
+fn missing(id: &str) -> ApiError {
+    ApiError::not_found(None, format!("there is no file `{id}`"))
+}
