@@ -122,7 +122,7 @@ pub fn chat_conversation(
             role if instructs(role) => builder.instruct(text.unwrap_or_default()),
             "user" => {
                 let text = text.ok_or(ConvertError::NoContent { index })?;
-                builder.messages.push(Message::user(text));
+                builder.push(Message::user(text));
             }
             "assistant" => assistant(&mut builder, message, text),
             "tool" | "function" => {

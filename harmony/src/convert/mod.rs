@@ -3,6 +3,7 @@
 //! Only shapes and rules: HTTP, ids and streaming frames are the server's. `chat` and `responses` read those APIs' histories into a
 //! [`Conversation`]; [`Route`] is where each message of an answer goes, also while it is still streamed.
 
+mod calls;
 mod chat;
 mod responses;
 
@@ -13,6 +14,7 @@ pub use responses::{
     MessageItem, OutputItem, ResponseItem, TypedItem, response_items, responses_conversation,
 };
 
+use calls::Calls;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -196,20 +198,9 @@ struct Builder {
     /// Instructions at the head of the history, which join the first developer message.
     instructions: Vec<String>,
     messages: Vec<Message>,
-    /// Calls so far.
-    calls: Vec<HistoryCall>,
-    /// For each result so far, the call that it answers.
-    answered: Vec<usize>,
-}
-
-/// A call in a history, and whether its result has come.
-struct HistoryCall {
-    id: String,
-    /// The full name of the tool.
-    recipient: String,
-    /// Calls between which no result and no other role's message stands are of one round.
-    round: usize,
-    is_answered: bool,
+    calls: Calls,
+    /// The results since the last other message, each with the number of the call that it answers.
+    results: Vec<(usize, Message)>,
 }
 
 impl Builder {
@@ -218,9 +209,22 @@ impl Builder {
         Self {
             instructions: instructions.cloned().collect(),
             messages: Vec::new(),
-            calls: Vec::new(),
-            answered: Vec::new(),
+            calls: Calls::default(),
+            results: Vec::new(),
         }
+    }
+
+    /// Adds a message that is no result.
+    fn push(&mut self, message: Message) {
+        self.place_results();
+        self.messages.push(message);
+    }
+
+    /// Results of several calls come in the calls' order, whichever was there first: a result has no id in harmony, so
+    /// two results of the same function differ only by their order.
+    fn place_results(&mut self) {
+        self.results.sort_by_key(|(call, _)| *call);
+        self.messages.extend(self.results.drain(..).map(|(_, result)| result));
     }
 
     /// A system or developer message of the API: at the head it joins the instructions, later it is a message of its own. An
@@ -229,29 +233,27 @@ impl Builder {
         if text.is_empty() {
             return;
         }
-        if self.messages.is_empty() {
+        if self.messages.is_empty() && self.results.is_empty() {
             self.instructions.push(text);
         } else {
-            self.messages.push(Message::developer(DeveloperContent::new(text)));
+            self.push(Message::developer(DeveloperContent::new(text)));
         }
     }
 
     fn assistant(&mut self, channel: &str, text: String) {
-        self.messages.push(Message::assistant(text).on_channel(channel));
+        self.push(Message::assistant(text).on_channel(channel));
     }
 
     /// A call of a tool by its full name.
     fn call(&mut self, id: String, recipient: String, arguments: String) {
         let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
-        let last = self.calls.last().map_or(0, |call| call.round);
-        let continues = self.messages.last().is_some_and(|m| m.role == Role::Assistant);
-        let round = if continues { last } else { last + 1 };
-        self.messages.push(Message::tool_call(recipient.clone(), arguments));
-        self.calls.push(HistoryCall { id, recipient, round, is_answered: false });
+        let last = self.messages.last().filter(|_| self.results.is_empty());
+        let continues = last.is_some_and(|last| last.role == Role::Assistant);
+        self.push(Message::tool_call(recipient.clone(), arguments));
+        self.calls.push(id, recipient, continues);
     }
 
-    /// Results of several calls come in the calls' order, whichever was there first: a result has no id in harmony, so
-    /// two results of the same function differ only by their order.
+    /// A result of a call.
     fn answer_call(
         &mut self,
         index: usize,
@@ -259,41 +261,16 @@ impl Builder {
         function: Option<&str>,
         output: String,
     ) -> Result<(), ConvertError> {
-        let number = self.answered_call(id, function);
+        let number = self.calls.answer(id, function);
         let number =
             number.ok_or_else(|| ConvertError::UnknownCall { index, id: id.to_owned() })?;
-        self.calls[number].is_answered = true;
-        let result = Message::tool_result(self.calls[number].recipient.clone(), output);
-        let together = self.messages.iter().rev().take_while(|m| m.role == Role::Tool).count();
-        let beside = self.answered.iter().rev().take(together);
-        let later = beside.take_while(|&&other| other > number).count();
-        self.messages.insert(self.messages.len() - later, result);
-        self.answered.insert(self.answered.len() - later, number);
+        let result = Message::tool_result(self.calls.recipient(number).to_owned(), output);
+        self.results.push((number, result));
         Ok(())
     }
 
-    /// The call that a result answers: the one with its id. Where several calls share an id, or ids are missing, it is the
-    /// earliest call of the function's name without a result, or else the earliest without a result. An id may come again in
-    /// a later round, so the latest round counts first.
-    fn answered_call(&self, id: &str, function: Option<&str>) -> Option<usize> {
-        let recipient = function.map(|function| format!("functions.{function}"));
-        let of_name = |call: &HistoryCall| recipient.as_ref().is_none_or(|r| *r == call.recipient);
-        let same_id = |call: &HistoryCall| call.id == id;
-        let no_id = |call: &HistoryCall| id.is_empty() || call.id.is_empty();
-        let first = |wanted: &dyn Fn(&HistoryCall) -> bool| {
-            let open = |call: &&HistoryCall| !call.is_answered && wanted(call);
-            let round = self.calls.iter().filter(open).map(|call| call.round).max()?;
-            self.calls.iter().position(|call| call.round == round && open(&call))
-        };
-        first(&|call| same_id(call) && of_name(call))
-            .or_else(|| first(&same_id))
-            // A second result for a call stands with the first.
-            .or_else(|| self.calls.iter().rposition(|call| !id.is_empty() && same_id(call)))
-            .or_else(|| first(&|call| no_id(call) && of_name(call)))
-            .or_else(|| first(&no_id))
-    }
-
-    fn finish(self, options: &PromptOptions) -> Conversation {
+    fn finish(mut self, options: &PromptOptions) -> Conversation {
+        self.place_results();
         let mut system = SystemContent {
             conversation_start_date: options.date.clone(),
             reasoning_effort: Some(options.effort.unwrap_or_default()),

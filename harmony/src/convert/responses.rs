@@ -156,7 +156,7 @@ fn add_message(
         role if instructs(role) => builder.instruct(text.unwrap_or_default()),
         "user" => {
             let text = text.ok_or(ConvertError::NoContent { index })?;
-            builder.messages.push(Message::user(text));
+            builder.push(Message::user(text));
         }
         "assistant" => {
             let Some(text) = text else { return Ok(()) };

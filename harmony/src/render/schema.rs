@@ -2,6 +2,8 @@
 //!
 //! Every oddity here is deliberate: models are prompted with these bytes. The readable rendering is in `typescript`.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::json::compact;
@@ -64,7 +66,7 @@ fn object(schema: &Value, indent: &str) -> String {
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
         let required = required(schema);
         for (name, property) in properties {
-            let mark = if required.contains(&name.as_str()) { "" } else { "?" };
+            let mark = if required.contains(name.as_str()) { "" } else { "?" };
             property_lines(&format!("{name}{mark}:"), property, indent, &mut text);
         }
     }
@@ -73,7 +75,7 @@ fn object(schema: &Value, indent: &str) -> String {
     text
 }
 
-fn required(schema: &Value) -> Vec<&str> {
+fn required(schema: &Value) -> HashSet<&str> {
     schema
         .get("required")
         .and_then(Value::as_array)

@@ -3,6 +3,8 @@
 //! The layout is the reference's (see `schema`), so that models find what they know: comments above a property, its default behind
 //! it. Where the reference shows `any` or something ambiguous, this shows the type.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::json::compact;
@@ -76,7 +78,10 @@ impl<'a> Writer<'a> {
             Some(Value::String(name)) => self.named_type(name, fields, indent),
             Some(Value::Array(names)) => {
                 let mut types: Vec<String> = Vec::new();
-                for name in names.iter().filter_map(Value::as_str) {
+                // A name that comes again would be written again, and so would all below it.
+                let mut seen = HashSet::new();
+                for name in names.iter().filter_map(Value::as_str).filter(|name| seen.insert(*name))
+                {
                     let typed = self.named_type(name, fields, indent);
                     if !types.contains(&typed) {
                         types.push(typed);
@@ -112,7 +117,7 @@ impl<'a> Writer<'a> {
     }
 
     fn object(&mut self, fields: &'a Map<String, Value>, indent: &str) -> String {
-        let required: Vec<&str> = fields
+        let required: HashSet<&str> = fields
             .get("required")
             .and_then(Value::as_array)
             .into_iter()
@@ -123,7 +128,7 @@ impl<'a> Writer<'a> {
         for (name, property) in
             fields.get("properties").and_then(Value::as_object).into_iter().flatten()
         {
-            let mark = if required.contains(&name.as_str()) { "" } else { "?" };
+            let mark = if required.contains(name.as_str()) { "" } else { "?" };
             comments(&mut text, indent, property);
             let typed = self.type_of(property, &format!("{indent}    "));
             text.push_str(&format!("{indent}{}{mark}: {typed},", property_name(name)));
