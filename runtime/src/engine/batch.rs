@@ -1,7 +1,7 @@
 //! The policy of a step: which tokens make up the next batch. Each running sample that generates has one token, with
 //! draft tokens where drafts are on. Then waiting samples start, as far as sequence slots and pages last, and what is left
 //! of the budget of tokens goes to chunks of prompts. [`super::fairness`] decides who starts and how the prompts share the
-//! budget. A sample that needs a page when none is left preempts a sample whose reader is slow, or the last one in order
+//! budget, [`super::prompt_pace`] how large it is where others generate. A sample that needs a page when none is left preempts a sample whose reader is slow, or the last one in order
 //! of [`Key`], which goes back to wait and computes again.
 //!
 //! The first sample in order is never preempted for pages, nor the only one of its request for a slot, so every request
@@ -35,6 +35,9 @@ impl Scheduler {
         let preempted = self.metrics.preemptions;
         let mut budget = self.step_tokens;
         let mut candidates = self.generating(&mut budget);
+        if self.some_generate() {
+            budget = budget.min(self.prompt_pace.most_tokens());
+        }
         for candidate in &mut candidates {
             self.allocate_pages(candidate);
         }
@@ -121,6 +124,12 @@ impl Scheduler {
             }
         }
         candidates
+    }
+
+    /// Whether a running sample generates whose reader takes its tokens.
+    fn some_generate(&self) -> bool {
+        let mut running = self.running.iter().filter_map(|key| self.samples.get(key));
+        running.any(|sample| !sample.held && sample.generates())
     }
 
     /// Rows from which a step may sample besides one for each sample that runs or may start.

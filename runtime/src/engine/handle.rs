@@ -145,10 +145,13 @@ impl EngineHandle {
     }
 
     /// What the engine counted up to its last step; if no step can run, what waits and runs now. An event that has
-    /// arrived is counted.
+    /// arrived is counted, and a request that was submitted waits from then on.
     #[must_use]
     pub fn metrics(&self) -> EngineMetrics {
-        lock(&self.shared.metrics).clone()
+        let room = lock(&self.shared.room);
+        let mut metrics = lock(&self.shared.metrics).clone();
+        metrics.waiting += room.arriving;
+        metrics
     }
 
     /// The last `count` steps that were collected or have failed, oldest first; as many as are kept. They can be read after
@@ -297,6 +300,7 @@ impl Worker {
                 let mut room = lock(&self.shared.room);
                 room.arriving -= request.params.n;
                 room.waiting += request.params.n;
+                lock(&self.shared.metrics).waiting += request.params.n;
                 drop(room);
                 self.sinks.insert(request.id, sink);
                 self.engine.enqueue(*request);

@@ -30,6 +30,7 @@ mod metrics;
 mod options;
 mod pages;
 mod params;
+mod prompt_pace;
 mod request;
 mod results;
 mod run;

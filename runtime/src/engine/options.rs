@@ -1,5 +1,7 @@
 //! How an engine is loaded, and how requests share it.
 
+use std::time::Duration;
+
 use crate::setters::setters;
 use crate::{Device, Limits, Ranks};
 
@@ -61,11 +63,21 @@ pub struct Policy {
     /// The maximum number of draft tokens that are proposed from the request's own text and verified in one step; 0 turns
     /// drafts off.
     pub draft_tokens: usize,
+    /// Time that prompts may take of a step in which other samples generate, or as long as such a step takes by itself if
+    /// that is longer. With `None` a step reads as much of the prompts as [`Limits::max_step_tokens`] allows, and the
+    /// others wait for it.
+    pub prompt_time: Option<Duration>,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { max_waiting: 4096, event_capacity: 256, prefix_cache: true, draft_tokens: 0 }
+        Policy {
+            max_waiting: 4096,
+            event_capacity: 256,
+            prefix_cache: true,
+            draft_tokens: 0,
+            prompt_time: None,
+        }
     }
 }
 
@@ -74,4 +86,5 @@ setters!(Policy {
     with_event_capacity(event_capacity: usize),
     with_prefix_cache(prefix_cache: bool),
     with_draft_tokens(draft_tokens: usize),
+    with_prompt_time(prompt_time: impl Into<Option<Duration>>),
 });

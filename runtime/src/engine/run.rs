@@ -212,7 +212,7 @@ impl Engine {
         let Some(CollectedStep { plan, output }) = collected else { return Vec::new() };
         let last = self.last_results.replace(now);
         let step_seconds = now.saturating_duration_since(last.unwrap_or(begin)).as_secs_f64();
-        let device = self.count_step(step_seconds, backend_time, last.is_some());
+        let device = self.count_step(&plan, step_seconds, backend_time, last.is_some());
         let results = self.scheduler.postprocess(&plan, output, now);
         let events = match self.save_results(results) {
             Ok(events) => events,
@@ -243,6 +243,7 @@ impl Engine {
     /// `follows`: the engine had work since then.
     fn count_step(
         &mut self,
+        plan: &StepPlan,
         seconds: f64,
         backend_time: Duration,
         follows: bool,
@@ -258,6 +259,7 @@ impl Engine {
             self.backend.step_time().or_else(|| (self.pipeline_depth == 0).then(of_calls))?;
         let time = StepTime { idle: if follows { time.idle } else { 0.0 }, ..time };
         self.step_time = Duration::from_secs_f64(time.busy.clamp(0.0, 1.0));
+        self.scheduler.prompt_pace.measure(plan, time.busy);
         metrics.device_busy_seconds += time.busy;
         metrics.device_idle_seconds += time.idle;
         Some(time)

@@ -15,6 +15,7 @@ use super::constraint::Constraint;
 use super::metrics::EngineMetrics;
 use super::options::Policy;
 use super::pages::{PageCache, Parent};
+use super::prompt_pace::PromptPace;
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::sample::{Key, Sample, Samples};
 use super::step_plan::{SnapshotCopy, StepPlan};
@@ -45,6 +46,7 @@ pub(super) struct Scheduler {
     pub(super) metrics: EngineMetrics,
     /// Of the tenants that read prompts.
     pub(super) prompt_shares: BTreeMap<u64, PromptShare>,
+    pub(super) prompt_pace: PromptPace,
     /// Samples that need a mask which was not requested yet.
     pub(super) unmasked: Vec<Key>,
     /// Samples whose mask was requested, and when.
@@ -77,6 +79,7 @@ impl Scheduler {
             vocab,
             metrics: EngineMetrics::new(limits.pages),
             prompt_shares: BTreeMap::new(),
+            prompt_pace: PromptPace::new(policy.prompt_time),
             unmasked: Vec::new(),
             masking: Vec::new(),
             clock,

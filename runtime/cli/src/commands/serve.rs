@@ -29,6 +29,9 @@ use crate::today;
 
 /// Tokens of prompt and answer together on the CPU, unless the flag sets it.
 const CPU_CONTEXT: usize = 32 << 10;
+/// Milliseconds that prompts take of a step on the CPU, where a step of --max-num-batched-tokens would hold up the answers
+/// of others for a long time, and a token's bits do not depend on how its prompt is divided.
+const CPU_PROMPT_MS: u64 = 12;
 
 /// File descriptors that a server needs besides those that are open when it starts.
 const MIN_DESCRIPTORS: usize = 24;
@@ -163,6 +166,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_num_batched_tokens: u32,
 
+    /// Milliseconds that prompts may take of a step in which answers are generated; 0 is no limit [default: 12 on the CPU,
+    /// 0 elsewhere].
+    #[arg(long, value_name = "MS")]
+    max_prompt_ms: Option<u64>,
+
     /// Tokens that the cache holds in all [default: twice --max-model-len].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..))]
     kv_cache_tokens: Option<u32>,
@@ -290,7 +298,9 @@ impl Args {
             );
         }
         let limits = self.model_settings().engine_limits(spec);
-        let policy = Policy::default().with_max_waiting(self.limits.max_queue);
+        let policy = Policy::default()
+            .with_max_waiting(self.limits.max_queue)
+            .with_prompt_time(self.prompt_time());
         let engine = self.device.load_with(&chosen, limits, policy)?;
         let loaded = start.elapsed().as_secs_f64() - opened;
         let backend = engine.describe();
@@ -365,6 +375,14 @@ impl Args {
             names: &self.served_model_name,
             date: self.http.date.as_deref(),
         }
+    }
+
+    /// What prompts may take of a step in which answers are generated.
+    fn prompt_time(&self) -> Option<Duration> {
+        let on_cpu = self.device.device().is_ok_and(|chosen| chosen.resolve().0 == Device::Cpu);
+        let default = if on_cpu { CPU_PROMPT_MS } else { 0 };
+        let ms = self.limits.max_prompt_ms.unwrap_or(default);
+        (ms > 0).then(|| Duration::from_millis(ms))
     }
 
     fn config(

@@ -16,9 +16,9 @@ fn long() -> SamplingParams {
     SamplingParams { ignore_eos: true, ..params(1, 400) }
 }
 
-/// Whether something becomes true within five seconds.
+/// Whether something becomes true within a minute.
 fn soon(mut is_true: impl FnMut() -> bool) -> bool {
-    (0..500).any(|_| {
+    (0..6000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         is_true()
     })
@@ -59,6 +59,20 @@ fn an_event_that_has_arrived_is_counted() {
             assert!(handle.metrics().generated_tokens >= read);
         }
     }
+}
+
+#[test]
+fn a_request_waits_or_runs_from_its_submission_to_its_end() {
+    // Without a reader it goes on to its first token, and no further.
+    let policy = Policy { event_capacity: 1, ..Policy::default() };
+    let handle = start(Scripted::new(LIMITS, 10), policy);
+    for round in 0..300 {
+        let events = handle.submit(Request::new(prompt(9, round % 7), long())).unwrap();
+        let metrics = handle.metrics();
+        assert!(metrics.waiting + metrics.running > 0, "{metrics:?}");
+        drop(events);
+    }
+    assert!(soon(|| handle.metrics().waiting + handle.metrics().running == 0));
 }
 
 #[test]

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::testing::expected_with;
 use super::super::{Allowed, MaskSource, Policy, Request, RequestId, TokenMask};
 use super::*;
+use crate::backend::StepTime;
 
 /// A grammar that forces runs of tokens; between them every third token is allowed, or all are.
 #[derive(Clone, Copy)]
@@ -177,6 +179,40 @@ proptest! {
         let metrics = engine.metrics();
         prop_assert_eq!((metrics.pages_used, metrics.running, metrics.waiting), (0, 0, 0));
     }
+}
+
+#[test]
+fn a_prompt_takes_a_bounded_part_of_a_step_in_which_others_generate() {
+    let limits = Limits { max_sequences: 2, max_step_tokens: 256, pages: 40 };
+    let settings = SamplingParams { ignore_eos: true, ..params(1, 60) };
+    let prompts = [prompt(40, 0), prompt(600, 1)];
+    let mut largest = Vec::new();
+    for prompt_time in [None, Some(Duration::from_secs(1))] {
+        let mut backend = Scripted::new(limits, 256);
+        // The first prompt shows that a second is enough for 40 tokens.
+        backend.time = Some(StepTime { busy: 1.0, idle: 0.0 });
+        let log = backend.log.clone();
+        let mut engine = with_policy(backend, 0, Policy { prompt_time, ..Policy::default() });
+        let mut answers: BTreeMap<RequestId, Vec<u32>> = BTreeMap::new();
+        for prompt in &prompts {
+            let id = engine.submit(Request::new(&prompt[..], settings.clone())).unwrap();
+            answers.insert(id, Vec::new());
+            for event in engine.step().unwrap() {
+                answers.entry(event.request).or_default().extend(event.token);
+            }
+        }
+        while !engine.is_idle() {
+            for event in engine.step().unwrap() {
+                answers.entry(event.request).or_default().extend(event.token);
+            }
+        }
+        for (answer, prompt) in answers.values().zip(&prompts) {
+            assert_eq!(*answer, super::super::testing::expected(prompt, &settings));
+        }
+        let steps = &log.lock().unwrap().steps;
+        largest.push(steps.iter().map(|step| step.iter().sum::<usize>()).max().unwrap());
+    }
+    assert!(largest[0] == 256 && largest[1] < 200, "{largest:?}");
 }
 
 #[test]

@@ -55,6 +55,8 @@ impl Setup {
                 event_capacity,
                 prefix_cache: !random.once_in(8),
                 draft_tokens: random.below(5),
+                // What a step takes is no part of a seed.
+                prompt_time: None,
             },
             pipeline_depth: random.below(3),
             memory: random.one_of(&[1, 2, usize::MAX]),
