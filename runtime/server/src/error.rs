@@ -50,6 +50,22 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// Characters of a message, and of the name of a field. What they quote may be as long as a body.
+const MAX_MESSAGE: usize = 2000;
+const MAX_PARAM: usize = 200;
+
+/// A text without its middle, where it has more characters than this: a message begins with what is wrong and ends with
+/// what to do.
+fn shortened(text: String, most: usize) -> String {
+    let count = if text.len() > most { text.chars().count() } else { 0 };
+    if count <= most {
+        return text;
+    }
+    let (first, last) = (most * 3 / 4, most / 4);
+    let kept = |from: usize, count: usize| text.chars().skip(from).take(count);
+    kept(0, first).chain(" … ".chars()).chain(kept(count - last, last)).collect()
+}
+
 impl ApiError {
     #[track_caller]
     fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> ApiError {
@@ -57,7 +73,7 @@ impl ApiError {
         let fixed = matches!(message, Cow::Borrowed(_));
         ApiError {
             status,
-            message: message.into_owned(),
+            message: shortened(message.into_owned(), MAX_MESSAGE),
             param: None,
             code: None,
             retry_after: None,
@@ -70,7 +86,7 @@ impl ApiError {
     /// 400: the request itself is at fault.
     #[track_caller]
     pub fn bad(param: impl Into<String>, message: impl Into<Cow<'static, str>>) -> ApiError {
-        let param = Some(param.into()).filter(|param: &String| !param.is_empty());
+        let param = Some(shortened(param.into(), MAX_PARAM)).filter(|param| !param.is_empty());
         ApiError { param, ..ApiError::new(StatusCode::BAD_REQUEST, message) }
     }
 
@@ -301,4 +317,22 @@ pub(crate) fn json_body<T: serde::Serialize>(value: &T) -> impl IntoResponse + u
 /// A body of text that is JSON already, with its header.
 pub(crate) fn json_text(text: String) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_keeps_its_ends_however_long_what_it_quotes_is() {
+        for quoted in ["x", "é", "👩"] {
+            let error = ApiError::no_model(&quoted.repeat(1 << 20), &["nano".to_owned()]);
+            assert!(error.message.chars().count() <= MAX_MESSAGE + 3, "{}", error.message.len());
+            assert!(error.message.starts_with(&format!("The model `{quoted}{quoted}")));
+            assert!(error.message.ends_with("does not exist here; this server has: nano"));
+        }
+        let param = ApiError::bad("a".repeat(1000), "short").param.expect("a param");
+        assert!(param.len() < 2 * MAX_PARAM);
+        assert_eq!(shortened("é".repeat(MAX_MESSAGE), MAX_MESSAGE), "é".repeat(MAX_MESSAGE));
+    }
 }

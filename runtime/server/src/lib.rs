@@ -65,7 +65,7 @@ pub use config::Config;
 pub use error::ApiError;
 pub use files::FileLimits;
 #[doc(hidden)]
-pub use guide::GrammarFuzzer;
+pub use guide::{GrammarFuzzer, hostile_request};
 pub use guide::{GrammarHelper, Guide, MaskError, grammar_helper};
 pub use router::{api, router};
 pub use serve::serve;

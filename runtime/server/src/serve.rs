@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
@@ -24,6 +25,9 @@ const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Time until a connection is accepted again where that failed, as it does where no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
+/// What the system may hold of an answer that its client does not read, per connection. The system's own bound is megabytes,
+/// and a stream would go on into them and keep its place from those who wait.
+const SEND_BYTES: usize = 32 << 10;
 /// After so many connections memory is given back: a burst of them leaves many small pieces.
 const RELEASE_CONNECTIONS: u64 = 1000;
 
@@ -82,6 +86,8 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             Ok((socket, _)) => {
                 // A token is a small write, which TCP must not delay. A socket that refuses the option is only slower.
                 let _ = socket.set_nodelay(true);
+                // One that refuses this only holds more.
+                let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BYTES);
                 return socket;
             }
             Err(why) if is_of_connection(&why) => {}
@@ -97,4 +103,19 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 fn is_of_connection(error: &Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     [ConnectionAborted, ConnectionRefused, ConnectionReset].contains(&error.kind())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_holds_little_of_what_is_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = accept(&listener).await;
+        // Linux counts its own bookkeeping, too.
+        assert!(SockRef::from(&socket).send_buffer_size().unwrap() <= 2 * SEND_BYTES);
+    }
 }

@@ -485,19 +485,28 @@ pub(super) mod tests {
     async fn a_bomb_is_refused_and_holds_up_nobody() {
         let pool = with_helper();
         pool.warm();
-        let bombs = [schema(bomb(0)), schema(bomb(1))];
+        // Three budgets of processor time, and then a grammar that needs next to none.
+        let bombs: Vec<Pending> = (0..3)
+            .map(|seed| pool.ask(Tenant::ONLY, &schema(bomb(seed)).checked, &Budget::default()))
+            .collect();
         let plain = [schema(json!({"type": "object", "properties": {"a": {"type": "string"}}}))];
-        let mut refused = Box::pin(pool.compile(Tenant::ONLY, &bombs));
+        let mut refused = Box::pin(async {
+            let mut last = None;
+            for bomb in bombs {
+                last = bomb.ready().await.err();
+            }
+            last
+        });
         tokio::select! {
             biased;
             why = &mut refused => panic!("before a plain grammar: {why:?}"),
             ready = pool.compile(Tenant::ONLY, &plain) => drop(ready.expect("a grammar")),
         }
-        let why = refused.await.expect_err("a refusal").message;
-        assert!(why.contains("`x` cannot be enforced") && why.contains("too much"), "{why}");
-        // The refusal is known, and the next helper is as good as the last.
-        let again = pool.compile(Tenant::ONLY, &bombs[..1]).await.expect_err("a refusal").message;
-        assert_eq!(why, again);
+        let Some(Refusal::Unenforceable(why)) = refused.await else { panic!("no refusal") };
+        // Whichever was over first, its budget or a limit of llguidance: the refusal is known, and the next helper is as
+        // good as the last.
+        let again = pool.compile(Tenant::ONLY, &[schema(bomb(2))]).await.expect_err("a refusal");
+        assert_eq!(again.message, format!("`x` cannot be enforced: {why}"));
         pool.compile(Tenant::ONLY, &[wanted(Constraint::Regex("b+".into()))])
             .await
             .expect("a grammar");
@@ -526,18 +535,21 @@ pub(super) mod tests {
     async fn who_leaves_frees_the_helper_at_once() {
         let pool = with_helper();
         pool.warm();
-        let bombs: Vec<[GrammarRequest; 1]> = (3..11).map(|seed| [schema(bomb(seed))]).collect();
+        let bombs: Vec<Checked> = (3..9).map(|seed| schema(bomb(seed)).checked).collect();
         for bomb in &bombs {
-            let left =
-                tokio::time::timeout(Duration::from_millis(20), pool.compile(Tenant::ONLY, bomb))
-                    .await;
-            assert!(left.is_err(), "a bomb was compiled in 20 ms");
+            let left = pool.ask(Tenant::ONLY, bomb, &Budget::default());
+            while pool.0.lock().involved.len() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // A helper is at work on it, or is about to be.
+            drop(left);
         }
-        let regex = [wanted(Constraint::Regex("d+".into()))];
-        let waited = Instant::now();
-        pool.compile(Tenant::ONLY, &regex).await.expect("a grammar");
-        // Eight bombs would take eight budgets.
-        assert!(waited.elapsed() < 6 * REQUEST_CPU, "{:?}", waited.elapsed());
+        pool.compile(Tenant::ONLY, &[wanted(Constraint::Regex("d+".into()))])
+            .await
+            .expect("a grammar");
+        // One that was tried out to its end would be known. On a machine that stops for so long, some may be, but not all.
+        let known = bombs.iter().filter(|bomb| pool.0.lock().cache.get(&bomb.key).is_some());
+        assert!(known.count() < bombs.len(), "every bomb was tried out to its end");
     }
 
     #[test]
@@ -549,7 +561,7 @@ pub(super) mod tests {
         drop(pool);
         let started = Instant::now();
         while shared.strong_count() > 0 {
-            assert!(started.elapsed() < Duration::from_secs(20), "its threads go on");
+            assert!(started.elapsed() < Duration::from_secs(120), "its threads go on");
             std::thread::sleep(Duration::from_millis(10));
         }
         drop(pending);

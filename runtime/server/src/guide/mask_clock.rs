@@ -44,11 +44,17 @@ struct Clock {
 /// Ends the watch when it is dropped.
 pub(super) struct Watched(u64);
 
+thread_local! {
+    static TASK: Option<Arc<str>> = task();
+}
+
+/// Processor time that this thread has had; none where /proc does not say.
+pub(super) fn time_of_this_thread() -> Option<Duration> {
+    TASK.with(|task| task.as_deref().and_then(processor_time))
+}
+
 /// Watches what this thread does until the result is dropped, and cancels it when its time is over.
 pub(super) fn watch(handle: CancellationHandle) -> Watched {
-    thread_local! {
-        static TASK: Option<Arc<str>> = task();
-    }
     let task = TASK.with(Clone::clone);
     let clock = clock();
     let mut state = clock.lock();
@@ -147,24 +153,23 @@ mod tests {
 
     #[test]
     fn a_mask_is_cancelled_when_its_time_is_over_and_no_sooner() {
-        let busy = |handle: &CancellationHandle, limit: Duration| {
-            let _watched = watch(handle.clone());
-            let begin = Instant::now();
-            while !handle.is_cancelled() && begin.elapsed() < limit {
-                std::hint::spin_loop();
-            }
-        };
-        let quick = CancellationHandle::default();
-        busy(&quick, Duration::from_millis(30));
         let slow = CancellationHandle::default();
-        busy(&slow, 2 * MASK_TIME);
-        assert!(slow.is_cancelled() && !quick.is_cancelled());
-        // One that waits takes no processor time.
-        let idle = CancellationHandle::default();
+        let watched = watch(slow.clone());
+        while !slow.is_cancelled() {
+            std::hint::spin_loop();
+        }
+        drop(watched);
+        // One that waits takes no processor time, so it has all of the clock's.
+        let (idle, begin) = (CancellationHandle::default(), Instant::now());
         let watched = watch(idle.clone());
         std::thread::sleep(2 * MASK_CPU);
+        let (cancelled, waited) = (idle.is_cancelled(), begin.elapsed());
         drop(watched);
-        assert!(!idle.is_cancelled() || task().is_none());
-        assert!(clock().lock().running.iter().all(|running| !running.handle.is_cancelled()));
+        assert!(!cancelled || waited > MASK_TIME || task().is_none(), "{waited:?}");
+        // What is over is not cancelled any more.
+        let over = CancellationHandle::default();
+        let id = watch(over.clone()).0;
+        assert!(clock().lock().running.iter().all(|running| running.id != id));
+        assert!(!over.is_cancelled());
     }
 }

@@ -11,7 +11,6 @@ mod fair_queue;
 mod fuzzing;
 pub(crate) mod grammar;
 mod helper;
-#[cfg(test)]
 mod hostile;
 mod limits;
 mod mask_clock;
@@ -33,6 +32,8 @@ pub use fuzzing::GrammarFuzzer;
 use grammar::Compiled;
 pub use grammar::MaskError;
 pub use helper::{GrammarHelper, grammar_helper};
+#[doc(hidden)]
+pub use hostile::hostile_request;
 
 /// A function that may be called.
 #[derive(Clone, Debug)]

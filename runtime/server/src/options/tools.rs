@@ -1,5 +1,7 @@
 //! Tools and `tool_choice`, as Chat Completions (nested) and Responses (flat) write them.
 
+use std::collections::HashSet;
+
 use ossmith_harmony::{Tool, ToolNamespace};
 use serde_json::Value;
 
@@ -33,6 +35,9 @@ pub(crate) struct ToolOptions {
     pub(crate) ignored: Vec<String>,
 }
 
+/// Tools that a `tool_choice` may name, each of which is looked for among all.
+const MAX_ALLOWED: usize = 1024;
+
 /// What a `tool_choice` names.
 enum Named<'a> {
     Tool {
@@ -63,21 +68,24 @@ impl ToolOptions {
     ) -> Result<ToolOptions> {
         let parallel = fields.bool("parallel_tool_calls", true)?;
         let mut tools = ToolOptions { parallel, ..ToolOptions::default() };
+        let (mut names, mut ignored) = (HashSet::new(), HashSet::new());
         for tool in &fields.objects("tools")? {
             if let Some(Hosted { functions, namespace }) = hosted.read(tool)? {
-                functions.into_iter().try_for_each(|function| tools.add(fields, function))?;
+                let add = |function| tools.add(fields, function, &mut names);
+                functions.into_iter().try_for_each(add)?;
                 tools.namespaces.extend(namespace);
                 continue;
             }
             match entry(tool)? {
-                Entry::Tool(function) => tools.add(fields, function)?,
+                Entry::Tool(function) => tools.add(fields, function, &mut names)?,
                 Entry::Namespace(namespace, functions) => {
-                    functions.into_iter().try_for_each(|function| tools.add(fields, function))?;
+                    let add = |function| tools.add(fields, function, &mut names);
+                    functions.into_iter().try_for_each(add)?;
                     tools.namespaces.push(namespace);
                 }
                 Entry::Other(kind) if config.strict_tools => return Err(refused(tool, &kind)),
                 Entry::Other(kind) => {
-                    if !tools.ignored.contains(&kind) {
+                    if ignored.insert(kind.clone()) {
                         tools.ignored.push(kind);
                     }
                 }
@@ -91,9 +99,15 @@ impl ToolOptions {
         Ok(tools)
     }
 
-    fn add(&mut self, fields: &Fields<'_>, function: FunctionTool) -> Result<()> {
+    /// Adds a function; `names` has those of all before it.
+    fn add(
+        &mut self,
+        fields: &Fields<'_>,
+        function: FunctionTool,
+        names: &mut HashSet<String>,
+    ) -> Result<()> {
         let recipient = &function.target.recipient;
-        if self.functions.iter().any(|other| other.target.recipient == *recipient) {
+        if !names.insert(recipient.clone()) {
             let name = recipient.strip_prefix("functions.").unwrap_or(recipient);
             return Err(fields.wrong("tools", format!("has two tools named `{name}`")));
         }
@@ -155,6 +169,10 @@ impl ToolOptions {
 
     /// Keeps only these functions.
     fn keep(&mut self, fields: &Fields<'_>, allowed: &[Named<'_>]) -> Result<()> {
+        if allowed.len() > MAX_ALLOWED {
+            let why = format!("names {} tools; at most {MAX_ALLOWED} can be named", allowed.len());
+            return Err(fields.wrong("tool_choice", why));
+        }
         for named in allowed {
             let is_ignored = named
                 .foreign_type()

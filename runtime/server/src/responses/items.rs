@@ -55,6 +55,7 @@ pub(crate) fn read_list(
     param: &str,
 ) -> Result<Input> {
     let mut read = Input { items: Vec::new(), ignored: Vec::new() };
+    let mut ignored = HashSet::new();
     let mut stored = app.store.of(tenant).items(&references(list, param)?)?;
     for (index, item) in list.iter().enumerate() {
         let name = format!("{param}[{index}]");
@@ -66,7 +67,7 @@ pub(crate) fn read_list(
             if app.config.strict_tools {
                 return Err(unsupported(&name, kind));
             }
-            if !read.ignored.iter().any(|ignored| ignored == kind) {
+            if ignored.insert(kind) {
                 read.ignored.push(kind.to_owned());
             }
             continue;
@@ -156,11 +157,11 @@ pub(crate) fn without_first(items: &[Value], count: usize) -> Vec<Value> {
     let (_, rest) = items.split_at(count.min(items.len()));
     let is = |item: &Value, of: fn(&str) -> bool| item["type"].as_str().is_some_and(of);
     let calls = rest.iter().filter(|item| is(item, hosted::is_call));
-    let ids: Vec<&Value> =
-        calls.flat_map(|call| [&call["call_id"], &call["id"]]).filter(|id| !id.is_null()).collect();
+    let ids: HashSet<&str> =
+        calls.flat_map(|call| [&call["call_id"], &call["id"]]).filter_map(Value::as_str).collect();
     let answers = |item: &Value| {
-        let id = if item["call_id"].is_null() { &item["id"] } else { &item["call_id"] };
-        ids.contains(&id)
+        let id = item["call_id"].as_str().or(item["id"].as_str());
+        id.is_some_and(|id| ids.contains(id))
     };
     let kept = |item: &&Value| !is(item, hosted::is_result) || answers(item);
     rest.iter().filter(kept).cloned().collect()

@@ -1,11 +1,13 @@
 //! A server over a scripted backend, called without a socket.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
+use futures_core::Stream;
 use ossmith_harmony::{SpecialSet, encode_with_special};
 use ossmith_server::stub::{Script, Stub};
 use ossmith_server::{Config, GenerationRequest, router};
@@ -51,7 +53,7 @@ impl Site {
 
     /// Waits until no generation runs.
     pub(crate) async fn idle(&self) {
-        for _ in 0..1000 {
+        for _ in 0..12_000 {
             if self.stub.running() == 0 {
                 return;
             }
@@ -95,6 +97,20 @@ impl Site {
         data.filter(|data| *data != "[DONE]")
             .map(|data| serde_json::from_str(data).unwrap())
             .collect()
+    }
+}
+
+/// Reads a body until it has had this so many times, and leaves the rest.
+pub(crate) async fn read_until(body: Body, what: &str, times: usize) -> String {
+    let (mut stream, mut bytes) = (body.into_data_stream(), Vec::new());
+    loop {
+        let next = std::future::poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await;
+        let Some(chunk) = next else { panic!("it ended: {}", String::from_utf8_lossy(&bytes)) };
+        bytes.extend_from_slice(&chunk.unwrap());
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if text.matches(what).count() >= times {
+            return text;
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use ossmith_server::stub::Script;
 use ossmith_server::{Config, StoreLimits};
 use serde_json::{Value, json};
 
-use crate::common::{Site, TURN, config, request, tokens};
+use crate::common::{Site, TURN, config, read_until, request, tokens};
 
 const CALL: &str = "<|channel|>analysis<|message|>Call.<|end|><|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{\"a\":1}<|call|>";
 
@@ -224,7 +224,7 @@ async fn stored_responses_can_be_retrieved_and_deleted() {
 
 fn slow() -> Site {
     Site::with(config(), |_| Script {
-        tokens: tokens(&format!("<|channel|>final<|message|>{}", "word ".repeat(4000))),
+        tokens: tokens(&format!("<|channel|>final<|message|>{}", "word ".repeat(100_000))),
         pause: Some(Duration::from_millis(2)),
         failure: None,
     })
@@ -272,7 +272,8 @@ async fn a_cancelled_response_keeps_its_output_so_far() {
     let site = slow();
     let (_, queued) = site.post("/v1/responses", &json!({"input": "Hi", "background": true})).await;
     let path = format!("/v1/responses/{}", queued["id"].as_str().unwrap());
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let stream = site.open(request("GET", &format!("{path}?stream=true"), "")).await;
+    read_until(stream.into_body(), "output_text.delta", 4).await;
     assert_eq!(site.post(&format!("{path}/cancel"), &json!({})).await.0, 200);
     // A stream of it ends only once all is said.
     let (_, text) = site.get(&format!("{path}?stream=true")).await;
