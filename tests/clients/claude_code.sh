@@ -8,7 +8,7 @@ echo "the blue book" > note.txt
 export HOME=$folder/home ANTHROPIC_BASE_URL=$2 ANTHROPIC_API_KEY=none
 export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1 DISABLE_TELEMETRY=1 DISABLE_ERROR_REPORTING=1
 version=$("$1" --version | cut -d' ' -f1)
-answer=$(timeout 100 "$1" -p "What is in note.txt?" --allowedTools Bash --output-format json < /dev/null) || true
+answer=$(timeout 400 "$1" -p "What is in note.txt?" --allowedTools Bash --output-format json < /dev/null) || true
 case $answer in
   *"The tool returned: the blue book"*) echo "ok Claude Code | $version | \`claude -p\` runs a command and answers with its output" ;;
   *) echo "FAILED: $answer"; exit 1 ;;

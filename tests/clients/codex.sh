@@ -18,7 +18,7 @@ EOF
 version=$("$1" --version | cut -d' ' -f2)
 # Its sandbox needs namespaces that containers often forbid, and is not what is tested here.
 log=$folder/log
-timeout 100 "$1" exec --dangerously-bypass-approvals-and-sandbox --skip-git-repo-check -C "$folder/work" \
+timeout 400 "$1" exec --dangerously-bypass-approvals-and-sandbox --skip-git-repo-check -C "$folder/work" \
   --output-last-message "$folder/answer" "Which book is in note.txt? Make it red." < /dev/null > "$log" 2>&1 || { cat "$log"; exit 1; }
 answer=$(cat "$folder/answer"); note=$(cat "$folder/work/note.txt")
 case "$note $answer" in

@@ -15,6 +15,8 @@ URL = sys.argv[1]
 PICTURES = Path(sys.argv[2]) if len(sys.argv) > 2 else None
 TOOL = """[{"type": "function", "function": {"name": "get_weather", "description": "The weather in a city.",
   "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]"""
+# Nothing here has to be quick: a machine with much to do takes long for a frame.
+expect.set_options(timeout=60_000)
 SCREENS = {"desktop": {"viewport": {"width": 1100, "height": 760}},
            "phone": {"viewport": {"width": 390, "height": 780}, "is_mobile": True, "has_touch": True},
            "dark": {"viewport": {"width": 1100, "height": 760}, "color_scheme": "dark"}}
@@ -38,7 +40,11 @@ class Chat:
             self.done()
 
     def done(self):
-        expect(self.page.locator("#send")).to_have_text("Send", timeout=60000)
+        expect(self.page.locator("#send")).to_have_text("Send")
+
+    def copied(self, start):
+        # The page writes to the clipboard after the click.
+        self.page.wait_for_function("start => navigator.clipboard.readText().then(text => text.startsWith(start))", arg=start)
 
     def tools(self, text):
         self.page.click("#open")
@@ -82,9 +88,9 @@ def walk(chat: Chat):
     # Copy: an answer as it was written, and a block of code.
     chat.context.grant_permissions(["clipboard-read", "clipboard-write"])
     last.locator(".actions button", has_text="Copy").click()
-    assert page.evaluate("navigator.clipboard.readText()").startswith("# Sorted lists")
+    chat.copied("# Sorted lists")
     last.locator(".code button").first.click()
-    assert page.evaluate("navigator.clipboard.readText()").startswith("def merge")
+    chat.copied("def merge")
 
     # The conversation is there after a reload, and goes on.
     page.reload()
@@ -101,10 +107,15 @@ def walk(chat: Chat):
     page.evaluate("document.getElementById('scroll').scrollTop = 1e9")
     chat.picture("cut")
     page.click("#fresh")
-    chat.say("Slowly, please: Markdown.", wait=False)
+    # These two go on until they are stopped.
+    chat.say("Ponder it.", wait=False)
     expect(last.locator(".reasoning summary")).to_have_text("Reasoning …")
     chat.picture("reasoning")
-    expect(last.locator(".final")).to_be_visible(timeout=30000)
+    page.click("#send")
+    expect(last.locator(".cut")).to_have_text("Stopped.")
+    page.click("#fresh")
+    chat.say("Slowly, please.", wait=False)
+    expect(last.locator(".final")).to_contain_text("word word")
     page.click("#send")
     expect(last.locator(".cut")).to_have_text("Stopped.")
 

@@ -5,7 +5,7 @@
 
 #![allow(missing_docs, clippy::print_stdout, reason = "a test, whose figures are for people")]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -89,7 +89,7 @@ fn random_requests_leave_nothing_behind() {
     let mut engine = engine(Policy::default().with_draft_tokens(3), LIMITS);
     let mut random = Random(3);
     // By request: its kind, and the tokens of its samples so far.
-    let mut live: HashMap<RequestId, (usize, Vec<Vec<u32>>)> = HashMap::new();
+    let mut live: BTreeMap<RequestId, (usize, Vec<Vec<u32>>)> = BTreeMap::new();
     let (mut sent, mut whole, mut cancelled, mut marks) = (0, 0, 0, Vec::new());
     let begin = Instant::now();
     while sent < count || !engine.is_idle() {
@@ -104,8 +104,9 @@ fn random_requests_leave_nothing_behind() {
                 marks.push(resident_kib());
             }
         }
+        // The seed chooses who is cancelled, among all that wait or run.
         if random.below(4) == 0
-            && let Some(&id) = live.keys().min()
+            && let Some(&id) = live.keys().nth(random.below(live.len().max(1)))
         {
             engine.cancel(id);
             live.remove(&id);

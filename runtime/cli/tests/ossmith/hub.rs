@@ -270,12 +270,13 @@ fn a_busy_hub_gets_the_time_it_wants() {
 fn an_interrupt_ends_a_stalled_download_at_once() {
     let hub = Hub::start(Faults { stalls: true, ..Faults::default() });
     let mut command = hub.command("owner/small");
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let part = hub
         .cache
         .path()
         .join(format!("hub/models--owner--small/blobs/{WEIGHTS_SHA256}.incomplete"));
     while !part.metadata().is_ok_and(|part| part.len() == 1000) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it stalled");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let pid = child.id().to_string();

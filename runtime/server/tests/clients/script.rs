@@ -67,7 +67,7 @@ pub(crate) fn script(request: &GenerationRequest) -> Script {
     Script {
         tokens: tokens.unwrap_or_default(),
         // Each token is a frame of its own, as an engine's is, and an answer to this can be stopped.
-        pause: Some(Duration::from_millis(if asked.contains(">Slowly") { 50 } else { 0 })),
+        pause: Some(Duration::from_millis(if is_slow(asked) { 50 } else { 0 })),
         failure,
     }
 }
@@ -78,6 +78,11 @@ fn asked(prompt: &str) -> &str {
     prompt[question..].split("<|end|>").next().unwrap_or_default()
 }
 
+/// Whether the answer to this lasts until it is stopped.
+fn is_slow(asked: &str) -> bool {
+    asked.contains(">Slowly") || asked.contains(">Ponder")
+}
+
 /// The turn that continues this prompt, whose last part it may have already.
 fn turn(prompt: &str, prefill: &str) -> String {
     let question = prompt.rfind("<|start|>user").unwrap_or_default();
@@ -86,6 +91,10 @@ fn turn(prompt: &str, prefill: &str) -> String {
     let calls = CALLS.iter().find(|(name, _)| prompt.contains(&format!("type {name} = ")));
     let next = calls.and_then(|(_, calls)| calls.get(results.len()));
     let asked = asked(prompt);
+    if is_slow(asked) {
+        let channel = if asked.contains(">Ponder") { "analysis" } else { "final" };
+        return format!("<|channel|>{channel}<|message|>{}", "word ".repeat(100_000));
+    }
     let (reasoning, end) = match (results.last(), next) {
         (None, None) if asked.contains("Markdown") => (
             "They want to see every form of it.",
