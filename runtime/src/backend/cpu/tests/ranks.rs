@@ -209,8 +209,12 @@ fn drill(fault: Fault, limit: Duration) -> (FinishReason, String) {
     let model = model(ODD);
     let weights = Arc::new(Checkpoint::synthetic(model, 5));
     let sums = Arc::new(SharedSums::new(2, limit));
-    // In the third step, so that others went well.
-    let at = 2 * 2 * ODD.layers.len() + 1;
+    let at = match fault {
+        // At the first, so that a busy machine makes no other rank late before.
+        Fault::Stall(_) => 0,
+        // In the third step, so that others went well.
+        Fault::Error | Fault::Panic => 2 * 2 * ODD.layers.len() + 1,
+    };
     let faulty = Faulty { sums: sums.clone(), rank: 1, at, fault, count: AtomicUsize::new(0) };
     let adding: Arc<dyn RankSums> = Arc::new(faulty);
     let executors = rank_executors(model, &weights, Isa::SCALAR, 2, Some(1), &adding);
