@@ -106,13 +106,14 @@ impl BatchLine {
     }
 }
 
-/// A line of results.
-pub(super) fn result_line(custom_id: &str, request_id: &str, status: u16, body: Value) -> String {
-    let response = json!({"status_code": status, "request_id": request_id, "body": body});
-    let line = json!({
-        "id": new_id_of("batch_req"), "custom_id": custom_id, "response": response, "error": null,
-    });
-    line.to_string()
+/// A line of results. The body is JSON, and stands in the line as it is: read and written again, its numbers could change.
+pub(super) fn result_line(custom_id: &str, request_id: &str, status: u16, body: &str) -> String {
+    let (id, custom_id) = (json!(new_id_of("batch_req")), json!(custom_id));
+    let request_id = json!(request_id);
+    format!(
+        "{{\"id\":{id},\"custom_id\":{custom_id},\"response\":{{\"status_code\":{status},\
+         \"request_id\":{request_id},\"body\":{body}}},\"error\":null}}"
+    )
 }
 
 /// A line for a request that was not run.
@@ -127,6 +128,15 @@ pub(super) fn unrun_line(custom_id: &str, code: &str, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_has_the_body_as_it_came() {
+        let line = result_line("a \"b\"", "r", 200, r#"{"logprob":-0.45488739013671875}"#);
+        assert!(line.contains(r#""body":{"logprob":-0.45488739013671875}}"#), "{line}");
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&line["custom_id"], &line["error"]), (&json!("a \"b\""), &Value::Null));
+        assert_eq!(line["response"]["status_code"], 200);
+    }
 
     #[test]
     fn what_is_wrong_with_a_line_is_named() {
