@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{clients, nvrtc, python, redis, supply};
+use crate::{clients, nvrtc, python, python_package, redis, supply};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,11 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     println!("\n== Redis for the tests of stores that servers share");
     if let Err(why) = redis::fetch() {
         checks.unchecked.push(format!("stores that servers share: {why}"));
+    }
+    println!("\n== packages for the Python package's tests");
+    match python_package::fetch() {
+        Ok(()) => checks.step("Python package", python_package::check),
+        Err(why) => checks.unchecked.push(format!("the Python package: {why}")),
     }
     checks.unchecked.push(gpu_note());
     println!("\n== not checked by this run");

@@ -10,6 +10,7 @@ mod clients;
 mod gpu_bundle;
 mod nvrtc;
 mod python;
+mod python_package;
 mod redis;
 mod shell;
 mod simulate;
@@ -24,6 +25,7 @@ cargo xtask <task>
                  --without-nvrtc   leave kernel compilation out and report that, for work without a network
   nvrtc        fetch NVIDIA's run-time compiler from PyPI into target/nvrtc/
   clients      fetch the clients that the server is tested with into target/clients/
+  python       build the wheel of the Python package and use it in an environment of its own
   bless        rewrite the committed CUDA text (codegen/goldens/) from what the generator emits now
   simulate     run the engine under a seeded simulation: --seed N replays one seed and prints all that happens,
                  --seeds COUNT [--first N] runs many
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             [] => Ok(()),
             problems => Err(problems.join("\n")),
         },
+        ["python"] => python_package::fetch().and_then(|()| python_package::check()),
         ["bless"] => bless::rewrite(),
         ["deny"] => supply::check_all(),
         ["sbom"] => supply::write_sbom(),

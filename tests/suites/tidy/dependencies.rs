@@ -32,6 +32,19 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "ossmith-server",
         ],
     ),
+    (
+        "ossmith-python",
+        &[
+            "ossmith",
+            "ossmith-cli",
+            "ossmith-codegen",
+            "ossmith-harmony",
+            "ossmith-models",
+            "ossmith-plan",
+            "ossmith-report",
+            "ossmith-server",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
