@@ -1,6 +1,7 @@
 """The package's own classes, on nano. Each function is a check; `run.py` starts this file."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import aclosing
 
 import numpy
@@ -247,6 +249,31 @@ def the_command_is_there() -> None:
     assert wrong.returncode == 1 and "no-such-model" in wrong.stderr, wrong
 
 
+def the_server_runs_in_the_interpreter() -> None:
+    command = [sys.executable, "-m", "ossmith", "serve", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        announced = server.stdout.readline()
+        address = announced.split(" on ")[1].split()[0]
+        # A regular expression is tried out by a process of its own, which is this command again.
+        body = {
+            "model": "nano",
+            "messages": [{"role": "user", "content": "What is 17 + 25?"}],
+            "structured_outputs": {"regex": "[0-9]{2} marbles"},
+            "max_tokens": 64,
+        }
+        request = urllib.request.Request(
+            f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as response:
+            answer = json.load(response)
+        assert answer["choices"][0]["message"]["content"].endswith(" marbles"), answer
+    finally:
+        server.terminate()
+        assert server.wait() == 0
+
+
 CHECKS = [
     prompts_have_all_forms_of_vllm,
     answers_end_as_requested,
@@ -259,6 +286,7 @@ CHECKS = [
     ctrl_c_ends_a_call,
     an_event_loop_streams_cancels_and_aborts,
     the_command_is_there,
+    the_server_runs_in_the_interpreter,
 ]
 
 if __name__ == "__main__":

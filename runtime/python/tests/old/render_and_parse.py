@@ -55,7 +55,7 @@ convo = Conversation.from_messages(
         Message.from_role_and_contents(Role.USER, [TextContent(text="And "), TextContent(text="A-18?")]),
     ]
 )
-print(enc.name, enc.stop_tokens(), enc.stop_tokens_for_assistant_actions())
+print(enc.name, sorted(enc.stop_tokens()), sorted(enc.stop_tokens_for_assistant_actions()))
 print(enc.render_conversation_for_completion(convo, Role.ASSISTANT))
 print(enc.render_conversation(convo, config=RenderConversationConfig(auto_drop_analysis=False)))
 print(enc.render_conversation_for_training(convo))
