@@ -11,7 +11,9 @@ use std::collections::VecDeque;
 
 use ossmith_plan::ModelSpec;
 
-use super::{Limits, MAX_REVISED_TOKENS, PAGE_TOKENS, Sequence, Step};
+use super::{Limits, MAX_REVISED_TOKENS, PAGE_TOKENS};
+#[cfg(feature = "cuda")]
+use super::{Sequence, Step};
 use crate::{Error, Result};
 
 /// The pages of every sequence slot.
@@ -75,6 +77,7 @@ impl SlidingPages {
     ///
     /// # Errors
     /// [`Error::Internal`] if pages run out, which a step within its limits cannot cause.
+    #[cfg(feature = "cuda")]
     pub(super) fn place(&mut self, step: &Step<'_>) -> Result<()> {
         let appended = |one: &Sequence<'_>| (one.seq_slot, one.start, one.input.len());
         self.place_all(step.sequences.iter().map(appended))
@@ -150,6 +153,7 @@ impl SlidingPages {
     }
 
     /// The first block of a slot that has a page, and the pages from there on.
+    #[cfg(feature = "cuda")]
     pub(super) fn blocks(&self, slot: usize) -> (usize, impl Iterator<Item = u32>) {
         let SlotPages { first, pages } = &self.slots[slot];
         (*first, pages.iter().copied())

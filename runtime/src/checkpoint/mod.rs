@@ -60,6 +60,7 @@ pub struct Checkpoint {
 }
 
 /// A weight for one use: borrowed from the checkpoint, or made and not kept there.
+#[cfg(feature = "cuda")]
 #[derive(Debug)]
 pub(crate) enum LoadedTensor<'a> {
     /// It is kept.
@@ -68,6 +69,7 @@ pub(crate) enum LoadedTensor<'a> {
     Owned(OwnedTensor),
 }
 
+#[cfg(feature = "cuda")]
 impl LoadedTensor<'_> {
     /// The tensor itself.
     pub(crate) fn as_tensor(&self) -> Tensor<'_> {
@@ -200,6 +202,7 @@ impl Checkpoint {
     }
 
     /// Whether experts are given in bf16, which not every backend computes with.
+    #[cfg(feature = "cuda")]
     pub(crate) fn has_bf16_experts(&self) -> bool {
         self.source.has_bf16_experts()
     }
@@ -240,6 +243,7 @@ impl Checkpoint {
     }
 
     /// As [`Checkpoint::tensor`], but what is converted is not kept: for a backend that copies each weight once.
+    #[cfg(feature = "cuda")]
     pub(crate) fn load(&self, weight: Weight, layer: usize) -> Result<LoadedTensor<'_>> {
         let layer = self.layer_of(weight, layer)?;
         let kept = &self.made[weight_index(weight, layer, self.layers)];

@@ -28,6 +28,7 @@ pub(super) trait WeightSource: fmt::Debug + Send + Sync {
     }
 
     /// Whether experts are given in bf16.
+    #[cfg(feature = "cuda")]
     fn has_bf16_experts(&self) -> bool {
         false
     }

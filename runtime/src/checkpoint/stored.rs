@@ -150,6 +150,7 @@ impl WeightSource for StoredWeights {
         &self.notes
     }
 
+    #[cfg(feature = "cuda")]
     fn has_bf16_experts(&self) -> bool {
         let quantised = |piece: &LocatedPiece| matches!(piece.coding, Coding::Mxfp4 { .. });
         self.options.experts == ExpertStorage::Bf16
