@@ -1,8 +1,8 @@
 //! The policy of a step: which tokens make up the next batch. Each running sample that generates has one token, with
 //! draft tokens where drafts are on. Then waiting samples start, as far as sequence slots and pages last, and what is left
 //! of the budget of tokens goes to chunks of prompts. [`super::fairness`] decides who starts and how the prompts share the
-//! budget, [`super::prompt_pace`] how large it is where others generate. A sample that needs a page when none is left preempts a sample whose reader is slow, or the last one in order
-//! of [`Key`], which goes back to wait and computes again.
+//! budget, [`super::prompt_pace`] how large it is where others generate. A sample that needs a page when none is left
+//! preempts a sample whose reader is slow, or the last one in order of [`Key`], which goes back to wait and computes again.
 //!
 //! The first sample in order is never preempted for pages, nor the only one of its request for a slot, so every request
 //! comes to its end.

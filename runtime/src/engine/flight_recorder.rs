@@ -1,5 +1,5 @@
-//! The flight recorder: what the last steps did and who took part in them, always on, in a ring that takes no memory once it is
-//! full. Operators read it while the engine runs and after it has failed; a failure also writes its end to the log.
+//! The flight recorder: what the last steps did and who took part in them, always on, in a ring that uses its memory again
+//! once it is full. Operators read it while the engine runs and after it has failed; a failure also writes its end to the log.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::step_plan::{PlanEntry, StepPlan};
-use crate::backend::StepForm;
+use crate::backend::{StepForm, StepTime};
 
 /// Steps that are kept.
 const KEPT_STEPS: usize = 512;
@@ -74,7 +74,7 @@ pub struct StepRecord {
 pub(super) struct StepCounts {
     pub(super) step_seconds: f64,
     pub(super) host_seconds: f64,
-    pub(super) device: Option<crate::backend::StepTime>,
+    pub(super) device: Option<StepTime>,
     pub(super) waiting: usize,
     pub(super) running: usize,
     pub(super) pages_used: usize,

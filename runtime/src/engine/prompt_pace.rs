@@ -36,7 +36,7 @@ impl PromptPace {
         ((time / token) as usize).max(LEAST_TOKENS)
     }
 
-    /// Takes over that a step took so long.
+    /// Records how long a step took.
     pub(super) fn measure(&mut self, plan: &StepPlan, seconds: f64) {
         let prompts =
             plan.entries.iter().filter(|entry| entry.tokens > 1 && entry.draft.is_empty());

@@ -1,6 +1,6 @@
 //! Between scheduler and backend: a plan is submitted with its snapshots and masks, and the oldest step is collected; the
-//! masks that its results call for are computed meanwhile. Whatever the backend does, an error or a panic, becomes a [`StepFailure`] and never leaves the
-//! engine in an undefined state.
+//! masks that its results call for are computed meanwhile. Whatever the backend does, an error or a panic, becomes a
+//! [`StepFailure`] and never leaves the engine in an undefined state.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
