@@ -15,10 +15,10 @@ impl World {
     /// No page or sequence slot is lost, free twice, or used by two; no more requests are in than may be.
     pub(super) fn audit(&self) -> Result<(), String> {
         self.worker.engine.audit()?;
-        let metrics = self.worker.engine.scheduler.samples.len();
+        let samples = self.worker.engine.scheduler.samples.len();
         let most = self.setup.policy.max_waiting + self.setup.limits.max_sequences;
-        if metrics > most {
-            return Err(format!("{metrics} samples are in, {most} may wait and run"));
+        if samples > most {
+            return Err(format!("{samples} samples are in, {most} may wait and run"));
         }
         Ok(())
     }
