@@ -234,20 +234,15 @@ impl World {
         background: bool,
     ) {
         let id = response["id"].as_str().unwrap_or_default().to_owned();
-        let owner = match self.plant {
-            Some(Plant::StoredForAnother) if !background => {
-                let tenants: Vec<Tenant> =
-                    self.app.keys.tenants().map(|(_, tenant)| tenant).collect();
-                let (from, to) =
-                    (self.app.store.of(tenants[key]), self.app.store.of(tenants[(key + 1) % 3]));
-                let moved = from.remove(&id).and_then(|_| to.put(&id, response, &[], &[]));
-                moved.expect("a store in memory");
-                key
-            }
-            _ => key,
-        };
+        if self.plant == Some(Plant::StoredForAnother) && !background {
+            let tenants: Vec<Tenant> = self.app.keys.tenants().map(|(_, tenant)| tenant).collect();
+            let (from, to) =
+                (self.app.store.of(tenants[key]), self.app.store.of(tenants[(key + 1) % 3]));
+            let moved = from.remove(&id).and_then(|_| to.put(&id, response, &[], &[]));
+            moved.expect("a store in memory");
+        }
         let used = clock::now();
-        self.known.push(Known { key: owner, id, text, fails, background, cancelled: false, used });
+        self.known.push(Known { key, id, text, fails, background, cancelled: false, used });
     }
 
     async fn whole(&mut self) -> Result<(), String> {
