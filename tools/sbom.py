@@ -18,8 +18,9 @@ def main() -> None:
     )
     command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", host]
     metadata = json.loads(subprocess.check_output(command))
-    with open("Cargo.lock", "rb") as file:
-        locked = {(one["name"], one["version"]): one.get("checksum") for one in tomllib.load(file)["package"]}
+    with open("Cargo.lock", encoding="utf-8") as file:
+        lock = file.read()
+    locked = {(one["name"], one["version"]): one.get("checksum") for one in tomllib.loads(lock)["package"]}
     packages = {one["id"]: one for one in metadata["packages"]}
     # What is needed to build and run it; tests of a crate are not in its program.
     needs = {
@@ -39,14 +40,14 @@ def main() -> None:
     def component(one: str) -> dict:
         package = packages[one]
         name, version = package["name"], package["version"]
-        of_workspace = package["source"] is None
         described = {
             "type": "application" if one == root else "library",
             "bom-ref": f"{name}@{version}",
             "name": name,
             "version": version,
         }
-        if not of_workspace:
+        # Crates of the workspace come from no registry.
+        if package["source"] is not None:
             described["purl"] = f"pkg:cargo/{name}@{version}"
         if package["description"]:
             described["description"] = " ".join(package["description"].split())
@@ -61,13 +62,12 @@ def main() -> None:
         return f"{packages[one]['name']}@{packages[one]['version']}"
 
     others = sorted(found - {root}, key=reference)
-    lock = open("Cargo.lock", "rb").read()
     bom = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         # The same dependencies give the same file.
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, host + lock.decode())}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, host + lock)}",
         "version": 1,
         "metadata": {"component": component(root), "properties": [{"name": "target", "value": host}]},
         "components": [component(one) for one in others],
