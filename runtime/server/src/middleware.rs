@@ -32,7 +32,8 @@ pub(crate) async fn handle(
     let arrival = clock::now();
     let id = given_id(request.headers()).unwrap_or_else(new_id);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let route = request.extensions().get::<MatchedPath>().cloned();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let origin = request.headers().get(header::ORIGIN).cloned();
     request.extensions_mut().insert(RequestId(id.clone()));
 
@@ -43,7 +44,6 @@ pub(crate) async fn handle(
             Ok(tenant) => {
                 request.extensions_mut().insert(tenant);
                 // Generations are within it, so that it ends with the last token.
-                let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
                 let span = tracing::debug_span!(target: TRACE, "request", id, %method, route);
                 next.run(request).instrument(span).await
             }
@@ -61,7 +61,6 @@ pub(crate) async fn handle(
     let mut response = error_form::apply(&path, &id, response);
     origins::allow(&app.config.origins, origin.as_ref(), response.headers_mut());
     log(&id, &method, &path, &response, arrival);
-    let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let seconds = clock::since(arrival).as_secs_f64();
     app.metrics.record(|counts| counts.http.count(route, &method, response.status(), seconds));
     response
