@@ -198,7 +198,7 @@ impl Drop for Measured {
         let outcome = self.outcome.unwrap_or(Outcome::Abort);
         self.of.span.record("generated_tokens", self.tokens as u64);
         self.of.span.record("outcome", outcome.name());
-        tracing::debug!(target: TRACE, parent: &self.of.span, "last token");
+        tracing::debug!(target: TRACE, parent: &self.of.span, "ended");
         if let Some(arrivals) = &self.arrivals {
             let since = |at: Instant| at.saturating_duration_since(self.arrival).as_secs_f64();
             let recorded = Arrival {
