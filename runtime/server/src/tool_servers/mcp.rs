@@ -17,8 +17,14 @@ use super::{ToolInfo, ToolLimits, ToolOutcome, ToolServerAddress};
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Secrets of this server that no tool needs.
-const SECRETS: [&str; 4] =
-    ["OSSMITH_API_KEY", "OSSMITH_SEAL_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+const SECRETS: [&str; 6] = [
+    "OSSMITH_API_KEY",
+    "OSSMITH_OPERATOR_KEY",
+    "OSSMITH_SEAL_KEY",
+    "OSSMITH_STORE",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+];
 
 /// A session. Dropping it ends it, and its program.
 pub(super) struct Session {
