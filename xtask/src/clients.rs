@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::python::pip_install;
 use crate::shell::{Result, at, capture, root, target};
 
 /// Holds the list that was installed, so that nothing is fetched twice. Written last.
@@ -39,8 +40,7 @@ fn fetch_list(list: &str, folder: &str, install: fn(&Path, &Path) -> Result<()>)
 
 fn install_python(list: &Path, folder: &Path) -> Result<()> {
     capture(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2", "-r"];
-    capture(Command::new(folder.join("bin/python3")).args(words).arg(list))?;
+    capture(pip_install(&folder.join("bin/python3")).arg("-r").arg(list))?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A Python for the tests' reference implementation (numpy) and for PyPI: a virtual environment in `target/py`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::shell::{Result, capture, target};
@@ -26,6 +26,22 @@ pub(crate) fn with_pip() -> Result<PathBuf> {
         .to_owned())
 }
 
+/// The Python in `target/py`: never the system's, which is not ours to change.
+pub(crate) fn ours() -> Result<PathBuf> {
+    let python = with_pip()?;
+    if python != target("py").join("bin/python3") {
+        return Err("there is no virtual environment in target/py; install Python's venv".into());
+    }
+    Ok(python)
+}
+
+/// `pip install` of this Python, without compiling anything; what to install is to be added.
+pub(crate) fn pip_install(python: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"]);
+    command
+}
+
 /// Packages through which users will reach the server, at the versions that its tests were written with.
 const SERVER: [&str; 5] = [
     "openai==3.54.0",
@@ -35,22 +51,15 @@ const SERVER: [&str; 5] = [
     "transformers==5.24.0",
 ];
 
-/// Makes them importable by the Python in `target/py`: never by the system's, which is not ours to change.
+/// Makes them importable by the Python in `target/py`.
 pub(crate) fn fetch_for_server() -> Result<()> {
-    let python = with_pip()?;
-    let ours = target("py").join("bin/python3");
-    if python != ours {
-        return Err(
-            "there is no virtual environment in target/py; install Python's venv".to_owned()
-        );
-    }
+    let python = ours()?;
     let probe = "import agents, litellm, openai, playwright, schemathesis, transformers";
     if capture(Command::new(&python).args(["-c", probe])).is_ok() {
         return Ok(());
     }
     println!("fetching {} from PyPI into target/py (300 MB)", SERVER.join(", "));
-    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"];
-    capture(Command::new(&python).args(words).args(SERVER)).map_err(|why| {
+    capture(pip_install(&python).args(SERVER)).map_err(|why| {
         format!("cannot install {} (is there a network?): {why}", SERVER.join(", "))
     })?;
     Ok(())
@@ -64,8 +73,7 @@ pub(crate) fn fetch_numpy() -> Result<()> {
         return Ok(());
     }
     let python = with_pip()?;
-    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"];
-    capture(Command::new(&python).args(words).arg("numpy>=2,<3"))
+    capture(pip_install(&python).arg("numpy>=2,<3"))
         .map_err(|why| format!("cannot install numpy from PyPI (is there a network?): {why}"))?;
     Ok(())
 }

@@ -2,9 +2,10 @@
 //! environment of its own (`runtime/python/tests/run.py`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
+use crate::python::pip_install;
 use crate::shell::{Result, at, capture, root, run, target};
 
 /// Builds wheels.
@@ -23,8 +24,7 @@ pub(crate) fn fetch() -> Result<()> {
     }
     println!("fetching {MATURIN} and the packages of {} from PyPI", list.display());
     capture(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"];
-    capture(Command::new(python()).args(words).arg(MATURIN).arg("-r").arg(&list))
+    capture(pip_install(&python()).arg(MATURIN).arg("-r").arg(&list))
         .map_err(|why| format!("cannot install them (is there a network?): {why}"))?;
     at(&marker, fs::write(&marker, wanted))
 }
@@ -57,5 +57,5 @@ fn environment() -> PathBuf {
 }
 
 fn python() -> PathBuf {
-    Path::new(&environment()).join("bin/python3")
+    environment().join("bin/python3")
 }

