@@ -11,7 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use ossmith::{EngineHandle, Policy};
 use ossmith_server::{BatchCounts, BatchError, EngineBackend, run_batch};
 
-use super::serve::{LimitArgs, ModelSettings};
+use super::serve::{EngineLimitArgs, ModelSettings};
 use crate::failure::fail;
 use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     date: Option<String>,
 
     #[command(flatten)]
-    limits: LimitArgs,
+    limits: EngineLimitArgs,
 }
 
 impl Args {

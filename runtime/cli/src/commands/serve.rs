@@ -153,7 +153,7 @@ impl ToolArgs {
 /// Sizes for which memory is reserved.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct LimitArgs {
+pub(crate) struct EngineLimitArgs {
     /// Tokens of prompt and answer together [default: the model's context, on the CPU at most 32768].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     max_model_len: Option<u32>,
@@ -166,14 +166,22 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_num_batched_tokens: u32,
 
+    /// Tokens that the cache holds in all [default: twice --max-model-len].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..))]
+    kv_cache_tokens: Option<u32>,
+}
+
+/// What requests may take, wait for and leave behind.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    #[command(flatten)]
+    engine: EngineLimitArgs,
+
     /// Milliseconds that prompts may take of a step in which answers are generated; 0 is no limit [default: 12 on the CPU,
     /// 0 elsewhere].
     #[arg(long, value_name = "MS")]
     max_prompt_ms: Option<u64>,
-
-    /// Tokens that the cache holds in all [default: twice --max-model-len].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..))]
-    kv_cache_tokens: Option<u32>,
 
     /// Requests that may wait for one of --max-num-seqs places; any more are refused with 429 and Retry-After.
     #[arg(long, default_value_t = 1024, value_name = "N")]
@@ -290,7 +298,7 @@ impl Args {
         let opened = start.elapsed().as_secs_f64();
         let spec = &chosen.model.spec;
         if let Some(requested) =
-            self.limits.max_model_len.filter(|&tokens| tokens as usize > spec.context)
+            self.limits.engine.max_model_len.filter(|&tokens| tokens as usize > spec.context)
         {
             let (name, context) = (spec.name, spec.context);
             tracing::warn!(
@@ -371,7 +379,7 @@ impl Args {
         ModelSettings {
             model: &self.model,
             device: &self.device,
-            limits: &self.limits,
+            limits: &self.limits.engine,
             names: &self.served_model_name,
             date: self.http.date.as_deref(),
         }
@@ -436,7 +444,7 @@ impl Args {
 pub(crate) struct ModelSettings<'a> {
     pub(crate) model: &'a ModelArgs,
     pub(crate) device: &'a DeviceArgs,
-    pub(crate) limits: &'a LimitArgs,
+    pub(crate) limits: &'a EngineLimitArgs,
     pub(crate) names: &'a [String],
     pub(crate) date: Option<&'a str>,
 }
