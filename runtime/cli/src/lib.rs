@@ -1,5 +1,5 @@
 //! The `ossmith` command: one front door to the toolkit. It is a library, so that the Python package has the same command
-//! ([`run`]) and finds models by the same names ([`open_model`]); the program is in `main.rs`.
+//! ([`run`]) and finds models and devices by the same names ([`open_model`], [`device_named`]); the program is in `main.rs`.
 //!
 //! Each command is a file of [`commands`]; what they share (choosing a model, loading an engine, sampling flags,
 //! printing) lies beside them. Results go to standard output, everything about them to standard error.
@@ -43,6 +43,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 pub use again::start_again_with;
+pub use load::{default_context, device_named};
 
 /// A kernel smith for gpt-oss models: generated CUDA kernels, a lean runtime, and the tools to look inside.
 ///

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use ossmith::{Device, Engine, EngineOptions, Limits, Policy, Ranks};
+use ossmith_plan::ModelSpec;
 
 use crate::failure::fail;
 use crate::model::Chosen;
@@ -92,6 +93,26 @@ impl FromStr for DeviceName {
             other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda),
         };
         device.map(DeviceName).ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
+    }
+}
+
+/// The device that a value of `--backend` names.
+///
+/// # Errors
+/// The values that there are.
+pub fn device_named(name: &str) -> Result<Device, String> {
+    name.parse::<DeviceName>().map(|name| name.0)
+}
+
+/// Tokens of prompt and answer together on the CPU, unless an option sets them.
+const CPU_CONTEXT: usize = 32 << 10;
+
+/// Tokens of prompt and answer together on this device, unless an option sets them.
+#[must_use]
+pub fn default_context(spec: &ModelSpec, device: Device) -> usize {
+    match device {
+        Device::Cpu => spec.context.min(CPU_CONTEXT),
+        Device::Auto | Device::Cuda(_) => spec.context,
     }
 }
 

@@ -9,9 +9,6 @@ use pyo3::prelude::*;
 
 use crate::errors;
 
-/// Tokens of prompt and answer together on the CPU, unless an option sets it.
-const CPU_CONTEXT: usize = 32 << 10;
-
 /// Attributes of a `SamplingParams`, checked for their types by Python and for their ranges by the engine.
 #[derive(FromPyObject)]
 pub(crate) struct Params {
@@ -122,17 +119,16 @@ impl Options {
         let wanted = self.device(py)?;
         // A look for a device may load its driver.
         let device = py.detach(|| wanted.resolve().0);
-        let most = match (self.max_model_len, device) {
-            (Some(tokens), _) if tokens > spec.context => {
+        let most = match self.max_model_len {
+            Some(tokens) if tokens > spec.context => {
                 let text = format!(
                     "max_model_len is {tokens}, but the context of {} is {} tokens",
                     spec.name, spec.context
                 );
                 return Err(errors::invalid(py, text));
             }
-            (Some(tokens), _) => tokens,
-            (None, Device::Cpu) => spec.context.min(CPU_CONTEXT),
-            (None, _) => spec.context,
+            Some(tokens) => tokens,
+            None => ossmith_cli::default_context(spec, device),
         };
         let tokens = self.kv_cache_tokens.unwrap_or_else(|| most.saturating_mul(2));
         let limits = Limits::default()
@@ -152,17 +148,8 @@ impl Options {
     }
 
     fn device(&self, py: Python<'_>) -> PyResult<Device> {
-        let device = match self.backend.as_str() {
-            "auto" => Some(Device::Auto),
-            "cpu" => Some(Device::Cpu),
-            "cuda" => Some(Device::Cuda(0)),
-            other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda),
-        };
-        device.ok_or_else(|| {
-            errors::invalid(
-                py,
-                format!("the backend is {:?}; it can be auto, cpu, cuda or cuda:N", self.backend),
-            )
+        ossmith_cli::device_named(&self.backend).map_err(|expected| {
+            errors::invalid(py, format!("the backend is {:?}; {expected}", self.backend))
         })
     }
 }

@@ -21,14 +21,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::again;
 use crate::failure::fail;
 use crate::interrupt;
-use crate::load::DeviceArgs;
+use crate::load::{DeviceArgs, default_context};
 use crate::log;
 use crate::model::{ModelArgs, ModelName};
 use crate::storage::StorageArgs;
 use crate::today;
 
-/// Tokens of prompt and answer together on the CPU, unless the flag sets it.
-const CPU_CONTEXT: usize = 32 << 10;
 /// Milliseconds that prompts take of a step on the CPU, where a step of --max-num-batched-tokens would hold up the answers
 /// of others for a long time, and a token's bits do not depend on how its prompt is divided.
 const CPU_PROMPT_MS: u64 = 12;
@@ -451,8 +449,8 @@ pub(crate) struct ModelSettings<'a> {
 
 impl ModelSettings<'_> {
     fn context(&self, spec: &ModelSpec) -> usize {
-        let on_cpu = self.device.device().is_ok_and(|chosen| chosen.resolve().0 == Device::Cpu);
-        let default = if on_cpu { spec.context.min(CPU_CONTEXT) } else { spec.context };
+        let device = self.device.device().map_or(Device::Auto, |chosen| chosen.resolve().0);
+        let default = default_context(spec, device);
         self.limits.max_model_len.map_or(default, |tokens| spec.context.min(tokens as usize))
     }
 
