@@ -1,5 +1,7 @@
 //! Tiny model folders, and the binary run on them.
 
+use std::io::Write;
+
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,6 +29,17 @@ pub(crate) fn refuses(args: &[String], code: i32, want: &[&str]) {
         assert!(stderr.contains(want), "{args:?}: `{want}` is not in `{stderr}`");
     }
     assert!(output.stdout.is_empty(), "{args:?}: errors belong on standard error");
+}
+
+/// Whether there is a compiler of kernels. If there is none, `what` is reported as not checked.
+pub(crate) fn has_nvrtc(what: &str) -> bool {
+    let there = std::env::var_os("OSSMITH_NVRTC").is_some();
+    if !there {
+        // Not `eprintln!`, which the test runner captures.
+        let note = format!("NOT CHECKED: {what}: OSSMITH_NVRTC names no NVRTC\n");
+        std::io::stderr().write_all(note.as_bytes()).unwrap();
+    }
+    there
 }
 
 /// A folder with a config.json and no weights.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use super::common::{Folder, ossmith, refuses};
+use super::common::{Folder, has_nvrtc, ossmith, refuses};
 
 fn results() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/results");
@@ -259,8 +259,8 @@ fn a_server_that_answers_nothing_ends_a_sweep_and_loses_no_point() {
 /// With NVRTC: resources as JSON, which the report shows, and a cubin as the bytes of an ELF file.
 #[test]
 fn kernels_are_listed_as_json_and_written_as_cubins() {
-    if std::env::var_os("OSSMITH_NVRTC").is_none() {
-        return eprintln!("not checked: OSSMITH_NVRTC names no NVRTC");
+    if !has_nvrtc("kernels as JSON and as cubins") {
+        return;
     }
     let folder = Folder::empty();
     let output = ossmith(&["kernels", "show", "rmsnorm", "--cubin"]).assert().success();

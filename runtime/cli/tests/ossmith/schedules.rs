@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::common::{Folder, ossmith, refuses};
+use super::common::{Folder, has_nvrtc, ossmith, refuses};
 
 fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(ToString::to_string).collect()
@@ -128,8 +128,8 @@ fn kernels_and_steps_that_do_not_exist_are_refused() {
 /// With NVRTC: candidates are compiled and refused by their footprint, and each decision is kept.
 #[test]
 fn a_dry_run_enumerates_compiles_and_refuses() {
-    if std::env::var_os("OSSMITH_NVRTC").is_none() {
-        return eprintln!("not checked: OSSMITH_NVRTC names no NVRTC");
+    if !has_nvrtc("a dry run of the tuner") {
+        return;
     }
     let folder = Folder::tiny();
     let (model, log) = (folder.synthetic(), folder.path("log.jsonl"));
