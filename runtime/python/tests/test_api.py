@@ -125,6 +125,7 @@ def errors_are_exceptions_with_the_text_of_the_runtime() -> None:
     refused(ossmith.OssmithError, "no model", lambda: LLM("no-such-model"))
     refused(ossmith.InvalidRequestError, "backend", lambda: LLM("nano", backend="tpu"))
     refused(ossmith.InvalidRequestError, "tensor_parallel_size", lambda: LLM("nano", tensor_parallel_size=8))
+    refused(ossmith.InvalidRequestError, "seed", lambda: LLM("nano", seed=7))
     refused(ossmith.InvalidRequestError, "no option", lambda: LLM("nano", no_such_option=1))
     refused(ossmith.HarmonyError, "<|start|>", lambda: ossmith.harmony.load_harmony_encoding("HarmonyGptOss").encode("<|start|>"))
     # One prompt that is refused ends the call before anything runs, and harms no later one.

@@ -35,7 +35,8 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...] | None] = {
     "pipeline_parallel_size": (1,),
     "quantization": (None, "mxfp4"),
     "revision": (None, "main"),
-    "seed": None,
+    # vLLM's default; another one asks for samples that come again, which SamplingParams.seed gives.
+    "seed": (None, 0),
     "swap_space": None,
     "tensor_parallel_size": (1,),
     "tokenizer": None,
