@@ -119,6 +119,7 @@ def errors_are_exceptions_with_the_text_of_the_runtime() -> None:
 
     refused(ossmith.InvalidRequestError, "temperature", lambda: generate("x", temperature=-1.0))
     refused(ValueError, "top_p", lambda: generate("x", top_p=2.0))
+    refused(ValueError, "top_k", lambda: generate("x", top_k=-2))
     refused(ossmith.InvalidRequestError, "300000", lambda: generate([300000]))
     refused(ossmith.PromptTooLongError, "5000 tokens", lambda: generate([1] * 5000))
     refused(ossmith.InvalidRequestError, "prompt", lambda: generate({"text": "x"}))

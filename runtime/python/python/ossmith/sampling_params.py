@@ -83,6 +83,8 @@ class SamplingParams:
         else:
             self.stop = list(self.stop)
         self.stop_token_ids = list(self.stop_token_ids or [])
+        if self.top_k < -1:
+            raise InvalidRequestError(f"top_k is {self.top_k}; give a number of tokens, or 0 or -1 for all of them")
         if self.extra_args:
             names = ", ".join(sorted(self.extra_args))
             raise InvalidRequestError(f"extra_args has {names}, which this engine does not know")
