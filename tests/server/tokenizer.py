@@ -2,7 +2,7 @@
 
     python tokenizer.py OSSMITH BASE_URL DATE
 
-Prints a line a check; exits with 1 if one failed.
+Prints a line per check; exits with 1 if one failed.
 """
 
 import json
