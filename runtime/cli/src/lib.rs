@@ -18,6 +18,7 @@ mod interrupt;
 mod load;
 mod log;
 mod model;
+mod model_settings;
 mod output;
 mod progress;
 mod prompt;

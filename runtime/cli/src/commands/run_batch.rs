@@ -11,10 +11,10 @@ use clap::builder::NonEmptyStringValueParser;
 use ossmith::{EngineHandle, Policy};
 use ossmith_server::{BatchCounts, BatchError, EngineBackend, run_batch};
 
-use super::serve::{EngineLimitArgs, ModelSettings};
 use crate::failure::fail;
 use crate::load::DeviceArgs;
 use crate::model::ModelArgs;
+use crate::model_settings::{EngineLimitArgs, ModelSettings};
 use crate::output::note;
 use crate::today;
 
