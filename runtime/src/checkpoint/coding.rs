@@ -1,4 +1,4 @@
-//! How one tensor's values are coded in safetensors files, which tensors belong to it, and decoding by rows: plain floats,
+//! How one tensor's values are coded in safetensors files, which tensors belong to it, and decoding: plain floats,
 //! 8-bit floats with scales ([`super::fp8`]), bitsandbytes' nf4 ([`super::nf4`]) and MXFP4.
 
 use safetensors::Dtype;
@@ -46,15 +46,7 @@ impl Coding {
         }
     }
 
-    /// Values of one row of `k`.
-    pub(super) fn decode_row(&self, bytes: &Bytes<'_>, row: usize, k: usize, out: &mut [f32]) {
-        match self {
-            Coding::Fp8(fp8) => fp8.decode_row(bytes, row, k, out),
-            _ => self.decode_run(bytes, row * k, out),
-        }
-    }
-
-    /// Values from `start` on, counted through the whole tensor. Scales of 8-bit floats must not depend on the row.
+    /// Values from `start` on, counted through the whole tensor.
     pub(super) fn decode_run(&self, bytes: &Bytes<'_>, start: usize, out: &mut [f32]) {
         match self {
             Coding::Bf16(place) => decode_floats(Dtype::BF16, bytes(place), start, out),

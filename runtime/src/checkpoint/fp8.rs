@@ -14,6 +14,8 @@ const BLOCK: usize = 128;
 pub(super) struct Fp8 {
     pub(super) values: Place,
     mantissa_bits: u32,
+    /// Values in a row.
+    k: usize,
     scales: Vec<f32>,
     /// Scales in a row of them.
     columns: usize,
@@ -58,26 +60,22 @@ impl Fp8 {
             }
         };
         let mantissa_bits = if info.dtype == Dtype::F8_E4M3 { 3 } else { 2 };
-        Ok((Fp8 { values, mantissa_bits, scales, columns, block }, scale_name.clone()))
+        Ok((Fp8 { values, mantissa_bits, k, scales, columns, block }, scale_name.clone()))
     }
 
-    pub(super) fn decode_row(&self, bytes: &Bytes<'_>, row: usize, k: usize, out: &mut [f32]) {
-        let stored = &bytes(&self.values)[row * k..][..out.len()];
-        let scales = &self.scales[row / self.block[0] * self.columns..];
-        for (column, (out, &byte)) in out.iter_mut().zip(stored).enumerate() {
-            *out = value(byte, self.mantissa_bits) * scales[column / self.block[1]];
-        }
-    }
-
-    /// A run that may cross rows, where there is one scale for the tensor.
+    /// Values from `start` on, counted through the whole tensor.
     pub(super) fn decode_run(&self, bytes: &Bytes<'_>, start: usize, out: &mut [f32]) {
-        let k = self.block[1] * self.columns;
-        for (index, (out, &byte)) in
-            (start..).zip(out.iter_mut().zip(&bytes(&self.values)[start..]))
-        {
-            let (row, column) = (index / k, index % k);
-            let scale = row / self.block[0] * self.columns + column / self.block[1];
-            *out = value(byte, self.mantissa_bits) * self.scales[scale.min(self.scales.len() - 1)];
+        let stored = &bytes(&self.values)[start..][..out.len()];
+        let mut at = 0;
+        while at < out.len() {
+            let (row, column) = ((start + at) / self.k, (start + at) % self.k);
+            let end = out.len().min(at + self.k - column);
+            let scales = &self.scales[row / self.block[0] * self.columns..];
+            let line = out[at..end].iter_mut().zip(&stored[at..end]);
+            for (column, (out, &byte)) in (column..).zip(line) {
+                *out = value(byte, self.mantissa_bits) * scales[column / self.block[1]];
+            }
+            at = end;
         }
     }
 }
@@ -100,7 +98,7 @@ fn value(byte: u8, mantissa_bits: u32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::value;
+    use super::*;
 
     #[test]
     fn numbers_of_the_standard() {
@@ -120,5 +118,24 @@ mod tests {
         }
         assert!(value(0x7f, 3).is_nan() && value(0x7e, 2).is_nan());
         assert_eq!(value(0x7c, 2), f32::INFINITY);
+    }
+
+    #[test]
+    fn a_run_takes_the_scales_of_each_row() {
+        // Blocks of 128 and of 2 rows and columns; every value is 1.
+        let (rows, k) = (130, 130);
+        let stored = vec![0x38_u8; rows * k];
+        let values = Place { file: 0, range: 0..stored.len() };
+        let scales = vec![1.0, 2.0, 3.0, 4.0];
+        let blocks = Fp8 { values, mantissa_bits: 3, k, scales, columns: 2, block: [BLOCK, BLOCK] };
+        let mut out = vec![0.0; 4];
+        for (start, expected) in [
+            (127, [1.0, 2.0, 2.0, 1.0]),
+            (127 * k + 128, [2.0, 2.0, 3.0, 3.0]),
+            (rows * k - 4, [3.0, 3.0, 4.0, 4.0]),
+        ] {
+            blocks.decode_run(&|_| &stored[..], start, &mut out);
+            assert_eq!(out, expected, "from {start} on");
+        }
     }
 }

@@ -202,7 +202,7 @@ struct Values<'a> {
 
 impl Values<'_> {
     fn decode(&self, piece: &LocatedPiece, row: usize, out: &mut [f32]) {
-        piece.coding.decode_row(&|place| self.stored.bytes(place), row, piece.k, out);
+        piece.coding.decode_run(&|place| self.stored.bytes(place), row * piece.k, out);
     }
 }
 
