@@ -141,6 +141,10 @@ fn packed_mxfp4(stored: &Stored<'_>, name: &str, shape: &[usize]) -> Result<Foun
         }
         shape
     };
+    if !shape.last().is_some_and(|k| k.is_multiple_of(BLOCK)) {
+        let (file, info) = stored.present(name, String::new)?;
+        return Err(mismatch(name, file, &format!("BF16 {shape:?}"), info));
+    }
     let scale = format!("{name}_scale");
     let blocks = stored.exact(name, Dtype::U8, &with_k(2))?;
     let scales = stored.exact(&scale, Dtype::U8, &with_k(BLOCK))?;

@@ -44,6 +44,12 @@ struct LocatedPiece {
     coding: Coding,
 }
 
+impl Located {
+    fn is_mxfp4(&self) -> bool {
+        self.pieces.iter().all(|piece| matches!(piece.coding, Coding::Mxfp4 { .. }))
+    }
+}
+
 const ABSENT: Located = Located { arrangement: Arrangement::Rows, pieces: Vec::new() };
 
 impl StoredWeights {
@@ -109,7 +115,7 @@ impl WeightSource for StoredWeights {
         let Located { arrangement, pieces } = self.located(weight, layer);
         let is_expert = matches!(weight, Weight::GateUp | Weight::Down);
         match (arrangement, &pieces[..]) {
-            (_, [LocatedPiece { coding: Coding::Mxfp4 { blocks, scales }, .. }]) => {
+            (_, [LocatedPiece { coding: Coding::Mxfp4 { blocks, scales }, .. }]) if is_expert => {
                 Some(Tensor::Mxfp4 { blocks: self.bytes(blocks), scales: self.bytes(scales) })
             }
             (Arrangement::Rows, [_, ..]) if !is_expert || self.keeps_experts(pieces) => {
@@ -129,11 +135,12 @@ impl WeightSource for StoredWeights {
         let Some(first) = located.pieces.first() else {
             return Ok(Made::exact(OwnedTensor::Bf16(vec![0; 2 * info.elements()])));
         };
-        if let Some(tensor) = self.joined_mxfp4(located) {
+        if is_expert && let Some(tensor) = self.joined_mxfp4(located) {
             return Ok(Made::exact(tensor));
         }
         let values = Values { stored: self, located, dimensions: dimensions(info, located) };
-        let made = match is_expert && self.options.experts == ExpertStorage::Mxfp4 {
+        let quantised = self.options.experts == ExpertStorage::Mxfp4 || located.is_mxfp4();
+        let made = match is_expert && quantised {
             true => convert::to_mxfp4(&values, values.dimensions),
             false => convert::to_bf16(&values, values.dimensions),
         };
@@ -152,11 +159,10 @@ impl WeightSource for StoredWeights {
 
     #[cfg(feature = "cuda")]
     fn has_bf16_experts(&self) -> bool {
-        let quantised = |piece: &LocatedPiece| matches!(piece.coding, Coding::Mxfp4 { .. });
         self.options.experts == ExpertStorage::Bf16
             && (0..self.layers).any(|layer| {
                 let both = [Weight::GateUp, Weight::Down];
-                both.iter().any(|&weight| !self.located(weight, layer).pieces.iter().all(quantised))
+                both.iter().any(|&weight| !self.located(weight, layer).is_mxfp4())
             })
     }
 }

@@ -50,6 +50,7 @@ fn with(name: &str, dtype: &'static str, shape: &[usize]) -> Vec<Entry> {
 fn tensors_of_another_model_are_refused() {
     const BLOCKS: &str = "model.layers.1.mlp.experts.gate_up_proj_blocks";
     const K_PROJ: &str = "model.layers.0.self_attn.k_proj.weight";
+    const SINKS: &str = "model.layers.0.self_attn.sinks";
     let mut dequantised = without(BLOCKS);
     let base = "model.layers.1.mlp.experts.gate_up_proj".to_owned();
     dequantised.push(Entry::new(base, "BF16", vec![3, 64, 64]));
@@ -87,6 +88,10 @@ fn tensors_of_another_model_are_refused() {
     let norm = named(&mut integers, NORM);
     (norm.dtype, norm.bytes) = ("I32", vec![0; 256]);
     refuse_file(&file(&integers), &[NORM, "expected BF16", "found I32 [64]", "convert"]);
+    // MXFP4 of less than a block.
+    let mut packed = replace(SINKS, "U8", &[2]);
+    packed.push(Entry::new(format!("{SINKS}_scale"), "U8", vec![0]));
+    refuse_file(&file(&packed), &[SINKS, "expected BF16 [4]", "found U8 [2]"]);
 }
 
 #[test]

@@ -104,6 +104,44 @@ fn tensors_are_the_stored_bytes_in_the_stored_order() {
     assert!(error.contains("Qkv of layer 2 was requested from 2 layers"), "{error}");
 }
 
+/// Puts MXFP4 as Quark packs it in a matrix's place: two codes per byte, and the scales in a tensor of their own.
+fn pack(entries: &mut Vec<Entry>, name: &str) {
+    let matrix = entries.iter_mut().find(|entry| entry.name == name).expect(name);
+    let (rows, k) = (matrix.shape[0], matrix.shape[1]);
+    *matrix = Entry::new(name.to_owned(), "U8", vec![rows, k / 2]);
+    let mut scales = Entry::new(format!("{name}_scale"), "U8", vec![rows, k / 32]);
+    for scale in &mut scales.bytes {
+        *scale = 120 + *scale % 8;
+    }
+    entries.push(scales);
+}
+
+#[test]
+fn dense_weights_in_mxfp4_are_decoded() {
+    let mut entries = hugging_face();
+    let name_of = |part: &str| format!("model.layers.0.self_attn.{part}_proj.weight");
+    for part in ["q", "k", "v", "o"] {
+        pack(&mut entries, &name_of(part));
+    }
+    let checkpoint = open_files(&[("model.safetensors", file(&entries))]);
+    let decoded = |part: &str| -> Vec<f32> {
+        let bytes = |name: String| {
+            let entry = entries.iter().find(|entry| entry.name == name).expect("packed");
+            entry.bytes.clone()
+        };
+        let (codes, scales) = (bytes(name_of(part)), bytes(format!("{}_scale", name_of(part))));
+        let value = |element: usize| {
+            let code = codes[element / 2] >> (4 * (element % 2)) & 15;
+            ossmith_scalar::mxfp4_value(u32::from(code), u32::from(scales[element / 32]))
+        };
+        (0..2 * codes.len()).map(value).collect()
+    };
+    let values = |weight| checkpoint.tensor(weight, 0).expect("decoded").to_f32();
+    assert_eq!(values(Weight::AttnOut), decoded("o"));
+    assert_eq!(values(Weight::Qkv), [decoded("q"), decoded("k"), decoded("v")].concat());
+    assert!(checkpoint.conversions().is_empty(), "bf16 holds every value");
+}
+
 #[test]
 fn tensors_that_the_model_does_not_use_are_ignored() {
     let expected = all_tensors(&open_files(&[("model.safetensors", file(&hugging_face()))]));
