@@ -5,4 +5,6 @@
 #[allow(dead_code)] // each target uses one check
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::gguf(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    checks::gguf(data);
+});
