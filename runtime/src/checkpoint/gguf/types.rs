@@ -36,9 +36,6 @@ pub(super) enum Coding {
     Iq4Xs,
 }
 
-/// The largest block.
-pub(super) const MAX_BLOCK: usize = 256;
-
 const fn decoded(
     id: u32,
     name: &'static str,
@@ -52,8 +49,6 @@ const fn decoded(
 const fn sized(id: u32, name: &'static str, elements: usize, bytes: usize) -> BlockType {
     BlockType { id, name, elements, bytes, coding: None }
 }
-
-pub(super) const MXFP4: BlockType = decoded(39, "mxfp4", 32, 17, Coding::Mxfp4);
 
 /// Every type that ggml has or had in files of version 2 and later.
 const ALL: [BlockType; 34] = [
@@ -88,7 +83,7 @@ const ALL: [BlockType; 34] = [
     decoded(30, "bf16", 1, 2, Coding::Bf16),
     sized(34, "tq1_0", 256, 54),
     sized(35, "tq2_0", 256, 66),
-    MXFP4,
+    decoded(39, "mxfp4", 32, 17, Coding::Mxfp4),
     sized(40, "nvfp4", 64, 36),
     sized(41, "q1_0", 128, 18),
 ];

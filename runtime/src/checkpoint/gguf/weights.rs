@@ -8,15 +8,15 @@ use ossmith_plan::{DType, Graph, ModelSpec, Weight, WeightInfo};
 use rayon::prelude::*;
 
 use super::super::convert::{AddedError, MatrixValues, to_bf16, to_mxfp4};
+use super::super::mxfp4::BLOCK;
 use super::super::source::{Made, WeightSource};
 use super::super::tensor::{OwnedTensor, Tensor};
 use super::super::weight_index;
-use super::types::{self, BlockType, Coding, MAX_BLOCK};
+use super::types::{self, BlockType, Coding};
 use super::{Gguf, dequantise};
 use crate::{Error, Result};
 
-/// Elements of an MXFP4 block, and bytes of their codes.
-const BLOCK: usize = 32;
+/// Bytes of the codes of an MXFP4 block.
 const CODE_BYTES: usize = BLOCK / 2;
 
 /// The weights of an opened model.
@@ -240,7 +240,6 @@ impl StoredRows<'_> {
     /// Decodes one row.
     fn read(&self, row: usize, out: &mut [f32]) {
         let BlockType { elements, bytes, .. } = self.piece.block;
-        debug_assert!(elements <= MAX_BLOCK);
         let stored = &self.bytes[row * self.row_bytes()..(row + 1) * self.row_bytes()];
         for (stored, out) in stored.chunks_exact(bytes).zip(out.chunks_exact_mut(elements)) {
             dequantise::block(self.piece.coding, stored, out);
