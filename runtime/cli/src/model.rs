@@ -186,6 +186,12 @@ impl ModelArgs {
             None => {
                 let folder = self.folder()?;
                 if Gguf::is_named(&folder) && folder.is_file() {
+                    if self.experts.0 == ExpertStorage::Bf16 {
+                        return Err(fail(
+                            "experts of a GGUF file run in MXFP4; --experts bf16 is for safetensors",
+                            "leave --experts out, or give a folder of safetensors",
+                        ));
+                    }
                     return gguf::open(&folder);
                 }
                 let model = foreign(&folder)?;
