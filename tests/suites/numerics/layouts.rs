@@ -85,10 +85,14 @@ fn layouts_of_published_checkpoints() {
             }
             let residual = rel_l2(fixture.expected.f32("resid.0"), &rows.layers[0].residual);
             assert!(residual < MXFP4_RESIDUAL, "{what}: {residual}");
-            for one in loaded.conversions().iter().filter(|one| one.weights == "experts") {
+            let mut conversions = loaded.conversions();
+            conversions.retain(|one| one.weights == "experts");
+            for one in &conversions {
                 let most = if one.to == "MXFP4" { 0.12 } else { 2e-3 };
                 assert!(one.relative_error < most, "{what}: {one:?}");
             }
+            let quantised = conversions.iter().any(|one| one.to == "MXFP4");
+            assert_eq!(quantised, experts == ExpertStorage::Mxfp4, "{what}: {conversions:?}");
         }
     }
 }
