@@ -149,6 +149,11 @@ fn is_whole(snapshot: &Path) -> bool {
     if !snapshot.join("config.json").is_file() {
         return false;
     }
+    // A model need not have this one, but a blob that was removed is to be downloaded anew.
+    let generation = snapshot.join("generation_config.json");
+    if generation.is_symlink() && !generation.is_file() {
+        return false;
+    }
     let index = std::fs::read_to_string(snapshot.join("model.safetensors.index.json"));
     let index: Option<Value> = index.ok().and_then(|text| serde_json::from_str(&text).ok());
     match index.as_ref().and_then(|index| index["weight_map"].as_object()) {
@@ -253,5 +258,8 @@ mod tests {
         assert_eq!(found(), None, "the second file of weights is missing");
         write("snapshots/abc/two", "");
         assert_eq!(found(), Some(folder.join("snapshots/abc")));
+        let generation = folder.join("snapshots/abc/generation_config.json");
+        std::os::unix::fs::symlink("../../blobs/removed", generation).unwrap();
+        assert_eq!(found(), None, "the link to it leads nowhere");
     }
 }
