@@ -108,16 +108,17 @@ pub(crate) fn open(
 ) -> Result<(Box<dyn Backend>, usize)> {
     match device {
         Device::Cuda(ordinal) if ranks.count > 1 => Err(cuda_ranks(&ranks.ordinals(ordinal))),
-        Device::Cpu | Device::Auto if ranks.count > 1 => {
-            let (count, isa) = (ranks.count, Isa::detect()?);
-            let backend = CpuBackend::with_ranks(model, &checkpoint, limits, isa, count, threads)?;
-            Ok((Box::new(backend), 0))
-        }
         Device::Cuda(ordinal) => Ok((cuda(model, checkpoint, limits, ordinal, progress)?, 1)),
         // The CPU works inside `submit`: another step in flight would only delay the first one's tokens.
         Device::Cpu | Device::Auto => {
             checkpoint.convert_all(progress)?;
-            Ok((Box::new(CpuBackend::new(model, checkpoint, limits, threads)?), 0))
+            let backend = if ranks.count > 1 {
+                let (count, isa) = (ranks.count, Isa::detect()?);
+                CpuBackend::with_ranks(model, &checkpoint, limits, isa, count, threads)?
+            } else {
+                CpuBackend::new(model, checkpoint, limits, threads)?
+            };
+            Ok((Box::new(backend), 0))
         }
     }
 }
