@@ -49,6 +49,11 @@ impl SharedSums {
         self.failure(&state).unwrap_or_else(|| Error::Internal(problem.to_owned()))
     }
 
+    /// Why no sum can be made any more, if a rank has failed.
+    pub(super) fn failed(&self) -> Option<Error> {
+        self.failure(&self.state())
+    }
+
     fn failure(&self, state: &State) -> Option<Error> {
         let (rank, problem) = state.failed.as_ref()?;
         let of = self.places.len();

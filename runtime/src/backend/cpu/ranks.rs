@@ -35,7 +35,6 @@ pub(super) struct RankThreads {
     vocab: usize,
     /// The logits of all ranks, `[rows, vocab]`.
     logits: Vec<f32>,
-    failed: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +102,7 @@ impl RankThreads {
             ranks.push(Rank { commands, thread: Some(thread), vocab });
         }
         let vocab = executors.first().map_or(0, |executor| executor.model().spec.vocab);
-        Ok(RankThreads { ranks, replies, sums, limit, vocab, logits: Vec::new(), failed: false })
+        Ok(RankThreads { ranks, replies, sums, limit, vocab, logits: Vec::new() })
     }
 
     /// Runs all layers over a batch. What is captured has the same bits on every rank.
@@ -119,7 +118,7 @@ impl RankThreads {
             match &captured {
                 Some(first) if !same_bits(first, &own) => {
                     let problem = "its activations differ from those of rank 0 in their bits";
-                    return Err(self.end(rank, problem));
+                    return Err(self.sums.fail(rank, problem));
                 }
                 Some(_) => {}
                 None => captured = Some(own),
@@ -160,9 +159,13 @@ impl RankThreads {
 
     /// Sends a command to all ranks and waits for their replies, which it returns in the order of ranks.
     fn tell(&mut self, command: &Command) -> Result<Vec<Reply>> {
-        for rank in 0..self.ranks.len() {
-            if self.ranks[rank].commands.send(command.clone()).is_err() {
-                return Err(self.end(rank, "its thread has ended"));
+        // Replies to the command that failed may still come, and would be taken for those to this one.
+        if let Some(failure) = self.sums.failed() {
+            return Err(failure);
+        }
+        for (index, rank) in self.ranks.iter().enumerate() {
+            if rank.commands.send(command.clone()).is_err() {
+                return Err(self.sums.fail(index, "its thread has ended"));
             }
         }
         let mut replies: Vec<Option<Reply>> = self.ranks.iter().map(|_| None).collect();
@@ -175,36 +178,28 @@ impl RankThreads {
             };
             match received {
                 Ok((rank, Ok(reply))) => replies[rank] = Some(reply),
-                Ok((_, Err(error))) => {
-                    self.failed = true;
-                    return Err(error);
-                }
+                Ok((_, Err(error))) => return Err(error),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(self.end(missing, &too_late(self.limit)));
+                    return Err(self.sums.fail(missing, &too_late(self.limit)));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(self.end(missing, "its thread has ended"));
+                    return Err(self.sums.fail(missing, "its thread has ended"));
                 }
             }
             deadline = deadline.or(Instant::now().checked_add(self.limit));
         }
         Ok(replies.into_iter().flatten().collect())
     }
-
-    /// Ends all ranks because of one.
-    fn end(&mut self, rank: usize, problem: &str) -> Error {
-        self.failed = true;
-        self.sums.fail(rank, problem)
-    }
 }
 
 impl Drop for RankThreads {
     fn drop(&mut self) {
+        let failed = self.sums.failed().is_some();
         for rank in std::mem::take(&mut self.ranks) {
             let Rank { commands, thread, .. } = rank;
             drop(commands);
             // After a failure a thread may be stuck for good: it ends with the process at the latest.
-            if let Some(thread) = thread.filter(|_| !self.failed) {
+            if let Some(thread) = thread.filter(|_| !failed) {
                 let _ = thread.join();
             }
         }

@@ -129,6 +129,11 @@ fn windows_are_saved_and_loaded_on_every_rank() {
     assert_eq!(bits(&resumed.logits[0]), bits(&expected.logits[0]));
     let error = backend.load_snapshot(5, 0, 64).expect_err("no such snapshot").to_string();
     assert!(error.contains("of 4 failed") && error.contains("no snapshot 5"), "{error}");
+    // Later commands fail too, more of them than there are ranks whose replies may still wait to be read.
+    for _ in 0..5 {
+        let later = backend.load_snapshot(1, 2, 64).expect_err("it has failed").to_string();
+        assert_eq!(later, error);
+    }
 }
 
 #[test]
