@@ -1,8 +1,8 @@
 //! The plan: graph, phases, kernels, layouts and text put together as a [`Model`].
 
 use ossmith_plan::{
-    Arch, DType, Family, Graph, KernelInfo, Layer, Loss, Model, ModelSpec, Phase, PhaseKernel,
-    Regime, RowOrder, Schedule, Shard, ShardError, Weight, WeightLayout,
+    Arch, DType, Family, Graph, KernelInfo, Layer, Local, Loss, Model, ModelSpec, Phase,
+    PhaseKernel, Regime, RowOrder, Schedule, Shard, ShardError, Weight, WeightLayout,
 };
 
 use crate::fuse::{self, Fused, FusedGraph};
@@ -69,20 +69,15 @@ pub fn assemble_rank(
         shard.local(&spec).map_err(|source| CompileError::Shard { model: spec.name, source })?;
     let graph = graph::build(&spec, &local);
     let local_spec = local.spec(&spec);
-    let of_families = |families: Vec<Family>| {
-        let families = leak(families);
-        move |what: String| Loss { families, what: what.leak() }
-    };
-    let (steps, mut losses): (Vec<Step>, Vec<Loss>) = match layers_differ(&spec) {
+    let (steps, lost, families) = match layers_differ(&spec) {
         None => {
             let (steps, lost) = steps(&local_spec, arch);
-            (steps, lost.into_iter().map(of_families(vec![arch.family])).collect())
+            (steps, lost, leak(vec![arch.family]))
         }
-        Some(why) => {
-            let everywhere = of_families(vec![Family::Portable, Family::Sm90]);
-            (Vec::new(), vec![everywhere(why)])
-        }
+        Some(why) => (Vec::new(), vec![why], Family::Portable.and_later()),
     };
+    let mut losses: Vec<Loss> =
+        lost.into_iter().map(|what| Loss { families, what: what.leak() }).collect();
     let mut kernels = Kernels::default();
     let mut schedules = Vec::new();
     for step in &steps {
@@ -128,13 +123,9 @@ pub fn assemble_rank(
 
 /// A schedule that a rank does without, because its kernels do not add over ranks.
 fn no_sums(step: &Step) -> Loss {
-    let families = match step.family {
-        Family::Portable => &[Family::Portable, Family::Sm90][..],
-        Family::Sm90 => &[Family::Sm90],
-    };
     let regime = step.regime.name();
     let what = format!("no {regime} schedule for several ranks: its kernels do not add over ranks");
-    Loss { families, what: what.leak() }
+    Loss { families: step.family.and_later(), what: what.leak() }
 }
 
 /// The dimensions of a model, and those that one rank computes.
@@ -172,12 +163,11 @@ pub(crate) fn plans(
     arch: &Arch,
     overrides: &Overrides,
 ) -> Result<Vec<KernelPlan>, CompileError> {
-    let local = Shard::WHOLE.local(spec).expect("one rank has the whole model");
-    let graph = graph::build(spec, &local);
-    let mut kernels = Kernels::default();
     if layers_differ(spec).is_some() {
         return Ok(Vec::new());
     }
+    let graph = graph::build(spec, &Local::whole(spec));
+    let mut kernels = Kernels::default();
     for step in steps(spec, arch).0 {
         let fused = fuse::fuse(&graph, step.regime);
         let planned = plan_step(&fused, &step, &Dimensions::whole(spec), arch, overrides)?;

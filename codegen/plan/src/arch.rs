@@ -26,6 +26,15 @@ impl Family {
         if Family::Sm90.runs_on(compute) { Family::Sm90 } else { Family::Portable }
     }
 
+    /// It and the families after it: those whose devices run its kernels.
+    #[must_use]
+    pub const fn and_later(self) -> &'static [Family] {
+        match self {
+            Family::Portable => &[Family::Portable, Family::Sm90],
+            Family::Sm90 => &[Family::Sm90],
+        }
+    }
+
     /// What it is called in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {

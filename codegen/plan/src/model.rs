@@ -52,11 +52,7 @@ impl Loss {
             kernel.name,
             kernel.shared_bytes,
         );
-        let families = match schedule.family {
-            Family::Portable => &[Family::Portable, Family::Sm90][..],
-            Family::Sm90 => &[Family::Sm90],
-        };
-        Loss { families, what: what.leak() }
+        Loss { families: schedule.family.and_later(), what: what.leak() }
     }
 }
 
@@ -107,7 +103,7 @@ pub struct Model {
 
 /// Why [`Model::of_rank`] runs on no device.
 const NO_RANK_KERNELS: Loss = Loss {
-    families: &[Family::Portable, Family::Sm90],
+    families: Family::Portable.and_later(),
     what: "the kernels of one rank of several are compiled by the compiler, not derived from the whole model's",
 };
 
