@@ -1,11 +1,12 @@
 // The sum over ranks of two elements of a token's row, in the epilogue of a kernel: each rank writes its part into the
-// mailbox of every other one, as words of value and epoch (scalar.cuh), and reads its own mailbox until each word has this
-// exchange's epoch. Parts are added in the order of the ranks, so all ranks get the same bits, in every run.
+// mailbox of every other one, as words of value and epoch (scalar.cuh), and reads its own mailbox until each word has
+// this exchange's epoch. Parts are added in the order of the ranks, so all ranks get the same bits, in every run.
 //
-// A block has one row tile and keeps its epoch in a counter of its own, which only its first thread reads and writes. All
-// ranks run the same kernels in the same order, so their counters agree. An exchange is never more than one ahead: the next
-// one of a row tile needs every rank's part, which a rank writes after it has read those of this one. A block writes before
-// it reads, and blocks start in one order on all ranks, so none waits for a block that cannot start.
+// A block has one row tile and keeps its epoch in a counter of its own, which only its first thread reads and writes.
+// All ranks run the same kernels in the same order, so their counters agree. An exchange is never more than one ahead:
+// the next one of a row tile needs every rank's part, which a rank writes after it has read those of this one. A block
+// writes before it reads, so none waits for ever where all blocks are resident. Where they are not, that rests on
+// devices starting blocks in the order of their numbers, which CUDA does not promise.
 //
 // A unit of several ranks defines RANKS.
 #pragma once
@@ -22,15 +23,16 @@ struct RankMailboxes {
 };
 extern "C" __constant__ RankMailboxes rank_mailboxes;
 
-// The epoch of a row tile's exchange. One thread of its block calls it, once per launch.
+// The epoch of a row tile's exchange. One thread of its block calls it, once per launch. It may be called before
+// `wait_for_inputs`: the counter was last written two kernels ago or earlier, and those are complete.
 __device__ __forceinline__ u32 begin_exchange(u32 row_tile) {
   const u32 epoch = next_epoch(load_bypass_l1(rank_mailboxes.epochs + row_tile));
   rank_mailboxes.epochs[row_tile] = epoch;
   return epoch;
 }
 
-// Reads a word of this rank's mailbox until it has the epoch. A rank that does not come within the limit ends the kernel:
-// the host finds which one in its report.
+// Reads a word of this rank's mailbox until it has the epoch. A rank that does not come within the limit ends the
+// kernel: the host finds which one in its report.
 __device__ __forceinline__ float receive(const u64* place, u32 epoch, u32 source) {
   u64 word = load_system(place);
   if (exchange_epoch(word) != epoch) {

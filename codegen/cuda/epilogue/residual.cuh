@@ -1,5 +1,5 @@
-// The epilogue of a GEMV that adds to the residual: the sum, over all ranks where a unit defines RANKS, and the deferred
-// RMS norm of it (`tile/norm.cuh`).
+// The epilogue of a GEMV that adds to the residual: the sum, over all ranks where a unit defines RANKS, and its
+// deferred RMS norm (`tile/norm.cuh`).
 #pragma once
 #include "tile/gemv.cuh"
 #include "tile/norm.cuh"
