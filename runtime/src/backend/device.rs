@@ -151,7 +151,7 @@ fn cuda_ranks(ordinals: &[usize]) -> Error {
     super::cuda::check_peers(ordinals).err().unwrap_or_else(|| {
         Error::unavailable(format!(
             "CUDA devices {ordinals:?} can reach each other, but this version runs a model on one CUDA device only; \
-             leave --tensor-parallel-size out, or use the CPU"
+             name one device, or use the CPU"
         ))
     })
 }
