@@ -219,53 +219,24 @@ impl<'a> Weights<'a> {
     /// of its flattened rows. A bias that another rank adds is zero.
     pub(super) fn vector(&self, weight: Weight, start: usize, len: usize) -> Result<Vec<f32>> {
         let info = self.model.graph.weight(weight, self.layer);
-        let mut out = Vec::with_capacity(len);
-        let slice = match self.part(info) {
-            Part::All => {
-                self.stored(info, start, len, &mut out)?;
-                return Ok(out);
+        let (matrices, rows, k) = info.matrices();
+        let tensor = self.source.tensor(weight, self.layer)?;
+        let parts = match (self.part(info), &tensor) {
+            (Part::Nothing, _) => return Ok(vec![0.0; len]),
+            (Part::All, Tensor::Bf16 { parts }) => parts.clone(),
+            (Part::Slice(slice), Tensor::Bf16 { .. }) if k == 1 => {
+                tensor.runs([matrices, rows, k], &slice)
             }
-            Part::Nothing => return Ok(vec![0.0; len]),
-            Part::Slice(slice) => slice,
+            (Part::All | Part::Slice(_), _) => return Err(misshapen(info)),
         };
-        let (_, rows, k) = info.matrices();
-        let count = slice.row_count();
-        let mut at = start;
-        // The stored elements of one run after another: of a range of rows, in one of the vectors.
-        while out.len() < len {
-            let (vector, mut row) = (at / count, at % count);
-            let range = slice.rows.iter().find(|range| {
-                let inside = row < range.len();
-                row -= if inside { 0 } else { range.len() };
-                inside
-            });
-            let range = range.filter(|_| k == 1).ok_or_else(|| misshapen(info))?;
-            let run = (range.len() - row).min(len - out.len());
-            self.stored(info, vector * rows + range.start + row, run, &mut out)?;
-            at += run;
-        }
-        Ok(out)
-    }
-
-    /// Appends stored elements of a bf16 weight.
-    fn stored(
-        &self,
-        info: &'static WeightInfo,
-        start: usize,
-        len: usize,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
-        let Tensor::Bf16 { parts } = self.source.tensor(info.weight, self.layer)? else {
-            return Err(misshapen(info));
-        };
-        let (mut skip, end) = (2 * start, out.len() + len);
+        let (mut skip, mut out) = (2 * start, Vec::with_capacity(len));
         for part in parts {
             let from = skip.min(part.len());
             skip -= from;
-            let wanted = part[from..].chunks_exact(2).take(end - out.len());
+            let wanted = part[from..].chunks_exact(2).take(len - out.len());
             out.extend(wanted.map(|pair| bf16(pair[0], pair[1])));
         }
-        if out.len() == end { Ok(()) } else { Err(misshapen(info)) }
+        if out.len() == len { Ok(out) } else { Err(misshapen(info)) }
     }
 
     /// What the rank has of a weight.
