@@ -19,7 +19,9 @@ mod setters;
 #[doc(hidden)]
 pub mod unstable;
 
-pub use backend::{Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, Ranks};
+pub use backend::{
+    DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, Ranks,
+};
 pub use checkpoint::{
     Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,
 };

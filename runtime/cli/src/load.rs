@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use ossmith::{Device, Engine, EngineOptions, Limits, Policy, Ranks};
+use ossmith::{DenseWeights, Device, Engine, EngineOptions, Limits, Policy, Ranks};
 use ossmith_plan::ModelSpec;
 
 use crate::failure::fail;
@@ -24,6 +24,10 @@ pub(crate) struct DeviceArgs {
     /// Threads of the CPU backend [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+
+    /// Dense weights as they are (bf16), or in 8 bits with a scale for each 32, on the CPU: q8 reads half the bytes and rounds.
+    #[arg(long, default_value = "bf16", value_name = "bf16|q8")]
+    pub(crate) dense: Dense,
 
     /// Draft tokens to take from the text so far and to verify in one step; answers stay the same. 0 drafts none.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -116,6 +120,24 @@ pub fn default_context(spec: &ModelSpec, device: Device) -> usize {
     }
 }
 
+/// The form of dense weights, as the command line spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Dense {
+    /// As the checkpoint has them.
+    Bf16,
+    /// 8-bit codes.
+    Q8,
+}
+
+impl From<Dense> for DenseWeights {
+    fn from(dense: Dense) -> DenseWeights {
+        match dense {
+            Dense::Bf16 => DenseWeights::Bf16,
+            Dense::Q8 => DenseWeights::Q8,
+        }
+    }
+}
+
 impl DeviceArgs {
     /// Loads the model for these limits, and prints on standard error why `auto` chose the CPU.
     pub(crate) fn load(&self, chosen: &Chosen, limits: Limits) -> anyhow::Result<Engine> {
@@ -175,6 +197,7 @@ impl DeviceArgs {
             .with_ranks(ranks)
             .with_limits(limits)
             .with_threads(threads)
+            .with_dense(self.dense.into())
             .with_policy(policy);
         Ok((options, fallback))
     }

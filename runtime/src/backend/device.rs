@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ossmith_plan::Model;
 
-use super::cpu::{self, CpuBackend, Isa};
-use super::{Backend, Limits, MemoryBudget, Progress};
+use super::cpu::{self, CpuBackend, Executor, Isa};
+use super::{Backend, DenseWeights, Limits, MemoryBudget, Progress};
 use crate::{Checkpoint, Error, Result};
 
 /// Where a model runs.
@@ -95,6 +95,15 @@ impl Ranks {
     }
 }
 
+/// What the CPU backend alone is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CpuOptions {
+    /// Threads; all of the machine if `None`.
+    pub(crate) threads: Option<usize>,
+    /// The form of dense weights, which every other backend refuses if it is not bf16.
+    pub(crate) dense: DenseWeights,
+}
+
 /// Opens the backend of a resolved device, and returns it with the number of steps to keep in flight beyond the one that
 /// is waited for.
 pub(crate) fn open(
@@ -103,20 +112,28 @@ pub(crate) fn open(
     model: &'static Model,
     checkpoint: Arc<Checkpoint>,
     limits: Limits,
-    threads: Option<usize>,
+    CpuOptions { threads, dense }: CpuOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Box<dyn Backend>, usize)> {
+    let divided = matches!(device, Device::Cuda(_)) || ranks.count > 1;
+    if dense != DenseWeights::Bf16 && divided {
+        let problem = "dense weights in 8 bits run on the CPU and on one rank only, since the GPU's kernels read bf16: leave \
+                       the option out (--dense), or run on the CPU (--backend cpu) without --tensor-parallel-size";
+        return Err(Error::invalid_option("dense", problem.to_owned()));
+    }
     match device {
         Device::Cuda(ordinal) if ranks.count > 1 => Err(cuda_ranks(&ranks.ordinals(ordinal))),
         Device::Cuda(ordinal) => Ok((cuda(model, checkpoint, limits, ordinal, progress)?, 1)),
         // The CPU works inside `submit`: another step in flight would only delay the first one's tokens.
         Device::Cpu | Device::Auto => {
-            checkpoint.convert_all(progress)?;
+            let read = |weight| dense == DenseWeights::Bf16 || !cpu::is_dense(weight);
+            checkpoint.convert_all(&read, progress)?;
+            let isa = Isa::detect()?;
             let backend = if ranks.count > 1 {
-                let (count, isa) = (ranks.count, Isa::detect()?);
-                CpuBackend::with_ranks(model, &checkpoint, limits, isa, count, threads)?
+                CpuBackend::with_ranks(model, &checkpoint, limits, isa, ranks.count, threads)?
             } else {
-                CpuBackend::new(model, checkpoint, limits, threads)?
+                let executor = Executor::with_dense(model, checkpoint, isa, threads, dense)?;
+                CpuBackend::with_executor(executor, limits)?
             };
             Ok((Box::new(backend), 0))
         }

@@ -11,8 +11,8 @@ mod row_sampling;
 mod sliding_pages;
 mod validate;
 
+pub(crate) use device::{CpuOptions, budget_on, open};
 pub use device::{Device, MAX_RANKS, Ranks};
-pub(crate) use device::{budget_on, open};
 pub use memory_budget::MemoryBudget;
 pub(crate) use memory_budget::snapshot_count;
 pub(crate) use row_sampling::SlotState;
@@ -28,6 +28,17 @@ pub const PAGE_TOKENS: usize = 64;
 /// The most tokens of one sequence's step of which some may be taken back, as those of a draft are: the sequence then
 /// continues after the first of them at the earliest. One that appends more continues after the last.
 pub(crate) const MAX_REVISED_TOKENS: usize = PAGE_TOKENS;
+
+/// The form in which a backend keeps dense weights: the attention's projections and the unembedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DenseWeights {
+    /// bf16, as published checkpoints store them.
+    #[default]
+    Bf16,
+    /// 8-bit codes with a scale for each 32, quantised when they are loaded, or as a GGUF file stores them. On the CPU only.
+    Q8,
+}
 
 /// How much a backend must hold. It is built for these limits, or refuses with the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -207,11 +207,15 @@ impl Checkpoint {
         self.source.has_bf16_experts()
     }
 
-    /// Converts every weight that is not read as it is stored, and keeps the results: for a backend that reads the
-    /// checkpoint's memory.
-    pub(crate) fn convert_all(&self, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    /// Converts every weight that is `read` and is not read as it is stored, and keeps the results: for a backend that reads
+    /// the checkpoint's memory.
+    pub(crate) fn convert_all(
+        &self,
+        read: &dyn Fn(Weight) -> bool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
         let is_made = |&(info, layer): &(&WeightInfo, usize)| {
-            self.source.stored(info.weight, layer).is_none()
+            read(info.weight) && self.source.stored(info.weight, layer).is_none()
         };
         let all: Vec<_> = self.graph.all_weights().filter(is_made).collect();
         let total = all.iter().map(|(info, _)| info.bytes() as u64).sum();
@@ -254,6 +258,12 @@ impl Checkpoint {
             Ok(made) => Ok(LoadedTensor::Owned(made.tensor)),
             Err(problem) => Err(bad_values(weight, layer, &problem)),
         }
+    }
+
+    /// The blocks of a weight that is stored as ggml's q8_0; see [`WeightSource::q8_0`].
+    pub(crate) fn q8_0(&self, weight: Weight, layer: usize) -> Option<Vec<&[u8]>> {
+        let layer = self.layer_of(weight, layer).ok()?;
+        self.source.q8_0(weight, layer)
     }
 
     fn make(&self, weight: Weight, layer: usize) -> std::result::Result<Made, String> {

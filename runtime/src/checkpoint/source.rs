@@ -16,6 +16,11 @@ pub(super) trait WeightSource: fmt::Debug + Send + Sync {
     /// The weight's bytes in the file, if a backend can read them there; `None` if they must be made.
     fn stored(&self, weight: Weight, layer: usize) -> Option<Tensor<'_>>;
 
+    /// The blocks of a weight that is stored as ggml's q8_0 (a 16-bit scale and 32 signed bytes), in the order of its rows.
+    fn q8_0(&self, _weight: Weight, _layer: usize) -> Option<Vec<&[u8]>> {
+        None
+    }
+
     /// Makes a weight that is not [`stored`](WeightSource::stored), in `info`'s shape. All cores may be used.
     ///
     /// # Errors

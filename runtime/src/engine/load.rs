@@ -6,7 +6,7 @@ use ossmith_plan::{Model, ModelSpec, Shard, ShardError};
 
 use super::Engine;
 use super::options::{EngineOptions, Policy};
-use crate::backend::{self, MemoryBudget, snapshot_count};
+use crate::backend::{self, CpuOptions, MemoryBudget, snapshot_count};
 use crate::{Checkpoint, Error, Limits, Progress, Ranks, Result};
 
 /// Sliding-window snapshots to make room for; `None` if the model has no sliding layers.
@@ -26,7 +26,7 @@ impl Engine {
         options: EngineOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine> {
-        let EngineOptions { limits, ranks, threads, policy, .. } = options;
+        let EngineOptions { limits, ranks, threads, dense, policy, .. } = options;
         ranks.check()?;
         if limits.max_sequences == 0 || limits.max_step_tokens == 0 || limits.pages == 0 {
             let problem =
@@ -41,8 +41,9 @@ impl Engine {
         tracing::info!(%budget, "memory");
         budget.check()?;
         log_ranks(model, ranks)?;
+        let cpu = CpuOptions { threads, dense };
         let (backend, pipeline_depth) =
-            backend::open(device, ranks, model, checkpoint, limits, threads, progress)?;
+            backend::open(device, ranks, model, checkpoint, limits, cpu, progress)?;
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
         if policy.draft_tokens > 0 {
             let (most, rows) = (policy.draft_tokens, backend.max_sampled_rows());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::setters::setters;
-use crate::{Device, Limits, Ranks};
+use crate::{DenseWeights, Device, Limits, Ranks};
 
 /// How an engine is loaded. Start from the defaults and change what differs:
 ///
@@ -25,6 +25,8 @@ pub struct EngineOptions {
     pub limits: Limits,
     /// Threads of the CPU backend; `None` uses all threads of the machine.
     pub threads: Option<usize>,
+    /// The form in which dense weights are kept.
+    pub dense: DenseWeights,
     /// How requests share the engine.
     pub policy: Policy,
 }
@@ -37,6 +39,7 @@ impl Default for EngineOptions {
             ranks: Ranks::ONE,
             limits: Limits::default(),
             threads: None,
+            dense: DenseWeights::default(),
             policy: Policy::default(),
         }
     }
@@ -47,6 +50,7 @@ setters!(EngineOptions {
     with_ranks(ranks: Ranks),
     with_limits(limits: Limits),
     with_threads(threads: impl Into<Option<usize>>),
+    with_dense(dense: DenseWeights),
     with_policy(policy: Policy),
 });
 

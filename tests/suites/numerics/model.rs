@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ossmith::unstable::cpu::{CpuBackend, Executor, Isa};
-use ossmith::{Checkpoint, CheckpointOptions, Conversion};
+use ossmith::{Checkpoint, CheckpointOptions, Conversion, DenseWeights};
 use ossmith_plan::Model;
 use ossmith_tests::bounds::F32;
 use ossmith_tests::drive::{self, Feed, Rows};
@@ -58,11 +58,22 @@ impl Loaded {
 
     /// Feeds sequences to a fresh CPU backend.
     pub(crate) fn run(&self, isa: Isa, feeds: &[Feed<'_>]) -> Vec<Rows> {
-        let executor =
-            Executor::new(self.model, self.weights.clone(), isa, None).expect("executor");
+        self.run_dense(isa, DenseWeights::Bf16, feeds).0
+    }
+
+    /// The same with dense weights in a form; also what rounding them has changed.
+    pub(crate) fn run_dense(
+        &self,
+        isa: Isa,
+        dense: DenseWeights,
+        feeds: &[Feed<'_>],
+    ) -> (Vec<Rows>, Option<f64>) {
+        let executor = Executor::with_dense(self.model, self.weights.clone(), isa, None, dense);
+        let executor = executor.expect("executor");
+        let error = executor.dense_error();
         let mut backend =
             CpuBackend::with_executor(executor, drive::limits(feeds)).expect("backend");
-        drive::run(&mut backend, feeds).expect("a step within its limits")
+        (drive::run(&mut backend, feeds).expect("a step within its limits"), error)
     }
 }
 

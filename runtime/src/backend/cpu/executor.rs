@@ -15,9 +15,11 @@ use super::cache::Cache;
 use super::distinct::Distinct;
 use super::gemm::{self, Gemm};
 use super::isa::Isa;
+use super::q8::{self, DenseQ8};
 use super::values::Values;
 use super::weights::{self, Rows, Weights};
 use super::{scalar, simd};
+use crate::backend::DenseWeights;
 use crate::{Checkpoint, Error, Result};
 
 /// A model with its weights and threads, or one rank's part of it, ready to run nodes.
@@ -36,6 +38,8 @@ pub struct Executor {
     pool: rayon::ThreadPool,
     /// The unembedding's distinct rows, if many repeat.
     distinct: Option<Distinct>,
+    /// The dense matrices, if they are kept in 8 bits.
+    q8: Option<DenseQ8>,
 }
 
 impl Executor {
@@ -50,7 +54,21 @@ impl Executor {
         isa: Isa,
         threads: Option<usize>,
     ) -> Result<Executor> {
-        Executor::of_rank(model, Shard::WHOLE, weights, isa, threads, None)
+        Executor::with_dense(model, weights, isa, threads, DenseWeights::Bf16)
+    }
+
+    /// The same, with dense matrices in another form than the checkpoint's.
+    ///
+    /// # Errors
+    /// As [`Executor::new`]; [`Error::Weight`] for a value that is not finite where it must be quantised.
+    pub fn with_dense(
+        model: &'static Model,
+        weights: Arc<Checkpoint>,
+        isa: Isa,
+        threads: Option<usize>,
+        dense: DenseWeights,
+    ) -> Result<Executor> {
+        Executor::of_rank(model, Shard::WHOLE, weights, isa, threads, None, dense)
     }
 
     /// The same for one rank of a whole model, which reads its parts of the weights and adds by `sums`.
@@ -61,6 +79,7 @@ impl Executor {
         isa: Isa,
         threads: Option<usize>,
         sums: Option<Arc<dyn RankSums>>,
+        dense: DenseWeights,
     ) -> Result<Executor> {
         let refused = |why: ShardError| Error::invalid_option("ranks", why.to_string());
         let local = shard.local(&whole.spec).map_err(refused)?;
@@ -81,13 +100,20 @@ impl Executor {
             })
             .build()
             .map_err(|error| Error::device("start CPU threads", error))?;
-        weights::check(whole, &weights)?;
-        let stored = Weights { model: whole, local: &local, source: &weights, layer: 0 };
-        let distinct = match stored.matrix(Weight::Unembedding)?[..] {
-            [Rows::Bf16(rows)] => Distinct::new(&rows),
-            _ => None,
+        let q8 = match dense {
+            DenseWeights::Bf16 => None,
+            DenseWeights::Q8 => Some(pool.install(|| DenseQ8::new(whole, &weights, isa))?),
         };
-        Ok(Executor { model, whole, spec, local, sums, weights, isa, pool, distinct })
+        weights::check(whole, &weights, |weight| q8.is_some() && q8::is_dense(weight))?;
+        let stored = Weights { model: whole, local: &local, source: &weights, layer: 0 };
+        let distinct = match q8 {
+            Some(_) => None,
+            None => match stored.matrix(Weight::Unembedding)?[..] {
+                [Rows::Bf16(rows)] => Distinct::new(&rows),
+                _ => None,
+            },
+        };
+        Ok(Executor { model, whole, spec, local, sums, weights, isa, pool, distinct, q8 })
     }
 
     /// The model as its graph computes it: whole, or a rank's part.
@@ -105,6 +131,13 @@ impl Executor {
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// By how much dense matrices were changed when they were quantised, as the root mean square of the change over that of
+    /// the values; `None` if they are as they were stored.
+    #[must_use]
+    pub fn dense_error(&self) -> Option<f64> {
+        self.q8.as_ref().map(DenseQ8::relative_error)
     }
 
     /// Threads in use.
@@ -213,11 +246,27 @@ impl Executor {
         let output = output_of(node)?;
         let width = values.row_elements(output);
         let pairs: Vec<(u32, u32)> = (0..values.rows() as u32).map(|row| (row, row)).collect();
-        if let (Weight::Unembedding, Some(distinct)) = (matrix_of(node)?, &self.distinct) {
-            return self.linear_distinct(node, distinct, pairs, values);
+        let weight = matrix_of(node)?;
+        if let Some(q8) = &self.q8
+            && let Some(matrix) = q8.matrix(weight, weights.layer)
+        {
+            let rows = Rows::Q8(matrix.rows().ok_or_else(|| malformed(node))?);
+            if let (Weight::Unembedding, Some(distinct)) = (weight, &q8.distinct) {
+                return self.linear_distinct(node, distinct, rows, pairs, values);
+            }
+            let bias = match node.weights.get(1) {
+                Some(&bias) => weights.vector(bias, 0, rows.rows())?,
+                None => Vec::new(),
+            };
+            let gemms = [Gemm { weights: rows, bias, column: 0, pairs }];
+            return self.gemm(node, &gemms, width, values);
+        }
+        if let (Weight::Unembedding, Some(distinct)) = (weight, &self.distinct) {
+            let rows = Rows::Bf16(distinct.rows().ok_or_else(|| malformed(node))?);
+            return self.linear_distinct(node, distinct, rows, pairs, values);
         }
         let (mut gemms, mut column) = (Vec::new(), 0);
-        for part in weights.matrix(matrix_of(node)?)? {
+        for part in weights.matrix(weight)? {
             let bias = match node.weights.get(1) {
                 Some(&bias) => weights.vector(bias, column, part.rows())?,
                 None => Vec::new(),
@@ -233,14 +282,14 @@ impl Executor {
         &self,
         node: &Node,
         distinct: &Distinct,
+        matrix: Rows<'_>,
         pairs: Vec<(u32, u32)>,
         values: &mut Values,
     ) -> Result<()> {
         let output = output_of(node)?;
         let width = values.row_elements(output);
-        let matrix = distinct.rows().ok_or_else(|| malformed(node))?;
         let count = matrix.rows();
-        let gemms = [Gemm { weights: Rows::Bf16(matrix), bias: Vec::new(), column: 0, pairs }];
+        let gemms = [Gemm { weights: matrix, bias: Vec::new(), column: 0, pairs }];
         let mut out = values.take_f32(output);
         let mut scratch = std::mem::take(&mut values.scratch);
         let mut results = std::mem::take(&mut scratch.distinct);

@@ -90,6 +90,7 @@ fn chunk_rows(gemm: &Gemm<'_>) -> usize {
     let row_bytes = match gemm.weights {
         Rows::Bf16(_) => 2 * gemm.weights.k(),
         Rows::Mxfp4(_) => gemm.weights.k() * 17 / 32,
+        Rows::Q8(_) => gemm.weights.k() * 34 / 32,
     };
     let shared = rows.div_ceil(4 * rayon::current_num_threads());
     let cached = CHUNK_BYTES / row_bytes;

@@ -13,6 +13,7 @@ mod executor;
 mod floats;
 mod gemm;
 mod isa;
+mod q8;
 mod rank_sums;
 mod ranks;
 mod runner;
@@ -36,6 +37,7 @@ pub use cache::{Cache, memory_budget};
 pub use executor::Executor;
 use executor::RankSums;
 pub use isa::{Isa, OVERRIDE};
+pub(super) use q8::is_dense;
 use rank_sums::SharedSums;
 use ranks::RankThreads;
 use runner::Runner;
@@ -44,8 +46,8 @@ pub(super) use scalar::rms_norm;
 pub use values::Values;
 
 use crate::backend::{
-    Backend, Input, LayerActivations, Limits, LogitRows, RowSampling, SlotState, Step, StepOutput,
-    validate,
+    Backend, DenseWeights, Input, LayerActivations, Limits, LogitRows, RowSampling, SlotState,
+    Step, StepOutput, validate,
 };
 use crate::sampling::{self, TokenHistory, TokenLogprobs};
 use crate::{Checkpoint, Error, Result};
@@ -123,7 +125,8 @@ fn rank_executors(
     let each = (threads.unwrap_or_else(all) / ranks.max(1)).max(1);
     let executor = |shard: Shard| {
         let (weights, sums) = (weights.clone(), Some(sums.clone()));
-        Executor::of_rank(model, shard, weights, isa, Some(each), sums).map(Arc::new)
+        let dense = DenseWeights::Bf16;
+        Executor::of_rank(model, shard, weights, isa, Some(each), sums, dense).map(Arc::new)
     };
     Shard::all(ranks).map(executor).collect()
 }
@@ -326,7 +329,12 @@ impl Backend for CpuBackend {
     fn describe(&self) -> String {
         let (isa, threads) = (self.executor.isa().name(), self.executor.threads());
         match self.ranks {
-            1 => format!("cpu ({isa}, {threads} threads)"),
+            1 => match self.executor.dense_error() {
+                None => format!("cpu ({isa}, {threads} threads)"),
+                Some(error) => format!(
+                    "cpu ({isa}, {threads} threads, dense weights in 8 bits: relative error {error:.5})"
+                ),
+            },
             ranks => format!("cpu ({isa}, {ranks} ranks of {threads} threads)"),
         }
     }

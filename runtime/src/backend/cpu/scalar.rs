@@ -5,7 +5,7 @@
 use super::cache::TILE;
 use super::floats::Floats;
 use super::view::AttentionView;
-use super::weights::{BLOCK, Bf16Rows, Mxfp4Rows, Rows, bf16};
+use super::weights::{BLOCK, Bf16Rows, Mxfp4Rows, Q8Rows, Rows, bf16, finite_f16};
 
 /// The sixteen E2M1 codes: sign, two bits of exponent, one of mantissa.
 pub(super) const E2M1: [f32; 16] =
@@ -29,6 +29,7 @@ pub(super) fn dot(weights: &Rows<'_>, row: usize, x: &[f32]) -> f32 {
     match weights {
         Rows::Bf16(rows) => bf16_dot(rows, row, x),
         Rows::Mxfp4(rows) => mxfp4_dot(rows, row, x),
+        Rows::Q8(rows) => q8_dot(rows, row, x),
     }
 }
 
@@ -48,6 +49,18 @@ fn mxfp4_dot(rows: &Mxfp4Rows<'_>, row: usize, x: &[f32]) -> f32 {
         for (byte, x) in codes.iter().zip(x.chunks_exact(2)) {
             sum += E2M1[usize::from(byte & 15)] * scale * x[0];
             sum += E2M1[usize::from(byte >> 4)] * scale * x[1];
+        }
+    }
+    sum
+}
+
+fn q8_dot(rows: &Q8Rows<'_>, row: usize, x: &[f32]) -> f32 {
+    let blocks = rows.codes(row).chunks_exact(BLOCK).zip(rows.scales(row).chunks_exact(2));
+    let mut sum = 0.0;
+    for ((codes, scale), x) in blocks.zip(x.chunks_exact(BLOCK)) {
+        let scale = finite_f16(scale[0], scale[1]);
+        for (&code, x) in codes.iter().zip(x) {
+            sum += f32::from(code as i8) * scale * x;
         }
     }
     sum

@@ -125,6 +125,46 @@ fn columns(k: usize, range: &Range<usize>) -> Option<usize> {
     (whole && range.len().is_multiple_of(BLOCK)).then_some(range.len())
 }
 
+/// Whole rows of 8-bit codes, `[rows, k]`, with a 16-bit float as the scale of each 32. The codes of a row are in the order in
+/// which the kernels of one instruction set read them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Q8Rows<'a> {
+    codes: &'a [u8],
+    scales: &'a [u8],
+    k: usize,
+}
+
+impl<'a> Q8Rows<'a> {
+    /// Rows of `k` elements; `None` if codes and scales are not the same whole rows.
+    pub(super) fn new(codes: &'a [u8], scales: &'a [u8], k: usize) -> Option<Self> {
+        let whole = k > 0
+            && k.is_multiple_of(BLOCK)
+            && codes.len().is_multiple_of(k)
+            && scales.len() == codes.len() / BLOCK * 2;
+        whole.then_some(Q8Rows { codes, scales, k })
+    }
+
+    /// Elements of a row, over which a GEMM sums.
+    pub(super) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Number of rows.
+    pub(super) fn rows(&self) -> usize {
+        self.codes.len() / self.k
+    }
+
+    /// Codes of one row, a signed byte per element.
+    pub(super) fn codes(&self, row: usize) -> &'a [u8] {
+        &self.codes[self.k * row..self.k * (row + 1)]
+    }
+
+    /// Scales of one row, two bytes per block.
+    pub(super) fn scales(&self, row: usize) -> &'a [u8] {
+        &self.scales[self.k / BLOCK * 2 * row..self.k / BLOCK * 2 * (row + 1)]
+    }
+}
+
 /// Rows of a matrix in the form in which they are stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rows<'a> {
@@ -132,6 +172,8 @@ pub(super) enum Rows<'a> {
     Bf16(Bf16Rows<'a>),
     /// MXFP4.
     Mxfp4(Mxfp4Rows<'a>),
+    /// 8 bits.
+    Q8(Q8Rows<'a>),
 }
 
 impl Rows<'_> {
@@ -140,6 +182,7 @@ impl Rows<'_> {
         match self {
             Rows::Bf16(rows) => rows.k(),
             Rows::Mxfp4(rows) => rows.k(),
+            Rows::Q8(rows) => rows.k(),
         }
     }
 
@@ -148,6 +191,7 @@ impl Rows<'_> {
         match self {
             Rows::Bf16(rows) => rows.rows(),
             Rows::Mxfp4(rows) => rows.rows(),
+            Rows::Q8(rows) => rows.rows(),
         }
     }
 }
@@ -158,6 +202,8 @@ impl<'a> Rows<'a> {
         match self {
             Rows::Bf16(all) => all.part(rows, k).map(Rows::Bf16),
             Rows::Mxfp4(all) => all.part(rows, k).map(Rows::Mxfp4),
+            // Ranks do not divide them.
+            Rows::Q8(_) => None,
         }
     }
 }
@@ -318,10 +364,14 @@ impl<'a> Experts<'a> {
     }
 }
 
-/// Reads every tensor once and checks its size, so that no step fails for it (and synthetic weights are generated before
+/// Reads every tensor that is not `passed` once and checks its size, so that no step fails for it (and synthetic weights are generated before
 /// the first step).
-pub(super) fn check(model: &'static Model, source: &Checkpoint) -> Result<()> {
-    for (info, layer) in model.graph.all_weights() {
+pub(super) fn check(
+    model: &'static Model,
+    source: &Checkpoint,
+    passed: impl Fn(Weight) -> bool,
+) -> Result<()> {
+    for (info, layer) in model.graph.all_weights().filter(|(info, _)| !passed(info.weight)) {
         let fits = match source.tensor(info.weight, layer)? {
             Tensor::Bf16 { parts } => {
                 parts.iter().map(|part| part.len()).sum::<usize>()
@@ -336,6 +386,15 @@ pub(super) fn check(model: &'static Model, source: &Checkpoint) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A finite 16-bit float from its little-endian bytes: its bits, moved to where f32 has them, are too small by the difference
+/// of the exponents' biases.
+#[inline(always)]
+pub(super) fn finite_f16(low: u8, high: u8) -> f32 {
+    let bits = u32::from(u16::from_le_bytes([low, high]));
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 127 - 15) << 23);
+    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
 /// One bf16 value from its little-endian bytes.

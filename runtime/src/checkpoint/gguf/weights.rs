@@ -87,6 +87,12 @@ impl WeightSource for GgufWeights {
         Some(Tensor::Bf16 { parts: pieces.iter().map(|piece| self.bytes(piece)).collect() })
     }
 
+    fn q8_0(&self, weight: Weight, layer: usize) -> Option<Vec<&[u8]>> {
+        let pieces = self.pieces(weight, layer);
+        let all = pieces.iter().all(|piece| piece.coding == Coding::Q8_0);
+        all.then(|| pieces.iter().map(|piece| self.bytes(piece)).collect())
+    }
+
     fn make(&self, info: &WeightInfo, layer: usize) -> std::result::Result<Made, String> {
         let pieces = self.pieces(info.weight, layer);
         let from = pieces.first().map_or("", |piece| piece.block.name);

@@ -78,6 +78,17 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn q8_pair(at: *const u8, scale: f32) -> (Self, Self) {
+        let scale = _mm256_set1_ps(scale);
+        let even = _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()));
+        let odd = _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.add(8).cast()));
+        (
+            _mm256_mul_ps(_mm256_cvtepi32_ps(even), scale),
+            _mm256_mul_ps(_mm256_cvtepi32_ps(odd), scale),
+        )
+    }
+
+    #[inline(always)]
     unsafe fn mxfp4_pair(at: *const u8, scale: f32) -> (Self, Self) {
         let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()));
         let table = _mm256_mul_ps(_mm256_loadu_ps(E2M1.as_ptr()), _mm256_set1_ps(scale));

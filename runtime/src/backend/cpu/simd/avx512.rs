@@ -76,6 +76,17 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn q8_pair(at: *const u8, scale: f32) -> (Self, Self) {
+        let scale = _mm512_set1_ps(scale);
+        let even = _mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()));
+        let odd = _mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast()));
+        (
+            _mm512_mul_ps(_mm512_cvtepi32_ps(even), scale),
+            _mm512_mul_ps(_mm512_cvtepi32_ps(odd), scale),
+        )
+    }
+
+    #[inline(always)]
     unsafe fn mxfp4_pair(at: *const u8, scale: f32) -> (Self, Self) {
         let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
         let table = _mm512_mul_ps(_mm512_loadu_ps(E2M1.as_ptr()), _mm512_set1_ps(scale));

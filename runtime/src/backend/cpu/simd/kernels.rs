@@ -5,14 +5,14 @@
 //! `LANES`-th pair of elements over k, and the lanes are added at the end.
 //!
 //! Safety, for the whole file: the entry points enable the instruction set. Pointers come from slices whose lengths are
-//! asserted where they are taken, or from [`Bf16Rows`] and [`Mxfp4Rows`], which hold rows of `k` elements.
+//! asserted where they are taken, or from [`Bf16Rows`], [`Mxfp4Rows`] and [`Q8Rows`], which hold rows of `k` elements.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use std::ops::Range;
 
 use super::super::floats::LINE_BYTES;
 use super::super::scalar::E8M0;
-use super::super::weights::{BLOCK, Bf16Rows, Mxfp4Rows};
+use super::super::weights::{BLOCK, Bf16Rows, Mxfp4Rows, Q8Rows, finite_f16};
 use super::vector::Vector;
 
 /// Weight rows that are read a pair of registers at a time.
@@ -79,6 +79,33 @@ impl Packed for Mxfp4Rows<'_> {
 
     fn k(&self) -> usize {
         Mxfp4Rows::k(self)
+    }
+}
+
+impl Packed for Q8Rows<'_> {
+    type Row = (*const u8, *const u8);
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> Self::Row {
+        (self.codes(row).as_ptr(), self.scales(row).as_ptr())
+    }
+
+    #[inline(always)]
+    unsafe fn pair<V: Vector>((codes, scales): Self::Row, step: usize) -> (V, V) {
+        let scale = scales.add(2 * (2 * V::LANES * step / BLOCK));
+        V::q8_pair(codes.add(2 * V::LANES * step), finite_f16(*scale, *scale.add(1)))
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<V: Vector>(&self, (codes, _): Self::Row, step: usize, rows: usize) {
+        let at = 2 * V::LANES * step;
+        if at.is_multiple_of(LINE_BYTES) {
+            V::prefetch(codes.wrapping_add(at + rows * self.k()));
+        }
+    }
+
+    fn k(&self) -> usize {
+        Q8Rows::k(self)
     }
 }
 

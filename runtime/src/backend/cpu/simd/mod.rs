@@ -34,6 +34,17 @@ pub(super) fn pack(isa: Isa, x: &[f32], packed: &mut [f32]) {
     }
 }
 
+/// How many elements [`pack`] reorders together: the even ones of each so many come first. 1 where the order is natural.
+pub(super) fn pair_elements(isa: Isa) -> usize {
+    match isa.kind() {
+        Kind::Scalar => 1,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => 16,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => 32,
+    }
+}
+
 /// `out[t][i] = weights[rows.start + i] · xs[t]`, with packed `xs`; `out` is `[xs, rows]`.
 pub(super) fn gemm(
     isa: Isa,
@@ -122,6 +133,10 @@ mod entry {
                         },
                         // SAFETY: this function enables what the vector needs.
                         Rows::Mxfp4(weights) => unsafe {
+                            kernels::gemm::<$vector, _>(weights, rows, xs, out);
+                        },
+                        // SAFETY: this function enables what the vector needs.
+                        Rows::Q8(weights) => unsafe {
                             kernels::gemm::<$vector, _>(weights, rows, xs, out);
                         },
                     }

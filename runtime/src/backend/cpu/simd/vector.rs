@@ -37,4 +37,6 @@ pub(super) trait Vector: Copy {
     unsafe fn bf16_pair(at: *const u8) -> (Self, Self);
     /// `2 * LANES` MXFP4 elements from `LANES` bytes of codes: the even elements, then the odd ones.
     unsafe fn mxfp4_pair(at: *const u8, scale: f32) -> (Self, Self);
+    /// `2 * LANES` signed bytes, of which the even elements come first, times their scale.
+    unsafe fn q8_pair(at: *const u8, scale: f32) -> (Self, Self);
 }

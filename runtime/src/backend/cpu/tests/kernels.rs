@@ -4,8 +4,9 @@ use ossmith_scalar::{bf16_to_f32, f32_to_bf16, mix_word, mxfp4_value};
 
 use super::super::cache::TILE;
 use super::super::floats::Floats;
+use super::super::q8::Q8Matrix;
 use super::super::view::AttentionView;
-use super::super::weights::{Bf16Rows, Mxfp4Rows, Rows};
+use super::super::weights::{Bf16Rows, Mxfp4Rows, Rows, finite_f16};
 use super::super::{scalar, simd};
 use super::*;
 
@@ -183,5 +184,48 @@ fn the_router_takes_the_lowest_of_equals_and_weighs_only_the_chosen() {
     let total = 2.0 + (-1.5_f32).exp();
     for (weight, wanted) in weights.iter().zip([1.0, 1.0, (-1.5_f32).exp()]) {
         assert!((weight - wanted / total).abs() < 1e-6, "{weights:?}");
+    }
+}
+
+#[test]
+fn eight_bit_gemms_match_f64_and_do_not_depend_on_their_neighbours() {
+    for (k, rows) in [(32, 1), (64, 3), (96, 8), (160, 13), (2880, 9)] {
+        let bytes: Vec<u8> = noise(k * rows, 1)
+            .iter()
+            .flat_map(|&w| (f32_to_bf16(w) as u16).to_le_bytes())
+            .collect();
+        let stored = Bf16Rows::new(&bytes, k).expect("whole rows");
+        let xs: Vec<Vec<f32>> = (0..9).map(|t| noise(k, 2 + t)).collect();
+        let natural = Q8Matrix::quantised(&stored, Isa::SCALAR);
+        let natural = natural.rows().expect("whole rows");
+        let value = |row: usize, i: usize| {
+            let scale = &natural.scales(row)[i / 32 * 2..][..2];
+            let scale = half::f16::from_le_bytes([scale[0], scale[1]]);
+            f64::from(natural.codes(row)[i] as i8) * scale.to_f64()
+        };
+        let dot = |x: &[f32], row| {
+            x.iter().enumerate().map(|(i, &x)| value(row, i) * f64::from(x)).sum::<f64>() as f32
+        };
+        let oracle: Vec<f32> =
+            xs.iter().flat_map(|x| (0..rows).map(move |row| dot(x, row))).collect();
+        for isa in Isa::available() {
+            let matrix = Q8Matrix::quantised(&stored, isa);
+            let weights = Rows::Q8(matrix.rows().expect("whole rows"));
+            let all = gemm(isa, &weights, &xs);
+            let apart = distance(&all, &oracle);
+            assert!(apart < 2e-6, "{} k {k} rows {rows}: {apart:e}", isa.name());
+            for count in 1..9 {
+                let some = gemm(isa, &weights, &xs[..count]);
+                assert_eq!(bits(&some), bits(&all[..count * rows]), "{} {count}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bit_scales_are_decoded_exactly() {
+    for bits in (0..=u16::MAX).map(half::f16::from_bits).filter(|f| f.is_finite()) {
+        let [low, high] = bits.to_le_bytes();
+        assert_eq!(finite_f16(low, high).to_bits(), bits.to_f32().to_bits());
     }
 }

@@ -13,7 +13,7 @@ use ossmith_plan::{Layer, Model, ModelSpec, Rope, Shard};
 
 use super::{CpuBackend, Executor, Isa};
 use crate::Checkpoint;
-use crate::backend::{Backend, Input, Limits, LogitRows, Sequence, Step, StepOutput};
+use crate::backend::{Backend, DenseWeights, Input, Limits, LogitRows, Sequence, Step, StepOutput};
 use crate::sampling::SamplerConfig;
 
 /// Odd on purpose: widths that are not a multiple of whole vectors, three query heads per key head, five experts, and a

@@ -138,3 +138,34 @@ fn each_layers_activations_are_captured() {
         }
     }
 }
+
+#[test]
+fn dense_weights_in_8_bits_are_near_and_have_the_same_bits_in_any_chunks() {
+    let (model, pages) = (model(WIDE), [0, 1, 2, 3]);
+    let tokens = tokens(70, 3);
+    for isa in Isa::available() {
+        let run = |dense: DenseWeights, chunk: usize| {
+            let weights = Arc::new(Checkpoint::synthetic(model, 5));
+            let executor = Executor::with_dense(model, weights, isa, Some(2), dense).expect("good");
+            let error = executor.dense_error();
+            let mut backend = CpuBackend::with_executor(executor, LIMITS).expect("a small cache");
+            let mut logits = Vec::new();
+            for (index, part) in tokens.chunks(chunk).enumerate() {
+                let sequence = appending(0, index * chunk, part, &pages);
+                logits.extend(step(&mut backend, &[sequence]).logits.remove(0));
+            }
+            (logits, error)
+        };
+        let (exact, none) = run(DenseWeights::Bf16, 70);
+        let (whole, error) = run(DenseWeights::Q8, 70);
+        assert_eq!(none, None);
+        let error = error.expect("quantised");
+        assert!((1e-3..0.01).contains(&error), "{}: {error}", isa.name());
+        let apart = distance(&whole, &exact);
+        assert!((1e-4..0.1).contains(&apart), "{}: {apart}", isa.name());
+        for chunk in [1, 9] {
+            let (chunked, _) = run(DenseWeights::Q8, chunk);
+            assert_eq!(bits(&chunked), bits(&whole), "{} in chunks of {chunk}", isa.name());
+        }
+    }
+}
