@@ -188,6 +188,8 @@ fn check_sealed(item: &Value, sealer: TenantSealer<'_>, name: &str) -> Result<()
 
 /// What a model reads in place of the conversation that was compacted.
 const SUMMARY_OF: &str = "The conversation before was replaced by this summary of it:\n\n";
+/// The same where no summary was written.
+const NO_SUMMARY: &str = "The conversation before was left out, and there is no summary of it.";
 
 /// Items as harmony reads them.
 pub(crate) fn parse(
@@ -229,7 +231,10 @@ fn shown(
         }),
         Some("compaction" | "compaction_summary") => {
             let text = opened.transpose()?.unwrap_or_default();
-            let content = format!("{SUMMARY_OF}{text}");
+            let content = match text.trim().is_empty() {
+                true => NO_SUMMARY.to_owned(),
+                false => format!("{SUMMARY_OF}{text}"),
+            };
             Some(vec![json!({"type": "message", "role": "developer", "content": content})])
         }
         Some(kind) if hosted::is_result(kind) && item["output"].is_array() => {

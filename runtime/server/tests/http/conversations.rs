@@ -232,6 +232,29 @@ async fn a_compacted_conversation_can_be_continued() {
     let odd = json!({"input": [{"role": "user", "content": "x"}, {"type": "compaction", "encrypted_content": "x"}]});
     let (status, answer) = site.post("/v1/responses", &odd).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_encrypted_content")));
-    let silent = Site::writing("<|channel|>analysis<|message|>Hm.<|end|>");
-    assert_eq!(silent.post("/v1/responses/compact", &body).await.0, 500);
+}
+
+#[tokio::test]
+async fn a_conversation_without_a_summary_is_continued_without_one() {
+    let (sender, prompts) = std::sync::mpsc::channel();
+    let turn = tokens("<|channel|>analysis<|message|>Hm.<|end|>");
+    let site = Site::with(config(), move |request| {
+        sender.send(ossmith_harmony::decode(&request.engine_request.prompt).unwrap()).unwrap();
+        Script { tokens: turn.clone(), ..Script::default() }
+    });
+    let input = json!([
+        {"role": "user", "content": "Plant it."},
+        {"role": "assistant", "content": "Done."},
+    ]);
+    let (status, compacted) = site.post("/v1/responses/compact", &json!({"input": input})).await;
+    assert_eq!(status, 200, "{compacted}");
+    prompts.try_recv().unwrap();
+    let output = compacted["output"].as_array().unwrap();
+    let kinds: Vec<&str> = output.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["message", "compaction"]);
+    let (status, answer) = site.post("/v1/responses", &json!({"input": output})).await;
+    assert_eq!(status, 200, "{answer}");
+    let prompt = prompts.try_recv().unwrap();
+    assert!(prompt.contains("Plant it.") && prompt.contains("there is no summary of it."));
+    assert!(!prompt.contains("Done.") && !prompt.contains("replaced by this summary"), "{prompt}");
 }
