@@ -22,11 +22,14 @@ pub(super) struct Rounds {
     tenant: Tenant,
     arrival: Instant,
     sessions: ToolSessions,
+    /// Calls so far, with those whose arguments no server gets to see.
+    calls: usize,
 }
 
 impl Rounds {
     pub(super) fn new(app: &Arc<AppState>, tenant: Tenant, arrival: Instant) -> Rounds {
-        Rounds { app: Arc::clone(app), tenant, arrival, sessions: app.tool_servers.sessions() }
+        let sessions = app.tool_servers.sessions();
+        Rounds { app: Arc::clone(app), tenant, arrival, sessions, calls: 0 }
     }
 
     /// Runs all rounds. `publish` is called wherever the writer may have something new.
@@ -57,7 +60,7 @@ impl Rounds {
                 writer.end_call(call, outcome);
                 publish(writer);
             }
-            let more_calls = self.sessions.calls() < writer.request.max_tool_calls;
+            let more_calls = self.calls < writer.request.max_tool_calls;
             let Some(turn) = writer.next_round(&results, more_calls) else {
                 publish(writer);
                 return;
@@ -80,11 +83,12 @@ impl Rounds {
         let Some(host) = &call.target.host else {
             return ToolOutcome::failure("no server runs this tool");
         };
-        if self.sessions.calls() >= max_calls {
+        if self.calls >= max_calls {
             return ToolOutcome::failure(format!(
                 "no more than {max_calls} calls of tools may be made for one answer; answer with what is known"
             ));
         }
+        self.calls += 1;
         match host.arguments(&call.text) {
             Ok(arguments) => self.call(host, arguments).await,
             Err(why) => ToolOutcome::failure(why),

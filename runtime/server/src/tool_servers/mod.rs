@@ -190,7 +190,7 @@ impl ToolServers {
     /// Sessions for one answer.
     pub(crate) fn sessions(&self) -> ToolSessions {
         let places = Arc::clone(&self.places);
-        ToolSessions { limits: self.limits, open: HashMap::new(), calls: 0, places, place: None }
+        ToolSessions { limits: self.limits, open: HashMap::new(), places, place: None }
     }
 }
 
@@ -262,7 +262,6 @@ impl ToolOutcome {
 pub(crate) struct ToolSessions {
     limits: ToolLimits,
     open: HashMap<String, mcp::Session>,
-    calls: usize,
     places: Arc<Semaphore>,
     /// Held from the first call on.
     place: Option<OwnedSemaphorePermit>,
@@ -276,7 +275,6 @@ impl ToolSessions {
         tool: &str,
         arguments: Map<String, Value>,
     ) -> ToolOutcome {
-        self.calls += 1;
         let limits = self.limits;
         let outcome = tokio::time::timeout(limits.time, async {
             if self.place.is_none() {
@@ -304,11 +302,6 @@ impl ToolSessions {
                 ToolOutcome::failure(shortened(why, limits.result_bytes))
             }
         }
-    }
-
-    /// Calls that were made.
-    pub(crate) fn calls(&self) -> usize {
-        self.calls
     }
 }
 

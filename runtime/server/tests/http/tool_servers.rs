@@ -359,6 +359,11 @@ async fn a_tool_that_fails_hangs_or_floods_is_bounded_and_reported() {
         assert_eq!(outputs[..3], ["completed", "completed", "failed"], "{answer}");
         assert!(prompts.lock().unwrap()[3].contains("no more than 2 calls of tools"));
     }
+    // Calls that no server gets to see count as well.
+    let turns = vec![call("web.echo", "[]"); 6];
+    let (site, prompts) = scripted(with(web(&served), ToolLimits { calls: 2, ..limits }), &turns);
+    respond(&site, &asked).await;
+    assert!(prompts.lock().unwrap()[3].contains("no more than 2 calls of tools"));
 }
 
 #[tokio::test]
