@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::line::{BatchLine, Names, unrun_line};
 use super::runner::{BatchCounts, Running, content_of};
+use crate::clock;
 use crate::error::{ApiError, Result};
 use crate::files::{Files, NewFile};
 use crate::ids::unix_seconds;
@@ -156,7 +157,7 @@ impl Job {
         };
         let mut running = Running::new(Arc::clone(&self.app), self.tenant, LINES_AT_A_TIME);
         let mut lines = BufReader::new(File::open(&self.input).map_err(unreadable)?).lines();
-        let (mut names, mut ended, mut reported) = (Names::default(), false, Instant::now());
+        let (mut names, mut ended, mut reported) = (Names::default(), false, clock::now());
         let mut ticks = tokio::time::interval(REPORT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -187,10 +188,10 @@ impl Job {
                 }
                 Some(None) => {}
             }
-            if reported.elapsed() < REPORT {
+            if clock::since(reported) < REPORT {
                 continue;
             }
-            reported = Instant::now();
+            reported = clock::now();
             let Some(cut) = self.report(*counts) else { continue };
             let (code, why) = match cut {
                 Cut::Cancelled => {

@@ -1,7 +1,6 @@
 //! `POST /generate`, SGLang's own route, as MLPerf's reference client and others speak it: text or token ids in, text and token ids out.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -11,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::text::Text;
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState, ResponseWriter};
 use crate::backend::GenerationRequest;
+use crate::clock;
 use crate::error::Result;
 use crate::extract::RequestBody;
 use crate::fields::{Fields, describe, token_ids};
@@ -41,7 +41,7 @@ pub(crate) async fn handle(
     Extension(tenant): Extension<Tenant>,
     body: RequestBody,
 ) -> Result<Response> {
-    let arrival = Instant::now();
+    let arrival = clock::now();
     let read = move |app: &AppState, body: &_| NativeRequest::read(app, &id, body);
     let NativeRequest { prompts, generations, n, format, options } = body.read(&app, read).await?;
     let request = |index: usize| {

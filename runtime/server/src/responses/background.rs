@@ -1,7 +1,7 @@
 //! Responses in the background: they run without a connection, and clients can follow their events.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,6 +12,7 @@ use super::object::Status;
 use super::rounds::Rounds;
 use super::writer::ItemWriter;
 use crate::alive::{Alive, keep_alive};
+use crate::clock;
 use crate::error::{ApiError, Result};
 use crate::generation::Generation;
 use crate::sse;
@@ -91,8 +92,8 @@ pub(super) fn state(app: &AppState, tenant: Tenant, id: &str, entry: &Entry) -> 
 pub(super) async fn cancel_elsewhere(app: &AppState, tenant: Tenant, id: &str) -> Result<String> {
     let store = app.store.of(tenant);
     store.request_cancel(id)?;
-    let begin = Instant::now();
-    while begin.elapsed() < CANCEL_TIME {
+    let begin = clock::now();
+    while clock::since(begin) < CANCEL_TIME {
         tokio::time::sleep(CANCEL_INTERVAL).await;
         let entry = store.get(id)?.ok_or_else(|| super::missing(id))?;
         if !entry.is_elsewhere() || !store.is_alive(id)? {
