@@ -241,19 +241,16 @@ impl TenantStore<'_> {
         input: &[Value],
         context: &[Value],
     ) -> Result<()> {
-        let (response, context) = (response.to_string().into(), text_of(context));
-        let entry = Entry { content: Content::Done { response, context }, input: text_of(input) };
+        let text: JsonText = response.to_string().into();
+        let content = Content::Done { response: text, context: text_of(context) };
+        let entry = Entry { content, input: text_of(input) };
         #[cfg(feature = "redis")]
         if let Some(SharedStore(redis)) = &self.store.shared {
             // What came before the input was indexed with the response that it belongs to.
-            let own = values_of(&entry.input);
-            let response: Value = serde_json::from_str(&entry.response()).unwrap_or_default();
+            let own = if input.is_empty() { context } else { input };
             let output = response["output"].as_array().into_iter().flatten();
             let ids = own.iter().chain(output).filter_map(|item| item["id"].as_str());
-            let mut ids: Vec<String> = ids.map(str::to_owned).collect();
-            if input.is_empty() {
-                ids.extend(item_ids(&entry));
-            }
+            let ids: Vec<String> = ids.map(str::to_owned).collect();
             return redis.put(self.store.limits, self.tenant, id, &entry, &ids);
         }
         self.store.memory.put(self.tenant, id, entry);
