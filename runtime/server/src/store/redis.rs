@@ -30,9 +30,10 @@ const SALT: &str = "ossmith:salt";
 const MAX_TRIES: usize = 100;
 
 /// Stores an entry, unless another version is there than the expected one, and drops a tenant's oldest entries until it is within
-/// its bounds. Keys: the entry, those in use by time, their sizes, all bytes. Arguments: the tenant's prefix, the id, response, input,
-/// context, whether there is one, the expected version or nothing, now in microseconds, lifetime in seconds, most entries, most bytes, ids of new items.
-/// Returns 1, or 0 if the version is another, or -1 if the entry that was to be changed is gone.
+/// its bounds. Keys: the entry, those in use by time, their sizes, all bytes. Arguments: the tenant's prefix, the id, response,
+/// input, context, whether there is one, the expected version or nothing, now in microseconds, lifetime in seconds, most
+/// entries, most bytes, ids of new items. Returns 1, or 0 if the version is another, or -1 if the entry that was to be
+/// changed is gone.
 static PUT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -71,7 +72,8 @@ static PUT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Reads an entry, which is used now. Keys: the entry, those in use by time. Arguments: the id, now, lifetime.
+/// Reads an entry, which is used now: what is known of the tenant's sizes lasts longer than any entry. Keys: as those of a store.
+/// Arguments: the id, now, lifetime.
 static GET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -79,6 +81,7 @@ static GET: LazyLock<Script> = LazyLock::new(|| {
         if found[1] then
             redis.call('EXPIRE', KEYS[1], ARGV[3])
             redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+            for index = 2, 4 do redis.call('EXPIRE', KEYS[index], 2 * ARGV[3]) end
         end
         return found
         ",
@@ -274,7 +277,7 @@ impl RedisStore {
     ) -> Result<Option<(Entry, u64)>> {
         let keys = keys(tenant, id);
         let mut call = GET.prepare_invoke();
-        call.key(&keys.entry).key(&keys.used);
+        call.key(&keys.entry).key(&keys.used).key(&keys.sizes).key(&keys.bytes);
         call.arg(id).arg(now()).arg(limits.lifetime.as_secs().max(1));
         let row: Row =
             self.run(|connection| call.invoke(connection)).map_err(|why| unavailable(&why))?;
