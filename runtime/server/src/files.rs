@@ -78,6 +78,14 @@ impl Drop for NewFile {
     }
 }
 
+/// What was done with a file; none if another request has removed the file meanwhile.
+fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
+}
+
 fn disk(action: &str, why: &io::Error) -> ApiError {
     tracing::error!(action, %why, "the folder of files cannot be used");
     ApiError::internal(format!("the server cannot {action} its folder of files"))
@@ -106,9 +114,9 @@ impl Files {
         let (mut bytes, mut count) = (0, 0);
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            let data = entry.metadata()?;
+            let Some(data) = if_there(entry.metadata())? else { continue };
             if data.modified()?.elapsed().is_ok_and(|age| age > self.limits.lifetime) {
-                fs::remove_file(entry.path())?;
+                if_there(fs::remove_file(entry.path()))?;
                 continue;
             }
             bytes += data.len();
@@ -211,8 +219,9 @@ impl Files {
     pub(crate) fn remove(&self, tenant: Tenant, id: &str) -> Result<()> {
         self.get(tenant, id)?;
         let (path, about) = self.paths(tenant, id).ok_or_else(|| missing(id))?;
-        fs::remove_file(about)
-            .and_then(|()| fs::remove_file(path))
+        if_there(fs::remove_file(about))
+            .and_then(|_| if_there(fs::remove_file(path)))
+            .map(drop)
             .map_err(|why| disk("write to", &why))
     }
 }
