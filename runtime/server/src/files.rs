@@ -1,5 +1,6 @@
-//! Files of clients, on disk, and places for the batches that read them: a folder for each tenant, and in it two files for each of theirs, the content and what is known about
-//! it. All have a bound together and a lifetime, and what one tenant has does not exist for another.
+//! Files of clients, on disk, and places for the batches that read them: a folder for each tenant, and in it two files for
+//! each of theirs, the content and what is known about it. All have a bound together and a lifetime, and what one tenant has
+//! does not exist for another.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,6 @@
-//! Many requests from a file, each a line, in OpenAI's batch format. `line` reads a request and writes its result, `runner` runs the
-//! lines through the same handlers as requests over HTTP, `job` runs a batch that a client has
-//! started, and `routes` and `file_routes` are
-//! `/v1/batches` and `/v1/files`. The files themselves are in `crate::files`.
+//! Many requests from a file, each a line, in OpenAI's batch format. `line` reads a request and writes its result, `runner` runs
+//! the lines through the same handlers as requests over HTTP, `job` runs a batch that a client has started, and `routes` and
+//! `file_routes` are `/v1/batches` and `/v1/files`. The files themselves are in `crate::files`.
 
 mod file_routes;
 mod job;

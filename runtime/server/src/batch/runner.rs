@@ -191,7 +191,7 @@ impl Running {
     }
 }
 
-/// Reads a line's end away. An empty line is none.
+/// A line without white space around it; none if nothing is left.
 pub(super) fn content_of(line: &str) -> Option<&str> {
     Some(line.trim()).filter(|line| !line.is_empty())
 }
