@@ -100,7 +100,9 @@ impl Job {
         let running = Arc::clone(&self.app.batches.running);
         let Ok(_slot) = running.acquire_owned().await else { return };
         let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
-        let checked = tokio::task::spawn_blocking(move || check(&input, &endpoint)).await;
+        let most_bytes = self.app.config.body_bytes;
+        let checked = move || check(&input, &endpoint, most_bytes);
+        let checked = tokio::task::spawn_blocking(checked).await;
         let total = match checked {
             Ok(Ok(total)) => total,
             Ok(Err(errors)) => return self.fail(errors),
@@ -258,8 +260,13 @@ pub(super) fn error(message: &str) -> Value {
     json!({"code": "batch_failed", "line": null, "message": message, "param": null})
 }
 
-/// The number of lines, or what is wrong with them.
-fn check(input: &Path, endpoint: &str) -> std::result::Result<usize, Vec<Value>> {
+/// The number of lines, or what is wrong with them. A line has at most the bytes of a request's body, because its JSON takes
+/// many times as much memory.
+fn check(
+    input: &Path,
+    endpoint: &str,
+    most_bytes: usize,
+) -> std::result::Result<usize, Vec<Value>> {
     let file = File::open(input).map_err(|_| vec![error("the input file is gone")])?;
     let (mut names, mut count, mut errors) = (Names::default(), 0, Vec::new());
     for (index, line) in BufReader::new(file).lines().enumerate() {
@@ -269,7 +276,12 @@ fn check(input: &Path, endpoint: &str) -> std::result::Result<usize, Vec<Value>>
         };
         let Some(text) = content_of(&line) else { continue };
         count += 1;
-        if let Err(why) = BatchLine::read(text, Some(endpoint), &mut names) {
+        if text.len() > most_bytes {
+            errors.push(json!({
+                "code": "line_too_long", "line": index + 1, "param": null,
+                "message": format!("the line has over {most_bytes} bytes, this server's limit"),
+            }));
+        } else if let Err(why) = BatchLine::read(text, Some(endpoint), &mut names) {
             errors.push(json!({
                 "code": why.code, "line": index + 1, "message": why.message, "param": why.param,
             }));
@@ -285,4 +297,20 @@ fn check(input: &Path, endpoint: &str) -> std::result::Result<usize, Vec<Value>>
         errors.push(error(&format!("the input file has over {MAX_LINES} requests")));
     }
     if errors.is_empty() { Ok(count) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_no_longer_than_a_body() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let line = json!({"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "Hi"}});
+        let line = line.to_string();
+        std::fs::write(file.path(), &line).expect("a file");
+        assert_eq!(check(file.path(), "/v1/completions", line.len()), Ok(1));
+        let errors = check(file.path(), "/v1/completions", line.len() - 1).expect_err("too long");
+        assert_eq!((&errors[0]["code"], &errors[0]["line"]), (&json!("line_too_long"), &json!(1)));
+    }
 }

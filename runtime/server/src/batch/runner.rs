@@ -94,13 +94,13 @@ async fn run_line(
     app: Arc<AppState>,
     handlers: Router,
     tenant: Tenant,
-    mut line: BatchLine,
+    name: String,
+    url: String,
+    body: String,
 ) -> LineResult {
-    line.body.entry("priority").or_insert(PRIORITY.into());
-    let body = Value::Object(line.body).to_string();
     loop {
         let id = new_id();
-        let response = call(&handlers, tenant, &id, &line.url, body.clone()).await;
+        let response = call(&handlers, tenant, &id, &url, body.clone()).await;
         let status = response.status();
         if response.headers().contains_key(header::RETRY_AFTER) && app.is_running() {
             tokio::time::sleep(RETRY).await;
@@ -112,7 +112,7 @@ async fn run_line(
             Ok(body) if !body.is_empty() && !body.contains('\n') => body.to_owned(),
             _ => ApiError::internal("the answer is not JSON").body().to_string(),
         };
-        let text = result_line(&line.custom_id, &id, status.as_u16(), &body);
+        let text = result_line(&name, &id, status.as_u16(), &body);
         return LineResult { status, text };
     }
 }
@@ -157,12 +157,16 @@ impl Running {
     }
 
     pub(super) fn push(&mut self, line: BatchLine) {
-        let name = line.custom_id.clone();
+        let BatchLine { custom_id: name, url, mut body } = line;
+        body.entry("priority").or_insert(PRIORITY.into());
+        // While it waits it is text, which takes a fraction of the memory.
+        let body = Value::Object(body).to_string();
+        let own_name = name.clone();
         let (app, handlers, tenant) = (Arc::clone(&self.app), self.handlers.clone(), self.tenant);
         let permits = Arc::clone(&self.permits);
         let run = tokio::spawn(async move {
             let _permit = permits.acquire_owned().await.ok()?;
-            Some(run_line(app, handlers, tenant, line).await)
+            Some(run_line(app, handlers, tenant, own_name, url, body).await)
         });
         self.handles.push_back((name, run));
     }
