@@ -55,12 +55,14 @@ struct Results {
     bytes: u64,
 }
 
+fn unwritable(why: &io::Error) -> ApiError {
+    tracing::error!(%why, "the results of a batch cannot be written");
+    ApiError::internal("the server cannot write the results of the batch")
+}
+
 impl Results {
     fn write(&mut self, job: &Job, line: &str) -> Result<()> {
-        let failed = |why: io::Error| {
-            tracing::error!(%why, "the results of a batch cannot be written");
-            ApiError::internal("the server cannot write the results of the batch")
-        };
+        let failed = |why: io::Error| unwritable(&why);
         if self.file.is_none() {
             let file = job.files.create(job.tenant)?;
             let out = BufWriter::new(File::create(&file.path).map_err(failed)?);
@@ -75,22 +77,13 @@ impl Results {
     }
 
     /// Keeps the file, if there is one. Returns its id.
-    fn keep(self, job: &Job, kind: &str) -> Option<String> {
-        let (file, mut out) = self.file?;
+    fn keep(self, job: &Job, kind: &str) -> Result<Option<String>> {
+        let Some((file, mut out)) = self.file else { return Ok(None) };
         let name = format!("{}_{kind}.jsonl", job.id);
-        let kept = out.flush().map_err(|why| ApiError::internal(why.to_string()));
+        let flushed = out.flush().map_err(|why| unwritable(&why));
         drop(out);
-        match kept.and_then(|()| job.files.keep(file, &name, "batch_output", None)) {
-            Ok(object) => object["id"].as_str().map(str::to_owned),
-            Err(why) => {
-                tracing::error!(
-                    batch = job.id,
-                    why = why.message,
-                    "the results of a batch are lost"
-                );
-                None
-            }
-        }
+        let kept = flushed.and_then(|()| job.files.keep(file, &name, "batch_output", None))?;
+        Ok(kept["id"].as_str().map(str::to_owned))
     }
 }
 
@@ -135,6 +128,12 @@ impl Job {
             }
         });
         let (output, errors) = (output.keep(&self, "output"), errors.keep(&self, "errors"));
+        // A batch whose results are lost is not completed.
+        let (status, stamp, failure) = match output.as_ref().err().or(errors.as_ref().err()) {
+            Some(why) => ("failed", "failed_at", Some(why.message.clone())),
+            None => (status, stamp, failure),
+        };
+        let (output, errors) = (output.ok().flatten(), errors.ok().flatten());
         self.update(|batch: &mut Value| {
             batch["status"] = status.into();
             batch[stamp] = unix_seconds().into();
