@@ -225,6 +225,7 @@ impl ApiError {
     }
 
     /// 424: a tool server that the request needs does not answer.
+    #[track_caller]
     pub fn tool_server(label: &str, why: &str) -> ApiError {
         ApiError {
             param: Some("tools".to_owned()),
