@@ -47,7 +47,10 @@ pub(crate) async fn upload(
         )
     })?;
     let (mut file, mut purpose, mut lifetime) = (None, None, None);
-    while let Some(field) = form.next_field().await.map_err(|why| unreadable(&why))? {
+    let time = app.config.body_timeout;
+    while let Some(field) =
+        within(time, form.next_field()).await?.map_err(|why| unreadable(&why))?
+    {
         match field.name().unwrap_or_default() {
             "file" => {
                 if file.is_some() {
@@ -55,12 +58,12 @@ pub(crate) async fn upload(
                 }
                 let name = field.file_name().unwrap_or("file.jsonl").chars().take(255).collect();
                 let new = files.create(tenant)?;
-                let new = receive(new, field, app.config.body_timeout).await?;
+                let new = receive(new, field, time).await?;
                 file = Some((new, name));
             }
-            "purpose" => purpose = Some(text(field, "purpose").await?),
+            "purpose" => purpose = Some(within(time, text(field, "purpose")).await??),
             "expires_after[seconds]" => {
-                let seconds = text(field, "expires_after").await?;
+                let seconds = within(time, text(field, "expires_after")).await??;
                 let seconds: u64 = seconds.parse().map_err(|_| {
                     ApiError::bad("expires_after", "`expires_after[seconds]` is not a number")
                 })?;
