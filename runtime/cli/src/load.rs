@@ -53,7 +53,7 @@ pub(crate) struct RankArgs {
 
 impl RankArgs {
     /// The ranks, as many as devices are named.
-    fn ranks(&self) -> anyhow::Result<Ranks> {
+    pub(crate) fn ranks(&self) -> anyhow::Result<Ranks> {
         match (self.tensor_parallel_size.map(usize::from), self.device.len()) {
             (size, 0) => Ok(Ranks::new(size.unwrap_or(1))),
             (Some(size), named) if size != named => Err(fail(

@@ -26,6 +26,8 @@ pub struct Config {
     pub context: usize,
     /// Most tokens of an answer where the request names no limit; `None` is all that fit.
     pub max_new_tokens: Option<usize>,
+    /// Ranks that share the model, which routers ask for.
+    pub ranks: usize,
     /// The number of the model's parameters; 0 if it is not known.
     pub parameters: u64,
     /// Bytes of its weights; 0 if that is not known.
@@ -102,6 +104,7 @@ impl Config {
             aliases: Vec::new(),
             root: name.to_owned(),
             context,
+            ranks: 1,
             parameters: 0,
             weight_bytes: 0,
             max_new_tokens: None,

@@ -383,6 +383,7 @@ impl Args {
         let salt = StorageArgs::tenant_salt(shared_store.as_ref(), files.as_ref())?;
         let mut config = self.model_settings().config(model);
         config.aliases.extend(self.model_alias.iter().cloned());
+        config.ranks = self.device.ranks.ranks()?.count();
         Ok(Config {
             origins: self.origins(!keys.is_empty()),
             min_priority: limits.min_priority,

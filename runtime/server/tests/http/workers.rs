@@ -1,9 +1,10 @@
 //! What routers and harnesses of other servers ask: SGLang's `/generate`, and the routes about a worker.
 
+use ossmith_server::Config;
 use ossmith_server::stub::Script;
 use serde_json::{Value, json};
 
-use crate::common::{Site, TURN, chat, config, tokens};
+use crate::common::{Site, chat, config, tokens};
 
 /// A server that writes the prompt's number of tokens and a full stop.
 fn counting() -> Site {
@@ -104,7 +105,7 @@ async fn native_requests_that_cannot_be_served_are_refused_by_name() {
 
 #[tokio::test]
 async fn routers_learn_what_they_ask() {
-    let site = Site::writing(TURN);
+    let site = Site::with(Config { ranks: 2, ..config() }, |_| Script::default());
     let get = async |path: &str| -> Value {
         let (status, text) = site.get(path).await;
         assert_eq!(status, 200, "{path}: {text}");
@@ -117,7 +118,8 @@ async fn routers_learn_what_they_ask() {
     }
     for path in ["/server_info", "/get_server_info"] {
         let info = get(path).await;
-        assert_eq!((&info["served_model_name"], &info["tp_size"]), (&json!("model"), &json!(1)));
+        assert_eq!((&info["served_model_name"], &info["tp_size"]), (&json!("model"), &json!(2)));
+        assert_eq!(info["vllm_config"]["parallel_config"]["tensor_parallel_size"], 2);
         assert_eq!(info["vllm_config"]["cache_config"]["block_size"], info["block_size"]);
     }
     assert_eq!(get("/get_load").await["load"], 0);
