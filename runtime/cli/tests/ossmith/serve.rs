@@ -139,10 +139,7 @@ fn hostile_grammars_take_the_server_from_nobody() {
     let rules: String = (0..1000).map(|n| format!("a{n}: a{}\n", n + 1)).collect();
     let chain = ask(json!({"grammar": format!("start: a0\n{rules}a1000: \"z\"")}));
     let (status, answer) = server.post("/v1/chat/completions", &chain);
-    let text = &answer["choices"][0]["message"]["content"];
-    let why = answer["error"]["message"].as_str().unwrap_or_default();
-    // A slow build may need more than its budget.
-    assert!(*text == "z" || status == 400 && why.contains("too much time"), "{status} {answer}");
+    assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &json!("z")));
     assert_eq!(server.post("/tokenize", &chain).0, 200);
     if let (Some(before), Some(after)) = (before, server.resident_mib()) {
         assert!(after < before + 150.0, "{before} MiB, then {after} MiB");
@@ -160,8 +157,7 @@ fn hostile_grammars_take_the_server_from_nobody() {
         }
         let stopping = std::time::Instant::now();
         assert_eq!(server.stop(), Some(0));
-        // Far below the 120 s of the request, and far above what a busy machine adds.
-        assert!(stopping.elapsed().as_secs() < 60, "it took {:?} to end", stopping.elapsed());
+        assert!(stopping.elapsed().as_secs() < 15, "it took {:?} to end", stopping.elapsed());
         return;
     }
 }
