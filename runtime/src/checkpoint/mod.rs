@@ -60,7 +60,6 @@ pub struct Checkpoint {
 }
 
 /// A weight for one use: borrowed from the checkpoint, or made and not kept there.
-#[cfg(feature = "cuda")]
 #[derive(Debug)]
 pub(crate) enum LoadedTensor<'a> {
     /// It is kept.
@@ -69,7 +68,6 @@ pub(crate) enum LoadedTensor<'a> {
     Owned(OwnedTensor),
 }
 
-#[cfg(feature = "cuda")]
 impl LoadedTensor<'_> {
     /// The tensor itself.
     pub(crate) fn as_tensor(&self) -> Tensor<'_> {
@@ -247,7 +245,6 @@ impl Checkpoint {
     }
 
     /// As [`Checkpoint::tensor`], but what is converted is not kept: for a backend that copies each weight once.
-    #[cfg(feature = "cuda")]
     pub(crate) fn load(&self, weight: Weight, layer: usize) -> Result<LoadedTensor<'_>> {
         let layer = self.layer_of(weight, layer)?;
         let kept = &self.made[weight_index(weight, layer, self.layers)];

@@ -39,9 +39,9 @@ const QUANTISED: [&str; 3] = ["gaussian-fused", "fp8-experts", "nf4-experts"];
 
 /// Experts in bf16: what is left is rounding 8-bit and 4-bit values times a scale to bf16, at most 2^-9 each.
 const BF16_EXPERTS: Profile = Profile { name: "bf16 experts", rel_l2: 5e-3, kl: 1e-4, ..F32 };
-/// Experts in MXFP4: how far the residual after the first layer may be, whose routes do not depend on experts. Experts
-/// write about half of it, with a tenth of error.
-const MXFP4_RESIDUAL: f64 = 0.15;
+/// Experts in MXFP4: how far the residual after the first layer may be, whose routes do not depend on experts. Gate, up and
+/// down each have an error of up to 0.12 that is independent of the others': together √3 of it, of what experts write.
+const MXFP4_RESIDUAL: f64 = 0.21;
 
 #[test]
 fn layouts_of_published_checkpoints() {
