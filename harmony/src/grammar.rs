@@ -5,8 +5,6 @@
 //! tokens is accepted, not only the tokenizer's own, because a model may sample another one. What comes after the header, such as
 //! the arguments' schema, is not this module's business.
 
-use std::collections::BTreeMap;
-
 use crate::bpe;
 use crate::special::{CHANNEL, CONSTRAIN, MESSAGE, Token, VOCABULARY_SIZE};
 
@@ -69,10 +67,31 @@ pub struct HeaderGrammar {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeaderState(u32);
 
-#[derive(Clone, Debug, Default)]
+/// A place, and what leads to it from its parent. Children are a list of siblings: an agent's hundred functions make thousands
+/// of places, most of which have one child.
+#[derive(Clone, Copy, Debug)]
 struct Node {
-    bytes: BTreeMap<u8, u32>,
-    marks: BTreeMap<Token, u32>,
+    label: Label,
+    first_child: u32,
+    next_sibling: u32,
+}
+
+/// No node.
+const NONE: u32 = u32::MAX;
+
+/// What leads to a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Label {
+    /// Nothing: the start.
+    Start,
+    Byte(u8),
+    Mark(Token),
+}
+
+impl Node {
+    fn new(label: Label) -> Self {
+        Self { label, first_child: NONE, next_sibling: NONE }
+    }
 }
 
 /// A part of a header.
@@ -86,7 +105,7 @@ impl HeaderGrammar {
     /// The grammar of these choices. The recipient of a call may stand before or after the channel.
     pub fn new(choices: &HeaderChoices) -> Self {
         use Part::{Mark, Text};
-        let mut grammar = Self { nodes: vec![Node::default()] };
+        let mut grammar = Self { nodes: vec![Node::new(Label::Start)] };
         for channel in &choices.channels {
             grammar.add(&[Mark(CHANNEL), Text(channel), Mark(MESSAGE)]);
         }
@@ -114,28 +133,38 @@ impl HeaderGrammar {
         let mut at = 0;
         for part in parts {
             match part {
-                Part::Mark(token) => at = self.child(at, |node| &mut node.marks, *token),
+                Part::Mark(token) => at = self.child_or_new(at, Label::Mark(*token)),
                 Part::Text(text) => {
                     for byte in text.bytes() {
-                        at = self.child(at, |node| &mut node.bytes, byte);
+                        at = self.child_or_new(at, Label::Byte(byte));
                     }
                 }
             }
         }
     }
 
-    fn child<K: Ord>(
-        &mut self,
-        at: usize,
-        edges: impl Fn(&mut Node) -> &mut BTreeMap<K, u32>,
-        key: K,
-    ) -> usize {
-        let fresh = self.nodes.len();
-        let child = *edges(&mut self.nodes[at]).entry(key).or_insert(fresh as u32) as usize;
-        if child == fresh {
-            self.nodes.push(Node::default());
+    fn child_or_new(&mut self, at: u32, label: Label) -> u32 {
+        if let Some(child) = self.child(at, label) {
+            return child;
         }
-        child
+        let fresh = self.nodes.len() as u32;
+        let parent = &mut self.nodes[at as usize];
+        let next_sibling = std::mem::replace(&mut parent.first_child, fresh);
+        self.nodes.push(Node { next_sibling, ..Node::new(label) });
+        fresh
+    }
+
+    fn child(&self, at: u32, label: Label) -> Option<u32> {
+        self.children(at).find(|(_, node)| node.label == label).map(|(child, _)| child)
+    }
+
+    fn children(&self, at: u32) -> impl Iterator<Item = (u32, &Node)> {
+        let mut next = self.nodes.get(at as usize).map_or(NONE, |node| node.first_child);
+        std::iter::from_fn(move || {
+            let (child, node) = (next, self.nodes.get(next as usize)?);
+            next = node.next_sibling;
+            Some((child, node))
+        })
     }
 
     /// Before the header's first token.
@@ -145,40 +174,39 @@ impl HeaderGrammar {
 
     /// The place after this token; none where it may not come.
     pub fn next(&self, state: HeaderState, token: Token) -> Option<HeaderState> {
-        let node = self.nodes.get(state.0 as usize)?;
-        match bpe::token_bytes(token) {
-            None => node.marks.get(&token).copied().map(HeaderState),
+        let after = match bpe::token_bytes(token) {
+            None => self.child(state.0, Label::Mark(token)),
             Some(bytes) => {
-                let mut at = state.0;
-                for byte in bytes {
-                    at = *self.nodes[at as usize].bytes.get(byte)?;
-                }
-                Some(HeaderState(at))
+                bytes.iter().try_fold(state.0, |at, &byte| self.child(at, Label::Byte(byte)))
             }
-        }
+        };
+        after.map(HeaderState)
     }
 
     /// Whether the header is complete: `<|message|>` was the last token.
     pub fn is_complete(&self, state: HeaderState) -> bool {
-        self.nodes
-            .get(state.0 as usize)
-            .is_some_and(|node| node.bytes.is_empty() && node.marks.is_empty())
+        self.nodes.get(state.0 as usize).is_some_and(|node| node.first_child == NONE)
     }
 
     /// The tokens that may come next, in ascending order; none after a complete header.
     pub fn allowed(&self, state: HeaderState) -> Vec<Token> {
         let mut tokens = Vec::new();
-        let Some(node) = self.nodes.get(state.0 as usize) else { return tokens };
-        tokens.extend(node.marks.keys());
         // Walk all texts from here; each step that is a whole token is a choice.
         let mut todo = vec![(state.0, Vec::new())];
         while let Some((at, text)) = todo.pop() {
-            for (&byte, &child) in &self.nodes[at as usize].bytes {
-                let mut longer: Vec<u8> = text.clone();
-                longer.push(byte);
-                tokens.extend(bpe::token_of(&longer));
-                if longer.len() < bpe::MAX_TOKEN_BYTES {
-                    todo.push((child, longer));
+            for (child, node) in self.children(at) {
+                match node.label {
+                    Label::Byte(byte) => {
+                        let mut longer: Vec<u8> = text.clone();
+                        longer.push(byte);
+                        tokens.extend(bpe::token_of(&longer));
+                        if longer.len() < bpe::MAX_TOKEN_BYTES {
+                            todo.push((child, longer));
+                        }
+                    }
+                    // A mark is a token of its own, so it ends no text.
+                    Label::Mark(token) if text.is_empty() => tokens.push(token),
+                    Label::Mark(_) | Label::Start => {}
                 }
             }
         }

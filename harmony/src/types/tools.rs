@@ -1,5 +1,7 @@
 //! Tools and their namespaces, with the two that gpt-oss models know from training.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -10,9 +12,9 @@ pub struct Tool {
     pub name: String,
     /// What it does.
     pub description: String,
-    /// The JSON schema of its arguments; the order of its keys is kept.
+    /// The JSON schema of its arguments; the order of its keys is kept. Copies of the tool share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parameters: Option<Value>,
+    pub parameters: Option<Arc<Value>>,
 }
 
 impl Tool {
@@ -28,7 +30,7 @@ impl Tool {
     /// assert_eq!(tool.name, "get_weather");
     /// ```
     pub fn new(name: impl Into<String>, description: impl Into<String>, parameters: Value) -> Self {
-        let parameters = (!parameters.is_null()).then_some(parameters);
+        let parameters = (!parameters.is_null()).then(|| Arc::new(parameters));
         Self { name: name.into(), description: description.into(), parameters }
     }
 }

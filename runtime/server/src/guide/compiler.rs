@@ -59,10 +59,10 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(constraint: Constraint) -> Result<Checked, String> {
+    fn new(constraint: Arc<Constraint>) -> Result<Checked, String> {
         let effort = limits::check(&constraint)?;
         let key = cache::key(&constraint);
-        Ok(Checked { constraint: Arc::new(constraint), key, effort })
+        Ok(Checked { constraint, key, effort })
     }
 }
 
@@ -89,7 +89,7 @@ impl GrammarRequest {
         subject: String,
     ) -> ApiResult<GrammarRequest> {
         let checked =
-            Checked::new(constraint).map_err(|why| unenforceable(param, &subject, &why))?;
+            Checked::new(constraint.into()).map_err(|why| unenforceable(param, &subject, &why))?;
         Ok(GrammarRequest { checked, or_any_object: false, param: param.to_owned(), subject })
     }
 
@@ -102,10 +102,10 @@ impl GrammarRequest {
         param: &str,
         subject: String,
     ) -> ApiResult<GrammarRequest> {
-        let instead = constraint.any_object_instead();
-        let checked = Checked::new(constraint).or_else(|why| {
+        let constraint = Arc::new(constraint);
+        let checked = Checked::new(Arc::clone(&constraint)).or_else(|why| {
             tracing::debug!(subject, why, "a grammar is not enforced");
-            Checked::new(instead)
+            Checked::new(constraint.any_object_instead().into())
         });
         let checked = checked.map_err(|why| unenforceable(param, &subject, &why))?;
         Ok(GrammarRequest { checked, or_any_object: true, param: param.to_owned(), subject })
@@ -213,7 +213,7 @@ impl Compiler {
                 Err(Refusal::Unenforceable(why)) if wanted.or_any_object => {
                     tracing::debug!(subject = wanted.subject, why, "a grammar is not enforced");
                     let instead = wanted.checked.constraint.any_object_instead();
-                    let any = Checked::new(instead).map_err(ApiError::internal)?;
+                    let any = Checked::new(instead.into()).map_err(ApiError::internal)?;
                     self.ask(tenant, &any, &budget).ready().await
                 }
                 ready => ready,
@@ -555,7 +555,7 @@ pub(super) mod tests {
     #[test]
     fn a_pool_that_is_dropped_ends_what_it_does() {
         let pool = with_helper();
-        let bomb = Checked::new(Constraint::Schema { schema: bomb(0), lenient: false });
+        let bomb = Checked::new(Constraint::Schema { schema: bomb(0), lenient: false }.into());
         let pending = pool.ask(Tenant::ONLY, &bomb.expect("within the limits"), &Budget::default());
         let shared = Arc::downgrade(&pool.0);
         drop(pool);

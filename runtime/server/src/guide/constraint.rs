@@ -1,7 +1,9 @@
 //! What one message's text has to match, as a client gives it. [`super::limits`] measures it, [`super::grammar`] compiles it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A constraint on a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -9,8 +11,9 @@ pub(crate) enum Constraint {
     /// An answer in JSON that is valid against a schema, without runs of white space; `lenient` ignores keywords that cannot be
     /// enforced.
     Schema { schema: Value, lenient: bool },
-    /// The same for a call's arguments, which models often indent.
-    Arguments { schema: Value, lenient: bool },
+    /// The same for a call's arguments, which models often indent: an object, with no more than what is declared. The schema
+    /// is as the client wrote it; [`close_arguments`] says the rest.
+    Arguments { schema: Arc<Value>, lenient: bool },
     /// A regular expression for the whole text.
     Regex(String),
     /// A grammar in llguidance's form of Lark.
@@ -31,7 +34,8 @@ impl Constraint {
     pub(super) fn any_object_instead(&self) -> Constraint {
         match self {
             Constraint::Arguments { .. } => {
-                Constraint::Arguments { schema: json!({"type": "object"}), lenient: false }
+                let schema = Arc::new(json!({"type": "object"}));
+                Constraint::Arguments { schema, lenient: false }
             }
             _ => Constraint::any_object(),
         }
@@ -40,13 +44,43 @@ impl Constraint {
     /// Bytes of its text.
     pub(super) fn text_bytes(&self) -> usize {
         match self {
-            Constraint::Schema { schema, .. } | Constraint::Arguments { schema, .. } => {
-                schema.to_string().len()
-            }
+            Constraint::Schema { schema, .. } => schema.to_string().len(),
+            Constraint::Arguments { schema, .. } => schema.to_string().len(),
             Constraint::Regex(text) | Constraint::Grammar(text) | Constraint::Input(text) => {
                 text.len()
             }
             Constraint::Choice(choices) => choices.iter().map(String::len).sum(),
         }
     }
+}
+
+/// Has arguments be an object with no more than what is declared, where their schema says neither.
+pub(super) fn close_arguments(schema: &mut Map<String, Value>) {
+    let closes = closes_arguments(schema);
+    if is_composed(schema) {
+        return;
+    }
+    schema.entry("type").or_insert_with(|| "object".into());
+    if closes {
+        schema.insert("additionalProperties".to_owned(), false.into());
+    }
+}
+
+/// Whether a schema of arguments that leaves further names open is to forbid them: it declares names, and all that are required.
+pub(super) fn closes_arguments(schema: &Map<String, Value>) -> bool {
+    let declared = schema.get("properties");
+    let is_declared = |name: &Value| {
+        name.as_str().is_some_and(|name| declared.is_some_and(|all| all.get(name).is_some()))
+    };
+    let required = schema.get("required").and_then(Value::as_array);
+    declared.is_some()
+        && !schema.contains_key("additionalProperties")
+        && !schema.contains_key("patternProperties")
+        && !is_composed(schema)
+        && required.is_none_or(|names| names.iter().all(is_declared))
+}
+
+/// Whether a schema leaves it to others what it is.
+fn is_composed(schema: &Map<String, Value>) -> bool {
+    ["$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| schema.contains_key(*key))
 }

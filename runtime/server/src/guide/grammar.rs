@@ -8,7 +8,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{CancellationHandle, Cancelled, Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 
-use super::constraint::Constraint;
+use super::constraint::{Constraint, close_arguments};
 use super::quoted::Quoted;
 use super::{limits, mask_clock, vocabulary};
 
@@ -107,8 +107,12 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
     limits::check(constraint)?;
     let factory = vocabulary::factory()?;
     let grammar = match constraint {
-        Constraint::Schema { schema, lenient } => from_schema(schema, *lenient, ANSWER_SPACE)?,
+        Constraint::Schema { schema, lenient } => {
+            from_schema(object(schema)?, *lenient, ANSWER_SPACE)?
+        }
         Constraint::Arguments { schema, lenient } => {
+            let mut schema = object(schema)?;
+            close_arguments(&mut schema);
             from_schema(schema, *lenient, ARGUMENTS_SPACE)?
         }
         Constraint::Regex(regex) => {
@@ -133,13 +137,21 @@ pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
     Ok(Compiled { text: Text::Plain(Box::new(start(factory, grammar)?)), memory: Memory::new(0) })
 }
 
-fn from_schema(schema: &Value, lenient: bool, space: &str) -> Result<TopLevelGrammar, String> {
-    let mut schema = match schema {
-        Value::Object(map) => map.clone(),
+/// A schema as an object of keywords.
+fn object(schema: &Value) -> Result<Map<String, Value>, String> {
+    match schema {
+        Value::Object(map) => Ok(map.clone()),
         // `true` allows anything, `false` nothing.
-        Value::Bool(true) => Map::new(),
-        _ => return Err("a schema is an object".to_owned()),
-    };
+        Value::Bool(true) => Ok(Map::new()),
+        _ => Err("a schema is an object".to_owned()),
+    }
+}
+
+fn from_schema(
+    mut schema: Map<String, Value>,
+    lenient: bool,
+    space: &str,
+) -> Result<TopLevelGrammar, String> {
     prepare_object(&mut schema, lenient)?;
     allow_null(&mut schema);
     let options =

@@ -41,9 +41,13 @@ impl Random {
 #[must_use]
 pub fn hostile_request(seed: u64) -> Value {
     match shape(seed) {
-        Constraint::Schema { schema, lenient } | Constraint::Arguments { schema, lenient } => {
+        Constraint::Schema { schema, lenient } => {
             let schema = json!({"name": "x", "schema": schema, "strict": !lenient});
             json!({"response_format": {"type": "json_schema", "json_schema": schema}})
+        }
+        Constraint::Arguments { schema, lenient } => {
+            let function = json!({"name": "x", "parameters": *schema, "strict": !lenient});
+            json!({"tools": [{"type": "function", "function": function}]})
         }
         Constraint::Regex(text) => json!({"structured_outputs": {"regex": text}}),
         Constraint::Grammar(text) | Constraint::Input(text) => {

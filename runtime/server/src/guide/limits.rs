@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::constraint::Constraint;
+use super::constraint::{Constraint, closes_arguments};
 
 /// Bytes of a JSON schema.
 pub(crate) const MAX_SCHEMA_BYTES: usize = 256 << 10;
@@ -48,8 +48,9 @@ pub(crate) enum Effort {
 /// Refuses what is over a limit, and names the limit and the value.
 pub(crate) fn check(constraint: &Constraint) -> Result<Effort, String> {
     match constraint {
-        Constraint::Schema { schema, .. } | Constraint::Arguments { schema, .. } => {
-            check_schema(schema)
+        Constraint::Schema { schema, .. } => check_schema(schema, false),
+        Constraint::Arguments { schema, .. } => {
+            check_schema(schema, schema.as_object().is_some_and(closes_arguments))
         }
         Constraint::Regex(text) => {
             at_most("bytes", text.len(), MAX_GRAMMAR_BYTES).map(|()| Effort::Involved)
@@ -83,7 +84,7 @@ fn check_lark(text: &str) -> Result<(), String> {
         if let Some(Ok(schema)) =
             serde_json::Deserializer::from_str(rest).into_iter::<Value>().next()
         {
-            check_schema(&schema).map(drop)?;
+            check_schema(&schema, false).map(drop)?;
         }
     }
     Ok(())
@@ -95,9 +96,10 @@ struct Part<'a> {
     depth: usize,
 }
 
-fn check_schema(root: &Value) -> Result<Effort, String> {
-    at_most("bytes", root.to_string().len(), MAX_SCHEMA_BYTES)?;
-    let mut depths = measure(root, root)?;
+/// `is_closed` says that the root allows no names but its own, though it does not say so itself.
+fn check_schema(root: &Value, is_closed: bool) -> Result<Effort, String> {
+    at_most("bytes", json_bytes(root), MAX_SCHEMA_BYTES)?;
+    let mut depths = measure(root, root, is_closed)?;
     let mut plain = depths.plain;
     // A path passes through each target of a reference at most once, so the sum bounds the longest.
     let mut nodes = depths.nodes;
@@ -109,7 +111,7 @@ fn check_schema(root: &Value) -> Result<Effort, String> {
             continue;
         }
         let Some(value) = resolve(root, target) else { continue };
-        let inner = measure(root, value)?;
+        let inner = measure(root, value, is_closed && std::ptr::eq(root, value))?;
         depth += inner.depth + 1;
         nodes += inner.nodes;
         plain &= inner.plain;
@@ -131,7 +133,11 @@ struct Measured<'a> {
 }
 
 /// Looks at one schema and those written in it, without following references.
-fn measure<'a>(root: &'a Value, schema: &'a Value) -> Result<Measured<'a>, String> {
+fn measure<'a>(
+    root: &'a Value,
+    schema: &'a Value,
+    is_closed: bool,
+) -> Result<Measured<'a>, String> {
     let mut found = Measured { depth: 0, nodes: 0, plain: true, targets: Vec::new() };
     let mut parts = vec![Part { value: schema, depth: 1 }];
     while let Some(Part { value, depth }) = parts.pop() {
@@ -144,7 +150,7 @@ fn measure<'a>(root: &'a Value, schema: &'a Value) -> Result<Measured<'a>, Strin
         match value {
             Value::Object(map) => {
                 check_keywords(map)?;
-                found.plain &= is_plain(map);
+                found.plain &= is_plain(map, is_closed && depth == 1);
                 if let Some(Value::String(target)) = map.get("$ref") {
                     found.targets.push(target);
                 }
@@ -198,35 +204,60 @@ fn check_keywords(map: &Map<String, Value>) -> Result<(), String> {
     Ok(())
 }
 
+/// Bytes of a value as compact JSON.
+fn json_bytes(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Neither a value nor counting can fail.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
 /// Whether the keywords of one schema (or, read with the same eyes, the names of one `properties`) make llguidance
-/// intersect nothing and count nothing.
-fn is_plain(map: &Map<String, Value>) -> bool {
-    const INVOLVED: [&str; 9] = [
-        "allOf",
-        "oneOf",
-        "pattern",
-        "patternProperties",
-        "multipleOf",
-        "minProperties",
-        "maxProperties",
-        "prefixItems",
-        "additionalItems",
-    ];
-    /// Keywords that are intersected with all others beside them.
-    const APPLICATORS: [&str; 4] = ["$ref", "anyOf", "enum", "const"];
-    /// Keywords beside which that costs something.
-    const CONTENTS: [&str; 5] =
-        ["properties", "required", "additionalProperties", "items", "format"];
-    let has = |keys: &[&str]| keys.iter().filter(|key| map.contains_key(**key)).count();
-    let lengths = has(&["minLength", "maxLength"]);
-    let applied = has(&APPLICATORS);
-    let names = map.get("properties").and_then(Value::as_object).map_or(0, Map::len);
-    let closed = map.get("additionalProperties") == Some(&Value::Bool(false));
-    has(&INVOLVED) == 0
-        && applied <= 1
-        && (applied == 0 || has(&CONTENTS) == 0)
-        && (lengths == 0 || !map.contains_key("format"))
-        && !matches!(map.get("items"), Some(Value::Array(_)))
+/// intersect nothing and count nothing. Each key is looked at once.
+fn is_plain(map: &Map<String, Value>, is_closed: bool) -> bool {
+    let (mut applied, mut contents, mut lengths) = (0, 0, 0);
+    let (mut names, mut closed, mut has_format) = (0, is_closed, false);
+    for (key, value) in map {
+        match key.as_str() {
+            "allOf" | "oneOf" | "pattern" | "patternProperties" | "multipleOf"
+            | "minProperties" | "maxProperties" | "prefixItems" | "additionalItems" => {
+                return false;
+            }
+            // Keywords that are intersected with all others beside them.
+            "$ref" | "anyOf" | "enum" | "const" => applied += 1,
+            // Keywords beside which that costs something.
+            "properties" => {
+                contents += 1;
+                names = value.as_object().map_or(0, Map::len);
+            }
+            "additionalProperties" => {
+                contents += 1;
+                closed |= *value == Value::Bool(false);
+            }
+            "items" if value.is_array() => return false,
+            "required" | "items" => contents += 1,
+            "format" => {
+                contents += 1;
+                has_format = true;
+            }
+            "minLength" | "maxLength" => lengths += 1,
+            _ => {}
+        }
+    }
+    applied <= 1
+        && (applied == 0 || contents == 0)
+        && (lengths == 0 || !has_format)
         && names <= if closed { MAX_PLAIN_NAMES } else { MAX_PLAIN_EXCLUDED }
 }
 

@@ -281,7 +281,7 @@ fn headers(rules: &Rules) -> Headers {
             false => vec![choice("commentary", &["json"])],
         }
     };
-    let calls: Vec<CallChoice> = rules.calls.iter().flat_map(call).collect();
+    let calls = rules.calls.iter().flat_map(call).collect();
     let mut last = Vec::new();
     if !rules.must_call {
         last.push("final".to_owned());
@@ -291,11 +291,12 @@ fn headers(rules: &Rules) -> Headers {
         open.push("commentary".to_owned());
     }
     open.extend(last.clone());
-    Headers {
-        open: HeaderGrammar::new(&HeaderChoices { channels: open, calls: calls.clone() }),
-        closing: HeaderGrammar::new(&HeaderChoices { channels: last, calls: calls.clone() }),
-        calls: HeaderGrammar::new(&HeaderChoices { channels: Vec::new(), calls }),
-    }
+    let mut choices = HeaderChoices { channels: Vec::new(), calls };
+    let mut grammar = |channels| {
+        choices.channels = channels;
+        HeaderGrammar::new(&choices)
+    };
+    Headers { open: grammar(open), closing: grammar(last), calls: grammar(Vec::new()) }
 }
 
 /// Tokens with which a turn begins on this channel.

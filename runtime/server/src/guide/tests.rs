@@ -230,7 +230,7 @@ fn allows(mut text: Compiled, written: &str) -> bool {
 fn answers_have_no_runs_of_white_space_and_arguments_may_be_indented() {
     let constraint = |answer: bool| match (schema(), answer) {
         (schema, true) => Constraint::Schema { schema, lenient: false },
-        (schema, false) => Constraint::Arguments { schema, lenient: false },
+        (schema, false) => Constraint::Arguments { schema: Arc::new(schema), lenient: false },
     };
     for (written, in_answer) in [
         (r#"{"city":"Rome","days":2}"#, true),

@@ -126,7 +126,7 @@ impl HostedTools {
         let function = |tool: &&ToolInfo| {
             let host = HostedTool::new(HostedKind::Mcp, listing, tool);
             let description = tool.description.clone();
-            let schema = Some(tool.schema.clone());
+            let schema = Some(Arc::new(tool.schema.clone()));
             FunctionTool::hosted(target(label, &tool.name, host), description, schema)
         };
         let functions = kept.iter().map(function).collect();

@@ -16,7 +16,7 @@ use crate::guide::constraint::Constraint;
 pub(crate) struct FunctionTool {
     pub(crate) target: Arc<CallTarget>,
     pub(crate) description: Option<String>,
-    pub(crate) parameters: Option<Value>,
+    pub(crate) parameters: Option<Arc<Value>>,
     pub(crate) strict: bool,
     /// The Lark grammar of its input, where it is free-form and has one.
     input_grammar: Option<String>,
@@ -85,7 +85,7 @@ fn tool(fields: &Fields<'_>, kind: &str, namespace: Option<&str>) -> Result<Func
     }
     let parameters = match of.get("parameters") {
         None => None,
-        Some(value) if value.is_object() => Some(value.clone()),
+        Some(value) if value.is_object() => Some(Arc::new(value.clone())),
         Some(_) => return Err(of.wrong("parameters", "is not a JSON schema object")),
     };
     Ok(FunctionTool {
@@ -141,7 +141,7 @@ fn custom(
     Ok(FunctionTool {
         target: Arc::new(target),
         description: Some(description),
-        parameters: Some(parameters),
+        parameters: Some(Arc::new(parameters)),
         strict: true,
         input_grammar,
         param: fields.name("format"),
@@ -190,7 +190,7 @@ impl FunctionTool {
     pub(super) fn hosted(
         target: CallTarget,
         description: String,
-        parameters: Option<Value>,
+        parameters: Option<Arc<Value>>,
     ) -> FunctionTool {
         FunctionTool {
             target: Arc::new(target),
@@ -218,26 +218,8 @@ impl FunctionTool {
         }
     }
 
-    /// Arguments are an object, with no more than what is declared.
-    fn schema(&self) -> Value {
-        let Some(Value::Object(map)) = &self.parameters else {
-            return json!({"type": "object", "properties": {}, "additionalProperties": false});
-        };
-        let mut schema = map.clone();
-        let composed = ["$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| map.contains_key(*key));
-        if !composed {
-            schema.entry("type").or_insert_with(|| json!("object"));
-            let listed = |name: &Value| {
-                name.as_str().is_some_and(|name| map["properties"].get(name).is_some())
-            };
-            let required = map.get("required").and_then(Value::as_array);
-            if map.contains_key("properties")
-                && !map.contains_key("patternProperties")
-                && required.is_none_or(|names| names.iter().all(listed))
-            {
-                schema.entry("additionalProperties").or_insert_with(|| json!(false));
-            }
-        }
-        Value::Object(schema)
+    /// The schema of its arguments, which [`Constraint::Arguments`] closes.
+    fn schema(&self) -> Arc<Value> {
+        self.parameters.clone().unwrap_or_else(|| Arc::new(json!({"properties": {}})))
     }
 }

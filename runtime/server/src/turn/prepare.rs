@@ -168,9 +168,9 @@ impl PreparedTurn {
         if !self.grammars.is_empty() {
             return Err(ApiError::internal("the grammars of the request were not compiled"));
         }
-        let rules = self.rules.clone().map(Arc::new);
-        let guide = || Some(Guide::new(Arc::clone(rules.as_ref()?), &self.prefill));
-        let request = |choice| self.options.request(&self.prompt, guide(), choice);
+        // The choices start alike, so that what they may write is worked out once.
+        let guide = self.rules.clone().map(|rules| Guide::new(Arc::new(rules), &self.prefill));
+        let request = |choice| self.options.request(&self.prompt, guide.clone(), choice);
         Ok((0..self.options.n).map(request).collect())
     }
 
