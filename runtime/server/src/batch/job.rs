@@ -11,8 +11,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
-use super::line::{BatchLine, Names, unrun_line};
-use super::runner::{BatchCounts, Running, content_of};
+use super::line::{BatchLine, Names, content_of, requests, unrun_line};
+use super::runner::{BatchCounts, Running};
 use crate::clock;
 use crate::error::{ApiError, Result};
 use crate::files::{Files, NewFile};
@@ -157,21 +157,13 @@ impl Job {
             ApiError::internal("the server cannot read the input of the batch")
         };
         let mut running = Running::new(Arc::clone(&self.app), self.tenant, LINES_AT_A_TIME);
-        let mut lines = BufReader::new(File::open(&self.input).map_err(unreadable)?).lines();
-        let (mut names, mut ended, mut reported) = (Names::default(), false, clock::now());
+        let lines = BufReader::new(File::open(&self.input).map_err(unreadable)?).lines();
+        let mut requests = requests(lines, Some(&self.endpoint));
+        let mut reported = clock::now();
         let mut ticks = tokio::time::interval(REPORT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while !ended && !running.is_full() {
-                let Some(line) = lines.next().transpose().map_err(unreadable)? else {
-                    ended = true;
-                    break;
-                };
-                let Some(text) = content_of(&line) else { continue };
-                if let Ok(line) = BatchLine::read(text, Some(&self.endpoint), &mut names) {
-                    running.push(line);
-                }
-            }
+            running.fill(&mut requests).map_err(unreadable)?;
             let result = tokio::select! {
                 biased;
                 result = running.next() => result.map(Some),
@@ -208,12 +200,9 @@ impl Job {
             for name in running.give_up() {
                 errors.write(self, &unrun_line(&name, code, why))?;
             }
-            for line in lines {
+            for line in requests {
                 let line = line.map_err(unreadable)?;
-                let Some(text) = content_of(&line) else { continue };
-                if let Ok(line) = BatchLine::read(text, Some(&self.endpoint), &mut names) {
-                    errors.write(self, &unrun_line(&line.custom_id, code, why))?;
-                }
+                errors.write(self, &unrun_line(&line.custom_id, code, why))?;
             }
             return Ok(Some(cut));
         }

@@ -1,6 +1,7 @@
 //! One line of a batch: the request that it holds, and the line that its result makes.
 
 use std::collections::HashSet;
+use std::io;
 
 use serde_json::{Map, Value, json};
 
@@ -104,6 +105,23 @@ impl BatchLine {
         }
         Ok(BatchLine { custom_id, url, body })
     }
+}
+
+/// A line without white space around it; none if nothing is left.
+pub(super) fn content_of(line: &str) -> Option<&str> {
+    Some(line.trim()).filter(|line| !line.is_empty())
+}
+
+/// The requests of a batch, whose lines were checked before it was started.
+pub(super) fn requests<'a>(
+    lines: impl Iterator<Item = io::Result<String>> + 'a,
+    endpoint: Option<&'a str>,
+) -> impl Iterator<Item = io::Result<BatchLine>> + 'a {
+    let mut names = Names::default();
+    lines.filter_map(move |line| match line {
+        Ok(line) => BatchLine::read(content_of(&line)?, endpoint, &mut names).ok().map(Ok),
+        Err(why) => Some(Err(why)),
+    })
 }
 
 /// A line of results. The body is JSON, and stands in the line as it is: read and written again, its numbers could change.

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
-use super::line::{BatchLine, LineError, Names, result_line};
+use super::line::{BatchLine, LineError, Names, content_of, requests, result_line};
 use crate::backend::GenerationBackend;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -152,11 +152,19 @@ impl Running {
         Running { handles: VecDeque::new(), app, handlers, tenant, permits, most }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.handles.len() >= self.most
+    /// Starts lines until as many run as may, or there are no more.
+    pub(super) fn fill(
+        &mut self,
+        lines: &mut impl Iterator<Item = io::Result<BatchLine>>,
+    ) -> io::Result<()> {
+        while self.handles.len() < self.most {
+            let Some(line) = lines.next() else { break };
+            self.push(line?);
+        }
+        Ok(())
     }
 
-    pub(super) fn push(&mut self, line: BatchLine) {
+    fn push(&mut self, line: BatchLine) {
         let BatchLine { custom_id: name, url, mut body } = line;
         body.entry("priority").or_insert(PRIORITY.into());
         // While it waits it is text, which takes a fraction of the memory.
@@ -195,11 +203,6 @@ impl Running {
     }
 }
 
-/// A line without white space around it; none if nothing is left.
-pub(super) fn content_of(line: &str) -> Option<&str> {
-    Some(line.trim()).filter(|line| !line.is_empty())
-}
-
 /// Checks every line of an input before any is run.
 ///
 /// # Errors
@@ -234,22 +237,9 @@ pub async fn run_batch<R: BufRead>(
     let mut counts = BatchCounts { total: check(&mut open()?)?, ..BatchCounts::default() };
     let app = AppState::new(config, Arc::clone(&backend));
     let mut running = Running::new(app, Tenant::ONLY, at_a_time.max(1));
-    let mut names = Names::default();
-    let mut lines = open()?.lines();
-    let mut ended = false;
+    let mut lines = requests(open()?.lines(), None);
     loop {
-        while !ended && !running.is_full() {
-            match lines.next() {
-                None => ended = true,
-                Some(line) => {
-                    let line = line?;
-                    let Some(text) = content_of(&line) else { continue };
-                    if let Ok(line) = BatchLine::read(text, None, &mut names) {
-                        running.push(line);
-                    }
-                }
-            }
-        }
+        running.fill(&mut lines)?;
         let Some(result) = running.next().await else { break };
         match result.status {
             StatusCode::OK => counts.completed += 1,
