@@ -25,6 +25,10 @@ const ALL: &[(&str, &[Body])] = &[
     ("responses/request.rs", &[Schema("ResponsesRequest")]),
     ("messages/request.rs", &[Schema("MessagesRequest")]),
     ("messages/history.rs", &[Schema("MessagesRequest"), Schema("CountTokensRequest")]),
+    ("messages/tools.rs", &[Schema("MessagesRequest"), Schema("CountTokensRequest")]),
+    ("responses/prompt.rs", &[Schema("ResponsesRequest"), Schema("InputTokensRequest")]),
+    ("responses/compact.rs", &[Schema("CompactRequest")]),
+    ("conversations.rs", &[Of("/v1/conversations")]),
     ("options/generation.rs", &[Schema("ChatRequest"), Schema("CompletionRequest")]),
     ("options/stream.rs", &[Schema("ChatRequest"), Schema("CompletionRequest")]),
 ];
@@ -39,6 +43,33 @@ const ANY: &[(&str, &[Body])] = &[
     ("ollama/models.rs", &[Schema("OllamaModelRequest"), Schema("OllamaPullRequest")]),
     ("batch/routes.rs", &[Of("/v1/batches")]),
     ("routes/tokenize.rs", &[Of("/tokenize"), Of("/detokenize")]),
+];
+
+/// Files that read parameters of the address, and the routes that take them: each must list them all.
+const QUERIES: &[(&str, &[&str])] = &[
+    (
+        "page.rs",
+        &[
+            "/v1/conversations/{id}/items",
+            "/v1/responses/{id}/input_items",
+            "/v1/files",
+            "/v1/batches",
+        ],
+    ),
+    ("batch/file_routes.rs", &["/v1/files"]),
+    ("responses/mod.rs", &["/v1/responses/{id}"]),
+    ("routes/status.rs", &["/debug/steps"]),
+];
+
+/// Files that look into objects which are described elsewhere: schemas, items of a history, lines of a batch, and the one field
+/// `model` of every request.
+const OTHERS: [&str; 6] = [
+    "guide/constraint.rs",
+    "guide/grammar.rs",
+    "guide/limits.rs",
+    "responses/hosted.rs",
+    "batch/line.rs",
+    "routes/worker.rs",
 ];
 
 /// Ways in which a field is read, up to its name.
@@ -196,11 +227,43 @@ async fn every_field_that_is_read_is_documented() {
     check("chat messages", fields_of_messages(), &[Schema("ChatRequest")], true);
     assert!(lacks.is_empty(), "/openapi.json lacks these fields: {lacks:#?}");
 
-    let dense: String = source("responses/mod.rs").split_whitespace().collect();
-    let paths = document["paths"].to_string();
-    for query in dense.split("query.get(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
-        assert!(paths.contains(&format!("\"name\":\"{query}\"")), "/openapi.json lacks ?{query}=");
+    for (file, routes) in QUERIES {
+        let dense: String = source(file).split_whitespace().collect();
+        let names = dense.split("query.get(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let names: BTreeSet<&str> = names.collect();
+        assert!(!names.is_empty(), "{file} reads no parameter; take it out of the table");
+        for route in *routes {
+            let parameters = document["paths"][route]["get"]["parameters"].as_array().unwrap();
+            let listed = |name: &str| parameters.iter().any(|listed| listed["name"] == name);
+            let lacks: Vec<_> = names.iter().filter(|name| !listed(name)).collect();
+            assert!(lacks.is_empty(), "/openapi.json lacks parameters of {route}: {lacks:?}");
+        }
     }
+}
+
+#[test]
+fn every_file_that_reads_fields_is_compared() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let named: BTreeSet<&str> = [ALL, ANY]
+        .iter()
+        .flat_map(|table| table.iter().map(|(file, _)| *file))
+        .chain(QUERIES.iter().map(|(file, _)| *file))
+        .chain(OTHERS)
+        .collect();
+    let (mut folders, mut read) = (vec![root.clone()], BTreeSet::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let file = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if file.ends_with(".rs") && !fields(&source(&file)).is_empty() {
+                read.insert(file);
+            }
+        }
+    }
+    let unnamed: Vec<&String> = read.iter().filter(|file| !named.contains(file.as_str())).collect();
+    assert!(unnamed.is_empty(), "add these files to a table: {unnamed:?}");
 }
 
 #[tokio::test]
