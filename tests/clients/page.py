@@ -118,6 +118,21 @@ def walk(chat: Chat):
     expect(last.locator(".final")).to_contain_text("word word")
     page.click("#send")
     expect(last.locator(".cut")).to_have_text("Stopped.")
+    chat.picture("stopped")
+
+    # Where the server cannot be reached, the page says so, and nothing of the question is lost.
+    page.click("#fresh")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    chat.say("Is anybody there?")
+    expect(last.locator(".error")).to_have_text("The server cannot be reached.")
+    expect(last.locator(".actions button", has_text="Retry")).to_be_visible()
+    chat.picture("unreachable")
+    page.unroute("**/v1/chat/completions")
+    # The browser itself logs that a request failed.
+    chat.problems = [problem for problem in chat.problems if "ERR_FAILED" not in problem]
+    last.locator(".actions button", has_text="Retry").click()
+    chat.done()
+    expect(last.locator(".final")).to_have_text("Hello, wörld!")
 
     # A failure in the stream is shown, and can be tried again.
     page.click("#fresh")

@@ -42,9 +42,20 @@ async function failure(reply) {
   }
 }
 
-async function findModel() {
-  const reply = await fetch('v1/models', { headers: headers() });
+// The server's answer; an error that says what is wrong where there is none.
+async function send(path, options) {
+  let reply;
+  try {
+    reply = await fetch(path, { headers: headers(), ...options });
+  } catch (why) {
+    throw why.name === 'AbortError' ? why : new Error('The server cannot be reached.');
+  }
   if (!reply.ok) throw await failure(reply);
+  return reply;
+}
+
+async function findModel() {
+  const reply = await send('v1/models');
   model = (await reply.json()).data[0].id;
   $('model').textContent = $('empty-model').textContent = model;
 }
@@ -218,8 +229,7 @@ async function turn() {
   const soon = () => { due ??= requestAnimationFrame(() => { due = null; follow(() => write(element, message, index)); }); };
   try {
     if (!model) await findModel();
-    const reply = await fetch('v1/chat/completions', { method: 'POST', headers: headers(), body: JSON.stringify(request()), signal: running.signal });
-    if (!reply.ok) throw await failure(reply);
+    const reply = await send('v1/chat/completions', { method: 'POST', body: JSON.stringify(request()), signal: running.signal });
     let ended = false;
     for await (const event of events(reply.body)) {
       if (event.error) throw new Error(event.error.message);
