@@ -71,7 +71,7 @@ mod utf8;
 pub use convert::{
     ApiContent, ApiPart, ChatFunctionCall, ChatMessage, ChatReply, ChatToolCall, ConvertError,
     MessageItem, OutputItem, PromptOptions, ResponseFormat, ResponseItem, Route, TypedItem,
-    chat_conversation, chat_reply, response_items, responses_conversation,
+    chat_conversation, chat_reply, omitted_result, response_items, responses_conversation,
 };
 pub use encoding::{
     DecodeError, EncodeError, SpecialSet, decode, decode_bytes, decode_lossy, encode, encode_into,

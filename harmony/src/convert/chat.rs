@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiContent, Builder, ConvertError, PromptOptions, Route, first_with_text, input_as_arguments,
-    instructs, null_as_empty, recipient_of,
+    ApiContent, Builder, ConvertError, PromptOptions, Route, arguments_text, first_with_text,
+    input_as_arguments, instructs, null_as_empty, recipient_of,
 };
 use crate::types::{Conversation, Message};
 
@@ -44,8 +44,8 @@ pub struct ChatMessage {
 pub struct ChatFunctionCall {
     /// Its name.
     pub name: String,
-    /// Its arguments. Null counts as absent, and both as no arguments.
-    #[serde(default, deserialize_with = "null_as_empty")]
+    /// Its arguments, which may come as an object. Null counts as absent, and both as no arguments.
+    #[serde(default, deserialize_with = "arguments_text")]
     pub arguments: String,
 }
 
@@ -117,7 +117,14 @@ pub fn chat_conversation(
 ) -> Result<Conversation, ConvertError> {
     let mut builder = Builder::new(options);
     for (index, message) in history.iter().enumerate() {
-        let text = message.content.as_ref().map(|content| content.text(index)).transpose()?;
+        let content = message.content.as_ref();
+        if matches!(message.role.as_str(), "tool" | "function") {
+            let id = message.tool_call_id.as_deref().unwrap_or_default();
+            let result = content.map(ApiContent::result_text).unwrap_or_default();
+            builder.answer_call(index, id, message.name.as_deref(), result)?;
+            continue;
+        }
+        let text = content.map(|content| content.text(index)).transpose()?;
         match message.role.as_str() {
             role if instructs(role) => builder.instruct(text.unwrap_or_default()),
             "user" => {
@@ -125,12 +132,10 @@ pub fn chat_conversation(
                 builder.push(Message::user(text));
             }
             "assistant" => assistant(&mut builder, message, text),
-            "tool" | "function" => {
-                let id = message.tool_call_id.as_deref().unwrap_or_default();
-                let function = message.name.as_deref();
-                builder.answer_call(index, id, function, text.unwrap_or_default())?;
+            role => {
+                let known = "system, developer, user, assistant or tool";
+                return Err(ConvertError::UnknownRole { index, role: role.to_owned(), known });
             }
-            role => return Err(ConvertError::UnknownRole { index, role: role.to_owned() }),
         }
     }
     Ok(builder.finish(options))

@@ -58,14 +58,14 @@ pub struct ResponseFormat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     /// A role that the API does not have.
-    #[error(
-        "message {index} has the role {role:?}: use system, developer, user, assistant or tool"
-    )]
+    #[error("message {index} has the role {role:?}: use {known}")]
     UnknownRole {
         /// Index of the message or item.
         index: usize,
         /// The role.
         role: String,
+        /// The roles that the API has.
+        known: &'static str,
     },
     /// A part that is not text.
     #[error("message {index} has a content part of the type {kind:?}: only text is supported")]
@@ -158,14 +158,20 @@ pub struct ApiPart {
 }
 
 impl ApiPart {
+    /// Whether its type is one of texts.
+    fn is_text(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "text" | "input_text" | "output_text" | "reasoning_text" | "summary_text" | "refusal"
+        )
+    }
+
     /// The part's text. Typed clients write all fields of all types, so both fields may be there: the one that the type
     /// names counts, and the other one only where that is absent or empty.
     fn text(&self) -> Option<&str> {
         let (named, other) = match self.kind.as_str() {
             "refusal" => (&self.refusal, &self.text),
-            "text" | "input_text" | "output_text" | "reasoning_text" | "summary_text" => {
-                (&self.text, &self.refusal)
-            }
+            _ if self.is_text() => (&self.text, &self.refusal),
             _ => return None,
         };
         first_with_text(named.as_deref(), other.as_deref())
@@ -178,6 +184,22 @@ fn first_with_text<'a>(preferred: Option<&'a str>, other: Option<&'a str>) -> Op
 }
 
 impl ApiContent {
+    /// The text of a tool's result. A tool may return an image, and its conversation has to go on, so a sentence stands for
+    /// each part that is no text.
+    fn result_text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Parts(parts) => parts
+                .iter()
+                .map(|part| match part.text() {
+                    Some(text) => text.to_owned(),
+                    None if part.is_text() => String::new(),
+                    None => omitted_result(&part.kind),
+                })
+                .collect(),
+        }
+    }
+
     /// The whole text.
     fn text(&self, index: usize) -> Result<String, ConvertError> {
         match self {
@@ -320,6 +342,18 @@ fn recipient_of(namespace: Option<&str>, function: &str) -> String {
     format!("{namespace}.{function}")
 }
 
+/// What a model reads in place of a part of a tool's result that is no text, by the part's type.
+///
+/// ```
+/// let text = ossmith_harmony::omitted_result("input_image");
+/// assert_eq!(text, "[a result of the type image was left out: this model reads text]");
+/// ```
+pub fn omitted_result(kind: &str) -> String {
+    let what = kind.trim_start_matches("input_").trim_start_matches("computer_");
+    let what = what.trim_end_matches("_url");
+    format!("[a result of the type {what} was left out: this model reads text]")
+}
+
 /// The arguments of a tool that takes a free-form text: as a function, it has one string.
 fn input_as_arguments(input: &str) -> String {
     serde_json::json!({"input": input}).to_string()
@@ -328,6 +362,16 @@ fn input_as_arguments(input: &str) -> String {
 /// A string, where null counts as an empty one.
 fn null_as_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Arguments: JSON in a string, or, as some clients send it, the object itself. Null counts as no arguments.
+fn arguments_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Option::<Value>::deserialize(deserializer)? {
+        None => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text),
+        Some(arguments @ Value::Object(_)) => Ok(arguments.to_string()),
+        Some(_) => Err(serde::de::Error::custom("arguments are neither a string nor an object")),
+    }
 }
 
 /// The role of a message that only instructs.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiContent, Builder, ConvertError, PromptOptions, Route, input_as_arguments, instructs,
-    null_as_empty, recipient_of,
+    ApiContent, Builder, ConvertError, PromptOptions, Route, arguments_text, input_as_arguments,
+    instructs, null_as_empty, recipient_of,
 };
 use crate::types::{Conversation, Message};
 
@@ -46,8 +46,8 @@ pub enum TypedItem {
         /// The namespace that the function is in; the functions' own if absent.
         #[serde(default)]
         namespace: Option<String>,
-        /// Its arguments. Null counts as absent, and both as no arguments.
-        #[serde(default, deserialize_with = "null_as_empty")]
+        /// Its arguments, which may come as an object. Null counts as absent, and both as no arguments.
+        #[serde(default, deserialize_with = "arguments_text")]
         arguments: String,
     },
     /// The model's call of a tool that takes a free-form text.
@@ -138,7 +138,7 @@ pub fn responses_conversation(
                 builder.call(call_id.clone(), recipient, input_as_arguments(input));
             }
             ResponseItem::Typed(TypedItem::FunctionCallOutput { call_id, output }) => {
-                let output = output.as_ref().map(|output| output.text(index)).transpose()?;
+                let output = output.as_ref().map(ApiContent::result_text);
                 builder.answer_call(index, call_id, None, output.unwrap_or_default())?;
             }
         }
@@ -163,7 +163,10 @@ fn add_message(
             let is_preamble = message.phase.as_deref() == Some("commentary");
             builder.assistant(if is_preamble { "commentary" } else { "final" }, text);
         }
-        role => return Err(ConvertError::UnknownRole { index, role: role.to_owned() }),
+        role => {
+            let known = "system, developer, user or assistant; results of calls are items of the type function_call_output";
+            return Err(ConvertError::UnknownRole { index, role: role.to_owned(), known });
+        }
     }
     Ok(())
 }

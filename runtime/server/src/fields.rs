@@ -91,7 +91,8 @@ impl<'a> Fields<'a> {
             (true, false) => format!("at least {low}"),
             _ => format!("at most {high}"),
         };
-        Err(self.wrong(field, format!("is {number}; it must be {span}")))
+        // As the client wrote it: 1e300 has 301 digits otherwise.
+        Err(self.wrong(field, format!("is {value}; it must be {span}")))
     }
 
     /// A whole number in a range. `5.0` counts as one, and a number that is too large for 64 bits becomes the largest that fits.

@@ -16,7 +16,8 @@ pub(crate) fn page(mut items: Vec<Value>, query: &HashMap<String, String>) -> Re
     }
     if let Some(after) = query.get("after") {
         let at = items.iter().position(|item| item["id"] == after.as_str());
-        items.drain(..at.map_or(items.len(), |at| at + 1));
+        let missing = || ApiError::bad("after", format!("`after` is `{after}`, which is no item"));
+        items.drain(..=at.ok_or_else(missing)?);
     }
     let limit = match query.get("limit").map(|limit| limit.parse::<usize>()) {
         None => 20,

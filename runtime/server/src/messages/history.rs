@@ -1,7 +1,9 @@
 //! The messages of a request as those of a chat. A block of Anthropic's is a part of one message here, a message of its own
 //! (`tool_result`), or is refused by name.
 
-use ossmith_harmony::{ApiContent, ChatFunctionCall, ChatMessage, ChatToolCall, ConvertError};
+use ossmith_harmony::{
+    ApiContent, ChatFunctionCall, ChatMessage, ChatToolCall, ConvertError, omitted_result,
+};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
@@ -96,7 +98,7 @@ impl History {
         for block in &blocks {
             if block.required_string("type")? == "tool_result" {
                 let mut result = message("tool", tool_result(block)?);
-                result.tool_call_id = Some(block.required_string("tool_use_id")?.to_owned());
+                result.tool_call_id = block.string("tool_use_id")?.map(str::to_owned);
                 self.push(index, result);
             } else {
                 said.push(text_of(block, "a user's message")?);
@@ -130,7 +132,7 @@ impl History {
                 "redacted_thinking" => {}
                 "tool_use" | "server_tool_use" | "mcp_tool_use" => {
                     turn.calls.push(ChatToolCall {
-                        id: block.required_string("id")?.to_owned(),
+                        id: block.string("id")?.unwrap_or_default().to_owned(),
                         name: block.required_string("name")?.to_owned(),
                         arguments: match block.get("input") {
                             None => "{}".to_owned(),
@@ -143,7 +145,7 @@ impl History {
                 kind if kind.ends_with("_tool_result") => {
                     self.push_assistant(index, std::mem::take(&mut turn));
                     let mut result = message("tool", foreign_result(block.get("content")));
-                    result.tool_call_id = Some(block.required_string("tool_use_id")?.to_owned());
+                    result.tool_call_id = block.string("tool_use_id")?.map(str::to_owned);
                     self.push(index, result);
                 }
                 _ => turn.said.push(text_of(block, "an assistant's message")?),
@@ -219,9 +221,22 @@ fn message(role: &str, text: String) -> ChatMessage {
     }
 }
 
-/// What a function returned, or that it failed.
+/// What a function returned, or that it failed. A sentence stands for an image or a document that is no plain text: what a
+/// tool returns must not end the conversation.
 fn tool_result(block: &Fields<'_>) -> Result<String> {
-    let text = texts(block, "content", "a tool's result")?.join("\n");
+    let holder = "a tool's result";
+    let text = match block.get("content") {
+        Some(Value::Array(_)) => {
+            let part = |part: &Fields<'_>| match text_of(part, holder) {
+                Err(_) if matches!(part.string("type"), Ok(Some("image" | "document"))) => {
+                    Ok(omitted_result(part.required_string("type")?))
+                }
+                text => text,
+            };
+            block.objects("content")?.iter().map(part).collect::<Result<Vec<_>>>()?.join("\n")
+        }
+        _ => texts(block, "content", holder)?.join("\n"),
+    };
     // The model has no other way to see it.
     Ok(match block.bool("is_error", false)? {
         true => format!("Error: {text}"),

@@ -176,12 +176,16 @@ fn message(fields: &Fields<'_>) -> Result<ChatMessage> {
     fields.refuse(&[("images", ": gpt-oss reads text only")])?;
     let calls = fields.objects("tool_calls")?.iter().map(call).collect::<Result<Vec<_>>>()?;
     let owned = |name| Result::Ok(fields.string(name)?.map(str::to_owned));
+    let (role, content) = (fields.required_string("role")?, fields.string("content")?);
+    if role == "user" && content.is_none() {
+        return Err(fields.wrong("content", "is missing"));
+    }
     Ok(ChatMessage {
         reasoning: owned("thinking")?,
         name: owned("tool_name")?,
         tool_call_id: owned("tool_call_id")?,
         tool_calls: (!calls.is_empty()).then_some(calls),
-        ..text(fields.required_string("role")?, fields.string("content")?.unwrap_or_default())
+        ..text(role, content.unwrap_or_default())
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use ossmith_harmony::omitted_result;
 use serde_json::{Map, Value, json};
 
 /// Calls whose results are items of their own.
@@ -66,7 +67,12 @@ pub(super) fn as_functions(item: &Value, call_ids: &HashMap<&str, &str>) -> Opti
     if RESULTS.contains(&kind) {
         let id = call_ids.get(own_id).copied().unwrap_or(own_id);
         let output = item.get("output").or(item.get("tools")).unwrap_or(&Value::Null);
-        return Some(vec![result(id, text_of(output))]);
+        let text = match output["type"].as_str() {
+            // It holds a whole image.
+            Some(kind @ "computer_screenshot") => omitted_result(kind),
+            _ => text_of(output),
+        };
+        return Some(vec![result(id, text)]);
     }
     let is_whole = WHOLE_CALLS.contains(&kind);
     if !is_whole && !CALLS.contains(&kind) {
@@ -116,17 +122,4 @@ fn text_of(value: &Value) -> String {
         Value::Null => String::new(),
         other => other.to_string(),
     }
-}
-
-/// A result without images and files, which the model cannot read: a sentence stands for each.
-pub(super) fn with_text_only(mut item: Value) -> Value {
-    for part in item["output"].as_array_mut().into_iter().flatten() {
-        let kind = part["type"].as_str().unwrap_or_default();
-        if matches!(kind, "input_image" | "input_file" | "input_audio" | "computer_screenshot") {
-            let what = kind.trim_start_matches("input_").trim_start_matches("computer_");
-            let text = format!("[a result of the type {what} was left out: this model reads text]");
-            *part = json!({"type": "input_text", "text": text});
-        }
-    }
-    item
 }

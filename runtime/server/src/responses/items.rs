@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ossmith_harmony::ResponseItem;
+use ossmith_harmony::{ResponseItem, TypedItem};
 use serde_json::{Value, json};
 
 use super::hosted;
@@ -206,9 +206,10 @@ pub(crate) fn parse(
             None => vec![item.clone()],
         };
         for item in shown {
-            let item = <ResponseItem as serde::Deserialize>::deserialize(&item)
+            // Every item has a type here, so an error can name the field.
+            let item = <TypedItem as serde::Deserialize>::deserialize(&item)
                 .map_err(|why| ApiError::bad(name.clone(), format!("`{name}`: {why}")))?;
-            parsed.push(item);
+            parsed.push(ResponseItem::Typed(item));
         }
     }
     Ok(parsed)
@@ -236,12 +237,6 @@ fn shown(
                 false => format!("{SUMMARY_OF}{text}"),
             };
             Some(vec![json!({"type": "message", "role": "developer", "content": content})])
-        }
-        Some(kind) if hosted::is_result(kind) && item["output"].is_array() => {
-            match hosted::as_functions(item, call_ids) {
-                None => Some(vec![hosted::with_text_only(item.clone())]),
-                shown => shown,
-            }
         }
         _ => hosted::as_functions(item, call_ids),
     })

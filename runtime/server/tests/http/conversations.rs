@@ -50,6 +50,8 @@ async fn a_conversation_is_made_changed_and_deleted() {
     assert_eq!((texts(&newest), &newest["has_more"]), (vec!["three", "two"], &json!(true)));
     let after = format!("{items}?after={}", newest["last_id"].as_str().unwrap());
     assert_eq!(texts(&send(&site, "GET", &after, json!({})).await.1), ["one"]);
+    let (status, lost) = send(&site, "GET", &format!("{items}?after=msg_gone"), json!({})).await;
+    assert_eq!((status, &lost["error"]["param"]), (400, &json!("after")), "{lost}");
 
     let one = format!("{items}/{}", all["data"][0]["id"].as_str().unwrap());
     assert_eq!(send(&site, "GET", &one, json!({})).await, (200, all["data"][0].clone()));

@@ -18,6 +18,14 @@ async fn response_tokens(site: &Site, body: Value) -> u64 {
     answer["usage"]["input_tokens"].as_u64().unwrap()
 }
 
+/// The number of prompt tokens of a request to `/v1/messages`.
+async fn message_tokens(site: &Site, messages: Value) -> u64 {
+    let body = json!({"messages": messages});
+    let (status, answer) = site.post("/v1/messages/count_tokens", &body).await;
+    assert_eq!(status, 200, "{body}: {answer}");
+    answer["input_tokens"].as_u64().unwrap()
+}
+
 fn user(text: &str) -> Value {
     json!({"role": "user", "content": text})
 }
@@ -83,6 +91,80 @@ async fn results_of_calls_with_equal_empty_or_missing_ids_answer_the_calls_in_or
         };
         let want = response_tokens(&site, input(&json!("a"), &json!("b"))).await;
         assert_eq!(response_tokens(&site, input(&tide, &moon)).await, want, "{tide} {moon}");
+
+        let used = |id: &Value, name: &str| {
+            with(json!({"type": "tool_use", "name": name, "input": {}}), "id", id)
+        };
+        let found = |id: &Value, text: &str| {
+            with(json!({"type": "tool_result", "content": text}), "tool_use_id", id)
+        };
+        let messages = |tide: &Value, moon: &Value| {
+            json!([
+                user("Go."),
+                {"role": "assistant", "content": [used(tide, "tide"), used(moon, "moon")]},
+                {"role": "user", "content": [found(tide, "LOW"), found(moon, "FULL")]},
+            ])
+        };
+        let want = message_tokens(&site, messages(&json!("a"), &json!("b"))).await;
+        assert_eq!(message_tokens(&site, messages(&tide, &moon)).await, want, "{tide} {moon}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_a_tool_returns_does_not_end_the_conversation() {
+    let site = Site::writing(TURN);
+    let sentence = "[a result of the type image was left out: this model reads text]";
+    let chat = |result: Value| {
+        let calls = json!({"role": "assistant", "tool_calls": [call(&json!("a"), "look")]});
+        json!([user("Go."), calls, {"role": "tool", "tool_call_id": "a", "content": result}])
+    };
+    let url = json!({"url": "data:image/png;base64,AAAA"});
+    let parts = json!([{"type": "text", "text": "See: "}, {"type": "image_url", "image_url": url}]);
+    let seen = prompt(&site, chat(parts)).await;
+    assert!(seen.contains(&shown("look", &format!("See: {sentence}"))), "{seen}");
+
+    let response = |output: Value| {
+        json!({"input": [
+            user("Go."),
+            {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": output},
+        ]})
+    };
+    let image = json!([{"type": "input_image", "image_url": url["url"]}]);
+    let of_response = response_tokens(&site, response(image)).await;
+    assert_eq!(of_response, response_tokens(&site, response(json!(sentence))).await);
+
+    let message = |content: Value| {
+        json!([
+            user("Go."),
+            {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "a", "name": "look", "input": {}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "a", "content": content},
+            ]},
+        ])
+    };
+    let source = json!({"type": "base64", "media_type": "image/png", "data": "AAAA"});
+    let of_message = message_tokens(&site, message(json!([{"type": "image", "source": source}])));
+    assert_eq!(of_message.await, message_tokens(&site, message(json!(sentence))).await);
+
+    // What a user shows is still refused: nobody would know that the model has not seen it.
+    let body = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]});
+    assert_eq!(site.post("/v1/chat/completions", &body).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_role_that_an_api_does_not_have_is_refused_with_those_it_has() {
+    let site = Site::writing(TURN);
+    for (path, body, has_tool) in [
+        ("/v1/chat/completions", json!({"messages": [{"role": "robot", "content": "x"}]}), true),
+        ("/v1/responses", json!({"input": [{"role": "tool", "content": "x"}]}), false),
+    ] {
+        let (status, answer) = site.post(path, &body).await;
+        let said = answer["error"]["message"].as_str().unwrap().to_owned();
+        let known = said.split_once("use ").unwrap().1.split(';').next().unwrap();
+        assert_eq!((status, known.contains("tool")), (400, has_tool), "{said}");
     }
 }
 
@@ -214,6 +296,16 @@ async fn null_arguments_and_results_are_read_alike_by_both_apis() {
             user("Go."), with(call, "arguments", arguments), with(result, "output", output),
         ]})
     };
+    // Some clients send the object itself.
+    let (text, object) = (json!(r#"{"port":"Oslo"}"#), json!({"port": "Oslo"}));
+    let out = json!("LOW");
+    assert_eq!(prompt(&site, chat(&text, &out)).await, prompt(&site, chat(&object, &out)).await);
+    let tokens = response_tokens(&site, items(&text, &out)).await;
+    assert_eq!(response_tokens(&site, items(&object, &out)).await, tokens);
+    let (status, answer) = site.post("/v1/responses", &items(&json!(3), &out)).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("input[1]")));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("arguments are neither"));
+
     let (empty, none) = (json!("{}"), json!(""));
     let want = prompt(&site, chat(&empty, &none)).await;
     let tokens = response_tokens(&site, items(&empty, &none)).await;

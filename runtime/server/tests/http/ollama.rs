@@ -158,6 +158,11 @@ async fn what_cannot_be_had_is_refused_by_name() {
             chat(json!({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]})),
             "`messages[0].images`",
         ),
+        (
+            "/api/chat",
+            chat(json!({"messages": [{"role": "user"}]})),
+            "`messages[0].content` is missing",
+        ),
         ("/api/chat", chat(json!({"options": {"mirostat": 2}})), "`options.mirostat`"),
         ("/api/chat", chat(json!({"options": {"temperature": 9}})), "`options.temperature`"),
         ("/api/chat", chat(json!({"format": "xml"})), "`format` is `xml`"),

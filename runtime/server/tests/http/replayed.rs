@@ -154,6 +154,12 @@ async fn items_of_other_tools_are_calls_and_results() {
             json!([{"type": "function_call", "call_id": "i", "name": "see", "arguments": "{}"}, {"type": "function_call_output", "call_id": "i", "output": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]),
             &["<|message|>[a result of the type image was left out: this model reads text]<|end|>"],
         ),
+        (
+            json!([{"type": "computer_call", "call_id": "c", "action": {"type": "wait"}}, {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AAAA"}}]),
+            &[
+                "<|message|>[a result of the type screenshot was left out: this model reads text]<|end|>",
+            ],
+        ),
     ] {
         let mut input = vec![json!({"role": "user", "content": "before"})];
         input.extend(items.as_array().unwrap().clone());
