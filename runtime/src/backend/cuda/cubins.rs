@@ -9,6 +9,7 @@
 //! of both files: a corrupt or incomplete entry is compiled again. NVRTC is not needed for cubins from the cache.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ossmith_plan::{Model, Unit};
 use rayon::prelude::*;
@@ -257,7 +258,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".tmp{}", std::process::id()));
+    // Ranks of one process may write the same entry at once.
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let write = WRITES.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".tmp{}-{write}", std::process::id()));
     let temporary = path.with_file_name(name);
     let written = std::fs::File::create(&temporary).and_then(|mut file| {
         std::io::Write::write_all(&mut file, bytes)?;
