@@ -2,7 +2,7 @@
 
 use ossmith_plan::{
     Arch, DType, Family, Graph, KernelInfo, Layer, Local, Loss, Model, ModelSpec, Phase,
-    PhaseKernel, Regime, RowOrder, Schedule, Shard, ShardError, Weight, WeightLayout,
+    PhaseKernel, RowOrder, Schedule, Shard, ShardError, Weight, WeightLayout,
 };
 
 use crate::fuse::{self, Fused, FusedGraph};
@@ -54,8 +54,8 @@ pub fn assemble(
     assemble_rank(spec, Shard::WHOLE, arch, overrides)
 }
 
-/// The same for what one of several ranks computes. Only decode kernels add over ranks yet; [`Model::losses`] lists what
-/// is missing, and [`Model::cannot_run`] says that the model cannot run for it.
+/// The same for what one of several ranks computes. A schedule with a kernel that exchanges, and whose blocks do not all run
+/// at once, is left out and listed in [`Model::losses`].
 ///
 /// # Errors
 /// As [`assemble`], and [`CompileError::Shard`] if so many ranks cannot share the model.
@@ -81,13 +81,18 @@ pub fn assemble_rank(
     let mut kernels = Kernels::default();
     let mut schedules = Vec::new();
     for step in &steps {
-        if shard != Shard::WHOLE && !matches!(step.regime, Regime::Decode { .. }) {
-            losses.push(no_sums(step));
-            continue;
-        }
-        let fused = fuse::fuse(&graph, step.regime);
+        let fused = match shard {
+            Shard::WHOLE => fuse::fuse(&graph, step.regime),
+            _ => fuse::apply(&graph, fuse::rules_of_ranks(step.regime)),
+        };
         let dims = Dimensions { shard, global: &spec, local: &local_spec };
         let planned = plan_step(&fused, step, &dims, arch, overrides)?;
+        let waits_for_itself =
+            |kernel: &&PlannedKernel| kernel.plan.ranks > 1 && !kernel.plan.is_resident(arch);
+        if let Some(kernel) = planned.kernels().find(waits_for_itself) {
+            losses.push(not_resident(step, kernel.plan.info.name, arch));
+            continue;
+        }
         match kernels.take(step, planned) {
             Ok(schedule) => schedules.push(schedule),
             Err((info, _)) if overrides.0.contains_key(info.name) => {
@@ -121,10 +126,15 @@ pub fn assemble_rank(
     })
 }
 
-/// A schedule that a rank does without, because its kernels do not add over ranks.
-fn no_sums(step: &Step) -> Loss {
-    let regime = step.regime.name();
-    let what = format!("no {regime} schedule for several ranks: its kernels do not add over ranks");
+/// A schedule that a rank does without, because a block of one of its kernels could wait for another rank's block that
+/// waits for a place.
+fn not_resident(step: &Step, kernel: &str, arch: &Arch) -> Loss {
+    let (regime, most) = (step.regime.name(), step.max_tokens);
+    let what = format!(
+        "no {regime} schedule of several ranks for steps of up to {most} tokens: not all blocks of {kernel} run at once on \
+         the {} SMs of {}, and they wait for other ranks",
+        arch.sms, arch.name
+    );
     Loss { families: step.family.and_later(), what: what.leak() }
 }
 

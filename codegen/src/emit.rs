@@ -35,13 +35,13 @@ pub fn unit(plan: &KernelPlan) -> Unit {
     }
 }
 
-/// The definition by which epilogues add over ranks; nothing where there is one.
+/// The definition by which kernels exchange with other ranks; nothing where there is one.
 fn ranks(ranks: usize) -> String {
     match ranks {
         1 => String::new(),
-        _ => format!(
-            "\n// The epilogue adds over so many ranks (epilogue/exchange.cuh).\n#define RANKS {ranks}\n"
-        ),
+        _ => {
+            format!("\n// So many ranks exchange (epilogue/exchange.cuh).\n#define RANKS {ranks}\n")
+        }
     }
 }
 

@@ -73,6 +73,40 @@ const GEMM: Rules = Rules {
     head: &[rule("rmsnorm", &[Op::RmsNorm]), rule("unembed", &[Op::Linear]), SAMPLE],
 };
 
+const JOIN_LOGITS: Rule = auxiliary("join_logits", Auxiliary::JoinLogits);
+
+/// Of several ranks: the kernels that add to the residual add over ranks in their epilogues.
+const RANKED_DECODE: Rules =
+    Rules { head: &[rule("unembed", &[Op::RmsNorm, Op::Linear]), JOIN_LOGITS, SAMPLE], ..DECODE };
+
+/// Of several ranks: a kernel leaves this rank's part of a sum, and the one after it adds over ranks.
+const RANKED_GEMM: Rules = Rules {
+    layer: &[
+        rule("qkv_rope", &[Op::Linear, Op::Rope, Op::CacheWrite]),
+        rule("attention", &[Op::Attention]),
+        rule("attn_out", &[Op::Linear]),
+        rule("attn_allreduce_rmsnorm", &[Op::AllReduce, Op::AddTo, Op::RmsNorm]),
+        rule("router", &[Op::Linear]),
+        rule("moe_topk", &[Op::TopK]),
+        auxiliary("moe_permute", Auxiliary::Permute),
+        rule("moe_up_swiglu", &[Op::ExpertLinear, Op::SwiGlu]),
+        rule("moe_down", &[Op::ExpertLinear]),
+        rule("moe_unpermute", &[Op::Combine]),
+        Rule { next: &[Op::RmsNorm], ..rule("moe_allreduce_rmsnorm", &[Op::AllReduce, Op::AddTo]) },
+    ],
+    head: &[rule("rmsnorm", &[Op::RmsNorm]), rule("unembed", &[Op::Linear]), JOIN_LOGITS, SAMPLE],
+    ..GEMM
+};
+
+/// The fusion of each regime where several ranks share a model.
+#[must_use]
+pub const fn rules_of_ranks(regime: Regime) -> &'static Rules {
+    match regime {
+        Regime::Decode { .. } => &RANKED_DECODE,
+        Regime::Batched | Regime::Prefill => &RANKED_GEMM,
+    }
+}
+
 /// The fusion of each regime.
 #[must_use]
 pub const fn rules(regime: Regime) -> &'static Rules {
@@ -175,8 +209,8 @@ mod tests {
     #[test]
     fn every_node_is_in_one_phase_in_order() {
         let graph = crate::testing::graph();
-        for regime in REGIMES {
-            let fused = fuse(&graph, regime);
+        for rules in REGIMES.map(rules).into_iter().chain(REGIMES.map(rules_of_ranks)) {
+            let fused = apply(&graph, rules);
             let nodes = |phases: &[Fused]| -> Vec<Node> {
                 phases.iter().flat_map(|phase| [phase.nodes, phase.next].concat()).collect()
             };
@@ -187,19 +221,18 @@ mod tests {
             // What the last layer computes for a layer that does not come, the head computes for its rows.
             computed.truncate(computed.len() - (start.len() - graph.start.len()));
             computed.extend(head);
-            assert_eq!(computed, stated, "{regime:?}");
+            assert_eq!(computed, stated, "{rules:?}");
         }
     }
 
     #[test]
     fn phases_are_named_once_in_each_part() {
-        for regime in REGIMES {
-            let rules = rules(regime);
+        for rules in REGIMES.map(rules).into_iter().chain(REGIMES.map(rules_of_ranks)) {
             for part in [rules.start, rules.layer, rules.head] {
                 let mut names: Vec<&str> = part.iter().map(|rule| rule.name).collect();
                 names.sort_unstable();
                 names.dedup();
-                assert_eq!(names.len(), part.len(), "{regime:?}: {part:?}");
+                assert_eq!(names.len(), part.len(), "{part:?}");
             }
         }
     }

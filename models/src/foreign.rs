@@ -3,8 +3,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use ossmith_codegen::{CompileError, Overrides, TuningRecord, compile, compile_with, spec};
-use ossmith_plan::{Arch, Model, ModelSpec};
+use ossmith_codegen::{
+    CompileError, Overrides, TuningRecord, compile, compile_rank, compile_with, spec,
+};
+use ossmith_plan::{Arch, Model, ModelSpec, Shard};
 
 /// What stops a folder from being a model.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +119,20 @@ pub fn scheduled(
 ) -> Result<&'static Model, CompileError> {
     let values = tuned_values(&model.spec, arch)?.with(overrides);
     compile_with(model.spec, arch, &values)
+}
+
+/// What each of `of` ranks computes of a model on devices of a profile, in the order of the ranks. It lives as long as the
+/// process, so call this once for each model.
+///
+/// # Errors
+/// [`CompileError`] if so many ranks cannot share the model.
+pub fn ranks(
+    model: &Model,
+    of: usize,
+    arch: &Arch,
+) -> Result<&'static [&'static Model], CompileError> {
+    let ranks = Shard::all(of).map(|shard| compile_rank(model.spec, shard, arch));
+    Ok(ranks.collect::<Result<Vec<_>, _>>()?.leak())
 }
 
 /// The folder's own name; `.` and the like are looked up first.

@@ -44,7 +44,7 @@ macro_rules! model {
 }
 
 #[cfg(feature = "foreign")]
-pub use foreign::{Error, from_config, from_folder, from_text, scheduled, tuned_values};
+pub use foreign::{Error, from_config, from_folder, from_text, ranks, scheduled, tuned_values};
 #[cfg(feature = "nano-weights")]
 pub use nano_weights::{NANO_EVAL, nano_checkpoint};
 /// What a schedule may choose otherwise, and how: the compiler's own types.

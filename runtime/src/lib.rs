@@ -20,7 +20,7 @@ mod setters;
 pub mod unstable;
 
 pub use backend::{
-    DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, Ranks,
+    DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, RankModels, Ranks,
 };
 pub use checkpoint::{
     Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,

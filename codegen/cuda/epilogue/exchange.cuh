@@ -5,8 +5,11 @@
 // A block has one row tile and keeps its epoch in a counter of its own, which only its first thread reads and writes.
 // All ranks run the same kernels in the same order, so their counters agree. An exchange is never more than one ahead:
 // the next one of a row tile needs every rank's part, which a rank writes after it has read those of this one. A block
-// writes before it reads, so none waits for ever where all blocks are resident. Where they are not, that rests on
-// devices starting blocks in the order of their numbers, which CUDA does not promise.
+// writes before it reads, so none waits for ever, because all blocks are resident: a schedule whose blocks are not is
+// left out (codegen/src/assemble.rs).
+//
+// Rows of batches and prompts, and logits, are too many for words. Their kernels leave a rank's part in its own memory,
+// and the next kernel meets the other ranks, by which it knows that their parts are complete, and reads them from there.
 //
 // A unit of several ranks defines RANKS.
 #pragma once
@@ -16,12 +19,18 @@
 
 // What the host writes to this module before its first launch.
 struct RankMailboxes {
-  u64* mailboxes[kMaxRanks];  // of each rank: [parity][source][token][hidden] words
-  u32* epochs;                // this rank's counters, one for each row tile
-  u64* report;                // host memory: which rank did not come, plus one, and the epoch
+  u64* mailboxes[kMaxRanks];          // of each rank: [parity][source][token][hidden] words
+  u64* arrivals[kMaxRanks];           // of each rank: [block][source], the last meeting that a source has come to
+  const float* parts[2][kMaxRanks];   // of each rank: its parts of attention's and of the experts' sums, [token][hidden]
+  const float* logits[kMaxRanks];     // of each rank: its columns of logits, [row][column]
+  u32* epochs;                        // this rank's counters, one for each row tile
+  u64* meetings;                      // this rank's counters, one for each block
+  u64* report;                        // host memory: which rank did not come, and to what
   u32 rank;
 };
-extern "C" __constant__ RankMailboxes rank_mailboxes;
+extern "C" {
+__constant__ RankMailboxes rank_mailboxes;
+}
 
 // The epoch of a row tile's exchange. One thread of its block calls it, once per launch. It may be called before
 // `wait_for_inputs`: the counter was last written two kernels ago or earlier, and those are complete.
@@ -31,18 +40,28 @@ __device__ __forceinline__ u32 begin_exchange(u32 row_tile) {
   return epoch;
 }
 
+// Ends the kernel because a rank has not come: the host finds which one, and to which epoch or meeting of which row tile
+// or block, in its report.
+__device__ __forceinline__ void report_absence(u32 source, u32 number, u32 place, u32 is_meeting) {
+  store_system(rank_mailboxes.report + 1, (static_cast<u64>(is_meeting) << 32) | place);
+  __threadfence_system();
+  store_system(rank_mailboxes.report, (static_cast<u64>(number) << 32) | (source + 1));
+  __threadfence_system();
+  asm volatile("trap;");
+}
+
+__device__ __forceinline__ bool is_late(u64 begin_ns) {
+  return global_timer_ns() - begin_ns > static_cast<u64>(kExchangeLimitMs) * 1000000;
+}
+
 // Reads a word of this rank's mailbox until it has the epoch. A rank that does not come within the limit ends the
-// kernel: the host finds which one in its report.
+// kernel.
 __device__ __forceinline__ float receive(const u64* place, u32 epoch, u32 source) {
   u64 word = load_system(place);
   if (exchange_epoch(word) != epoch) {
     const u64 begin = global_timer_ns();
     do {
-      if (global_timer_ns() - begin > static_cast<u64>(kExchangeLimitMs) * 1000000) {
-        store_system(rank_mailboxes.report, (static_cast<u64>(epoch) << 32) | (source + 1));
-        __threadfence_system();
-        asm volatile("trap;");
-      }
+      if (is_late(begin)) report_absence(source, epoch, blockIdx.x, 0);
       word = load_system(place);
     } while (exchange_epoch(word) != epoch);
   }
@@ -70,4 +89,29 @@ __device__ __forceinline__ void sum_over_ranks(u32 epoch, u32 token, u32 row, fl
     high_sum += source == rank ? high : receive(place + 8, epoch, source);
   }
   low = low_sum, high = high_sum;
+}
+
+// Waits until the block of this number of every rank has come here, and so until all that every rank did before this
+// kernel is complete and can be read. It is called after `wait_for_inputs`, by all threads of a block, and by the same
+// blocks on every rank, which are all resident.
+template <u32 kRanks>
+__device__ __forceinline__ void meet_ranks() {
+  const u32 rank = rank_mailboxes.rank, peer = threadIdx.x;
+  if (peer < kWarpSize) {
+    const u64 meeting = load_bypass_l1(rank_mailboxes.meetings + blockIdx.x) + 1;
+    __syncwarp();
+    if (peer == 0) rank_mailboxes.meetings[blockIdx.x] = meeting;
+    if (peer < kRanks && peer != rank) {
+      __threadfence_system();
+      store_system(rank_mailboxes.arrivals[peer] + blockIdx.x * kMaxRanks + rank, meeting);
+      const u64* arrival = rank_mailboxes.arrivals[rank] + blockIdx.x * kMaxRanks + peer;
+      const u64 begin = global_timer_ns();
+      // A rank may be one meeting ahead.
+      while (load_system(arrival) < meeting) {
+        if (is_late(begin)) report_absence(peer, static_cast<u32>(meeting), blockIdx.x, 1);
+      }
+      __threadfence_system();
+    }
+  }
+  __syncthreads();
 }

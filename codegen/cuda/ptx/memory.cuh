@@ -118,6 +118,22 @@ __device__ __forceinline__ u64 load_system(const u64* address) {
   return v;
 }
 
+// Loads of what another device has written, from its memory: no older copy is kept.
+__device__ __forceinline__ float load_system(const float* address) {
+  float v;
+  asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(v) : "l"(address) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ float4 load_system(const float4* address) {
+  float4 v;
+  asm volatile("ld.relaxed.sys.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(address)
+               : "memory");
+  return v;
+}
+
 // Nanoseconds of a clock that runs at the same rate on every SM.
 __device__ __forceinline__ u64 global_timer_ns() {
   u64 ns;

@@ -9,12 +9,12 @@
 // reads as many bytes of weights, once, and about 2 x hidden x experts bytes of the router's weights: memory bandwidth
 // bounds it. At most kMaxTokens tokens.
 //
-// Launch: 180 x 1 x 1 blocks of 512 threads, 119632 bytes of shared memory,
+// Launch: 180 x 1 x 1 blocks of 512 threads, 86864 bytes of shared memory,
 // at most 64 registers.
 
 #include "ptx/types.cuh"
 
-// The epilogue adds over so many ranks (epilogue/exchange.cuh).
+// So many ranks exchange (epilogue/exchange.cuh).
 #define RANKS 2
 
 namespace spec {
@@ -22,13 +22,13 @@ namespace spec {
 constexpr u32 kThreads = 512;
 // blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 119632;
+constexpr u32 kSharedBytes = 86864;
 constexpr u32 kHidden = 2880;
 constexpr u32 kQWidth = 2048;
 constexpr u32 kExperts = 128;
 constexpr u32 kMaxTokens = 8;
 // stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
-constexpr u32 kStages = 3;
+constexpr u32 kStages = 2;
 // pace: chunks requested at a time while buffers fill, 0 for half of one: more fill sooner, and delay the kernel
 // before.
 constexpr u32 kPace = 0;

@@ -18,7 +18,7 @@
 
 #include "ptx/types.cuh"
 
-// The epilogue adds over so many ranks (epilogue/exchange.cuh).
+// So many ranks exchange (epilogue/exchange.cuh).
 #define RANKS 2
 
 namespace spec {

@@ -303,6 +303,30 @@ params! {
             tile_order: u32 = "u32",
             unused: u32 = "u32",
         }
+        /// The weighted sum of each token's `route_out`, which is one rank's part of the experts' sum.
+        MoeUnpermute {
+            route_out: ptr = "const bf16*",
+            route_weights: ptr = "const float*",
+            part: ptr = "float*",
+        }
+        /// The sum of all ranks' parts, added to the residual, and a norm of it: `normed` rows, in tile order if `tile_order`
+        /// is 1. `sum` is 0 for attention's sum and 1 for the experts'; rows of `clear` are set to zero, if it is not null.
+        AllReduceRmsNorm {
+            residual: ptr = "float*",
+            clear: ptr = "float*",
+            scale: ptr = "const bf16*",
+            normed: ptr = "bf16*",
+            sum: u32 = "u32",
+            tokens: u32 = "u32",
+            tile_order: u32 = "u32",
+            unused: u32 = "u32",
+        }
+        /// The logits of `rows` rows, joined from the columns that each rank has of them.
+        JoinLogits {
+            logits: ptr = "float*",
+            rows: u32 = "u32",
+            unused: u32 = "u32",
+        }
         /// The unembedding of `count` rows of `input`: of those that `rows` picks, or of all in order if it is null. `input` holds
         /// deferred rows, or rows that are normed already if `square_sums` is null: those of a step that is no decode step.
         UnembedDecode {

@@ -35,6 +35,8 @@ impl Regime {
 pub enum Auxiliary {
     /// Permutes the step's routes by expert: an arrangement of what the next phases read, not a result.
     Permute,
+    /// Joins the columns of logits that several ranks have computed.
+    JoinLogits,
     /// Samples tokens from logits: what it does depends on requests, not on the model.
     Sample,
 }

@@ -302,7 +302,8 @@ pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<P
     use Weight::{AttnOut, Down, GateUp, Qkv, Unembedding};
     let kernel = match fused {
         [(Linear, Some(Qkv)), (Rope, _), (CacheWrite, _)] => qkv_rope(at)?.of(P::QkvRope),
-        [(Linear, Some(AttnOut)), (AllReduce, _), (AddTo, _)] => {
+        // Of several ranks: what stands for the residual is this rank's part of the sum.
+        [(Linear, Some(AttnOut)), (AllReduce, _), (AddTo, _)] | [(Linear, Some(AttnOut))] => {
             attn_out_residual(at)?.of(P::AttnOutResidual)
         }
         [(Linear, Some(Weight::Router))] => router(at)?.of(P::Router),

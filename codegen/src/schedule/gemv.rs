@@ -5,7 +5,7 @@ use ossmith_plan::params::{
     AttnOutResidualRouter, MoeDownResidual, Params, PhaseKernel, RmsNormQkvRope, TopkMoeUpSwiglu,
     UnembedDecode,
 };
-use ossmith_plan::{Axis, Op, Regime, TILE_K, TILE_ROWS, Weight};
+use ossmith_plan::{Axis, Op, Regime, Shard, TILE_K, TILE_ROWS, Weight};
 
 use super::footprint::{self, TileFormat};
 use super::planned::{Body, Constant, Draft, Planned, PlannedKernel, body, u32s};
@@ -179,7 +179,8 @@ fn attn_out_residual_router(
         body: body!("attn_out_residual_decode.cu"),
         k: spec.q_width(),
         format: TileFormat::Bf16,
-        stages: 3,
+        // All blocks that exchange with other ranks must run at once, and so two on an SM.
+        stages: if at.shard == Shard::WHOLE || tokens == 1 { 3 } else { 2 },
         rows: Rows::PerTile(spec.hidden / TILE_ROWS),
         partial_bytes: footprint::partials(tokens),
         other_bytes: footprint::residual(tokens, at.shard.of)

@@ -166,6 +166,9 @@ pub fn schedule(phase: &Fused, at: &Context<'_>) -> Result<Vec<PlannedKernel>> {
         Some(Auxiliary::Permute) => {
             return Ok(vec![rows::moe_permute(at)?.0.of(PhaseKernel::MoePermute)]);
         }
+        Some(Auxiliary::JoinLogits) => {
+            return Ok(vec![rows::join_logits(at)?.of(PhaseKernel::JoinLogits)]);
+        }
         Some(Auxiliary::Sample) => return Ok(vec![rows::sample(at)?.of(PhaseKernel::Sample)]),
         None => {}
     }

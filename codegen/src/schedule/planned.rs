@@ -77,8 +77,28 @@ pub struct KernelPlan {
     pub family: Family,
     /// What may be chosen otherwise, with what was chosen.
     pub tunables: Vec<Tunable>,
-    /// Ranks over which its epilogue adds; 1 if it adds over none.
+    /// Ranks with which its blocks exchange; 1 if they exchange with none.
     pub ranks: usize,
+}
+
+impl KernelPlan {
+    /// Whether all its blocks run at once on a device, so that those of one rank may wait for those of another.
+    #[must_use]
+    pub fn is_resident(&self, arch: &Arch) -> bool {
+        /// Shared memory that the driver takes of each block.
+        const RESERVED: usize = 1024;
+        const THREADS_PER_SM: u32 = 2048;
+        let blocks =
+            [self.info.grid.x, self.info.grid.y, self.info.grid.z].map(|axis| match axis {
+                Axis::Fixed(blocks) => Some(blocks as usize),
+                Axis::PerSm(blocks) => Some(blocks as usize * arch.sms),
+                _ => None,
+            });
+        let [Some(x), Some(y), Some(z)] = blocks else { return false };
+        let by_memory = arch.shared_bytes_per_sm / (self.info.shared_bytes as usize + RESERVED);
+        let by_threads = (THREADS_PER_SM / self.info.threads) as usize;
+        x * y * z <= arch.sms * by_memory.min(by_threads).min(self.blocks_per_sm as usize)
+    }
 }
 
 /// A planned kernel that takes the parameters `P`.

@@ -3,8 +3,9 @@
 
 use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{
-    Embed, EmbedRmsNorm, MoePermute, MoeTopk, MoeUnpermuteRmsNorm, Params, PhaseKernel,
-    ReportedToken, RmsNorm, Sample, SampleChanges, SampleEdit, SampleRow,
+    AllReduceRmsNorm, Embed, EmbedRmsNorm, JoinLogits, MoePermute, MoeTopk, MoeUnpermute,
+    MoeUnpermuteRmsNorm, Params, PhaseKernel, ReportedToken, RmsNorm, Sample, SampleChanges,
+    SampleEdit, SampleRow,
 };
 use ossmith_plan::{Arch, Axis, Family, Op};
 
@@ -55,9 +56,66 @@ pub(super) fn schedule(fused: &Pattern, at: &Context<'_>) -> Result<Option<Vec<P
         [(Combine, _), (AllReduce, _), (AddTo, _), (RmsNorm, _)] => {
             moe_unpermute_rmsnorm(at)?.of(P::MoeUnpermuteRmsNorm)
         }
+        [(Combine, _)] => moe_unpermute(at)?.of(P::MoeUnpermute),
+        [(AllReduce, _), (AddTo, _), (RmsNorm, _)] => {
+            allreduce_rmsnorm(at)?.of(P::AllReduceRmsNorm)
+        }
         _ => return Ok(None),
     };
     Ok(Some(vec![kernel]))
+}
+
+/// A kernel whose blocks meet those of other ranks: as many as are resident at once, whatever they have to do.
+fn of_ranks<P: Params>(
+    at: &Context<'_>,
+    name: &str,
+    body: Body,
+    constants: Vec<Constant>,
+) -> Result<Planned<P>> {
+    /// Blocks that share an SM, and those of them that are launched.
+    const BLOCKS_PER_SM: usize = 4;
+    const LAUNCHED: usize = 2;
+    let name = at.name_of_rank(name.to_owned());
+    let mut tuner = Tuner::new(&name, at.overrides);
+    let threads = tuner.pick(
+        "threads",
+        256,
+        Legal::Range { min: 64, max: 512, step: 32 },
+        "threads of a block: more ask other ranks for more at once, and wait longer for each other",
+    )?;
+    let tunables = tuner.chosen();
+    let mut planned: Planned<P> = Draft {
+        name,
+        body,
+        other_params: vec![],
+        grid: [Axis::Fixed((LAUNCHED * at.arch.sms) as u32), ONE, ONE],
+        cluster: 1,
+        threads,
+        shared_bytes: 0,
+        blocks_per_sm: BLOCKS_PER_SM,
+        constants,
+        family: Family::Portable,
+        tunables,
+    }
+    .plan(at.arch);
+    planned.plan.ranks = at.shard.of;
+    Ok(planned)
+}
+
+fn allreduce_rmsnorm(at: &Context<'_>) -> Result<Planned<AllReduceRmsNorm>> {
+    let mut constants = u32s(&[("kHidden", at.spec.hidden)]);
+    constants.push(Constant::F32("kRmsEps", at.spec.rms_eps));
+    of_ranks(at, "allreduce_rmsnorm", body!("allreduce_rmsnorm.cu"), constants)
+}
+
+pub(super) fn join_logits(at: &Context<'_>) -> Result<Planned<JoinLogits>> {
+    let constants = u32s(&[("kVocab", at.global.vocab)]);
+    of_ranks(at, "join_logits", body!("join_logits.cu"), constants)
+}
+
+fn moe_unpermute(at: &Context<'_>) -> Result<Planned<MoeUnpermute>> {
+    let constants = u32s(&[("kHidden", at.spec.hidden), ("kTopK", at.layer.top_k)]);
+    per_token(at, &at.name_of_rank("moe_unpermute".into()), body!("moe_unpermute.cu"), constants)
 }
 
 fn embed(at: &Context<'_>) -> Result<Planned<Embed>> {

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use ossmith::{DenseWeights, Device, Engine, EngineOptions, Limits, Policy, Ranks};
-use ossmith_plan::ModelSpec;
+use ossmith::{DenseWeights, Device, Engine, EngineOptions, Limits, Policy, RankModels, Ranks};
+use ossmith_plan::{Arch, Model, ModelSpec};
 
 use crate::failure::fail;
 use crate::model::Chosen;
@@ -40,9 +40,7 @@ pub(crate) struct DeviceArgs {
 /// How many devices share the model, and which.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct RankArgs {
-    /// Ranks that share the model, each with a part of its heads, experts and vocabulary: threads on the CPU.
-    ///
-    /// Several CUDA devices cannot share a model yet.
+    /// Ranks that share the model, each with a part of its heads, experts and vocabulary: CUDA devices, or threads on the CPU.
     #[arg(long, visible_alias = "tp", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     tensor_parallel_size: Option<u8>,
 
@@ -62,6 +60,29 @@ impl RankArgs {
             )),
             _ => Ok(Ranks::on_devices(&self.device)),
         }
+    }
+
+    /// What each rank computes, compiled for the first one's device; `None` for one rank.
+    pub(crate) fn models(
+        &self,
+        model: &'static Model,
+        schedule: &ScheduleArgs,
+        first: usize,
+    ) -> anyhow::Result<Option<RankModels>> {
+        let count = self.ranks()?.count();
+        if count == 1 {
+            return Ok(None);
+        }
+        if schedule.schedule.is_some() {
+            return Err(fail(
+                "--schedule changes the kernels of one device, and several ranks were named",
+                "leave --schedule out, or --tensor-parallel-size",
+            ));
+        }
+        let arch = ossmith::unstable::cuda::probe(first)
+            .map_or(Arch::BUILT_IN, |info| Arch::of_device(&info.name, info.compute));
+        let models = ossmith_models::ranks(model, count, &arch)?;
+        Ok(Some(RankModels(models)))
     }
 
     /// The only CUDA device, for what runs on one.
@@ -151,7 +172,7 @@ impl DeviceArgs {
         limits: Limits,
         policy: Policy,
     ) -> anyhow::Result<Engine> {
-        let (options, fallback) = self.options(limits, policy)?;
+        let (options, fallback) = self.options(chosen.model, limits, policy)?;
         let ordinal = match options.device {
             Device::Cuda(ordinal) => Some(ordinal),
             Device::Cpu | Device::Auto => None,
@@ -185,16 +206,22 @@ impl DeviceArgs {
     /// The options that an engine would be loaded with, and why it runs on the CPU if `auto` chose that.
     pub(crate) fn options(
         &self,
+        model: &'static Model,
         limits: Limits,
         policy: Policy,
     ) -> anyhow::Result<(EngineOptions, Option<String>)> {
         let ranks = self.ranks.ranks()?;
         let (device, fallback) = self.device()?.resolve();
+        let rank_models = match device {
+            Device::Cuda(first) => self.ranks.models(model, &self.schedule, first)?,
+            Device::Cpu | Device::Auto => None,
+        };
         let threads = self.threads.map(usize::from);
         let policy = policy.with_draft_tokens(self.draft_tokens.into());
         let options = EngineOptions::default()
             .with_device(device)
             .with_ranks(ranks)
+            .with_rank_models(rank_models)
             .with_limits(limits)
             .with_threads(threads)
             .with_dense(self.dense.into())

@@ -95,6 +95,19 @@ impl Ranks {
     }
 }
 
+/// What each of several ranks computes of a model, in the order of the ranks, as `ossmith_models::ranks` compiles it. Ranks on
+/// CUDA devices need it; those on the CPU interpret the model's graph.
+#[derive(Clone, Copy, Debug)]
+pub struct RankModels(pub &'static [&'static Model]);
+
+impl PartialEq for RankModels {
+    fn eq(&self, other: &RankModels) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for RankModels {}
+
 /// What the CPU backend alone is given.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CpuOptions {
@@ -104,17 +117,38 @@ pub(crate) struct CpuOptions {
     pub(crate) dense: DenseWeights,
 }
 
+/// How many ranks there are, on which devices, and what each computes, if that is compiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RankOptions {
+    pub(crate) ranks: Ranks,
+    pub(crate) models: Option<RankModels>,
+}
+
+impl RankOptions {
+    /// What each rank computes.
+    #[cfg(feature = "cuda")]
+    fn compiled(&self) -> Result<&'static [&'static Model]> {
+        let missing = || {
+            let problem = "ranks on CUDA devices need kernels of their own: give \
+                           `EngineOptions::with_rank_models` what `ossmith_models::ranks` compiles";
+            Error::invalid_option("rank_models", problem.to_owned())
+        };
+        self.models.map(|models| models.0).ok_or_else(missing)
+    }
+}
+
 /// Opens the backend of a resolved device, and returns it with the number of steps to keep in flight beyond the one that
 /// is waited for.
 pub(crate) fn open(
     device: Device,
-    ranks: Ranks,
+    rank_options: RankOptions,
     model: &'static Model,
     checkpoint: Arc<Checkpoint>,
     limits: Limits,
     CpuOptions { threads, dense }: CpuOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Box<dyn Backend>, usize)> {
+    let ranks = rank_options.ranks;
     let divided = matches!(device, Device::Cuda(_)) || ranks.count > 1;
     if dense != DenseWeights::Bf16 && divided {
         let problem = "dense weights in 8 bits run on the CPU and on one rank only, since the GPU's kernels read bf16: leave \
@@ -122,7 +156,9 @@ pub(crate) fn open(
         return Err(Error::invalid_option("dense", problem.to_owned()));
     }
     match device {
-        Device::Cuda(ordinal) if ranks.count > 1 => Err(cuda_ranks(&ranks.ordinals(ordinal))),
+        Device::Cuda(ordinal) if ranks.count > 1 => {
+            Ok((cuda_ranks(&rank_options, &checkpoint, limits, ordinal, progress)?, 1))
+        }
         Device::Cuda(ordinal) => Ok((cuda(model, checkpoint, limits, ordinal, progress)?, 1)),
         // The CPU works inside `submit`: another step in flight would only delay the first one's tokens.
         Device::Cpu | Device::Auto => {
@@ -141,16 +177,19 @@ pub(crate) fn open(
 }
 
 /// What a model takes on a resolved device, with room for `snapshots` sliding-window snapshots. The ranks of a CPU share
-/// its memory, and this is what they take together.
+/// its memory, and this is what they take together; of those on CUDA devices it is what the one takes that has the least
+/// left.
 pub(crate) fn budget_on(
     device: Device,
-    ranks: Ranks,
+    rank_options: RankOptions,
     model: &'static Model,
     limits: &Limits,
     snapshots: usize,
 ) -> Result<MemoryBudget> {
     match device {
-        Device::Cuda(ordinal) if ranks.count > 1 => Err(cuda_ranks(&ranks.ordinals(ordinal))),
+        Device::Cuda(ordinal) if rank_options.ranks.count > 1 => {
+            cuda_rank_budget(&rank_options, limits, snapshots, ordinal)
+        }
         Device::Cuda(ordinal) => cuda_budget(model, limits, snapshots, ordinal),
         Device::Cpu | Device::Auto => Ok(cpu::memory_budget(model, limits, snapshots)),
     }
@@ -162,15 +201,54 @@ fn cuda_problem() -> Option<String> {
     super::cuda::probe(0).err().map(|error| error.to_string())
 }
 
-/// Why several CUDA devices cannot share a model here: what is missing, or that this program cannot do it yet.
+/// Refuses experts that the kernels do not read.
 #[cfg(feature = "cuda")]
-fn cuda_ranks(ordinals: &[usize]) -> Error {
-    super::cuda::check_peers(ordinals).err().unwrap_or_else(|| {
-        Error::unavailable(format!(
-            "CUDA devices {ordinals:?} can reach each other, but this version runs a model on one CUDA device only; \
-             name one device, or use the CPU"
-        ))
-    })
+fn check_experts(checkpoint: &Checkpoint) -> Result<()> {
+    if checkpoint.has_bf16_experts() {
+        let problem =
+            "experts in bf16 have no CUDA kernels: let them be quantised to MXFP4, or use the CPU";
+        return Err(Error::InvalidOption { option: "experts", problem: problem.to_owned() });
+    }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_ranks(
+    options: &RankOptions,
+    checkpoint: &Arc<Checkpoint>,
+    limits: Limits,
+    first: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Box<dyn Backend>> {
+    check_experts(checkpoint)?;
+    let (models, ordinals) = (options.compiled()?, options.ranks.ordinals(first));
+    let backend =
+        super::cuda::RankedCudaBackend::new(models, checkpoint, limits, &ordinals, progress)?;
+    Ok(Box::new(backend))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_rank_budget(
+    options: &RankOptions,
+    limits: &Limits,
+    snapshots: usize,
+    first: usize,
+) -> Result<MemoryBudget> {
+    let ordinals = options.ranks.ordinals(first);
+    super::cuda::check_peers(&ordinals)?;
+    let budgets = options
+        .compiled()?
+        .iter()
+        .zip(ordinals)
+        .map(|(model, ordinal)| super::cuda::memory_budget(model, limits, snapshots, ordinal));
+    let budgets = budgets.collect::<Result<Vec<MemoryBudget>>>()?;
+    let left = |budget: &MemoryBudget| {
+        budget
+            .available_bytes
+            .map_or(i128::MAX, |available| i128::from(available) - i128::from(budget.total_bytes()))
+    };
+    let tightest = budgets.into_iter().min_by_key(left);
+    tightest.ok_or_else(|| Error::Internal("no rank has a budget".into()))
 }
 
 #[cfg(feature = "cuda")]
@@ -181,11 +259,7 @@ fn cuda(
     ordinal: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Backend>> {
-    if checkpoint.has_bf16_experts() {
-        let problem =
-            "experts in bf16 have no CUDA kernels: let them be quantised to MXFP4, or use the CPU";
-        return Err(Error::InvalidOption { option: "experts", problem: problem.to_owned() });
-    }
+    check_experts(&checkpoint)?;
     let backend = super::cuda::CudaBackend::new(model, checkpoint, limits, ordinal, progress)?;
     Ok(Box::new(backend))
 }
@@ -209,8 +283,24 @@ fn cuda_problem() -> Option<String> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda_ranks(_ordinals: &[usize]) -> Error {
-    Error::unavailable(NO_CUDA)
+fn cuda_ranks(
+    _options: &RankOptions,
+    _checkpoint: &Arc<Checkpoint>,
+    _limits: Limits,
+    _first: usize,
+    _progress: &mut dyn FnMut(Progress),
+) -> Result<Box<dyn Backend>> {
+    Err(Error::unavailable(NO_CUDA))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_rank_budget(
+    _options: &RankOptions,
+    _limits: &Limits,
+    _snapshots: usize,
+    _first: usize,
+) -> Result<MemoryBudget> {
+    Err(Error::unavailable(NO_CUDA))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -11,8 +11,8 @@ mod row_sampling;
 mod sliding_pages;
 mod validate;
 
-pub(crate) use device::{CpuOptions, budget_on, open};
-pub use device::{Device, MAX_RANKS, Ranks};
+pub(crate) use device::{CpuOptions, RankOptions, budget_on, open};
+pub use device::{Device, MAX_RANKS, RankModels, Ranks};
 pub use memory_budget::MemoryBudget;
 pub(crate) use memory_budget::snapshot_count;
 pub(crate) use row_sampling::SlotState;

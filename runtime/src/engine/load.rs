@@ -6,7 +6,7 @@ use ossmith_plan::{Model, ModelSpec, Shard, ShardError};
 
 use super::Engine;
 use super::options::{EngineOptions, Policy};
-use crate::backend::{self, CpuOptions, MemoryBudget, snapshot_count};
+use crate::backend::{self, CpuOptions, MemoryBudget, RankOptions, snapshot_count};
 use crate::{Checkpoint, Error, Limits, Progress, Ranks, Result};
 
 /// Sliding-window snapshots to make room for; `None` if the model has no sliding layers.
@@ -41,9 +41,10 @@ impl Engine {
         tracing::info!(%budget, "memory");
         budget.check()?;
         log_ranks(model, ranks)?;
+        let rank_options = RankOptions { ranks, models: options.rank_models };
         let cpu = CpuOptions { threads, dense };
         let (backend, pipeline_depth) =
-            backend::open(device, ranks, model, checkpoint, limits, cpu, progress)?;
+            backend::open(device, rank_options, model, checkpoint, limits, cpu, progress)?;
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
         if policy.draft_tokens > 0 {
             let (most, rows) = (policy.draft_tokens, backend.max_sampled_rows());
@@ -84,5 +85,6 @@ fn log_ranks(model: &'static Model, ranks: Ranks) -> Result<()> {
 pub fn memory_budget(model: &'static Model, options: &EngineOptions) -> Result<MemoryBudget> {
     let (device, _) = options.device.resolve();
     let snapshots = snapshots(&options.policy, &model.spec, &options.limits).unwrap_or(0);
-    backend::budget_on(device, options.ranks, model, &options.limits, snapshots)
+    let rank_options = RankOptions { ranks: options.ranks, models: options.rank_models };
+    backend::budget_on(device, rank_options, model, &options.limits, snapshots)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::setters::setters;
-use crate::{DenseWeights, Device, Limits, Ranks};
+use crate::{DenseWeights, Device, Limits, RankModels, Ranks};
 
 /// How an engine is loaded. Start from the defaults and change what differs:
 ///
@@ -21,6 +21,8 @@ pub struct EngineOptions {
     pub device: Device,
     /// How many ranks share the model there.
     pub ranks: Ranks,
+    /// What each of several ranks computes, which those on CUDA devices need.
+    pub rank_models: Option<RankModels>,
     /// What to make room for.
     pub limits: Limits,
     /// Threads of the CPU backend; `None` uses all threads of the machine.
@@ -37,6 +39,7 @@ impl Default for EngineOptions {
         EngineOptions {
             device: Device::Auto,
             ranks: Ranks::ONE,
+            rank_models: None,
             limits: Limits::default(),
             threads: None,
             dense: DenseWeights::default(),
@@ -48,6 +51,7 @@ impl Default for EngineOptions {
 setters!(EngineOptions {
     with_device(device: Device),
     with_ranks(ranks: Ranks),
+    with_rank_models(rank_models: impl Into<Option<RankModels>>),
     with_limits(limits: Limits),
     with_threads(threads: impl Into<Option<usize>>),
     with_dense(dense: DenseWeights),

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ossmith::unstable::cuda::{Sources, nvrtc};
-use ossmith_plan::{Arch, Family, KernelInfo, Model, Shard, Unit};
+use ossmith_plan::{Arch, Axis, Family, Grid, KernelInfo, Model, Shard, Unit};
 use ossmith_tests::not_checked;
 
 /// The architecture that kernels are tuned for, on which they must keep their limits.
@@ -108,8 +108,27 @@ fn problems(model: &Model, unit: &Unit, target: &str) -> Vec<String> {
             registers <= Arch::H100.registers_per_sm,
             format!("{registers} registers for a block of {} threads", launch.threads),
         );
+        if unit.source.contains("#define RANKS") {
+            // A block may wait for any block of another rank.
+            let per_sm = (model.arch.shared_bytes_per_sm / (shared + 1024))
+                .min((model.arch.registers_per_sm / registers) as usize);
+            let (blocks, places) = (fixed_blocks(&launch), per_sm * model.arch.sms);
+            expect(
+                blocks.is_some_and(|blocks| blocks <= places),
+                format!("{blocks:?} blocks wait for each other and {places} run at once"),
+            );
+        }
     }
     problems
+}
+
+/// How many blocks a launch has, if that depends on nothing.
+fn fixed_blocks(launch: &KernelInfo) -> Option<usize> {
+    let Grid { x, y, z } = launch.grid;
+    [x, y, z].into_iter().try_fold(1, |blocks, axis| match axis {
+        Axis::Fixed(count) => Some(blocks * count as usize),
+        _ => None,
+    })
 }
 
 /// Every launch of every schedule, and of the tools beside them.

@@ -14,11 +14,14 @@ use std::time::Instant;
 
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use ossmith::Limits;
-use ossmith::unstable::cuda::CudaBackend;
+use ossmith::unstable::Backend;
+use ossmith::unstable::cuda::bench::{DecodeSampling, StepTimes};
+use ossmith::unstable::cuda::{CudaBackend, DeviceInfo, Kernels, RankedCudaBackend};
 use ossmith_plan::ModelSpec;
 
 use super::bench_serve;
 use crate::failure::fail;
+use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::progress::Bars;
 use crate::schedule::ScheduleArgs;
@@ -92,4 +95,73 @@ fn load(
         CudaBackend::new(scheduled, chosen.checkpoint, limits, device, &mut |at| bars.show(at))?;
     bars.finish();
     Ok((backend, begin.elapsed().as_secs_f64()))
+}
+
+/// A backend on one CUDA device or on several.
+enum Loaded {
+    One(Box<CudaBackend>),
+    Ranks(RankedCudaBackend),
+}
+
+impl Loaded {
+    fn backend(&self) -> &dyn Backend {
+        match self {
+            Loaded::One(backend) => &**backend,
+            Loaded::Ranks(backend) => backend,
+        }
+    }
+
+    /// The device, or that of the first rank.
+    fn device(&self) -> DeviceInfo {
+        match self {
+            Loaded::One(backend) => backend.device().clone(),
+            Loaded::Ranks(backend) => backend.device(),
+        }
+    }
+
+    /// A name of the kernels' text and how many were compiled, of the first rank.
+    fn kernels(&self) -> (String, usize) {
+        let of = |kernels: &Kernels| (kernels.text_hash().to_owned(), kernels.cache_use().misses);
+        match self {
+            Loaded::One(backend) => of(backend.kernels()),
+            Loaded::Ranks(backend) => backend.with_kernels(of),
+        }
+    }
+
+    fn time_decode(
+        &mut self,
+        batch: usize,
+        context: usize,
+        sampling: &DecodeSampling,
+    ) -> ossmith::Result<StepTimes> {
+        match self {
+            Loaded::One(backend) => backend.time_decode(batch, context, sampling),
+            Loaded::Ranks(backend) => backend.time_decode(batch, context, sampling),
+        }
+    }
+}
+
+/// Loads a model onto the devices that are named.
+fn load_ranks(
+    model: &ModelArgs,
+    schedule: &ScheduleArgs,
+    limits: Limits,
+    ranks: &RankArgs,
+) -> anyhow::Result<(Loaded, f64)> {
+    let ordinals = ranks.ranks()?.ordinals(0);
+    if let [ordinal] = ordinals[..] {
+        let (backend, load_s) = load(model, schedule, limits, ordinal)?;
+        return Ok((Loaded::One(Box::new(backend)), load_s));
+    }
+    let begin = Instant::now();
+    let chosen = model.choose()?;
+    let models = ranks.models(chosen.model, schedule, ordinals[0])?;
+    let models = models.map_or(&[][..], |models| models.0);
+    let mut bars = Bars::new();
+    let backend =
+        RankedCudaBackend::new(models, &chosen.checkpoint, limits, &ordinals, &mut |at| {
+            bars.show(at);
+        })?;
+    bars.finish();
+    Ok((Loaded::Ranks(backend), begin.elapsed().as_secs_f64()))
 }

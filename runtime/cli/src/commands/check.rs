@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use ossmith::unstable::cuda::check::{CheckLine, CheckOptions, SAMPLER_ROWS, check};
+use ossmith::unstable::cuda::check::{CheckLine, CheckOptions, SAMPLER_ROWS, check, check_ranks};
 use ossmith_plan::Model;
 use serde_json::json;
 
@@ -52,8 +52,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let device = self.ranks.only_device("`check`")?;
-        let model = self.schedule.apply_on(self.model.shape()?, device)?;
+        let ordinals = self.ranks.ranks()?.ordinals(0);
+        let whole = self.model.shape()?;
+        let ranks = self.ranks.models(whole, &self.schedule, ordinals[0])?;
+        let model = match ranks {
+            Some(models) => models.0[0],
+            None => self.schedule.apply_on(whole, ordinals[0])?,
+        };
         let options = CheckOptions {
             kernels: self.kernel,
             phases: self.phase,
@@ -63,7 +68,11 @@ impl Args {
         };
         known(model, &options)?;
         let (mut bars, seed) = (Bars::new(), self.model.weights_seed);
-        let lines = check(model, device, seed, &options, &mut |at| bars.show(at))?;
+        let progress = &mut |at| bars.show(at);
+        let lines = match ranks {
+            Some(models) => check_ranks(models.0, &ordinals, seed, &options, progress)?,
+            None => check(model, ordinals[0], seed, &options, progress)?,
+        };
         bars.finish();
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -72,7 +72,7 @@ impl Executor {
     }
 
     /// The same for one rank of a whole model, which reads its parts of the weights and adds by `sums`.
-    pub(super) fn of_rank(
+    pub(in crate::backend) fn of_rank(
         whole: &'static Model,
         shard: Shard,
         weights: Arc<Checkpoint>,
@@ -123,7 +123,7 @@ impl Executor {
     }
 
     /// The rows of the unembedding that it computes.
-    pub(super) fn vocab_range(&self) -> Range<usize> {
+    pub(in crate::backend) fn vocab_range(&self) -> Range<usize> {
         self.local.vocab.clone()
     }
 
@@ -456,7 +456,7 @@ impl Executor {
 
 /// Adds a value over all ranks: each calls it with its part, in the same order of calls, and gets the sum, whose bits are
 /// the same for all of them and in every run.
-pub(super) trait RankSums: Send + Sync {
+pub(in crate::backend) trait RankSums: Send + Sync {
     /// Replaces `part` by the sum over all ranks, in their order.
     fn sum(&self, rank: usize, part: &mut [f32]) -> Result<()>;
 }

@@ -35,10 +35,12 @@ use rayon::prelude::*;
 pub use batch::{Batch, BatchSequence, Row};
 pub use cache::{Cache, memory_budget};
 pub use executor::Executor;
-use executor::RankSums;
+pub(super) use executor::RankSums;
 pub use isa::{Isa, OVERRIDE};
 pub(super) use q8::is_dense;
-use rank_sums::SharedSums;
+pub(super) use rank_sums::SharedSums;
+#[cfg(feature = "cuda")]
+pub(super) use ranks::PATIENCE;
 use ranks::RankThreads;
 use runner::Runner;
 #[cfg(feature = "cuda")]

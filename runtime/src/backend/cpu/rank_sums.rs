@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// The places and the state of some ranks' sums.
 #[derive(Debug)]
-pub(super) struct SharedSums {
+pub(in crate::backend) struct SharedSums {
     /// `[rank][parity]`.
     places: Vec<[RwLock<Vec<f32>>; 2]>,
     state: Mutex<State>,
@@ -32,7 +32,7 @@ struct State {
 }
 
 impl SharedSums {
-    pub(super) fn new(ranks: usize, limit: Duration) -> SharedSums {
+    pub(in crate::backend) fn new(ranks: usize, limit: Duration) -> SharedSums {
         SharedSums {
             places: (0..ranks).map(|_| Default::default()).collect(),
             state: Mutex::new(State { announced: vec![0; ranks], failed: None }),
@@ -42,7 +42,7 @@ impl SharedSums {
     }
 
     /// Ends all sums because a rank failed. The first failure stays; its error is returned.
-    pub(super) fn fail(&self, rank: usize, problem: &str) -> Error {
+    pub(in crate::backend) fn fail(&self, rank: usize, problem: &str) -> Error {
         let mut state = self.state();
         state.failed.get_or_insert_with(|| (rank, problem.to_owned()));
         self.changed.notify_all();

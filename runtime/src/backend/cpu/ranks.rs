@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// How long the others wait for a rank. What a rank computes between two sums, one layer at most, takes seconds for the
 /// largest model and step on few cores, and minutes if its weights come from a slow disk for the first time.
-pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+pub(in crate::backend) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The threads of some ranks.
 #[derive(Debug)]

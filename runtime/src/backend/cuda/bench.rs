@@ -2,17 +2,19 @@
 
 pub mod kernel;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use cudarc::driver::CudaGraph;
 use ossmith_plan::params::FlatRead;
 use ossmith_plan::{Auxiliary, Cost, PhaseTotal, Prediction, Rates, Section, StepShape};
 
-use super::CudaBackend;
 use super::forward::{StepInputs, StepRun};
 use super::kernels::Extent;
 use super::memory::{Buffer, device_error};
 use super::replay::ReplayedStep;
 use super::synthetic_inputs::distinct;
+use super::{CudaBackend, DecodeGraph, RankedCudaBackend};
 use crate::backend::{
     Backend, Input, LogitRows, MASKS_PER_SLOT, PAGE_TOKENS, RowSampling, Sequence, Step, validate,
 };
@@ -97,6 +99,8 @@ impl From<SamplerConfig> for DecodeSampling {
 /// The sequences of timed steps.
 pub(super) struct TimedSequences<'a> {
     sampling: &'a DecodeSampling,
+    vocab: usize,
+    experts: usize,
     /// Pages of each.
     tables: Vec<Vec<u32>>,
     biases: Vec<(u32, f32)>,
@@ -109,6 +113,7 @@ impl<'a> TimedSequences<'a> {
         sampling: &'a DecodeSampling,
         tables: Vec<Vec<u32>>,
         vocab: usize,
+        experts: usize,
     ) -> TimedSequences<'a> {
         // The strides make each token different.
         let token = |index: usize| (index * (vocab / sampling.biases.max(1))) as u32;
@@ -119,6 +124,8 @@ impl<'a> TimedSequences<'a> {
         };
         TimedSequences {
             sampling,
+            vocab,
+            experts,
             tables,
             biases: (0..sampling.biases).map(|index| (token(index), 0.5)).collect(),
             masks: std::array::from_fn(|of| mask(of).collect()),
@@ -146,6 +153,82 @@ impl<'a> TimedSequences<'a> {
             logits: LogitRows::None,
         }
     }
+}
+
+impl TimedSequences<'_> {
+    /// Feeds one different token to each sequence, after a history of as many tokens as there are positions; returns the
+    /// distinct experts of a layer, on average.
+    pub(super) fn start(&self, backend: &mut impl Backend, position: usize) -> Result<f64> {
+        let vocab = self.vocab;
+        let batch = self.tables.len();
+        let tokens: Vec<[u32; 1]> = (0..batch).map(|s| [(s * 7919 % vocab) as u32]).collect();
+        if self.sampling.penalties != Penalties::NONE {
+            for slot in 0..batch {
+                let token = |at: usize| ((slot + at * 104_729) % vocab) as u32;
+                let prompt: Vec<u32> = (0..position).map(token).collect();
+                backend.set_history(slot, &TokenHistory::new(&prompt, &[]))?;
+            }
+        }
+        self.upload_masks(backend, position)?;
+        let sequences: Vec<Sequence<'_>> = tokens
+            .iter()
+            .enumerate()
+            .map(|(slot, token)| self.sequence(slot, position, Input::Tokens(token)))
+            .collect();
+        let output = backend.run(&Step { sequences: &sequences, capture_activations: true })?;
+        Ok(distinct(&output, self.experts))
+    }
+
+    /// Steps of the sequences' positions from `first` on.
+    fn steps(&self, backend: &mut impl Backend, first: usize) -> Result<()> {
+        for i in 0..STEPS {
+            self.upload_masks(backend, first + i)?;
+            let sequences: Vec<Sequence<'_>> = (0..self.tables.len())
+                .map(|slot| self.sequence(slot, first + i, Input::Sampled))
+                .collect();
+            backend.submit(&Step { sequences: &sequences, capture_activations: false })?;
+            if i > 0 {
+                backend.collect()?;
+            }
+        }
+        backend.collect().map(drop)
+    }
+
+    /// Gives each sequence its mask for the step at a position.
+    fn upload_masks(&self, backend: &mut impl Backend, position: usize) -> Result<()> {
+        let mask = position % MASKS_PER_SLOT;
+        let slots = if self.sampling.mask { self.tables.len() } else { 0 };
+        (0..slots).try_for_each(|slot| backend.set_mask(slot, mask, &self.masks[mask]))
+    }
+}
+
+/// Times decode steps around a context; gives their shape too, with the positions and routes that the last one leaves.
+fn time_steps(
+    backend: &mut impl Backend,
+    timed: &TimedSequences<'_>,
+    context: usize,
+) -> Result<(TimingStats, StepShape)> {
+    let first = first_position(context);
+    timed.start(backend, first)?;
+    timed.steps(backend, first)?;
+    let mut times = Vec::new();
+    for _ in 0..REPEATS {
+        let begin = Instant::now();
+        timed.steps(backend, first)?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
+    }
+    let distinct_experts = timed.start(backend, context.saturating_sub(1))?;
+    let (tokens, rows, sequences) = {
+        let batch = timed.tables.len();
+        (batch, batch, batch)
+    };
+    let shape = StepShape { tokens, rows, sequences, keys: context, distinct_experts };
+    Ok((TimingStats::of(times), shape))
+}
+
+/// The position of the first of the steps that see some context on average.
+fn first_position(context: usize) -> usize {
+    context.saturating_sub(STEPS / 2)
 }
 
 /// Steps timed together.
@@ -180,26 +263,24 @@ impl CudaBackend {
         context: usize,
         sampling: &DecodeSampling,
     ) -> Result<StepTimes> {
+        let timed = self.timed(batch, context, sampling)?;
+        let (times, shape) = time_steps(self, &timed, context)?;
+        self.step_times(shape, times)
+    }
+
+    /// The sequences of timed decode steps, with random keys and values in the cache.
+    fn timed<'a>(
+        &self,
+        batch: usize,
+        context: usize,
+        sampling: &'a DecodeSampling,
+    ) -> Result<TimedSequences<'a>> {
         sampling.config.check()?;
-        let first = context.saturating_sub(STEPS / 2);
-        let last = first + STEPS;
-        let tables = self.page_tables(batch, last)?;
-        self.fill_cache()?;
-        let timed = TimedSequences::new(sampling, tables, self.pass.model.spec.vocab);
         validate::row_limits(sampling.biases, sampling.logprobs)?;
-        self.start(&timed, first)?;
-        self.steps(&timed, first)?;
-        let mut times = Vec::new();
-        for _ in 0..REPEATS {
-            let begin = Instant::now();
-            self.steps(&timed, first)?;
-            times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
-        }
-        // Phases have the positions and routes that this step leaves.
-        let distinct_experts = self.start(&timed, context.saturating_sub(1))?;
-        let (tokens, rows, sequences) = (batch, batch, batch);
-        let shape = StepShape { tokens, rows, sequences, keys: context, distinct_experts };
-        self.step_times(shape, TimingStats::of(times))
+        let tables = self.page_tables(batch, first_position(context) + STEPS)?;
+        self.fill_cache()?;
+        let spec = &self.pass.model.spec;
+        Ok(TimedSequences::new(sampling, tables, spec.vocab, spec.max_experts()))
     }
 
     /// Times the step of a prompt of `tokens` tokens, from nothing on, as [`CudaBackend::time_decode`] times decode steps.
@@ -216,9 +297,15 @@ impl CudaBackend {
 
     /// A step with the times of its phases.
     fn with_phases(&self, step: StepTimes, inputs: &StepInputs) -> Result<StepTimes> {
+        let graphs = self.capture_phases(&step.shape, inputs)?;
+        self.phases_of_step(step, &graphs)
+    }
+
+    /// A step with the times of its phases, by their graphs.
+    fn phases_of_step(&self, step: StepTimes, graphs: &PhaseGraphs) -> Result<StepTimes> {
         let rates = Rates { sms: self.info.sms as usize, ..Rates::of(&self.pass.model.arch) };
         let rates = rates.with_bandwidth(step.bytes / step.roofline.median_ms / 1e6);
-        Ok(StepTimes { phases: self.time_phases(&step.shape, inputs, &rates)?, ..step })
+        Ok(StepTimes { phases: self.time_phases(graphs, &step.shape, &rates)?, ..step })
     }
 
     /// What a step took, with its roofline.
@@ -254,51 +341,6 @@ impl CudaBackend {
         Ok((0..batch).map(|s| (0..pages).map(|i| (i * batch + s) as u32).collect()).collect())
     }
 
-    /// Feeds one different token to each sequence, after a history of as many tokens as there are positions; returns the
-    /// distinct experts of a layer, on average.
-    pub(super) fn start(&mut self, timed: &TimedSequences<'_>, position: usize) -> Result<f64> {
-        let vocab = self.pass.model.spec.vocab;
-        let batch = timed.tables.len();
-        let tokens: Vec<[u32; 1]> = (0..batch).map(|s| [(s * 7919 % vocab) as u32]).collect();
-        if timed.sampling.penalties != Penalties::NONE {
-            for slot in 0..batch {
-                let token = |at: usize| ((slot + at * 104_729) % vocab) as u32;
-                let prompt: Vec<u32> = (0..position).map(token).collect();
-                self.set_history(slot, &TokenHistory::new(&prompt, &[]))?;
-            }
-        }
-        self.upload_masks(timed, position)?;
-        let sequences: Vec<Sequence<'_>> = tokens
-            .iter()
-            .enumerate()
-            .map(|(slot, token)| timed.sequence(slot, position, Input::Tokens(token)))
-            .collect();
-        let output = self.run(&Step { sequences: &sequences, capture_activations: true })?;
-        Ok(distinct(&output, self.pass.model.spec.max_experts()))
-    }
-
-    /// Steps of the sequences' positions from `first` on.
-    fn steps(&mut self, timed: &TimedSequences<'_>, first: usize) -> Result<()> {
-        for i in 0..STEPS {
-            self.upload_masks(timed, first + i)?;
-            let sequences: Vec<Sequence<'_>> = (0..timed.tables.len())
-                .map(|slot| timed.sequence(slot, first + i, Input::Sampled))
-                .collect();
-            self.submit(&Step { sequences: &sequences, capture_activations: false })?;
-            if i > 0 {
-                self.collect()?;
-            }
-        }
-        self.collect().map(drop)
-    }
-
-    /// Gives each sequence its mask for the step at a position.
-    fn upload_masks(&mut self, timed: &TimedSequences<'_>, position: usize) -> Result<()> {
-        let mask = position % MASKS_PER_SLOT;
-        let slots = if timed.sampling.mask { timed.tables.len() } else { 0 };
-        (0..slots).try_for_each(|slot| self.set_mask(slot, mask, &timed.masks[mask]))
-    }
-
     /// Times reading `bytes` bytes front to back.
     ///
     /// # Errors
@@ -319,12 +361,8 @@ impl CudaBackend {
         .map(|spread| spread.divided_by(4.0))
     }
 
-    fn time_phases(
-        &self,
-        shape: &StepShape,
-        inputs: &StepInputs,
-        rates: &Rates,
-    ) -> Result<Vec<PhaseTime>> {
+    /// Captures what the phases of a step are timed by.
+    fn capture_phases(&self, shape: &StepShape, inputs: &StepInputs) -> Result<PhaseGraphs> {
         let model = self.pass.model;
         let sums = self.pass.workspace.router_logit_sums.bytes();
         let discarded = Buffer::zeroed(&self.context, sums, "sums that timings discard")?;
@@ -337,24 +375,44 @@ impl CudaBackend {
         // Without the start the residual would grow from replay to replay, so the start is in every chain and has no line.
         let mut totals = model.phase_totals(step.schedule, shape);
         totals.retain(|total| total.section != Section::Start);
-        let time = |total: &PhaseTotal| {
+        let capture = |total: &PhaseTotal| {
             let place = (total.section, total.index);
             let routes_stay = permutation_before(total, &totals);
-            let alone = self.time_graph(|| self.phases(&step, rows, |at| at == place))?;
+            let graph = |kept: &dyn Fn((Section, usize)) -> bool| {
+                self.graph_of(|| self.phases(&step, rows, kept)).map(DecodeGraph)
+            };
+            Ok([
+                graph(&|at| at == place)?,
+                graph(&|at| Some(at) != routes_stay)?,
+                graph(&|at| Some(at) != routes_stay && at != place)?,
+            ])
+        };
+        let graphs = totals.iter().map(capture).collect::<Result<_>>()?;
+        Ok(PhaseGraphs { totals, graphs, _discarded: discarded })
+    }
+
+    fn time_phases(
+        &self,
+        graphs: &PhaseGraphs,
+        shape: &StepShape,
+        rates: &Rates,
+    ) -> Result<Vec<PhaseTime>> {
+        let (model, totals) = (self.pass.model, &graphs.totals);
+        let schedule = model.schedule(shape.tokens);
+        let time = |(total, [alone, whole, without]): (&PhaseTotal, &[DecodeGraph; 3])| {
+            let alone = self.time_captured(&alone.0)?;
             // Side by side, so that a clock that moves moves both.
-            let whole =
-                self.time_graph(|| self.phases(&step, rows, |at| Some(at) != routes_stay))?;
-            let kept = |at| Some(at) != routes_stay && at != place;
-            let without = self.time_graph(|| self.phases(&step, rows, kept))?;
+            let whole = self.time_captured(&whole.0)?;
+            let without = self.time_captured(&without.0)?;
             Ok(PhaseTime {
-                name: name(total, &totals),
+                name: name(total, totals),
                 cost: total.cost,
-                predicted: model.predict(step.schedule, total, shape, rates),
+                predicted: model.predict(schedule, total, shape, rates),
                 alone,
                 in_chain_ms: whole.median_ms - without.median_ms,
             })
         };
-        totals.iter().map(time).collect()
+        totals.iter().zip(&graphs.graphs).map(time).collect()
     }
 
     /// The launches of those phases of a step that `kept` names by their section and place.
@@ -387,7 +445,10 @@ impl CudaBackend {
 
     /// Captures launches and times replays.
     pub(super) fn time_graph(&self, launches: impl Fn() -> Result<()>) -> Result<TimingStats> {
-        let graph = self.graph_of(launches)?;
+        self.time_captured(&self.graph_of(launches)?)
+    }
+
+    fn time_captured(&self, graph: &CudaGraph) -> Result<TimingStats> {
         let mut times = Vec::new();
         for _ in 0..REPEATS {
             let begin = Instant::now();
@@ -398,6 +459,40 @@ impl CudaBackend {
         // The first replay uploads the graph.
         times.remove(0);
         Ok(TimingStats::of(times))
+    }
+}
+
+/// What the phases of a step are timed by: for each, graphs of the phase alone, of the step, and of the step without it.
+struct PhaseGraphs {
+    totals: Vec<PhaseTotal>,
+    graphs: Vec<[DecodeGraph; 3]>,
+    _discarded: Buffer,
+}
+
+impl RankedCudaBackend {
+    /// As [`CudaBackend::time_decode`]: phases and roofline are the first rank's, which all ranks run at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn time_decode(
+        &mut self,
+        batch: usize,
+        context: usize,
+        sampling: &DecodeSampling,
+    ) -> Result<StepTimes> {
+        let mut timed = self.together(|_, rank| rank.timed(batch, context, sampling))?;
+        let timed = timed.swap_remove(0);
+        let (times, shape) = time_steps(self, &timed, context)?;
+        let wholes = self.together(|_, rank| rank.step_times(shape, times))?;
+        // All of them before any runs: making a graph may wait for what runs.
+        let graphs = self.each(|rank| rank.capture_phases(&shape, &rank.inputs))?;
+        let work: Vec<Mutex<(StepTimes, PhaseGraphs)>> =
+            wholes.into_iter().zip(graphs).map(Mutex::new).collect();
+        let mut results = self.together(|index, rank| {
+            let (whole, graphs) = &*work[index].lock().unwrap_or_else(PoisonError::into_inner);
+            rank.phases_of_step(whole.clone(), graphs)
+        })?;
+        Ok(results.swap_remove(0))
     }
 }
 

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use cudarc::driver::CudaStream;
 use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{self, Params, PhaseKernel, Ptr};
-use ossmith_plan::{Kernel, Model, Phase, Schedule, Weight};
+use ossmith_plan::{Kernel, Model, Phase, Schedule, Value, Weight};
 
 use super::cache::DeviceCache;
+use super::exchange::Exchange;
 use super::kernels::{Extent, Kernels};
 use super::nvtx::Range;
 use super::sampling_state::SamplingState;
@@ -65,6 +66,8 @@ pub(super) struct Pass {
     pub cache: DeviceCache,
     pub workspace: Workspace,
     pub sampling: SamplingState,
+    /// Where several ranks share the model.
+    pub exchange: Option<Exchange>,
 }
 
 /// A step that is launched: what all its kernels have in common.
@@ -301,9 +304,41 @@ impl Pass {
                     attn_output: workspace.attn_output.ptr(),
                     weight: weights.ptr(Weight::AttnOut, layer),
                     bias: weights.ptr(Weight::AttnOutBias, layer),
-                    residual: workspace.residual.ptr(),
+                    // This rank's part of the sum is zero before, so adding to it writes it.
+                    residual: match &self.exchange {
+                        Some(exchange) => exchange.buffers.attn_part.ptr(),
+                        None => workspace.residual.ptr(),
+                    },
                     tokens,
                     unused: 0,
+                };
+                self.launch(kernel, extent, &params)
+            }
+            PhaseKernel::AllReduceRmsNorm(kernel) => {
+                let buffers = &self.exchange(phase)?.buffers;
+                let of_experts =
+                    phase.nodes.iter().any(|node| node.inputs.contains(&Value::MoeDelta));
+                let params = params::AllReduceRmsNorm {
+                    residual: workspace.residual.ptr(),
+                    // All ranks have read attention's parts when they come to the experts' sum.
+                    clear: if of_experts { buffers.attn_part.ptr() } else { 0 },
+                    scale: match of_experts {
+                        true => self.attn_norm(layer + 1),
+                        false => weights.ptr(Weight::MoeNorm, layer),
+                    },
+                    normed: workspace.normed.ptr(),
+                    sum: of_experts.into(),
+                    tokens,
+                    tile_order,
+                    unused: 0,
+                };
+                self.launch(kernel, extent, &params)
+            }
+            PhaseKernel::MoeUnpermute(kernel) => {
+                let params = params::MoeUnpermute {
+                    route_out: workspace.route_out.ptr(),
+                    route_weights: workspace.route_weights.ptr(),
+                    part: self.exchange(phase)?.buffers.moe_part.ptr(),
                 };
                 self.launch(kernel, extent, &params)
             }
@@ -411,10 +446,19 @@ impl Pass {
                 };
                 self.launch(kernel, extent, &params)
             }
-            PhaseKernel::UnembedDecode(_) | PhaseKernel::Unembed(_) | PhaseKernel::Sample(_) => {
-                Err(misplaced(phase, kernel.params()))
-            }
+            PhaseKernel::UnembedDecode(_)
+            | PhaseKernel::Unembed(_)
+            | PhaseKernel::JoinLogits(_)
+            | PhaseKernel::Sample(_) => Err(misplaced(phase, kernel.params())),
         }
+    }
+
+    /// What this rank shares with the others, for a phase that needs it.
+    fn exchange(&self, phase: &Phase) -> Result<&Exchange> {
+        let missing = || {
+            Error::Internal(format!("phase {} adds over ranks, and there is only one", phase.name))
+        };
+        self.exchange.as_ref().ok_or_else(missing)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, sys};
 use cudarc::nvrtc::Ptx;
 use ossmith_plan::facts::{KV_SPLIT_BLOCKS_PER_SM, MAX_ATTENTION_PARTIALS};
 use ossmith_plan::params::Params;
@@ -37,6 +37,9 @@ pub struct Kernels {
     /// Every function that was loaded, by its unit's text: schedules that come back find theirs.
     loaded: HashMap<&'static str, (CudaFunction, Resources)>,
     functions: HashMap<&'static str, CudaFunction>,
+    /// The modules of kernels that exchange with other ranks, and what they are to know of them.
+    exchanging: Vec<Arc<CudaModule>>,
+    mailboxes: Option<Vec<u64>>,
     resources: HashMap<&'static str, Resources>,
     cache_use: CacheUse,
     text_hash: String,
@@ -88,6 +91,8 @@ impl Kernels {
         let mut kernels = Kernels {
             loaded: HashMap::new(),
             functions: HashMap::new(),
+            exchanging: Vec::new(),
+            mailboxes: None,
             resources: HashMap::new(),
             cache_use: CacheUse::default(),
             text_hash: String::new(),
@@ -120,7 +125,17 @@ impl Kernels {
         for (unit, cubin) in missing.into_iter().zip(cubins) {
             let bytes = shared.get(unit.name).copied().unwrap_or(0);
             let resources = cubin.resources;
-            let function = load_function(context, unit.name, cubin, bytes)?;
+            let (module, function) = load_function(context, unit.name, cubin, bytes)?;
+            if exchanges(unit) {
+                self.exchanging.push(module);
+            }
+            if model.shard.of > 1 {
+                // Loading at the first launch could wait for a kernel that waits for this rank.
+                // SAFETY: the function was loaded from its module just now.
+                unsafe { sys::cuFuncLoad(function.cu_function()) }
+                    .result()
+                    .map_err(device_error("load a kernel"))?;
+            }
             self.loaded.insert(unit.source, (function, resources));
         }
         self.functions.clear();
@@ -133,6 +148,35 @@ impl Kernels {
         }
         self.cache_use = cache_use;
         self.text_hash = sources.hash(model);
+        match self.mailboxes.clone() {
+            Some(words) => self.set_mailboxes(context, words),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the kernels that exchange where the other ranks are ([`super::exchange`]).
+    pub(super) fn set_mailboxes(
+        &mut self,
+        context: &Arc<CudaContext>,
+        words: Vec<u64>,
+    ) -> Result<()> {
+        const WHAT: &str = "tell kernels of other ranks";
+        let stream = context.default_stream();
+        for module in &self.exchanging {
+            let mut place =
+                module.get_global("rank_mailboxes", &stream).map_err(device_error(WHAT))?;
+            let bytes: &[u8] = bytemuck::cast_slice(&words);
+            if place.len() != bytes.len() {
+                return Err(Error::Internal(format!(
+                    "kernels take {} bytes of mailboxes, the host has {}",
+                    place.len(),
+                    bytes.len()
+                )));
+            }
+            stream.memcpy_htod(bytes, &mut place).map_err(device_error(WHAT))?;
+        }
+        stream.synchronize().map_err(device_error(WHAT))?;
+        self.mailboxes = Some(words);
         Ok(())
     }
 
@@ -279,7 +323,7 @@ fn load_function(
     name: &str,
     cubin: Cubin,
     shared_bytes: u32,
-) -> Result<CudaFunction> {
+) -> Result<(Arc<CudaModule>, CudaFunction)> {
     const WITHOUT_ASKING: u32 = 48 << 10;
     let load = |error| device_error("load a kernel")(error);
     let module = context.load_module(Ptx::from_binary(cubin.image)).map_err(load)?;
@@ -288,5 +332,10 @@ fn load_function(
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, shared_bytes as i32).map_err(load)?;
     }
-    Ok(function)
+    Ok((module, function))
+}
+
+/// Whether a kernel exchanges with other ranks, and so has a place for their addresses.
+fn exchanges(unit: &Unit) -> bool {
+    unit.source.contains("#define RANKS")
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use ossmith_plan::params::Ptr;
 
 use crate::{Error, Result};
@@ -11,6 +11,17 @@ use crate::{Error, Result};
 /// What failed on the device, in words.
 pub(super) fn device_error(action: &str) -> impl FnOnce(DriverError) -> Error + '_ {
     move |error| Error::device(action, format_args!("the CUDA driver reports {error}"))
+}
+
+/// Rows of bytes to copy from one buffer to another: offsets, distances between rows, and the bytes of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowCopy {
+    pub source: usize,
+    pub source_pitch: usize,
+    pub target: usize,
+    pub target_pitch: usize,
+    pub bytes: usize,
+    pub rows: usize,
 }
 
 /// Bytes of device memory.
@@ -112,6 +123,42 @@ impl Buffer {
             .map_err(device_error("copy on the device"))
     }
 
+    /// Copies rows of bytes of another buffer into this one, in stream order.
+    pub(super) fn copy_rows_from(
+        &self,
+        stream: &CudaStream,
+        source: &Buffer,
+        copy: &RowCopy,
+    ) -> Result<()> {
+        let &RowCopy { source: from, source_pitch, target, target_pitch, bytes, rows } = copy;
+        let last = rows.saturating_sub(1);
+        source.check(from, last * source_pitch + bytes)?;
+        self.check(target, last * target_pitch + bytes)?;
+        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let described = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: device,
+            srcHost: std::ptr::null(),
+            srcDevice: source.at(from),
+            srcArray: std::ptr::null_mut(),
+            srcPitch: source_pitch,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: device,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: self.at(target),
+            dstArray: std::ptr::null_mut(),
+            dstPitch: target_pitch,
+            WidthInBytes: bytes,
+            Height: rows,
+        };
+        // SAFETY: both ranges lie in live allocations (checked above), and the caller waits for the stream before either goes.
+        unsafe { sys::cuMemcpy2DAsync_v2(&raw const described, stream.cu_stream()) }
+            .result()
+            .map_err(device_error("copy on the device"))
+    }
+
     fn check(&self, offset: usize, length: usize) -> Result<()> {
         let fits = offset.checked_add(length).is_some_and(|end| end <= self.bytes);
         let problem = || {
@@ -174,6 +221,18 @@ impl Pinned {
     pub(super) fn words_mut(&mut self) -> &mut [u32] {
         // SAFETY: as above, and `self` is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.words) }
+    }
+
+    /// The device address: page-locked memory has the same one for host and device.
+    pub(super) fn ptr(&self) -> Ptr {
+        self.pointer as Ptr
+    }
+
+    /// A word that a kernel may write at any time.
+    pub(super) fn volatile(&self, index: usize) -> u32 {
+        assert!(index < self.words, "word {index} of {}", self.words);
+        // SAFETY: the word lies in this allocation (checked above).
+        unsafe { self.pointer.add(index).read_volatile() }
     }
 
     /// Copies `range` of these words to `destination`, in stream order. The words must stay as they are until the

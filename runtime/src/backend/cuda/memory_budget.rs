@@ -8,7 +8,7 @@ use super::cache::BF16_BYTES;
 use super::memory::device_error;
 use super::staging::Arrays;
 use super::weights::{layout_bytes, layout_of};
-use super::{device, sampling_state, workspace};
+use super::{device, exchange, sampling_state, workspace};
 use crate::Result;
 use crate::backend::memory_budget::{PAGES_PER_SNAPSHOT, snapshot_count};
 use crate::backend::sliding_pages::{page_count, pages_per_sequence};
@@ -75,7 +75,7 @@ pub(super) fn sizes(
     let tables = 2 * rounded((limits.max_sequences * stride * size_of::<u32>()) as u64);
     let words = rounded((Arrays::new(spec, limits).device_words() * size_of::<u32>()) as u64);
     let sum = |sizes: Vec<usize>| sizes.iter().map(|&bytes| rounded(bytes as u64)).sum::<u64>();
-    let between = sum(workspace::sizes(model, limits)?);
+    let between = sum(workspace::sizes(model, limits)?) + sum(exchange::sizes(model, limits)?);
     let of_sliding = 2 * sliding * rounded(page_count(spec, limits) as u64 * page);
     let kept = limits.max_sequences * pages_per_sequence(spec);
     let windows = of_sliding.min(2 * sliding * rounded(kept as u64 * page));

@@ -14,6 +14,7 @@ pub mod check;
 mod clock;
 mod cubins;
 mod device;
+mod exchange;
 mod forward;
 mod kernels;
 mod limits;
@@ -26,6 +27,7 @@ mod page_tables;
 mod peers;
 mod profile;
 mod query_tiles;
+mod ranks;
 pub mod replay;
 mod sampling_state;
 mod sources;
@@ -48,6 +50,7 @@ pub use device::{DeviceInfo, probe};
 pub use kernels::Kernels;
 pub use memory_budget::{memory_budget, memory_budget_without_device};
 pub use peers::check_peers;
+pub use ranks::RankedCudaBackend;
 pub use sources::{Sources, emit, plan_hash};
 pub use stamps::{TracedBlock, TracedLaunch};
 
@@ -60,6 +63,7 @@ use crate::sampling::{TokenHistory, TokenLogprobs};
 use crate::{Error, Result};
 use cache::DeviceCache;
 use clock::{Clock, Marks};
+use exchange::Exchange;
 use forward::{Pass, StepInputs, StepRun};
 use memory::{Buffer, Pinned, device_error};
 use nvtx::Range;
@@ -165,6 +169,7 @@ impl CudaBackend {
             DeviceWeights::load(&context, &stream, &kernels, model, &checkpoint, progress)?;
         let cache = DeviceCache::new(&context, &model.rank_spec(), &limits)?;
         let workspace = Workspace::new(&context, model, &limits)?;
+        let exchange = Exchange::new(&context, model, &limits)?;
         let clusters = device::has_clusters(info.compute);
         let sampling = SamplingState::new(&context, model, &limits, clusters)?;
         let workspace_sizes = workspace::sizes(model, &limits)?;
@@ -175,7 +180,7 @@ impl CudaBackend {
         Ok(CudaBackend {
             inputs: arrays.inputs(words.ptr()),
             workspace_sizes,
-            pass: Pass { model, stream, kernels, weights, cache, workspace, sampling },
+            pass: Pass { model, stream, kernels, weights, cache, workspace, sampling, exchange },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
             form: StepForm::default(),
@@ -263,10 +268,7 @@ impl CudaBackend {
         staged.marks.begin(&self.pass.stream)?;
 
         let staging = &staged.staging;
-        let samples_all = staging.sampled.len() == staging.tokens
-            && staging.head_rows == staging.tokens
-            && staging.wanted.is_empty()
-            && !step.capture_activations;
+        let samples_all = samples_all(staging, step);
         self.form = StepForm { regime: Some(regime.name()), graph: samples_all && self.use_graphs };
         let (rows, activations) = if samples_all {
             if self.use_graphs {
@@ -310,12 +312,18 @@ impl CudaBackend {
         sampling.prepare(&self.context, stream, kernels, model, staged)
     }
 
-    /// Replays the graph of a step of `tokens` tokens that samples after each of them; captures it the first time.
-    fn replay(&mut self, tokens: usize) -> Result<()> {
+    /// Captures the graph of a step of `tokens` tokens that samples after each of them, the first time.
+    fn capture(&mut self, tokens: usize) -> Result<()> {
         if !self.graphs.contains_key(&tokens) {
             let graph = self.graph_of(|| self.decode_step(tokens))?;
             self.graphs.insert(tokens, DecodeGraph(graph));
         }
+        Ok(())
+    }
+
+    /// Replays the graph of a step of `tokens` tokens that samples after each of them.
+    fn replay(&mut self, tokens: usize) -> Result<()> {
+        self.capture(tokens)?;
         self.graphs[&tokens].0.launch().map_err(device_error("replay a decode step"))
     }
 
@@ -345,6 +353,9 @@ impl CudaBackend {
         let block = self.pass.workspace.logit_rows;
         for first in (0..staging.head_rows).step_by(block) {
             let range = first..staging.head_rows.min(first + block);
+            if first > 0 {
+                self.pass.logits_are_joined(&step)?;
+            }
             self.pass.head(&step, range.clone())?;
             if first == 0 && !staging.sampled.is_empty() {
                 self.pass.sample(&step, staging.sampled.len())?;
@@ -402,7 +413,14 @@ impl CudaBackend {
             .end_capture(sys::CUgraphInstantiate_flags(0))
             .map_err(device_error("make a graph of launches"))?;
         launched?;
-        graph.ok_or_else(|| Error::Internal("a captured graph has no launches".into()))
+        let graph =
+            graph.ok_or_else(|| Error::Internal("a captured graph has no launches".into()))?;
+        if self.pass.exchange.is_some() {
+            // Uploading at the first launch could wait for a kernel that waits for this rank.
+            graph.upload().map_err(device_error("upload a graph"))?;
+            self.synchronize()?;
+        }
+        Ok(graph)
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -477,6 +495,35 @@ impl Backend for CudaBackend {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
+        let staged = self.stage(step)?;
+        self.start(step, staged)
+    }
+
+    fn collect(&mut self) -> Result<StepOutput> {
+        let missing = || Error::Internal("collect was called with no step submitted".into());
+        let step = self.in_flight.pop_front().ok_or_else(missing)?;
+        step.done.synchronize().map_err(device_error("finish a step"))?;
+        self.collected += 1;
+        let (output, staged) = step.output(self.pass.given_reports());
+        let marks = self.clock.read(staged.marks, &self.context)?;
+        self.free.push(Staged { marks, ..staged });
+        Ok(output)
+    }
+}
+
+/// Whether a token is sampled after each of a step's tokens and nothing else is wanted of it, so that a graph can be
+/// replayed for it.
+fn samples_all(staging: &Staging, step: &Step<'_>) -> bool {
+    staging.sampled.len() == staging.tokens
+        && staging.head_rows == staging.tokens
+        && staging.wanted.is_empty()
+        && !step.capture_activations
+}
+
+impl CudaBackend {
+    /// Checks a step and gets everything ready that waits for the device or takes memory of it: ranks do so before any of
+    /// them starts, because kernels that wait for each other must not be kept from it by the driver.
+    fn stage(&mut self, step: &Step<'_>) -> Result<Staged> {
         validate::step(self.pass.model, &self.limits, step, |slot| self.has_sampled[slot])?;
         validate::sampled_rows(step, self.max_sampled_rows())?;
         validate::masks(step, |slot, mask| self.pass.sampling.has_mask(slot, mask))?;
@@ -485,6 +532,15 @@ impl Backend for CudaBackend {
         let tables = &mut self.pass.cache.tables;
         tables.place(step)?;
         staged.staging.fill(step, tables);
+        if self.use_graphs && samples_all(&staged.staging, step) {
+            self.capture(staged.staging.tokens)?;
+        }
+        Ok(staged)
+    }
+
+    /// Starts a staged step.
+    fn start(&mut self, step: &Step<'_>, mut staged: Staged) -> Result<()> {
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let launched = self.launch(step, &mut staged);
         if launched.is_err() {
             // What was sent already is read from, and written to, memory that goes now.
@@ -504,17 +560,6 @@ impl Backend for CudaBackend {
         }
         self.in_flight.push_back(InFlight { staged, done, logits, activations });
         Ok(())
-    }
-
-    fn collect(&mut self) -> Result<StepOutput> {
-        let missing = || Error::Internal("collect was called with no step submitted".into());
-        let step = self.in_flight.pop_front().ok_or_else(missing)?;
-        step.done.synchronize().map_err(device_error("finish a step"))?;
-        self.collected += 1;
-        let (output, staged) = step.output(self.pass.given_reports());
-        let marks = self.clock.read(staged.marks, &self.context)?;
-        self.free.push(Staged { marks, ..staged });
-        Ok(output)
     }
 }
 

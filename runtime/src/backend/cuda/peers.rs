@@ -1,7 +1,9 @@
 //! Whether several CUDA devices can share a model: each rank writes into the memory of all others, so each device must
 //! reach each other one.
 
-use cudarc::driver::sys;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, sys};
 
 use super::device;
 use super::memory::device_error;
@@ -24,6 +26,22 @@ pub fn check_peers(ordinals: &[usize]) -> Result<()> {
         status.result().map_err(device_error("ask whether devices reach each other"))?;
         Ok(reaches != 0)
     })
+}
+
+/// Lets each of these devices reach the memory of all others, for as long as the contexts live.
+pub(super) fn enable(contexts: &[Arc<CudaContext>]) -> Result<()> {
+    for own in contexts {
+        own.bind_to_thread().map_err(device_error("select the device"))?;
+        for peer in contexts.iter().filter(|peer| peer.ordinal() != own.ordinal()) {
+            // SAFETY: both contexts live, and this one is current on the thread (above).
+            let status = unsafe { sys::cuCtxEnablePeerAccess(peer.cu_ctx(), 0) };
+            match status {
+                sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => {}
+                other => other.result().map_err(device_error("reach another device's memory"))?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Asks `reaches` of each ordered pair of the list.

@@ -55,8 +55,11 @@ impl CudaBackend {
         sampling.config.check()?;
         let tables = self.page_tables(batch, context.max(1))?;
         self.fill_cache()?;
-        let timed = TimedSequences::new(sampling, tables, self.pass.model.spec.vocab);
-        self.start(&timed, context.saturating_sub(1))?;
+        let timed = {
+            let spec = &self.pass.model.spec;
+            TimedSequences::new(sampling, tables, spec.vocab, spec.max_experts())
+        };
+        timed.start(self, context.saturating_sub(1))?;
         let plain = self.time_graph(|| self.decode_step(batch))?;
         let mut kernels =
             Kernels::load_stamped(&self.context, &self.info, self.pass.model, progress)?;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
 use ossmith_plan::params::{FillBf16, FillMxfp4, Ptr};
-use ossmith_plan::{DType, Model, RowOrder, Shard, Slice, Weight, WeightInfo, WeightLayout, facts};
+use ossmith_plan::{
+    DType, Model, RowOrder, Shard, Slice, TILE_K, TILE_ROWS, Weight, WeightInfo, WeightLayout,
+    facts,
+};
 
 use super::kernels::{Extent, Kernels};
-use super::memory::{Buffer, device_error};
+use super::memory::{Buffer, RowCopy, device_error};
 use super::pack::{pack_bf16, pack_mxfp4};
 use crate::backend::Progress;
 use crate::checkpoint::synthetic::{Synthetic, TensorPart, scale_base, stream, uniform};
@@ -29,8 +32,7 @@ pub(super) struct DeviceWeights {
 }
 
 impl DeviceWeights {
-    /// Uploads what this rank of a model has of a checkpoint, tensor by tensor; synthetic ones of a whole model are made on
-    /// the device.
+    /// Uploads what this rank of a model has of a checkpoint, tensor by tensor; synthetic ones are made on the device.
     pub(super) fn load(
         context: &Arc<CudaContext>,
         cuda_stream: &CudaStream,
@@ -52,20 +54,31 @@ impl DeviceWeights {
             let what = format!("{weight:?} of layer {layer}");
             let buffer = Buffer::zeroed(context, layout_bytes(info, layout), &what)?;
             let stored = whole.weight(weight, layer);
-            let weight_scale = match checkpoint.synthetic_kind() {
-                Some(kind) if model.shard == Shard::WHOLE => {
+            let slice = local.slice(&model.spec, stored);
+            let (_, rows, k) = stored.matrices();
+            let weight_scale = match (checkpoint.synthetic_kind(), slice) {
+                // Another rank adds this bias: here it is zero, as the buffer is.
+                (_, None) => 1.0,
+                (Some(kind), Some(slice))
+                    if model.shard == Shard::WHOLE || slice.is_whole(rows, k) =>
+                {
                     fill(kernels, cuda_stream, model, &buffer, info, layout, kind, layer)?;
                     1.0
                 }
-                _ => match local.slice(&model.spec, stored) {
-                    Some(slice) => {
-                        let loaded = checkpoint.load(weight, layer)?;
-                        upload(&buffer, stored, layout, &loaded.as_tensor(), &slice)
-                            .map_err(|error| named(error, &what))?
+                (Some(kind), Some(slice)) if layout != WeightLayout::RowMajor => {
+                    let all = Buffer::zeroed(context, layout_bytes(stored, layout), &what)?;
+                    fill(kernels, cuda_stream, model, &all, stored, layout, kind, layer)?;
+                    for copy in tile_copies(stored, layout, &slice) {
+                        buffer.copy_rows_from(cuda_stream, &all, &copy)?;
                     }
-                    // Another rank adds this bias: here it is zero, as the buffer is.
-                    None => 1.0,
-                },
+                    cuda_stream.synchronize().map_err(device_error("make weights"))?;
+                    1.0
+                }
+                (_, Some(slice)) => {
+                    let loaded = checkpoint.load(weight, layer)?;
+                    upload(&buffer, stored, layout, &loaded.as_tensor(), &slice)
+                        .map_err(|error| named(error, &what))?
+                }
             };
             done += info.bytes() as u64;
             progress(Progress { stage: "load weights", done, total });
@@ -134,6 +147,40 @@ pub(super) fn layout_bytes(info: &WeightInfo, layout: WeightLayout) -> usize {
         WeightLayout::RowMajor => info.bytes(),
         tiled => tiled.tiled_bytes(matrices, rows, k),
     }
+}
+
+/// The copies by which the tiles of a slice become a rank's packed weight, from those of the whole stored weight.
+fn tile_copies(stored: &WeightInfo, layout: WeightLayout, slice: &Slice) -> Vec<RowCopy> {
+    let (matrices, rows, k) = stored.matrices();
+    // What follows one after another in a row tile, each by its bytes of one tile.
+    let parts: &[usize] = match layout {
+        WeightLayout::Mxfp4Tiles(_) => &[TILE_ROWS * TILE_K / 2, TILE_ROWS * 2],
+        _ => &[TILE_ROWS * TILE_K * 2],
+    };
+    let tile_bytes: usize = parts.iter().sum();
+    let (all, own) = (k.div_ceil(TILE_K), slice.k.len().div_ceil(TILE_K));
+    let (source_pitch, pitch) = (all * tile_bytes, own * tile_bytes);
+    let (mut copies, mut row_tile) = (Vec::new(), 0);
+    for matrix in 0..matrices {
+        for range in &slice.rows {
+            let first = matrix * rows.div_ceil(TILE_ROWS) + range.start / TILE_ROWS;
+            let count = range.len().div_ceil(TILE_ROWS);
+            let (mut source_at, mut at) = (0, 0);
+            for bytes in parts {
+                copies.push(RowCopy {
+                    source: first * source_pitch + source_at + slice.k.start / TILE_K * bytes,
+                    source_pitch,
+                    target: row_tile * pitch + at,
+                    target_pitch: pitch,
+                    bytes: own * bytes,
+                    rows: count,
+                });
+                (source_at, at) = (source_at + all * bytes, at + own * bytes);
+            }
+            row_tile += count;
+        }
+    }
+    copies
 }
 
 /// Uploads a slice of a stored weight of this shape.
@@ -229,4 +276,50 @@ fn fill(
         first_index,
     };
     kernels.launch(cuda_stream, &model.tools.fill_bf16, extent, &params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+
+    /// What a rank copies from the packed whole is what packing its slice gives.
+    #[test]
+    fn tiles_of_a_slice_are_copied_from_the_whole() {
+        let whole = ossmith_models::NANO;
+        let checkpoint = Checkpoint::synthetic(whole, 3);
+        for shard in Shard::all(2) {
+            let local = shard.local(&whole.spec).expect("a divisible model");
+            for weight in
+                [Weight::Qkv, Weight::AttnOut, Weight::GateUp, Weight::Down, Weight::Unembedding]
+            {
+                let info = whole.graph.weight(weight, 0);
+                let (matrices, rows, k) = info.matrices();
+                let slice = local.slice(&whole.spec, info).expect("a part");
+                let layout = layout_of(whole, weight).expect("a layout");
+                let loaded = checkpoint.load(weight, 0).expect("a tensor");
+                let pack = |slice: &Slice| match layout {
+                    WeightLayout::Bf16Tiles(order) => {
+                        pack_bf16(&loaded.as_tensor(), k, slice, order)
+                    }
+                    WeightLayout::Mxfp4Tiles(order) => {
+                        let tensor = loaded.as_tensor();
+                        let packed = pack_mxfp4(&tensor, matrices, [rows, k], slice, order);
+                        packed.expect("good scales").bytes
+                    }
+                    WeightLayout::RowMajor => panic!("{weight:?} has no tiles"),
+                };
+                let (all, own) = (pack(&Slice::whole(rows, k)), pack(&slice));
+                let mut copied = vec![0; own.len()];
+                for copy in tile_copies(info, layout, &slice) {
+                    for row in 0..copy.rows {
+                        let source = &all[copy.source + row * copy.source_pitch..][..copy.bytes];
+                        copied[copy.target + row * copy.target_pitch..][..copy.bytes]
+                            .copy_from_slice(source);
+                    }
+                }
+                assert!(copied == own, "{weight:?} of rank {}", shard.rank);
+            }
+        }
+    }
 }

@@ -4,15 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use ossmith::unstable::cuda::CudaBackend;
+use ossmith::unstable::SamplerConfig;
 use ossmith::unstable::cuda::bench::{DecodeSampling, PhaseTime, StepTimes, TimingStats};
-use ossmith::unstable::{Backend, SamplerConfig};
 use ossmith::{Limits, PAGE_TOKENS};
 use ossmith_plan::StepShape;
 use serde_json::{Value, json};
 
 use super::super::table;
-use super::{check_context, count, load, picture, trace};
+use super::{Loaded, check_context, count, load_ranks, picture, trace};
 use crate::load::RankArgs;
 use crate::model::ModelArgs;
 use crate::output;
@@ -54,7 +53,9 @@ pub(super) struct Decode {
 
 impl Decode {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let device = self.ranks.only_device("`bench decode`")?;
+        if self.trace.is_some() {
+            self.ranks.only_device("`bench decode --trace`")?;
+        }
         for file in self.svg.iter().chain(&self.trace) {
             output::check(file)?;
         }
@@ -74,7 +75,7 @@ impl Decode {
             .with_max_sequences(batch)
             .with_max_step_tokens(batch)
             .with_pages(pairs.iter().map(pages).max().unwrap_or(1));
-        let (mut backend, load_s) = load(&self.model, &self.schedule, limits, device)?;
+        let (mut backend, load_s) = load_ranks(&self.model, &self.schedule, limits, &self.ranks)?;
         let mut all = Vec::new();
         for (batch, context) in pairs {
             all.push(backend.time_decode(batch, context, &self.sampling)?);
@@ -84,9 +85,11 @@ impl Decode {
             std::fs::write(path, picture::roofline(&title, times))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        if let (Some(path), Some(times)) = (&self.trace, all.first()) {
+        if let (Some(path), Some(times), Loaded::One(backend)) =
+            (&self.trace, all.first(), &mut backend)
+        {
             trace::write(
-                &mut backend,
+                backend,
                 &self.model.model.to_string(),
                 &times.shape,
                 &self.sampling,
@@ -100,7 +103,12 @@ impl Decode {
             writeln!(out, "{json}")?;
             return Ok(());
         }
-        writeln!(out, "{} on {}, ready in {load_s:.2} s", self.model.model, backend.describe())?;
+        writeln!(
+            out,
+            "{} on {}, ready in {load_s:.2} s",
+            self.model.model,
+            backend.backend().describe()
+        )?;
         let settings: Vec<String> = settings(&self.sampling)
             .iter()
             .map(|(name, value)| format!("{name} {value}"))
@@ -199,13 +207,14 @@ pub(super) fn stats(times: &TimingStats) -> Value {
 }
 
 fn decode_json(
-    backend: &CudaBackend,
+    backend: &Loaded,
     model: &str,
     load_s: f64,
     sampling: &DecodeSampling,
     all: &[StepTimes],
 ) -> Value {
     let device = backend.device();
+    let (text_hash, misses) = backend.kernels();
     let runs: Vec<Value> = all
         .iter()
         .map(|times| {
@@ -231,13 +240,14 @@ fn decode_json(
         "version": env!("CARGO_PKG_VERSION"),
         "model": model,
         "device": device.name,
+        "backend": backend.backend().describe(),
         "driver": device.driver,
         "sm_clock_mhz": device.sm_clock_mhz,
         "memory_clock_mhz": device.memory_clock_mhz,
-        "kernels": backend.kernels().text_hash(),
+        "kernels": text_hash,
         "load_s": load_s,
         "sampling": Value::Object(settings(sampling).into_iter().collect()),
-        "kernels_compiled": backend.kernels().cache_use().misses,
+        "kernels_compiled": misses,
         "runs": runs,
     })
 }

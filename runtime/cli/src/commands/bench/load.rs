@@ -59,7 +59,7 @@ impl EngineArgs {
     /// The memory that this engine takes on the device; the available memory is as of now.
     pub(super) fn memory(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<MemoryBudget> {
         let (limits, policy) = self.limits_and_policy(tokens);
-        Ok(memory_budget(chosen.model, &self.device.options(limits, policy)?.0)?)
+        Ok(memory_budget(chosen.model, &self.device.options(chosen.model, limits, policy)?.0)?)
     }
 
     fn limits_and_policy(&self, tokens: usize) -> (Limits, Policy) {

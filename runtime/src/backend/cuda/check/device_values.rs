@@ -56,6 +56,11 @@ pub(super) fn poison(buffer: &Buffer) -> Result<()> {
     buffer.write(0, &vec![0xff_u8; buffer.bytes()])
 }
 
+/// Fills a whole buffer with zeros.
+pub(super) fn clear(buffer: &Buffer) -> Result<()> {
+    buffer.write(0, &vec![0_u8; buffer.bytes()])
+}
+
 /// One layer's cache on the host, in the device's order.
 pub(super) struct LayerSnapshot {
     keys: Vec<u16>,

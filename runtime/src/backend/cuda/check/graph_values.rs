@@ -4,8 +4,9 @@
 use ossmith_plan::{Op, Phase, PhaseKernel, Value};
 
 use super::super::CudaBackend;
+use super::super::exchange::ExchangeBuffers;
 use super::super::forward::StepRun;
-use super::device_values::{poison, read_bf16, read_f32, read_rows};
+use super::device_values::{clear, poison, read_bf16, read_f32, read_rows};
 use super::next_norm;
 use super::verdict::Difference;
 use crate::{Error, Result};
@@ -23,6 +24,10 @@ impl CudaBackend {
             Value::AttnInput | Value::ExpertIds | Value::ExpertWeights | Value::ExpertOut => {
                 !run.schedule.defers_norms()
             }
+            // Of several ranks, one's part of a sum.
+            Value::AttnDelta | Value::MoeDelta => {
+                self.pass.exchange.is_some() && !run.schedule.defers_norms()
+            }
             _ => false,
         }
     }
@@ -37,7 +42,7 @@ impl CudaBackend {
             Value::Residual => read_f32(&workspace.residual, elements),
             Value::AttnInput => rows(&workspace.normed),
             Value::Qkv => {
-                let spec = &self.pass.model.spec;
+                let spec = &self.pass.model.rank_spec();
                 let mut qkv = vec![0.0; elements];
                 let queries = self.queries(tokens)?;
                 let of_tokens = qkv.chunks_mut(spec.qkv_width());
@@ -59,13 +64,20 @@ impl CudaBackend {
             Value::ExpertWeights => read_f32(&workspace.route_weights, elements),
             Value::ExpertAct => rows(&workspace.expert_act),
             Value::ExpertOut => read_bf16(&workspace.route_out, elements),
+            Value::AttnDelta => read_f32(&self.parts()?.attn_part, elements),
+            Value::MoeDelta => read_f32(&self.parts()?.moe_part, elements),
             _ => Err(Error::Internal(format!("value {value:?} never leaves a kernel"))),
         }
     }
 
+    fn parts(&self) -> Result<&ExchangeBuffers> {
+        let missing = || Error::Internal("one rank has no parts of sums".into());
+        self.pass.exchange.as_ref().map(|exchange| &exchange.buffers).ok_or_else(missing)
+    }
+
     /// Rotated queries of a step's tokens.
     pub(super) fn queries(&self, tokens: usize) -> Result<Vec<f32>> {
-        let elements = tokens * self.pass.model.spec.q_width();
+        let elements = tokens * self.pass.model.rank_spec().q_width();
         read_bf16(&self.pass.workspace.queries, elements)
     }
 
@@ -113,6 +125,9 @@ impl CudaBackend {
             Value::ExpertWeights => poison(&workspace.route_weights),
             Value::ExpertAct => poison(&workspace.expert_act),
             Value::ExpertOut => poison(&workspace.route_out),
+            // After an exchange both are read by other ranks, and the next kernel adds to attention's.
+            Value::AttnDelta if !phase.computes(Op::AllReduce) => clear(&self.parts()?.attn_part),
+            Value::MoeDelta if !phase.computes(Op::AllReduce) => poison(&self.parts()?.moe_part),
             _ => Ok(()),
         }
     }
@@ -125,7 +140,9 @@ impl CudaBackend {
                 poison(&workspace.deferred_rows).and_then(|()| poison(&workspace.attn_square_sums))
             }
             PhaseKernel::MoePermute(_) => poison(&workspace.permuted_routes),
-            PhaseKernel::MoeUnpermuteRmsNorm(_) => poison(&workspace.normed),
+            PhaseKernel::MoeUnpermuteRmsNorm(_) | PhaseKernel::AllReduceRmsNorm(_) => {
+                poison(&workspace.normed)
+            }
             _ => Ok(()),
         })
     }

@@ -14,10 +14,11 @@ mod verdict;
 
 use std::sync::Arc;
 
-use ossmith_plan::{Graph, Model, ModelSpec, Phase};
+use ossmith_plan::{Graph, Model, ModelSpec, Phase, Shard};
 
 use super::CudaBackend;
-use crate::backend::{Limits, PAGE_TOKENS, Progress};
+use crate::backend::cpu::{Executor, Isa, PATIENCE, RankSums, SharedSums};
+use crate::backend::{DenseWeights, Limits, PAGE_TOKENS, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 use phases::Bench;
@@ -92,6 +93,75 @@ pub fn check(
     Checker::new(model, ordinal, seed, options, progress)?.run(options, progress)
 }
 
+/// Checks the kernels of several ranks, each on a device of its own, as [`check`] does for one. All ranks check the same
+/// phases at once, so that those that exchange find each other, and their executors add as the kernels do. A line has what
+/// differs most on any rank.
+///
+/// # Errors
+/// As [`check`], with the rank that failed first.
+pub fn check_ranks(
+    models: &[&'static Model],
+    ordinals: &[usize],
+    seed: u64,
+    options: &CheckOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<CheckLine>> {
+    let of = models.len();
+    let mut limits = Limits::default();
+    let mut small = Vec::new();
+    for &model in models {
+        let model = with_one_layer_of_each_class(model);
+        limits = limits_of(&model.spec, options);
+        small.push(model);
+    }
+    let Some(first) = small.first() else {
+        return Err(Error::invalid_option("ranks", "ranks is 0; it must be at least 1".to_owned()));
+    };
+    let layers = models[0].spec.layers.len();
+    let whole = Model { graph: first.whole_graph(), shard: Shard::WHOLE, ..**first };
+    let whole: &'static Model = Box::leak(Box::new(whole));
+    let weights = Arc::new(Checkpoint::synthetic(whole, seed));
+    let backends = super::ranks::load(&small, &weights, limits, ordinals, progress)?;
+    let sums = Arc::new(SharedSums::new(of, PATIENCE));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) / of;
+    let mut benches = Vec::new();
+    for (shard, backend) in Shard::all(of).zip(backends.ranks) {
+        let (isa, dense) = (Isa::detect()?, DenseWeights::Bf16);
+        let (weights, adding) = (weights.clone(), Some(sums.clone() as Arc<dyn RankSums>));
+        let executor =
+            Executor::of_rank(whole, shard, weights, isa, Some(threads.max(1)), adding, dense)?;
+        benches.push(Bench::new(backend, executor, layers, seed)?);
+    }
+    // Buffers have other places now.
+    let addresses: Vec<_> = benches.iter().filter_map(|bench| bench.device.addresses()).collect();
+    for bench in &mut benches {
+        bench.device.connect(&addresses)?;
+    }
+    let results = std::thread::scope(|scope| {
+        let check = |rank: usize, bench: Bench, progress: &mut dyn FnMut(Progress)| {
+            let checked = Checker { bench, seed }.run_lines(options, progress);
+            checked.map_err(|error| match error {
+                Error::Rank { .. } => error,
+                own => sums.fail(rank, &own.to_string()),
+            })
+        };
+        let mut benches = benches.into_iter().enumerate();
+        let first = benches.next();
+        let others: Vec<_> = benches
+            .map(|(rank, bench)| scope.spawn(move || check(rank, bench, &mut |_| {})))
+            .collect();
+        let first = first.map(|(rank, bench)| check(rank, bench, progress));
+        let others = others.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|panic| {
+                Err(Error::Internal(crate::error::panic_message(&*panic).to_owned()))
+            })
+        });
+        first.into_iter().chain(others).collect::<Result<Vec<Lines>>>()
+    })?;
+    let joined = results.into_iter().reduce(Lines::joined_with);
+    Ok(joined.unwrap_or_default().into_lines())
+}
+
 /// A device and the executor over the same synthetic weights, to check one schedule after another.
 pub struct Checker {
     bench: Bench,
@@ -118,10 +188,11 @@ impl Checker {
     ) -> Result<Checker> {
         let all_layers = model.spec.layers.len();
         let model = with_one_layer_of_each_class(model);
-        let limits = limits(&model.spec, options);
+        let limits = limits_of(&model.spec, options);
         let weights = Arc::new(Checkpoint::synthetic(model, seed));
         let backend = CudaBackend::new(model, weights.clone(), limits, ordinal, progress)?;
-        Ok(Checker { bench: Bench::new(backend, weights, all_layers, seed)?, seed })
+        let executor = Executor::new(backend.pass.model, weights, Isa::detect()?, None)?;
+        Ok(Checker { bench: Bench::new(backend, executor, all_layers, seed)?, seed })
     }
 
     /// Checks other schedules of the same model from now on.
@@ -143,6 +214,14 @@ impl Checker {
         options: &CheckOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<CheckLine>> {
+        self.run_lines(options, progress).map(Lines::into_lines)
+    }
+
+    fn run_lines(
+        &mut self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Lines> {
         let shapes = options.shapes(self.bench.model);
         if shapes.is_empty() {
             let problem = "no step of these tokens launches it; `ossmith kernels plan` lists what each step launches";
@@ -162,7 +241,7 @@ impl Checker {
                 lines.add(kernel, SAMPLER, rows, found)
             })?;
         }
-        Ok(lines.into_lines())
+        Ok(lines)
     }
 }
 
@@ -176,7 +255,7 @@ pub fn with_one_layer_of_each_class(model: &'static Model) -> &'static Model {
     Box::leak(Box::new(Model { spec, graph, ..*model }))
 }
 
-fn limits(spec: &ModelSpec, options: &CheckOptions) -> Limits {
+fn limits_of(spec: &ModelSpec, options: &CheckOptions) -> Limits {
     let most = |own: &[usize], default: &[usize]| {
         own.iter().chain(default.iter().filter(|_| own.is_empty())).copied().max().unwrap_or(1)
     };

@@ -1,8 +1,6 @@
 //! One step, phase by phase, on the device and in the executor: the device runs a phase's kernels, the executor its nodes,
 //! and every value that leaves the phase is compared. What follows the layers is in [`super::head`].
 
-use std::sync::Arc;
-
 use ossmith_plan::{Auxiliary, LayerKind, Model, Node, Op, Phase, PhaseKernel, Value};
 
 use super::super::CudaBackend;
@@ -16,9 +14,8 @@ use super::next_norm::{self, NextNorm};
 use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
 use super::verdict::Difference;
 use crate::Result;
-use crate::backend::cpu::{Batch, Cache, Executor, Isa, Values};
+use crate::backend::cpu::{Batch, Cache, Executor, Values};
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
-use crate::checkpoint::Checkpoint;
 
 /// Receives (kernel, part, difference).
 pub(super) type Report<'a> = &'a mut dyn FnMut(&str, &'static str, Difference);
@@ -41,7 +38,7 @@ impl Bench {
     /// `layers` are those of the whole model, of which this one has a few.
     pub(super) fn new(
         mut device: CudaBackend,
-        weights: Arc<Checkpoint>,
+        executor: Executor,
         layers: usize,
         seed: u64,
     ) -> Result<Bench> {
@@ -49,6 +46,11 @@ impl Bench {
         // More rows than a step's: the head computes all of them at once.
         let logits = HEAD_ROWS * model.spec.vocab * size_of::<f32>();
         device.pass.workspace.logits = Buffer::zeroed(&device.context, logits, "logits to check")?;
+        if let Some(exchange) = &mut device.pass.exchange {
+            let columns = HEAD_ROWS * model.rank_spec().vocab * size_of::<f32>();
+            exchange.buffers.logits =
+                Buffer::zeroed(&device.context, columns, "a rank's logits to check")?;
+        }
         let words = SAMPLER_ROWS * size_of::<u32>();
         let tokens = || Buffer::zeroed(&device.context, words, "sampled tokens to check");
         (device.pass.workspace.sampled, device.pass.workspace.last_sampled) =
@@ -60,8 +62,11 @@ impl Bench {
         let sums = device.pass.logit_sums_offset(1) * layers;
         device.pass.workspace.router_logit_sums =
             Buffer::zeroed(&device.context, sums, "router logit sums to check")?;
+        // Page-locked memory is taken before a kernel of a rank may wait for another.
+        let staged = device.staged()?;
+        device.free.push(staged);
         Ok(Bench {
-            executor: Executor::new(model, weights, Isa::detect()?, None)?,
+            executor,
             cache: Cache::new(model, &device.limits)?,
             random: Random(seed),
             step_inputs: device.inputs,
@@ -177,7 +182,7 @@ impl Bench {
 
     /// Copies the keys and values that a step wrote from the device's cache to the executor's; returns them.
     fn copy_cache(&mut self, batch: &Batch, layer: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let spec = &self.model.spec;
+        let spec = &self.model.rank_spec();
         let device = &self.device.pass.cache;
         let snapshot = LayerSnapshot::take(device, layer, spec.kv_heads, spec.head_dim)?;
         let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
@@ -214,6 +219,8 @@ impl Bench {
         let leaving: Vec<Value> = outputs_of(phase.nodes)
             .into_iter()
             .filter(|&value| self.device.is_seen(value, &run))
+            // What is added over ranks leaves a kernel as part of the residual.
+            .filter(|&value| !(is_delta(value) && phase.computes(Op::AllReduce)))
             .collect();
         for &value in &leaving {
             self.device.poison_value(value, phase, layer, &run)?;
@@ -305,7 +312,7 @@ impl Bench {
         before: &[f32],
         actual: &[f32],
     ) -> Result<Difference> {
-        let spec = &self.model.spec;
+        let spec = &self.model.rank_spec();
         let since = |after: &[f32]| -> Vec<f32> {
             after.iter().zip(before).map(|(after, before)| after - before).collect()
         };
@@ -352,6 +359,9 @@ impl Bench {
             PhaseKernel::MoeUnpermuteRmsNorm(_) => {
                 next_norm::normed_difference(pass, tokens, layer + 1)
             }
+            PhaseKernel::AllReduceRmsNorm(_) if !phase.next.is_empty() => {
+                next_norm::normed_difference(pass, tokens, layer + 1)
+            }
             _ => Ok(Difference::default()),
         };
         let mut all = phase.kernels.iter().map(of);
@@ -365,6 +375,10 @@ impl Bench {
             |kernel: &&PhaseKernel| tiled || !matches!(kernel, PhaseKernel::AttentionTiled(_));
         phase.kernels.iter().find(launched).map_or(phase.name, |kernel| kernel.info().name)
     }
+}
+
+fn is_delta(value: Value) -> bool {
+    matches!(value, Value::AttnDelta | Value::MoeDelta)
 }
 
 /// Values that nodes read and did not make themselves.

@@ -142,6 +142,25 @@ impl Lines {
         }
     }
 
+    /// These and those of another rank, which checked the same: of each line the worse.
+    pub(super) fn joined_with(mut self, other: Lines) -> Lines {
+        for (key, (severity, line)) in other.0 {
+            match self.0.get_mut(&key) {
+                Some((own, kept)) => {
+                    let worst = kept.worst.max(line.worst);
+                    if severity > *own {
+                        (*own, *kept) = (severity, line);
+                    }
+                    kept.worst = worst;
+                }
+                None => {
+                    self.0.insert(key, (severity, line));
+                }
+            }
+        }
+        self
+    }
+
     pub(super) fn into_lines(self) -> Vec<CheckLine> {
         self.0.into_values().map(|(_, line)| line).collect()
     }
@@ -169,6 +188,22 @@ mod tests {
         let mut lines = lines.into_lines();
         assert_eq!(lines.len(), 1);
         lines.remove(0)
+    }
+
+    #[test]
+    fn of_two_ranks_the_worse_shape_counts() {
+        let of = |shape: &str, overall: f64| {
+            let mut lines = Lines::default();
+            lines.add("kernel", "full", shape, Difference { overall, element: 0.0 });
+            lines.add("kernel", "full", "another", Difference::default());
+            lines
+        };
+        for (first, second) in [(1e-3, 5e-3), (5e-3, 1e-3)] {
+            let joined = of("first", first).joined_with(of("second", second)).into_lines();
+            assert_eq!(joined.len(), 1);
+            assert_eq!((joined[0].shapes, joined[0].worst.overall), (2, 5e-3));
+            assert_eq!(joined[0].at, if first > second { "first" } else { "second" });
+        }
     }
 
     fn passes(actual: &[f32], expected: &[f32]) -> bool {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ossmith_plan::params::{self, PhaseKernel, Ptr};
-use ossmith_plan::{Auxiliary, Phase, Schedule, Weight};
+use ossmith_plan::{Auxiliary, Kernel, Phase, Schedule, Weight};
 
 use super::{Pass, StepRun, misplaced};
 use crate::{Error, Result};
@@ -11,11 +11,30 @@ use crate::{Error, Result};
 impl Pass {
     /// Logits of the head's rows `range` of a step, into rows `0..range.len()` of the logits.
     pub(in super::super) fn head(&self, step: &StepRun, range: Range<usize>) -> Result<()> {
-        let phases = step.schedule.head.iter().filter(|phase| phase.auxiliary.is_none());
+        let phases = step.schedule.head.iter();
+        let phases = phases.filter(|phase| phase.auxiliary != Some(Auxiliary::Sample));
         for phase in phases {
             self.head_phase(phase, step, range.clone())?;
         }
         Ok(())
+    }
+
+    /// Waits, where several ranks share the model, until all have joined the logits of the rows before, which the next
+    /// unembedding overwrites.
+    pub(in super::super) fn logits_are_joined(&self, step: &StepRun) -> Result<()> {
+        let kernels = step.schedule.head.iter().flat_map(|phase| phase.kernels);
+        for kernel in kernels {
+            if let PhaseKernel::JoinLogits(kernel) = kernel {
+                self.join_logits(kernel, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn join_logits(&self, kernel: &Kernel<params::JoinLogits>, rows: usize) -> Result<()> {
+        let logits = self.workspace.logits.ptr();
+        let params = params::JoinLogits { logits, rows: rows as u32, unused: 0 };
+        self.launch(kernel, self.extent(rows), &params)
     }
 
     /// Samples a token for each of the first `rows` rows of the logits.
@@ -104,6 +123,7 @@ impl Pass {
                 PhaseKernel::UnembedDecode(_) | PhaseKernel::Unembed(_) => {
                     self.unembed(step.schedule, of_rows, picked, count)?;
                 }
+                PhaseKernel::JoinLogits(kernel) => self.join_logits(kernel, count)?,
                 PhaseKernel::Sample(kernel) => {
                     self.launch(kernel, extent, &self.sample_params(step))?;
                 }
@@ -124,7 +144,12 @@ impl Pass {
     ) -> Result<()> {
         let workspace = &self.workspace;
         let weight = self.weights.ptr(Weight::Unembedding, 0);
-        let (logits, extent) = (workspace.logits.ptr(), self.extent(count));
+        // Of several ranks, each has some columns of a row.
+        let logits = match &self.exchange {
+            Some(exchange) => exchange.buffers.logits.ptr(),
+            None => workspace.logits.ptr(),
+        };
+        let extent = self.extent(count);
         match (of_rows.unembed(), of_step.defers_norms()) {
             (Some(PhaseKernel::UnembedDecode(kernel)), deferred) => {
                 let (input, square_sums, rows) = match deferred {
