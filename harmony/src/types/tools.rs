@@ -13,8 +13,26 @@ pub struct Tool {
     /// What it does.
     pub description: String,
     /// The JSON schema of its arguments; the order of its keys is kept. Copies of the tool share it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
     pub parameters: Option<Arc<Value>>,
+}
+
+/// A shared schema is read and written as the schema itself.
+mod shared {
+    use super::{Arc, Deserialize, Serialize, Value};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        schema: &Option<Arc<Value>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        schema.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<Value>>, D::Error> {
+        Ok(Option::<Value>::deserialize(deserializer)?.map(Arc::new))
+    }
 }
 
 impl Tool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 /// A constraint on a text.
@@ -13,7 +13,11 @@ pub(crate) enum Constraint {
     Schema { schema: Value, lenient: bool },
     /// The same for a call's arguments, which models often indent: an object, with no more than what is declared. The schema
     /// is as the client wrote it; [`close_arguments`] says the rest.
-    Arguments { schema: Arc<Value>, lenient: bool },
+    Arguments {
+        #[serde(serialize_with = "write_schema", deserialize_with = "read_schema")]
+        schema: Arc<Value>,
+        lenient: bool,
+    },
     /// A regular expression for the whole text.
     Regex(String),
     /// A grammar in llguidance's form of Lark.
@@ -22,6 +26,14 @@ pub(crate) enum Constraint {
     Input(String),
     /// One of these texts.
     Choice(Vec<String>),
+}
+
+fn write_schema<S: Serializer>(schema: &Arc<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    schema.as_ref().serialize(serializer)
+}
+
+fn read_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Arc::new)
 }
 
 impl Constraint {

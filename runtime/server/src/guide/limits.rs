@@ -96,7 +96,7 @@ struct Part<'a> {
     depth: usize,
 }
 
-/// `is_closed` says that the root allows no names but its own, though it does not say so itself.
+/// `is_closed` says that the root allows no names but its own, though it does not state that itself.
 fn check_schema(root: &Value, is_closed: bool) -> Result<Effort, String> {
     at_most("bytes", json_bytes(root), MAX_SCHEMA_BYTES)?;
     let mut depths = measure(root, root, is_closed)?;
