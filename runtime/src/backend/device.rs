@@ -121,6 +121,7 @@ pub(crate) struct CpuOptions {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RankOptions {
     pub(crate) ranks: Ranks,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU interprets the graph"))]
     pub(crate) models: Option<RankModels>,
 }
 
