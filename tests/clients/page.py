@@ -120,7 +120,7 @@ def walk(chat: Chat):
     expect(last.locator(".cut")).to_have_text("Stopped.")
     chat.picture("stopped")
 
-    # Where the server cannot be reached, the page says so, and nothing of the question is lost.
+    # Where the server cannot be reached, the page reports it, and nothing of the question is lost.
     page.click("#fresh")
     page.route("**/v1/chat/completions", lambda route: route.abort())
     chat.say("Is anybody there?")
