@@ -14,6 +14,7 @@ mod checkpoint;
 mod engine;
 mod error;
 pub mod prelude;
+mod priority;
 mod sampling;
 mod setters;
 #[doc(hidden)]

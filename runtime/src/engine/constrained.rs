@@ -5,7 +5,7 @@
 //! A token is forced if its mask leaves no other, so an answer is the same with and without: whatever the logits, the
 //! sample from one token is that token. [`super::mask_threads`] computes masks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::constraint::{Constraint, Progress};
 use super::mask_threads::{MaskResult, SampleMask};
@@ -55,13 +55,22 @@ impl Scheduler {
         }
     }
 
-    /// The masks that were requested since `since` and are not ready.
-    pub(super) fn late_masks(&self, since: Option<Instant>) -> Vec<SampleMask> {
-        let recent = |at: &Instant| since.is_none_or(|since| *at >= since);
-        let masking = self.masking.iter().filter(|(_, at)| recent(at));
+    /// The masks that are not ready.
+    pub(super) fn late_masks(&self) -> Vec<SampleMask> {
         let mask =
             |(key, _): &(Key, Instant)| Some(self.samples.get(key)?.mask.as_ref()?.mask.clone());
-        masking.filter_map(mask).filter(|mask| !mask.is_ready()).collect()
+        self.masking.iter().filter_map(mask).filter(|mask| !mask.is_ready()).collect()
+    }
+
+    /// The masks that are not ready and are worth a wait of this long: they were requested within it, and the masks
+    /// before them took no longer. A grammar whose masks take longer would hold up every step of the others in vain.
+    pub(super) fn imminent_masks(&self, now: Instant, wait: Duration) -> Vec<SampleMask> {
+        let recent = |at: Instant| now.saturating_duration_since(at) <= wait;
+        let mask = |&(key, at): &(Key, Instant)| {
+            let mask = &self.samples.get(&key)?.mask.as_ref()?.mask;
+            (recent(at) && !mask.is_ready() && mask.is_likely_within(wait)).then(|| mask.clone())
+        };
+        self.masking.iter().filter_map(mask).collect()
     }
 
     /// Takes over the masks that are ready, and appends the tokens that they force.

@@ -3,7 +3,7 @@
 
 /// Gives each sample of a request its own grammar state.
 pub trait MaskSource: Send + Sync {
-    /// The state at the start of a sample.
+    /// The state at the start of a sample. It is called once for each, on the thread that lists the first mask.
     fn start(&self, sample: usize) -> Box<dyn TokenMask>;
 }
 

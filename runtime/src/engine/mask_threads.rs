@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::mask::{Allowed, TokenMask};
+use super::mask::{Allowed, MaskSource, TokenMask};
 use super::validate::ValidatedRequest;
 use crate::backend::MASKS_PER_SLOT;
 use crate::error::panic_message;
+use crate::priority::yield_to_others;
 
 /// The largest number of threads that compute masks.
 const MAX_THREADS: usize = 32;
@@ -20,9 +21,18 @@ const MAX_THREADS: usize = 32;
 /// How long a wait for masks keeps its core before it sleeps: most masks take less than waking up would add.
 const SPIN: Duration = Duration::from_micros(100);
 
+/// How much the threads yield to those of steps, where steps are computed on the same cores: a mask is due when a step is over
+/// and its cores are free, and one that takes longer than that must not slow the steps of others.
+const NICENESS: i32 = 5;
+
 /// A sample's grammar and the words that it wrote last.
 pub(super) struct MaskState {
-    mask: Box<dyn TokenMask>,
+    source: Arc<dyn MaskSource>,
+    /// Which sample of the request it is.
+    sample: usize,
+    /// The grammar, from the first mask on: starting it may copy much, which is no work for the engine's thread.
+    mask: Option<Box<dyn TokenMask>>,
+    vocab: usize,
     words: Vec<u32>,
     /// All tokens that the sample has generated, and then those that are forced.
     generated: Vec<u32>,
@@ -55,8 +65,11 @@ struct MaskCell {
     ready: AtomicBool,
     /// Whether its sample left a sequence slot since the last mask was placed.
     left_slot: AtomicBool,
-    /// Microseconds that its masks have taken.
+    /// Microseconds that its masks have taken, and those of the last one.
     spent: AtomicU64,
+    last: AtomicU64,
+    /// Whether its sample has ended.
+    ended: AtomicBool,
 }
 
 /// The mask of one sample, shared with the thread that computes it.
@@ -79,16 +92,19 @@ pub(super) enum MaskResult {
 }
 
 impl SampleMask {
-    /// The mask of a sample of a request.
+    /// The mask of this sample of a request, from a source of its own.
     pub(super) fn new(
-        mask: Box<dyn TokenMask>,
+        source: &Arc<dyn MaskSource>,
+        sample: usize,
         vocab: usize,
         request: &Arc<ValidatedRequest>,
     ) -> SampleMask {
-        let words = vec![0; vocab.div_ceil(u32::BITS as usize)];
         let state = MaskState {
-            mask,
-            words,
+            source: Arc::clone(source),
+            sample,
+            mask: None,
+            vocab,
+            words: Vec::new(),
             generated: Vec::new(),
             forced: 0,
             max_forced: 0,
@@ -103,7 +119,14 @@ impl SampleMask {
             ready: AtomicBool::new(true),
             left_slot: AtomicBool::new(false),
             spent: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether its next mask is likely to be there within this time: the last one was.
+    pub(super) fn is_likely_within(&self, time: Duration) -> bool {
+        u128::from(self.0.last.load(Ordering::Relaxed)) <= time.as_micros()
     }
 
     /// Whether the last mask that was requested is computed.
@@ -247,6 +270,22 @@ impl MaskThreads {
         self.shared.work.notify_one();
     }
 
+    /// Frees the masks of samples that have ended, on the threads that compute masks: a grammar may take so much memory
+    /// that giving it back would hold up a step.
+    pub(super) fn discard(&mut self, ended: Vec<SampleMask>) {
+        if ended.is_empty() || self.threads.is_none_or(|threads| threads == 0) {
+            return;
+        }
+        let mut jobs = lock(&self.shared.jobs);
+        for SampleMask(cell) in ended {
+            cell.ended.store(true, Ordering::Relaxed);
+            jobs.next += 1;
+            let order = Reverse((cell.spent.load(Ordering::Relaxed), jobs.next));
+            jobs.heap.push(Job { order, cell: ByAddress(cell) });
+            self.shared.work.notify_one();
+        }
+    }
+
     /// Waits until all (`true`) or any (`false`) of these masks are ready, at most this long.
     pub(super) fn wait(&self, masks: &[SampleMask], all: bool, limit: Duration) {
         let (end, spinning) = (Instant::now() + limit, Instant::now() + SPIN);
@@ -283,7 +322,10 @@ fn start(shared: &Arc<Shared>) -> usize {
     let spawn = |_: &usize| {
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("ossmith-masks".to_owned());
-        let started = thread.spawn(move || shared.run());
+        let started = thread.spawn(move || {
+            yield_to_others(NICENESS);
+            shared.run();
+        });
         started
             .inspect_err(|why| tracing::error!(%why, "a thread for masks cannot be started"))
             .is_ok()
@@ -304,12 +346,12 @@ impl Shared {
             };
             drop(jobs);
             let cell = job.cell.0;
-            // Otherwise its sample has ended.
-            if Arc::strong_count(&cell) > 1 {
+            if !cell.ended.load(Ordering::Relaxed) {
                 fill(&cell);
                 drop(lock(&self.finishing));
                 self.finished.notify_all();
             }
+            drop(cell);
             jobs = lock(&self.jobs);
         }
     }
@@ -319,7 +361,9 @@ impl Shared {
 fn fill(cell: &MaskCell) {
     let begin = Instant::now();
     lock(&cell.state).fill();
-    cell.spent.fetch_add(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
+    let taken = begin.elapsed().as_micros() as u64;
+    cell.spent.fetch_add(taken, Ordering::Relaxed);
+    cell.last.store(taken, Ordering::Relaxed);
     cell.ready.store(true, Ordering::Release);
 }
 
@@ -369,9 +413,11 @@ impl MaskState {
 
     /// Whether only the tokens in `words` are allowed.
     fn fill_once(&mut self) -> Result<bool, String> {
-        let MaskState { mask, words, generated, .. } = self;
-        words.fill(0);
-        match catch_unwind(AssertUnwindSafe(|| mask.fill(generated, words))) {
+        let MaskState { source, sample, mask, vocab, words, generated, .. } = self;
+        words.clear();
+        words.resize(vocab.div_ceil(u32::BITS as usize), 0);
+        let mut fill = || mask.get_or_insert_with(|| source.start(*sample)).fill(generated, words);
+        match catch_unwind(AssertUnwindSafe(&mut fill)) {
             Ok(filled) => filled.map(|allowed| allowed == Allowed::Listed),
             Err(panic) => Err(format!("the mask panicked: {}", panic_message(&*panic))),
         }
@@ -398,4 +444,45 @@ fn allowed(words: &[u32]) -> Few {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::{Request, RequestId};
+    use super::super::testing::SPEC;
+    use super::super::validate::validate;
+    use super::*;
+    use crate::backend::Limits;
+
+    /// Takes some time for each mask.
+    #[derive(Clone, Copy)]
+    struct Sleepy(Duration);
+
+    impl MaskSource for Sleepy {
+        fn start(&self, _: usize) -> Box<dyn TokenMask> {
+            Box::new(*self)
+        }
+    }
+
+    impl TokenMask for Sleepy {
+        fn fill(&mut self, _: &[u32], _: &mut [u32]) -> Result<Allowed, String> {
+            std::thread::sleep(self.0);
+            Ok(Allowed::All)
+        }
+    }
+
+    #[test]
+    fn a_grammar_that_was_late_is_not_waited_for_again() {
+        let time = Duration::from_millis(20);
+        let source: Arc<dyn MaskSource> = Arc::new(Sleepy(time));
+        let limits = Limits { max_sequences: 1, max_step_tokens: 16, pages: 4 };
+        let request = Request::new(vec![1, 2], Default::default());
+        let request = validate(RequestId(0), request, &SPEC, &limits, Instant::now()).unwrap();
+        let mask = SampleMask::new(&source, 0, SPEC.vocab, &Arc::new(request));
+        assert!(mask.is_likely_within(Duration::ZERO), "nothing is known of it yet");
+        fill(&mask.0);
+        assert!(!mask.is_likely_within(time / 2));
+        let taken = Duration::from_micros(mask.0.last.load(Ordering::Relaxed));
+        assert!(taken >= time && mask.is_likely_within(taken));
+    }
 }

@@ -243,6 +243,7 @@ impl Engine {
     /// finished requests are ignored.
     pub fn cancel(&mut self, request: RequestId) {
         self.scheduler.cancel(request);
+        self.masks.discard(std::mem::take(&mut self.scheduler.ended_masks));
         self.scheduler.update_gauges();
     }
 

@@ -141,9 +141,10 @@ impl Engine {
         })
     }
 
-    /// Begins to compute the masks that samples need now.
+    /// Begins to compute the masks that samples need now, and to free those that none needs any more.
     pub(super) fn start_masks(&mut self) {
         let Engine { scheduler, masks, clock, .. } = self;
+        masks.discard(std::mem::take(&mut scheduler.ended_masks));
         let now = clock.now();
         for key in std::mem::take(&mut scheduler.unmasked) {
             if let Some(sample) = scheduler.samples.get(&key)
@@ -156,24 +157,24 @@ impl Engine {
         }
     }
 
-    /// Takes over the masks that are ready, after a moment for those that were requested just now: one that is nearly
-    /// there costs its sample no step.
+    /// Takes over the masks that are ready, after a moment for those that were requested just now and are likely to be there
+    /// soon: one that is nearly there costs its sample no step.
     pub(super) fn take_masks(&mut self) -> Vec<TokenEvent> {
         self.start_masks();
         if self.scheduler.masking.is_empty() {
             return Vec::new();
         }
         let grace = (self.step_time / 2).clamp(MASK_GRACE[0], MASK_GRACE[1]);
-        let late = self.scheduler.late_masks(self.clock.now().checked_sub(grace));
-        if !late.is_empty() {
-            self.masks.wait(&late, true, grace);
+        let imminent = self.scheduler.imminent_masks(self.clock.now(), grace);
+        if !imminent.is_empty() {
+            self.masks.wait(&imminent, true, grace);
         }
         self.scheduler.take_masks(self.clock.now())
     }
 
     /// Waits for a late mask, a few milliseconds at most, and takes it over.
     pub(super) fn wait_for_late_mask(&mut self) -> Vec<TokenEvent> {
-        let late = self.scheduler.late_masks(None);
+        let late = self.scheduler.late_masks();
         if late.is_empty() {
             return Vec::new();
         }

@@ -107,8 +107,8 @@ impl Sample {
         let shift = i64::from(request.priority) * PRIORITY_STEPS;
         let order = i64::try_from(arrived_step).unwrap_or(i64::MAX).saturating_add(shift);
         let mask = request.mask.as_ref();
-        let mask = mask
-            .map(|source| Constraint::new(SampleMask::new(source.start(index), vocab, request)));
+        let mask =
+            mask.map(|source| Constraint::new(SampleMask::new(source, index, vocab, request)));
         Sample {
             key: Key { order, request: request.id.0, index },
             arrived_step,

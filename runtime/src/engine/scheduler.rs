@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::claims::{PromptShare, Waiting};
 use super::clock::Clock;
 use super::constraint::Constraint;
+use super::mask_threads::SampleMask;
 use super::metrics::EngineMetrics;
 use super::options::Policy;
 use super::pages::{PageCache, Parent};
@@ -51,6 +52,8 @@ pub(super) struct Scheduler {
     pub(super) unmasked: Vec<Key>,
     /// Samples whose mask was requested, and when.
     pub(super) masking: Vec<(Key, Instant)>,
+    /// Masks of samples that have ended, which are yet to be freed.
+    pub(super) ended_masks: Vec<SampleMask>,
     pub(super) clock: Clock,
 }
 
@@ -82,6 +85,7 @@ impl Scheduler {
             prompt_pace: PromptPace::new(policy.prompt_time),
             unmasked: Vec::new(),
             masking: Vec::new(),
+            ended_masks: Vec::new(),
             clock,
         }
     }
@@ -169,7 +173,8 @@ impl Scheduler {
     pub(super) fn remove(&mut self, key: Key, reason: &FinishReason) {
         self.release_resources(key);
         self.waiting.remove(&key);
-        let Some(sample) = self.samples.remove(&key) else { return };
+        let Some(mut sample) = self.samples.remove(&key) else { return };
+        self.ended_masks.extend(sample.mask.take().map(|constraint| constraint.mask));
         sample.count_end(reason, self.clock.now(), &mut self.metrics);
         let id = sample.request.id;
         if let Some(keys) = self.requests.get_mut(&id) {

@@ -1,6 +1,8 @@
 //! Single settings: stop strings, masks, logprobs, deadlines, the queue's limit.
 
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::super::testing::{expected, expected_with, logits_after};
@@ -163,6 +165,44 @@ fn a_late_mask_delays_its_own_sample_only() {
         assert_eq!(tokens[1], expected(&free.prompt, &settings), "depth {depth}");
         assert_eq!((tokens[2].len(), finished), (12, 3), "depth {depth}");
     }
+}
+
+/// A grammar that reports the threads on which it is started and freed.
+struct Heavy(Sender<(&'static str, ThreadId)>);
+
+impl MaskSource for Heavy {
+    fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
+        self.0.send(("started", std::thread::current().id())).unwrap();
+        Box::new(Heavy(self.0.clone()))
+    }
+}
+
+impl TokenMask for Heavy {
+    fn fill(&mut self, _generated: &[u32], _words: &mut [u32]) -> Result<Allowed, String> {
+        Ok(Allowed::All)
+    }
+}
+
+impl Drop for Heavy {
+    fn drop(&mut self) {
+        let _ = self.0.send(("freed", std::thread::current().id()));
+    }
+}
+
+#[test]
+fn grammars_are_started_and_freed_beside_the_steps() {
+    let settings = SamplingParams { ignore_eos: true, n: 2, ..params(1, 3) };
+    let (sender, threads) = channel();
+    let mut engine = wide();
+    let mask: Arc<dyn MaskSource> = Arc::new(Heavy(sender));
+    engine.complete(vec![Request::new(prompt(70, 0), settings.clone()).with_mask(mask)]).unwrap();
+    // Two samples, and the source that they had in common, which goes with the last of them.
+    for _ in 0..5 {
+        let (what, thread) = threads.recv_timeout(Duration::from_secs(120)).unwrap();
+        assert_ne!(thread, std::thread::current().id(), "{what} on the thread of the steps");
+    }
+    assert!(threads.try_recv().is_err());
+    assert!(engine.is_idle());
 }
 
 #[test]
