@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ossmith_plan::ModelSpec;
 
@@ -24,6 +25,10 @@ use super::request::{FinishReason, Request, RequestId, TokenEvent};
 use super::validate::validate;
 use crate::error::panic_message;
 use crate::{Error, Limits, Result};
+
+/// Time that commands take between two steps, if more of them wait: each new choice copies its prompt, and a thousand of them
+/// at once would hold up the answers of others.
+const COMMAND_TIME: Duration = Duration::from_millis(2);
 
 /// What handles and thread share.
 #[derive(Debug)]
@@ -260,7 +265,12 @@ impl Worker {
 
     /// Executes the commands, waiting for one if no step can run, makes a step, delivers its events.
     fn iterate(&mut self) -> Option<End> {
+        let mut begin = None;
         loop {
+            let enough = begin.is_some_and(|begin| self.shared.clock.since(begin) > COMMAND_TIME);
+            if enough && self.engine.can_step() {
+                return self.step();
+            }
             let command = if self.engine.can_step() {
                 self.inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
             } else {
@@ -276,6 +286,7 @@ impl Worker {
             };
             match command {
                 Ok(command) => {
+                    begin.get_or_insert_with(|| self.shared.clock.now());
                     if let Some(end) = self.execute(command) {
                         return Some(end);
                     }
