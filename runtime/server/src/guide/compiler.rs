@@ -31,8 +31,13 @@ const MAX_WAITING: usize = 4096;
 const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 2;
 /// Most helpers at a time.
 const MAX_HELPERS: usize = 4;
-/// How long a compilation that was tried out may take before its thread is left alone.
-const ABANDON: Duration = Duration::from_secs(30);
+/// How long a compilation that was tried out may take before its thread is left alone, on a machine that has more to do than
+/// it can.
+const ABANDON: Duration = Duration::from_secs(300);
+/// How much the threads that compile yield to steps and to the threads that serve, as `nice` counts it: those of plain grammars
+/// get a third of what the others get where there is not enough for all, and the others, with their helpers, a ninth.
+const PLAIN_NICENESS: i32 = 5;
+const INVOLVED_NICENESS: i32 = 10;
 /// How often a thread without work looks for grammars that nobody wants any more.
 const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.
@@ -320,6 +325,7 @@ impl Shared {
     }
 
     fn compile_plain(&self) {
+        ossmith::unstable::yield_to_others(PLAIN_NICENESS);
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
         let _ = vocabulary::factory();
         while let Some(job) = self.next(|queues| &mut queues.plain) {
@@ -328,6 +334,8 @@ impl Shared {
     }
 
     fn compile_involved(&self) {
+        // The helpers that this thread starts yield as much.
+        ossmith::unstable::yield_to_others(INVOLVED_NICENESS);
         let mut helper = None;
         loop {
             if let (None, Some(command)) = (&helper, &self.helper) {

@@ -29,8 +29,9 @@ pub struct GrammarHelper {
 
 /// Memory that compiling one grammar may take.
 const MAX_MEMORY_BYTES: u64 = 128 << 20;
-/// How much longer than its budget of processor time a question may take by the clock: the machine may be busy.
-const CLOCK_FACTOR: u32 = 10;
+/// How much longer than its budget of processor time a question may take by the clock: the machine may be busy, and a helper
+/// yields to all others.
+const CLOCK_FACTOR: u32 = 60;
 /// Memory that a helper may keep of what it has tried out. Above it a fresh one takes its place, because what the next
 /// grammar takes would not show.
 const MAX_KEPT_BYTES: u64 = 8 << 20;
