@@ -2,12 +2,14 @@
 //! each of theirs, the content and what is known about it. All have a bound together and a lifetime, and what one tenant has
 //! does not exist for another.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -57,6 +59,24 @@ const PREFIX: &str = "file";
 pub(crate) struct Files {
     limits: FileLimits,
     tenant_bytes: u64,
+    room: Arc<Mutex<Room>>,
+}
+
+/// What is taken of the room for files, by the folders of their tenants: what was on disk when it was last measured, and what
+/// has been claimed since. So uploads at the same time cannot exceed it together.
+#[derive(Debug, Default)]
+struct Room {
+    taken: HashMap<PathBuf, u64>,
+    /// Bytes claimed by each file that is being written.
+    writing: HashMap<PathBuf, u64>,
+}
+
+impl Room {
+    /// Bytes of a folder's files that are being written, and their number.
+    fn writing_in(&self, folder: &Path) -> (u64, usize) {
+        let own = self.writing.iter().filter(|(path, _)| path.parent() == Some(folder));
+        own.fold((0, 0), |(bytes, count), (_, more)| (bytes + more, count + 1))
+    }
 }
 
 /// A file that is being written. It is removed unless it is kept.
@@ -65,18 +85,52 @@ pub(crate) struct NewFile {
     pub(crate) id: String,
     /// Where its content goes.
     pub(crate) path: PathBuf,
-    /// Most bytes that it may have.
-    pub(crate) most_bytes: u64,
     about: PathBuf,
+    files: Files,
+    folder: PathBuf,
     kept: bool,
+}
+
+impl NewFile {
+    /// Takes the room for this many more bytes.
+    ///
+    /// # Errors
+    /// The file is larger than one may be, or there is no room.
+    pub(crate) fn claim(&self, bytes: u64) -> Result<()> {
+        let Files { limits, tenant_bytes, .. } = &self.files;
+        let mut room = self.files.lock();
+        let all: u64 = room.taken.values().sum();
+        let mine = room.taken.get(&self.folder).copied().unwrap_or(0);
+        let own = room.writing.get(&self.path).copied().unwrap_or(0);
+        if own + bytes > limits.file_bytes {
+            return Err(ApiError::too_large(limits.file_bytes as usize));
+        }
+        if all + bytes > limits.bytes || mine + bytes > *tenant_bytes {
+            let why = format!("there is no room for the rest of the file; yours take {mine} bytes");
+            return Err(ApiError { status: StatusCode::PAYLOAD_TOO_LARGE, ..no_room(&why) });
+        }
+        room.taken.insert(self.folder.clone(), mine + bytes);
+        room.writing.insert(self.path.clone(), own + bytes);
+        Ok(())
+    }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
+        let mut room = self.files.lock();
+        let claimed = room.writing.remove(&self.path).unwrap_or(0);
         if !self.kept {
+            if let Some(taken) = room.taken.get_mut(&self.folder) {
+                *taken = taken.saturating_sub(claimed);
+            }
+            drop(room);
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn no_room(why: &str) -> ApiError {
+    ApiError { code: Some("no_room"), ..ApiError::bad("file", format!("{why}; delete some")) }
 }
 
 /// What was done with a file; none if another request has removed the file meanwhile.
@@ -95,7 +149,11 @@ fn disk(action: &str, why: &io::Error) -> ApiError {
 impl Files {
     pub(crate) fn new(limits: FileLimits, has_tenants: bool) -> Files {
         let tenant_bytes = limits.bytes / if has_tenants { 2 } else { 1 };
-        Files { limits, tenant_bytes }
+        Files { limits, tenant_bytes, room: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn folder(&self, tenant: Tenant) -> PathBuf {
@@ -110,11 +168,15 @@ impl Files {
         known.then(|| (folder.join(format!("{id}.jsonl")), folder.join(format!("{id}.json"))))
     }
 
-    /// Bytes of all files in a folder of a tenant, after those are removed whose time is over.
-    fn tidy(&self, folder: &Path) -> io::Result<(u64, usize)> {
-        let (mut bytes, mut count) = (0, 0);
+    /// Bytes of all files in a folder of a tenant and their number, after those are removed whose time is over. Those that are
+    /// being written count with what they have claimed.
+    fn tidy(&self, folder: &Path, room: &Room) -> io::Result<(u64, usize)> {
+        let (mut bytes, mut count) = room.writing_in(folder);
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
+            if room.writing.contains_key(&entry.path()) {
+                continue;
+            }
             let Some(data) = if_there(entry.metadata())? else { continue };
             if data.modified()?.elapsed().is_ok_and(|age| age > self.limits.lifetime) {
                 if_there(fs::remove_file(entry.path()))?;
@@ -126,40 +188,42 @@ impl Files {
         Ok((bytes, count))
     }
 
-    /// A new file, with as many bytes as there is room for.
+    /// A new file.
     ///
     /// # Errors
     /// There is no room, or the folder cannot be used.
     pub(crate) fn create(&self, tenant: Tenant) -> Result<NewFile> {
         let own = self.folder(tenant);
-        let measure = || -> io::Result<(u64, u64, usize)> {
+        let mut room = self.lock();
+        let mut count = 0;
+        let mut measure = || -> io::Result<HashMap<PathBuf, u64>> {
             fs::create_dir_all(&own)?;
-            let (mut all, mut mine) = (0, (0, 0));
+            let mut taken = HashMap::new();
             for folder in fs::read_dir(&self.limits.folder)? {
                 let folder = folder?.path();
                 if folder.is_dir() {
-                    let found = self.tidy(&folder)?;
-                    all += found.0;
+                    let found = self.tidy(&folder, &room)?;
                     if folder == own {
-                        mine = found;
+                        count = found.1;
                     }
+                    taken.insert(folder, found.0);
                 }
             }
-            Ok((all, mine.0, mine.1))
+            Ok(taken)
         };
-        let (all, mine, count) = measure().map_err(|why| disk("read", &why))?;
-        let room = self.limits.bytes.saturating_sub(all);
-        let room = room.min(self.tenant_bytes.saturating_sub(mine));
-        if room == 0 || count >= MAX_FILES {
-            let why = format!(
-                "there is no room for more files: there are {count} of {MAX_FILES}, with {mine} bytes; delete some"
-            );
-            return Err(ApiError { code: Some("no_room"), ..ApiError::bad("file", why) });
+        room.taken = measure().map_err(|why| disk("read", &why))?;
+        let all: u64 = room.taken.values().sum();
+        let mine = room.taken.get(&own).copied().unwrap_or(0);
+        if all >= self.limits.bytes || mine >= self.tenant_bytes || count >= MAX_FILES {
+            return Err(no_room(&format!(
+                "there is no room for more files: there are {count} of {MAX_FILES}, with {mine} bytes"
+            )));
         }
         let id = new_id_of(PREFIX).replacen('_', "-", 1);
         let (path, about) = (own.join(format!("{id}.jsonl")), own.join(format!("{id}.json")));
-        let most_bytes = room.min(self.limits.file_bytes);
-        Ok(NewFile { id, path, most_bytes, about, kept: false })
+        room.writing.insert(path.clone(), 0);
+        drop(room);
+        Ok(NewFile { id, path, about, files: self.clone(), folder: own, kept: false })
     }
 
     /// Keeps a file under its name. Returns the file's object.
@@ -235,4 +299,46 @@ fn read(about: &Path) -> Option<Value> {
 
 fn missing(id: &str) -> ApiError {
     ApiError::not_found(None, format!("there is no file `{id}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_at_the_same_time_share_the_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let limits = FileLimits {
+            folder: folder.path().to_owned(),
+            bytes: 1000,
+            file_bytes: 800,
+            lifetime: Duration::from_secs(1000),
+        };
+        let files = Files::new(limits, false);
+        let create = || files.create(Tenant::ONLY).expect("room");
+        let write = |file: &NewFile, bytes: u64| {
+            file.claim(bytes)?;
+            let content = vec![b'x'; bytes as usize];
+            let mut out = fs::OpenOptions::new().create(true).append(true).open(&file.path);
+            let written = out.as_mut().map(|out| io::Write::write_all(out, &content));
+            written.expect("a file").expect("a disk");
+            Ok::<(), ApiError>(())
+        };
+        let (first, second) = (create(), create());
+        write(&first, 600).expect("room");
+        let refused = write(&second, 600).expect_err("there is no room for both");
+        assert_eq!((refused.status.as_u16(), refused.code), (413, Some("no_room")));
+        // Whoever measures meanwhile counts each byte once.
+        write(&second, 300).expect("room");
+        drop(create());
+        write(&second, 101).expect_err("over the limit of all files");
+        // What is given up makes room, and what is kept takes it.
+        drop(first);
+        write(&second, 400).expect("room");
+        files.keep(second, "x", "batch", None).expect("kept");
+        let third = create();
+        write(&third, 300).expect_err("the file that was kept counts");
+        write(&third, 10).expect("room");
+        assert_eq!(write(&third, 791).expect_err("too large").code, None);
+    }
 }

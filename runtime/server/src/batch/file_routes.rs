@@ -106,12 +106,8 @@ async fn receive(new: NewFile, mut field: Field<'_>, time: Option<Duration>) -> 
         ApiError::internal("the server cannot write the file")
     };
     let mut out = tokio::fs::File::create(&new.path).await.map_err(failed)?;
-    let mut bytes = 0_u64;
     while let Some(piece) = within(time, field.chunk()).await?.map_err(|why| unreadable(&why))? {
-        bytes += piece.len() as u64;
-        if bytes > new.most_bytes {
-            return Err(ApiError::too_large(new.most_bytes as usize));
-        }
+        new.claim(piece.len() as u64)?;
         out.write_all(&piece).await.map_err(failed)?;
     }
     out.flush().await.map_err(failed)?;

@@ -52,7 +52,6 @@ enum Cut {
 /// A file of results, which is made with its first line.
 struct Results {
     file: Option<(NewFile, BufWriter<File>)>,
-    bytes: u64,
 }
 
 fn unwritable(why: &io::Error) -> ApiError {
@@ -69,10 +68,7 @@ impl Results {
             self.file = Some((file, out));
         }
         let Some((file, out)) = &mut self.file else { return Ok(()) };
-        self.bytes += line.len() as u64 + 1;
-        if self.bytes > file.most_bytes {
-            return Err(ApiError::bad("", "there is no room for the results of the batch"));
-        }
+        file.claim(line.len() as u64 + 1)?;
         writeln!(out, "{line}").map_err(failed)
     }
 
@@ -110,8 +106,8 @@ impl Job {
             batch["request_counts"] = counts_json(counts);
         };
         self.update(begin);
-        let mut output = Results { file: None, bytes: 0 };
-        let mut errors = Results { file: None, bytes: 0 };
+        let mut output = Results { file: None };
+        let mut errors = Results { file: None };
         let outcome = self.run_lines(&mut counts, &mut output, &mut errors).await;
         let (status, stamp, failure) = match outcome {
             Ok(None) => ("completed", "completed_at", None),
