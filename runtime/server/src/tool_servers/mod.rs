@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 #[cfg(not(feature = "tool-servers"))]
 mod mcp {
@@ -48,6 +50,9 @@ mod mcp {
 
 /// Time in which a server must answer that it is there and list its tools.
 const LIST_TIME: Duration = Duration::from_secs(30);
+/// Time after the start in which requests wait for servers that have not answered yet; one that hangs must not hold up answers
+/// that need none of its tools.
+const FIRST_WAIT: Duration = Duration::from_secs(3);
 /// How often a server lists its tools, and how soon again where it did not answer.
 const REFRESH: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
@@ -156,11 +161,20 @@ pub(crate) struct Listing {
 /// What all servers have.
 pub(crate) type Catalog = Arc<[Listing]>;
 
+/// What is known of all servers.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    catalog: Catalog,
+    /// Each of them has answered, or had the time to.
+    all: bool,
+}
+
 /// The servers.
 pub(crate) struct ToolServers {
     limits: ToolLimits,
-    /// None until all have answered, or had the time to.
-    catalog: watch::Receiver<Option<Catalog>>,
+    known: watch::Receiver<Known>,
+    /// When requests no longer wait for servers that have not answered.
+    wait_until: Instant,
     /// One for each answer that has sessions.
     places: Arc<Semaphore>,
     /// Has them list their tools from time to time.
@@ -171,20 +185,29 @@ impl ToolServers {
     /// Begins to ask these servers for their tools, if there are any; needs a runtime then.
     pub(crate) fn new(servers: &[ToolServer], limits: ToolLimits) -> ToolServers {
         let places = Arc::new(Semaphore::new(MAX_ANSWERS));
+        let wait_until = Instant::now() + FIRST_WAIT;
         if servers.is_empty() {
-            let (_, catalog) = watch::channel(Some(Catalog::default()));
-            return ToolServers { limits, catalog, places, asking: None };
+            let (_, known) = watch::channel(Known { all: true, ..Known::default() });
+            return ToolServers { limits, known, wait_until, places, asking: None };
         }
-        let (sender, catalog) = watch::channel(None);
-        let asking = tokio::spawn(ask_again(servers.to_vec(), sender)).abort_handle();
-        ToolServers { limits, catalog, places, asking: Some(asking) }
+        let silent = |server: &ToolServer| Listing {
+            server: server.clone(),
+            tools: Err("it has not answered yet".to_owned()),
+        };
+        let listings: Vec<Listing> = servers.iter().map(silent).collect();
+        let (sender, known) =
+            watch::channel(Known { catalog: listings.clone().into(), all: false });
+        let asking = tokio::spawn(ask_again(listings, sender)).abort_handle();
+        ToolServers { limits, known, wait_until, places, asking: Some(asking) }
     }
 
-    /// What they have, as they last said.
+    /// What they have, as they last said. Soon after the start it waits for those that have not answered.
     pub(crate) async fn catalog(&self) -> Catalog {
-        let mut catalog = self.catalog.clone();
-        let known = catalog.wait_for(Option::is_some).await;
-        known.ok().and_then(|known| known.clone()).unwrap_or_default()
+        let mut known = self.known.clone();
+        // What is known by then will do, whether it is all or not.
+        let _ = tokio::time::timeout_at(self.wait_until, known.wait_for(|known| known.all)).await;
+        let catalog = Arc::clone(&known.borrow().catalog);
+        catalog
     }
 
     /// Sessions for one answer.
@@ -202,23 +225,26 @@ impl Drop for ToolServers {
     }
 }
 
-async fn ask_again(servers: Vec<ToolServer>, catalog: watch::Sender<Option<Catalog>>) {
+async fn ask_again(mut listings: Vec<Listing>, known: watch::Sender<Known>) {
     loop {
-        let asked: Vec<_> =
-            servers.iter().cloned().map(|server| tokio::spawn(list(server))).collect();
-        let mut listings = Vec::with_capacity(servers.len());
-        for (asked, server) in asked.into_iter().zip(&servers) {
-            let failed =
-                || Listing { server: server.clone(), tools: Err("asking failed".to_owned()) };
-            listings.push(asked.await.unwrap_or_else(|_| failed()));
+        let mut asked = JoinSet::new();
+        for (at, listing) in listings.iter().enumerate() {
+            let server = listing.server.clone();
+            asked.spawn(async move { (at, list(&server).await) });
         }
+        while let Some(answer) = asked.join_next().await {
+            // What panicked has said nothing new.
+            let Ok((at, tools)) = answer else { continue };
+            listings[at].tools = tools;
+            known.send_modify(|known| known.catalog = listings.clone().into());
+        }
+        known.send_modify(|known| known.all = true);
         let all = listings.iter().all(|listing| listing.tools.is_ok());
-        catalog.send_replace(Some(listings.into()));
         tokio::time::sleep(if all { REFRESH } else { RETRY }).await;
     }
 }
 
-async fn list(server: ToolServer) -> Listing {
+async fn list(server: &ToolServer) -> Result<Arc<[ToolInfo]>, String> {
     let ask = async {
         let session = mcp::Session::open(&server.address).await?;
         session.tools().await
@@ -230,7 +256,7 @@ async fn list(server: ToolServer) -> Listing {
     if let Err(why) = &tools {
         tracing::warn!(label = server.label, why, "a tool server does not list its tools");
     }
-    Listing { server, tools }
+    tools
 }
 
 fn within_limits(tools: Vec<ToolInfo>) -> Result<Vec<ToolInfo>, String> {
@@ -358,5 +384,22 @@ mod tests {
         assert!(catalog[0].tools.is_err());
         let outcome = servers.sessions().call(&server, "f", Map::new()).await;
         assert!(outcome.failed, "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_holds_up_no_request_for_long() {
+        let servers = ["hangs=stdio:exec sleep 600", "gone=stdio:exit 3"];
+        let servers: Vec<ToolServer> = servers.map(|text| text.parse().unwrap()).into();
+        let servers = ToolServers::new(&servers, ToolLimits::default());
+        // The wait is over although one of them has not answered, and what the other has said counts.
+        let catalog = servers.catalog().await;
+        assert!(!servers.known.borrow().all, "the server that hangs was waited for");
+        let reasons: Vec<&str> = catalog
+            .iter()
+            .filter_map(|listing| listing.tools.as_ref().err())
+            .map(String::as_str)
+            .collect();
+        assert_eq!(reasons[0], "it has not answered yet");
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
     }
 }
