@@ -109,7 +109,9 @@ def structured(client: OpenAI, model: str):
 def background(client: OpenAI, model: str):
     job = client.responses.create(model=model, input="What is 17 + 25?", temperature=0, background=True)
     assert job.status in ("queued", "in_progress")
-    while job.status in ("queued", "in_progress"):
+    for _ in range(3000):
+        if job.status not in ("queued", "in_progress"):
+            break
         time.sleep(0.1)
         job = client.responses.retrieve(job.id)
     assert "42" in job.output_text
