@@ -1,5 +1,5 @@
-//! The log. Lines go to a thread that writes them to standard error, so that a reader who does not read, a full disk or a
-//! closed pipe delays nobody and ends nothing: what cannot be written is dropped and counted.
+//! The log, and other lines that a server writes while it serves. They go to a thread that writes them, so that a reader who
+//! does not read, a full disk or a closed pipe delays nobody and ends nothing: what cannot be written is dropped and counted.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -22,26 +22,26 @@ struct Waiting {
     writing: bool,
 }
 
+/// Lines on their way to where they are written.
 #[derive(Debug, Default)]
-struct Queue {
+pub(crate) struct LineQueue {
     waiting: Mutex<Waiting>,
     /// There are lines, or none any more.
     changed: Condvar,
     dropped: Arc<AtomicU64>,
 }
 
-static QUEUE: LazyLock<Arc<Queue>> = LazyLock::new(Arc::default);
+static QUEUE: LazyLock<Arc<LineQueue>> = LazyLock::new(Arc::default);
 
 /// Where lines are logged to.
 #[derive(Clone, Debug)]
-pub(crate) struct Log(Arc<Queue>);
+pub(crate) struct Log(Arc<LineQueue>);
 
 /// Starts the thread that writes the log.
 pub(crate) fn start() -> io::Result<Log> {
     // A descriptor of its own: while a write to it hangs, nobody else who writes to standard error waits for a lock.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-    let queue = Arc::clone(&QUEUE);
-    std::thread::Builder::new().name("log".to_owned()).spawn(move || queue.write_all_to(out))?;
+    QUEUE.write_on_thread("log", out)?;
     Ok(Log(Arc::clone(&QUEUE)))
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn dropped() -> Arc<AtomicU64> {
 
 /// Waits until everything is written, for a moment at most.
 pub(crate) fn flush() {
-    QUEUE.flush(FLUSH);
+    QUEUE.flush();
 }
 
 impl Write for Log {
@@ -67,12 +67,34 @@ impl Write for Log {
     }
 }
 
-impl Queue {
+impl LineQueue {
+    /// Starts a thread of this name that writes the lines.
+    pub(crate) fn write_on_thread(
+        self: &Arc<LineQueue>,
+        name: &str,
+        out: impl Write + Send + 'static,
+    ) -> io::Result<()> {
+        let queue = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || queue.write_all_to(out)).map(drop)
+    }
+
+    /// Lines that could not be written so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything is written, for a moment at most.
+    pub(crate) fn flush(&self) {
+        self.flush_within(FLUSH);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, line: &[u8]) {
+    /// Adds a line, which ends with a line break. It is dropped if too much waits already.
+    pub(crate) fn push(&self, line: &[u8]) {
         let mut waiting = self.lock();
         if waiting.bytes + line.len() > MAX_BYTES {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +130,7 @@ impl Queue {
         }
     }
 
-    fn flush(&self, time: Duration) {
+    fn flush_within(&self, time: Duration) {
         let end = Instant::now() + time;
         let mut waiting = self.lock();
         while !waiting.lines.is_empty() || waiting.writing {
@@ -151,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted_and_delays_nobody() {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(LineQueue::default());
         let ((outcome, outcomes), (written, lines)) = (channel(), channel());
         let writer = Arc::clone(&queue);
         std::thread::spawn(move || writer.write_all_to(Gate { outcomes, written }));
@@ -163,11 +185,11 @@ mod tests {
         }
         let dropped = queue.dropped.load(Ordering::Relaxed);
         assert!((3..=4).contains(&dropped), "{dropped}");
-        queue.flush(Duration::from_millis(1));
+        queue.flush_within(Duration::from_millis(1));
         // The disk is full for one line, and then has room again.
         outcome.send(Err(io::Error::other("full"))).expect("a writer");
         (0..10).for_each(|_| outcome.send(Ok(())).expect("a writer"));
-        queue.flush(Duration::from_secs(20));
+        queue.flush_within(Duration::from_secs(20));
         assert_eq!(queue.dropped.load(Ordering::Relaxed), dropped + 1);
         let all: Vec<Vec<u8>> = lines.try_iter().collect();
         assert_eq!((all[0].as_slice(), all.len()), (&b"\n"[..], 1 + 8 - dropped as usize - 1));

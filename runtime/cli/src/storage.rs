@@ -1,5 +1,8 @@
 //! Where a server keeps what its clients store: flags to a shared store and a folder of files.
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,13 +85,17 @@ impl StorageArgs {
     }
 }
 
-/// The salt of a folder of files, so that their owners find them again after a restart. It is made with the folder.
+/// The salt of a folder of files, so that their owners find them again after a restart. It is made with the folder, and only
+/// the server's own user can read it.
 fn file_salt(folder: &Path) -> anyhow::Result<[u8; 32]> {
     let path = folder.join("salt");
-    if !path.exists() {
-        std::fs::write(&path, ossmith_server::new_salt())
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let made = match new {
+        Ok(mut file) => file.write_all(&ossmith_server::new_salt()),
+        Err(why) if why.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(why) => Err(why),
+    };
+    made.with_context(|| format!("cannot write {}", path.display()))?;
     let salt = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     salt.try_into().map_err(|_| {
         let hint =

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{LineWriter, Write};
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::failure::fail;
 use crate::interrupt;
 use crate::load::DeviceArgs;
-use crate::log;
+use crate::log::{self, LineQueue};
 use crate::model::{ModelArgs, ModelName};
 use crate::model_settings::{EngineLimitArgs, ModelSettings};
 use crate::storage::StorageArgs;
@@ -29,7 +30,7 @@ use crate::today;
 
 /// Milliseconds that prompts take of a step on the CPU, where a step of --max-num-batched-tokens would hold up the answers
 /// of others for a long time, and a token's bits do not depend on how its prompt is divided.
-const CPU_PROMPT_MS: u64 = 12;
+const CPU_PROMPT_MS: u64 = 8;
 
 /// File descriptors that a server needs besides those that are open when it starts.
 const MIN_DESCRIPTORS: usize = 24;
@@ -155,7 +156,7 @@ struct LimitArgs {
     #[command(flatten)]
     engine: EngineLimitArgs,
 
-    /// Milliseconds that prompts may take of a step in which answers are generated; 0 is no limit [default: 12 on the CPU,
+    /// Milliseconds that prompts may take of a step in which answers are generated; 0 is no limit [default: 8 on the CPU,
     /// 0 elsewhere].
     #[arg(long, value_name = "MS")]
     max_prompt_ms: Option<u64>,
@@ -235,8 +236,8 @@ struct HttpArgs {
     #[arg(long)]
     log_prompts: bool,
 
-    /// Write to a file when each generation came and how long prompt and answer were, without a word of them, one line of JSON
-    /// each; `bench serve --replay` sends the same load again.
+    /// Write to a new file when each generation came and how long prompt and answer were, without a word of them, one line of
+    /// JSON each; `bench serve --replay` sends the same load again.
     #[arg(long, value_name = "FILE")]
     record_arrivals: Option<PathBuf>,
 
@@ -251,6 +252,7 @@ impl Args {
             self.model.model = name;
         }
         let keys = self.keys()?;
+        let operator_key = self.operator_key()?;
         let tool_servers = self.tools.servers()?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // Grammars of strangers are compiled on short-lived threads; over more areas their memory would not come back.
@@ -292,7 +294,8 @@ impl Args {
         let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
         let mut config = self.config(chosen.model, keys, startup, shared_store)?;
-        config.arrivals = recording;
+        config.operator_key = operator_key;
+        config.arrivals = recording.as_ref().map(arrivals_of);
         config.tool_servers = tool_servers;
         let name = config.name().to_owned();
         runtime.block_on(async {
@@ -305,6 +308,7 @@ impl Args {
                 .await
                 .context("the server failed")
         })?;
+        recording.iter().for_each(|recording| recording.flush());
         // A request to stop is how a server ends normally.
         interrupt::clear();
         Ok(())
@@ -339,9 +343,23 @@ impl Args {
             }
         }
         if keys.is_empty() {
-            keys.extend(key_of_environment(std::env::var_os("OSSMITH_API_KEY"))?);
+            keys.extend(key_of_environment(
+                "OSSMITH_API_KEY",
+                std::env::var_os("OSSMITH_API_KEY"),
+            )?);
         }
         Ok(keys)
+    }
+
+    fn operator_key(&self) -> anyhow::Result<Option<String>> {
+        const VARIABLE: &str = "OSSMITH_OPERATOR_KEY";
+        match &self.operator_key {
+            Some(key) if key.trim().is_empty() => {
+                Err(fail("--operator-key is empty", "give a key, or leave the flag out"))
+            }
+            Some(key) => Ok(Some(key.clone())),
+            None => key_of_environment(VARIABLE, std::env::var_os(VARIABLE)),
+        }
     }
 
     /// A page needs a key like any other client where there are keys, so there it may come from anywhere.
@@ -389,7 +407,6 @@ impl Args {
             min_priority: limits.min_priority,
             keys,
             one_tenant: self.one_tenant,
-            operator_key: self.operator_key.clone().or_else(operator_key_of_environment),
             body_bytes: limits.max_body_bytes,
             bodies_bytes: limits.max_bodies_bytes.max(limits.max_body_bytes),
             body_timeout: (limits.body_timeout > 0).then(|| seconds(limits.body_timeout)),
@@ -450,37 +467,41 @@ fn seal_key_of_environment() -> Option<String> {
     std::env::var("OSSMITH_SEAL_KEY").ok().filter(|secret| !secret.trim().is_empty())
 }
 
-/// The operator's key in the environment; an empty one counts as none.
-fn operator_key_of_environment() -> Option<String> {
-    std::env::var("OSSMITH_OPERATOR_KEY").ok().filter(|key| !key.trim().is_empty())
+/// A recording of what arrives in a new file, one line of JSON each. A thread writes it, so that a slow disk delays no request.
+fn record_to(path: &Path) -> anyhow::Result<Arc<LineQueue>> {
+    let file = File::create_new(path).map_err(|why| {
+        let hint = match why.kind() {
+            ErrorKind::AlreadyExists => "name a new file, or move this one away: it is kept",
+            _ => "name a file in a folder that can be written to",
+        };
+        fail(format!("cannot record to {}: {why}", path.display()), hint)
+    })?;
+    let lines = Arc::new(LineQueue::default());
+    lines.write_on_thread("recording", file).context("no thread can be started to record")?;
+    Ok(lines)
 }
 
-/// Writes what arrives to a file, one line of JSON each. A line that cannot be written is dropped, and the first is logged.
-fn record_to(path: &Path) -> anyhow::Result<ArrivalSink> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let file = Mutex::new((LineWriter::new(file), false));
-    let path = path.to_owned();
-    Ok(ArrivalSink::new(move |arrival| {
-        let mut locked = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, failed) = &mut *locked;
+/// Hands a recording what arrives. The first line that cannot be written is logged.
+fn arrivals_of(recording: &Arc<LineQueue>) -> ArrivalSink {
+    let (lines, failed) = (Arc::clone(recording), AtomicBool::new(false));
+    ArrivalSink::new(move |arrival| {
         // Numbers and our own words always serialise.
         let line = serde_json::to_string(arrival).unwrap_or_default();
-        if let Err(why) = writeln!(file, "{line}")
-            && !std::mem::replace(failed, true)
-        {
-            tracing::error!(path = %path.display(), %why, "arrivals can no longer be recorded");
+        lines.push(format!("{line}\n").as_bytes());
+        if lines.dropped() > 0 && !failed.swap(true, Ordering::Relaxed) {
+            tracing::error!("arrivals cannot be recorded: the disk is full or too slow");
         }
-    }))
+    })
 }
 
-/// The key in the environment. One that no client could send must not leave the server open.
-fn key_of_environment(value: Option<OsString>) -> anyhow::Result<Option<String>> {
+/// The key in this variable of the environment. One that no client could send must not leave open what it guards.
+fn key_of_environment(variable: &str, value: Option<OsString>) -> anyhow::Result<Option<String>> {
     let Some(value) = value else { return Ok(None) };
     let hint = "give a key, or unset the variable to serve without one";
     match value.into_string() {
         Ok(key) if !key.trim().is_empty() => Ok(Some(key)),
-        Ok(_) => Err(fail("OSSMITH_API_KEY is empty", hint)),
-        Err(_) => Err(fail("OSSMITH_API_KEY is not valid UTF-8", hint)),
+        Ok(_) => Err(fail(format!("{variable} is empty"), hint)),
+        Err(_) => Err(fail(format!("{variable} is not valid UTF-8"), hint)),
     }
 }
 

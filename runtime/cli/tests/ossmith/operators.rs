@@ -64,6 +64,15 @@ fn recorded_load_comes_again_with_the_same_lengths() {
         bench(&[&lengths[..], &["--num-prompts", count, "--ignore-eos"]].concat());
     }
     lines(7);
+    // Another server does not write over it.
+    let output = Command::new(env!("CARGO_BIN_EXE_ossmith"))
+        .args(["serve", "--backend", "cpu", "--port", "0", "--record-arrivals"])
+        .arg(&recording)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("cannot record to"), "{said}");
+    lines(7);
     std::fs::copy(&recording, &first).unwrap();
     let report = bench(&["--replay", first.to_str().unwrap()]);
     assert_eq!((&report["completed"], &report["num_prompts"]), (&json!(7), &json!(7)), "{report}");

@@ -331,14 +331,18 @@ fn a_checkpoint_that_is_cut_short_is_named() {
 #[test]
 fn a_key_that_nobody_can_send_starts_no_open_server() {
     use std::os::unix::ffi::OsStrExt;
-    for (key, want) in [(&b""[..], "OSSMITH_API_KEY is empty"), (b"\xff\xfe", "not valid UTF-8")] {
-        let output = Command::new(env!("CARGO_BIN_EXE_ossmith"))
-            .args(["serve", "--backend", "cpu", "--port", "0"])
-            .env("OSSMITH_API_KEY", std::ffi::OsStr::from_bytes(key))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains(want), "{said}");
+    for variable in ["OSSMITH_API_KEY", "OSSMITH_OPERATOR_KEY"] {
+        for (key, want) in [(&b" "[..], "is empty"), (b"\xff\xfe", "is not valid UTF-8")] {
+            let output = Command::new(env!("CARGO_BIN_EXE_ossmith"))
+                .args(["serve", "--backend", "cpu", "--port", "0"])
+                .env_remove("OSSMITH_API_KEY")
+                .env(variable, std::ffi::OsStr::from_bytes(key))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let want = format!("{variable} {want}");
+            assert!(!output.status.success() && said.contains(&want), "{said}");
+        }
     }
 }
 
