@@ -477,8 +477,9 @@ mod tests {
         let source: Arc<dyn MaskSource> = Arc::new(Sleepy(time));
         let limits = Limits { max_sequences: 1, max_step_tokens: 16, pages: 4 };
         let request = Request::new(vec![1, 2], Default::default());
-        let request = validate(RequestId(0), request, &SPEC, &limits, Instant::now()).unwrap();
-        let mask = SampleMask::new(&source, 0, SPEC.vocab, &Arc::new(request));
+        let request = validate(RequestId(0), request, &SPEC, &limits, Instant::now());
+        let request = Arc::new(request.expect("a request"));
+        let mask = SampleMask::new(&source, 0, SPEC.vocab, &request);
         assert!(mask.is_likely_within(Duration::ZERO), "nothing is known of it yet");
         fill(&mask.0);
         assert!(!mask.is_likely_within(time / 2));

@@ -30,7 +30,7 @@ use crate::today;
 
 /// Milliseconds that prompts take of a step on the CPU, where a step of --max-num-batched-tokens would hold up the answers
 /// of others for a long time, and a token's bits do not depend on how its prompt is divided.
-const CPU_PROMPT_MS: u64 = 8;
+const CPU_PROMPT_MS: u64 = 6;
 
 /// File descriptors that a server needs besides those that are open when it starts.
 const MIN_DESCRIPTORS: usize = 24;
@@ -156,7 +156,7 @@ struct LimitArgs {
     #[command(flatten)]
     engine: EngineLimitArgs,
 
-    /// Milliseconds that prompts may take of a step in which answers are generated; 0 is no limit [default: 8 on the CPU,
+    /// Milliseconds that prompts may take of a step in which answers are generated; 0 is no limit [default: 6 on the CPU,
     /// 0 elsewhere].
     #[arg(long, value_name = "MS")]
     max_prompt_ms: Option<u64>,

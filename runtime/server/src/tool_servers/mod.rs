@@ -206,8 +206,7 @@ impl ToolServers {
         let mut known = self.known.clone();
         // What is known by then will do, whether it is all or not.
         let _ = tokio::time::timeout_at(self.wait_until, known.wait_for(|known| known.all)).await;
-        let catalog = Arc::clone(&known.borrow().catalog);
-        catalog
+        Arc::clone(&known.borrow().catalog)
     }
 
     /// Sessions for one answer.
