@@ -14,7 +14,7 @@ cargo build --release --target "$host"
 program=target/$host/release/grammars
 mkdir -p artifacts target/corpus
 if [ $# -gt 0 ]; then
-    exec "$program" -timeout=120 -rss_limit_mb=4096 "$@"
+    exec "$program" -timeout=300 -rss_limit_mb=4096 "$@"
 fi
-exec "$program" -max_total_time="$seconds" -max_len=4096 -timeout=120 -rss_limit_mb=4096 \
+exec "$program" -max_total_time="$seconds" -max_len=4096 -timeout=300 -rss_limit_mb=4096 \
     -artifact_prefix=artifacts/ -print_final_stats=1 target/corpus corpus/grammars

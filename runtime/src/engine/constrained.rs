@@ -63,7 +63,7 @@ impl Scheduler {
     }
 
     /// The masks that are not ready and are worth a wait of this long: they were requested within it, and the masks
-    /// before them took no longer. A grammar whose masks take longer would hold up every step of the others in vain.
+    /// before them took no longer. A grammar whose masks take longer would hold up every step of the others without effect.
     pub(super) fn imminent_masks(&self, now: Instant, wait: Duration) -> Vec<SampleMask> {
         let recent = |at: Instant| now.saturating_duration_since(at) <= wait;
         let mask = |&(key, at): &(Key, Instant)| {
