@@ -1,7 +1,7 @@
 //! Threads whose work may wait: what clients ask of grammars must not take the cores from steps, nor from threads that serve.
 
 /// Has this thread, and the threads and processes that it starts, yield to others by so much more, as `nice` counts it: at 5 a
-/// thread gets a third of what another one gets on a core that both want, at 10 a ninth. On a core of its own nothing changes.
+/// thread gets a third of what another one gets on a core that both want, at 10 a ninth. Nothing changes on a free core.
 /// Does nothing but on Linux, where each thread has a niceness of its own.
 pub fn yield_to_others(more: i32) {
     #[cfg(target_os = "linux")]

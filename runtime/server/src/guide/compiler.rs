@@ -34,10 +34,10 @@ const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone, on a machine that has more to do than
 /// it can.
 const ABANDON: Duration = Duration::from_secs(300);
-/// How much the threads that compile yield to steps and to the threads that serve, as `nice` counts it: those of plain grammars
-/// get a third of what the others get where there is not enough for all, and the others, with their helpers, a ninth.
+/// How much the threads that compile yield to steps and to the threads that serve, as `nice` counts it, and how much helpers
+/// do: a quarter of a core that others want as well, or a sixth.
 const PLAIN_NICENESS: i32 = 5;
-const INVOLVED_NICENESS: i32 = 10;
+pub(super) const INVOLVED_NICENESS: i32 = 7;
 /// How often a thread without work looks for grammars that nobody wants any more.
 const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.
@@ -325,17 +325,14 @@ impl Shared {
     }
 
     fn compile_plain(&self) {
-        ossmith::unstable::yield_to_others(PLAIN_NICENESS);
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
         let _ = vocabulary::factory();
         while let Some(job) = self.next(|queues| &mut queues.plain) {
-            self.compile(job, 0);
+            self.compile(job, 0, PLAIN_NICENESS);
         }
     }
 
     fn compile_involved(&self) {
-        // The helpers that this thread starts yield as much.
-        ossmith::unstable::yield_to_others(INVOLVED_NICENESS);
         let mut helper = None;
         loop {
             if let (None, Some(command)) = (&helper, &self.helper) {
@@ -347,7 +344,7 @@ impl Shared {
             }
             let Some(job) = self.next(|queues| &mut queues.involved) else { return };
             if self.helper.is_none() {
-                self.compile(job, 0);
+                self.compile(job, 0, INVOLVED_NICENESS);
                 continue;
             }
             let Some(mut ready) = helper.take() else {
@@ -371,7 +368,7 @@ impl Shared {
                         let why = "the grammars of other requests take too much memory now";
                         job.answer(Err(Refusal::Unavailable(why.to_owned())));
                     } else {
-                        self.compile(job, bytes);
+                        self.compile(job, bytes, INVOLVED_NICENESS);
                     }
                 }
                 Trial::Refused { why, cpu } => {
@@ -391,13 +388,14 @@ impl Shared {
     }
 
     /// Compiles in this process, on a thread that is left alone if it takes far longer than it can. `bytes` is the memory
-    /// that a trial showed.
-    fn compile(&self, job: Job, bytes: u64) {
+    /// that a trial showed; the thread yields to others by `niceness`.
+    fn compile(&self, job: Job, bytes: u64, niceness: i32) {
         let text = job.constraint.text_bytes() as u64;
         let bytes = LEAST_BYTES + bytes.max(text * BYTES_OF_TEXT);
         let (sender, outcomes) = sync_channel(1);
         let constraint = Arc::clone(&job.constraint);
         let work = move || {
+            ossmith::unstable::yield_to_others(niceness);
             // Who gave up waiting needs no answer.
             let _ = sender.send(grammar::compile(&constraint));
         };

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::compiler::INVOLVED_NICENESS;
 use super::constraint::Constraint;
 use super::grammar::{self, STACK_BYTES};
 use super::vocabulary;
@@ -237,7 +238,10 @@ pub fn grammar_helper() -> Result<(), String> {
     say(&Reply::Ready)?;
     let answers = std::thread::Builder::new()
         .stack_size(STACK_BYTES)
-        .spawn(move || answer_all(&inbox, &at_work))
+        .spawn(move || {
+            ossmith::unstable::yield_to_others(INVOLVED_NICENESS);
+            answer_all(&inbox, &at_work)
+        })
         .map_err(|why| format!("no thread can be started: {why}"))?;
     answers.join().unwrap_or_else(|_| Err("answering panicked".to_owned()))
 }
