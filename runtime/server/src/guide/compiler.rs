@@ -16,7 +16,7 @@ use super::cache::{self, Cache, Key, Outcome};
 use super::constraint::Constraint;
 use super::fair_queue::FairQueue;
 use super::grammar::{self, Compiled, STACK_BYTES};
-use super::helper::{GrammarHelper, Helper, Trial};
+use super::helper::{GrammarHelper, Helper, INVOLVED_NICENESS, Trial};
 use super::limits::{self, Effort};
 use super::vocabulary;
 use crate::error::{ApiError, Result as ApiResult};
@@ -34,10 +34,9 @@ const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone, on a machine that has more to do than
 /// it can.
 const ABANDON: Duration = Duration::from_secs(300);
-/// How much the threads that compile yield to steps and to the threads that serve, as `nice` counts it, and how much helpers
-/// do: a quarter of a core that others want as well, or a sixth.
+/// How much a thread that compiles a plain grammar yields to steps and to the threads that serve, as `nice` counts it: it gets
+/// a quarter of a core that others want as well.
 const PLAIN_NICENESS: i32 = 5;
-pub(super) const INVOLVED_NICENESS: i32 = 7;
 /// How often a thread without work looks for grammars that nobody wants any more.
 const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::compiler::INVOLVED_NICENESS;
 use super::constraint::Constraint;
 use super::grammar::{self, STACK_BYTES};
 use super::vocabulary;
@@ -28,6 +27,9 @@ pub struct GrammarHelper {
     pub arguments: Vec<OsString>,
 }
 
+/// How much helpers yield to others, and threads that compile what was tried out, as `nice` counts it: they get a sixth of a
+/// core that others want as well.
+pub(super) const INVOLVED_NICENESS: i32 = 7;
 /// Memory that compiling one grammar may take.
 const MAX_MEMORY_BYTES: u64 = 128 << 20;
 /// How much longer than its budget of processor time a question may take by the clock: the machine may be busy, and a helper
