@@ -10,75 +10,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ossmith::unstable::{Backend, LogitRows, Step, StepOutput, TokenHistory};
 use ossmith::{
-    Allowed, Engine, EngineHandle, Events, Limits, MaskSource, Policy, Request, Result,
-    SamplingParams, TextStream, TokenMask,
+    Allowed, Engine, EngineHandle, Events, MaskSource, Request, SamplingParams, TextStream,
+    TokenMask,
 };
+use ossmith_benches::engine;
 use ossmith_harmony::{encode, token_bytes};
-
-/// Samples the number of the next position, at once.
-struct EmptyBackend {
-    limits: Limits,
-    vocab: usize,
-    done: Vec<StepOutput>,
-}
-
-impl Backend for EmptyBackend {
-    fn describe(&self) -> String {
-        "empty".to_owned()
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn reserve_snapshots(&mut self, _count: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn save_snapshot(&mut self, _snapshot: usize, _seq_slot: usize, _end: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn load_snapshot(&mut self, _snapshot: usize, _seq_slot: usize, _end: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn set_history(&mut self, _: usize, _: &TokenHistory) -> Result<()> {
-        Ok(())
-    }
-
-    fn set_mask(&mut self, _: usize, _: usize, _: &[u32]) -> Result<()> {
-        Ok(())
-    }
-
-    fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        let mut output = StepOutput::default();
-        for sequence in step.sequences {
-            let next = (sequence.start + sequence.input.len()) % self.vocab;
-            output.sampled.extend(sequence.sample.map(|_| Some(next as u32)));
-            let rows = if sequence.logits == LogitRows::None { 0 } else { self.vocab };
-            output.logits.push(vec![0.5; rows]);
-        }
-        self.done.push(output);
-        Ok(())
-    }
-
-    fn collect(&mut self) -> Result<StepOutput> {
-        Ok(self.done.remove(0))
-    }
-}
-
-fn engine(sequences: usize, pages: usize) -> Engine {
-    let spec = &ossmith_models::GPT_OSS_20B.spec;
-    let limits = Limits::default()
-        .with_max_sequences(sequences)
-        .with_max_step_tokens(2048)
-        .with_pages(pages);
-    let backend = EmptyBackend { limits, vocab: spec.vocab, done: Vec::new() };
-    Engine::with_backend(spec, Box::new(backend), 1, Policy::default()).expect("an engine")
-}
 
 fn endless() -> SamplingParams {
     SamplingParams::default().with_ignore_eos(true)
@@ -162,11 +99,7 @@ impl MaskSource for Thirds {
 }
 
 impl TokenMask for Thirds {
-    fn fill(
-        &mut self,
-        _generated: &[u32],
-        words: &mut [u32],
-    ) -> std::result::Result<Allowed, String> {
+    fn fill(&mut self, _generated: &[u32], words: &mut [u32]) -> Result<Allowed, String> {
         words.fill(0x4924_9249);
         Ok(Allowed::Listed)
     }

@@ -85,13 +85,25 @@ pub(super) struct StepCounts {
 #[derive(Clone, Debug)]
 pub(super) struct FlightRecorder {
     begin: Instant,
+    /// Steps that it keeps: none if it is off.
+    kept: usize,
     ring: Arc<Mutex<VecDeque<StepRecord>>>,
 }
 
 impl FlightRecorder {
     /// An empty ring; times are counted from `begin`.
     pub(super) fn new(begin: Instant) -> FlightRecorder {
-        FlightRecorder { begin, ring: Arc::default() }
+        FlightRecorder { begin, kept: KEPT_STEPS, ring: Arc::default() }
+    }
+
+    /// One that keeps nothing, to measure what a ring costs.
+    pub(super) fn off(begin: Instant) -> FlightRecorder {
+        FlightRecorder { kept: 0, ..FlightRecorder::new(begin) }
+    }
+
+    /// Whether it keeps steps.
+    pub(super) fn is_on(&self) -> bool {
+        self.kept > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<StepRecord>> {
@@ -138,9 +150,12 @@ impl FlightRecorder {
     }
 
     fn push(&self, plan: &StepPlan, counts: StepCounts, now: Instant, failure: Option<String>) {
+        if !self.is_on() {
+            return;
+        }
         let mut ring = self.lock();
         // The memory of the oldest record is used again.
-        let mut entries = if ring.len() < KEPT_STEPS {
+        let mut entries = if ring.len() < self.kept {
             Vec::with_capacity(plan.entries.len())
         } else {
             ring.pop_front().unwrap_or_default().entries

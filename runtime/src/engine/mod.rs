@@ -141,6 +141,14 @@ impl Engine {
         })
     }
 
+    /// The same engine without a flight recorder, for the bench that measures what one costs.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_step_records(mut self) -> Engine {
+        self.recorder = FlightRecorder::off(self.clock.now());
+        self
+    }
+
     /// The model's dimensions.
     #[must_use]
     pub fn spec(&self) -> &'static ModelSpec {

@@ -227,6 +227,9 @@ impl Engine {
         }
         let host = self.clock.since(begin).saturating_sub(backend_time).as_secs_f64();
         self.scheduler.metrics.host_seconds.add(host);
+        if !self.recorder.is_on() {
+            return events;
+        }
         let counts = StepCounts {
             step_seconds,
             host_seconds: host,
