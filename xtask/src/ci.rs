@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{clients, nvrtc, python, python_package, redis, supply};
+use crate::{clients, debian, nvrtc, python, python_package, supply};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,12 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
     let missing = clients::fetch().into_iter().map(|why| format!("the server's clients: {why}"));
     checks.unchecked.extend(missing);
     println!("\n== Redis for the tests of stores that servers share");
-    if let Err(why) = redis::fetch() {
+    if let Err(why) = debian::fetch_redis() {
         checks.unchecked.push(format!("stores that servers share: {why}"));
+    }
+    println!("\n== Prometheus for the tests of what an operator sees");
+    if let Err(why) = debian::fetch_prometheus() {
+        checks.unchecked.push(format!("metrics, board and alerts in Prometheus: {why}"));
     }
     println!("\n== packages for the Python package's tests");
     match python_package::fetch() {

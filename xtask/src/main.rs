@@ -7,11 +7,11 @@
 mod bless;
 mod ci;
 mod clients;
+mod debian;
 mod gpu_bundle;
 mod nvrtc;
 mod python;
 mod python_package;
-mod redis;
 mod shell;
 mod simulate;
 mod supply;
@@ -30,6 +30,7 @@ cargo xtask <task>
   simulate     run the engine under a seeded simulation: --seed N replays one seed and prints all that happens,
                  --seeds COUNT [--first N] runs many
   deny         check licences, sources and duplicates of dependencies, and advisories where their database can be reached
+  prometheus   fetch Debian's Prometheus and promtool into target/prometheus/
   sbom         write a bill of materials (CycloneDX) to target/sbom.cdx.json
   gpu-bundle   pack the checks that need a GPU into target/gpu/, to be copied to a GPU machine: sh run.sh
 ";
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ["python"] => python_package::fetch().and_then(|()| python_package::check()),
         ["bless"] => bless::rewrite(),
         ["deny"] => supply::check_all(),
+        ["prometheus"] => debian::fetch_prometheus().map(|folder| println!("{}", folder.display())),
         ["sbom"] => supply::write_sbom(),
         ["simulate", rest @ ..] => simulate::simulate(rest),
         ["gpu-bundle"] => gpu_bundle::pack(),

@@ -1,6 +1,8 @@
 //! What an operator has of a server: why requests were refused, its last steps, and its load once more.
 
 use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -110,5 +112,31 @@ fn the_last_steps_can_be_read() {
     let tokens: u64 = steps.iter().map(|step| step["tokens"].as_u64().unwrap()).sum();
     assert_eq!(tokens, 3 + 2, "{text}");
     assert!(steps.iter().all(|step| step["entries"][0]["request"] == 0), "{text}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_real_prometheus_reads_the_metrics_the_board_and_the_alerts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let fetched = root.join("target/prometheus/root/usr/bin");
+    let there =
+        |folder: &&Path| Command::new(folder.join("promtool")).arg("--version").output().is_ok();
+    let Some(folder) = [fetched.as_path(), Path::new("/usr/bin")].into_iter().find(there) else {
+        let why = "there is no promtool; `cargo xtask test` fetches it";
+        writeln!(std::io::stderr(), "NOT CHECKED: metrics in a real Prometheus: {why}").unwrap();
+        return;
+    };
+    let server = Server::start(&[]);
+    let output = Command::new("python3")
+        .arg(root.join("tests/operating/metrics.py"))
+        .arg(format!("http://{}", server.address))
+        .arg(folder)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    let (said, errors) = (&output.stdout, &output.stderr);
+    let text = [said, errors].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("ok ")).count(), 4, "{text}");
     assert_eq!(server.stop(), Some(0));
 }
