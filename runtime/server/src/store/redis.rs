@@ -29,13 +29,39 @@ const SALT: &str = "ossmith:salt";
 /// Times that a change is tried again because another server was first.
 const MAX_TRIES: usize = 100;
 
+/// What the scripts share. An item's key names the entry that it was last stored with, and a set of the entry has the names of all
+/// its items: their keys last as long as the entry is used, and are dropped with it.
+const ITEMS: &str = r"
+    local function keep_items(prefix, id, seconds)
+        for _, item in ipairs(redis.call('SMEMBERS', prefix .. 'items:' .. id)) do
+            redis.call('EXPIRE', prefix .. 'item:' .. item, seconds)
+        end
+        redis.call('EXPIRE', prefix .. 'items:' .. id, seconds)
+    end
+    local function drop_entry(prefix, id, used, sizes, bytes)
+        for _, item in ipairs(redis.call('SMEMBERS', prefix .. 'items:' .. id)) do
+            local key = prefix .. 'item:' .. item
+            if redis.call('GET', key) == id then redis.call('DEL', key) end
+        end
+        redis.call('DEL', prefix .. 'items:' .. id)
+        redis.call('ZREM', used, id)
+        redis.call('DECRBY', bytes, redis.call('HGET', sizes, id) or 0)
+        redis.call('HDEL', sizes, id)
+        return redis.call('DEL', prefix .. 'entry:' .. id)
+    end
+";
+
+fn script(code: &str) -> Script {
+    Script::new(&[ITEMS, code].concat())
+}
+
 /// Stores an entry, unless another version is there than the expected one, and drops a tenant's oldest entries until it is within
 /// its bounds. Keys: the entry, those in use by time, their sizes, all bytes. Arguments: the tenant's prefix, the id, response,
 /// input, context, whether there is one, the expected version or nothing, now in microseconds, lifetime in seconds, most
 /// entries, most bytes, ids of new items. Returns 1, or 0 if the version is another, or -1 if the entry that was to be
 /// changed is gone.
 static PUT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    script(
         r"
         local prefix, id = ARGV[1], ARGV[2]
         local version = redis.call('HGET', KEYS[1], 'version')
@@ -43,12 +69,7 @@ static PUT: LazyLock<Script> = LazyLock::new(|| {
             if not version then return -1 end
             if version ~= ARGV[7] then return 0 end
         end
-        local function drop(gone)
-            redis.call('DEL', prefix .. 'entry:' .. gone)
-            redis.call('ZREM', KEYS[2], gone)
-            redis.call('DECRBY', KEYS[4], redis.call('HGET', KEYS[3], gone) or 0)
-            redis.call('HDEL', KEYS[3], gone)
-        end
+        local function drop(gone) drop_entry(prefix, gone, KEYS[2], KEYS[3], KEYS[4]) end
         redis.call('DEL', KEYS[1])
         redis.call('HSET', KEYS[1], 'response', ARGV[3], 'input', ARGV[4], 'version', (version or 0) + 1)
         if ARGV[6] == '1' then redis.call('HSET', KEYS[1], 'context', ARGV[5]) end
@@ -57,15 +78,17 @@ static PUT: LazyLock<Script> = LazyLock::new(|| {
         redis.call('HSET', KEYS[3], id, bytes)
         redis.call('ZADD', KEYS[2], ARGV[8], id)
         for index = 12, #ARGV do
-            redis.call('SET', prefix .. 'item:' .. ARGV[index], id, 'EX', ARGV[9])
+            redis.call('SET', prefix .. 'item:' .. ARGV[index], id)
+            redis.call('SADD', prefix .. 'items:' .. id, ARGV[index])
         end
+        keep_items(prefix, id, ARGV[9])
+        redis.call('EXPIRE', KEYS[1], ARGV[9])
         for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[8] - ARGV[9] * 1000000)) do drop(gone) end
         while redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[10]) or tonumber(redis.call('GET', KEYS[4])) > tonumber(ARGV[11]) do
             local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
             if not oldest then break end
             drop(oldest)
         end
-        redis.call('EXPIRE', KEYS[1], ARGV[9])
         for index = 2, 4 do redis.call('EXPIRE', KEYS[index], 2 * ARGV[9]) end
         return 1
         ",
@@ -73,32 +96,25 @@ static PUT: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Reads an entry, which is used now: what is known of the tenant's sizes lasts longer than any entry. Keys: as those of a store.
-/// Arguments: the id, now, lifetime.
+/// Arguments: the tenant's prefix, the id, now, lifetime.
 static GET: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    script(
         r"
         local found = redis.call('HMGET', KEYS[1], 'response', 'input', 'context', 'version')
         if found[1] then
-            redis.call('EXPIRE', KEYS[1], ARGV[3])
-            redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-            for index = 2, 4 do redis.call('EXPIRE', KEYS[index], 2 * ARGV[3]) end
+            redis.call('EXPIRE', KEYS[1], ARGV[4])
+            keep_items(ARGV[1], ARGV[2], ARGV[4])
+            redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
+            for index = 2, 4 do redis.call('EXPIRE', KEYS[index], 2 * ARGV[4]) end
         end
         return found
         ",
     )
 });
 
-/// Drops an entry. Keys: as those of a store. Arguments: the id.
-static REMOVE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        redis.call('ZREM', KEYS[2], ARGV[1])
-        redis.call('DECRBY', KEYS[4], redis.call('HGET', KEYS[3], ARGV[1]) or 0)
-        redis.call('HDEL', KEYS[3], ARGV[1])
-        return redis.call('DEL', KEYS[1])
-        ",
-    )
-});
+/// Drops an entry. Keys: as those of a store. Arguments: the tenant's prefix, the id.
+static REMOVE: LazyLock<Script> =
+    LazyLock::new(|| script("return drop_entry(ARGV[1], ARGV[2], KEYS[2], KEYS[3], KEYS[4])"));
 
 /// A Redis server.
 pub(super) struct RedisStore {
@@ -278,7 +294,7 @@ impl RedisStore {
         let keys = keys(tenant, id);
         let mut call = GET.prepare_invoke();
         call.key(&keys.entry).key(&keys.used).key(&keys.sizes).key(&keys.bytes);
-        call.arg(id).arg(now()).arg(limits.lifetime.as_secs().max(1));
+        call.arg(&keys.prefix).arg(id).arg(now()).arg(limits.lifetime.as_secs().max(1));
         let row: Row =
             self.run(|connection| call.invoke(connection)).map_err(|why| unavailable(&why))?;
         Ok(entry_of(row))
@@ -321,7 +337,8 @@ impl RedisStore {
     pub(super) fn remove(&self, tenant: Tenant, id: &str) -> Result<bool> {
         let keys = keys(tenant, id);
         let mut call = REMOVE.prepare_invoke();
-        call.key(&keys.entry).key(&keys.used).key(&keys.sizes).key(&keys.bytes).arg(id);
+        call.key(&keys.entry).key(&keys.used).key(&keys.sizes).key(&keys.bytes);
+        call.arg(&keys.prefix).arg(id);
         self.run(|connection| call.invoke(connection)).map_err(|why| unavailable(&why))
     }
 

@@ -230,6 +230,45 @@ async fn bounds_hold_for_each_key() {
     assert_eq!(send(&small, "a", "GET", &path, json!({})).await.0, 404, "larger than the store");
 }
 
+/// Items are found by names of their own, which must last as long as the entry that they belong to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_last_as_long_as_their_response_is_used_and_go_with_it() {
+    let Some(redis) = Redis::start() else { return };
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let mut keys = |pattern: &str| -> Vec<String> {
+        redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap()
+    };
+    let site = redis.site(None, StoreLimits::default());
+    let (_, answer) = send(&site, "a", "POST", "/v1/responses", json!({"input": "Hi"})).await;
+    let path = format!("/v1/responses/{}", id_of(&answer));
+    let items = keys("ossmith:*:item:*");
+    let whole = [items.clone(), keys("ossmith:*:items:*"), keys("ossmith:*:entry:*")].concat();
+    assert!(items.len() >= 2 && whole.len() == items.len() + 2, "{whole:?}");
+
+    // Each would end in a while; the response is read before that.
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    for key in &whole {
+        redis::cmd("EXPIRE").arg(key).arg(3600).query::<()>(&mut connection).unwrap();
+    }
+    assert_eq!(send(&site, "a", "GET", &path, json!({})).await.0, 200);
+    for key in &whole {
+        let left: u64 = redis::cmd("TTL").arg(key).query(&mut connection).unwrap();
+        assert!(left > 3600, "{key} lasts {left} s");
+    }
+
+    // Another response that is given an item of the first is the one that the item goes with.
+    let item = answer["output"][0].clone();
+    let again = json!({"input": [{"role": "user", "content": "Hi"}, item, {"role": "user", "content": "x"}]});
+    assert_eq!(send(&site, "a", "POST", "/v1/responses", again).await.0, 200);
+    assert_eq!(send(&site, "a", "DELETE", &path, json!({})).await.0, 200);
+    let item = id_of(&answer["output"][0]);
+    let left = keys("ossmith:*:item:*");
+    let gone = items.iter().filter(|key| !left.contains(key)).count();
+    assert_eq!(gone, items.len() - 1, "{items:?} {left:?}");
+    let reference = json!({"input": [{"type": "item_reference", "id": item}, {"role": "user", "content": "x"}]});
+    assert_eq!(send(&site, "a", "POST", "/v1/responses", reference).await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_store_a_server_answers_and_says_what_is_lost() {
     let Some(redis) = Redis::start() else { return };
