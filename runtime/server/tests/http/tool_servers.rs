@@ -202,12 +202,18 @@ async fn code_is_run_and_its_output_read() {
 #[tokio::test]
 async fn the_browser_searches_opens_and_finds() {
     let Some(served) = over_http() else { return };
+    for server in [web(&served), over_stdio().unwrap()] {
+        the_browser_is_used(server).await;
+    }
+}
+
+async fn the_browser_is_used(server: ToolServer) {
     let turns = [
         built_in("browser.search", r#"{"query":"ossmith","topn":3,"source":"web"}"#),
         built_in("browser.open", r#"{"id":0,"cursor":0}"#),
         built_in("browser.find", r#"{"pattern":"fast"}"#),
     ];
-    let (site, prompts) = scripted(with(web(&served), ToolLimits::default()), &turns);
+    let (site, prompts) = scripted(with(server, ToolLimits::default()), &turns);
     let asked = body(json!({"tools": [{"type": "web_search"}]}));
     let answer = respond(&site, &asked).await;
     let output = answer["output"].as_array().unwrap();
