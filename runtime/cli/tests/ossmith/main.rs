@@ -7,6 +7,7 @@ mod bench;
 mod commands;
 mod common;
 mod fit;
+mod harnesses;
 mod hub;
 mod nano;
 mod operators;
