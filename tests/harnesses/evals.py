@@ -2,7 +2,7 @@
 
     python evals.py OSSMITH [FOLDER]
 
-FOLDER is a virtual environment with `lm-eval[api]` and `gpt-oss` (tests/harnesses/requirements.txt); without it, this Python's own.
+FOLDER is a virtual environment of Python 3.12 with tests/harnesses/requirements.txt; without it, this Python's own packages are used.
 The task is four sums, by log-likelihood and generated: lm-eval reads the tokenizer from the server. Prints a line per harness;
 exits with 1 if a score is not 1.
 """
