@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::shell::{Result, at, capture, cargo, root, run, target};
+use crate::release;
+use crate::shell::{Result, at, capture, root, target};
 
 /// Keeps the bundle small enough to copy over a slow network.
 const MAX_BYTES: u64 = 60 << 20;
@@ -17,17 +18,7 @@ pub(crate) fn pack() -> Result<()> {
     }
     at(&bundle, fs::create_dir_all(&bundle))?;
 
-    let mut build = cargo(&["build", "--profile", "bundle", "--package", "ossmith-cli"]);
-    build.args(["--config", "profile.bundle.inherits='release'"]);
-    build.args([
-        "--config",
-        "profile.bundle.strip='symbols'",
-        "--config",
-        "profile.bundle.debug=false",
-    ]);
-    // For any x86-64: the program chooses its SIMD paths at run time.
-    run(build.env("RUSTFLAGS", "").env("CARGO_TARGET_DIR", target("bundle")))?;
-    copy(&target("bundle").join("bundle/ossmith"), &bundle.join("ossmith"))?;
+    copy(&release::build_program()?, &bundle.join("ossmith"))?;
 
     let tests = root().join("tests");
     copy(&tests.join("gpu/run.sh"), &bundle.join("run.sh"))?;

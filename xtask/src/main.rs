@@ -12,8 +12,10 @@ mod gpu_bundle;
 mod nvrtc;
 mod python;
 mod python_package;
+mod release;
 mod shell;
 mod simulate;
+mod site;
 mod supply;
 
 use std::process::ExitCode;
@@ -32,6 +34,9 @@ cargo xtask <task>
   deny         check licences, sources and duplicates of dependencies, and advisories where their database can be reached
   prometheus   fetch Debian's Prometheus and promtool into target/prometheus/
   sbom         write a bill of materials (CycloneDX) to target/sbom.cdx.json
+  site         make a site of the documents with MkDocs from PyPI in target/site/, and check what their links name
+  release      make what a release consists of in target/release-files/: the program, the wheel, a bill of materials, checksums
+                 --program FILE   pack this one instead of building it; --without-wheel   leave the Python package out
   gpu-bundle   pack the checks that need a GPU into target/gpu/, to be copied to a GPU machine: sh run.sh
 ";
 
@@ -54,8 +59,10 @@ fn main() -> ExitCode {
         ["bless"] => bless::rewrite(),
         ["deny"] => supply::check_all(),
         ["prometheus"] => debian::fetch_prometheus().map(|folder| println!("{}", folder.display())),
-        ["sbom"] => supply::write_sbom(),
+        ["sbom"] => supply::write_sbom().map(|file| println!("{}", file.display())),
         ["simulate", rest @ ..] => simulate::simulate(rest),
+        ["site"] => site::build(),
+        ["release", rest @ ..] => release::pack(rest),
         ["gpu-bundle"] => gpu_bundle::pack(),
         other => Err(format!("there is no task `{}`\n\n{HELP}", other.join(" "))),
     };

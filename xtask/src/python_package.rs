@@ -2,7 +2,7 @@
 //! environment of its own (`runtime/python/tests/run.py`).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::python::pip_install;
@@ -46,6 +46,14 @@ pub(crate) fn check() -> Result<()> {
     let words = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall"];
     run(Command::new(python()).args(words).arg(wheel.path()))?;
     run(Command::new(python()).arg(source().join("tests/run.py")))
+}
+
+/// Builds the wheel that users get, into this folder. It needs the C library that this machine has, or a later one.
+pub(crate) fn build_release(out: &Path) -> Result<()> {
+    fetch()?;
+    let mut build = Command::new(environment().join("bin/maturin"));
+    build.args(["build", "--quiet", "--release", "--locked", "--strip", "--out"]);
+    run(build.arg(out).current_dir(source()))
 }
 
 fn source() -> PathBuf {

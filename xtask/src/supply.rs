@@ -44,9 +44,8 @@ pub(crate) fn check_all() -> Result<()> {
 }
 
 /// Writes `target/sbom.cdx.json`: every crate that the command is built from, with its licence and checksum.
-pub(crate) fn write_sbom() -> Result<()> {
+pub(crate) fn write_sbom() -> Result<PathBuf> {
     let out = target("sbom.cdx.json");
     run(Command::new("python3").arg(root().join("tools/sbom.py")).arg(&out).current_dir(root()))?;
-    println!("{}", out.display());
-    Ok(())
+    Ok(out)
 }
