@@ -47,6 +47,7 @@ PAGES = {
         "The runtime": "runtime/README.md",
         "The server's router": "runtime/server/README.md",
         "Harmony": "harmony/README.md",
+        "One dependency": "runtime/embed/README.md",
         "Python": "runtime/python/README.md",
     },
     "Contributing": {

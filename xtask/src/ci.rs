@@ -80,7 +80,7 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
 }
 
 /// The crates that are published, each after those that it needs.
-const PUBLISHED: [&str; 9] = [
+const PUBLISHED: [&str; 10] = [
     "ossmith-plan",
     "ossmith-device-fn",
     "ossmith-scalar",
@@ -90,6 +90,7 @@ const PUBLISHED: [&str; 9] = [
     "ossmith-harmony",
     "ossmith",
     "ossmith-server",
+    "ossmith-embed",
 ];
 
 /// Packs the crates as they would be published; building them from their packages is left to a release.

@@ -21,6 +21,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ossmith-report", &["ossmith-models", "ossmith-plan"]),
     ("ossmith-server", &["ossmith", "ossmith-harmony"]),
     (
+        "ossmith-embed",
+        &["ossmith", "ossmith-codegen", "ossmith-harmony", "ossmith-models", "ossmith-server"],
+    ),
+    (
         "ossmith-cli",
         &[
             "ossmith",
