@@ -7,7 +7,8 @@ import signal
 import subprocess
 import threading
 
-PATIENCE = 600
+# A busy machine takes its time, and 128 requests wait for each other.
+PATIENCE = 3600
 # Prompts name the date, so it must be the same in every program.
 DATE = "2026-01-31"
 # Prompts and answers of every check fit.
