@@ -1,6 +1,6 @@
 //! What the benches of the engine's host side share: an engine over a backend that computes nothing.
 
-use ossmith::unstable::{Backend, LogitRows, Step, StepOutput, TokenHistory};
+use ossmith::unstable::{Backend, LogitRows, RowSampling, Step, StepOutput, TokenHistory};
 use ossmith::{Engine, Limits, Policy, Result};
 
 /// Samples the number of the next position, at once.
@@ -49,6 +49,19 @@ impl Backend for EmptyBackend {
             output.logits.push(vec![0.5; rows]);
         }
         self.done.push(output);
+        Ok(())
+    }
+
+    fn submit_layers(&mut self, step: &Step<'_>) -> Result<()> {
+        self.submit(step)
+    }
+
+    fn sample(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<()> {
+        let left_out = |(token, row): (Option<u32>, &Option<RowSampling<'_>>)| row.map(|_| token);
+        if let Some(output) = self.done.last_mut() {
+            let sampled = std::mem::take(&mut output.sampled);
+            output.sampled = sampled.into_iter().zip(rows).filter_map(left_out).collect();
+        }
         Ok(())
     }
 

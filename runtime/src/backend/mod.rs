@@ -6,6 +6,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod device;
+mod held_step;
 mod memory_budget;
 mod row_sampling;
 mod sliding_pages;
@@ -13,6 +14,7 @@ mod validate;
 
 pub(crate) use device::{CpuOptions, RankOptions, budget_on, open};
 pub use device::{Device, MAX_RANKS, RankModels, Ranks};
+pub(crate) use held_step::{HeldStep, out_of_order};
 pub use memory_budget::MemoryBudget;
 pub(crate) use memory_budget::snapshot_count;
 pub(crate) use row_sampling::SlotState;
@@ -25,8 +27,9 @@ use crate::sampling::{TokenHistory, TokenLogprobs};
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
 
-/// The most tokens of one sequence's step of which some may be taken back, as those of a draft are: the sequence then
-/// continues after the first of them at the earliest. One that appends more continues after the last.
+/// The most tokens of one sequence's step of which some may be taken back, as those of a draft are, or a token that was left
+/// out of sampling: the sequence then continues at the first of them at the earliest. One that appends more continues after
+/// the last.
 pub(crate) const MAX_REVISED_TOKENS: usize = PAGE_TOKENS;
 
 /// The form in which a backend keeps dense weights: the attention's projections and the unembedding.
@@ -205,7 +208,8 @@ pub struct LayerActivations {
 pub struct StepTime {
     /// From the first kernel to the last.
     pub busy: f64,
-    /// Before the first kernel, since the last kernel of the previous step: transfers, and waiting for the host.
+    /// Before the first kernel, since the last kernel of the previous step, and between the layers and a sampling that was
+    /// submitted later: transfers, and waiting for the host.
     pub idle: f64,
 }
 
@@ -282,7 +286,7 @@ pub trait Backend: Send {
 
     /// Replaces one of the [`MASKS_PER_SLOT`] masks of a sequence slot, for the steps submitted from now on: one bit
     /// per token, bit `id % 32` of word `id / 32`, set if the token may be sampled. A mask that does not change need
-    /// not be given again. No step that was submitted and not yet collected may name the mask.
+    /// not be given again. No row that was submitted to be sampled and not yet collected may name the mask.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for a mask that does not exist, that a step in flight names, or that has another
@@ -294,6 +298,23 @@ pub trait Backend: Send {
     /// # Errors
     /// [`crate::Error::InvalidStep`] if the step breaks the limits (nothing was started then), device errors otherwise.
     fn submit(&mut self, step: &Step<'_>) -> Result<()>;
+
+    /// Starts a step's layers. Its rows are sampled by [`Backend::sample`], which must come before the next step and
+    /// before this one is collected: what a row's `sample` says here is only whether it will be sampled.
+    ///
+    /// # Errors
+    /// As for [`Backend::submit`].
+    fn submit_layers(&mut self, step: &Step<'_>) -> Result<()>;
+
+    /// Samples the rows of the step whose layers were submitted last. `rows` has one entry for each of its sequences;
+    /// `None` where nothing is sampled, or where a row is left out: then it yields no token, counts none in the history,
+    /// and the next step of its sequence cannot continue from [`Input::Sampled`]. It may begin at the last position of
+    /// this one.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidStep`] for settings that a row cannot have; [`crate::Error::Internal`] if no step waits to be
+    /// sampled; device errors.
+    fn sample(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<()>;
 
     /// Waits for the oldest step that was submitted and not yet collected.
     ///

@@ -114,8 +114,8 @@ impl SlidingPages {
             let page = if shares { self.slots[slot].pages[0] } else { self.allocate()? };
             self.slots[slot].pages.push_back(page);
         }
-        // A shorter step may be a draft, after whose first token the sequence continues.
-        let known = if count <= MAX_REVISED_TOKENS { start + 1 } else { start + count };
+        // A shorter step may be a draft, after whose first token the sequence continues, or a token that runs again.
+        let known = if count <= MAX_REVISED_TOKENS { start } else { start + count };
         self.stale.push((slot, (known + 1).saturating_sub(self.window) / PAGE_TOKENS));
         Ok(())
     }
@@ -264,7 +264,7 @@ mod tests {
                     appended.push((slot, number, start, count));
                     sequence.length = start + count;
                     sequence.earliest =
-                        if count <= MAX_REVISED_TOKENS { start + 1 } else { start + count };
+                        if count <= MAX_REVISED_TOKENS { start } else { start + count };
                 }
                 pages.place_all(appended.iter().map(|&(slot, _, start, count)| (slot, start, count)))
                     .unwrap();

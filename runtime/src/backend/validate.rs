@@ -68,8 +68,11 @@ pub(super) fn sampled_rows(step: &Step<'_>, most: usize) -> Result<()> {
 }
 
 /// Refuses a step that names a mask which was never set. `has_mask` reports whether a sequence slot has one.
-pub(super) fn masks(step: &Step<'_>, has_mask: impl Fn(usize, usize) -> bool) -> Result<()> {
-    for sequence in step.sequences {
+pub(super) fn masks(
+    sequences: &[Sequence<'_>],
+    has_mask: impl Fn(usize, usize) -> bool,
+) -> Result<()> {
+    for sequence in sequences {
         let mask = sequence.sample.and_then(|row| row.mask);
         if let Some(mask) = mask.filter(|&mask| !has_mask(sequence.seq_slot, mask)) {
             return Err(Error::invalid_step(format!(
@@ -79,6 +82,19 @@ pub(super) fn masks(step: &Step<'_>, has_mask: impl Fn(usize, usize) -> bool) ->
         }
     }
     Ok(())
+}
+
+/// Refuses rows that a step whose layers were submitted cannot be sampled by. `has_mask` reports whether a sequence slot has
+/// a mask.
+pub(super) fn rows(
+    model: &Model,
+    sequences: &[Sequence<'_>],
+    has_mask: impl Fn(usize, usize) -> bool,
+) -> Result<()> {
+    for sequence in sequences {
+        check_sampling(model.spec.vocab, sequence).map_err(Error::invalid_step)?;
+    }
+    masks(sequences, has_mask)
 }
 
 /// Refuses a history of a sequence slot or a token that does not exist.
@@ -161,6 +177,24 @@ fn check(
             limits.pages
         ));
     }
+    check_sampling(vocab, sequence)?;
+    match sequence.input {
+        Input::Sampled if !has_sampled(seq_slot) => Err(format!(
+            "sequence slot {seq_slot} continues from its sampled token, but its previous step sampled none"
+        )),
+        Input::Sampled => Ok(()),
+        Input::Tokens(tokens) | Input::Draft(tokens) => {
+            match tokens.iter().find(|&&token| token as usize >= vocab) {
+                Some(bad) => Err(format!("token id {bad} is not below the vocabulary's {vocab}")),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Refuses what a sequence's rows cannot be sampled by, or what cannot be reported of them.
+fn check_sampling(vocab: usize, sequence: &Sequence<'_>) -> std::result::Result<(), String> {
+    let seq_slot = sequence.seq_slot;
     check_reports(sequence)?;
     if let Some(row) = &sequence.sample {
         check_row(row, seq_slot)?;
@@ -180,18 +214,7 @@ fn check(
             "token id {bad}, which sequence slot {seq_slot} changes or reports, is not below the vocabulary's {vocab}"
         ));
     }
-    match sequence.input {
-        Input::Sampled if !has_sampled(seq_slot) => Err(format!(
-            "sequence slot {seq_slot} continues from its sampled token, but its previous step sampled none"
-        )),
-        Input::Sampled => Ok(()),
-        Input::Tokens(tokens) | Input::Draft(tokens) => {
-            match tokens.iter().find(|&&token| token as usize >= vocab) {
-                Some(bad) => Err(format!("token id {bad} is not below the vocabulary's {vocab}")),
-                None => Ok(()),
-            }
-        }
-    }
+    Ok(())
 }
 
 /// Refuses more edits or reported tokens than a row can have.

@@ -9,12 +9,13 @@
 
 use std::time::Instant;
 
+use super::constraint::Constraint;
 use super::draft;
 use super::pages::PrefixHit;
 use super::sample::{Key, Sample};
 use super::scheduler::Scheduler;
 use super::step_plan::{PlanEntry, SampleOn, SnapshotCopy, StepPlan};
-use crate::backend::{Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, Sequence};
+use crate::backend::{Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence};
 
 /// Tokens of a chunk whose rows are all returned: bounds the memory of logits.
 const REPORTED_CHUNK: usize = 32;
@@ -140,9 +141,8 @@ impl Scheduler {
 
     /// Whether a sample's next tokens can be scheduled now, though its last results may not be known.
     pub(super) fn is_ready(&self, sample: &Sample) -> bool {
-        if sample.mask.is_some() {
-            // The mask of the next token depends on all tokens before it.
-            return sample.pending == 0 && (sample.mask_is_known() || sample.unscheduled() > 1);
+        if let Some(constraint) = &sample.mask {
+            return self.is_ready_with_mask(sample, constraint);
         }
         if sample.pending == 0 || sample.draft_in_flight {
             return sample.pending == 0;
@@ -151,6 +151,16 @@ impl Scheduler {
         // A draft needs every token before it, which is worth waiting for only while the text repeats itself.
         let drafts = self.may_draft(sample, scheduled) && draft::is_repeating(&sample.tokens);
         !drafts && !sample.needs_host() && scheduled < sample.request.max_tokens
+    }
+
+    /// The same for a sample with a mask, which depends on all tokens before it. Its layers do not, so they may run first.
+    fn is_ready_with_mask(&self, sample: &Sample, constraint: &Constraint) -> bool {
+        let apart = self.samples_apart && constraint.keeps_up && !sample.needs_host();
+        match sample.pending {
+            0 => constraint.is_known() || sample.unscheduled() > 1 || apart,
+            1 => apart && sample.generated() + 1 < sample.request.max_tokens,
+            _ => false,
+        }
     }
 
     /// Whether a draft may be made after `generated` tokens of a sample. The rows of a draft are sampled alike: what
@@ -242,6 +252,10 @@ impl Scheduler {
             (true, true) => SampleOn::Host,
             (true, false) => SampleOn::Device,
         };
+        // The mask that is known is that of a token in flight, if there is one.
+        let awaits_mask = sample_on == SampleOn::Device
+            && sample.mask.is_some()
+            && (sample.pending > 0 || !sample.mask_is_known());
         let entry = PlanEntry {
             key: candidate.key,
             epoch: sample.epoch,
@@ -253,15 +267,19 @@ impl Scheduler {
             report_prompt_on: SampleOn::of_prompt_report(sample, sample.scheduled),
             draft: candidate.draft,
             mask: match sample_on {
-                SampleOn::Device => sample.mask.as_ref().and_then(|mask| mask.mask.place()),
-                SampleOn::Host | SampleOn::None => None,
+                SampleOn::Device if !awaits_mask => {
+                    sample.mask.as_ref().and_then(|mask| mask.mask.place())
+                }
+                _ => None,
             },
+            awaits_mask,
         };
         if let Some(mask) = &mut sample.mask {
             mask.forced = 0;
         }
         sample.scheduled += entry.tokens;
         sample.pending += usize::from(last);
+        sample.may_rerun = awaits_mask;
         sample.draft_in_flight = !entry.draft.is_empty();
         Some(entry)
     }
@@ -375,5 +393,14 @@ impl Scheduler {
             })
         };
         plan.entries.iter().filter_map(sequence).collect()
+    }
+
+    /// How each entry of a plan is sampled on the device, if it is.
+    pub(super) fn row_samplings<'a>(&'a self, plan: &'a StepPlan) -> Vec<Option<RowSampling<'a>>> {
+        let row = |entry: &'a PlanEntry| {
+            let sample = self.samples.get(&entry.key)?;
+            (entry.sample_on == SampleOn::Device).then(|| entry.row_sampling(sample))
+        };
+        plan.entries.iter().map(row).collect()
     }
 }

@@ -12,6 +12,8 @@ use super::mask_threads::{MaskResult, SampleMask};
 use super::request::{FinishReason, TokenEvent};
 use super::sample::{Key, Sample};
 use super::scheduler::Scheduler;
+use super::step_plan::{SampleOn, SnapshotCopy, StepPlan};
+use crate::backend::PAGE_TOKENS;
 
 /// Tokens that one mask may force, which bounds the time that it takes.
 const MAX_FORCED: usize = 256;
@@ -62,19 +64,27 @@ impl Scheduler {
         self.masking.iter().filter_map(mask).filter(|mask| !mask.is_ready()).collect()
     }
 
-    /// The masks that are not ready and are worth a wait of this long: they were requested within it, and the masks
-    /// before them took no longer. A grammar whose masks take longer would hold up every step of the others without effect.
-    pub(super) fn imminent_masks(&self, now: Instant, wait: Duration) -> Vec<SampleMask> {
+    /// The masks that are not ready and are worth a wait of this long, and when the first of them was requested: they were
+    /// requested within it, and the masks before them took no longer. A grammar whose masks take longer would hold up every
+    /// step of the others without effect.
+    pub(super) fn imminent_masks(
+        &self,
+        now: Instant,
+        wait: Duration,
+    ) -> (Vec<SampleMask>, Option<Instant>) {
         let recent = |at: Instant| now.saturating_duration_since(at) <= wait;
         let mask = |&(key, at): &(Key, Instant)| {
             let mask = &self.samples.get(&key)?.mask.as_ref()?.mask;
-            (recent(at) && !mask.is_ready() && mask.is_likely_within(wait)).then(|| mask.clone())
+            let imminent = recent(at) && !mask.is_ready() && mask.is_likely_within(wait);
+            imminent.then(|| (mask.clone(), at))
         };
-        self.masking.iter().filter_map(mask).collect()
+        let (masks, requested): (Vec<_>, Vec<_>) = self.masking.iter().filter_map(mask).unzip();
+        (masks, requested.into_iter().min())
     }
 
-    /// Takes over the masks that are ready, and appends the tokens that they force.
-    pub(super) fn take_masks(&mut self, now: Instant) -> Vec<TokenEvent> {
+    /// Takes over the masks that are ready, and appends the tokens that they force. Those that took longer than `limit`
+    /// do not keep up.
+    pub(super) fn take_masks(&mut self, now: Instant, limit: Duration) -> Vec<TokenEvent> {
         let mut events = Vec::new();
         for (key, at) in std::mem::take(&mut self.masking) {
             let Some(sample) = self.samples.get_mut(&key) else { continue };
@@ -93,11 +103,44 @@ impl Scheduler {
                 }
                 MaskResult::Ready(forced) => {
                     constraint.progress = Progress::Known;
+                    constraint.keeps_up = now.saturating_duration_since(at) <= limit;
                     self.append_forced(key, &forced, now, &mut events);
                 }
             }
         }
         events
+    }
+
+    /// Gives the entries of a step whose layers were submitted the masks that are known by now, and leaves the others out
+    /// of its sampling: where tokens are forced, they run next; where a mask is late, the last token runs again once it is
+    /// there. Returns the snapshots to save after the sampling.
+    pub(super) fn resolve_masks(&mut self, plan: &mut StepPlan) -> Vec<SnapshotCopy> {
+        let mut saves = Vec::new();
+        for entry in &mut plan.entries {
+            let Some(sample) = self.samples.get_mut(&entry.key) else {
+                entry.sample_on = SampleOn::None;
+                continue;
+            };
+            let Some(constraint) = sample.mask.as_mut().filter(|_| entry.awaits_mask) else {
+                continue;
+            };
+            (entry.awaits_mask, sample.may_rerun) = (false, false);
+            if constraint.is_known() && constraint.forced == 0 {
+                entry.mask = constraint.mask.place();
+            } else {
+                entry.sample_on = SampleOn::None;
+                sample.pending -= 1;
+                if !constraint.is_known() {
+                    constraint.keeps_up = false;
+                    sample.scheduled -= 1;
+                    self.metrics.late_masks += 1;
+                }
+            }
+            if (entry.start + entry.tokens).is_multiple_of(PAGE_TOKENS) {
+                self.cache_blocks(entry.key, &mut saves);
+            }
+        }
+        saves
     }
 
     /// Appends tokens to a sample that no step samples.

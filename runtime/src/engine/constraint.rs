@@ -20,11 +20,14 @@ pub(super) struct Constraint {
     pub(super) progress: Progress,
     /// Forced tokens that no step has run yet.
     pub(super) forced: usize,
+    /// Whether its last mask came while a step would have waited for it: then the layers of the next token may run before
+    /// its mask is known.
+    pub(super) keeps_up: bool,
 }
 
 impl Constraint {
     pub(super) fn new(mask: SampleMask) -> Constraint {
-        Constraint { mask, progress: Progress::Outdated, forced: 0 }
+        Constraint { mask, progress: Progress::Outdated, forced: 0, keeps_up: false }
     }
 
     /// Whether the mask of the next token is known.

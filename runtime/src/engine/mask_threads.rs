@@ -235,6 +235,17 @@ pub(super) struct MaskThreads {
     shared: Arc<Shared>,
     /// How many there are, once they were started.
     threads: Option<usize>,
+    /// Instead of threads: masks that come late, as a simulation decides.
+    #[cfg(test)]
+    late: Option<LateMasks>,
+}
+
+/// Masks that are computed when the engine looks for them, each after a number of looks that a seed decides.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct LateMasks {
+    seed: u64,
+    waiting: Vec<(SampleMask, u64)>,
 }
 
 impl MaskThreads {
@@ -244,6 +255,27 @@ impl MaskThreads {
         let mut threads = MaskThreads::default();
         threads.threads = Some(0);
         threads
+    }
+
+    /// No threads, and masks that are late by some looks for them, none at best.
+    #[cfg(test)]
+    pub(super) fn late(seed: u64) -> MaskThreads {
+        let mut threads = MaskThreads::none();
+        threads.late = Some(LateMasks { seed: seed | 1, waiting: Vec::new() });
+        threads
+    }
+
+    /// Lets masks that are late come nearer.
+    #[cfg(test)]
+    pub(super) fn tick(&mut self) {
+        if let Some(late) = &mut self.late {
+            let (now, later) =
+                std::mem::take(&mut late.waiting).into_iter().partition(|(_, left)| *left == 0);
+            let now: Vec<(SampleMask, u64)> = now;
+            now.iter().for_each(|(mask, _)| fill(&mask.0));
+            late.waiting = later;
+            late.waiting.iter_mut().for_each(|(_, left)| *left -= 1);
+        }
     }
 
     /// Computes the mask after these tokens, all that its sample has generated, or after those that it forces, at most
@@ -256,6 +288,15 @@ impl MaskThreads {
             (state.forced, state.max_forced) = (0, max_forced);
         }
         mask.0.ready.store(false, Ordering::Release);
+        #[cfg(test)]
+        if let Some(late) = &mut self.late {
+            // Most masks are there in time.
+            late.seed =
+                late.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let left = (late.seed >> 33) % 8;
+            late.waiting.push((mask.clone(), left.saturating_sub(4)));
+            return;
+        }
         let threads = *self.threads.get_or_insert_with(|| start(&self.shared));
         if threads == 0 {
             // Without threads a mask delays all samples, which is better than no mask.
@@ -288,6 +329,10 @@ impl MaskThreads {
 
     /// Waits until all (`true`) or any (`false`) of these masks are ready, at most this long.
     pub(super) fn wait(&self, masks: &[SampleMask], all: bool, limit: Duration) {
+        #[cfg(test)]
+        if self.late.is_some() {
+            return;
+        }
         let (end, spinning) = (Instant::now() + limit, Instant::now() + SPIN);
         let done = || match all {
             true => masks.iter().all(SampleMask::is_ready),

@@ -80,6 +80,8 @@ pub struct EngineMetrics {
     pub accepted_by_position: Vec<u64>,
     /// Tokens that were sampled in no step, because a mask left no other.
     pub forced_tokens: u64,
+    /// How often a token ran again, because the mask of the token after it was not there when its step was sampled.
+    pub late_masks: u64,
     /// Steps run.
     pub steps: u64,
     /// Tokens of a step.
@@ -138,6 +140,7 @@ impl EngineMetrics {
             accepted_tokens: 0,
             accepted_by_position: Vec::new(),
             forced_tokens: 0,
+            late_masks: 0,
             steps: 0,
             step_tokens: tokens(),
             step_seconds: steps(),
@@ -178,6 +181,7 @@ impl EngineMetrics {
             accepted_tokens: _,
             accepted_by_position: _,
             forced_tokens: _,
+            late_masks: _,
             steps: _,
             step_tokens,
             step_seconds,

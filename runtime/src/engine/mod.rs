@@ -122,8 +122,12 @@ impl Engine {
         if let Some(count) = snapshots.filter(|&count| count > 0) {
             backend.reserve_snapshots(count)?;
         }
+        let mut scheduler =
+            Scheduler::new(&*backend, spec.vocab, &policy, snapshots, clock.clone());
+        // With more steps in flight the token before is not known when a step is sampled.
+        scheduler.samples_apart = pipeline_depth == 1;
         Ok(Engine {
-            scheduler: Scheduler::new(&*backend, spec.vocab, &policy, snapshots, clock.clone()),
+            scheduler,
             masks: MaskThreads::default(),
             recorder: FlightRecorder::new(clock.now()),
             clock,
@@ -284,6 +288,11 @@ impl Engine {
         let begin = self.clock.now();
         let mut events = self.scheduler.expire(begin);
         events.extend(self.take_masks());
+        if let Err(failure) = self.sample_in_flight() {
+            events.extend(self.fail(failure));
+            self.scheduler.update_gauges();
+            return Ok(events);
+        }
         let plan = self.scheduler.schedule(begin);
         if plan.entries.is_empty() && self.in_flight.is_empty() {
             // Nothing else can run before a late mask is ready.

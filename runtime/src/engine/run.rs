@@ -8,15 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::flight_recorder::StepCounts;
+use super::mask_threads::SampleMask;
 use super::request::{FinishReason, TokenEvent};
+use super::scheduler::Scheduler;
 use super::step_plan::{SampleOn, SnapshotCopy, StepPlan};
-use crate::backend::{MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTime};
+use crate::backend::{Backend, MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTime};
 use crate::error::panic_message;
 use crate::{Error, Result};
 
 /// Bounds of how long steps wait for a mask after it was requested: half of what a step takes, because a step for the
 /// samples that are late would take nearly as long as one for all.
 const MASK_GRACE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
+/// The longest time of layers in flight for which masks are waited for besides: a grammar that takes longer runs beside
+/// the steps of others.
+const MAX_BESIDE: Duration = Duration::from_millis(10);
 /// How long the engine waits for a late mask where nothing else can run, before it looks at commands again.
 const LATE_WAIT: Duration = Duration::from_millis(5);
 
@@ -61,7 +66,10 @@ impl Engine {
             plan.number = self.scheduler.metrics.steps + 1;
             plan.span = step_span(&plan);
             match self.submit_plan(&plan) {
-                Ok(()) => plan.form = self.backend.step_form(),
+                Ok(()) => {
+                    plan.form = self.backend.step_form();
+                    plan.unsampled = plan.awaits_masks();
+                }
                 Err(Error::InvalidStep { problem }) => {
                     return Err(StepFailure {
                         plan: Some(Box::new(plan)),
@@ -127,17 +135,10 @@ impl Engine {
                     backend.set_history(seq_slot, &sample.history)?;
                 }
             }
-            for entry in &plan.entries {
-                if let Some((mask, true)) = entry.mask
-                    && let Some(constraint) =
-                        scheduler.samples.get(&entry.key).and_then(|sample| sample.mask.as_ref())
-                {
-                    let give = |words: &[u32]| backend.set_mask(entry.seq_slot, mask, words);
-                    constraint.mask.give(mask, give).map_err(escalate)?;
-                }
-            }
+            give_masks(&mut **backend, scheduler, plan)?;
             let sequences = scheduler.sequences(plan);
-            backend.submit(&Step { sequences: &sequences, capture_activations: false })
+            let step = Step { sequences: &sequences, capture_activations: false };
+            if plan.awaits_masks() { backend.submit_layers(&step) } else { backend.submit(&step) }
         })
     }
 
@@ -161,15 +162,61 @@ impl Engine {
     /// soon: one that is nearly there costs its sample no step.
     pub(super) fn take_masks(&mut self) -> Vec<TokenEvent> {
         self.start_masks();
+        #[cfg(test)]
+        self.masks.tick();
         if self.scheduler.masking.is_empty() {
             return Vec::new();
         }
-        let grace = (self.step_time / 2).clamp(MASK_GRACE[0], MASK_GRACE[1]);
-        let imminent = self.scheduler.imminent_masks(self.clock.now(), grace);
-        if !imminent.is_empty() {
-            self.masks.wait(&imminent, true, grace);
+        let (now, limit) = (self.clock.now(), self.mask_limit());
+        let (imminent, first) = self.scheduler.imminent_masks(now, limit);
+        if let Some(first) = first {
+            self.wait_for_masks(&imminent, now.saturating_duration_since(first));
         }
-        self.scheduler.take_masks(self.clock.now())
+        self.scheduler.take_masks(self.clock.now(), limit)
+    }
+
+    /// How long steps wait for a mask after it was requested, at most.
+    fn mask_limit(&self) -> Duration {
+        self.layers_time() + self.mask_grace()
+    }
+
+    /// What the layers of a step that is in flight take anyway.
+    fn layers_time(&self) -> Duration {
+        if self.in_flight.is_empty() { Duration::ZERO } else { self.step_time.min(MAX_BESIDE) }
+    }
+
+    fn mask_grace(&self) -> Duration {
+        (self.step_time / 2).clamp(MASK_GRACE[0], MASK_GRACE[1])
+    }
+
+    /// Waits for masks, the first of which was requested so long ago. Beyond the layers of the step in flight it waits for the
+    /// masks that are missing then as much of a step as they are of its rows: rows that are left out cost as much.
+    fn wait_for_masks(&self, masks: &[SampleMask], waited: Duration) {
+        let Some(plan) = self.in_flight.back() else {
+            return self.masks.wait(masks, true, self.mask_grace().saturating_sub(waited));
+        };
+        self.masks.wait(masks, true, self.layers_time().saturating_sub(waited));
+        let missing = masks.iter().filter(|mask| !mask.is_ready()).count();
+        if missing > 0 {
+            let part = missing as f64 / plan.entries.len().max(missing) as f64;
+            self.masks.wait(masks, true, self.step_time.mul_f64(part).min(MASK_GRACE[1]));
+        }
+    }
+
+    /// Submits the sampling of the step whose layers were submitted last, if that is still to be done.
+    pub(super) fn sample_in_flight(&mut self) -> std::result::Result<(), StepFailure> {
+        let Engine { backend, scheduler, in_flight, .. } = self;
+        let Some(plan) = in_flight.back_mut().filter(|plan| plan.unsampled) else {
+            return Ok(());
+        };
+        plan.unsampled = false;
+        let saves = scheduler.resolve_masks(plan);
+        let sampled = catch_panic(|| {
+            give_masks(&mut **backend, scheduler, plan)?;
+            backend.sample(&scheduler.row_samplings(plan)).map_err(escalate)
+        });
+        sampled.map_err(|error| StepFailure::fatal(&error))?;
+        self.save_snapshots(&saves)
     }
 
     /// Waits for a late mask, a few milliseconds at most, and takes it over.
@@ -179,7 +226,7 @@ impl Engine {
             return Vec::new();
         }
         self.masks.wait(&late, false, LATE_WAIT);
-        self.scheduler.take_masks(self.clock.now())
+        self.scheduler.take_masks(self.clock.now(), self.mask_limit())
     }
 
     /// Saves the snapshots of results, and returns their events.
@@ -287,6 +334,20 @@ impl Engine {
         self.failure = Some(reason.clone());
         self.scheduler.fail_all(&reason)
     }
+}
+
+/// Gives a backend the masks of a plan that it lacks.
+fn give_masks(backend: &mut dyn Backend, scheduler: &Scheduler, plan: &StepPlan) -> Result<()> {
+    for entry in plan.entries.iter().filter(|entry| entry.sample_on == SampleOn::Device) {
+        if let Some((mask, true)) = entry.mask
+            && let Some(sample) = scheduler.samples.get(&entry.key)
+            && let Some(constraint) = &sample.mask
+        {
+            let give = |words: &[u32]| backend.set_mask(entry.seq_slot, mask, words);
+            constraint.mask.give(mask, give).map_err(escalate)?;
+        }
+    }
+    Ok(())
 }
 
 /// A span for whoever collects traces of steps, from the submission of a step to its results.

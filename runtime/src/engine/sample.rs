@@ -75,6 +75,8 @@ pub(super) struct Sample {
     pub(super) scheduled: usize,
     /// Tokens that are being sampled in steps in flight.
     pub(super) pending: usize,
+    /// Whether the last position scheduled runs again if the mask of the token after it is late.
+    pub(super) may_rerun: bool,
     /// How often it was preempted. What was scheduled before does not move `scheduled`.
     pub(super) epoch: u32,
     /// Whether it waits for its reader.
@@ -120,6 +122,7 @@ impl Sample {
             seq_slot: None,
             scheduled: 0,
             pending: 0,
+            may_rerun: false,
             epoch: 0,
             held: false,
             text: TextStream::new(request.stop_strings.clone(), params.include_stop),

@@ -48,6 +48,8 @@ pub(super) struct Scheduler {
     /// Of the tenants that read prompts.
     pub(super) prompt_shares: BTreeMap<u64, PromptShare>,
     pub(super) prompt_pace: PromptPace,
+    /// Whether the layers of a token may run before its mask is known: steps are sampled apart from their layers.
+    pub(super) samples_apart: bool,
     /// Samples that need a mask which was not requested yet.
     pub(super) unmasked: Vec<Key>,
     /// Samples whose mask was requested, and when.
@@ -83,6 +85,7 @@ impl Scheduler {
             metrics: EngineMetrics::new(limits.pages),
             prompt_shares: BTreeMap::new(),
             prompt_pace: PromptPace::new(policy.prompt_time),
+            samples_apart: false,
             unmasked: Vec::new(),
             masking: Vec::new(),
             ended_masks: Vec::new(),
@@ -198,7 +201,7 @@ impl Scheduler {
                 self.pages.free(page);
             }
         }
-        (sample.cached_blocks, sample.scheduled) = (0, 0);
+        (sample.cached_blocks, sample.scheduled, sample.may_rerun) = (0, 0, false);
         (sample.divergence, sample.tail_page) = (0, None);
         sample.mask.as_mut().into_iter().for_each(Constraint::leave_slot);
         sample.epoch += 1;
@@ -239,7 +242,9 @@ impl Scheduler {
             return;
         };
         let Some(seq_slot) = sample.seq_slot else { return };
-        let full = sample.scheduled.min(sample.tokens.len()) / PAGE_TOKENS;
+        // What may run again is written once more, which no other sample may see.
+        let settled = sample.scheduled - usize::from(sample.may_rerun);
+        let full = settled.min(sample.tokens.len()) / PAGE_TOKENS;
         while sample.cached_blocks < full {
             let at = sample.cached_blocks;
             let parent = match at.checked_sub(1) {

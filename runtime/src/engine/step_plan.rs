@@ -32,6 +32,8 @@ pub(super) struct PlanEntry {
     pub(super) report_prompt_on: SampleOn,
     /// The mask of the sequence slot by which the device samples, and whether the backend must be given it.
     pub(super) mask: Option<(usize, bool)>,
+    /// Whether the mask is still to be computed, so that the step's layers run before its sampling is submitted.
+    pub(super) awaits_mask: bool,
 }
 
 impl SampleOn {
@@ -98,6 +100,8 @@ pub(super) struct StepPlan {
     pub(super) histories: Vec<Key>,
     /// Samples that were preempted when it was made.
     pub(super) preemptions: u64,
+    /// Whether its layers were submitted and its sampling was not.
+    pub(super) unsampled: bool,
     /// Its number, from 1, and how the backend runs it, once it was submitted.
     pub(super) number: u64,
     pub(super) form: StepForm,
@@ -108,5 +112,10 @@ impl StepPlan {
     /// Tokens of the step.
     pub(super) fn tokens(&self) -> usize {
         self.entries.iter().map(|entry| entry.tokens).sum()
+    }
+
+    /// Whether its sampling needs masks that are still to be computed.
+    pub(super) fn awaits_masks(&self) -> bool {
+        self.entries.iter().any(|entry| entry.awaits_mask)
     }
 }

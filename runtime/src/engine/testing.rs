@@ -13,8 +13,8 @@ use ossmith_plan::{Layer, ModelSpec, Rope};
 use super::SamplingParams;
 use super::clock::Clock;
 use crate::backend::{
-    Backend, Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence, SlotState,
-    Step, StepOutput, StepTime,
+    Backend, HeldStep, Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence,
+    SlotState, Step, StepOutput, StepTime, out_of_order,
 };
 use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 use crate::{Error, Limits, Result};
@@ -84,6 +84,8 @@ pub(super) struct Scripted {
     sampled: Vec<Option<u32>>,
     slots: Vec<SlotState>,
     results: VecDeque<StepOutput>,
+    /// The step that is still to be sampled, with the hashes of each sequence's tokens.
+    held: Option<(HeldStep, Vec<Vec<u64>>)>,
     /// What each snapshot holds: every token of the sequence before its end.
     snapshots: Vec<Vec<u32>>,
     /// The fault, and the step in which it happens (counted from 0).
@@ -107,6 +109,7 @@ impl Scripted {
             sampled: vec![None; limits.max_sequences],
             slots: vec![SlotState::default(); limits.max_sequences],
             results: VecDeque::new(),
+            held: None,
             snapshots: Vec::new(),
             fault: None,
             memory: usize::MAX,
@@ -249,51 +252,27 @@ impl Backend for Scripted {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        match self.fault_at(self.log.lock().unwrap().steps.len()) {
-            Some(Fault::Refuses) => {
-                self.fault = None;
-                return Err(Error::invalid_step("the scripted device refuses the step"));
-            }
-            Some(Fault::PanicsAtSubmit) => panic!("the scripted device panicked"),
-            _ => {}
-        }
-        self.check(step).map_err(Error::invalid_step)?;
-        let mut output = StepOutput::default();
-        for sequence in step.sequences {
-            let hashes = self.append(sequence)?;
-            let slot = &mut self.slots[sequence.seq_slot];
-            let first = hashes.len() - sequence.sampled_rows();
-            self.sampled[sequence.seq_slot] = None;
-            for (position, &hash) in (sequence.start + 1..).zip(&hashes).skip(first) {
-                let Some(row) = &sequence.sample else { continue };
-                let (token, report) = sample(slot, hash, row, position);
-                slot.count(row, token);
-                output.sampled.push(Some(token));
-                output.reports.push(report);
-                let known = !matches!(sequence.input, Input::Draft(_));
-                self.sampled[sequence.seq_slot] = Some(token).filter(|_| known);
-            }
-            let reported = sequence.prompt_report.map_or(Vec::new(), |report| {
-                let of = |(&hash, &token)| sampling::report(&row(hash), token, report.top);
-                hashes.iter().zip(report.next).map(of).collect()
-            });
-            output.prompt_reports.push(reported);
-            let rows = match sequence.logits {
-                LogitRows::None => &[][..],
-                LogitRows::Last => &hashes[hashes.len() - 1..],
-                LogitRows::All => &hashes,
-            };
-            output.logits.push(rows.iter().flat_map(|&hash| logits(hash)).collect());
-        }
-        self.results.push_back(output);
-        let mut log = self.log.lock().unwrap();
-        log.steps.push(step.sequences.iter().map(|sequence| sequence.input.len()).collect());
-        log.max_in_flight = log.max_in_flight.max(self.results.len());
+        let hashes = self.run_layers(step)?;
+        self.finish(step.sequences, &hashes);
+        Ok(())
+    }
+
+    fn submit_layers(&mut self, step: &Step<'_>) -> Result<()> {
+        let hashes = self.run_layers(step)?;
+        self.held = Some((HeldStep::new(step), hashes));
+        Ok(())
+    }
+
+    fn sample(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<()> {
+        let (step, hashes) = self.held.take().ok_or_else(|| out_of_order("sample"))?;
+        self.finish(&step.sequences(rows)?, &hashes);
         Ok(())
     }
 
     fn collect(&mut self) -> Result<StepOutput> {
-        let step = self.log.lock().unwrap().steps.len() - self.results.len();
+        let step = self.log.lock().unwrap().steps.len()
+            - self.results.len()
+            - usize::from(self.held.is_some());
         if let Some((clock, [of_step, of_token])) = &self.clock {
             let tokens: usize =
                 self.log.lock().unwrap().steps.get(step).into_iter().flatten().sum();
@@ -314,6 +293,61 @@ impl Backend for Scripted {
             }
             _ => output.ok_or_else(|| Error::Internal("nothing was submitted".to_owned())),
         }
+    }
+}
+
+impl Scripted {
+    /// Appends a step's tokens; returns the hash after each of every sequence's.
+    fn run_layers(&mut self, step: &Step<'_>) -> Result<Vec<Vec<u64>>> {
+        if self.held.is_some() {
+            return Err(out_of_order("a submission"));
+        }
+        match self.fault_at(self.log.lock().unwrap().steps.len()) {
+            Some(Fault::Refuses) => {
+                self.fault = None;
+                return Err(Error::invalid_step("the scripted device refuses the step"));
+            }
+            Some(Fault::PanicsAtSubmit) => panic!("the scripted device panicked"),
+            _ => {}
+        }
+        self.check(step).map_err(Error::invalid_step)?;
+        let appended: Result<Vec<Vec<u64>>> =
+            step.sequences.iter().map(|sequence| self.append(sequence)).collect();
+        let mut log = self.log.lock().unwrap();
+        log.steps.push(step.sequences.iter().map(|sequence| sequence.input.len()).collect());
+        log.max_in_flight = log.max_in_flight.max(self.results.len() + 1);
+        appended
+    }
+
+    /// Samples a step's rows.
+    fn finish(&mut self, sequences: &[Sequence<'_>], hashes: &[Vec<u64>]) {
+        let mut output = StepOutput::default();
+        for (sequence, hashes) in sequences.iter().zip(hashes) {
+            let slot = &mut self.slots[sequence.seq_slot];
+            let first = hashes.len() - sequence.sampled_rows();
+            self.sampled[sequence.seq_slot] = None;
+            for (position, &hash) in (sequence.start + 1..).zip(hashes).skip(first) {
+                let Some(row) = &sequence.sample else { continue };
+                let (token, report) = sample(slot, hash, row, position);
+                slot.count(row, token);
+                output.sampled.push(Some(token));
+                output.reports.push(report);
+                let known = !matches!(sequence.input, Input::Draft(_));
+                self.sampled[sequence.seq_slot] = Some(token).filter(|_| known);
+            }
+            let reported = sequence.prompt_report.map_or(Vec::new(), |report| {
+                let of = |(&hash, &token)| sampling::report(&row(hash), token, report.top);
+                hashes.iter().zip(report.next).map(of).collect()
+            });
+            output.prompt_reports.push(reported);
+            let rows = match sequence.logits {
+                LogitRows::None => &[][..],
+                LogitRows::Last => &hashes[hashes.len() - 1..],
+                LogitRows::All => hashes,
+            };
+            output.logits.push(rows.iter().flat_map(|&hash| logits(hash)).collect());
+        }
+        self.results.push_back(output);
     }
 }
 

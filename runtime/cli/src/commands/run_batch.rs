@@ -100,12 +100,12 @@ impl Args {
             names: &self.served_model_name,
             date: self.date.as_deref(),
         };
-        let limits = settings.engine_limits(&chosen.model.spec);
-        let at_a_time = usize::from(self.limits.max_num_seqs);
+        let limits = settings.engine_limits(chosen.model)?;
+        let at_a_time = limits.max_sequences;
         // No line is refused because others wait, however many choices each has.
         let policy = Policy::default().with_max_waiting(usize::MAX);
         let engine = self.device.load_with(&chosen, limits, policy)?;
-        let config = settings.config(chosen.model);
+        let config = settings.config(chosen.model, limits.pages);
         let handle = EngineHandle::start(engine)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -284,7 +284,7 @@ impl Args {
                 "--max-model-len {requested} is reduced to the context of {name}, {context}"
             );
         }
-        let limits = self.model_settings().engine_limits(spec);
+        let limits = self.model_settings().engine_limits(chosen.model)?;
         let policy = Policy::default()
             .with_max_waiting(self.limits.max_queue)
             .with_prompt_time(self.prompt_time());
@@ -293,7 +293,7 @@ impl Args {
         let backend = engine.describe();
         let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
-        let mut config = self.config(chosen.model, keys, startup, shared_store)?;
+        let mut config = self.config(chosen.model, limits.pages, keys, startup, shared_store)?;
         config.operator_key = operator_key;
         config.arrivals = recording.as_ref().map(arrivals_of);
         config.tool_servers = tool_servers;
@@ -391,6 +391,7 @@ impl Args {
     fn config(
         &self,
         model: &Model,
+        pages: usize,
         keys: Vec<String>,
         startup: Vec<(String, f64)>,
         shared_store: Option<SharedStore>,
@@ -399,7 +400,7 @@ impl Args {
         let seconds = |seconds: u64| Duration::from_secs(seconds);
         let files = self.storage.limits()?;
         let salt = StorageArgs::tenant_salt(shared_store.as_ref(), files.as_ref())?;
-        let mut config = self.model_settings().config(model);
+        let mut config = self.model_settings().config(model, pages);
         config.aliases.extend(self.model_alias.iter().cloned());
         config.ranks = self.device.ranks.ranks()?.count();
         Ok(Config {

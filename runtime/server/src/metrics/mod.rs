@@ -212,6 +212,11 @@ fn counters(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
             engine.forced_tokens,
         ),
         (
+            "ossmith:late_masks_total",
+            "Tokens that ran again, because a grammar took longer than their step.",
+            engine.late_masks,
+        ),
+        (
             "ossmith:host_sampled_tokens_total",
             "Tokens that were sampled on the host.",
             engine.host_sampled_tokens,

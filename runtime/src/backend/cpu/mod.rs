@@ -48,8 +48,8 @@ pub(super) use scalar::rms_norm;
 pub use values::Values;
 
 use crate::backend::{
-    Backend, DenseWeights, Input, LayerActivations, Limits, LogitRows, RowSampling, SlotState,
-    Step, StepOutput, validate,
+    Backend, DenseWeights, HeldStep, Input, LayerActivations, Limits, LogitRows, RowSampling,
+    Sequence, SlotState, Step, StepOutput, out_of_order, validate,
 };
 use crate::sampling::{self, TokenHistory, TokenLogprobs};
 use crate::{Checkpoint, Error, Result};
@@ -68,7 +68,17 @@ pub struct CpuBackend {
     ranks: usize,
     sampled: Vec<Option<u32>>,
     slots: Vec<SlotState>,
+    /// The step whose layers have run, if it is still to be sampled.
+    held: Option<Held>,
     done: VecDeque<StepOutput>,
+}
+
+/// A step whose layers have run, and whose rows are still to be sampled.
+#[derive(Debug)]
+struct Held {
+    step: HeldStep,
+    batch: Arc<Batch>,
+    activations: Vec<LayerActivations>,
 }
 
 /// Who runs the layers and the head.
@@ -201,6 +211,7 @@ impl CpuBackend {
             ranks,
             sampled: vec![None; limits.max_sequences],
             slots: vec![SlotState::default(); limits.max_sequences],
+            held: None,
             done: VecDeque::new(),
         }
     }
@@ -208,12 +219,53 @@ impl CpuBackend {
     fn step(&mut self, step: &Step<'_>) -> Result<StepOutput> {
         let model = self.executor.model();
         let batch = Arc::new(Batch::new(model, &self.limits, step.sequences, &self.sampled)?);
-        validate::masks(step, |slot, mask| !self.slots[slot].masks[mask].is_empty())?;
+        validate::masks(step.sequences, |slot, mask| self.has_mask(slot, mask))?;
         let activations = self.layers.forward(&batch, step.capture_activations)?;
+        self.finish(step.sequences, &batch, activations)
+    }
+
+    fn has_mask(&self, slot: usize, mask: usize) -> bool {
+        !self.slots[slot].masks[mask].is_empty()
+    }
+
+    fn layers_of(&mut self, step: &Step<'_>) -> Result<()> {
+        let model = self.executor.model();
+        let batch = Arc::new(Batch::new(model, &self.limits, step.sequences, &self.sampled)?);
+        let activations = self.layers.forward(&batch, step.capture_activations)?;
+        self.held = Some(Held { step: HeldStep::new(step), batch, activations });
+        Ok(())
+    }
+
+    fn sample_held(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<StepOutput> {
+        let Held { step, batch, activations } =
+            self.held.take().ok_or_else(|| out_of_order("sample"))?;
+        let sequences = step.sequences(rows)?;
+        let has_mask = |slot, mask| self.has_mask(slot, mask);
+        validate::rows(self.executor.model(), &sequences, has_mask)?;
+        self.finish(&sequences, &batch, activations)
+    }
+
+    /// Does work on the executor's threads, where it has any of its own.
+    fn install<T: Send>(&mut self, work: impl FnOnce(&mut CpuBackend) -> T + Send) -> T {
+        let executor = Arc::clone(&self.executor);
+        match &self.layers {
+            Layers::Whole(_) => executor.install(|| work(self)),
+            // The ranks run on their own threads, of which none may wait for the step.
+            Layers::Ranks(_) => work(self),
+        }
+    }
+
+    /// What a step whose layers have run yields.
+    fn finish(
+        &mut self,
+        sequences: &[Sequence<'_>],
+        batch: &Arc<Batch>,
+        activations: Vec<LayerActivations>,
+    ) -> Result<StepOutput> {
         let mut output = StepOutput { activations, ..StepOutput::default() };
-        self.finish(step, &batch, &mut output)?;
+        self.run_head(sequences, batch, &mut output)?;
         let mut sampled = output.sampled.iter();
-        for sequence in step.sequences {
+        for sequence in sequences {
             let rows = sampled.by_ref().take(sequence.sampled_rows());
             let last = rows.last().copied().flatten();
             // After a draft it is not known which of its tokens will be accepted.
@@ -224,23 +276,22 @@ impl CpuBackend {
     }
 
     /// Runs the head over the rows whose logits are needed, some at a time.
-    fn finish(
+    fn run_head(
         &mut self,
-        step: &Step<'_>,
+        sequences: &[Sequence<'_>],
         batch: &Arc<Batch>,
         output: &mut StepOutput,
     ) -> Result<()> {
-        let rows = head_rows(step);
-        let sequences = step.sequences.len();
-        output.prompt_reports = vec![Vec::new(); sequences];
-        output.logits = vec![Vec::new(); sequences];
+        let rows = head_rows(sequences);
+        output.prompt_reports = vec![Vec::new(); sequences.len()];
+        output.logits = vec![Vec::new(); sequences.len()];
         let vocab = self.executor.model().spec.vocab;
         for rows in rows.chunks(HEAD_ROWS) {
             let indices: Vec<usize> = rows.iter().map(|row| row.row).collect();
             let logits = self.layers.head(batch, &indices)?;
             let slots = &self.slots;
             let result = |(row, logits): (&HeadRow<'_>, &[f32])| {
-                let slot = &slots[step.sequences[row.sequence].seq_slot];
+                let slot = &slots[sequences[row.sequence].seq_slot];
                 row.result(slot, logits, batch.rows[row.row].position + 1)
             };
             let in_order = || rows.par_iter().zip(logits.par_chunks_exact(vocab)).map(result);
@@ -257,7 +308,7 @@ impl CpuBackend {
                 output.sampled.push(token);
                 output.reports.push(report.flatten());
                 if let Some(token) = token {
-                    let slot = step.sequences[row.sequence].seq_slot;
+                    let slot = sequences[row.sequence].seq_slot;
                     self.slots[slot].count(sampling, token);
                 }
             }
@@ -303,9 +354,9 @@ impl HeadRow<'_> {
     }
 }
 
-fn head_rows<'a>(step: &'a Step<'a>) -> Vec<HeadRow<'a>> {
+fn head_rows<'a>(sequences: &'a [Sequence<'a>]) -> Vec<HeadRow<'a>> {
     let (mut rows, mut first) = (Vec::new(), 0);
-    for (index, sequence) in step.sequences.iter().enumerate() {
+    for (index, sequence) in sequences.iter().enumerate() {
         let last = first + sequence.input.len() - 1;
         for row in first..=last {
             let samples = row + sequence.sampled_rows() > last;
@@ -370,12 +421,23 @@ impl Backend for CpuBackend {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        let executor = Arc::clone(&self.executor);
-        let output = match &self.layers {
-            Layers::Whole(_) => executor.install(|| self.step(step))?,
-            // The ranks run on their own threads, of which none may wait for the step.
-            Layers::Ranks(_) => self.step(step)?,
-        };
+        if self.held.is_some() {
+            return Err(out_of_order("submit"));
+        }
+        let output = self.install(|backend| backend.step(step))?;
+        self.done.push_back(output);
+        Ok(())
+    }
+
+    fn submit_layers(&mut self, step: &Step<'_>) -> Result<()> {
+        if self.held.is_some() {
+            return Err(out_of_order("submit_layers"));
+        }
+        self.install(|backend| backend.layers_of(step))
+    }
+
+    fn sample(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<()> {
+        let output = self.install(|backend| backend.sample_held(rows))?;
         self.done.push_back(output);
         Ok(())
     }

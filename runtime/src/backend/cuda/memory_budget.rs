@@ -90,7 +90,8 @@ pub(super) fn sizes(
         workspace_bytes: between + tables + words + of_sliding - windows,
         sampling_bytes: sum(sampling_state::sizes(model, limits, clusters)?),
         graph_bytes: KERNEL_BYTES
-            + workspace::logit_rows(limits) as u64 * layers * GRAPH_BYTES_PER_LAYER,
+            // A graph that samples, and one that is sampled later.
+            + 2 * workspace::logit_rows(limits) as u64 * layers * GRAPH_BYTES_PER_LAYER,
         available_bytes: None,
         pages: limits.pages as u64,
         bytes_per_page: 2 * page * full

@@ -14,9 +14,11 @@ pub mod check;
 mod clock;
 mod cubins;
 mod device;
+mod eager;
 mod exchange;
 mod forward;
 mod kernels;
+mod launch;
 mod limits;
 mod memory;
 mod memory_budget;
@@ -55,8 +57,8 @@ pub use sources::{Sources, emit, plan_hash};
 pub use stamps::{TracedBlock, TracedLaunch};
 
 use crate::backend::{
-    Backend, Input, LayerActivations, Limits, Progress, Step, StepForm, StepOutput, StepTime,
-    validate,
+    Backend, HeldStep, LayerActivations, Limits, Progress, RowSampling, Step, StepForm, StepOutput,
+    StepTime, out_of_order, validate,
 };
 use crate::checkpoint::Checkpoint;
 use crate::sampling::{TokenHistory, TokenLogprobs};
@@ -64,9 +66,8 @@ use crate::{Error, Result};
 use cache::DeviceCache;
 use clock::{Clock, Marks};
 use exchange::Exchange;
-use forward::{Pass, StepInputs, StepRun};
+use forward::{Pass, StepInputs};
 use memory::{Buffer, Pinned, device_error};
-use nvtx::Range;
 use sampling_state::{REPORT_WORDS, SamplingState, StagedHistories, read_report};
 use staging::{Arrays, Staging};
 use weights::DeviceWeights;
@@ -85,13 +86,15 @@ pub struct CudaBackend {
     /// Bytes of each buffer between kernels.
     workspace_sizes: Vec<usize>,
     pass: Pass,
-    /// By number of tokens, [`Workspace::logit_rows`] at most.
-    graphs: HashMap<usize, DecodeGraph>,
+    /// By number of tokens, [`Workspace::logit_rows`] at most, and whether the graph samples too.
+    graphs: HashMap<(usize, bool), DecodeGraph>,
     /// How the step was launched that was submitted last.
     form: StepForm,
     /// Whether steps are replayed as graphs where they can be.
     use_graphs: bool,
     free: Vec<Staged>,
+    /// The step whose layers were launched, if it is still to be sampled.
+    held: Option<(HeldStep, Launched)>,
     in_flight: VecDeque<InFlight>,
     /// Steps submitted and steps collected so far.
     submitted: u64,
@@ -124,8 +127,13 @@ struct Staged {
     marks: Marks,
 }
 
-/// The end of a step, the rows of its sequences, and its captured activations.
-type Launched = (CudaEvent, Vec<Vec<f32>>, Vec<LayerActivations>);
+/// A step whose layers were launched.
+#[derive(Debug)]
+struct Launched {
+    staged: Staged,
+    logits: Vec<Vec<f32>>,
+    activations: Vec<LayerActivations>,
+}
 
 /// A step that was submitted.
 #[derive(Debug)]
@@ -186,6 +194,7 @@ impl CudaBackend {
             form: StepForm::default(),
             use_graphs: use_graphs()?,
             free: Vec::new(),
+            held: None,
             in_flight: VecDeque::new(),
             submitted: 0,
             collected: 0,
@@ -258,149 +267,35 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Sends a staged step's words, launches it and starts the copy of the sampled tokens; gives its end, and the rows and activations
-    /// that were waited for.
-    fn launch(&mut self, step: &Step<'_>, staged: &mut Staged) -> Result<Launched> {
-        let regime = self.pass.model.schedule(staged.staging.tokens).regime;
-        let _range = Range::new(|| format!("{} step", regime.name()));
-        self.send(&staged.staging)?;
-        self.prepare_sampling(&mut staged.histories)?;
-        staged.marks.begin(&self.pass.stream)?;
-
-        let staging = &staged.staging;
-        let samples_all = samples_all(staging, step);
-        self.form = StepForm { regime: Some(regime.name()), graph: samples_all && self.use_graphs };
-        let (rows, activations) = if samples_all {
-            if self.use_graphs {
-                self.replay(staging.tokens)?;
-            } else {
-                self.decode_step(staging.tokens)?;
-            }
-            (Vec::new(), Vec::new())
-        } else {
-            self.eager_step(staging, step.capture_activations)?
-        };
-        let mut logits = vec![Vec::new(); step.sequences.len()];
-        for (row, values) in staging.wanted.iter().zip(rows) {
-            logits[row.sequence].extend(values);
-        }
-        staged.marks.end(&self.pass.stream)?;
-        staged.sampled_tokens.copy_from(
-            &self.pass.stream,
-            self.pass.workspace.sampled.ptr(),
-            0..staging.sampled.len(),
-        )?;
-        if staging.reported.iter().any(Option::is_some) {
-            let rows = staging.sampled.len();
-            let source = self.pass.sampling.reports(0);
-            staged.reports.copy_from(&self.pass.stream, source, 0..rows * REPORT_WORDS)?;
-        }
-        if !staging.given.is_empty() {
-            let first = self.pass.given_reports();
-            let source = self.pass.sampling.reports(first);
-            let range = first * REPORT_WORDS..(first + staging.given.len()) * REPORT_WORDS;
-            staged.reports.copy_from(&self.pass.stream, source, range)?;
-        }
-        let done =
-            self.pass.stream.record_event(None).map_err(device_error("mark the end of a step"))?;
-        Ok((done, logits, activations))
-    }
-
     /// Makes the stream wait for masks, and writes histories.
     fn prepare_sampling(&mut self, staged: &mut StagedHistories) -> Result<()> {
         let Pass { sampling, stream, kernels, model, .. } = &mut self.pass;
         sampling.prepare(&self.context, stream, kernels, model, staged)
     }
 
-    /// Captures the graph of a step of `tokens` tokens that samples after each of them, the first time.
-    fn capture(&mut self, tokens: usize) -> Result<()> {
-        if !self.graphs.contains_key(&tokens) {
-            let graph = self.graph_of(|| self.decode_step(tokens))?;
-            self.graphs.insert(tokens, DecodeGraph(graph));
+    /// Captures the graph of a step of `tokens` tokens that samples after each of them, now (`samples`) or later, the first
+    /// time.
+    fn capture(&mut self, tokens: usize, samples: bool) -> Result<()> {
+        let key = (tokens, samples);
+        if !self.graphs.contains_key(&key) {
+            let graph = self.graph_of(|| self.decode_step(tokens, samples))?;
+            self.graphs.insert(key, DecodeGraph(graph));
         }
         Ok(())
     }
 
-    /// Replays the graph of a step of `tokens` tokens that samples after each of them.
-    fn replay(&mut self, tokens: usize) -> Result<()> {
-        self.capture(tokens)?;
-        self.graphs[&tokens].0.launch().map_err(device_error("replay a decode step"))
+    /// Replays the graph of such a step.
+    fn replay(&mut self, tokens: usize, samples: bool) -> Result<()> {
+        self.capture(tokens, samples)?;
+        self.graphs[&(tokens, samples)].0.launch().map_err(device_error("replay a decode step"))
     }
 
-    /// The launches of a step of `tokens` tokens that samples after each of them.
-    fn decode_step(&self, tokens: usize) -> Result<()> {
+    /// The launches of a step of `tokens` tokens that samples after each of them, now (`samples`) or later.
+    fn decode_step(&self, tokens: usize, samples: bool) -> Result<()> {
         let step = self.pass.step(&self.inputs, tokens);
         self.pass.body(&step)?;
         self.pass.head(&step, 0..tokens)?;
-        self.pass.sample(&step, tokens)
-    }
-
-    /// Any other step: launches one by one, and rows back to the host where they are wanted.
-    fn eager_step(
-        &self,
-        staging: &Staging,
-        capture: bool,
-    ) -> Result<(Vec<Vec<f32>>, Vec<LayerActivations>)> {
-        let step = self.pass.step(&staging.inputs(&self.inputs), staging.tokens);
-        let captured = if capture {
-            self.captured_body(&step)?
-        } else {
-            self.pass.body(&step)?;
-            Vec::new()
-        };
-        let vocab = self.pass.model.spec.vocab;
-        let mut rows: Vec<Vec<f32>> = vec![Vec::new(); staging.wanted.len()];
-        let block = self.pass.workspace.logit_rows;
-        for first in (0..staging.head_rows).step_by(block) {
-            let range = first..staging.head_rows.min(first + block);
-            if first > 0 {
-                self.pass.logits_are_joined(&step)?;
-            }
-            self.pass.head(&step, range.clone())?;
-            if first == 0 && !staging.sampled.is_empty() {
-                self.pass.sample(&step, staging.sampled.len())?;
-            }
-            let first_given = staging.head_rows - staging.given.len();
-            let given = range.start.max(first_given)..range.end;
-            if !given.is_empty() {
-                self.pass.report(
-                    &step,
-                    given.start - first,
-                    given.start - first_given,
-                    given.len(),
-                )?;
-            }
-            let wanted = staging.wanted.iter().zip(&mut rows);
-            let here: Vec<_> = wanted.filter(|(row, _)| range.contains(&row.head_row)).collect();
-            if !here.is_empty() {
-                self.synchronize()?;
-            }
-            for (row, logits) in here {
-                logits.resize(vocab, 0.0);
-                let offset = (row.head_row - first) * vocab * size_of::<f32>();
-                self.pass.workspace.logits.read(offset, logits)?;
-            }
-        }
-        Ok((rows, captured))
-    }
-
-    fn captured_body(&self, step: &StepRun) -> Result<Vec<LayerActivations>> {
-        let (spec, workspace, tokens) = (&self.pass.model.spec, &self.pass.workspace, step.tokens);
-        self.pass.start(step)?;
-        let capture = |layer: usize| {
-            self.pass.layer(step, layer)?;
-            self.synchronize()?;
-            let mut residual = vec![0.0; tokens * spec.hidden];
-            workspace.residual.read(0, &mut residual)?;
-            let mut router_logits = vec![0.0; tokens * spec.layers[layer].experts];
-            workspace.router_logits.read(0, &mut router_logits)?;
-            let router_indices = router_logits
-                .chunks(spec.layers[layer].experts)
-                .flat_map(|row| largest(row, spec.layers[layer].top_k))
-                .collect();
-            Ok(LayerActivations { residual, router_indices, router_logits })
-        };
-        (0..spec.layers.len()).map(capture).collect()
+        if samples { self.pass.sample(&step, tokens) } else { Ok(()) }
     }
 
     /// Captures launches as a graph.
@@ -439,14 +334,6 @@ fn use_graphs() -> Result<bool> {
             format!("it is `{other}`: set it to on or off, or leave it unset"),
         )),
     }
-}
-
-/// The `count` largest values' indices, largest first, lowest index first among equals.
-fn largest(values: &[f32], count: usize) -> Vec<u32> {
-    let mut indices: Vec<u32> = (0..values.len() as u32).collect();
-    indices.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]).then(a.cmp(&b)));
-    indices.truncate(count);
-    indices
 }
 
 impl Backend for CudaBackend {
@@ -491,12 +378,33 @@ impl Backend for CudaBackend {
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {
         validate::mask(self.pass.model, &self.limits, seq_slot, mask, words)?;
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
-        self.pass.sampling.set_mask(seq_slot, mask, words, self.submitted, self.collected)
+        // The step that waits for the copy: the next one, or that which is still to be sampled.
+        let read_by = self.submitted + u64::from(self.held.is_none());
+        self.pass.sampling.set_mask(seq_slot, mask, words, read_by, self.collected)
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        let staged = self.stage(step)?;
+        let staged = self.stage(step, true)?;
         self.start(step, staged)
+    }
+
+    fn submit_layers(&mut self, step: &Step<'_>) -> Result<()> {
+        let staged = self.stage(step, false)?;
+        self.start_layers(step, staged)
+    }
+
+    fn sample(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<()> {
+        let (step, mut launched) = self.held.take().ok_or_else(|| out_of_order("sample"))?;
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        let sampled = step.sequences(rows).and_then(|sequences| {
+            self.sample_rows(&mut launched, &sequences)?;
+            Ok(sequences)
+        });
+        if sampled.is_err() {
+            // The layers still read the memory that goes now.
+            let _ = self.synchronize();
+        }
+        self.end(launched, &sampled?)
     }
 
     fn collect(&mut self) -> Result<StepOutput> {
@@ -511,58 +419,6 @@ impl Backend for CudaBackend {
     }
 }
 
-/// Whether a token is sampled after each of a step's tokens and nothing else is wanted of it, so that a graph can be
-/// replayed for it.
-fn samples_all(staging: &Staging, step: &Step<'_>) -> bool {
-    staging.sampled.len() == staging.tokens
-        && staging.head_rows == staging.tokens
-        && staging.wanted.is_empty()
-        && !step.capture_activations
-}
-
-impl CudaBackend {
-    /// Checks a step and gets everything ready that waits for the device or takes memory of it: ranks do so before any of
-    /// them starts, because kernels that wait for each other must not be kept from it by the driver.
-    fn stage(&mut self, step: &Step<'_>) -> Result<Staged> {
-        validate::step(self.pass.model, &self.limits, step, |slot| self.has_sampled[slot])?;
-        validate::sampled_rows(step, self.max_sampled_rows())?;
-        validate::masks(step, |slot, mask| self.pass.sampling.has_mask(slot, mask))?;
-        self.context.bind_to_thread().map_err(device_error("select the device"))?;
-        let mut staged = self.staged()?;
-        let tables = &mut self.pass.cache.tables;
-        tables.place(step)?;
-        staged.staging.fill(step, tables);
-        if self.use_graphs && samples_all(&staged.staging, step) {
-            self.capture(staged.staging.tokens)?;
-        }
-        Ok(staged)
-    }
-
-    /// Starts a staged step.
-    fn start(&mut self, step: &Step<'_>, mut staged: Staged) -> Result<()> {
-        self.context.bind_to_thread().map_err(device_error("select the device"))?;
-        let launched = self.launch(step, &mut staged);
-        if launched.is_err() {
-            // What was sent already is read from, and written to, memory that goes now.
-            let _ = self.synchronize();
-        }
-        let (done, logits, activations) = launched?;
-        self.submitted += 1;
-        for sequence in step.sequences {
-            if let Some(mask) = sequence.sample.and_then(|row| row.mask) {
-                self.pass.sampling.name_mask(sequence.seq_slot, mask, self.submitted);
-            }
-        }
-        for &index in &staged.staging.sampled {
-            // After a draft it is not known which of its tokens will be accepted.
-            let sequence = &step.sequences[index];
-            self.has_sampled[sequence.seq_slot] = !matches!(sequence.input, Input::Draft(_));
-        }
-        self.in_flight.push_back(InFlight { staged, done, logits, activations });
-        Ok(())
-    }
-}
-
 impl InFlight {
     /// What a step that is done has yielded, and its memory. The reports of rows that are only reported begin at
     /// `given`.
@@ -573,14 +429,15 @@ impl InFlight {
             read_report(&staged.reports.words()[row * REPORT_WORDS..][..REPORT_WORDS], top)
         };
         let rows = staging.sampled.len();
-        let tokens = staged.sampled_tokens.words()[..rows].iter();
-        let sampled: Vec<Option<u32>> =
-            tokens.map(|&token| (token != NOTHING_SAMPLED).then_some(token)).collect();
-        let report = |(row, token): (usize, &Option<u32>)| {
-            let top = staging.reported[row].filter(|_| token.is_some())?;
-            Some(report_at(row, top))
-        };
-        let reports = sampled.iter().enumerate().map(report).collect();
+        let (mut sampled, mut reports) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        for row in (0..rows).filter(|&row| !staging.left_out[row]) {
+            let token = staged.sampled_tokens.words()[row];
+            let token = (token != NOTHING_SAMPLED).then_some(token);
+            reports.push(
+                staging.reported[row].filter(|_| token.is_some()).map(|top| report_at(row, top)),
+            );
+            sampled.push(token);
+        }
         let mut prompt_reports = vec![Vec::new(); logits.len()];
         for (row, &(index, top)) in staging.given.iter().enumerate() {
             prompt_reports[index].push(report_at(given + row, top));

@@ -11,7 +11,9 @@ use cudarc::driver::CudaContext;
 use ossmith_plan::Model;
 
 use super::{CudaBackend, DeviceInfo, Kernels, Staged, check_peers, device, peers};
-use crate::backend::{Backend, Limits, Progress, Step, StepForm, StepOutput, StepTime};
+use crate::backend::{
+    Backend, Limits, Progress, RowSampling, Step, StepForm, StepOutput, StepTime,
+};
 use crate::checkpoint::Checkpoint;
 use crate::sampling::TokenHistory;
 use crate::{Error, Result};
@@ -100,6 +102,22 @@ impl RankedCudaBackend {
             work(rank, &mut ranks[rank].lock().unwrap_or_else(PoisonError::into_inner))
         });
         self.all(results)
+    }
+
+    /// Starts on every rank at once what was staged for it.
+    fn start_all(
+        &mut self,
+        staged: Vec<Staged>,
+        start: impl Fn(&mut CudaBackend, Staged) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let staged: Vec<Mutex<Option<Staged>>> =
+            staged.into_iter().map(|one| Mutex::new(Some(one))).collect();
+        self.together(|rank, backend| {
+            let staged = staged[rank].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let missing = || Error::Internal("a staged step was started twice".into());
+            start(backend, staged.ok_or_else(missing)?)
+        })
+        .map(drop)
     }
 
     fn check(&self) -> Result<()> {
@@ -291,15 +309,18 @@ impl Backend for RankedCudaBackend {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        let staged = self.each(|rank| rank.stage(step))?;
-        let staged: Vec<Mutex<Option<Staged>>> =
-            staged.into_iter().map(|one| Mutex::new(Some(one))).collect();
-        self.together(|rank, backend| {
-            let staged = staged[rank].lock().unwrap_or_else(PoisonError::into_inner).take();
-            let missing = || Error::Internal("a staged step was started twice".into());
-            backend.start(step, staged.ok_or_else(missing)?)
-        })
-        .map(drop)
+        let staged = self.each(|rank| rank.stage(step, true))?;
+        self.start_all(staged, |rank, staged| rank.start(step, staged))
+    }
+
+    fn submit_layers(&mut self, step: &Step<'_>) -> Result<()> {
+        let staged = self.each(|rank| rank.stage(step, false))?;
+        self.start_all(staged, |rank, staged| rank.start_layers(step, staged))
+    }
+
+    fn sample(&mut self, rows: &[Option<RowSampling<'_>>]) -> Result<()> {
+        // Each samples from logits that it has.
+        self.each(|rank| rank.sample(rows)).map(drop)
     }
 
     fn collect(&mut self) -> Result<StepOutput> {

@@ -98,8 +98,8 @@ pub(super) struct SamplingState {
     /// Every mask as it was last given, in the order of the device's.
     mask_source: Pinned,
     copies: Arc<CudaStream>,
-    /// By mask, the number of the step that was submitted last when it was given; `None` before.
-    given_after: Vec<Option<u64>>,
+    /// By mask, the number of the first step whose sampling waits for its last copy; `None` before.
+    read_by: Vec<Option<u64>>,
     /// By mask, the number of the last step that names it.
     named_by: Vec<u64>,
     /// Whether a mask was given since the last step.
@@ -123,7 +123,7 @@ impl SamplingState {
             vocab,
             mask_source: Pinned::zeroed(context, masks * mask_words(vocab))?,
             copies: context.new_stream().map_err(device_error("make a stream"))?,
-            given_after: vec![None; masks],
+            read_by: vec![None; masks],
             named_by: vec![0; masks],
             copying: false,
             histories: Vec::new(),
@@ -132,17 +132,17 @@ impl SamplingState {
 
     /// Whether a mask of a sequence slot was ever given.
     pub(super) fn has_mask(&self, seq_slot: usize, mask: usize) -> bool {
-        self.given_after[mask_index(seq_slot, mask)].is_some()
+        self.read_by[mask_index(seq_slot, mask)].is_some()
     }
 
-    /// Begins to copy a mask. `submitted` and `collected` are the numbers of the last step that was submitted and of
-    /// the last that was collected.
+    /// Begins to copy a mask. `read_by` and `collected` are the numbers of the next step that will be sampled and of the
+    /// last that was collected.
     pub(super) fn set_mask(
         &mut self,
         seq_slot: usize,
         mask: usize,
         words: &[u32],
-        submitted: u64,
+        read_by: u64,
         collected: u64,
     ) -> Result<()> {
         let index = mask_index(seq_slot, mask);
@@ -151,15 +151,15 @@ impl SamplingState {
                 "mask {mask} of sequence slot {seq_slot} was given again while a step reads it"
             )));
         }
-        // A step that came after the last copy and was collected has waited for it.
-        if self.given_after[index].is_some_and(|step| step >= collected) {
+        // A step that was collected has waited for the copies that were begun before its sampling.
+        if self.read_by[index].is_some_and(|step| step > collected) {
             self.copies.synchronize().map_err(device_error("copy a mask"))?;
         }
         let first = index * words.len();
         self.mask_source.words_mut()[first..][..words.len()].copy_from_slice(words);
         let target = self.buffers.masks.at(first * size_of::<u32>());
         self.mask_source.copy_to(&self.copies, first..first + words.len(), target)?;
-        (self.given_after[index], self.copying) = (Some(submitted), true);
+        (self.read_by[index], self.copying) = (Some(read_by), true);
         Ok(())
     }
 
@@ -180,6 +180,16 @@ impl SamplingState {
         self.histories.push((seq_slot, words));
     }
 
+    /// Makes the stream wait for the copies of masks that were begun.
+    pub(super) fn join_copies(&mut self, stream: &CudaStream) -> Result<()> {
+        if std::mem::take(&mut self.copying) {
+            let copied = self.copies.record_event(None);
+            let copied = copied.map_err(device_error("mark the end of a copy"))?;
+            stream.wait(&copied).map_err(device_error("wait for masks"))?;
+        }
+        Ok(())
+    }
+
     /// Makes the stream wait for masks and write histories, before a step. The histories' words are moved to `staged`,
     /// which must live until the step is done.
     pub(super) fn prepare(
@@ -190,11 +200,7 @@ impl SamplingState {
         model: &Model,
         staged: &mut StagedHistories,
     ) -> Result<()> {
-        if std::mem::take(&mut self.copying) {
-            let copied = self.copies.record_event(None);
-            let copied = copied.map_err(device_error("mark the end of a copy"))?;
-            stream.wait(&copied).map_err(device_error("wait for masks"))?;
-        }
+        self.join_copies(stream)?;
         let ranges = staged.fill(context, &self.histories)?;
         let entries = self.buffers.history_entries.ptr();
         for ((seq_slot, words), range) in self.histories.drain(..).zip(ranges) {

@@ -18,7 +18,7 @@ use crate::backend::sliding_pages::pages_per_sequence;
 use crate::backend::{
     Input, Limits, LogitRows, MAX_EDITS, PAGE_TOKENS, RowSampling, Sequence, Step,
 };
-use crate::sampling::Penalties;
+use crate::sampling::{Penalties, SamplerConfig};
 
 /// Stands for the last token that was sampled for the slot.
 const SAMPLED: u32 = ossmith_plan::facts::LAST_SAMPLED as u32;
@@ -132,6 +132,8 @@ pub(super) struct Staging<W = Pinned> {
     pub sampled: Vec<usize>,
     /// For each sampled row, how many tokens its report lists, if it has one.
     pub reported: Vec<Option<u32>>,
+    /// For each sampled row, whether it is left out: what is sampled from it means nothing.
+    pub left_out: Vec<bool>,
     /// For each row that is only reported, the sequence's index in the step and how many tokens are listed. These are
     /// the last rows of the head.
     pub given: Vec<(usize, u32)>,
@@ -154,6 +156,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
             head_rows: 0,
             sampled: Vec::new(),
             reported: Vec::new(),
+            left_out: Vec::new(),
             given: Vec::new(),
             edits: 0,
             wanted: Vec::new(),
@@ -165,6 +168,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
         self.page_updates.clear();
         self.sampled.clear();
         self.reported.clear();
+        self.left_out.clear();
         self.given.clear();
         self.wanted.clear();
         (self.tokens, self.edits) = (0, 0);
@@ -231,15 +235,9 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
     fn put_head_rows(&mut self, step: &Step<'_>, last_rows: &[u32]) {
         let mut rows = Vec::new();
         for (index, sequence) in step.sequences.iter().enumerate() {
-            let Some(row) = &sequence.sample else { continue };
-            let position = sequence.start + sequence.input.len();
-            let edits = self.put_edits(row);
-            for back in (0..sequence.sampled_rows()).rev() {
-                self.put_sampling(row, edits, position - back, sequence.seq_slot);
-                rows.push(last_rows[index] - back as u32);
-                self.sampled.push(index);
-                self.reported.push(row.report);
-            }
+            let count = sequence.sampled_rows();
+            self.put_rows(index, sequence, count);
+            rows.extend((0..count as u32).rev().map(|back| last_rows[index] - back));
         }
         for (index, sequence) in step.sequences.iter().enumerate() {
             let last = last_rows[index];
@@ -271,6 +269,44 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
         self.head_rows = rows.len();
         let start = self.arrays.rows();
         self.words.as_mut()[start..start + rows.len()].copy_from_slice(&rows);
+    }
+
+    /// Replaces what the sampled rows are sampled by: `sequences` are the step's, and those without a `sample` are left out.
+    pub(super) fn put_sampled_rows(&mut self, sequences: &[Sequence<'_>]) {
+        let sampled = std::mem::take(&mut self.sampled);
+        self.reported.clear();
+        self.left_out.clear();
+        self.edits = 0;
+        for rows in sampled.chunk_by(|one, other| one == other) {
+            self.put_rows(rows[0], &sequences[rows[0]], rows.len());
+        }
+    }
+
+    /// The settings of the next `count` sampled rows, which are the last ones of a sequence.
+    fn put_rows(&mut self, index: usize, sequence: &Sequence<'_>, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let row = sequence.sample.unwrap_or(RowSampling::from(SamplerConfig::GREEDY));
+        let end = sequence.start + sequence.input.len();
+        let edits = self.put_edits(&row);
+        for back in (0..count).rev() {
+            self.put_sampling(&row, edits, end - back, sequence.seq_slot);
+            self.sampled.push(index);
+            self.reported.push(row.report);
+            self.left_out.push(sequence.sample.is_none());
+        }
+    }
+
+    /// The words by which rows are sampled.
+    pub(super) fn sampling_ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let (arrays, rows) = (self.arrays, self.sampled.len());
+        let ranges = [
+            arrays.sampling()..arrays.sampling() + rows * SAMPLE_ROW_WORDS,
+            arrays.changes()..arrays.changes() + rows * CHANGES_WORDS,
+            arrays.edits()..arrays.edits() + self.edits * EDIT_WORDS,
+        ];
+        ranges.into_iter().filter(|range| !range.is_empty())
     }
 
     /// Adds a row's edits; returns the number of the first.

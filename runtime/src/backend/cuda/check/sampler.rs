@@ -140,7 +140,7 @@ impl Bench {
                 sampling.set_history(slot, &case.history);
             }
             if let Some(words) = &case.mask {
-                sampling.set_mask(slot, 0, words, 0, 0)?;
+                sampling.set_mask(slot, 0, words, 1, 0)?;
             }
         }
         buffers.rows.write(0, rows.as_flattened())?;

@@ -183,6 +183,42 @@ fn changes_of_logits_of_a_mixed_step() {
 }
 
 #[test]
+fn rows_that_are_sampled_later_have_the_settings_of_then() {
+    let (mut staged, prompt) = (Staged::new(), prompt());
+    let mut step = mixed_step(&prompt);
+    let inputs = staged.stage(&step);
+    // The first row gets a mask, the draft's are left out, and the last one stays as it was.
+    let masked = RowSampling { mask: Some(1), ..step[0].sample.unwrap() };
+    (step[0].sample, step[1].sample) = (Some(masked), None);
+    staged.staging.put_sampled_rows(&step);
+    assert_eq!(staged.staging.sampled, [0, 1, 1, 1, 3]);
+    assert_eq!(staged.staging.left_out, [false, true, true, true, false]);
+    assert_eq!(staged.staging.reported, [None; 5]);
+    let later = |staged: &Staged| {
+        let ranges = staged.staging.sampling_ranges();
+        let sent: Vec<u32> =
+            ranges.flat_map(|range| staged.staging.words[range].to_vec()).collect();
+        (sent, staged.staging.edits)
+    };
+    // As if the step had been staged so, with rows that change nothing where some are left out.
+    let mut alone = Staged::new();
+    step[1].sample = Some(SamplerConfig::GREEDY.into());
+    alone.stage(&step);
+    let of_changes = |staged: &Staged, row: usize| {
+        let at = inputs.changes + (row * CHANGES_WORDS * size_of::<u32>()) as Ptr;
+        staged.at(at, CHANGES_WORDS).to_vec()
+    };
+    let rows = 5 * SAMPLE_ROW_WORDS;
+    assert_eq!(later(&staged).0[..rows], later(&alone).0[..rows]);
+    assert_eq!(staged.staging.edits, 2);
+    for row in [0, 4] {
+        assert_eq!(of_changes(&staged, row), of_changes(&alone, row));
+    }
+    let expected = [6, f32::to_bits(-1.0), 7, f32::to_bits(0.25)];
+    assert_eq!(staged.at(inputs.edits, 2 * EDIT_WORDS), expected);
+}
+
+#[test]
 fn only_prompts_are_taken_in_tiles() {
     let (mut staged, prompt) = (Staged::new(), prompt());
     let inputs = staged.stage(&mixed_step(&prompt));

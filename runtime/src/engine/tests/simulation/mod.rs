@@ -47,6 +47,7 @@ pub(super) struct Tally {
     pub(super) drafted: u64,
     pub(super) accepted: u64,
     pub(super) forced: u64,
+    pub(super) late_masks: u64,
     pub(super) restarts: u64,
     pub(super) newcomers: u64,
     /// Folds everything that was delivered.
@@ -70,6 +71,7 @@ impl Tally {
             (&mut self.drafted, other.drafted),
             (&mut self.accepted, other.accepted),
             (&mut self.forced, other.forced),
+            (&mut self.late_masks, other.late_masks),
             (&mut self.restarts, other.restarts),
             (&mut self.newcomers, other.newcomers),
         ] {
@@ -136,6 +138,7 @@ fn thousands_of_seeds_break_no_invariant() {
         ("drafted", tally.drafted),
         ("accepted", tally.accepted),
         ("forced", tally.forced),
+        ("late masks", tally.late_masks),
         ("restarts", tally.restarts),
         ("newcomers", tally.newcomers),
     ] {

@@ -26,6 +26,8 @@ pub(super) struct Setup {
     pub(super) moves: usize,
     /// How often each kind of move is made, of 100; the rest are steps.
     pub(super) odds: Odds,
+    /// Where masks may be late: the seed of when each comes.
+    pub(super) late_masks: Option<u64>,
 }
 
 /// How often a move is made, of 100.
@@ -71,6 +73,7 @@ impl Setup {
                 pause: often(random, 10),
                 shutdown: if random.once_in(6) { 1 } else { 0 },
             },
+            late_masks: random.once_in(2).then(|| random.below(usize::MAX) as u64),
         }
     }
 

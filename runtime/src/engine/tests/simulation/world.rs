@@ -271,6 +271,7 @@ impl World {
         self.tally.drafted += metrics.draft_tokens;
         self.tally.accepted += metrics.accepted_tokens;
         self.tally.forced += metrics.forced_tokens;
+        self.tally.late_masks += metrics.late_masks;
     }
 
     /// Every reader reads as fast as it does.
@@ -378,6 +379,9 @@ fn start(setup: &Setup, clock: &Clock, fault: Option<(Fault, usize)>) -> (Engine
     let mut engine = with_policy(backend, setup.pipeline_depth, setup.policy);
     engine.clock = clock.clone();
     engine.scheduler.clock = clock.clone();
-    engine.masks = MaskThreads::none();
+    engine.masks = match setup.late_masks {
+        None => MaskThreads::none(),
+        Some(seed) => MaskThreads::late(seed),
+    };
     parts(engine)
 }
