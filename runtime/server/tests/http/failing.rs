@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ossmith::unstable::{Backend, Step, StepOutput, TokenHistory};
+use ossmith::unstable::{Backend, RowSampling, Step, StepOutput, TokenHistory};
 use ossmith::{Engine, EngineHandle, Error, Limits, Policy, Result};
 use ossmith_server::{EngineBackend, router};
 use serde_json::{Value, json};
@@ -65,6 +65,15 @@ impl Backend for Failing {
         let failure = || Err(Error::Internal("the device has fallen off the bus".to_owned()));
         self.done.push(if self.shared < 2 { Ok(output) } else { failure() });
         Ok(())
+    }
+
+    // Only steps with masks are sampled apart from their layers, and no request has one.
+    fn submit_layers(&mut self, _: &Step<'_>) -> Result<()> {
+        Err(Error::Internal("a step without masks was divided".to_owned()))
+    }
+
+    fn sample(&mut self, _: &[Option<RowSampling<'_>>]) -> Result<()> {
+        Err(Error::Internal("a step without masks was divided".to_owned()))
     }
 
     fn collect(&mut self) -> Result<StepOutput> {
