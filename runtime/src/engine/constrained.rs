@@ -122,6 +122,8 @@ impl Scheduler {
                 continue;
             };
             let Some(constraint) = sample.mask.as_mut().filter(|_| entry.awaits_mask) else {
+                // The backend was given it before the layers.
+                entry.mask = entry.mask.map(|(mask, _)| (mask, false));
                 continue;
             };
             (entry.awaits_mask, sample.may_rerun) = (false, false);
