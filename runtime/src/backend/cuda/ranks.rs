@@ -5,6 +5,7 @@
 //! sampled tokens that differ are a failure. Whatever may wait for a device or take its memory is done on all ranks before
 //! any starts a step: a kernel that waits for another rank must not keep the driver from starting that one's.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::CudaContext;
@@ -15,6 +16,7 @@ use crate::backend::{
     Backend, Limits, Progress, RowSampling, Step, StepForm, StepOutput, StepTime,
 };
 use crate::checkpoint::Checkpoint;
+use crate::error::panic_message;
 use crate::sampling::TokenHistory;
 use crate::{Error, Result};
 
@@ -99,7 +101,11 @@ impl RankedCudaBackend {
         let ranks = &self.ranks;
         let results = self.threads.broadcast(|thread| {
             let rank = thread.index();
-            work(rank, &mut ranks[rank].lock().unwrap_or_else(PoisonError::into_inner))
+            let of_rank =
+                || work(rank, &mut ranks[rank].lock().unwrap_or_else(PoisonError::into_inner));
+            catch_unwind(AssertUnwindSafe(of_rank)).unwrap_or_else(|panic| {
+                Err(Error::Internal(format!("it panicked: {}", panic_message(&*panic))))
+            })
         });
         self.all(results)
     }
@@ -191,7 +197,7 @@ pub(super) fn load(
         let first = load(0, progress);
         let others = others.into_iter().enumerate().map(|(index, thread)| {
             thread.join().unwrap_or_else(|panic| {
-                let problem = format!("it panicked: {}", crate::error::panic_message(&*panic));
+                let problem = format!("it panicked: {}", panic_message(&*panic));
                 Err(Error::Rank { rank: index + 1, of, problem })
             })
         });
