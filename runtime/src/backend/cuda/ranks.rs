@@ -343,6 +343,15 @@ impl Backend for RankedCudaBackend {
     }
 }
 
+impl Drop for RankedCudaBackend {
+    fn drop(&mut self) {
+        // The kernels of all ranks read memory that goes with the first of them.
+        for rank in &mut self.ranks {
+            let _ = rank.get_mut().unwrap_or_else(PoisonError::into_inner).synchronize();
+        }
+    }
+}
+
 /// What of a step differs between two ranks, and where first.
 fn differs(a: &StepOutput, b: &StepOutput) -> Option<String> {
     if let Some(row) = (0..a.sampled.len()).find(|&row| a.sampled.get(row) != b.sampled.get(row)) {
