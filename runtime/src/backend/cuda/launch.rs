@@ -29,6 +29,7 @@ impl CudaBackend {
         }
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         let mut staged = self.staged()?;
+        self.pass.sampling.reserve_histories(&self.context, &mut staged.histories)?;
         let tables = &mut self.pass.cache.tables;
         tables.place(step)?;
         staged.staging.fill(step, tables);

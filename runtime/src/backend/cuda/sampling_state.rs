@@ -190,6 +190,15 @@ impl SamplingState {
         Ok(())
     }
 
+    /// Makes room for the histories of the next step, which locks host memory.
+    pub(super) fn reserve_histories(
+        &self,
+        context: &Arc<CudaContext>,
+        staged: &mut StagedHistories,
+    ) -> Result<()> {
+        staged.reserve(context, self.histories.iter().map(|(_, words)| words.len()).sum())
+    }
+
     /// Makes the stream wait for masks and write histories, before a step. The histories' words are moved to `staged`,
     /// which must live until the step is done.
     pub(super) fn prepare(
@@ -232,6 +241,14 @@ pub(super) fn mask_index(seq_slot: usize, mask: usize) -> usize {
 pub(super) struct StagedHistories(Option<Pinned>);
 
 impl StagedHistories {
+    /// Makes room for so many words, if there are any.
+    fn reserve(&mut self, context: &Arc<CudaContext>, words: usize) -> Result<()> {
+        if words > 0 && self.0.as_ref().is_none_or(|pinned| pinned.words().len() < words) {
+            self.0 = Some(Pinned::zeroed(context, words.next_power_of_two())?);
+        }
+        Ok(())
+    }
+
     /// Takes over the words of histories; returns where those of each lie.
     fn fill(
         &mut self,
@@ -243,9 +260,7 @@ impl StagedHistories {
         if total == 0 {
             return Ok(vec![0..0; histories.len()]);
         }
-        if self.0.as_ref().is_none_or(|pinned| pinned.words().len() < total) {
-            self.0 = Some(Pinned::zeroed(context, total.next_power_of_two())?);
-        }
+        self.reserve(context, total)?;
         let mut first = 0;
         for (_, words) in histories {
             let end = first + words.len();
