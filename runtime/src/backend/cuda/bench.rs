@@ -218,10 +218,8 @@ fn time_steps(
         times.push(begin.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
     }
     let distinct_experts = timed.start(backend, context.saturating_sub(1))?;
-    let (tokens, rows, sequences) = {
-        let batch = timed.tables.len();
-        (batch, batch, batch)
-    };
+    let batch = timed.tables.len();
+    let (tokens, rows, sequences) = (batch, batch, batch);
     let shape = StepShape { tokens, rows, sequences, keys: context, distinct_experts };
     Ok((TimingStats::of(times), shape))
 }
