@@ -1,4 +1,4 @@
-//! A step whose layers have run and whose rows are still to be sampled, on a backend that samples on the host.
+//! What a backend keeps of a step whose layers were submitted and whose rows are still to be sampled.
 
 use super::{Input, LogitRows, PromptReport, RowSampling, Sequence, Step};
 use crate::{Error, Result};

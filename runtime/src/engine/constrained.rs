@@ -1,6 +1,7 @@
 //! Samples with a mask, between steps: their next mask is requested as soon as their tokens are known, what it forces is
 //! appended without a step of its own (*jump forward*), and a mask that the backend has already is not given again. A
-//! sample whose mask is not there yet is left out of the steps, and the others run.
+//! sample whose mask is not there yet is left out of the steps, or of the sampling of one whose layers were submitted, and
+//! the others run.
 //!
 //! A token is forced if its mask leaves no other, so an answer is the same with and without: whatever the logits, the
 //! sample from one token is that token. [`super::mask_threads`] computes masks.

@@ -1,6 +1,6 @@
 //! What sampling keeps on the device between steps: the history of each sequence slot, its masks, and what is reported.
 //!
-//! Masks are copied on a stream of their own, beside the steps. A step waits for the copies that were begun before it.
+//! Masks are copied on a stream of their own, beside the steps. Sampling waits for the copies that were begun before it.
 
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ pub(super) struct SamplingState {
     read_by: Vec<Option<u64>>,
     /// By mask, the number of the last step that names it.
     named_by: Vec<u64>,
-    /// Whether a mask was given since the last step.
+    /// Whether a mask was given since the stream last waited for copies.
     copying: bool,
     /// Histories that were given since the last step.
     histories: Vec<(usize, Vec<u32>)>,
