@@ -16,7 +16,7 @@ use crate::backend::{Backend, MAX_EDITS, MAX_REPORTED, Step, StepOutput, StepTim
 use crate::error::panic_message;
 use crate::{Error, Result};
 
-/// Bounds of how long steps wait for a mask after it was requested: half of what a step takes, because a step for the
+/// Bounds of how long steps wait for a mask beyond the layers in flight: half of what a step takes, because a step for the
 /// samples that are late would take nearly as long as one for all.
 const MASK_GRACE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
 /// The longest time of layers in flight for which masks are waited for besides: a grammar that takes longer runs beside
