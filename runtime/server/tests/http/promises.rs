@@ -239,7 +239,7 @@ async fn idle_streams_are_kept_open() {
 
 #[tokio::test]
 async fn repairs_are_counted_by_kind() {
-    // A second message without a start, and a channel that does not exist.
+    // A message on a channel that does not exist.
     let turn = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>thoughts<|message|>Hi<|return|>";
     let site = Site::writing(turn);
     let counted = async || {
