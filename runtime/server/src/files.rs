@@ -117,14 +117,16 @@ impl NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
+        // Removed while its claim counts, so that nobody measures it as one that was kept.
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
         let mut room = self.files.lock();
         let claimed = room.writing.remove(&self.path).unwrap_or(0);
-        if !self.kept {
-            if let Some(taken) = room.taken.get_mut(&self.folder) {
-                *taken = taken.saturating_sub(claimed);
-            }
-            drop(room);
-            let _ = fs::remove_file(&self.path);
+        if !self.kept
+            && let Some(taken) = room.taken.get_mut(&self.folder)
+        {
+            *taken = taken.saturating_sub(claimed);
         }
     }
 }
