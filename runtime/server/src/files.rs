@@ -102,12 +102,15 @@ impl NewFile {
         let all: u64 = room.taken.values().sum();
         let mine = room.taken.get(&self.folder).copied().unwrap_or(0);
         let own = room.writing.get(&self.path).copied().unwrap_or(0);
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
         if own + bytes > limits.file_bytes {
-            return Err(ApiError::too_large(limits.file_bytes as usize));
+            // No word of a request's body: the results of a batch come here too.
+            let why = format!("the file is over {} bytes, the most of one file", limits.file_bytes);
+            return Err(ApiError { status, ..ApiError::bad("file", why) });
         }
         if all + bytes > limits.bytes || mine + bytes > *tenant_bytes {
             let why = format!("there is no room for the rest of the file; yours take {mine} bytes");
-            return Err(ApiError { status: StatusCode::PAYLOAD_TOO_LARGE, ..no_room(&why) });
+            return Err(ApiError { status, ..no_room(&why) });
         }
         room.taken.insert(self.folder.clone(), mine + bytes);
         room.writing.insert(self.path.clone(), own + bytes);
