@@ -87,6 +87,9 @@ def main() -> int:
             size += len(have)
             if (status, want) != (found, have):
                 failures.append(f"{line}\nalone {status}: {want}\nbatch {found}: {have}")
+    refused = sum(line["body"].get("temperature") == 7 for line in given)
+    if statuses != {200: len(given) - refused, 400: refused}:
+        failures.append(f"the statuses are {dict(statuses)}, and {refused} lines are to be refused")
     want = f"{statuses[200]} of {len(given)} requests answered, {statuses[400]} refused"
     if want not in done.stderr:
         failures.append(f"the command reports {done.stderr!r}, not {want!r}")
