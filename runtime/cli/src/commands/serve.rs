@@ -298,7 +298,7 @@ impl Args {
         config.arrivals = recording.as_ref().map(arrivals_of);
         config.tool_servers = tool_servers;
         let name = config.name().to_owned();
-        runtime.block_on(async {
+        let served = runtime.block_on(async {
             let listener = self.listen().await?;
             let address = listener.local_addr().context("the socket has no address")?;
             announce(&name, &backend, address)?;
@@ -307,8 +307,9 @@ impl Args {
             ossmith_server::serve(listener, config, backend, stop)
                 .await
                 .context("the server failed")
-        })?;
+        });
         recording.iter().for_each(|recording| recording.flush());
+        served?;
         // A request to stop is how a server ends normally.
         interrupt::clear();
         Ok(())
