@@ -266,11 +266,12 @@ impl Args {
             .enable_all()
             .build()
             .context("cannot start the server's threads")?;
-        let recording = self.http.record_arrivals.as_deref().map(record_to).transpose()?;
         // A taken port shows now, not after the weights are loaded.
         runtime.block_on(self.listen())?;
         // So does a store that is not there.
         let shared_store = self.storage.shared_store()?;
+        // Last of these, so that a start that fails leaves no empty recording in the way of the next.
+        let recording = self.http.record_arrivals.as_deref().map(record_to).transpose()?;
         let start = Instant::now();
         let chosen = self.model.choose()?;
         chosen.warn_if_random();
