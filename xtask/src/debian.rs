@@ -29,11 +29,13 @@ pub(crate) fn fetch_redis() -> Result<()> {
     fetch("redis-server", &target("redis"), &REDIS, &libraries)
 }
 
-/// Provides `prometheus` and `promtool` in `target/prometheus/root/usr/bin`.
+/// Provides `prometheus` and `promtool`, and returns their folder.
 pub(crate) fn fetch_prometheus() -> Result<PathBuf> {
     let folder = target("prometheus");
     fetch("promtool", &folder, &PROMETHEUS, Path::new(""))?;
-    Ok(folder.join("root/usr/bin"))
+    let fetched = folder.join("root/usr/bin");
+    // The machine's own are where its packages put them.
+    Ok(if fetched.exists() { fetched } else { PathBuf::from("/usr/bin") })
 }
 
 /// Provides a program: the machine's own, the one below `folder`, or packages that are unpacked there now.
