@@ -32,7 +32,7 @@ cargo xtask <task>
   simulate     run the engine under a seeded simulation: --seed N replays one seed and prints all that happens,
                  --seeds COUNT [--first N] runs many
   deny         check licences, sources and duplicates of dependencies, and advisories where their database can be reached
-  prometheus   print the folder of Prometheus and promtool; where the machine has none, fetch Debian's into target/prometheus/
+  prometheus   print the folder of Prometheus and promtool, fetched from Debian where the machine has none
   sbom         write a bill of materials (CycloneDX) to target/sbom.cdx.json
   site         make a site of the documents with MkDocs from PyPI in target/site/, and check what their links name
   release      make what a release consists of in target/release-files/: the program, the wheel, a bill of materials, checksums
