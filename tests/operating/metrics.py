@@ -3,8 +3,8 @@
     python3 metrics.py http://127.0.0.1:8000 FOLDER_OF_PROMETHEUS
 
 The folder holds `prometheus` and `promtool` (`cargo xtask prometheus` fetches Debian's). The server gets a few requests, good and
-bad, and a Prometheus of its own scrapes it with `docs/operating/`'s files. Exits with 1 if a check fails; nothing depends on how
-long anything takes.
+bad, and a Prometheus of its own scrapes it with `docs/operating/`'s files. Exits with 1 if a check fails, or if queries or rules
+have no result within three minutes.
 """
 
 import json
