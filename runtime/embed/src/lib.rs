@@ -76,8 +76,18 @@ pub fn request(
     Ok(request.with_detokenizer(harmony::token_bytes))
 }
 
-/// Waits for the end of a turn and returns its messages: reasoning, calls, the answer.
-pub fn answer(events: Events) -> Vec<Message> {
-    let tokens: Vec<u32> = events.into_iter().filter_map(|event| event.token).collect();
-    harmony::parse_lenient(&tokens, Some(Role::Assistant)).messages
+/// Waits for the end of a turn and returns its messages: reasoning, calls, the answer. A turn that a limit cut off has what was
+/// written until then.
+///
+/// # Errors
+/// [`Error::RequestFailed`] with the reason for which the engine could not continue it.
+pub fn answer(events: Events) -> Result<Vec<Message>> {
+    let mut tokens = Vec::new();
+    for event in events {
+        tokens.extend(event.token);
+        if let Some(FinishReason::Failed(reason)) = event.finish {
+            return Err(Error::RequestFailed { reason: reason.to_string() });
+        }
+    }
+    Ok(harmony::parse_lenient(&tokens, Some(Role::Assistant)).messages)
 }

@@ -17,7 +17,8 @@ fn nano_answers_and_remembers() {
         let turn = |messages: &[Message]| {
             let conversation = Conversation::new(messages.to_vec());
             let request = request(&conversation, SamplingParams::greedy()).expect("a request");
-            answer(engine.submit(request).expect("an engine that runs"))
+            let events = engine.submit(request).expect("an engine that runs");
+            answer(events).expect("a turn that ends")
         };
         messages.extend(turn(&messages));
         messages.push(Message::user(next));
