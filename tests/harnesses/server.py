@@ -8,7 +8,7 @@ import subprocess
 import threading
 
 # A busy machine takes its time, and 128 requests wait for each other.
-PATIENCE = 3600
+PATIENCE = 900
 # Prompts name the date, so it must be the same in every program.
 DATE = "2026-01-31"
 # Prompts and answers of every check fit.

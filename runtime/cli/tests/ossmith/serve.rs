@@ -332,11 +332,9 @@ fn a_checkpoint_that_is_cut_short_is_named() {
 fn a_key_that_nobody_can_send_starts_no_open_server() {
     use std::os::unix::ffi::OsStrExt;
     for variable in ["OSSMITH_API_KEY", "OSSMITH_OPERATOR_KEY"] {
-        for (key, want) in [
-            (&b""[..], "is empty"),
-            (b" ", "is empty"),
-            (b"\xff\xfe", "is not valid UTF-8"),
-        ] {
+        for (key, want) in
+            [(&b""[..], "is empty"), (b" ", "is empty"), (b"\xff\xfe", "is not valid UTF-8")]
+        {
             let output = Command::new(env!("CARGO_BIN_EXE_ossmith"))
                 .args(["serve", "--backend", "cpu", "--port", "0"])
                 .env_remove("OSSMITH_API_KEY")
