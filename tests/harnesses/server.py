@@ -43,9 +43,17 @@ class Server:
         """The answer to a request, on the connection of this thread."""
         if not hasattr(self.local, "connection"):
             self.local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = self.local.connection
         text = body if isinstance(body, str) else json.dumps(body)
-        self.local.connection.request("POST", path, text.encode(), {"Content-Type": "application/json"})
-        return self.local.connection.getresponse()
+        headers = {"Content-Type": "application/json"}
+        try:
+            connection.request("POST", path, text.encode(), headers)
+            return connection.getresponse()
+        except ConnectionError:
+            # The server closes connections that were idle for long.
+            connection.close()
+            connection.request("POST", path, text.encode(), headers)
+            return connection.getresponse()
 
     def text(self, path, body):
         """Status and text of an answer."""
