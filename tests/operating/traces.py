@@ -72,7 +72,8 @@ def check(name: str, times: tuple[int, int, int], spans: list) -> None:
     print(f"request {fields(request)}: {(request.end_time_unix_nano - request.start_time_unix_nano) / 1e6:.1f} ms")
     print(f"generation {fields(generation)}: events {[event.name for event in generation.events]}")
     assert fields(request)["route"] == "/v1/chat/completions"
-    assert fields(generation)["generated_tokens"] == TOKENS and fields(generation)["outcome"] == "length"
+    # Counts are text: OpenTelemetry has no unsigned numbers.
+    assert int(fields(generation)["generated_tokens"]) == TOKENS and fields(generation)["outcome"] == "length"
     sent, first, last = times
     events = {event.name: event.time_unix_nano for event in generation.events}
     # The client saw everything after it had happened; both read the clock of this machine.
@@ -83,7 +84,7 @@ def check(name: str, times: tuple[int, int, int], spans: list) -> None:
         span for span in spans
         if span.name == "step" and generation.start_time_unix_nano <= span.start_time_unix_nano <= generation.end_time_unix_nano
     ]
-    print(f"{len(within)} steps began within it, of {sum(fields(span)['tokens'] for span in within)} tokens")
+    print(f"{len(within)} steps began within it, of {sum(int(fields(span)['tokens']) for span in within)} tokens")
     # The prompt's steps, and one for each token but the last, which is not fed back.
     assert len(within) >= TOKENS, len(within)
 

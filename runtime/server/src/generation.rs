@@ -91,6 +91,8 @@ struct Submitted {
     mask_failure: MaskFailure,
     /// From arrival to the last token, for whoever collects traces.
     span: tracing::Span,
+    /// The request's, which this one is part of.
+    request_span: tracing::Span,
 }
 
 impl Submitted {
@@ -199,6 +201,9 @@ impl Drop for Measured {
         self.of.span.record("generated_tokens", self.tokens as u64);
         self.of.span.record("outcome", outcome.name());
         tracing::debug!(target: TRACE, parent: &self.of.span, "ended");
+        // A collector takes a span to end when it was left last, and the request's was left with the head of its response.
+        drop(std::mem::replace(&mut self.of.span, tracing::Span::none()));
+        self.of.request_span.in_scope(|| ());
         if let Some(arrivals) = &self.arrivals {
             let since = |at: Instant| at.saturating_duration_since(self.arrival).as_secs_f64();
             let recorded = Arrival {
@@ -269,7 +274,10 @@ impl Generation {
             );
             let (choice, mask_failure) = (request.choice, Arc::clone(&request.mask_failure));
             let stream = backend.submit(request).map_err(|error| refusal(error, choices))?;
-            Ok((stream, Submitted { choice, prompt_length, max_tokens, mask_failure, span }))
+            let request_span = tracing::Span::current();
+            let of =
+                Submitted { choice, prompt_length, max_tokens, mask_failure, span, request_span };
+            Ok((stream, of))
         };
         // Where one is refused, those before it are cancelled, and none is counted.
         let accepted = requests.into_iter().map(submit).collect::<Result<Vec<_>>>()?;
@@ -369,6 +377,7 @@ mod tests {
                 max_tokens: None,
                 mask_failure: MaskFailure::default(),
                 span: tracing::Span::none(),
+                request_span: tracing::Span::none(),
             },
             pending: None,
             cached_tokens: 0,
