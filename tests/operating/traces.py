@@ -59,7 +59,11 @@ def stream(server: str, name: str) -> tuple[int, int, int]:
     sent, first, last = time.time_ns(), 0, 0
     with urllib.request.urlopen(request, timeout=300) as answer:
         for line in answer:
-            if b'"delta"' in line:
+            if not line.startswith(b"data: {"):
+                continue
+            # The first update only names the role, and is sent before there is a token.
+            deltas = [choice["delta"] for choice in json.loads(line[6:])["choices"]]
+            if any(delta.get("content") or delta.get("reasoning") for delta in deltas):
                 last = time.time_ns()
                 first = first or last
     return sent, first, last
