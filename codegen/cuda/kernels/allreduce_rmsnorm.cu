@@ -3,8 +3,9 @@
 // set to zero.
 //
 // A block computes every so many-th row, so that all blocks are resident. Layouts: parts [tokens][hidden] float, in the
-// memory of each rank; residual and clear [tokens][hidden] float; normed [tokens][hidden] bf16. A call reads 4 x hidden
-// bytes per token and rank, 4 of these of the residual, and writes 6 x hidden bytes. hidden is a multiple of 4.
+// memory of each rank; residual and clear [tokens][hidden] float; normed [tokens][hidden] bf16. Per token a call
+// reads 4 x hidden bytes of each rank's part and of the residual, and writes 6 x hidden bytes, 10 x hidden with `clear`.
+// hidden is a multiple of 4.
 #include "ptx/launch.cuh"
 #include "epilogue/exchange.cuh"
 #include "tile/norm.cuh"

@@ -1,4 +1,4 @@
-// part[token] = sum over the token's routes of weight[route] * route_out[route], in the order of ranks.
+// part[token] = sum over the token's routes of weight[route] * route_out[route], in the order of its routes.
 //
 // A block computes one token's row: this rank's part of the experts' sum. Layouts: route_out [tokens][top_k][hidden]
 // bf16; route_weights [tokens][top_k] float; part [tokens][hidden] float. A call reads 2 x top_k x hidden bytes per
