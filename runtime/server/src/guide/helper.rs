@@ -69,6 +69,8 @@ enum Reply {
     Refused { why: String, cpu_ms: u64 },
     /// It was over its budget of this, and the helper ends.
     Over { what: String, cpu_ms: u64 },
+    /// It had so little of a processor that its budget was not spent when its time by the clock was, and the helper ends.
+    Late,
 }
 
 /// What came of a trial.
@@ -161,6 +163,9 @@ impl Helper {
             Some(Reply::Over { what, cpu_ms }) => {
                 Trial::Refused { why: too_costly(&what), cpu: Duration::from_millis(cpu_ms) }
             }
+            Some(Reply::Late) => Trial::Lost(
+                "no processor was free for long enough to try the grammar out".to_owned(),
+            ),
             _ if stop() => Trial::Stopped,
             // It died of the grammar, or would not end.
             _ => Trial::Refused { why: too_costly("time, memory or depth"), cpu },
@@ -285,18 +290,19 @@ fn watch(at_work: &Mutex<Option<Work>>) {
         let mut work = lock(at_work);
         let Some(now) = work.as_ref() else { continue };
         let cpu = processor_time().saturating_sub(now.cpu);
-        let over = if cpu > now.budget {
-            "time"
-        } else if now.started.elapsed() > now.budget * (CLOCK_FACTOR - 1) {
-            "time on a busy machine"
+        let over =
+            |what: &str| Reply::Over { what: what.to_owned(), cpu_ms: cpu.as_millis() as u64 };
+        let reply = if cpu > now.budget {
+            over("time")
         } else if memory_bytes() > now.memory + MAX_MEMORY_BYTES {
-            "memory"
+            over("memory")
+        } else if now.started.elapsed() > now.budget * (CLOCK_FACTOR - 1) {
+            Reply::Late
         } else {
             continue;
         };
         *work = None;
-        let (what, cpu_ms) = (over.to_owned(), cpu.as_millis() as u64);
-        let _ = say(&Reply::Over { what, cpu_ms });
+        let _ = say(&reply);
         std::process::exit(0);
     }
 }
