@@ -20,6 +20,10 @@ use crate::backend::{Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampl
 /// Tokens of a chunk whose rows are all returned: bounds the memory of logits.
 const REPORTED_CHUNK: usize = 32;
 
+/// Waiting samples that a step passes over, at most, because another one is about to read a prefix that they share. So a
+/// step looks at few samples however many of them wait for the same prefix.
+const MAX_PASSED_OVER: usize = 256;
+
 /// What a sample would run next.
 struct Candidate {
     key: Key,
@@ -70,7 +74,7 @@ impl Scheduler {
             && !self.waits_for_prefix(first)
             && let Some(sample) = self.samples.get(&first)
             && (self.free_seq_slots.is_empty()
-                || !self.fits(sample.tokens.len().div_ceil(PAGE_TOKENS)))
+                || !self.fits(sample.tokens.len().div_ceil(PAGE_TOKENS), self.reserved_pages()))
         {
             let held = |key: &&Key| self.samples.get(key).is_some_and(|sample| sample.held);
             let priority = sample.request.priority;
@@ -88,14 +92,18 @@ impl Scheduler {
         }
     }
 
-    /// Whether this many pages can be allocated besides those that running samples will need: the rest of the prompts
-    /// that are being read, and one page soon for every four samples.
-    fn fits(&self, needed: usize) -> bool {
+    /// Pages that running samples will need for the rest of the prompts that are being read.
+    fn reserved_pages(&self) -> usize {
         let missing = |key: &Key| {
             let sample = self.samples.get(key)?;
             Some(sample.tokens.len().div_ceil(PAGE_TOKENS).saturating_sub(sample.pages.len()))
         };
-        let reserved: usize = self.running.iter().filter_map(missing).sum();
+        self.running.iter().filter_map(missing).sum()
+    }
+
+    /// Whether this many pages can be allocated besides those that are reserved, and one page soon for every four samples
+    /// that run.
+    fn fits(&self, needed: usize, reserved: usize) -> bool {
         let spare = self.running.len().div_ceil(4);
         self.running.is_empty() || self.pages.available() >= needed + reserved + spare
     }
@@ -244,6 +252,7 @@ impl Scheduler {
 
     /// Makes a candidate an entry of the step, if its sample still runs.
     fn add_entry(&mut self, candidate: Candidate) -> Option<PlanEntry> {
+        self.note_change(candidate.key);
         let sample = self.samples.get_mut(&candidate.key)?;
         let seq_slot = sample.seq_slot?;
         let last = candidate.tokens >= sample.unscheduled();
@@ -298,38 +307,45 @@ impl Scheduler {
         if self.free_seq_slots.is_empty() || self.waiting.is_empty() {
             return started;
         }
-        for key in self.waiting_order() {
-            if self.free_seq_slots.is_empty() {
+        self.settle_changes();
+        let mut reserved = self.reserved_pages();
+        // Nothing here looks at it while it is walked through.
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut passed_over = 0;
+        for key in waiting.order(self.metrics.steps) {
+            if self.free_seq_slots.is_empty() || passed_over == MAX_PASSED_OVER {
                 break;
             }
             if self.waits_for_prefix(key) {
+                passed_over += 1;
                 continue;
             }
-            let Some(load) = self.start(key, now) else { break };
+            let Some(load) = self.start(key, now, &mut reserved) else { break };
             plan.loads.extend(load);
             started.push(key);
+        }
+        self.waiting = waiting;
+        for &key in &started {
+            if let Some(claimant) = self.waiting.claimant(key) {
+                self.waiting.remove(key);
+                self.waiting.add_running(claimant);
+            }
         }
         started
     }
 
-    /// Whether a waiting sample may start: not while a token of it is in flight or its reader is slow, and not before the
-    /// request's first sample has read the prompt that they share.
-    pub(super) fn may_start(&self, key: Key) -> bool {
-        let ready =
-            self.samples.get(&key).is_some_and(|sample| !sample.held && sample.pending == 0);
-        let first = self.samples.get(&Key { index: 0, ..key });
-        let reading = key.index > 0
-            && first.is_some_and(|first| first.generated() + first.pending == 0 && !first.held);
-        ready && !(reading && self.pages.shares_prefixes())
-    }
-
     /// Gives a waiting sample a sequence slot and the cached prefix that it can resume, and returns the snapshot to load.
-    /// `None` if its known tokens would not fit beside the running samples.
+    /// `None` if its known tokens would not fit beside the running samples, which will need `reserved` pages.
     #[allow(
         clippy::option_option,
         reason = "outer: whether it starts; inner: whether a snapshot is to be loaded"
     )]
-    fn start(&mut self, key: Key, now: Instant) -> Option<Option<SnapshotCopy>> {
+    fn start(
+        &mut self,
+        key: Key,
+        now: Instant,
+        reserved: &mut usize,
+    ) -> Option<Option<SnapshotCopy>> {
         let sample = self.samples.get(&key)?;
         // Logprobs of the prompt need all of it to run.
         let hit = if sample.reports_prompt() {
@@ -337,13 +353,14 @@ impl Scheduler {
         } else {
             self.pages.lookup(&sample.tokens, sample.request.salt)
         };
-        if !self.fits(sample.tokens.len().div_ceil(PAGE_TOKENS) - hit.pages.len()) {
+        let needed = sample.tokens.len().div_ceil(PAGE_TOKENS) - hit.pages.len();
+        if !self.fits(needed, *reserved) {
             hit.pages.iter().rev().for_each(|&page| self.pages.release(page));
             return None;
         }
         let seq_slot = self.free_seq_slots.pop()?;
-        self.waiting.remove(&key);
         self.running.insert(key);
+        *reserved += needed;
         let Scheduler { samples, metrics, .. } = self;
         let sample = samples.get_mut(&key)?;
         let end = hit.pages.len() * PAGE_TOKENS;

@@ -118,6 +118,7 @@ impl Scheduler {
     pub(super) fn resolve_masks(&mut self, plan: &mut StepPlan) -> Vec<SnapshotCopy> {
         let mut saves = Vec::new();
         for entry in &mut plan.entries {
+            self.note_change(entry.key);
             let Some(sample) = self.samples.get_mut(&entry.key) else {
                 entry.sample_on = SampleOn::None;
                 continue;
@@ -154,6 +155,7 @@ impl Scheduler {
         now: Instant,
         events: &mut Vec<TokenEvent>,
     ) {
+        self.note_change(key);
         for &token in forced {
             let Some(sample) = self.samples.get_mut(&key) else { return };
             self.metrics.forced_tokens += 1;

@@ -11,39 +11,17 @@
 //! order, so a long prompt never waits for ever.
 //!
 //! *Priorities* lose their weight with time, so that no request starves: see
-//! [`super::claims::PRIORITY_STEPS`].
+//! [`super::sample::PRIORITY_STEPS`]. [`super::waiting`] keeps the order.
 
 use std::collections::BTreeMap;
 
-use super::claims::{PromptShare, Waiting};
 use super::sample::{Key, Sample};
-use super::scheduler::Scheduler;
+use super::scheduler::{PromptShare, Scheduler};
 use super::validate::{Claimant, Group};
 use crate::backend::PAGE_TOKENS;
 
 /// A sample waits for a running one to read the prefix that both share if it saves this many pages.
 const SHARED_PAGES: usize = 4;
-
-/// Running samples by tenant and group.
-#[derive(Debug, Default)]
-struct Shares(BTreeMap<u64, BTreeMap<Group, Vec<Key>>>);
-
-impl Shares {
-    fn of_tenant(&self, tenant: u64) -> usize {
-        self.0.get(&tenant).map_or(0, |groups| groups.values().map(Vec::len).sum())
-    }
-
-    fn of(&self, claimant: Claimant) -> usize {
-        let groups = self.0.get(&claimant.tenant);
-        groups.and_then(|groups| groups.get(&claimant.group)).map_or(0, Vec::len)
-    }
-
-    /// The last sample of the tenant's group that runs the most samples.
-    fn last_of(&self, tenant: u64) -> Option<(usize, Key)> {
-        let groups = self.0.get(&tenant)?.values();
-        groups.filter_map(|keys| Some((keys.len(), *keys.iter().max()?))).max()
-    }
-}
 
 /// A running sample that reads its prompt.
 #[derive(Debug)]
@@ -58,72 +36,32 @@ struct Reader {
 }
 
 impl Scheduler {
-    /// Waiting samples that may start, in the order in which they get sequence slots.
-    pub(super) fn waiting_order(&self) -> Vec<Key> {
-        let (now, shares) = (self.metrics.steps, self.shares());
-        let startable = self.waiting.iter().filter(|(key, _)| self.may_start(**key));
-        let startable: Vec<(Key, &Waiting)> = startable.map(|(&key, of)| (key, of)).collect();
-        let best = startable.iter().map(|(_, of)| of.priority).min().unwrap_or_default();
-        let mut order: Vec<(i64, usize, usize, Key, Claimant)> = startable
-            .into_iter()
-            .map(|(key, of)| (of.aged(now, best), 0, 0, key, of.claimant))
-            .collect();
-        // How many samples of its group, and then of its tenant, run or start before each.
-        let mut counts = BTreeMap::new();
-        for (_, _, group, _, claimant) in &mut order {
-            let count = counts.entry(*claimant).or_insert_with(|| shares.of(*claimant));
-            *group = *count;
-            *count += 1;
-        }
-        order.sort_unstable();
-        let mut counts = BTreeMap::new();
-        for (_, tenant, _, _, claimant) in &mut order {
-            let count =
-                counts.entry(claimant.tenant).or_insert_with(|| shares.of_tenant(claimant.tenant));
-            *tenant = *count;
-            *count += 1;
-        }
-        order.sort_unstable();
-        order.into_iter().map(|(.., key, _)| key).collect()
-    }
-
-    /// The first of them.
-    pub(super) fn first_waiting(&self) -> Option<Key> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let (now, shares) = (self.metrics.steps, self.shares());
-        let startable = || self.waiting.iter().filter(|(key, _)| self.may_start(**key));
-        let best = startable().map(|(_, of)| of.priority).min()?;
-        let first = startable().min_by_key(|(key, of)| {
-            let Claimant { tenant, .. } = of.claimant;
-            (of.aged(now, best), shares.of_tenant(tenant), shares.of(of.claimant), **key)
-        });
-        first.map(|(&key, _)| key)
-    }
-
-    fn shares(&self) -> Shares {
-        let mut shares = Shares::default();
-        for key in &self.running {
-            if let Some(sample) = self.samples.get(key) {
-                let Claimant { tenant, group } = sample.request.claimant;
-                shares.0.entry(tenant).or_default().entry(group).or_default().push(*key);
-            }
-        }
-        shares
+    /// The waiting sample that gets the next sequence slot.
+    pub(super) fn first_waiting(&mut self) -> Option<Key> {
+        self.settle_changes();
+        self.waiting.order(self.metrics.steps).next()
     }
 
     /// The running sample that gives its slot to a waiting one whose tenant or group has less than its share.
     pub(super) fn over_share(&self, waiting: Key) -> Option<Key> {
-        let shares = self.shares();
-        let claimant = self.waiting.get(&waiting)?.claimant;
-        let tenants = shares.0.keys().map(|&tenant| (shares.of_tenant(tenant), tenant));
-        let (most, heaviest) = tenants.max()?;
-        if shares.of_tenant(claimant.tenant) + 2 <= most {
-            return shares.last_of(heaviest).map(|(_, key)| key);
+        let claimant = self.waiting.claimant(waiting)?;
+        let (most, heaviest) = self.waiting.heaviest_tenant()?;
+        if self.waiting.running_of_tenant(claimant.tenant) + 2 <= most {
+            return self.last_of_heaviest_group(heaviest);
         }
-        let (most, last) = shares.last_of(claimant.tenant)?;
-        (shares.of(claimant) + 2 <= most).then_some(last)
+        let most = self.waiting.heaviest_group(claimant.tenant);
+        let less = self.waiting.running_of(claimant) + 2 <= most;
+        less.then(|| self.last_of_heaviest_group(claimant.tenant)).flatten()
+    }
+
+    /// The last sample of those groups of a tenant that run the most samples.
+    fn last_of_heaviest_group(&self, tenant: u64) -> Option<Key> {
+        let most = self.waiting.heaviest_group(tenant);
+        let is_of_one = |key: &&Key| {
+            let claimant = self.samples.get(key).map(|sample| sample.request.claimant);
+            claimant.is_some_and(|of| of.tenant == tenant && self.waiting.running_of(of) == most)
+        };
+        self.running.iter().rev().find(is_of_one).copied()
     }
 
     /// Whether a running sample is about to read several pages of a prefix that a waiting one shares, so that the latter
@@ -141,9 +79,9 @@ impl Scheduler {
         let last = (waiting.tokens.len() - 1) / PAGE_TOKENS;
         self.pages.shares_prefixes()
             && self.running.iter().filter_map(reads).any(|reader| {
-                let pairs = reader.tokens.iter().zip(&waiting.tokens);
-                let common = pairs.take_while(|(one, other)| one == other).count() / PAGE_TOKENS;
-                common.min(last) >= reader.cached_blocks + SHARED_PAGES
+                let pages = reader.cached_blocks + SHARED_PAGES;
+                let prefix = waiting.tokens.get(..pages * PAGE_TOKENS);
+                pages <= last && prefix.is_some_and(|prefix| reader.tokens.starts_with(prefix))
             })
     }
 

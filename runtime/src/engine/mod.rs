@@ -4,7 +4,7 @@
 //! the oldest step in flight, *postprocess* turns its result into events. [`Engine::generate`] and
 //! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
 //!
-//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`fairness`] who goes first, [`results`] what its output means,
+//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`fairness`] who goes first, [`waiting`] the queue, [`results`] what its output means,
 //! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`constrained`] the
 //! samples with masks, which [`mask_threads`] computes, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
 
@@ -12,7 +12,6 @@ mod admission;
 #[cfg(test)]
 mod audit;
 mod batch;
-mod claims;
 mod clock;
 mod constrained;
 mod constraint;
@@ -45,6 +44,7 @@ mod tests;
 mod text;
 mod token_stream;
 mod validate;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -114,6 +114,7 @@ impl Scheduler {
         now: Instant,
         events: &mut Vec<TokenEvent>,
     ) -> Result<bool> {
+        self.note_change(entry.key);
         let Some(sample) = self.samples.get_mut(&entry.key) else { return Ok(false) };
         sample.pending -= usize::from(entry.sample_on != SampleOn::None);
         let results = match results.transpose() {

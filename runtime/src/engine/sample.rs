@@ -5,7 +5,6 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::claims::PRIORITY_STEPS;
 use super::constraint::Constraint;
 use super::draft::DraftState;
 use super::host_sampling;
@@ -15,6 +14,9 @@ use super::request::{FinishReason, PromptInfo, TokenEvent};
 use super::text::TextStream;
 use super::validate::ValidatedRequest;
 use crate::sampling::{TokenHistory, TokenLogprobs};
+
+/// A request of priority `p + 1` is overtaken by requests of priority `p` that arrive up to this many steps later.
+pub(super) const PRIORITY_STEPS: i64 = 1024;
 
 /// Names a sample, and orders samples: by arrival, which the priority shifts, then by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,8 +60,6 @@ pub(super) type Samples = HashMap<Key, Sample, BuildHasherDefault<KeyHasher>>;
 pub(super) struct Sample {
     pub(super) key: Key,
     pub(super) request: Arc<ValidatedRequest>,
-    /// The step in which it arrived.
-    pub(super) arrived_step: u64,
     /// The prompt, then what was generated.
     pub(super) tokens: Vec<u32>,
     /// In order of position. The first `cached_blocks` of them hold cached blocks.
@@ -113,7 +113,6 @@ impl Sample {
             mask.map(|source| Constraint::new(SampleMask::new(source, index, vocab, request)));
         Sample {
             key: Key { order, request: request.id.0, index },
-            arrived_step,
             tokens: request.prompt.to_vec(),
             pages: Vec::new(),
             cached_blocks: 0,

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::claims::{PromptShare, Waiting};
 use super::clock::Clock;
 use super::constraint::Constraint;
 use super::mask_threads::SampleMask;
@@ -21,6 +20,7 @@ use super::request::{FinishReason, RequestId, TokenEvent};
 use super::sample::{Key, Sample, Samples};
 use super::step_plan::{SnapshotCopy, StepPlan};
 use super::validate::ValidatedRequest;
+use super::waiting::WaitingQueue;
 use crate::backend::{Backend, PAGE_TOKENS};
 
 /// A prompt's snapshot is saved at the end of every this many pages.
@@ -28,12 +28,25 @@ const SNAPSHOT_INTERVAL_PAGES: usize = 2;
 /// At the end of every this many pages it is an anchor, which is kept for longer.
 const ANCHOR_INTERVAL_PAGES: usize = 16;
 
+/// How many prompt tokens a tenant got while it read prompts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PromptShare {
+    pub(super) tokens: u64,
+    /// Of these, while there was a choice: to the first in order, and to the group with the fewest left.
+    pub(super) in_order: u64,
+    pub(super) shortest: u64,
+}
+
 /// All samples and what they use.
 #[derive(Debug)]
 pub(super) struct Scheduler {
     pub(super) samples: Samples,
-    pub(super) waiting: BTreeMap<Key, Waiting>,
+    pub(super) waiting: WaitingQueue,
+    /// Samples of which something has changed that decides whether they, or those that share their prompt, may start.
+    changed: Vec<Key>,
     pub(super) running: BTreeSet<Key>,
+    /// How many samples wait for their reader.
+    held: usize,
     /// Samples of each request.
     requests: HashMap<RequestId, Vec<Key>>,
     deadlines: BTreeSet<(Instant, RequestId)>,
@@ -71,7 +84,9 @@ impl Scheduler {
         let limits = backend.limits();
         Scheduler {
             samples: Samples::default(),
-            waiting: BTreeMap::new(),
+            waiting: WaitingQueue::default(),
+            changed: Vec::new(),
+            held: 0,
             running: BTreeSet::new(),
             requests: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -105,13 +120,37 @@ impl Scheduler {
         for index in 0..request.params.n {
             let sample = Sample::new(&request, index, self.vocab, self.metrics.steps);
             keys.push(sample.key);
-            self.waiting.insert(sample.key, Waiting::new(&request, sample.arrived_step));
+            self.waiting.insert(sample.key, request.claimant, request.priority);
             self.samples.insert(sample.key, sample);
         }
         // Those that will start soon; the masks of others would be in the way of samples that run.
         let starting = self.free_seq_slots.len().saturating_sub(self.waiting.len() - keys.len());
         keys.iter().take(starting).for_each(|&key| self.request_mask(key));
+        self.changed.extend(keys.first());
         self.requests.insert(request.id, keys);
+    }
+
+    /// Records that something is about to change that decides whether a sample or those that share its prompt may start:
+    /// tokens in flight, or the first token.
+    pub(super) fn note_change(&mut self, key: Key) {
+        let Some(sample) = self.samples.get(&key) else { return };
+        let is_first = key.index == 0 && sample.request.params.n > 1 && sample.generated() == 0;
+        if is_first || sample.seq_slot.is_none() {
+            self.changed.push(key);
+        }
+    }
+
+    /// Has the waiting queue know which samples may start.
+    pub(super) fn settle_changes(&mut self) {
+        let Scheduler { samples, waiting, requests, pages, changed, .. } = self;
+        for key in changed.drain(..) {
+            let request = requests.get(&RequestId(key.request)).map_or(&[][..], Vec::as_slice);
+            // The first sample's prompt is that of the others.
+            let concerned = if key.index == 0 { request } else { &[key] };
+            for &key in concerned {
+                waiting.set_may_start(key, may_start(samples, pages.shares_prefixes(), key));
+            }
+        }
     }
 
     /// Whether no sample waits or runs.
@@ -121,7 +160,7 @@ impl Scheduler {
 
     /// Whether every sample waits for its reader.
     pub(super) fn all_held(&self) -> bool {
-        self.samples.values().all(|sample| sample.held)
+        self.held == self.samples.len()
     }
 
     /// Removes a request, which yields no further event. Unknown and finished requests are ignored.
@@ -134,8 +173,10 @@ impl Scheduler {
     /// Holds a request, or resumes it.
     pub(super) fn set_held(&mut self, id: RequestId, held: bool) {
         for key in self.requests.get(&id).into_iter().flatten() {
-            if let Some(sample) = self.samples.get_mut(key) {
-                sample.held = held;
+            let Some(sample) = self.samples.get_mut(key) else { continue };
+            if std::mem::replace(&mut sample.held, held) != held {
+                self.held = if held { self.held + 1 } else { self.held - 1 };
+                self.changed.push(*key);
             }
         }
     }
@@ -175,8 +216,12 @@ impl Scheduler {
     /// Releases what a sample uses and removes it.
     pub(super) fn remove(&mut self, key: Key, reason: &FinishReason) {
         self.release_resources(key);
-        self.waiting.remove(&key);
+        self.waiting.remove(key);
         let Some(mut sample) = self.samples.remove(&key) else { return };
+        self.held -= usize::from(sample.held);
+        if key.index == 0 {
+            self.changed.push(key);
+        }
         self.ended_masks.extend(sample.mask.take().map(|constraint| constraint.mask));
         sample.count_end(reason, self.clock.now(), &mut self.metrics);
         let id = sample.request.id;
@@ -209,6 +254,7 @@ impl Scheduler {
         if let Some(seq_slot) = sample.seq_slot.take() {
             self.free_seq_slots.push(seq_slot);
             self.running.remove(&key);
+            self.waiting.remove_running(sample.request.claimant);
         }
     }
 
@@ -217,7 +263,8 @@ impl Scheduler {
     pub(super) fn preempt(&mut self, key: Key) {
         self.release_resources(key);
         if let Some(sample) = self.samples.get(&key) {
-            self.waiting.insert(key, Waiting::new(&sample.request, sample.arrived_step));
+            self.waiting.insert(key, sample.request.claimant, sample.request.priority);
+            self.changed.push(key);
         }
         self.metrics.preemptions += 1;
     }
@@ -269,6 +316,16 @@ impl Scheduler {
         metrics.pages_cached = self.pages.cached();
         metrics.pages_used = metrics.pages_total - self.pages.available();
     }
+}
+
+/// Whether a waiting sample may start: not while a token of it is in flight or its reader is slow, and not before the
+/// request's first sample has read the prompt that they share.
+pub(super) fn may_start(samples: &Samples, shares_prefixes: bool, key: Key) -> bool {
+    let ready = samples.get(&key).is_some_and(|sample| !sample.held && sample.pending == 0);
+    let first = samples.get(&Key { index: 0, ..key });
+    let reading = key.index > 0
+        && first.is_some_and(|first| first.generated() + first.pending == 0 && !first.held);
+    ready && !(reading && shares_prefixes)
 }
 
 /// The snapshot to save at the end of a sample's last cached block, if that place is worth one.

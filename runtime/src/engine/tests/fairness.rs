@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::claims::PRIORITY_STEPS;
+use super::super::audit::{self, Claim};
+use super::super::sample::{Key, PRIORITY_STEPS};
+use super::super::validate::{Claimant, Group};
+use super::super::waiting::WaitingQueue;
 use super::super::{Request, RequestId};
 use super::*;
 use crate::backend::PAGE_TOKENS;
@@ -67,7 +70,120 @@ fn long(n: usize, max_tokens: usize) -> SamplingParams {
     SamplingParams { n, ignore_eos: true, ..params(1, max_tokens) }
 }
 
+/// What happens to a queue.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A request of so many samples arrives.
+    Arrives {
+        tenant: u64,
+        group: u64,
+        priority: i32,
+        samples: usize,
+    },
+    /// One sample may start, or may not.
+    Toggles(usize),
+    /// The first in order start.
+    Start(usize),
+    /// One that runs waits again.
+    Preempted(usize),
+    /// One that runs ends, or one that waits.
+    Ends(usize),
+    Steps(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let arrives = (0_u64..3, 0_u64..12, -2_i32..3, 1_usize..5).prop_map(
+        |(tenant, group, priority, samples)| Event::Arrives { tenant, group, priority, samples },
+    );
+    prop_oneof![
+        4 => arrives,
+        2 => (0_usize..99).prop_map(Event::Toggles),
+        2 => (1_usize..6).prop_map(Event::Start),
+        1 => (0_usize..99).prop_map(Event::Preempted),
+        1 => (0_usize..99).prop_map(Event::Ends),
+        1 => (1_u64..2000).prop_map(Event::Steps),
+    ]
+}
+
 proptest! {
+    /// The order that is kept is the one that sorting everything gives.
+    #[test]
+    fn the_queue_has_the_order_of_the_definition(
+        events in prop::collection::vec(event(), 1..60),
+    ) {
+        let (mut queue, mut now, mut requests) = (WaitingQueue::default(), 0_u64, 0_u64);
+        let mut blocked: Vec<Claim> = Vec::new();
+        let (mut startable, mut running): (Vec<Claim>, Vec<Claim>) = (Vec::new(), Vec::new());
+        for event in events {
+            match event {
+                Event::Arrives { tenant, group, priority, samples } => {
+                    requests += 1;
+                    let group = match group {
+                        0..4 => Group::Shared(group),
+                        _ => Group::Alone(RequestId(requests)),
+                    };
+                    let of = Claimant { tenant, group };
+                    let order = now as i64 + i64::from(priority) * PRIORITY_STEPS;
+                    for index in 0..samples {
+                        let key = Key { order, request: requests, index };
+                        queue.insert(key, of, priority);
+                        queue.set_may_start(key, true);
+                        startable.push(Claim { key, of, priority });
+                    }
+                }
+                Event::Toggles(at) if at % 2 == 0 && !startable.is_empty() => {
+                    let claim = startable.swap_remove(at % startable.len());
+                    queue.set_may_start(claim.key, false);
+                    blocked.push(claim);
+                }
+                Event::Toggles(at) if !blocked.is_empty() => {
+                    let claim = blocked.swap_remove(at % blocked.len());
+                    queue.set_may_start(claim.key, true);
+                    startable.push(claim);
+                }
+                Event::Toggles(_) => {}
+                Event::Start(count) => {
+                    let first: Vec<Key> = queue.order(now).take(count).collect();
+                    for key in first {
+                        let at = startable.iter().position(|claim| claim.key == key).unwrap();
+                        let claim = startable.swap_remove(at);
+                        prop_assert_eq!(queue.claimant(key), Some(claim.of));
+                        queue.remove(key);
+                        queue.add_running(claim.of);
+                        running.push(claim);
+                    }
+                }
+                Event::Preempted(at) if !running.is_empty() => {
+                    let claim = running.swap_remove(at % running.len());
+                    queue.remove_running(claim.of);
+                    queue.insert(claim.key, claim.of, claim.priority);
+                    blocked.push(claim);
+                }
+                Event::Ends(at) if at % 2 == 0 && !running.is_empty() => {
+                    let claim = running.swap_remove(at % running.len());
+                    queue.remove_running(claim.of);
+                }
+                Event::Ends(at) if !startable.is_empty() => {
+                    queue.remove(startable.swap_remove(at % startable.len()).key);
+                }
+                Event::Preempted(_) | Event::Ends(_) => {}
+                Event::Steps(steps) => now += steps,
+            }
+            let kept: Vec<Key> = queue.order(now).collect();
+            prop_assert_eq!(kept, audit::order(now, startable.clone(), &running));
+            prop_assert_eq!(queue.len(), startable.len() + blocked.len());
+            for claim in startable.iter().chain(&running) {
+                let Claimant { tenant, .. } = claim.of;
+                let same = running.iter().filter(|other| other.of == claim.of).count();
+                prop_assert_eq!(queue.running_of(claim.of), same);
+                let of_tenant = running.iter().filter(|other| other.of.tenant == tenant);
+                prop_assert_eq!(queue.running_of_tenant(tenant), of_tenant.clone().count());
+                let most = of_tenant.map(|other| queue.running_of(other.of)).max();
+                prop_assert_eq!(queue.heaviest_group(tenant), most.unwrap_or(0));
+            }
+        }
+    }
+
     /// Whoever has the fewest prompt tokens left gets half of them at least, and so does the first in order.
     #[test]
     fn neither_a_long_prompt_nor_short_ones_delay_the_others(

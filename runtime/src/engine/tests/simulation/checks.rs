@@ -13,7 +13,7 @@ const MAX_FORCED: usize = 8;
 
 impl World {
     /// No page or sequence slot is lost, free twice, or used by two; no more requests are in than may be.
-    pub(super) fn audit(&self) -> Result<(), String> {
+    pub(super) fn audit(&mut self) -> Result<(), String> {
         self.worker.engine.audit()?;
         let samples = self.worker.engine.scheduler.samples.len();
         let most = self.setup.policy.max_waiting + self.setup.limits.max_sequences;
