@@ -93,7 +93,7 @@ pub fn from_text(
 }
 
 /// The committed tuning records, as text: what the build embeds into the built-in models.
-const RECORDS: [&str; 1] = [include_str!("../tuned/h200.toml")];
+const RECORDS: [&str; 2] = [include_str!("../tuned/h100.toml"), include_str!("../tuned/h200.toml")];
 
 /// The values that a profile's tuning record has for a model, as far as they fit; none if there is no record.
 ///

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ossmith_codegen::{TuningRecord, compile, compile_tuned, spec};
-use ossmith_plan::{Family, Layer};
+use ossmith_plan::{Family, Gemm, Layer, Op, StepShape};
 
 use crate::{ALL, GPT_OSS_20B, GPT_OSS_120B, NANO, find};
 
@@ -213,7 +213,7 @@ mod foreign {
 
 #[test]
 fn predictions_follow_bytes_flops_and_geometry() {
-    use ossmith_plan::{Arch, Rates, StepShape};
+    use ossmith_plan::{Arch, Rates};
     let model = GPT_OSS_20B.on((9, 0));
     let rates = Rates::of(&Arch::H200);
     let of = |shape: &StepShape, rates: &Rates, phase: &str| {
@@ -250,7 +250,6 @@ fn predictions_follow_bytes_flops_and_geometry() {
 /// values for the experts.
 #[test]
 fn the_bytes_of_a_step_are_those_of_the_published_dimensions() {
-    use ossmith_plan::StepShape;
     let model = GPT_OSS_20B.on((9, 0));
     // Of one layer: a matrix of 5,120 rows, its bias and a norm; then a matrix of 2,880 rows of 4,096, its bias, a norm, and
     // the router's 32 rows and biases; and a sink for each query head.
@@ -285,4 +284,29 @@ fn the_bytes_of_a_step_are_those_of_the_published_dimensions() {
         let error = (cost.bytes() - want - more).abs();
         assert!(error < 1.0, "{regime}: {} bytes, by hand {want}", cost.bytes());
     }
+}
+
+#[test]
+fn gemms_have_the_shapes_of_the_weights_and_all_flops_but_those_of_attention() {
+    let model = &GPT_OSS_20B;
+    let shape = StepShape::decode(model, 64, 1_024);
+    let totals = model.phase_totals(model.schedule(64), &shape);
+    let mut shapes = Vec::new();
+    for total in &totals {
+        let gemms = model.gemms(total.phase, 0, &shape);
+        if !total.phase.computes(Op::Attention) {
+            let cost = model.phase_cost(total.phase, 0, &shape);
+            assert_eq!(
+                gemms.iter().map(Gemm::flops).sum::<f64>(),
+                cost.flops,
+                "{}",
+                total.phase.name
+            );
+        }
+        shapes.extend(gemms.iter().map(|gemm| (gemm.m, gemm.n, gemm.k)));
+    }
+    // qkv, attn_out, router, the experts' two over 64 x 4 routes, and the unembedding.
+    let layer = [(64, 5_120, 2_880), (64, 2_880, 4_096), (64, 32, 2_880)];
+    let experts = [(256, 5_760, 2_880), (256, 2_880, 2_880), (64, 201_088, 2_880)];
+    assert_eq!(shapes, [layer, experts].concat());
 }

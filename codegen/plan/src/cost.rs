@@ -71,6 +71,25 @@ impl Cost {
     }
 }
 
+/// A product of activations and a weight: `[m, k]` by `[n, k]` transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gemm {
+    /// Rows of activations: tokens, rows of the head, or routes (then over the experts that the step chooses).
+    pub m: usize,
+    /// Rows of the weight.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+}
+
+impl Gemm {
+    /// Floating-point operations, two per multiply-add.
+    #[must_use]
+    pub fn flops(&self) -> f64 {
+        (2 * self.m * self.n * self.k) as f64
+    }
+}
+
 /// Which part of a step a phase belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
@@ -127,24 +146,38 @@ impl Model {
         cost
     }
 
+    /// The GEMMs of one phase in one layer (any, outside layers), in the order of its nodes.
+    #[must_use]
+    pub fn gemms(&self, phase: &Phase, layer: usize, shape: &StepShape) -> Vec<Gemm> {
+        let weights = phase.nodes.iter().flat_map(|node| node.weights);
+        weights.filter_map(|&weight| self.gemm(weight, layer, shape)).collect()
+    }
+
+    /// The GEMM that reads a weight. None for a vector, which is added or multiplied, and for the embedding, whose rows are
+    /// copied.
+    fn gemm(&self, weight: Weight, layer: usize, shape: &StepShape) -> Option<Gemm> {
+        let info = self.graph.weight(weight, layer);
+        let (_, n, k) = info.matrices();
+        let layer = &self.spec.layers[layer.min(self.spec.layers.len() - 1)];
+        let m = match weight {
+            Weight::Embedding => return None,
+            Weight::Unembedding => shape.rows,
+            _ if info.per_expert() => shape.tokens * layer.top_k,
+            _ => shape.tokens,
+        };
+        (k > 1).then_some(Gemm { m, n, k })
+    }
+
     fn weight_cost(&self, weight: Weight, layer: usize, shape: &StepShape) -> Cost {
         let info = self.graph.weight(weight, layer);
-        let (matrices, rows, k) = info.matrices();
-        let layer = &self.spec.layers[layer.min(self.spec.layers.len() - 1)];
+        let (matrices, _, k) = info.matrices();
         let bytes = info.bytes() as f64;
         let weight_bytes = match weight {
             _ if info.per_expert() => bytes * shape.distinct_experts / matrices as f64,
             Weight::Embedding => (info.dtype.bytes(k) * shape.tokens) as f64,
             _ => bytes,
         };
-        let columns = match weight {
-            Weight::Embedding => 0,
-            Weight::Unembedding => shape.rows,
-            _ if info.per_expert() => shape.tokens * layer.top_k,
-            _ => shape.tokens,
-        };
-        // Vectors are matrices of rows of one element: they are added or multiplied, not summed over.
-        let flops = if k > 1 { (2 * rows * k * columns) as f64 } else { 0.0 };
+        let flops = self.gemm(weight, layer, shape).map_or(0.0, |gemm| gemm.flops());
         Cost { weight_bytes, flops, ..Cost::default() }
     }
 

@@ -1,5 +1,6 @@
 //! Timings of steps on the device, with the roofline measured beside them. Those of one kernel are in [`kernel`].
 
+mod cublas;
 pub mod kernel;
 
 use std::sync::{Mutex, PoisonError};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ossmith::Limits;
 use ossmith::unstable::cuda::CudaBackend;
-use ossmith::unstable::cuda::bench::kernel::{KernelTimes, Percentiles};
+use ossmith::unstable::cuda::bench::kernel::{KernelTimes, Percentiles, cublaslt_missing};
 use ossmith::unstable::cuda::check::with_one_layer_of_each_class;
 use ossmith::unstable::cuda::replay::ReplayedStep;
 use serde_json::{Value, json};
@@ -22,7 +22,8 @@ use crate::schedule::ScheduleArgs;
 ///
 /// A kernel is launched in one layer of a step with real routing and filled caches. Cold: nothing of its inputs is in L2;
 /// this is nearest to a step. Warm: it ran right before. The bandwidth roof is a flat read measured in the same run, the
-/// FLOP roof is the published one.
+/// FLOP roof is the published one. Where cuBLASLt is on the machine, the GEMMs of the kernel's phase are timed with it in bf16,
+/// cold, those of the experts as one dense product of as many operations.
 #[derive(Debug, clap::Args)]
 pub(super) struct Kernel {
     /// Kernel names, as `kernels list` prints them.
@@ -57,7 +58,7 @@ pub(super) struct Kernel {
 /// The columns of the table and of CSV: name, whether it is text, and its value.
 type Column = (&'static str, bool, fn(&KernelTimes, f64) -> String);
 
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 18] = [
     ("kernel", true, |it, _| it.kernel.to_owned()),
     ("phase", true, |it, _| it.phase.to_owned()),
     ("tokens", false, |it, _| it.shape.tokens.to_string()),
@@ -76,6 +77,14 @@ const COLUMNS: [Column; 16] = [
         format!("{:.3}", it.bytes / it.cold.median_us / 1e3 / it.gb_per_s)
     }),
     ("flop_share", false, |it, roof| format!("{:.3}", it.flops / it.cold.median_us / 1e6 / roof)),
+    ("cublaslt_median_us", false, |it, _| {
+        it.cublaslt.as_ref().map_or(String::new(), |cublas| format!("{:.2}", cublas.cold.median_us))
+    }),
+    ("cublaslt_tflops", false, |it, _| {
+        let tflops =
+            it.cublaslt.as_ref().map(|cublas| cublas.flops() / cublas.cold.median_us / 1e6);
+        tflops.map_or(String::new(), |tflops| format!("{tflops:.1}"))
+    }),
 ];
 
 impl Kernel {
@@ -135,6 +144,7 @@ impl Kernel {
                 "load_s": load_s,
                 "kernels_compiled": backend.kernels().cache_use().misses,
                 "samples": self.samples,
+                "cublaslt_missing": cublaslt_missing(),
                 "kernels": kernels,
             });
             writeln!(out, "{all}")?;
@@ -160,6 +170,9 @@ impl Kernel {
                 all.first().map_or(0.0, |it| it.gb_per_s),
                 backend.kernels().cache_use().misses
             )?;
+            if let Some(why) = cublaslt_missing() {
+                writeln!(out, "not timed beside cuBLASLt: {why}")?;
+            }
         }
         Ok(())
     }
@@ -189,5 +202,10 @@ fn object(it: &KernelTimes, roof: f64) -> Value {
         "flop_share": it.flops / it.cold.median_us / 1e6 / roof,
         "registers": it.resources.registers,
         "spill_bytes": it.resources.spill_bytes,
+        "cublaslt": it.cublaslt.as_ref().map(|cublas| json!({
+            "gemms": cublas.gemms.iter().map(|gemm| json!({ "m": gemm.m, "n": gemm.n, "k": gemm.k })).collect::<Vec<_>>(),
+            "cold": percentiles(&cublas.cold),
+            "tflops": cublas.flops() / cublas.cold.median_us / 1e6,
+        })),
     })
 }

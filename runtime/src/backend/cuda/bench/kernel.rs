@@ -4,7 +4,7 @@
 use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use ossmith_plan::params::FlatRead;
-use ossmith_plan::{PhaseKernel, PhaseTotal, Prediction, Rates, Section, StepShape};
+use ossmith_plan::{Gemm, PhaseKernel, PhaseTotal, Prediction, Rates, Section, StepShape};
 
 use super::super::CudaBackend;
 use super::super::forward::StepRun;
@@ -12,6 +12,7 @@ use super::super::kernels::Extent;
 use super::super::memory::{Buffer, device_error};
 use super::super::nvrtc::Resources;
 use super::super::replay::ReplayedStep;
+use super::cublas::{self, Product};
 use crate::{Error, Result};
 
 /// More than any L2 cache holds: reading it leaves nothing else there.
@@ -62,6 +63,32 @@ pub struct KernelTimes {
     pub gb_per_s: f64,
     /// What ptxas reports of it.
     pub resources: Resources,
+    /// The GEMMs of its phase by cuBLASLt; none if the phase has none, or [`cublaslt_missing`].
+    pub cublaslt: Option<CublasLtTimes>,
+}
+
+/// The GEMMs of a phase by cuBLASLt: in bf16, one after another, without norms, RoPE, activations or routing. Those of the
+/// experts are one dense product of as many operations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CublasLtTimes {
+    /// Their shapes.
+    pub gemms: Vec<Gemm>,
+    /// With nothing in L2.
+    pub cold: Percentiles,
+}
+
+impl CublasLtTimes {
+    /// Floating-point operations of all.
+    #[must_use]
+    pub fn flops(&self) -> f64 {
+        self.gemms.iter().map(Gemm::flops).sum()
+    }
+}
+
+/// Why GEMMs are not timed beside cuBLASLt's, if they are not.
+#[must_use]
+pub fn cublaslt_missing() -> Option<&'static str> {
+    cublas::load().err()
 }
 
 impl CudaBackend {
@@ -101,6 +128,21 @@ impl CudaBackend {
         let without = |times: Vec<f64>| Percentiles::of(times.iter().map(|us| us - own).collect());
         let cold = without(self.between(samples, &read, &|| Ok(()), &launch)?);
         let warm = without(self.between(samples, &read, &launch, &launch)?);
+        let gemms = pass.model.gemms(total.phase, layer, &shape);
+        let cublaslt = if gemms.is_empty() || cublaslt_missing().is_some() {
+            None
+        } else {
+            let matrix = |bytes| {
+                let matrix = Buffer::zeroed(&self.context, bytes, "a matrix of cuBLASLt")?;
+                self.fill_random(&matrix, 11)?;
+                Ok(matrix)
+            };
+            let products: Vec<Product> =
+                gemms.iter().map(|&gemm| Product::new(gemm, &matrix)).collect::<Result<_>>()?;
+            let multiply = || products.iter().try_for_each(|product| product.launch(&pass.stream));
+            let cold = without(self.between(samples, &read, &|| Ok(()), &multiply)?);
+            Some(CublasLtTimes { gemms, cold })
+        };
         let bytes = 2e9;
         let gb_per_s = bytes / self.time_flat_read(bytes)?.median_ms / 1e6;
         let rates = Rates { sms: self.info.sms as usize, ..Rates::of(&pass.model.arch) };
@@ -118,6 +160,7 @@ impl CudaBackend {
             predicted,
             gb_per_s,
             resources: pass.kernels.resources().get(name).copied().unwrap_or_default(),
+            cublaslt,
         })
     }
 
