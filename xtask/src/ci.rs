@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{clients, debian, nvrtc, python, python_package, supply};
+use crate::{clients, debian, mutants, nvrtc, python, python_package, supply};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
         run(&mut cargo(&words))
     });
     checks.step("packages", packages);
+    println!("\n== a few mutants of today's room (reported, no error)");
+    if let Err(why) = mutants::make_daily() {
+        checks.unchecked.push(format!("mutants: {why}"));
+    }
 
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     match compiler {

@@ -9,6 +9,7 @@ mod ci;
 mod clients;
 mod debian;
 mod gpu_bundle;
+mod mutants;
 mod nvrtc;
 mod python;
 mod python_package;
@@ -31,6 +32,8 @@ cargo xtask <task>
   bless        rewrite the committed CUDA text (codegen/goldens/) from what the generator emits now
   simulate     run the engine under a seeded simulation: --seed N replays one seed and prints all that happens,
                  --seeds COUNT [--first N] runs many
+  mutants      test the tests: cargo-mutants over a seeded sample of each room of the code, in this working tree; see docs/TESTING.md
+                 [--seed N] [--count N] [--room NAME] [--part K/N]
   deny         check licences, sources and duplicates of dependencies, and advisories where their database can be reached
   prometheus   print the folder of Prometheus and promtool, fetched from Debian where the machine has none
   sbom         write a bill of materials (CycloneDX) to target/sbom.cdx.json
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         ["deny"] => supply::check_all(),
         ["prometheus"] => debian::fetch_prometheus().map(|folder| println!("{}", folder.display())),
         ["sbom"] => supply::write_sbom().map(|file| println!("{}", file.display())),
+        ["mutants", rest @ ..] => mutants::test(rest),
         ["simulate", rest @ ..] => simulate::simulate(rest),
         ["site"] => site::build(),
         ["release", rest @ ..] => release::pack(rest),

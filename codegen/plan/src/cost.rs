@@ -71,7 +71,7 @@ impl Cost {
     }
 }
 
-/// A product of activations and a weight: `[m, k]` by `[n, k]` transposed.
+/// A matrix multiplication of activations and a weight: `[m, k]` by `[n, k]` transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
     /// Rows of activations: tokens, rows of the head, or routes (then over the experts that the step chooses).

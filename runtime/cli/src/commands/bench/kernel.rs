@@ -23,7 +23,7 @@ use crate::schedule::ScheduleArgs;
 /// A kernel is launched in one layer of a step with real routing and filled caches. Cold: nothing of its inputs is in L2;
 /// this is nearest to a step. Warm: it ran right before. The bandwidth roof is a flat read measured in the same run, the
 /// FLOP roof is the published one. Where cuBLASLt is on the machine, the GEMMs of the kernel's phase are timed with it in bf16,
-/// cold, those of the experts as one dense product of as many operations.
+/// cold, those of the experts as one dense GEMM of as many operations.
 #[derive(Debug, clap::Args)]
 pub(super) struct Kernel {
     /// Kernel names, as `kernels list` prints them.

@@ -37,9 +37,9 @@ pub(super) fn load() -> std::result::Result<(), &'static str> {
     LOADED.get_or_init(open).as_ref().map(|_| ()).map_err(String::as_str)
 }
 
-/// A product that is ready to launch: `[m, k]` by `[n, k]` transposed, all of them bf16, summed in f32.
+/// A GEMM that is ready to launch: `[m, k]` by `[n, k]` transposed, all of them bf16, summed in f32.
 #[derive(Debug)]
-pub(super) struct Product {
+pub(super) struct CublasGemm {
     handle: sys::cublasLtHandle_t,
     operation: sys::cublasLtMatmulDesc_t,
     weights: Operand,
@@ -73,7 +73,7 @@ impl Drop for Operand {
     }
 }
 
-impl Drop for Product {
+impl Drop for CublasGemm {
     fn drop(&mut self) {
         // SAFETY: both were created by `new` and are destroyed once.
         let _ = unsafe { result::destroy_matmul_desc(self.operation) };
@@ -82,10 +82,10 @@ impl Drop for Product {
     }
 }
 
-impl Product {
-    /// A product with the algorithm that the library's heuristic puts first. `matrix` makes a buffer of random bf16 values.
+impl CublasGemm {
+    /// A GEMM with the algorithm that the library's heuristic puts first. `matrix` makes a buffer of random bf16 values.
     /// [`load`] must have found the library.
-    pub(super) fn new(gemm: Gemm, matrix: &dyn Fn(usize) -> Result<Buffer>) -> Result<Product> {
+    pub(super) fn new(gemm: Gemm, matrix: &dyn Fn(usize) -> Result<Buffer>) -> Result<CublasGemm> {
         let Gemm { m, n, k } = gemm;
         let operand = |rows: usize, columns: usize| {
             Operand::new(rows, columns, matrix(rows * columns * size_of::<u16>())?)
@@ -102,14 +102,14 @@ impl Product {
             Err(error) => {
                 // SAFETY: the handle was created above and nothing uses it.
                 let _ = unsafe { result::destroy_handle(handle) };
-                return Err(cublas_error("describe a product")(error));
+                return Err(cublas_error("describe a GEMM")(error));
             }
         };
         let algorithm = sys::cublasLtMatmulAlgo_t { data: [0; 8] };
-        let mut product =
-            Product { handle, operation, weights, activations, output, algorithm, workspace };
-        product.algorithm = product.choose().map_err(cublas_error("choose an algorithm"))?;
-        Ok(product)
+        let mut it =
+            CublasGemm { handle, operation, weights, activations, output, algorithm, workspace };
+        it.algorithm = it.choose().map_err(cublas_error("choose an algorithm"))?;
+        Ok(it)
     }
 
     fn choose(&self) -> std::result::Result<sys::cublasLtMatmulAlgo_t, CublasError> {
@@ -153,7 +153,7 @@ impl Product {
     pub(super) fn launch(&self, stream: &CudaStream) -> Result<()> {
         let (one, zero) = (1.0_f32, 0.0_f32);
         let output = self.output.data.ptr();
-        // SAFETY: the layouts describe the buffers, which live as long as the product; both factors are live f32.
+        // SAFETY: the layouts describe the buffers, which live as long as the GEMM; both factors are live f32.
         unsafe {
             result::matmul(
                 self.handle,
@@ -174,7 +174,7 @@ impl Product {
                 stream.cu_stream().cast(),
             )
         }
-        .map_err(cublas_error("launch a product"))
+        .map_err(cublas_error("launch a GEMM"))
     }
 }
 

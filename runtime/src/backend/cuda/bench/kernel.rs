@@ -12,7 +12,7 @@ use super::super::kernels::Extent;
 use super::super::memory::{Buffer, device_error};
 use super::super::nvrtc::Resources;
 use super::super::replay::ReplayedStep;
-use super::cublas::{self, Product};
+use super::cublas::{self, CublasGemm};
 use crate::{Error, Result};
 
 /// More than any L2 cache holds: reading it leaves nothing else there.
@@ -68,7 +68,7 @@ pub struct KernelTimes {
 }
 
 /// The GEMMs of a phase by cuBLASLt: in bf16, one after another, without norms, RoPE, activations or routing. Those of the
-/// experts are one dense product of as many operations.
+/// experts are one dense GEMM of as many operations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CublasLtTimes {
     /// Their shapes.
@@ -137,9 +137,9 @@ impl CudaBackend {
                 self.fill_random(&matrix, 11)?;
                 Ok(matrix)
             };
-            let products: Vec<Product> =
-                gemms.iter().map(|&gemm| Product::new(gemm, &matrix)).collect::<Result<_>>()?;
-            let multiply = || products.iter().try_for_each(|product| product.launch(&pass.stream));
+            let by_cublaslt: Vec<CublasGemm> =
+                gemms.iter().map(|&gemm| CublasGemm::new(gemm, &matrix)).collect::<Result<_>>()?;
+            let multiply = || by_cublaslt.iter().try_for_each(|gemm| gemm.launch(&pass.stream));
             let cold = without(self.between(samples, &read, &|| Ok(()), &multiply)?);
             Some(CublasLtTimes { gemms, cold })
         };
