@@ -10,22 +10,16 @@
 
 static_assert(kColumnHeads == 8, "query heads are the columns of mma.m16n8k16");
 
-// A span, which is half a page, of one head's keys and values. A warp copies its own.
+// A span of one head's keys and values. A warp copies its own.
 template <u32 kHeadDim>
 struct SharedSpan {
   alignas(16) bf16 keys[kSpanKeys * kHeadDim];
   alignas(16) bf16 values[kHeadDim * kSpanKeys];
 
-  // kLinesShared: another warp reads the other half of the page, which shares the 128-byte lines of its rows of values.
-  template <bool kLinesShared>
+  // Of a page of a full layer, which is two spans. Another warp reads the other half of the page, which shares the
+  // 128-byte lines of its rows of values.
   __device__ __forceinline__ void fetch(const bf16* span_keys, const bf16* span_values) {
-    const auto copy = [](bf16* shared, const bf16* global) {
-      if constexpr (kLinesShared) {
-        copy_async_whole_line(shared, global);
-      } else {
-        copy_async(shared, global, true);
-      }
-    };
+    const auto copy = [](bf16* shared, const bf16* global) { copy_async_whole_line(shared, global); };
     fetch_rows<kWarpSize, kSpanKeys, kHeadDim, kHeadDim>(keys, span_keys, lane_id(), copy);
     fetch_rows<kWarpSize, kHeadDim, kSpanKeys, kPageTokens>(values, span_values, lane_id(), copy);
   }

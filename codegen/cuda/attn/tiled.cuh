@@ -10,7 +10,7 @@
 #include "ptx/math.cuh"
 #include "ptx/mma.cuh"
 
-// A page of one head's keys and values.
+// kPageTokens of one head's keys and values: a page of a full layer, or several of a sliding layer.
 template <u32 kHeadDim>
 struct SharedPage {
   alignas(16) bf16 keys[kPageTokens * kHeadDim];

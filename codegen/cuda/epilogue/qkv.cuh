@@ -51,15 +51,16 @@ struct QkvPair {
     const bool is_value = head >= kQHeads + kKvHeads;
     cos = is_value ? 1.0f : rotation.v[0] * concentration;
     sin = is_value ? 0.0f : rotation.v[1] * concentration;
-    high_offset = is_value ? kHalf * kPageTokens : kHalf;
+    const u32 page_bits = out.cache.page_bits;
+    high_offset = is_value ? kHalf << page_bits : kHalf;
     if (head < kQHeads) {
       low_out = out.queries + (token * kQHeads + head) * kHeadDim + dim;
       return;
     }
     const u64 page_head = static_cast<u64>(constants.page) * kKvHeads + (head - kQHeads) % kKvHeads;
-    const u32 in_page = position % kPageTokens;
-    low_out = is_value ? out.cache.values + (page_head * kHeadDim + dim) * kPageTokens + in_page
-                       : out.cache.keys + (page_head * kPageTokens + in_page) * kHeadDim + dim;
+    const u32 in_page = position & ((1 << page_bits) - 1);
+    low_out = is_value ? out.cache.values + ((page_head * kHeadDim + dim) << page_bits) + in_page
+                       : out.cache.keys + ((page_head << page_bits) + in_page) * kHeadDim + dim;
   }
 
   __device__ __forceinline__ void store(float low, float high) const {

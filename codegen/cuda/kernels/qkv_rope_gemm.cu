@@ -31,7 +31,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   // The epilogue's inputs that are constant for the step are loaded in advance.
   constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
   const u32 head = dense.row_tile / kTilesPerHead, dim = dense.row_tile % kTilesPerHead * 8 + lane_id() / 4;
-  const QkvOutputs out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias};
+  const QkvOutputs out{
+      p.queries, {p.keys, p.values, p.page_table, p.table_stride, p.page_bits}, p.positions, p.seq_slots, p.bias};
   if (threadIdx.x < dense.columns) {
     const u32 token = dense.first + threadIdx.x, position = p.positions[token];
     shared.positions[threadIdx.x] = position;

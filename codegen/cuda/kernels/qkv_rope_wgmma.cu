@@ -26,7 +26,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(1024) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   const Gemm::DenseTile dense(p.tokens);
-  const QkvOutputs out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias};
+  const QkvOutputs out{
+      p.queries, {p.keys, p.values, p.page_table, p.table_stride, p.page_bits}, p.positions, p.seq_slots, p.bias};
   // Positions and pages are constant for the whole step, so they are read before the wait.
   if (threadIdx.x < dense.columns) {
     const u32 token = dense.first + threadIdx.x, position = shared.positions[threadIdx.x] = p.positions[token];

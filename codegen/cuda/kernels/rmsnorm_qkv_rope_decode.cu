@@ -55,7 +55,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   RowTileEpilogue epilogue{
-      {p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias}, p.tokens};
+      {p.queries, {p.keys, p.values, p.page_table, p.table_stride, p.page_bits}, p.positions, p.seq_slots, p.bias},
+      p.tokens};
   epilogue.fetch(blockIdx.x);
   auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
     return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles);

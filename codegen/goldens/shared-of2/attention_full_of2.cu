@@ -4,7 +4,7 @@
 //
 // The kernel attends all tokens of the step, or the single-query tokens that attention_tiled.cu does not take. A block
 // attends one token and one key/value head with its query heads, over one of gridDim.y KV splits. A warp takes every
-// kWarps-th span (half a page) of its split, through its own multistage buffer in shared memory. Short sequences use
+// kWarps-th span of its split, through its own multistage buffer in shared memory. Short sequences use
 // fewer splits, and the other blocks exit at once. The last block of a head to finish merges the partials in the order
 // of the splits, so the result does not depend on timing.
 //
@@ -70,7 +70,8 @@ using HeadPartial = SoftmaxPartial<spec::kHeadDim>;
 using HeadSoftmax = OnlineSoftmax<spec::kHeadDim>;
 using HeadMerged = MergedPartials<spec::kHeadDim, spec::kThreads>;
 using Span = SharedSpan<spec::kHeadDim>;
-constexpr u32 kPageSpans = kPageTokens / kSpanKeys;
+constexpr u32 kPage = spec::kWindow != 0 ? kSlidingPageTokens : kPageTokens;
+using SpanPages = KeyPages<kSpanKeys, kPage>;
 // Tokens whose first blocks prefetch: their blocks may start before the inputs are complete. Later blocks start as
 // others exit.
 constexpr u32 kEarlyTokens = 32;
@@ -87,9 +88,9 @@ static_assert(spec::kStages >= 2, "one span in use and one being copied");
 
 // The keys that a token at `position` sees, in spans, and the number of blocks that split them.
 struct KvRange {
-  u32 first_key, first_span, spans, splits;
+  u32 first_key, last_key, first_span, spans, splits;
 
-  __device__ __forceinline__ explicit KvRange(u32 position) {
+  __device__ __forceinline__ explicit KvRange(u32 position) : last_key(position) {
     first_key = spec::kWindow != 0 && position >= spec::kWindow ? position - spec::kWindow + 1 : 0;
     first_span = first_key / kSpanKeys;
     spans = position / kSpanKeys - first_span + 1;
@@ -97,18 +98,21 @@ struct KvRange {
   }
 };
 
-// A warp's part of the spans, and the progress of their copies. Spans 2n and 2n + 1 of a sequence are the halves of its
-// n-th page.
+// A warp's part of the spans, and the progress of their copies. In full layers, spans 2n and 2n + 1 of a sequence are the
+// halves of its n-th page; in sliding layers a span is several pages.
 struct WarpSpans {
   const Attention& p;
-  const u32* table;      // the sequence's pages
-  u32 first, end, step;  // the warp's spans are first, first + step, ... below end
-  u32 fetched = 0;       // spans that are copied or being copied
-  u32 page;              // the page of the next span, looked up one iteration in advance
+  const u32* table;           // the sequence's pages
+  u32 first_page, last_page;  // of the keys that are seen
+  u32 first, end, step;       // the warp's spans are first, first + step, ... below end
+  u32 fetched = 0;            // spans that are copied or being copied
+  SpanPages pages;            // of the next span, looked up one iteration in advance
 
   __device__ __forceinline__ WarpSpans(const Attention& p, const KvRange& range, u32 seq_slot)
       : p(p),
         table(p.page_table + seq_slot * p.table_stride),
+        first_page(range.first_key / kPage),
+        last_page(range.last_key / kPage),
         first(range.first_span + blockIdx.y * kWarps + warp_id()),
         end(range.first_span + range.spans),
         step(range.splits * kWarps) {
@@ -123,17 +127,33 @@ struct WarpSpans {
   __device__ __forceinline__ void prefetch() const {
     if (!has(0)) return;
     constexpr u32 kLine = 64;  // bf16 elements of 128 bytes
-    const bf16* keys = p.keys + page_offset() + key() * spec::kHeadDim;
-    const bf16* values = p.values + page_offset();
-    for (u32 line = lane_id(); line < spec::kHeadDim / 2; line += kWarpSize) prefetch_line(keys + line * kLine);
-    for (u32 row = lane_id(); row < spec::kHeadDim; row += kWarpSize) prefetch_line(values + row * kPageTokens);
+    constexpr u32 kLines = kSpanKeys * spec::kHeadDim / kLine;
+    if constexpr (SpanPages::kPages > 1) {
+#pragma unroll
+      for (u32 i = 0; i < ceil_div(kLines, kWarpSize); ++i) {
+        const u32 line = i * kWarpSize + lane_id(), element = line * kLine;
+        const u64 offset = head_offset(pages[element / kPageHead % SpanPages::kPages]) + element % kPageHead;
+        if (line < kLines) prefetch_line(p.keys + offset), prefetch_line(p.values + offset);
+      }
+    } else {
+      const bf16* keys = p.keys + head_offset(pages[0]) + key() * spec::kHeadDim;
+      const bf16* values = p.values + head_offset(pages[0]);
+      for (u32 line = lane_id(); line < kLines; line += kWarpSize) prefetch_line(keys + line * kLine);
+      for (u32 row = lane_id(); row < spec::kHeadDim; row += kWarpSize) prefetch_line(values + row * kPage);
+    }
   }
 
   // Starts the copy of the next span, if there is one.
   __device__ __forceinline__ void fetch(Span (&stages)[spec::kStages]) {
     if (has(fetched)) {
-      stages[fetched % spec::kStages].fetch<spec::kWindow == 0>(p.keys + page_offset() + key() * spec::kHeadDim,
-                                                                p.values + page_offset() + key());
+      Span& stage = stages[fetched % spec::kStages];
+      if constexpr (SpanPages::kPages > 1) {
+        fetch_pages<kWarpSize, kSpanKeys, spec::kHeadDim, kPage>(stage.keys, stage.values, p.keys, p.values, lane_id(),
+                                                                 pages, head_offset);
+      } else {
+        const u64 head = head_offset(pages[0]);
+        stage.fetch(p.keys + head + key() * spec::kHeadDim, p.values + head + key());
+      }
       ++fetched;
       look_up();
     }
@@ -141,17 +161,19 @@ struct WarpSpans {
   }
 
  private:
+  static constexpr u32 kPageHead = kPage * spec::kHeadDim;  // elements of a page of one head
+
   __device__ __forceinline__ void look_up() {
-    if (has(fetched)) page = table[span(fetched) / kPageSpans];
+    if (has(fetched)) pages.look_up(table, span(fetched) * kSpanKeys, first_page, last_page);
   }
 
-  // The offset of this head in the next span's page.
-  __device__ __forceinline__ u64 page_offset() const {
-    return (static_cast<u64>(page) * spec::kKvHeads + blockIdx.x) * kPageTokens * spec::kHeadDim;
+  // The offset of this head in a page.
+  __device__ __forceinline__ static u64 head_offset(u32 page) {
+    return (static_cast<u64>(page) * spec::kKvHeads + blockIdx.x) * kPageHead;
   }
 
   // The next span's first key within its page.
-  __device__ __forceinline__ u32 key() const { return span(fetched) % kPageSpans * kSpanKeys; }
+  __device__ __forceinline__ u32 key() const { return span(fetched) * kSpanKeys % kPage; }
 };
 
 __device__ __forceinline__ void attend_spans(HeadSoftmax& softmax, WarpSpans& spans, const KvRange& range,

@@ -54,15 +54,18 @@ struct RmsNormQkvRope {
   const u32* positions;
   const u32* seq_slots;
   u32 table_stride;
+  u32 page_bits;
   u32 tokens;
+  u32 unused;
 };
-static_assert(sizeof(RmsNormQkvRope) == 88 && sizeof(RmsNormQkvRope::input) == 8 &&
+static_assert(sizeof(RmsNormQkvRope) == 96 && sizeof(RmsNormQkvRope::input) == 8 &&
               sizeof(RmsNormQkvRope::square_sums) == 8 && sizeof(RmsNormQkvRope::weight) == 8 &&
               sizeof(RmsNormQkvRope::bias) == 8 && sizeof(RmsNormQkvRope::queries) == 8 &&
               sizeof(RmsNormQkvRope::keys) == 8 && sizeof(RmsNormQkvRope::values) == 8 &&
               sizeof(RmsNormQkvRope::page_table) == 8 && sizeof(RmsNormQkvRope::positions) == 8 &&
               sizeof(RmsNormQkvRope::seq_slots) == 8 && sizeof(RmsNormQkvRope::table_stride) == 4 &&
-              sizeof(RmsNormQkvRope::tokens) == 4,
+              sizeof(RmsNormQkvRope::page_bits) == 4 && sizeof(RmsNormQkvRope::tokens) == 4 &&
+              sizeof(RmsNormQkvRope::unused) == 4,
               "the host lays RmsNormQkvRope out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
@@ -114,7 +117,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(16) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   RowTileEpilogue epilogue{
-      {p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias}, p.tokens};
+      {p.queries, {p.keys, p.values, p.page_table, p.table_stride, p.page_bits}, p.positions, p.seq_slots, p.bias},
+      p.tokens};
   epilogue.fetch(blockIdx.x);
   auto weights = stream<spec::kPace>(shared.stages, kRowTiles, [&](u32 row_tile) {
     return p.weight + row_tile * Bf16Tile::row_tile_bytes(Slice::kKTiles);

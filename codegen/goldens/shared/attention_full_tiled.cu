@@ -3,8 +3,8 @@
 // attn_output = softmax(q k^T / sqrt(head_dim), sink) v for consecutive tokens, over the keys that each token sees.
 //
 // A block attends a query tile of up to kTileTokens consecutive tokens of one sequence, and one key/value head with its
-// query heads. Pages of keys and values pass through a multistage buffer in shared memory once for the whole tile;
-// every warp has 2 kRowTiles of the tokens. For a token and a page it computes 2 x 64 x 8 x head_dim multiplications,
+// query heads. Pages of keys and values (in sliding layers several small ones at once) pass through a multistage buffer in
+// shared memory once for the whole tile; every warp has 2 kRowTiles of the tokens. For a token and a page it computes 2 x 64 x 8 x head_dim multiplications,
 // and per query tile and page it reads 2 x 64 x head_dim x 2 bytes of the cache. Measured with gpt-oss-20b and 8,192
 // tokens on an H100 (2026-11-22): 24 ms in all full layers, 113 clocks of an SM per token and page, of which the tensor
 // cores need 47.
@@ -65,24 +65,29 @@ static_assert(spec::kTileTokens == spec::kThreads / kWarpSize * Tile::kTokens, "
 static_assert(spec::kStages >= 3, "one page in use, the next, and one being copied");
 static_assert(reserves<Page[spec::kStages]>(spec::kSharedBytes), "the launch reserves another size of shared memory");
 
-constexpr u32 kPageElements = kPageTokens * spec::kHeadDim;
+constexpr u32 kCachePage = spec::kWindow != 0 ? kSlidingPageTokens : kPageTokens;
+using CachePages = KeyPages<kPageTokens, kCachePage>;
 constexpr i32 kNoLowerBound = -(1 << 24);  // less than any position relative to a page
 
 // The query tile's pages, and the progress of their copies.
 struct Pages {
   const AttentionTiled& p;
   Page* stages;
-  const u32* table;  // page table of the sequence
-  u32 next, end;     // indices into the table
-  u32 page;          // table[next], looked up one iteration in advance
+  const u32* table;               // page table of the sequence
+  u32 first_cached, last_cached;  // indices into the table of what the tile sees
+  u32 next, end;                  // pages in shared memory
+  CachePages cached;              // of the next one, looked up one iteration in advance
 
-  __device__ __forceinline__ Pages(const AttentionTiled& p, Page* stages, u32 seq_slot, u32 first, u32 end)
+  __device__ __forceinline__ Pages(const AttentionTiled& p, Page* stages, u32 seq_slot, u32 first_key, u32 last_key)
       : p(p),
         stages(stages),
         table(p.page_table + seq_slot * p.table_stride),
-        next(first),
-        end(end),
-        page(table[first]) {}
+        first_cached(first_key / kCachePage),
+        last_cached(last_key / kCachePage),
+        next(first_key / kPageTokens),
+        end(last_key / kPageTokens + 1) {
+    look_up();
+  }
 
   __device__ __forceinline__ const Page& at(u32 index) const { return stages[index % spec::kStages]; }
 
@@ -97,11 +102,25 @@ struct Pages {
   // Starts the copy of the next page, if there is one.
   __device__ __forceinline__ void fetch() {
     if (next < end) {
-      const u64 offset = (static_cast<u64>(page) * spec::kKvHeads + blockIdx.x) * kPageElements;
-      stages[next % spec::kStages].fetch<spec::kThreads>(p.keys + offset, p.values + offset);
-      if (++next < end) page = table[next];
+      Page& stage = stages[next % spec::kStages];
+      if constexpr (CachePages::kPages > 1) {
+        fetch_pages<spec::kThreads, kPageTokens, spec::kHeadDim, kCachePage>(stage.keys, stage.values, p.keys, p.values,
+                                                                             threadIdx.x, cached, head_offset);
+      } else {
+        const u64 offset = head_offset(cached[0]);
+        stage.fetch<spec::kThreads>(p.keys + offset, p.values + offset);
+      }
+      if (++next < end) look_up();
     }
     copy_commit();
+  }
+
+ private:
+  __device__ __forceinline__ void look_up() { cached.look_up(table, next * kPageTokens, first_cached, last_cached); }
+
+  // The offset of this head in a page of the cache.
+  __device__ __forceinline__ static u64 head_offset(u32 page) {
+    return (static_cast<u64>(page) * spec::kKvHeads + blockIdx.x) * kCachePage * spec::kHeadDim;
   }
 };
 
@@ -135,8 +154,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   const u32 first_token = p.query_tiles[2 * blockIdx.y], count = p.query_tiles[2 * blockIdx.y + 1];
   const u32 first_position = p.positions[first_token], seq_slot = p.seq_slots[first_token];
   const u32 first_key = spec::kWindow != 0 && first_position >= spec::kWindow ? first_position - spec::kWindow + 1 : 0;
-  const u32 first_page = first_key / kPageTokens, end_page = (first_position + count - 1) / kPageTokens + 1;
-  Pages pages(p, reinterpret_cast<Page*>(storage), seq_slot, first_page, end_page);
+  const u32 last_key = first_position + count - 1;
+  Pages pages(p, reinterpret_cast<Page*>(storage), seq_slot, first_key, last_key);
   const u32 g = lane_id() / 4, c = lane_id() % 4;
   const u32 head = blockIdx.x * spec::kGqaRatio + min(g, spec::kGqaRatio - 1);
   Tile tile(bf16_to_float(p.sinks[head]), spec::kScoreScale);
@@ -150,7 +169,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     const u32 token = first_token + min(first_of_warp + t, count - 1);
     return p.queries + (static_cast<u64>(token) * spec::kQHeads + head) * spec::kHeadDim;
   });
-  attend_pages(tile, pages, first_page, end_page, static_cast<i32>(first_position + first_of_warp));
+  attend_pages(tile, pages, first_key / kPageTokens, last_key / kPageTokens + 1,
+               static_cast<i32>(first_position + first_of_warp));
   tile.finish();
 
 #pragma unroll

@@ -54,14 +54,17 @@ struct QkvRope {
   const u32* positions;
   const u32* seq_slots;
   u32 table_stride;
+  u32 page_bits;
   u32 tokens;
+  u32 unused;
 };
-static_assert(sizeof(QkvRope) == 80 && sizeof(QkvRope::input) == 8 &&
+static_assert(sizeof(QkvRope) == 88 && sizeof(QkvRope::input) == 8 &&
               sizeof(QkvRope::weight) == 8 && sizeof(QkvRope::bias) == 8 &&
               sizeof(QkvRope::queries) == 8 && sizeof(QkvRope::keys) == 8 &&
               sizeof(QkvRope::values) == 8 && sizeof(QkvRope::page_table) == 8 &&
               sizeof(QkvRope::positions) == 8 && sizeof(QkvRope::seq_slots) == 8 &&
-              sizeof(QkvRope::table_stride) == 4 && sizeof(QkvRope::tokens) == 4,
+              sizeof(QkvRope::table_stride) == 4 && sizeof(QkvRope::page_bits) == 4 &&
+              sizeof(QkvRope::tokens) == 4 && sizeof(QkvRope::unused) == 4,
               "the host lays QkvRope out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
@@ -90,7 +93,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   // The epilogue's inputs that are constant for the step are loaded in advance.
   constexpr u32 kTilesPerHead = spec::kHeadDim / kTileRows;
   const u32 head = dense.row_tile / kTilesPerHead, dim = dense.row_tile % kTilesPerHead * 8 + lane_id() / 4;
-  const QkvOutputs out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias};
+  const QkvOutputs out{
+      p.queries, {p.keys, p.values, p.page_table, p.table_stride, p.page_bits}, p.positions, p.seq_slots, p.bias};
   if (threadIdx.x < dense.columns) {
     const u32 token = dense.first + threadIdx.x, position = p.positions[token];
     shared.positions[threadIdx.x] = position;

@@ -49,14 +49,17 @@ struct QkvRope {
   const u32* positions;
   const u32* seq_slots;
   u32 table_stride;
+  u32 page_bits;
   u32 tokens;
+  u32 unused;
 };
-static_assert(sizeof(QkvRope) == 80 && sizeof(QkvRope::input) == 8 &&
+static_assert(sizeof(QkvRope) == 88 && sizeof(QkvRope::input) == 8 &&
               sizeof(QkvRope::weight) == 8 && sizeof(QkvRope::bias) == 8 &&
               sizeof(QkvRope::queries) == 8 && sizeof(QkvRope::keys) == 8 &&
               sizeof(QkvRope::values) == 8 && sizeof(QkvRope::page_table) == 8 &&
               sizeof(QkvRope::positions) == 8 && sizeof(QkvRope::seq_slots) == 8 &&
-              sizeof(QkvRope::table_stride) == 4 && sizeof(QkvRope::tokens) == 4,
+              sizeof(QkvRope::table_stride) == 4 && sizeof(QkvRope::page_bits) == 4 &&
+              sizeof(QkvRope::tokens) == 4 && sizeof(QkvRope::unused) == 4,
               "the host lays QkvRope out differently");
 
 // The kernel's body. What is above is decided by the plan and must match its launch.
@@ -80,7 +83,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   extern __shared__ __align__(1024) u8 storage[];
   Shared& shared = *reinterpret_cast<Shared*>(storage);
   const Gemm::DenseTile dense(p.tokens);
-  const QkvOutputs out{p.queries, {p.keys, p.values, p.page_table, p.table_stride}, p.positions, p.seq_slots, p.bias};
+  const QkvOutputs out{
+      p.queries, {p.keys, p.values, p.page_table, p.table_stride, p.page_bits}, p.positions, p.seq_slots, p.bias};
   // Positions and pages are constant for the whole step, so they are read before the wait.
   if (threadIdx.x < dense.columns) {
     const u32 token = dense.first + threadIdx.x, position = shared.positions[threadIdx.x] = p.positions[token];

@@ -24,8 +24,11 @@ pub const PARTIAL_HEADS: usize = 8;
 /// than twice the blocks that splitting aims for.
 pub const MAX_ATTENTION_PARTIALS: usize = 4 * 1024;
 
-/// Tokens of one page of the key/value cache.
+/// Tokens of one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
+
+/// Tokens of one page of a sliding layer's key/value cache: a power of two, as [`PAGE_TOKENS`].
+pub const SLIDING_PAGE_TOKENS: usize = 16;
 
 /// Keys of a span, which a warp of attention copies and attends at once.
 pub const SPAN_KEYS: usize = 32;
@@ -80,7 +83,8 @@ pub const ALL: &[(&str, usize, &str)] = &[
         EXCHANGE_LIMIT_MS,
         "how long a rank waits for another one's part of a sum",
     ),
-    ("kPageTokens", PAGE_TOKENS, "tokens of one page of the key/value cache"),
+    ("kPageTokens", PAGE_TOKENS, "tokens of one page of a full layer's key/value cache"),
+    ("kSlidingPageTokens", SLIDING_PAGE_TOKENS, "tokens of one page of a sliding layer's"),
     ("kSpanKeys", SPAN_KEYS, "keys that a warp of attention copies and attends at once"),
     ("kColumnHeads", PARTIAL_HEADS, "query heads that one tensor-core instruction has columns for"),
     ("kSquareSumWidth", SQUARE_SUM_WIDTH, "elements of a row behind one sum of squares"),

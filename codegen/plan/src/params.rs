@@ -126,7 +126,8 @@ params! {
             tile_order: u32 = "u32",
             unused: u32 = "u32",
         }
-        /// Query, key and value projection of a decode step, rotary embedding and cache write. `input` holds deferred rows.
+        /// Query, key and value projection of a decode step, rotary embedding and cache write. `input` holds deferred rows; a
+        /// page of the layer's cache has 2 to the power of `page_bits` tokens.
         RmsNormQkvRope {
             input: ptr = "const bf16*",
             square_sums: ptr = "const float*",
@@ -139,7 +140,9 @@ params! {
             positions: ptr = "const u32*",
             seq_slots: ptr = "const u32*",
             table_stride: u32 = "u32",
+            page_bits: u32 = "u32",
             tokens: u32 = "u32",
+            unused: u32 = "u32",
         }
         /// Query, key and value projection of normed rows, rotary embedding and cache write.
         QkvRope {
@@ -153,7 +156,9 @@ params! {
             positions: ptr = "const u32*",
             seq_slots: ptr = "const u32*",
             table_stride: u32 = "u32",
+            page_bits: u32 = "u32",
             tokens: u32 = "u32",
+            unused: u32 = "u32",
         }
         /// Attention, one token per block. `single_query_tokens` lists the tokens to attend, or is null for all of them;
         /// `partials` has room for `[listed token][kv head][split]`; `arrival_counters` are zero between launches.

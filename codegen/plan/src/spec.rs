@@ -1,5 +1,7 @@
 //! What a gpt-oss model is: the numbers of its `config.json`, checked and named.
 
+use crate::facts::{PAGE_TOKENS, SLIDING_PAGE_TOKENS};
+
 /// `alpha` of the clamped SwiGLU, `gate * sigmoid(alpha * gate) * (up + 1)`, where a configuration names none
 /// (openai/gpt-oss, `torch/model.py`).
 pub const SWIGLU_ALPHA: f32 = 1.702;
@@ -11,6 +13,17 @@ pub enum LayerKind {
     Sliding,
     /// Position `p` sees every key `j <= p`.
     Full,
+}
+
+impl LayerKind {
+    /// Tokens of one page of the layer's key/value cache.
+    #[must_use]
+    pub const fn page_tokens(self) -> usize {
+        match self {
+            LayerKind::Sliding => SLIDING_PAGE_TOKENS,
+            LayerKind::Full => PAGE_TOKENS,
+        }
+    }
 }
 
 /// What may differ from layer to layer.

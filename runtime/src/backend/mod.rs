@@ -21,16 +21,23 @@ pub(crate) use row_sampling::SlotState;
 pub(crate) use row_sampling::{MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED};
 pub use row_sampling::{PromptReport, RowSampling};
 
+use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
+
 use crate::Result;
 use crate::sampling::{TokenHistory, TokenLogprobs};
 
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
 
+/// Tokens of all sequences' steps of which some may be taken back, for which sliding layers have room beside the windows.
+const REVISED_TOKENS: usize = 4096;
+
 /// The most tokens of one sequence's step of which some may be taken back, as those of a draft are, or a token that was left
 /// out of sampling: the sequence then continues at the first of them at the earliest. One that appends more continues after
-/// the last.
-pub(crate) const MAX_REVISED_TOKENS: usize = PAGE_TOKENS;
+/// the last. Many sequences have shorter drafts, so that their sliding layers take less memory.
+pub(crate) fn max_revised_tokens(limits: &Limits) -> usize {
+    (REVISED_TOKENS / limits.max_sequences.max(1)).clamp(SLIDING_PAGE_TOKENS, PAGE_TOKENS)
+}
 
 /// The form in which a backend keeps dense weights: the attention's projections and the unembedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

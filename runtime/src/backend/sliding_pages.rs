@@ -1,17 +1,21 @@
-//! Which page of a sliding layer holds which block of a sequence. A *block* is [`PAGE_TOKENS`] positions.
+//! Which page of a sliding layer holds which block of a sequence. A *block* is [`SLIDING_PAGE_TOKENS`] positions.
 //!
-//! Between steps a sequence needs the window before its next token, which lies in a few blocks. A step adds the blocks
-//! that it appends to: many for a chunk of a prompt, whose tokens see each other's keys there. They come from pages that
-//! all sequences share, and go back when the next step begins; a snapshot is saved before that. So a sequence slot takes
-//! [`pages_per_sequence`] pages however long a chunk is, and the chunk's pages are there once, not once per slot.
+//! Between steps a sequence needs the window before its next token, which lies in a few blocks. So each sequence slot has
+//! a ring of pages, which its blocks take in turn: while it generates, block `n` lies where block `n - pages` lay, and no
+//! page table changes. A step adds the blocks that it appends to: many for a chunk of a prompt, whose tokens see each
+//! other's keys there. What the ring lacks for them comes from pages that all slots share, and as many go back when the
+//! next step begins; a snapshot is saved before that. So a slot has [`pages_per_sequence`] pages however long a chunk is,
+//! and the chunk's pages are there once, not once per slot.
 //!
-//! All sliding layers use the same pages. This module handles ids only: the memory is the backend's.
+//! Pages are smaller than those of full layers, because a window that begins and ends within pages takes one more than it
+//! fills. All sliding layers use the same pages. This module handles ids only: the memory is the backend's.
 
 use std::collections::VecDeque;
 
 use ossmith_plan::ModelSpec;
+use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 
-use super::{Limits, MAX_REVISED_TOKENS, PAGE_TOKENS};
+use super::{Limits, max_revised_tokens};
 #[cfg(feature = "cuda")]
 use super::{Sequence, Step};
 use crate::{Error, Result};
@@ -21,9 +25,12 @@ use crate::{Error, Result};
 pub(super) struct SlidingPages {
     /// Positions that a token sees, itself included.
     window: usize,
-    /// The most pages that a slot keeps.
+    /// Tokens of a step of which some may be taken back.
+    revised: usize,
+    /// Pages of a slot's ring.
     kept: usize,
-    free: Vec<u32>,
+    /// The pages of chunks.
+    free: VecDeque<u32>,
     slots: Vec<SlotPages>,
     /// Slots of the last step, and the first block of each that is still needed.
     stale: Vec<(usize, usize)>,
@@ -34,43 +41,68 @@ pub(super) struct SlidingPages {
 struct SlotPages {
     first: usize,
     pages: VecDeque<u32>,
+    /// Pages of the ring that hold no block, the next to be used first.
+    spare: VecDeque<u32>,
+}
+
+impl SlotPages {
+    /// Whether the last block lies in the page of the first.
+    fn wraps(&self) -> bool {
+        self.pages.len() > 1 && self.pages.front() == self.pages.back()
+    }
+
+    /// Pages of the ring, and those of chunks that the slot has taken.
+    fn count(&self) -> usize {
+        self.pages.len() + self.spare.len() - usize::from(self.wraps())
+    }
 }
 
 /// The most blocks that `window` consecutive positions lie in.
 fn blocks_of(window: usize) -> usize {
-    if window < 2 { 1 } else { (window - 2) / PAGE_TOKENS + 2 }
+    if window < 2 { 1 } else { (window - 2) / SLIDING_PAGE_TOKENS + 2 }
 }
 
-/// Pages that a sequence slot takes between steps, and in steps that append at most [`MAX_REVISED_TOKENS`] to it.
-pub(super) fn pages_per_sequence(spec: &ModelSpec) -> usize {
-    blocks_of(spec.max_window().min(spec.context))
+/// Pages of a ring that holds the window before a token, wherever it begins, and the tokens of a step of which some may be
+/// taken back.
+fn ring_pages(window: usize, revised: usize) -> usize {
+    blocks_of(window).max((window - 1 + revised).div_ceil(SLIDING_PAGE_TOKENS))
+}
+
+/// Pages that a sequence slot has, which are enough for steps that append at most [`max_revised_tokens`] to it.
+pub(super) fn pages_per_sequence(spec: &ModelSpec, limits: &Limits) -> usize {
+    ring_pages(window_of(spec), max_revised_tokens(limits))
 }
 
 /// Pages that the chunks of a step take beyond those. A chunk of more than a page's tokens takes at most one page more
 /// than its tokens fill, because neither of its ends need be at a page's edge; so pages for twice its tokens are enough.
 pub(super) fn pages_of_chunks(limits: &Limits) -> usize {
-    2 * limits.max_step_tokens.div_ceil(PAGE_TOKENS)
+    2 * limits.max_step_tokens.div_ceil(SLIDING_PAGE_TOKENS)
 }
 
 /// All pages of a sliding layer.
 pub(super) fn page_count(spec: &ModelSpec, limits: &Limits) -> usize {
-    limits.max_sequences.saturating_mul(pages_per_sequence(spec)) + pages_of_chunks(limits)
+    limits.max_sequences.saturating_mul(pages_per_sequence(spec, limits)) + pages_of_chunks(limits)
+}
+
+/// The longest window of a model's sliding layers.
+fn window_of(spec: &ModelSpec) -> usize {
+    spec.max_window().min(spec.context).max(1)
 }
 
 impl SlidingPages {
     pub(super) fn new(spec: &ModelSpec, limits: &Limits) -> SlidingPages {
-        SlidingPages::of(spec.max_window().min(spec.context), page_count(spec, limits), limits)
+        SlidingPages::of(window_of(spec), limits)
     }
 
-    fn of(window: usize, count: usize, limits: &Limits) -> SlidingPages {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        SlidingPages {
-            window,
-            kept: blocks_of(window),
-            free: (0..count).rev().collect(),
-            slots: (0..limits.max_sequences).map(|_| SlotPages::default()).collect(),
-            stale: Vec::new(),
-        }
+    fn of(window: usize, limits: &Limits) -> SlidingPages {
+        let revised = max_revised_tokens(limits);
+        let kept = ring_pages(window, revised);
+        let mut ids = 0_u32..;
+        let slots = (0..limits.max_sequences)
+            .map(|_| SlotPages { spare: ids.by_ref().take(kept).collect(), ..SlotPages::default() })
+            .collect();
+        let free = ids.take(pages_of_chunks(limits)).collect();
+        SlidingPages { window, revised, kept, free, slots, stale: Vec::new() }
     }
 
     /// Takes the pages of a step; those that only the step before needed are free from here on.
@@ -97,26 +129,33 @@ impl SlidingPages {
     /// Pages for `count` tokens from `start` on, and for the window before them.
     ///
     /// A few tokens can begin a block while the oldest block of their window is still needed. Then they take that block's
-    /// page, as in a ring: what they overwrite lies before the window.
+    /// page, as in any ring: what they overwrite lies before the window.
     fn place_one(&mut self, slot: usize, start: usize, count: usize) -> Result<()> {
         let oldest = (start + 1).saturating_sub(self.window);
-        let (low, end) = (oldest / PAGE_TOKENS, (start + count).div_ceil(PAGE_TOKENS));
+        let low = oldest / SLIDING_PAGE_TOKENS;
+        let end = (start + count).div_ceil(SLIDING_PAGE_TOKENS);
         // A block that begins at `start` or after holds nothing of this sequence.
-        self.free_from(slot, start.div_ceil(PAGE_TOKENS).max(low));
+        self.free_from(slot, start.div_ceil(SLIDING_PAGE_TOKENS).max(low));
         self.free_before(slot, low);
         if self.slots[slot].first != low {
             self.free_all(slot);
             self.slots[slot].first = low;
         }
+        let fits = start + count <= oldest + self.kept * SLIDING_PAGE_TOKENS;
         for block in low + self.slots[slot].pages.len()..end {
-            let overwritten = (start + count).saturating_sub(block * PAGE_TOKENS);
-            let shares = block == low + self.kept && overwritten <= oldest % PAGE_TOKENS;
-            let page = if shares { self.slots[slot].pages[0] } else { self.allocate()? };
+            let pages = &mut self.slots[slot];
+            let page = match (pages.spare.pop_front(), pages.pages.front()) {
+                (Some(page), _) => page,
+                (None, Some(&first)) if fits && block == low + self.kept => first,
+                (None, _) => self.free.pop_front().ok_or_else(|| {
+                    Error::Internal("a step takes more sliding pages than there are".to_owned())
+                })?,
+            };
             self.slots[slot].pages.push_back(page);
         }
         // A shorter step may be a draft, after whose first token the sequence continues, or a token that runs again.
-        let known = if count <= MAX_REVISED_TOKENS { start } else { start + count };
-        self.stale.push((slot, (known + 1).saturating_sub(self.window) / PAGE_TOKENS));
+        let known = if count <= self.revised { start } else { start + count };
+        self.stale.push((slot, (known + 1).saturating_sub(self.window) / SLIDING_PAGE_TOKENS));
         Ok(())
     }
 
@@ -127,7 +166,7 @@ impl SlidingPages {
 
     /// The blocks of the window before `end`, a page's edge.
     pub(super) fn window_before(&self, end: usize) -> std::ops::Range<usize> {
-        (end + 1).saturating_sub(self.window) / PAGE_TOKENS..end / PAGE_TOKENS
+        (end + 1).saturating_sub(self.window) / SLIDING_PAGE_TOKENS..end / SLIDING_PAGE_TOKENS
     }
 
     /// Pages for the window before `end`, a page's edge, where a sequence slot will continue; what it had is free.
@@ -138,30 +177,32 @@ impl SlidingPages {
         self.stale.retain(|(stale, _)| *stale != slot);
         self.free_all(slot);
         let blocks = self.window_before(end);
-        self.slots[slot].first = blocks.start;
-        for _ in blocks {
-            let page = self.allocate()?;
-            self.slots[slot].pages.push_back(page);
-        }
+        let slot = &mut self.slots[slot];
+        slot.first = blocks.start;
+        slot.pages.extend(slot.spare.drain(..blocks.len()));
         Ok(())
     }
 
     /// The page of a block, if the slot has one.
     pub(super) fn page(&self, slot: usize, block: usize) -> Option<u32> {
-        let SlotPages { first, pages } = self.slots.get(slot)?;
+        let SlotPages { first, pages, .. } = self.slots.get(slot)?;
         pages.get(block.checked_sub(*first)?).copied()
     }
 
     /// The first block of a slot that has a page, and the pages from there on.
     #[cfg(feature = "cuda")]
     pub(super) fn blocks(&self, slot: usize) -> (usize, impl Iterator<Item = u32>) {
-        let SlotPages { first, pages } = &self.slots[slot];
+        let SlotPages { first, pages, .. } = &self.slots[slot];
         (*first, pages.iter().copied())
     }
 
-    fn allocate(&mut self) -> Result<u32> {
-        let none = || Error::Internal("a step takes more sliding pages than there are".to_owned());
-        self.free.pop().ok_or_else(none)
+    /// The pages that the blocks after those will lie in, as long as steps append no chunk: the ring's, in turn.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn pages_ahead(&self, slot: usize) -> impl Iterator<Item = u32> {
+        let slot = &self.slots[slot];
+        let in_turn = slot.spare.iter().chain(slot.pages.iter().skip(usize::from(slot.wraps())));
+        // What a chunk has taken goes back first.
+        in_turn.skip(slot.count() - self.kept).cycle().copied()
     }
 
     /// Frees the blocks before `block`.
@@ -169,28 +210,34 @@ impl SlidingPages {
         while self.slots[slot].first < block
             && let Some(page) = self.slots[slot].pages.pop_front()
         {
-            self.slots[slot].first += 1;
-            self.free_unless_shared(slot, page);
+            let slot = &mut self.slots[slot];
+            slot.first += 1;
+            if !slot.pages.contains(&page) {
+                slot.spare.push_back(page);
+                if slot.count() > self.kept {
+                    self.free.extend(slot.spare.pop_back());
+                }
+            }
         }
     }
 
-    /// Frees the blocks from `block` on.
+    /// Frees the blocks from `block` on, so that the ring goes back to where it was before them.
     fn free_from(&mut self, slot: usize, block: usize) {
         while self.slots[slot].first + self.slots[slot].pages.len() > block
             && let Some(page) = self.slots[slot].pages.pop_back()
         {
-            self.free_unless_shared(slot, page);
+            let slot = &mut self.slots[slot];
+            if !slot.pages.contains(&page) {
+                slot.spare.push_front(page);
+                if slot.count() > self.kept {
+                    self.free.extend(slot.spare.pop_front());
+                }
+            }
         }
     }
 
     fn free_all(&mut self, slot: usize) {
         self.free_from(slot, 0);
-    }
-
-    fn free_unless_shared(&mut self, slot: usize, page: u32) {
-        if !self.slots[slot].pages.contains(&page) {
-            self.free.push(page);
-        }
     }
 }
 
@@ -201,6 +248,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::PAGE_TOKENS;
     use super::*;
 
     /// A sequence in a slot: its number, its length, and where it may continue at the earliest.
@@ -215,7 +263,7 @@ mod tests {
     type Memory = HashMap<(u32, usize), (usize, usize)>;
 
     fn place_of(pages: &SlidingPages, slot: usize, position: usize) -> Option<(u32, usize)> {
-        Some((pages.page(slot, position / PAGE_TOKENS)?, position % PAGE_TOKENS))
+        Some((pages.page(slot, position / SLIDING_PAGE_TOKENS)?, position % SLIDING_PAGE_TOKENS))
     }
 
     proptest! {
@@ -225,14 +273,14 @@ mod tests {
         #[test]
         fn every_token_finds_its_window(
             window in prop_oneof![1_usize..260, Just(64), Just(65), Just(128)],
-            slots in 1_usize..5,
+            slots in prop_oneof![1_usize..5, Just(100), Just(300)],
             max_step_tokens in 1_usize..500,
             steps in prop::collection::vec(
                 prop::collection::vec((0_u8..12, 1_usize..500, 0_usize..500), 5), 1..40),
         ) {
             let limits = Limits { max_sequences: slots, max_step_tokens, pages: 1 };
-            let count = slots * blocks_of(window) + pages_of_chunks(&limits);
-            let mut pages = SlidingPages::of(window, count, &limits);
+            let revised = max_revised_tokens(&limits);
+            let mut pages = SlidingPages::of(window, &limits);
             let (mut memory, mut numbers) = (Memory::new(), 0);
             let mut sequences = vec![Sequence { number: 0, length: 0, earliest: 0 }; slots];
             let mut snapshots = vec![0];
@@ -263,8 +311,7 @@ mod tests {
                     let start = earliest + choice % (length - earliest + 1);
                     appended.push((slot, number, start, count));
                     sequence.length = start + count;
-                    sequence.earliest =
-                        if count <= MAX_REVISED_TOKENS { start } else { start + count };
+                    sequence.earliest = if count <= revised { start } else { start + count };
                 }
                 pages.place_all(appended.iter().map(|&(slot, _, start, count)| (slot, start, count)))
                     .unwrap();
@@ -293,10 +340,45 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// What a page table is sent once holds: a sequence that generates, with drafts or without, finds each block in the
+        /// page that was ahead, from the first step after its prompt on.
+        #[test]
+        fn blocks_take_the_pages_ahead(
+            window in prop_oneof![1_usize..260, Just(128)],
+            slots in prop_oneof![1_usize..4, Just(256)],
+            prompt in 1_usize..400,
+            steps in prop::collection::vec((1_usize..17, 0_usize..17), 1..200),
+        ) {
+            let limits = Limits { max_sequences: slots, max_step_tokens: 512, pages: 1 };
+            let mut pages = SlidingPages::of(window, &limits);
+            pages.place_all([(0, 0, prompt)].into_iter()).unwrap();
+            pages.place_all([(0, prompt, 1)].into_iter()).unwrap();
+            let next = prompt / SLIDING_PAGE_TOKENS + 1;
+            let ahead: Vec<u32> = pages.pages_ahead(0).take(250).collect();
+            let mut start = prompt + 1;
+            for (count, accepted) in steps {
+                pages.place_all([(0, start, count)].into_iter()).unwrap();
+                for block in next..(start + count).div_ceil(SLIDING_PAGE_TOKENS) {
+                    if let Some(page) = pages.page(0, block) {
+                        prop_assert_eq!(page, ahead[block - next], "block {}", block);
+                    }
+                }
+                start += 1 + accepted % count;
+            }
+        }
+    }
+
     #[test]
     fn a_slot_keeps_its_window_whatever_the_chunk() {
-        for (window, kept) in [(1, 1), (2, 2), (65, 2), (66, 3), (67, 3), (128, 3), (129, 3)] {
-            assert_eq!(blocks_of(window), kept, "{window}");
+        for (window, blocks) in [(1, 1), (2, 2), (17, 2), (18, 3), (19, 3), (128, 9), (129, 9)] {
+            assert_eq!(blocks_of(window), blocks, "{window}");
+        }
+        // The window, and the tokens of a draft: many of few sequences, few of many.
+        let rings = [(1, 12), (64, 12), (128, 10), (256, 9), (1000, 9)];
+        for (max_sequences, kept) in rings {
+            let limits = Limits { max_sequences, max_step_tokens: 8192, pages: 1 };
+            assert_eq!(SlidingPages::of(128, &limits).kept, kept, "{max_sequences}");
         }
     }
 }

@@ -15,7 +15,7 @@ use super::pages::PrefixHit;
 use super::sample::{Key, Sample};
 use super::scheduler::Scheduler;
 use super::step_plan::{PlanEntry, SampleOn, SnapshotCopy, StepPlan};
-use crate::backend::{Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence};
+use crate::backend::{Input, LogitRows, PAGE_TOKENS, RowSampling, Sequence};
 
 /// Tokens of a chunk whose rows are all returned: bounds the memory of logits.
 const REPORTED_CHUNK: usize = 32;
@@ -195,8 +195,8 @@ impl Scheduler {
         let Some(sample) = self.samples.get(&key) else { return Vec::new() };
         let left = sample.request.max_tokens.saturating_sub(sample.generated() + 1);
         let length = sample.drafts.length(sample.generated(), self.draft_tokens);
-        let length =
-            length.min(left).min(budget).min(self.max_append - 1).min(MAX_REVISED_TOKENS - 1);
+        let most = self.max_revised_tokens.min(self.max_append) - 1;
+        let length = length.min(left).min(budget).min(most);
         let may_draft = self.may_draft(sample, sample.generated());
         if !may_draft || sample.unscheduled() != 1 || length == 0 {
             return Vec::new();

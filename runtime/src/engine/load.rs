@@ -6,7 +6,9 @@ use ossmith_plan::{Model, ModelSpec, Shard, ShardError};
 
 use super::Engine;
 use super::options::{EngineOptions, Policy};
-use crate::backend::{self, CpuOptions, MemoryBudget, RankOptions, snapshot_count};
+use crate::backend::{
+    self, CpuOptions, MemoryBudget, RankOptions, max_revised_tokens, snapshot_count,
+};
 use crate::{Checkpoint, Error, Limits, Progress, Ranks, Result};
 
 /// Sliding-window snapshots to make room for; `None` if the model has no sliding layers.
@@ -47,7 +49,8 @@ impl Engine {
             backend::open(device, rank_options, model, checkpoint, limits, cpu, progress)?;
         tracing::info!(backend = %backend.describe(), ?limits, "engine ready");
         if policy.draft_tokens > 0 {
-            let (most, rows) = (policy.draft_tokens, backend.max_sampled_rows());
+            let most = policy.draft_tokens.min(max_revised_tokens(&limits) - 1);
+            let rows = backend.max_sampled_rows();
             tracing::info!(
                 most,
                 rows,

@@ -21,7 +21,7 @@ use super::sample::{Key, Sample, Samples};
 use super::step_plan::{SnapshotCopy, StepPlan};
 use super::validate::ValidatedRequest;
 use super::waiting::WaitingQueue;
-use crate::backend::{Backend, PAGE_TOKENS};
+use crate::backend::{Backend, PAGE_TOKENS, max_revised_tokens};
 
 /// A prompt's snapshot is saved at the end of every this many pages.
 const SNAPSHOT_INTERVAL_PAGES: usize = 2;
@@ -55,6 +55,7 @@ pub(super) struct Scheduler {
     pub(super) step_tokens: usize,
     pub(super) max_append: usize,
     pub(super) max_sampled_rows: usize,
+    pub(super) max_revised_tokens: usize,
     pub(super) draft_tokens: usize,
     pub(super) vocab: usize,
     pub(super) metrics: EngineMetrics,
@@ -95,6 +96,7 @@ impl Scheduler {
             step_tokens: limits.max_step_tokens,
             max_append: backend.max_append(),
             max_sampled_rows: backend.max_sampled_rows(),
+            max_revised_tokens: max_revised_tokens(&limits),
             draft_tokens: policy.draft_tokens,
             vocab,
             metrics: EngineMetrics::new(limits.pages),

@@ -13,8 +13,8 @@ use ossmith_plan::{Layer, ModelSpec, Rope};
 use super::SamplingParams;
 use super::clock::Clock;
 use crate::backend::{
-    Backend, HeldStep, Input, LogitRows, MAX_REVISED_TOKENS, PAGE_TOKENS, RowSampling, Sequence,
-    SlotState, Step, StepOutput, StepTime, out_of_order,
+    Backend, HeldStep, Input, LogitRows, PAGE_TOKENS, RowSampling, Sequence, SlotState, Step,
+    StepOutput, StepTime, max_revised_tokens, out_of_order,
 };
 use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 use crate::{Error, Limits, Result};
@@ -151,7 +151,7 @@ impl Scripted {
             }
             let ring = self.rings.get(sequence.seq_slot).ok_or("no such sequence slot")?;
             // Draft tokens that were rejected may lie beyond `start`.
-            let revised = ring.len() >= start + MAX_REVISED_TOKENS && start > 0;
+            let revised = ring.len() >= start + max_revised_tokens(&self.limits) && start > 0;
             if ring.len() < start || revised {
                 return Err(format!("starts at {start}, the sequence slot holds {}", ring.len()));
             }

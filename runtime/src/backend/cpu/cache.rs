@@ -5,6 +5,7 @@
 //! its keys transposed, `[head_dim, 16]`, so that one query is multiplied with sixteen keys at a time, then its values,
 //! `[16, head_dim]`.
 
+use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 use ossmith_plan::{Layer, LayerKind, Model};
 
 use super::batch::{Batch, BatchSequence};
@@ -16,8 +17,9 @@ use crate::{Error, Result};
 
 /// Positions of one tile.
 pub(super) const TILE: usize = 16;
-/// Tiles of one page.
+/// Tiles of one page of a full layer.
 const PAGE_TILES: usize = PAGE_TOKENS / TILE;
+const _: () = assert!(SLIDING_PAGE_TOKENS == TILE, "a page of a sliding layer is one tile");
 
 /// Keys and values of every layer.
 #[derive(Debug)]
@@ -42,9 +44,7 @@ impl Cache {
         let spec = &model.rank_spec();
         let tile_floats = 2 * spec.kv_width() * TILE;
         let tiles = |layer: &Layer| match layer.kind() {
-            LayerKind::Sliding => {
-                sliding_pages::page_count(spec, limits).saturating_mul(PAGE_TILES)
-            }
+            LayerKind::Sliding => sliding_pages::page_count(spec, limits),
             LayerKind::Full => limits.pages.saturating_mul(PAGE_TILES),
         };
         let layer = |layer: &Layer| zeros(tiles(layer).saturating_mul(tile_floats));
@@ -105,8 +105,8 @@ impl Cache {
         let layers = self.layers.iter_mut().zip(&mut self.snapshots).zip(&self.kinds);
         for ((cache, snapshots), _) in layers.filter(|(_, kind)| **kind == LayerKind::Sliding) {
             for index in first..end / TILE {
-                let page = self.sliding.page(seq_slot, index / PAGE_TILES).ok_or_else(missing)?;
-                let from = (page as usize * PAGE_TILES + index % PAGE_TILES) * tile;
+                let page = self.sliding.page(seq_slot, index).ok_or_else(missing)?;
+                let from = page as usize * tile;
                 let to = (snapshot * window + index % window) * tile;
                 let in_cache = cache.get_mut(from..from + tile).ok_or_else(missing)?;
                 let in_snapshot = snapshots.get_mut(to..to + tile).ok_or_else(missing)?;
@@ -157,10 +157,7 @@ impl Cache {
     ) -> usize {
         let index = match self.kinds[layer] {
             // A block without a page is one that nothing is read from or written to, but for checks.
-            LayerKind::Sliding => {
-                let page = self.sliding.page(sequence.seq_slot, tile / PAGE_TILES).unwrap_or(0);
-                page as usize * PAGE_TILES + tile % PAGE_TILES
-            }
+            LayerKind::Sliding => self.sliding.page(sequence.seq_slot, tile).unwrap_or(0) as usize,
             LayerKind::Full => {
                 sequence.pages[tile / PAGE_TILES] as usize * PAGE_TILES + tile % PAGE_TILES
             }
@@ -201,10 +198,12 @@ pub fn memory_budget(model: &'static Model, limits: &Limits, snapshots: usize) -
     let full = (spec.layers.len() - sliding) as u64;
     let window = spec.max_window().min(spec.context).div_ceil(TILE);
     let in_page = PAGE_TILES as u64;
-    let of_sliding = |pages: usize| (pages * sliding) as u64 * in_page * tile;
+    let of_sliding = |pages: usize| (pages * sliding) as u64 * tile;
     MemoryBudget {
         page_bytes: limits.pages as u64 * in_page * full * tile,
-        ring_bytes: of_sliding(limits.max_sequences * sliding_pages::pages_per_sequence(spec)),
+        ring_bytes: of_sliding(
+            limits.max_sequences * sliding_pages::pages_per_sequence(spec, limits),
+        ),
         workspace_bytes: of_sliding(sliding_pages::pages_of_chunks(limits)),
         snapshot_bytes: (snapshots * sliding * window) as u64 * tile,
         available_bytes: available_bytes(),

@@ -3,16 +3,29 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
+use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 use ossmith_plan::params::Ptr;
 use ossmith_plan::{Layer, LayerKind, ModelSpec};
 
 use super::memory::Buffer;
 use super::page_tables::PageTables;
+use crate::backend::Limits;
 use crate::backend::sliding_pages;
-use crate::backend::{Limits, PAGE_TOKENS};
 use crate::{Error, Result};
 
 pub(super) const BF16_BYTES: usize = 2;
+
+/// Where a layer's keys and values lie, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayerAddresses {
+    pub keys: Ptr,
+    pub values: Ptr,
+    pub page_table: Ptr,
+    /// Entries of a slot in the page table.
+    pub table_stride: u32,
+    /// A page has 2 to this power tokens.
+    pub page_bits: u32,
+}
 
 /// One layer's keys and values.
 #[derive(Debug)]
@@ -20,6 +33,16 @@ struct LayerCache {
     kind: LayerKind,
     keys: Buffer,
     values: Buffer,
+}
+
+/// Consecutive pages of a window.
+#[derive(Clone, Copy, Debug)]
+struct PageRun {
+    /// The first page.
+    page: usize,
+    /// Its number within the window.
+    first: usize,
+    pages: usize,
 }
 
 /// The cache of all layers.
@@ -30,8 +53,9 @@ pub(super) struct DeviceCache {
     pub tables: PageTables,
     /// Memory of the page tables by layer kind.
     _table_buffers: [Buffer; 2],
-    /// Pages that hold the window before a page's edge.
+    /// Pages of sliding layers that hold the window before a page's edge.
     window: usize,
+    /// Bytes of a page of a sliding layer.
     page_bytes: usize,
     /// Keys and values of the sliding-window snapshots by sliding layer, `[snapshots][window]` pages.
     snapshots: Vec<LayerCache>,
@@ -43,26 +67,28 @@ impl DeviceCache {
         spec: &ModelSpec,
         limits: &Limits,
     ) -> Result<DeviceCache> {
-        let page_bytes = PAGE_TOKENS * spec.kv_width() * BF16_BYTES;
+        let page_bytes = |kind: LayerKind| kind.page_tokens() * spec.kv_width() * BF16_BYTES;
         let layer = |layer: &Layer| {
             let kind = layer.kind();
             let pages = match kind {
                 LayerKind::Sliding => sliding_pages::page_count(spec, limits),
                 LayerKind::Full => limits.pages,
             };
-            let make = |what| Buffer::zeroed(context, pages * page_bytes, what);
+            let make = |what| Buffer::zeroed(context, pages * page_bytes(kind), what);
             Ok(LayerCache { kind, keys: make("the key cache")?, values: make("the value cache")? })
         };
         let layers = spec.layers.iter().map(layer).collect::<Result<_>>()?;
-        let bytes = PageTables::entries(spec, limits) * size_of::<u32>();
-        let table = || Buffer::zeroed(context, bytes, "a page table");
-        let buffers = [table()?, table()?];
+        let table = |kind| {
+            let bytes = PageTables::entries(kind, spec, limits) * size_of::<u32>();
+            Buffer::zeroed(context, bytes, "a page table")
+        };
+        let buffers = [table(LayerKind::Sliding)?, table(LayerKind::Full)?];
         Ok(DeviceCache {
             layers,
             tables: PageTables::new(spec, limits, [buffers[0].ptr(), buffers[1].ptr()]),
             _table_buffers: buffers,
-            window: spec.max_window().min(spec.context).div_ceil(PAGE_TOKENS),
-            page_bytes,
+            window: spec.max_window().min(spec.context).div_ceil(SLIDING_PAGE_TOKENS),
+            page_bytes: page_bytes(LayerKind::Sliding),
             snapshots: Vec::new(),
         })
     }
@@ -96,23 +122,19 @@ impl DeviceCache {
         if !save {
             self.tables.sliding.place_window(slot, end)?;
         }
-        let bytes = self.page_bytes;
+        let runs = self.page_runs(slot, end)?;
         let sliding = self.layers.iter().filter(|layer| layer.kind == LayerKind::Sliding);
         for (cache, snapshots) in sliding.zip(&self.snapshots) {
-            for block in self.tables.sliding.window_before(end) {
-                let missing = || {
-                    Error::Internal(format!("sequence slot {slot} holds no window before {end}"))
-                };
-                let page =
-                    self.tables.sliding.page(slot, block).ok_or_else(missing)? as usize * bytes;
-                let kept = (snapshot * self.window + block % self.window) * bytes;
+            for &PageRun { page, first, pages } in &runs {
+                let (from, bytes) = (page * self.page_bytes, pages * self.page_bytes);
+                let kept = (snapshot * self.window + first) * self.page_bytes;
                 for (of_cache, of_snapshot) in
                     [(&cache.keys, &snapshots.keys), (&cache.values, &snapshots.values)]
                 {
                     if save {
-                        of_snapshot.copy_from(stream, kept, of_cache, page, bytes)?;
+                        of_snapshot.copy_from(stream, kept, of_cache, from, bytes)?;
                     } else {
-                        of_cache.copy_from(stream, page, of_snapshot, kept, bytes)?;
+                        of_cache.copy_from(stream, from, of_snapshot, kept, bytes)?;
                     }
                 }
             }
@@ -120,10 +142,36 @@ impl DeviceCache {
         Ok(())
     }
 
-    /// Addresses of a layer's keys, values and page table.
-    pub(super) fn layer(&self, layer: usize) -> (Ptr, Ptr, Ptr) {
+    /// The pages of the window before `end`, those that lie one behind the other together: each run is one copy per layer.
+    fn page_runs(&self, slot: usize, end: usize) -> Result<Vec<PageRun>> {
+        let mut runs: Vec<PageRun> = Vec::new();
+        for (first, block) in self.tables.sliding.window_before(end).enumerate() {
+            let missing =
+                || Error::Internal(format!("sequence slot {slot} holds no window before {end}"));
+            let page = self.tables.sliding.page(slot, block).ok_or_else(missing)? as usize;
+            match runs.last_mut() {
+                Some(run) if run.page + run.pages == page => run.pages += 1,
+                _ => runs.push(PageRun { page, first, pages: 1 }),
+            }
+        }
+        Ok(runs)
+    }
+
+    /// What kernels are given of a layer's cache.
+    pub(super) fn layer(&self, layer: usize) -> LayerAddresses {
         let cache = &self.layers[layer];
-        (cache.keys.ptr(), cache.values.ptr(), self.tables.address(cache.kind))
+        LayerAddresses {
+            keys: cache.keys.ptr(),
+            values: cache.values.ptr(),
+            page_table: self.tables.address(cache.kind),
+            table_stride: self.tables.stride(cache.kind) as u32,
+            page_bits: cache.kind.page_tokens().ilog2(),
+        }
+    }
+
+    /// Tokens of a page of a layer.
+    pub(super) fn page_tokens(&self, layer: usize) -> usize {
+        self.layers[layer].kind.page_tokens()
     }
 
     /// A layer's keys and values.

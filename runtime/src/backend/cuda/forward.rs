@@ -13,7 +13,7 @@ use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{self, Params, PhaseKernel, Ptr};
 use ossmith_plan::{Kernel, Model, Phase, Schedule, Value, Weight};
 
-use super::cache::DeviceCache;
+use super::cache::{DeviceCache, LayerAddresses};
 use super::exchange::Exchange;
 use super::kernels::{Extent, Kernels};
 use super::nvtx::Range;
@@ -160,8 +160,8 @@ impl Pass {
     ) -> Result<()> {
         let (workspace, weights, inputs) = (&self.workspace, &self.weights, &step.inputs);
         let (tokens, extent) = (step.tokens as u32, self.extent(step.tokens));
-        let (keys, values, page_table) = self.cache.layer(layer);
-        let table_stride = self.cache.tables.stride() as u32;
+        let LayerAddresses { keys, values, page_table, table_stride, page_bits } =
+            self.cache.layer(layer);
         let tile_order = u32::from(step.schedule.tile_order);
         let logit_sums_offset = self.logit_sums_offset(layer) as Ptr;
         let router_logit_sums = workspace.router_logit_sums.ptr() + logit_sums_offset;
@@ -220,7 +220,9 @@ impl Pass {
                     positions: inputs.positions,
                     seq_slots: inputs.seq_slots,
                     table_stride,
+                    page_bits,
                     tokens,
+                    unused: 0,
                 };
                 self.launch(kernel, extent, &params)
             }
@@ -236,7 +238,9 @@ impl Pass {
                     positions: inputs.positions,
                     seq_slots: inputs.seq_slots,
                     table_stride,
+                    page_bits,
                     tokens,
+                    unused: 0,
                 };
                 self.launch(kernel, extent, &params)
             }

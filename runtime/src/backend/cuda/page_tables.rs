@@ -6,7 +6,14 @@ use ossmith_plan::{LayerKind, ModelSpec};
 
 use crate::Result;
 use crate::backend::sliding_pages::SlidingPages;
-use crate::backend::{Limits, PAGE_TOKENS, Sequence, Step};
+use crate::backend::{Limits, Sequence, Step};
+
+/// In the order of their numbers.
+const KINDS: [LayerKind; 2] = [LayerKind::Sliding, LayerKind::Full];
+
+/// Entries of a sliding layer's table that are written ahead with an entry that changed: a sequence that generates takes the
+/// pages of its ring in turn, so it sends one copy in as many pages.
+pub(super) const ENTRIES_AHEAD: usize = 256;
 
 /// Entries of a page table that the device lacks.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,29 +32,30 @@ pub(super) struct PageTables {
     shadows: [Vec<u32>; 2],
     /// Where they lie on the device, by layer kind.
     addresses: [Ptr; 2],
-    stride: usize,
+    /// Entries of a slot, by layer kind.
+    strides: [usize; 2],
 }
 
 impl PageTables {
     /// Tables at `addresses`, of [`PageTables::entries`] zeros each.
     pub(super) fn new(spec: &ModelSpec, limits: &Limits, addresses: [Ptr; 2]) -> PageTables {
-        let entries = || vec![0; PageTables::entries(spec, limits)];
+        let entries = |kind| vec![0; PageTables::entries(kind, spec, limits)];
         PageTables {
             sliding: SlidingPages::new(spec, limits),
-            shadows: [entries(), entries()],
+            shadows: KINDS.map(entries),
             addresses,
-            stride: spec.context.div_ceil(PAGE_TOKENS),
+            strides: KINDS.map(|kind| spec.context.div_ceil(kind.page_tokens())),
         }
     }
 
-    /// Entries of a table.
-    pub(super) fn entries(spec: &ModelSpec, limits: &Limits) -> usize {
-        limits.max_sequences * spec.context.div_ceil(PAGE_TOKENS)
+    /// Entries of the table of a kind of layer.
+    pub(super) fn entries(kind: LayerKind, spec: &ModelSpec, limits: &Limits) -> usize {
+        limits.max_sequences * spec.context.div_ceil(kind.page_tokens())
     }
 
-    /// Entries of one slot in a table.
-    pub(super) fn stride(&self) -> usize {
-        self.stride
+    /// Entries of one slot in the table of a kind of layer.
+    pub(super) fn stride(&self, kind: LayerKind) -> usize {
+        self.strides[kind as usize]
     }
 
     /// Address of the table of a kind of layer.
@@ -64,7 +72,7 @@ impl PageTables {
         pages: &[u32],
         position: usize,
     ) -> usize {
-        let index = position / PAGE_TOKENS;
+        let index = position / kind.page_tokens();
         match kind {
             LayerKind::Sliding => self.sliding.page(slot, index).unwrap_or(0) as usize,
             LayerKind::Full => pages[index] as usize,
@@ -78,34 +86,37 @@ impl PageTables {
 
     /// What a sequence's rows in the tables lack, once its step has its pages.
     pub(super) fn updates(&mut self, sequence: &Sequence<'_>) -> [Option<TableUpdate>; 2] {
-        let slot = sequence.seq_slot;
-        let (first, pages) = self.sliding.blocks(slot);
-        let row = &mut self.shadows[LayerKind::Sliding as usize][slot * self.stride..];
-        let sliding =
-            take_over(&mut row[first..], pages).map(|(at, entries)| (first + at, entries));
-        let row = &mut self.shadows[LayerKind::Full as usize][slot * self.stride..];
-        let known = row[..sequence.pages.len()] == *sequence.pages;
-        // As nearly always, and much faster to see than where they part.
-        let full = if known { None } else { take_over(row, sequence.pages.iter().copied()) };
-        let update = |kind: LayerKind, changed: Option<(usize, Vec<u32>)>| {
-            let (at, entries) = changed?;
-            let entry = (slot * self.stride + at) * size_of::<u32>();
-            Some(TableUpdate { address: self.address(kind) + entry as Ptr, entries })
-        };
-        [update(LayerKind::Sliding, sliding), update(LayerKind::Full, full)]
+        [self.sliding_update(sequence.seq_slot), self.full_update(sequence)]
     }
-}
 
-/// Takes over `pages` into a row of a page table: the first entry that differed, and the entries from there on.
-fn take_over(row: &mut [u32], pages: impl Iterator<Item = u32>) -> Option<(usize, Vec<u32>)> {
-    let mut changed =
-        row.iter_mut().zip(pages).enumerate().skip_while(|(_, (old, new))| **old == *new);
-    let (first, (old, new)) = changed.next()?;
-    *old = new;
-    let mut entries = vec![new];
-    for (_, (old, new)) in changed {
-        *old = new;
-        entries.push(new);
+    fn sliding_update(&mut self, slot: usize) -> Option<TableUpdate> {
+        let (kind, stride) = (LayerKind::Sliding, self.stride(LayerKind::Sliding));
+        let (first, pages) = self.sliding.blocks(slot);
+        let row = &mut self.shadows[kind as usize][slot * stride + first..(slot + 1) * stride];
+        let changed = row.iter().zip(pages).position(|(old, new)| *old != new)?;
+        let pages = self.sliding.blocks(slot).1.skip(changed);
+        let pages = pages.chain(self.sliding.pages_ahead(slot).take(ENTRIES_AHEAD));
+        let entries: Vec<u32> = pages.take(row.len() - changed).collect();
+        row[changed..][..entries.len()].copy_from_slice(&entries);
+        Some(self.update(kind, slot, first + changed, entries))
     }
-    Some((first, entries))
+
+    fn full_update(&mut self, sequence: &Sequence<'_>) -> Option<TableUpdate> {
+        let (kind, slot, pages) = (LayerKind::Full, sequence.seq_slot, sequence.pages);
+        let stride = self.stride(kind);
+        let row = &mut self.shadows[kind as usize][slot * stride..][..pages.len()];
+        // As nearly always, and much faster to see than where they part.
+        if *row == *pages {
+            return None;
+        }
+        let changed = row.iter().zip(pages).position(|(old, new)| old != new)?;
+        row.copy_from_slice(pages);
+        Some(self.update(kind, slot, changed, pages[changed..].to_vec()))
+    }
+
+    /// Entries from number `first` of a slot on.
+    fn update(&self, kind: LayerKind, slot: usize, first: usize, entries: Vec<u32>) -> TableUpdate {
+        let entry = (slot * self.stride(kind) + first) * size_of::<u32>();
+        TableUpdate { address: self.address(kind) + entry as Ptr, entries }
+    }
 }

@@ -6,11 +6,12 @@
 //! `[sequences][MAX_EDITS]`, settings of the rows that are only reported `[step tokens]`; then page-table entries.
 
 use ossmith_plan::ModelSpec;
+use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 use ossmith_plan::params::{NO_MASK, NOTHING_GIVEN, Ptr, SampleChanges, SampleEdit, SampleRow};
 
 use super::forward::{StepInputs, TiledInputs};
 use super::memory::Pinned;
-use super::page_tables::{PageTables, TableUpdate};
+use super::page_tables::{ENTRIES_AHEAD, PageTables, TableUpdate};
 use super::query_tiles::QueryTiles;
 use super::sampling_state::mask_index;
 use super::workspace;
@@ -42,9 +43,10 @@ pub(super) struct Arrays {
 impl Arrays {
     pub(super) fn new(spec: &ModelSpec, limits: &Limits) -> Arrays {
         let (sequences, step_tokens) = (limits.max_sequences, limits.max_step_tokens);
-        // A row for full layers; for sliding ones the blocks of the window and of the step.
-        let row = spec.context.div_ceil(PAGE_TOKENS) + pages_per_sequence(spec) + 2;
-        let table_entries = sequences * row + step_tokens / PAGE_TOKENS;
+        // A row for full layers; for sliding ones the blocks of the window and of the step, and those ahead.
+        let sliding = pages_per_sequence(spec, limits) + 2 + ENTRIES_AHEAD;
+        let row = spec.context.div_ceil(PAGE_TOKENS) + sliding;
+        let table_entries = sequences * row + step_tokens / SLIDING_PAGE_TOKENS;
         let sampled_rows = workspace::logit_rows(limits);
         Arrays { step_tokens, sequences, sampled_rows, table_entries }
     }

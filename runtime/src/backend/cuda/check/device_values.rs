@@ -7,7 +7,6 @@ use super::super::cache::DeviceCache;
 use super::super::forward::Pass;
 use super::super::memory::Buffer;
 use crate::Result;
-use crate::backend::PAGE_TOKENS;
 
 /// The first `count` bf16 elements.
 pub(super) fn read_bf16(buffer: &Buffer, count: usize) -> Result<Vec<f32>> {
@@ -67,6 +66,7 @@ pub(super) struct LayerSnapshot {
     values: Vec<u16>,
     kv_heads: usize,
     head_dim: usize,
+    page_tokens: usize,
 }
 
 impl LayerSnapshot {
@@ -82,19 +82,27 @@ impl LayerSnapshot {
             buffer.read(0, &mut bits)?;
             Ok::<_, crate::Error>(bits)
         };
-        Ok(LayerSnapshot { keys: read(keys)?, values: read(values)?, kv_heads, head_dim })
+        let (keys, values) = (read(keys)?, read(values)?);
+        Ok(LayerSnapshot {
+            keys,
+            values,
+            kv_heads,
+            head_dim,
+            page_tokens: cache.page_tokens(layer),
+        })
     }
 
     /// Keys and values of one position, each `[kv_heads, head_dim]`: keys lie as `[page][head][token][dim]`, values
     /// as `[page][head][dim][token]`.
     pub(super) fn position(&self, page: usize, position: usize) -> (Vec<f32>, Vec<f32>) {
-        let (dims, in_page) = (self.head_dim, position % PAGE_TOKENS);
+        let (dims, tokens) = (self.head_dim, self.page_tokens);
+        let in_page = position % tokens;
         let mut keys = Vec::with_capacity(self.kv_heads * dims);
         let mut values = Vec::with_capacity(self.kv_heads * dims);
         for head in 0..self.kv_heads {
-            let base = (page * self.kv_heads + head) * PAGE_TOKENS * dims;
+            let base = (page * self.kv_heads + head) * tokens * dims;
             keys.extend((0..dims).map(|dim| self.keys[base + in_page * dims + dim]));
-            values.extend((0..dims).map(|dim| self.values[base + dim * PAGE_TOKENS + in_page]));
+            values.extend((0..dims).map(|dim| self.values[base + dim * tokens + in_page]));
         }
         let widen =
             |bits: Vec<u16>| bits.into_iter().map(|b| bf16::from_bits(b).to_f32()).collect();

@@ -1,6 +1,7 @@
 //! Steps are staged over plain memory and read at the addresses that kernels are given.
 
 use ossmith_models::NANO;
+use ossmith_plan::LayerKind;
 
 use super::*;
 use crate::backend::PromptReport;
@@ -11,8 +12,8 @@ const LIMITS: Limits = Limits { max_sequences: 4, max_step_tokens: 64, pages: 40
 const WORDS: Ptr = 1 << 20;
 const TABLES: [Ptr; 2] = [1 << 24, 1 << 28];
 const TILE_TOKENS: usize = 16;
-/// Entries of a slot in a page table.
-const STRIDE: u64 = 131_072 / 64;
+/// Entries of a slot in a page table, of sliding and of full layers.
+const STRIDES: [u64; 2] = [131_072 / 16, 131_072 / 64];
 const PENALTIES: Penalties = Penalties { repetition: 1.25, presence: 0.5, frequency: -0.75 };
 
 /// A step's words and tables with the addresses of the step staged last.
@@ -239,29 +240,43 @@ fn only_prompts_are_taken_in_tiles() {
 fn page_tables_receive_what_they_lack_and_nothing_twice() {
     let (mut staged, prompt) = (Staged::new(), prompt());
     staged.stage(&mixed_step(&prompt));
-    let [sliding, full] =
-        TABLES.map(|table| move |slot: u64, entry: u64| table + 4 * (slot * STRIDE + entry));
-    // Sliding layers took pages 0 to 6 in order; entry 0 of slot 2 is 0 from the start.
+    let entry = |kind: LayerKind, slot: usize, entry: usize| {
+        TABLES[kind as usize] + 4 * (slot as u64 * STRIDES[kind as usize] + entry as u64)
+    };
+    // In sliding layers a slot's ring has twelve pages, whose blocks are sent ahead; entry 0 of slot 0 is 0 from the start.
+    let sliding = |slot: usize, block: usize, first: usize, count: usize| {
+        let pages = (first..first + count).map(|at| (12 * slot + at % 12) as u32);
+        (entry(LayerKind::Sliding, slot, block), pages.collect::<Vec<u32>>())
+    };
+    let full = |slot, first, pages: &[u32]| (entry(LayerKind::Full, slot, first), pages.to_vec());
     let expected = [
-        (sliding(2, 1), vec![1, 2]),
-        (full(2, 0), vec![7, 8, 9]),
-        (sliding(0, 0), vec![3]),
-        (full(0, 0), vec![3]),
-        (sliding(1, 0), vec![4, 5]),
-        (full(1, 0), vec![5, 6]),
-        (sliding(3, 0), vec![6]),
-        (full(3, 0), vec![1]),
+        // Blocks 0 to 8, of which the window needs all.
+        sliding(2, 0, 0, 9 + ENTRIES_AHEAD),
+        full(2, 0, &[7, 8, 9]),
+        // One block, which is known; the ring's other pages are not.
+        full(0, 0, &[3]),
+        sliding(1, 0, 0, 6 + ENTRIES_AHEAD),
+        full(1, 0, &[5, 6]),
+        sliding(3, 0, 0, 1 + ENTRIES_AHEAD),
+        full(3, 0, &[1]),
     ];
     assert_eq!(staged.page_updates(), expected);
-    // Within the page nothing is new; a page more is sent alone.
     let decode = |start, pages| Sequence {
         sample: Some(SamplerConfig::GREEDY.into()),
         ..sequence(2, start, Input::Sampled, pages)
     };
-    staged.stage(&[decode(131, &[7, 8, 9])]);
-    assert_eq!(staged.page_updates(), []);
-    staged.stage(&[decode(192, &[7, 8, 9, 30])]);
-    assert_eq!(staged.page_updates().last(), Some(&(full(2, 3), vec![30])));
+    // A page more of full layers is sent alone; while the sequence generates, its blocks take the pages that were sent.
+    let known = 16 * (9 + ENTRIES_AHEAD);
+    let pages: Vec<u32> = (7..7 + known.div_ceil(64) as u32 + 1).collect();
+    for start in 131..known {
+        staged.stage(&[decode(start, &pages[..start / 64 + 1])]);
+        let of_full = full(2, start / 64, &pages[start / 64..][..1]);
+        let expected = if start % 64 == 0 { vec![of_full] } else { vec![] };
+        assert_eq!(staged.page_updates(), expected, "{start}");
+    }
+    staged.stage(&[decode(known, &pages[..known / 64 + 1])]);
+    let block = known / 16;
+    assert_eq!(staged.page_updates()[0], sliding(2, block, block, 1 + ENTRIES_AHEAD));
 }
 
 #[test]
