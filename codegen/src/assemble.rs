@@ -208,11 +208,13 @@ pub(crate) struct PlannedStep {
     pub(crate) start: Vec<PlannedPhase>,
     pub(crate) layers: Vec<Vec<PlannedPhase>>,
     pub(crate) head: Vec<PlannedPhase>,
+    pub(crate) shadow_head: Vec<PlannedPhase>,
 }
 
 impl PlannedStep {
     fn kernels(&self) -> impl Iterator<Item = &PlannedKernel> {
         let phases = self.start.iter().chain(self.layers.iter().flatten()).chain(&self.head);
+        let phases = phases.chain(&self.shadow_head);
         phases.flat_map(|(_, kernels)| kernels)
     }
 }
@@ -236,6 +238,7 @@ pub(crate) fn plan_step(
         start: plan(&fused.start, &classes[0])?,
         layers: classes.iter().map(|layer| plan(&fused.layer, layer)).collect::<Result<_, _>>()?,
         head: plan(&fused.head, &classes[0])?,
+        shadow_head: plan(&fused.shadow_head, &classes[0])?,
     })
 }
 
@@ -290,6 +293,7 @@ fn as_schedule(step: &Step, planned: &PlannedStep) -> Schedule {
         start: phases(&planned.start),
         layers: leak(planned.layers.iter().map(|layer| phases(layer)).collect()),
         head: phases(&planned.head),
+        shadow_head: phases(&planned.shadow_head),
     }
 }
 

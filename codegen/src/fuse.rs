@@ -34,6 +34,8 @@ pub struct Rules {
     pub layer: &'static [Rule],
     /// After the layers.
     pub head: &'static [Rule],
+    /// Instead of that, where the shadow of the unembedding is enough.
+    pub shadow_head: &'static [Rule],
 }
 
 const SAMPLE: Rule = auxiliary("sample", Auxiliary::Sample);
@@ -50,6 +52,7 @@ const DECODE: Rules = Rules {
         rule("moe_down_residual", &[Op::ExpertLinear, Op::Combine, Op::AllReduce, Op::AddTo]),
     ],
     head: &[rule("unembed", &[Op::RmsNorm, Op::Linear]), SAMPLE],
+    shadow_head: &[auxiliary("shadow_head", Auxiliary::ShadowHead)],
 };
 
 /// GEMMs read rows that are normed already, and experts read tiles of tokens that are sorted by expert.
@@ -71,13 +74,17 @@ const GEMM: Rules = Rules {
         },
     ],
     head: &[rule("rmsnorm", &[Op::RmsNorm]), rule("unembed", &[Op::Linear]), SAMPLE],
+    shadow_head: &[],
 };
 
 const JOIN_LOGITS: Rule = auxiliary("join_logits", Auxiliary::JoinLogits);
 
 /// Of several ranks: the kernels that add to the residual add over ranks in their epilogues.
-const RANKED_DECODE: Rules =
-    Rules { head: &[rule("unembed", &[Op::RmsNorm, Op::Linear]), JOIN_LOGITS, SAMPLE], ..DECODE };
+const RANKED_DECODE: Rules = Rules {
+    head: &[rule("unembed", &[Op::RmsNorm, Op::Linear]), JOIN_LOGITS, SAMPLE],
+    shadow_head: &[],
+    ..DECODE
+};
 
 /// Of several ranks: a kernel leaves this rank's part of a sum, and the one after it adds over ranks.
 const RANKED_GEMM: Rules = Rules {
@@ -138,6 +145,8 @@ pub struct FusedGraph {
     pub layer: Vec<Fused>,
     /// After the layers.
     pub head: Vec<Fused>,
+    /// Instead of that, where the shadow of the unembedding is enough.
+    pub shadow_head: Vec<Fused>,
 }
 
 /// Fuses a graph by the rules of a regime.
@@ -165,6 +174,7 @@ pub fn apply(graph: &Graph, rules: &Rules) -> FusedGraph {
         start: take(rules.start, start, &[]),
         layer: take(rules.layer, rest, front),
         head: take(rules.head, graph.head, &[]),
+        shadow_head: take(rules.shadow_head, &[], &[]),
     }
 }
 
@@ -228,7 +238,7 @@ mod tests {
     #[test]
     fn phases_are_named_once_in_each_part() {
         for rules in REGIMES.map(rules).into_iter().chain(REGIMES.map(rules_of_ranks)) {
-            for part in [rules.start, rules.layer, rules.head] {
+            for part in [rules.start, rules.layer, rules.head, rules.shadow_head] {
                 let mut names: Vec<&str> = part.iter().map(|rule| rule.name).collect();
                 names.sort_unstable();
                 names.dedup();

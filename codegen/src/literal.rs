@@ -81,8 +81,8 @@ structs! {
     WeightInfo { weight, dtype, shape }
     ValueInfo { value, dtype, shape }
     Phase { name, nodes, next, auxiliary, kernels }
-    Schedule { regime, max_tokens, family, tile_order, unembed_tile_order, start, layers, head }
-    Tools { fill_bf16, fill_mxfp4, flat_read, write_history }
+    Schedule { regime, max_tokens, family, tile_order, unembed_tile_order, start, layers, head, shadow_head }
+    Tools { fill_bf16, fill_mxfp4, flat_read, make_shadow, write_history }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
     Unit { name, source, family, max_registers }

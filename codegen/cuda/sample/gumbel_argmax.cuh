@@ -1,22 +1,8 @@
 // The Gumbel-max trick over the tokens that the filters keep: the token with the largest score + Gumbel noise, which is
 // a sample from their softmax. A score is (logit - largest logit) / temperature, rounded as on the host.
 #pragma once
+#include "sample/noise.cuh"
 #include "sample/select.cuh"
-#include "scalar.cuh"
-
-struct Scores {
-  float largest, inverse_temperature;
-
-  __device__ __forceinline__ float operator()(float logit) const {
-    return __fmul_rn(__fsub_rn(logit, largest), inverse_temperature);
-  }
-};
-
-// An upper bound of `gumbel_of_bits(bits)`: -ln(v) of a v that is rounded down, plus more than the error of the
-// logarithm.
-__device__ __forceinline__ float gumbel_bound(u32 bits) {
-  return fmaf(log2_fast(static_cast<float>(bits)), -0.6931472f, 32 * 0.6931472f + 0.001f);
-}
 
 // The `noise_bits` of four consecutive tokens, which share the first step of the first `mix_word` except for the lowest
 // bits of the token.

@@ -52,7 +52,8 @@ class WeightStream {
   }
 
   // accumulators += the next row tile's slice x activations.
-  __device__ __forceinline__ void multiply(Accumulators& accumulators, const ActivationTile (&x)[Slice::kTiles]) {
+  template <class Activations>
+  __device__ __forceinline__ void multiply(Accumulators& accumulators, const Activations (&x)[Slice::kTiles]) {
 #pragma unroll
     for (u32 first = 0; first < Slice::kTiles; first += kChunk) {
       if (!Slice::exists(first)) continue;

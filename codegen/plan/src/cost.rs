@@ -1,7 +1,7 @@
 //! The cost model: bytes that a step must read and floating-point operations that it must do, phase by phase, from the
 //! graph's shapes. Nothing is measured here.
 
-use crate::{Auxiliary, DType, Model, Op, Phase, Schedule, Weight};
+use crate::{Auxiliary, DType, Model, Op, Phase, Schedule, TILE_K, TILE_ROWS, Weight};
 
 /// What a step looks like: what decides how much it must read and compute.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,6 +119,12 @@ pub struct PhaseTotal {
 const CACHE_BYTES: usize = DType::Bf16.bytes(1);
 const LOGIT_BYTES: usize = DType::F32.bytes(1);
 
+/// Bytes of the 8-bit shadow of a weight: codes, and a bf16 scale for each 64.
+#[must_use]
+pub const fn shadow_bytes(rows: usize, k: usize) -> usize {
+    rows.div_ceil(TILE_ROWS) * TILE_ROWS * k.div_ceil(TILE_K) * (TILE_K + 2)
+}
+
 impl Model {
     /// What one phase must read and compute in one layer (any, outside layers).
     #[must_use]
@@ -142,6 +148,10 @@ impl Model {
         }
         if phase.auxiliary == Some(Auxiliary::Sample) {
             cost.logit_bytes += (LOGIT_BYTES * self.spec.vocab * shape.rows) as f64;
+        }
+        if phase.auxiliary == Some(Auxiliary::ShadowHead) {
+            let (_, rows, k) = self.graph.weight(Weight::Unembedding, 0).matrices();
+            cost.weight_bytes += shadow_bytes(rows, k) as f64;
         }
         cost
     }

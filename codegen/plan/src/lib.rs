@@ -23,7 +23,7 @@ mod shard;
 mod spec;
 
 pub use arch::{Arch, Family};
-pub use cost::{Cost, Gemm, PhaseTotal, Section, StepShape};
+pub use cost::{Cost, Gemm, PhaseTotal, Section, StepShape, shadow_bytes};
 pub use graph::{DType, Graph, Node, Op, Shapes, Value, ValueInfo, Weight, WeightInfo};
 pub use kernel::{Axis, BODY_MARKER, Extent, Grid, Kernel, KernelInfo, Unit};
 pub use layout::{RowOrder, TILE_K, TILE_ROWS, WeightLayout};

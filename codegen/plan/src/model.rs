@@ -15,6 +15,8 @@ pub struct Tools {
     pub fill_mxfp4: Kernel<params::FillMxfp4>,
     /// Reads memory and does nothing with it: the roofline that steps are measured against.
     pub flat_read: Kernel<params::FlatRead>,
+    /// Makes the 8-bit shadow of the unembedding.
+    pub make_shadow: Kernel<params::MakeShadow>,
     /// Writes the history of a sequence slot, which penalties read, anew.
     pub write_history: Kernel<params::WriteHistory>,
 }
@@ -22,9 +24,9 @@ pub struct Tools {
 impl Tools {
     /// Name and geometry of each.
     #[must_use]
-    pub const fn infos(&self) -> [KernelInfo; 4] {
-        let Tools { fill_bf16, fill_mxfp4, flat_read, write_history } = self;
-        [fill_bf16.info, fill_mxfp4.info, flat_read.info, write_history.info]
+    pub const fn infos(&self) -> [KernelInfo; 5] {
+        let Tools { fill_bf16, fill_mxfp4, flat_read, make_shadow, write_history } = self;
+        [fill_bf16.info, fill_mxfp4.info, flat_read.info, make_shadow.info, write_history.info]
     }
 }
 
@@ -174,6 +176,27 @@ impl Model {
         };
         let units: Vec<Unit> = self.units.iter().map(replaced).collect();
         Model { arch: tuned.arch, schedules: tuned.schedules, units: units.leak(), ..*self }
+    }
+
+    /// Whether a schedule samples by the 8-bit shadow of the unembedding.
+    #[must_use]
+    pub fn has_shadow_head(&self) -> bool {
+        self.schedules.iter().any(|schedule| !schedule.shadow_head.is_empty())
+    }
+
+    /// The model without the 8-bit shadow of its unembedding. The lists of its schedules live as long as the program: ask once.
+    #[must_use]
+    pub fn without_shadow_head(&self) -> Model {
+        let without = |schedules: &[Schedule]| -> &'static [Schedule] {
+            let schedules = schedules.iter().map(|own| Schedule { shadow_head: &[], ..*own });
+            schedules.collect::<Vec<_>>().leak()
+        };
+        let tuned: Vec<Tuned> = self
+            .tuned
+            .iter()
+            .map(|tuned| Tuned { schedules: without(tuned.schedules), ..*tuned })
+            .collect();
+        Model { schedules: without(self.schedules), tuned: tuned.leak(), ..*self }
     }
 
     /// The model as a device of this compute capability runs it: the schedules that the device can choose, and what it

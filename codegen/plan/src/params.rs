@@ -351,6 +351,39 @@ params! {
             count: u32 = "u32",
             unused: u32 = "u32",
         }
+        /// Bounds of the logits of [`UnembedDecode`], from the 8-bit shadow of its weight: `tile_bounds` of each row tile,
+        /// `[row][row tile]`, and `lower_bounds` of each row, which are zero before. `sampling` says how each row is sampled.
+        UnembedShadow {
+            input: ptr = "const bf16*",
+            square_sums: ptr = "const float*",
+            rows: ptr = "const u32*",
+            shadow: ptr = "const u8*",
+            row_bounds: ptr = "const ShadowRowBound*",
+            sampling: ptr = "const SampleRow*",
+            tile_bounds: ptr = "ShadowTileBound*",
+            lower_bounds: ptr = "ShadowLowerBound*",
+            count: u32 = "u32",
+            unused: u32 = "u32",
+        }
+        /// A sampled token for each of `count` rows, greedily or by temperature alone, from the row tiles that can hold it
+        /// by the bounds of [`UnembedShadow`]. Their `logits` are computed, and their numbers written to `candidates`.
+        SampleShadow {
+            input: ptr = "const bf16*",
+            square_sums: ptr = "const float*",
+            rows: ptr = "const u32*",
+            weight: ptr = "const u8*",
+            sampling: ptr = "const SampleRow*",
+            tile_bounds: ptr = "const ShadowTileBound*",
+            lower_bounds: ptr = "ShadowLowerBound*",
+            logits: ptr = "float*",
+            candidates: ptr = "u32*",
+            candidate_count: ptr = "u32*",
+            arrival_counter: ptr = "u32*",
+            sampled: ptr = "u32*",
+            last_sampled: ptr = "u32*",
+            count: u32 = "u32",
+            unused: u32 = "u32",
+        }
         /// A sampled token for each row: `sampled` by row for the host, `last_sampled` by sequence slot for the next step.
         /// Tokens of rows with penalties are counted in `histories`. `scratch` holds the changed rows of devices on which
         /// a row does not fit in shared memory.
@@ -407,6 +440,33 @@ params! {
         ReportedToken {
             token: u32 = "u32",
             logprob: f32 = "float",
+        }
+        /// How far a row of the unembedding's shadow may lie from the row: the norm of what is left out, and its own.
+        ShadowRowBound {
+            error: f32 = "float",
+            norm: f32 = "float",
+        }
+        /// Upper bounds of what the tokens of a row tile are sampled by: the largest logit, and the largest sum of
+        /// logit / temperature and noise.
+        ShadowTileBound {
+            logit: f32 = "float",
+            sum: f32 = "float",
+        }
+        /// Lower bounds of the largest logit of a row, and of the largest sum of logit / temperature and noise; and an upper
+        /// bound of the logits' magnitude. All are order keys of floats.
+        ShadowLowerBound {
+            logit: u32 = "u32",
+            sum: u32 = "u32",
+            magnitude: u32 = "u32",
+            unused: u32 = "u32",
+        }
+        /// Makes the 8-bit shadow of a packed bf16 weight of `rows` by `k`, and the bounds of its rows.
+        MakeShadow {
+            weight: ptr = "const u8*",
+            shadow: ptr = "u8*",
+            row_bounds: ptr = "ShadowRowBound*",
+            rows: u32 = "u32",
+            k: u32 = "u32",
         }
         /// Writes the history of one sequence slot from its tokens' words.
         WriteHistory {

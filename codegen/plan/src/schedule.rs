@@ -39,6 +39,8 @@ pub enum Auxiliary {
     JoinLogits,
     /// Samples tokens from logits: what it does depends on requests, not on the model.
     Sample,
+    /// Samples tokens by the 8-bit shadow of the unembedding.
+    ShadowHead,
 }
 
 /// A fused group of graph nodes with the kernels that compute them.
@@ -85,6 +87,9 @@ pub struct Schedule {
     /// From the residual stream to sampled tokens. A step takes the kernel of its unembedding from the schedule for as
     /// many tokens as it wants rows, which may be another than its own.
     pub head: &'static [Phase],
+    /// Instead of the head, where every row is sampled greedily or by temperature alone and nothing else is wanted of it:
+    /// phases that sample the same tokens and read half of the unembedding. Empty where there are none.
+    pub shadow_head: &'static [Phase],
 }
 
 impl Schedule {
@@ -97,7 +102,7 @@ impl Schedule {
     #[must_use]
     pub fn infos(&self) -> Vec<KernelInfo> {
         let mut infos: Vec<KernelInfo> = Vec::new();
-        for kernel in self.phases().flat_map(|phase| phase.kernels) {
+        for kernel in self.phases().chain(self.shadow_head).flat_map(|phase| phase.kernels) {
             if infos.iter().all(|info| info.name != kernel.info().name) {
                 infos.push(*kernel.info());
             }

@@ -13,6 +13,7 @@ mod exchange;
 mod mxfp4;
 mod random;
 mod rope;
+mod shadow;
 mod synthetic;
 mod tiles;
 
@@ -33,6 +34,11 @@ pub use random::{
 };
 pub use rope::{
     COS_SIN_CUDA, HALF_PI, HALF_PI_CUDA, ROPE_ANGLE_CUDA, ROTATE_CUDA, cos_sin, rope_angle, rotate,
+};
+pub use shadow::{
+    SHADOW_CODE_CUDA, SHADOW_HIGH_DIGIT_CUDA, SHADOW_LOW_DIGIT_CUDA, SHADOW_SCALE_CUDA,
+    SHADOW_STEPS, SHADOW_STEPS_CUDA, STEPS_OF_ACTIVATION_CUDA, shadow_code, shadow_high_digit,
+    shadow_low_digit, shadow_scale, steps_of_activation,
 };
 pub use synthetic::{
     MIX_WORD_CUDA, RANDOM_WORD_CUDA, SYNTHETIC_BF16_CUDA, SYNTHETIC_SCALE_CUDA, mix_word,
@@ -88,6 +94,12 @@ pub const DEVICE: &[&str] = &[
     GUMBEL_OF_BITS_CUDA,
     GUMBEL_CUDA,
     WEIGHT_OF_SCORE_CUDA,
+    SHADOW_SCALE_CUDA,
+    SHADOW_CODE_CUDA,
+    SHADOW_STEPS_CUDA,
+    STEPS_OF_ACTIVATION_CUDA,
+    SHADOW_HIGH_DIGIT_CUDA,
+    SHADOW_LOW_DIGIT_CUDA,
     EXCHANGE_WORD_CUDA,
     EXCHANGE_EPOCH_CUDA,
     EXCHANGE_VALUE_CUDA,

@@ -14,6 +14,7 @@ fn aligned(bytes: usize) -> usize {
 pub(super) enum TileFormat {
     Bf16,
     Mxfp4,
+    Int8,
 }
 
 impl TileFormat {
@@ -22,6 +23,8 @@ impl TileFormat {
         match self {
             TileFormat::Bf16 => elements * 2,
             TileFormat::Mxfp4 => elements / 2 + elements / 32,
+            // A bf16 scale for each row.
+            TileFormat::Int8 => elements + TILE_ROWS * 2,
         }
     }
 }
@@ -34,7 +37,7 @@ pub(super) fn weight_stages(
     depth: usize,
 ) -> usize {
     let tiles = match format {
-        TileFormat::Bf16 => 1,
+        TileFormat::Bf16 | TileFormat::Int8 => 1,
         TileFormat::Mxfp4 => k_tiles.div_ceil(warps),
     };
     warps * depth * tiles * format.tile_bytes()
@@ -49,6 +52,21 @@ pub(super) fn partials(tokens: usize) -> usize {
 /// A warp's partials in `SharedRouteSums` of `kernels/moe_down_residual_decode.cu`.
 pub(super) fn route_partials(routes: usize) -> usize {
     routes * (TILE_ROWS + 4) * 4
+}
+
+/// What `kernels/unembed_shadow_decode.cu` keeps of a row: its state, leaders, and the reciprocal of its rms.
+pub(super) fn shadow_row(tokens: usize) -> usize {
+    aligned(tokens * (24 + 8 * 20 + 4))
+}
+
+/// What it keeps of each of a row's K slices.
+pub(super) fn shadow_slice(tokens: usize) -> usize {
+    tokens * 3 * 4
+}
+
+/// `Shared` of `kernels/sample_shadow_decode.cu` besides partial sums.
+pub(super) fn sample_shadow(tokens: usize) -> usize {
+    aligned(tokens * (2 * 8 + 4 + 2 * 4) + 4)
 }
 
 /// `SharedInverseRms` of `tile/norm.cuh`.

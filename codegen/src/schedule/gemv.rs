@@ -27,7 +27,7 @@ fn even_warps(k: usize) -> usize {
 }
 
 /// How a GEMV's blocks are dealt out.
-enum Rows {
+pub(super) enum Rows {
     /// As many blocks as run at once, each with every so many-th row tile.
     Resident,
     /// A block for each row tile.
@@ -35,24 +35,26 @@ enum Rows {
 }
 
 /// What GEMVs have in common.
-struct Gemv {
-    operation: &'static str,
-    body: Body,
+pub(super) struct Gemv {
+    pub(super) operation: &'static str,
+    pub(super) body: Body,
+    /// Structs that the kernel's parameters point to.
+    pub(super) other_params: Vec<&'static str>,
     /// Length of the sum.
-    k: usize,
-    format: TileFormat,
+    pub(super) k: usize,
+    pub(super) format: TileFormat,
     /// Chunks of a warp that are on their way: tiles of bf16, shares of a row tile of MXFP4.
-    stages: usize,
-    rows: Rows,
+    pub(super) stages: usize,
+    pub(super) rows: Rows,
     /// Shared memory of one warp's split-K partials.
-    partial_bytes: usize,
+    pub(super) partial_bytes: usize,
     /// Shared memory besides weights and partial sums.
-    other_bytes: usize,
-    constants: Vec<Constant>,
+    pub(super) other_bytes: usize,
+    pub(super) constants: Vec<Constant>,
 }
 
 impl Gemv {
-    fn plan<P: Params>(self, at: &Context<'_>, tokens: usize) -> Result<Planned<P>> {
+    pub(super) fn plan<P: Params>(self, at: &Context<'_>, tokens: usize) -> Result<Planned<P>> {
         let name = at.name_of_rank(format!("{}_decode{tokens}", self.operation));
         let mut tuner = Tuner::new(&name, at.overrides);
         let warps = tuner.pick(
@@ -69,7 +71,7 @@ impl Gemv {
         )?;
         // Half a chunk of MXFP4 is too little to make a difference.
         let (own_pace, paces) = match self.format {
-            TileFormat::Bf16 => (0, Legal::range(0, 8)),
+            TileFormat::Bf16 | TileFormat::Int8 => (0, Legal::range(0, 8)),
             TileFormat::Mxfp4 => (1, Legal::range(1, 8)),
         };
         let pace = tuner.pick(
@@ -97,7 +99,7 @@ impl Gemv {
         Ok(Draft {
             name,
             body: self.body,
-            other_params: vec![],
+            other_params: self.other_params,
             grid: [grid, ONE, ONE],
             cluster: 1,
             threads: warps * 32,
@@ -158,6 +160,7 @@ fn rmsnorm_qkv_rope(at: &Context<'_>, tokens: usize) -> Result<Planned<RmsNormQk
     Gemv {
         operation: "rmsnorm_qkv_rope",
         body: body!("rmsnorm_qkv_rope_decode.cu"),
+        other_params: vec![],
         k: spec.hidden,
         format: TileFormat::Bf16,
         stages: 3,
@@ -177,6 +180,7 @@ fn attn_out_residual_router(
     Gemv {
         operation: "attn_out_residual",
         body: body!("attn_out_residual_decode.cu"),
+        other_params: vec![],
         k: spec.q_width(),
         format: TileFormat::Bf16,
         // All blocks that exchange with other ranks must run at once, and so two on an SM.
@@ -213,6 +217,7 @@ fn topk_moe_up_swiglu(at: &Context<'_>, tokens: usize) -> Result<Planned<TopkMoe
     Gemv {
         operation: "moe_up_swiglu",
         body: body!("moe_up_swiglu_decode.cu"),
+        other_params: vec![],
         k: at.spec.hidden,
         format: TileFormat::Mxfp4,
         stages: 1,
@@ -229,6 +234,7 @@ fn moe_down_residual(at: &Context<'_>, tokens: usize) -> Result<Planned<MoeDownR
     Gemv {
         operation: "moe_down_residual",
         body: body!("moe_down_residual_decode.cu"),
+        other_params: vec![],
         k: at.spec.inter,
         format: TileFormat::Mxfp4,
         stages: 2,
@@ -242,13 +248,14 @@ fn moe_down_residual(at: &Context<'_>, tokens: usize) -> Result<Planned<MoeDownR
     .plan(at, tokens)
 }
 
-fn unembed(at: &Context<'_>, tokens: usize) -> Result<Planned<UnembedDecode>> {
+pub(super) fn unembed(at: &Context<'_>, tokens: usize) -> Result<Planned<UnembedDecode>> {
     let spec = at.spec;
     let mut constants = u32s(&[("kHidden", spec.hidden), ("kVocab", spec.vocab)]);
     constants.push(Constant::F32("kRmsEps", spec.rms_eps));
     Gemv {
         operation: "unembed",
         body: body!("unembed_decode.cu"),
+        other_params: vec![],
         k: spec.hidden,
         format: TileFormat::Bf16,
         stages: 2,

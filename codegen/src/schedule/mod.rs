@@ -12,6 +12,7 @@ mod gemv;
 mod planned;
 mod portable;
 mod rows;
+mod shadow;
 mod sm_90;
 mod tools;
 mod tunables;
@@ -170,6 +171,7 @@ pub fn schedule(phase: &Fused, at: &Context<'_>) -> Result<Vec<PlannedKernel>> {
             return Ok(vec![rows::join_logits(at)?.of(PhaseKernel::JoinLogits)]);
         }
         Some(Auxiliary::Sample) => return Ok(vec![rows::sample(at)?.of(PhaseKernel::Sample)]),
+        Some(Auxiliary::ShadowHead) => return shadow::schedule(at),
         None => {}
     }
     let nodes = phase.nodes.iter().chain(phase.next);

@@ -1,6 +1,6 @@
 //! Kernels that are no part of a step. They run by themselves, one after another.
 
-use ossmith_plan::params::{HistoryEntry, Params};
+use ossmith_plan::params::{HistoryEntry, Params, ShadowRowBound};
 use ossmith_plan::{Arch, Axis, Family, Tools};
 
 use super::ONE;
@@ -34,17 +34,22 @@ fn tool<P: Params>(
 }
 
 /// The tools, and what is emitted for them.
-pub(crate) fn tools(arch: &Arch) -> (Tools, [KernelPlan; 4]) {
+pub(crate) fn tools(arch: &Arch) -> (Tools, [KernelPlan; 5]) {
     let fill_bf16 = tool(arch, "fill_bf16", body!("fill_bf16.cu"), vec![], 256, 8);
     let fill_mxfp4 = tool(arch, "fill_mxfp4", body!("fill_mxfp4.cu"), vec![], 256, 8);
     let flat_read = tool(arch, "flat_read", body!("flat_read.cu"), vec![], 512, 2);
+    let bound = vec![ShadowRowBound::NAME];
+    let make_shadow = tool(arch, "make_shadow", body!("make_shadow.cu"), bound, 256, 4);
     let entry = vec![HistoryEntry::NAME];
     let write_history = tool(arch, "write_history", body!("write_history.cu"), entry, 512, 1);
     let kernels = Tools {
         fill_bf16: fill_bf16.kernel,
         fill_mxfp4: fill_mxfp4.kernel,
         flat_read: flat_read.kernel,
+        make_shadow: make_shadow.kernel,
         write_history: write_history.kernel,
     };
-    (kernels, [fill_bf16.plan, fill_mxfp4.plan, flat_read.plan, write_history.plan])
+    let plans =
+        [fill_bf16.plan, fill_mxfp4.plan, flat_read.plan, make_shadow.plan, write_history.plan];
+    (kernels, plans)
 }

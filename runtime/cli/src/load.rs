@@ -225,6 +225,7 @@ impl DeviceArgs {
             .with_limits(limits)
             .with_threads(threads)
             .with_dense(self.dense.into())
+            .with_shadow_head(!self.schedule.no_shadow_head)
             .with_policy(policy);
         Ok((options, fallback))
     }

@@ -17,6 +17,11 @@ pub(crate) struct ScheduleArgs {
     /// what there is; an illegal value is refused with what is legal.
     #[arg(long, value_name = "FILE")]
     pub(crate) schedule: Option<PathBuf>,
+
+    /// Keep no 8-bit shadow of the unembedding on a CUDA device. It takes 0.6 GB with gpt-oss, makes plain decode steps of up
+    /// to eight sequences faster, and changes no token.
+    #[arg(long)]
+    pub(crate) no_shadow_head: bool,
 }
 
 impl ScheduleArgs {
@@ -33,15 +38,19 @@ impl ScheduleArgs {
         })
     }
 
-    /// The model as a profile runs it, with the file's values; the model itself if no file is named.
+    /// The model as a profile runs it, with the file's values; the model itself if neither a file is named nor its shadow left out.
     pub(crate) fn apply(
         &self,
         model: &'static Model,
         arch: &Arch,
     ) -> anyhow::Result<&'static Model> {
-        match &self.schedule {
-            None => Ok(model),
-            Some(_) => scheduled(model, arch, &self.overrides()?),
+        let model = match &self.schedule {
+            None => model,
+            Some(_) => scheduled(model, arch, &self.overrides()?)?,
+        };
+        match self.no_shadow_head {
+            true => Ok(Box::leak(Box::new(model.without_shadow_head()))),
+            false => Ok(model),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) fn snapshot_count(spec: &ModelSpec, limits: &Limits) -> Option<usize>
 pub struct MemoryBudget {
     /// Weights as the device holds them. The CPU maps them from the checkpoint's file and counts them as 0.
     pub weight_bytes: u64,
+    /// The 8-bit shadow of the unembedding, which makes decode steps of few sequences faster.
+    pub shadow_bytes: u64,
     /// Keys and values of full layers: all pages.
     pub page_bytes: u64,
     /// Keys and values of sliding layers: the window of each sequence. Those of a step's chunks are in the workspace.
@@ -50,6 +52,7 @@ impl MemoryBudget {
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.weight_bytes
+            + self.shadow_bytes
             + self.page_bytes
             + self.ring_bytes
             + self.snapshot_bytes
@@ -95,6 +98,7 @@ impl fmt::Display for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let items = [
             ("weights", self.weight_bytes),
+            ("shadow head", self.shadow_bytes),
             ("pages", self.page_bytes),
             ("rings", self.ring_bytes),
             ("snapshots", self.snapshot_bytes),

@@ -45,6 +45,14 @@ impl RowSampling<'_> {
         let edits = self.biases.len() + self.forbidden.len();
         edits > 0 || self.penalties.is_some() || self.mask.is_some()
     }
+
+    /// Whether the token is sampled greedily or by temperature alone, and nothing is reported of it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let SamplerConfig { temperature, top_k, top_p, min_p, .. } = self.config;
+        let filters = temperature != 0.0 && (top_k > 0 || top_p < 1.0 || min_p > 0.0);
+        !filters && !self.changes_logits() && self.report.is_none()
+    }
 }
 
 /// Which tokens are reported though they are not sampled: a prompt's.

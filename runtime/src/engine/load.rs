@@ -39,7 +39,14 @@ impl Engine {
         if let Some(reason) = fallback {
             tracing::info!(%reason, "running on the CPU");
         }
-        let budget = memory_budget(model, &EngineOptions { device, ..options })?;
+        let options = EngineOptions { device, ..options };
+        let mut model = with_head(model, &options);
+        let mut budget = memory_budget(model, &options)?;
+        if budget.shadow_bytes > 0 && budget.check().is_err() {
+            tracing::info!("no shadow of the unembedding: there is no memory for it");
+            model = Box::leak(Box::new(model.without_shadow_head()));
+            budget = memory_budget(model, &options)?;
+        }
         tracing::info!(%budget, "memory");
         budget.check()?;
         log_ranks(model, ranks)?;
@@ -81,12 +88,21 @@ fn log_ranks(model: &'static Model, ranks: Ranks) -> Result<()> {
     Ok(())
 }
 
+/// The model with the head that the options ask for.
+fn with_head(model: &'static Model, options: &EngineOptions) -> &'static Model {
+    if options.shadow_head || !model.has_shadow_head() {
+        return model;
+    }
+    Box::leak(Box::new(model.without_shadow_head()))
+}
+
 /// The memory that a model would take with these options, before anything is loaded.
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] if the device cannot run the model at all.
 pub fn memory_budget(model: &'static Model, options: &EngineOptions) -> Result<MemoryBudget> {
     let (device, _) = options.device.resolve();
+    let model = with_head(model, options);
     let snapshots = snapshots(&options.policy, &model.spec, &options.limits).unwrap_or(0);
     let rank_options = RankOptions { ranks: options.ranks, models: options.rank_models };
     backend::budget_on(device, rank_options, model, &options.limits, snapshots)

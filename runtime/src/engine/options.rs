@@ -29,6 +29,9 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// The form in which dense weights are kept.
     pub dense: DenseWeights,
+    /// Whether a CUDA device keeps an 8-bit shadow of the unembedding if there is memory for it: decode steps of up to eight
+    /// plain rows read it instead, and sample the same tokens.
+    pub shadow_head: bool,
     /// How requests share the engine.
     pub policy: Policy,
 }
@@ -43,6 +46,7 @@ impl Default for EngineOptions {
             limits: Limits::default(),
             threads: None,
             dense: DenseWeights::default(),
+            shadow_head: true,
             policy: Policy::default(),
         }
     }
@@ -55,6 +59,7 @@ setters!(EngineOptions {
     with_limits(limits: Limits),
     with_threads(threads: impl Into<Option<usize>>),
     with_dense(dense: DenseWeights),
+    with_shadow_head(shadow_head: bool),
     with_policy(policy: Policy),
 });
 

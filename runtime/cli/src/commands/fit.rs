@@ -306,9 +306,10 @@ fn gb(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 8] {
+fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 9] {
     [
         ("weights", budget.weight_bytes),
+        ("shadow head", budget.shadow_bytes),
         ("pages", budget.page_bytes),
         ("rings", budget.ring_bytes),
         ("snapshots", budget.snapshot_bytes),

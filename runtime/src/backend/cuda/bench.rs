@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cudarc::driver::CudaGraph;
 use ossmith_plan::params::FlatRead;
-use ossmith_plan::{Auxiliary, Cost, PhaseTotal, Prediction, Rates, Section, StepShape};
+use ossmith_plan::{Auxiliary, Cost, PhaseTotal, Prediction, Rates, Schedule, Section, StepShape};
 
 use super::forward::{StepInputs, StepRun};
 use super::kernels::Extent;
@@ -88,6 +88,14 @@ pub struct DecodeSampling {
     pub logprobs: Option<u32>,
     /// Whether each token has a mask of its own, which is uploaded before its step.
     pub mask: bool,
+}
+
+impl DecodeSampling {
+    /// Whether tokens are sampled greedily or by temperature alone, and nothing is reported of them.
+    fn is_plain(&self) -> bool {
+        let changed = self.penalties != Penalties::NONE || self.biases > 0 || self.mask;
+        RowSampling { report: self.logprobs, ..self.config.into() }.is_plain() && !changed
+    }
 }
 
 impl From<SamplerConfig> for DecodeSampling {
@@ -249,7 +257,8 @@ impl CudaBackend {
         sampling: &DecodeSampling,
     ) -> Result<StepTimes> {
         let whole = self.time_decode_step(batch, context, sampling)?;
-        self.with_phases(whole, &self.inputs)
+        let shadow = sampling.is_plain() && self.pass.has_shadow_head(batch);
+        self.with_phases(whole, &self.inputs, shadow)
     }
 
     /// As [`CudaBackend::time_decode`], of whole steps and the roofline, without phases.
@@ -291,12 +300,12 @@ impl CudaBackend {
         let replay = self.capture_replay(&staged)?;
         let times = self.time_replays(&[&replay], REPEATS, 1)?.into_iter().flatten().collect();
         let whole = self.step_times(staged.shape, TimingStats::of(times))?;
-        self.with_phases(whole, staged.inputs())
+        self.with_phases(whole, staged.inputs(), false)
     }
 
-    /// A step with the times of its phases.
-    fn with_phases(&self, step: StepTimes, inputs: &StepInputs) -> Result<StepTimes> {
-        let graphs = self.capture_phases(&step.shape, inputs)?;
+    /// A step with the times of its phases, whose head is that of the shadow of the unembedding or not.
+    fn with_phases(&self, step: StepTimes, inputs: &StepInputs, shadow: bool) -> Result<StepTimes> {
+        let graphs = self.capture_phases(&step.shape, inputs, shadow)?;
         self.phases_of_step(step, &graphs)
     }
 
@@ -361,7 +370,12 @@ impl CudaBackend {
     }
 
     /// Captures what the phases of a step are timed by.
-    fn capture_phases(&self, shape: &StepShape, inputs: &StepInputs) -> Result<PhaseGraphs> {
+    fn capture_phases(
+        &self,
+        shape: &StepShape,
+        inputs: &StepInputs,
+        shadow: bool,
+    ) -> Result<PhaseGraphs> {
         let model = self.pass.model;
         let sums = self.pass.workspace.router_logit_sums.bytes();
         let discarded = Buffer::zeroed(&self.context, sums, "sums that timings discard")?;
@@ -369,6 +383,10 @@ impl CudaBackend {
             // Those of the last real step stay, so that steps without some phase still read as many experts.
             added_logit_sums: discarded.ptr(),
             ..self.pass.step(inputs, shape.tokens)
+        };
+        let step = match shadow {
+            true => StepRun { schedule: with_shadow_head(step.schedule), ..step },
+            false => step,
         };
         let rows = shape.rows;
         // Without the start the residual would grow from replay to replay, so the start is in every chain and has no line.
@@ -484,7 +502,7 @@ impl RankedCudaBackend {
         let (times, shape) = time_steps(self, &timed, context)?;
         let wholes = self.together(|_, rank| rank.step_times(shape, times))?;
         // All of them before any runs: making a graph may wait for what runs.
-        let graphs = self.each(|rank| rank.capture_phases(&shape, &rank.inputs))?;
+        let graphs = self.each(|rank| rank.capture_phases(&shape, &rank.inputs, false))?;
         let work: Vec<Mutex<(StepTimes, PhaseGraphs)>> =
             wholes.into_iter().zip(graphs).map(Mutex::new).collect();
         let mut results = self.together(|index, rank| {
@@ -503,6 +521,11 @@ impl TimingStats {
             max_ms: self.max_ms / count,
         }
     }
+}
+
+/// A schedule whose head is that of the shadow of the unembedding. It lives as long as the program.
+fn with_shadow_head(schedule: &Schedule) -> &'static Schedule {
+    Box::leak(Box::new(Schedule { head: schedule.shadow_head, ..*schedule }))
 }
 
 /// The permutation of routes right before a phase. A kernel behind that phase may read the permuted routes before its

@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::kernels::{Extent, Kernels};
 use super::nvtx::Range;
 use super::sampling_state::SamplingState;
+use super::shadow::Shadow;
 use super::weights::DeviceWeights;
 use super::workspace::Workspace;
 use crate::{Error, Result};
@@ -66,6 +67,8 @@ pub(super) struct Pass {
     pub cache: DeviceCache,
     pub workspace: Workspace,
     pub sampling: SamplingState,
+    /// The 8-bit shadow of the unembedding, if the schedules read one.
+    pub shadow: Option<Shadow>,
     /// Where several ranks share the model.
     pub exchange: Option<Exchange>,
 }
@@ -451,6 +454,8 @@ impl Pass {
                 self.launch(kernel, extent, &params)
             }
             PhaseKernel::UnembedDecode(_)
+            | PhaseKernel::UnembedShadow(_)
+            | PhaseKernel::SampleShadow(_)
             | PhaseKernel::Unembed(_)
             | PhaseKernel::JoinLogits(_)
             | PhaseKernel::Sample(_) => Err(misplaced(phase, kernel.params())),

@@ -7,7 +7,7 @@ use super::memory::device_error;
 use super::nvtx::Range;
 use super::sampling_state::REPORT_WORDS;
 use super::staging::Staging;
-use super::{CudaBackend, InFlight, Launched, Pass, Staged};
+use super::{CudaBackend, InFlight, Launched, Pass, Samples, Staged};
 use crate::Result;
 use crate::backend::{
     Backend, HeldStep, Input, LayerActivations, Sequence, Step, StepForm, out_of_order, validate,
@@ -34,6 +34,7 @@ impl CudaBackend {
         tables.place(step)?;
         staged.staging.fill(step, tables);
         if self.use_graphs && samples_all(&staged.staging, step) {
+            let samples = if samples { self.samples_of(&staged.staging) } else { Samples::Later };
             self.capture(staged.staging.tokens, samples)?;
         }
         Ok(staged)
@@ -86,6 +87,7 @@ impl CudaBackend {
         let samples_all = samples_all(staging, step);
         self.form = StepForm { regime: Some(regime.name()), graph: samples_all && self.use_graphs };
         let (rows, activations) = if samples_all {
+            let samples = if samples { self.samples_of(staging) } else { Samples::Later };
             if self.use_graphs {
                 self.replay(staging.tokens, samples)?;
             } else {

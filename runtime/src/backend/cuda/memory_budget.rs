@@ -10,7 +10,7 @@ use super::memory::device_error;
 use super::page_tables::PageTables;
 use super::staging::Arrays;
 use super::weights::{layout_bytes, layout_of};
-use super::{device, exchange, sampling_state, workspace};
+use super::{device, exchange, sampling_state, shadow, workspace};
 use crate::Result;
 use crate::backend::memory_budget::{PAGES_PER_SNAPSHOT, snapshot_count};
 use crate::backend::sliding_pages::{page_count, pages_per_sequence};
@@ -88,6 +88,7 @@ pub(super) fn sizes(
     let snapshot_buffer = if snapshots == 0 { 0 } else { rounded(snapshots as u64 * snapshot) };
     Ok(MemoryBudget {
         weight_bytes: of_weights,
+        shadow_bytes: sum(shadow::sizes(model)?),
         page_bytes: 2 * full * rounded(limits.pages as u64 * page),
         ring_bytes: windows,
         snapshot_bytes: 2 * sliding * snapshot_buffer,

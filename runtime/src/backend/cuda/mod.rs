@@ -32,6 +32,7 @@ mod query_tiles;
 mod ranks;
 pub mod replay;
 mod sampling_state;
+mod shadow;
 mod sources;
 mod staging;
 mod stamps;
@@ -69,6 +70,7 @@ use exchange::Exchange;
 use forward::{Pass, StepInputs};
 use memory::{Buffer, Pinned, device_error};
 use sampling_state::{REPORT_WORDS, SamplingState, StagedHistories, read_report};
+use shadow::Shadow;
 use staging::{Arrays, Staging};
 use weights::DeviceWeights;
 use workspace::Workspace;
@@ -86,8 +88,8 @@ pub struct CudaBackend {
     /// Bytes of each buffer between kernels.
     workspace_sizes: Vec<usize>,
     pass: Pass,
-    /// By number of tokens, [`Workspace::logit_rows`] at most, and whether the graph samples too.
-    graphs: HashMap<(usize, bool), DecodeGraph>,
+    /// By number of tokens, [`Workspace::logit_rows`] at most, and how their tokens are sampled.
+    graphs: HashMap<(usize, Samples), DecodeGraph>,
     /// How the step was launched that was submitted last.
     form: StepForm,
     /// Whether steps are replayed as graphs where they can be.
@@ -102,6 +104,17 @@ pub struct CudaBackend {
     clock: Clock,
     /// Whether a token was sampled for a slot, for which [`Input::Sampled`] can stand.
     has_sampled: Vec<bool>,
+}
+
+/// How the tokens are sampled of a step that samples after each of its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Samples {
+    /// After its layers, when their masks are there.
+    Later,
+    /// From all logits.
+    All,
+    /// From the shadow of the unembedding: greedily, or by temperature alone.
+    Shadow,
 }
 
 /// A captured decode step.
@@ -180,6 +193,7 @@ impl CudaBackend {
         let exchange = Exchange::new(&context, model, &limits)?;
         let clusters = device::has_clusters(info.compute);
         let sampling = SamplingState::new(&context, model, &limits, clusters)?;
+        let shadow = Shadow::new(&context, &stream, &kernels, model, &weights)?;
         let workspace_sizes = workspace::sizes(model, &limits)?;
         tracing::info!(device = info.name, cache_bytes = cache.bytes(), "model placed");
         let arrays = Arrays::new(&model.spec, &limits);
@@ -188,7 +202,17 @@ impl CudaBackend {
         Ok(CudaBackend {
             inputs: arrays.inputs(words.ptr()),
             workspace_sizes,
-            pass: Pass { model, stream, kernels, weights, cache, workspace, sampling, exchange },
+            pass: Pass {
+                model,
+                stream,
+                kernels,
+                weights,
+                cache,
+                workspace,
+                sampling,
+                shadow,
+                exchange,
+            },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
             form: StepForm::default(),
@@ -273,9 +297,8 @@ impl CudaBackend {
         sampling.prepare(&self.context, stream, kernels, model, staged)
     }
 
-    /// Captures the graph of a step of `tokens` tokens that samples after each of them, now (`samples`) or later, the first
-    /// time.
-    fn capture(&mut self, tokens: usize, samples: bool) -> Result<()> {
+    /// Captures the graph of a step of `tokens` tokens that samples after each of them, the first time.
+    fn capture(&mut self, tokens: usize, samples: Samples) -> Result<()> {
         let key = (tokens, samples);
         if !self.graphs.contains_key(&key) {
             let graph = self.graph_of(|| self.decode_step(tokens, samples))?;
@@ -285,17 +308,31 @@ impl CudaBackend {
     }
 
     /// Replays the graph of such a step.
-    fn replay(&mut self, tokens: usize, samples: bool) -> Result<()> {
+    fn replay(&mut self, tokens: usize, samples: Samples) -> Result<()> {
         self.capture(tokens, samples)?;
         self.graphs[&(tokens, samples)].0.launch().map_err(device_error("replay a decode step"))
     }
 
-    /// The launches of a step of `tokens` tokens that samples after each of them, now (`samples`) or later.
-    fn decode_step(&self, tokens: usize, samples: bool) -> Result<()> {
+    /// The launches of a step of `tokens` tokens that samples after each of them.
+    fn decode_step(&self, tokens: usize, samples: Samples) -> Result<()> {
         let step = self.pass.step(&self.inputs, tokens);
         self.pass.body(&step)?;
-        self.pass.head(&step, 0..tokens)?;
-        if samples { self.pass.sample(&step, tokens) } else { Ok(()) }
+        match samples {
+            Samples::Later => self.pass.head(&step, 0..tokens),
+            Samples::All => {
+                self.pass.head(&step, 0..tokens)?;
+                self.pass.sample(&step, tokens)
+            }
+            Samples::Shadow => self.pass.shadow_head(&step, tokens),
+        }
+    }
+
+    /// How a staged step that samples after each of its tokens samples them, if it does so at once.
+    fn samples_of(&self, staging: &Staging) -> Samples {
+        match staging.samples_plainly && self.pass.has_shadow_head(staging.tokens) {
+            true => Samples::Shadow,
+            false => Samples::All,
+        }
     }
 
     /// Captures launches as a graph.

@@ -165,6 +165,10 @@ impl CudaBackend {
         let graph = self.graph_of(|| {
             let run = self.pass.step(&step.inputs, step.tokens);
             self.pass.body(&run)?;
+            // The staged rows are sampled by temperature alone.
+            if step.rows == step.tokens && self.pass.has_shadow_head(step.tokens) {
+                return self.pass.shadow_head(&run, step.rows);
+            }
             self.pass.head(&run, 0..step.rows)?;
             self.pass.sample(&run, step.rows)
         })?;

@@ -143,6 +143,8 @@ pub(super) struct Staging<W = Pinned> {
     edits: usize,
     /// Rows whose logits are wanted, in order of sequence and token.
     pub wanted: Vec<WantedRow>,
+    /// Whether all sampled rows are sampled greedily or by temperature alone, and nothing is reported of them.
+    pub samples_plainly: bool,
 }
 
 impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
@@ -162,6 +164,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
             given: Vec::new(),
             edits: 0,
             wanted: Vec::new(),
+            samples_plainly: true,
         }
     }
 
@@ -174,6 +177,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
         self.given.clear();
         self.wanted.clear();
         (self.tokens, self.edits) = (0, 0);
+        self.samples_plainly = true;
         let mut last_rows = Vec::with_capacity(step.sequences.len());
         let mut page_word = self.arrays.pages();
         for sequence in step.sequences {
@@ -290,6 +294,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
             return;
         }
         let row = sequence.sample.unwrap_or(RowSampling::from(SamplerConfig::GREEDY));
+        self.samples_plainly &= row.is_plain();
         let end = sequence.start + sequence.input.len();
         let edits = self.put_edits(&row);
         for back in (0..count).rev() {

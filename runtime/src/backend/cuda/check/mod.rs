@@ -9,6 +9,7 @@ mod next_norm;
 mod phases;
 mod sampler;
 mod sampler_cases;
+mod shadow;
 mod step_layout;
 mod verdict;
 
@@ -71,7 +72,7 @@ impl CheckOptions {
         let launches = |tokens| {
             let step = model.schedule(tokens);
             let of_rows = model.schedule(tokens.min(step_layout::HEAD_ROWS)).unembed();
-            step.phases().any(|phase| self.picks_phase(phase))
+            step.phases().chain(step.shadow_head).any(|phase| self.picks_phase(phase))
                 || of_rows.is_some_and(|kernel| self.picks("unembed", kernel.info().name))
         };
         let fits = |&(tokens, start): &(usize, usize)| start + tokens <= model.spec.context;
@@ -241,6 +242,9 @@ impl Checker {
                 lines.add(kernel, SAMPLER, rows, found)
             })?;
         }
+        self.bench.check_shadow(self.seed, options, &mut |kernel, rows, found| {
+            lines.add(kernel, SAMPLER, rows, found)
+        })?;
         Ok(lines)
     }
 }

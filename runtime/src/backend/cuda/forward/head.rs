@@ -47,6 +47,71 @@ impl Pass {
         Ok(())
     }
 
+    /// Whether a step of `tokens` tokens has a head that samples by the shadow of the unembedding.
+    pub(in super::super) fn has_shadow_head(&self, tokens: usize) -> bool {
+        self.shadow.is_some() && !self.model.schedule(tokens).shadow_head.is_empty()
+    }
+
+    /// Samples a token for each of a decode step's first `rows` head rows, all of which are sampled greedily or by
+    /// temperature alone, from the shadow of the unembedding.
+    pub(in super::super) fn shadow_head(&self, step: &StepRun, rows: usize) -> Result<()> {
+        let phases = step.schedule.shadow_head.iter();
+        phases.into_iter().try_for_each(|phase| self.shadow_phase(phase, step, rows))
+    }
+
+    /// One phase of it.
+    fn shadow_phase(&self, phase: &Phase, step: &StepRun, rows: usize) -> Result<()> {
+        let _range = self.kernels.phase(phase.name, None);
+        let (workspace, inputs) = (&self.workspace, &step.inputs);
+        let none = || Error::Internal(format!("phase {} has no shadow to read", phase.name));
+        let shadow = self.shadow.as_ref().ok_or_else(none)?;
+        let (extent, count) = (self.extent(rows), rows as u32);
+        let (input, square_sums) =
+            (workspace.deferred_rows.ptr(), workspace.attn_square_sums.ptr());
+        let (tile_bounds, lower_bounds) = (shadow.tile_bounds.ptr(), shadow.lower_bounds.ptr());
+        for kernel in phase.kernels {
+            match kernel {
+                PhaseKernel::UnembedShadow(kernel) => {
+                    let params = params::UnembedShadow {
+                        input,
+                        square_sums,
+                        rows: inputs.rows,
+                        shadow: shadow.codes.ptr(),
+                        row_bounds: shadow.row_bounds.ptr(),
+                        sampling: inputs.sampling,
+                        tile_bounds,
+                        lower_bounds,
+                        count,
+                        unused: 0,
+                    };
+                    self.launch(kernel, extent, &params)?;
+                }
+                PhaseKernel::SampleShadow(kernel) => {
+                    let params = params::SampleShadow {
+                        input,
+                        square_sums,
+                        rows: inputs.rows,
+                        weight: self.weights.ptr(Weight::Unembedding, 0),
+                        sampling: inputs.sampling,
+                        tile_bounds,
+                        lower_bounds,
+                        logits: workspace.logits.ptr(),
+                        candidates: shadow.candidates.ptr(),
+                        candidate_count: shadow.counters.ptr(),
+                        arrival_counter: shadow.counters.at(size_of::<u32>()),
+                        sampled: workspace.sampled.ptr(),
+                        last_sampled: workspace.last_sampled.ptr(),
+                        count,
+                        unused: 0,
+                    };
+                    self.launch(kernel, extent, &params)?;
+                }
+                other => return Err(misplaced(phase, other.params())),
+            }
+        }
+        Ok(())
+    }
+
     /// Reports of `rows` rows of the logits from row `first` on. They are those of the rows that are only reported from
     /// number `given` on.
     pub(in super::super) fn report(
@@ -101,6 +166,9 @@ impl Pass {
         step: &StepRun,
         range: Range<usize>,
     ) -> Result<()> {
+        if phase.auxiliary == Some(Auxiliary::ShadowHead) {
+            return self.shadow_phase(phase, step, range.len());
+        }
         let _range = self.kernels.phase(phase.name, None);
         let (workspace, count) = (&self.workspace, range.len());
         let extent = self.extent(count);
