@@ -14,8 +14,16 @@ fn a_published_model_has_its_memory_kernels_and_times() {
     let fits = fit(&["gpt-oss-20b", "--profile", "h200", "--batch", "64"]);
     assert_eq!((&fits["runs"], &fits["losses"]), (&json!(true), &json!([])), "{fits}");
     let bytes = |item: &str| fits["memory_bytes"][item].as_u64().unwrap();
-    let items =
-        ["weights", "pages", "rings", "snapshots", "workspace", "sampling", "kernels_and_graphs"];
+    let items = [
+        "weights",
+        "shadow_head",
+        "pages",
+        "rings",
+        "snapshots",
+        "workspace",
+        "sampling",
+        "kernels_and_graphs",
+    ];
     assert_eq!(items.map(bytes).iter().sum::<u64>(), bytes("total"), "{fits}");
     // 64 sequences of 1,024 tokens in 12 full layers: keys and values of 8 heads of 64 in bf16.
     assert!(bytes("pages").abs_diff(64 * 1024 * 12 * 2 * 8 * 64 * 2) < 12 << 20, "{fits}");
