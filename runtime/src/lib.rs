@@ -3,8 +3,8 @@
 //! A model is a `&'static` [`Model`] (from `ossmith-models`), and its weights are a [`Checkpoint`]. [`Engine::load`]
 //! puts them on a device. The engine then serves many requests at once: on the caller's own thread
 //! ([`Engine::generate`], [`Engine::stream`]), or on a thread of its own ([`EngineHandle`]), whose [`Events`] can be read
-//! by blocking, with a time limit, or as a `futures_core::Stream`. Prompts and answers are token ids: this crate knows
-//! neither HTTP nor a tokenizer.
+//! by blocking, with a time limit, or as a `futures_core::Stream`. Several engines of one model behind one address are an
+//! [`EnginePool`]. Prompts and answers are token ids: this crate knows neither HTTP nor a tokenizer.
 //!
 //! Everything that an embedder needs stands at the root of the crate; [`prelude`] holds the names that most programs use.
 
@@ -13,6 +13,7 @@ mod backend;
 mod checkpoint;
 mod engine;
 mod error;
+mod pool;
 pub mod prelude;
 mod priority;
 mod sampling;
@@ -34,3 +35,4 @@ pub use engine::{
 };
 pub use error::{Error, Result};
 pub use ossmith_plan::{Model, ModelSpec};
+pub use pool::{BlockingPoolEvents, EnginePool, PoolEvents};

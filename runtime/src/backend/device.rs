@@ -202,6 +202,12 @@ fn cuda_problem() -> Option<String> {
     super::cuda::probe(0).err().map(|error| error.to_string())
 }
 
+/// How many CUDA devices there are, where that is known.
+#[cfg(feature = "cuda")]
+pub(crate) fn cuda_devices() -> Option<usize> {
+    super::cuda::device_count()
+}
+
 /// Refuses experts that the kernels do not read.
 #[cfg(feature = "cuda")]
 fn check_experts(checkpoint: &Checkpoint) -> Result<()> {
@@ -281,6 +287,11 @@ const NO_CUDA: &str = "this build has no CUDA backend; build with the feature cu
 #[cfg(not(feature = "cuda"))]
 fn cuda_problem() -> Option<String> {
     Some(NO_CUDA.to_owned())
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn cuda_devices() -> Option<usize> {
+    None
 }
 
 #[cfg(not(feature = "cuda"))]

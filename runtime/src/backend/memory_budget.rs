@@ -61,6 +61,25 @@ impl MemoryBudget {
             + self.graph_bytes
     }
 
+    /// The budget of two engines that share a memory. The weights are those of the first.
+    #[must_use]
+    pub(crate) fn beside(self, other: MemoryBudget) -> MemoryBudget {
+        MemoryBudget {
+            weight_bytes: self.weight_bytes,
+            page_bytes: self.page_bytes + other.page_bytes,
+            ring_bytes: self.ring_bytes + other.ring_bytes,
+            snapshot_bytes: self.snapshot_bytes + other.snapshot_bytes,
+            shadow_bytes: self.shadow_bytes + other.shadow_bytes,
+            workspace_bytes: self.workspace_bytes + other.workspace_bytes,
+            sampling_bytes: self.sampling_bytes + other.sampling_bytes,
+            graph_bytes: self.graph_bytes + other.graph_bytes,
+            available_bytes: self.available_bytes,
+            pages: self.pages + other.pages,
+            bytes_per_page: self.bytes_per_page,
+            rounding_bytes: self.rounding_bytes + other.rounding_bytes,
+        }
+    }
+
     /// Refuses a budget that exceeds the available memory.
     ///
     /// # Errors

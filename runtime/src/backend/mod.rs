@@ -12,7 +12,7 @@ mod row_sampling;
 mod sliding_pages;
 mod validate;
 
-pub(crate) use device::{CpuOptions, RankOptions, budget_on, open};
+pub(crate) use device::{CpuOptions, RankOptions, budget_on, cuda_devices, open};
 pub use device::{Device, MAX_RANKS, RankModels, Ranks};
 pub(crate) use held_step::{HeldStep, out_of_order};
 pub use memory_budget::MemoryBudget;

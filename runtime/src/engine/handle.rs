@@ -341,10 +341,14 @@ impl Worker {
             Ok(events) => events,
             Err(error) => return Some(End::Failed(error.to_string())),
         };
-        // A reader of an event finds it counted.
+        // A reader of an event finds it counted, and after the end that a failure brings, the engine closed.
         self.publish_metrics();
+        let end = self.engine.failure().map(|reason| End::Failed(reason.to_owned()));
+        if end.is_some() {
+            lock(&self.shared.end).clone_from(&end);
+        }
         self.deliver(events);
-        self.engine.failure().map(|reason| End::Failed(reason.to_owned()))
+        end
     }
 
     /// Publishes to the handles what waits and runs.

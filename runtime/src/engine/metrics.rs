@@ -42,6 +42,16 @@ impl Histogram {
     }
 }
 
+impl std::ops::AddAssign<&Histogram> for Histogram {
+    /// Adds the values of another histogram with the same bounds.
+    fn add_assign(&mut self, other: &Histogram) {
+        debug_assert_eq!(self.bounds, other.bounds);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+}
+
 /// Counters, gauges and histograms of an engine.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -223,6 +233,83 @@ impl EngineMetrics {
     }
 }
 
+impl std::ops::AddAssign<&EngineMetrics> for EngineMetrics {
+    /// Adds what another engine has counted. A field that is not listed here does not compile.
+    fn add_assign(&mut self, other: &EngineMetrics) {
+        let EngineMetrics {
+            waiting,
+            running,
+            pages_total,
+            pages_used,
+            pages_cached,
+            requests,
+            finished,
+            prompt_tokens,
+            cached_tokens,
+            prefix_queries,
+            generated_tokens,
+            preemptions,
+            drafts,
+            draft_tokens,
+            accepted_tokens,
+            accepted_by_position,
+            forced_tokens,
+            late_masks,
+            steps,
+            step_tokens,
+            step_seconds,
+            device_busy_seconds,
+            device_idle_seconds,
+            host_sampled_tokens,
+            host_seconds,
+            first_token_seconds,
+            inter_token_seconds,
+            queue_seconds,
+            prefill_seconds,
+            decode_seconds,
+            request_seconds,
+            request_prompt_tokens,
+            request_generated_tokens,
+        } = other;
+        self.waiting += waiting;
+        self.running += running;
+        self.pages_total += pages_total;
+        self.pages_used += pages_used;
+        self.pages_cached += pages_cached;
+        self.requests += requests;
+        self.prompt_tokens += prompt_tokens;
+        self.cached_tokens += cached_tokens;
+        self.prefix_queries += prefix_queries;
+        self.generated_tokens += generated_tokens;
+        self.preemptions += preemptions;
+        self.drafts += drafts;
+        self.draft_tokens += draft_tokens;
+        self.accepted_tokens += accepted_tokens;
+        self.forced_tokens += forced_tokens;
+        self.late_masks += late_masks;
+        self.steps += steps;
+        self.step_tokens += step_tokens;
+        self.step_seconds += step_seconds;
+        self.device_busy_seconds += device_busy_seconds;
+        self.device_idle_seconds += device_idle_seconds;
+        self.host_sampled_tokens += host_sampled_tokens;
+        self.host_seconds += host_seconds;
+        self.first_token_seconds += first_token_seconds;
+        self.inter_token_seconds += inter_token_seconds;
+        self.queue_seconds += queue_seconds;
+        self.prefill_seconds += prefill_seconds;
+        self.decode_seconds += decode_seconds;
+        self.request_seconds += request_seconds;
+        self.request_prompt_tokens += request_prompt_tokens;
+        self.request_generated_tokens += request_generated_tokens;
+        self.finished.iter_mut().zip(finished).for_each(|(count, more)| *count += more);
+        let positions = self.accepted_by_position.len().max(accepted_by_position.len());
+        self.accepted_by_position.resize(positions, 0);
+        let accepted = self.accepted_by_position.iter_mut().zip(accepted_by_position);
+        accepted.for_each(|(count, more)| *count += more);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,5 +319,23 @@ mod tests {
         let mut histogram = Histogram::new(&[1.0, 2.0]);
         [0.0, 1.0, 1.5, 2.0, 2.5, 9.0].into_iter().for_each(|value| histogram.add(value));
         assert_eq!((histogram.counts, histogram.sum, histogram.count), (vec![2, 2, 2], 16.0, 6));
+    }
+
+    #[test]
+    fn what_engines_counted_adds_up() {
+        let (mut sum, mut one, mut two) =
+            (EngineMetrics::new(0), EngineMetrics::new(5), EngineMetrics::new(7));
+        one.count_draft(3, 2);
+        two.count_draft(1, 1);
+        (one.running, two.running) = (2, 3);
+        one.finished = [1, 0, 2, 0];
+        two.finished = [1, 1, 1, 1];
+        one.step_tokens.add(3.0);
+        two.step_tokens.add(300.0);
+        sum += &one;
+        sum += &two;
+        assert_eq!((sum.running, sum.pages_total, sum.finished), (5, 12, [2, 1, 3, 1]));
+        assert_eq!(sum.accepted_by_position, [2, 1, 0]);
+        assert_eq!((sum.step_tokens.count, sum.step_tokens.sum), (2, 303.0));
     }
 }

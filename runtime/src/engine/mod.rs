@@ -38,7 +38,7 @@ mod scheduler;
 mod snapshots;
 mod step_plan;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod text;

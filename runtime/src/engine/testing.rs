@@ -20,7 +20,7 @@ use crate::sampling::{self, LogitChanges, TokenHistory, TokenLogprobs};
 use crate::{Error, Limits, Result};
 
 /// Dimensions that matter to the engine: vocabulary, context and stop tokens.
-pub(super) static SPEC: ModelSpec = ModelSpec {
+pub(crate) static SPEC: ModelSpec = ModelSpec {
     name: "scripted",
     hidden: 32,
     inter: 32,
@@ -49,7 +49,7 @@ pub(super) static SPEC: ModelSpec = ModelSpec {
 
 /// The steps that the backend received, shared with the test.
 #[derive(Debug, Default)]
-pub(super) struct StepLog {
+pub(crate) struct StepLog {
     /// Tokens of each sequence of each step.
     pub(super) steps: Vec<Vec<usize>>,
     /// The largest number of steps in flight at once.
@@ -58,7 +58,7 @@ pub(super) struct StepLog {
 
 /// What a backend may do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// `submit` refuses the step before it starts.
     Refuses,
     /// `collect` reports that the first sequence's logits are not finite.
@@ -74,7 +74,7 @@ pub(super) enum Fault {
 }
 
 #[derive(Debug)]
-pub(super) struct Scripted {
+pub(crate) struct Scripted {
     limits: Limits,
     max_append: usize,
     /// Token at each offset of each page.
@@ -89,18 +89,18 @@ pub(super) struct Scripted {
     /// What each snapshot holds: every token of the sequence before its end.
     snapshots: Vec<Vec<u32>>,
     /// The fault, and the step in which it happens (counted from 0).
-    pub(super) fault: Option<(Fault, usize)>,
+    pub(crate) fault: Option<(Fault, usize)>,
     /// How many of the last tokens determine the next one; a small number makes text that repeats itself.
     pub(super) memory: usize,
     /// A clock that a step moves by these times, of a step and of each of its tokens.
     pub(super) clock: Option<(Clock, [Duration; 2])>,
     /// What the device's clock reports for each step.
     pub(super) time: Option<StepTime>,
-    pub(super) log: Arc<Mutex<StepLog>>,
+    pub(crate) log: Arc<Mutex<StepLog>>,
 }
 
 impl Scripted {
-    pub(super) fn new(limits: Limits, max_append: usize) -> Scripted {
+    pub(crate) fn new(limits: Limits, max_append: usize) -> Scripted {
         Scripted {
             limits,
             max_append,
@@ -393,7 +393,7 @@ pub(super) fn logits_after(tokens: &[u32]) -> Vec<f32> {
 
 /// The answer to a prompt, computed without an engine: tokens up to a stop or `max_tokens`. `adjust` changes each row
 /// of logits, given the tokens generated so far.
-pub(super) fn expected_with(
+pub(crate) fn expected_with(
     prompt: &[u32],
     params: &SamplingParams,
     sample: usize,
@@ -417,6 +417,6 @@ pub(super) fn expected_with(
 }
 
 /// The same with no adjustment.
-pub(super) fn expected(prompt: &[u32], params: &SamplingParams) -> Vec<u32> {
+pub(crate) fn expected(prompt: &[u32], params: &SamplingParams) -> Vec<u32> {
     expected_with(prompt, params, 0, usize::MAX, &mut |_, _| {})
 }

@@ -47,6 +47,13 @@ pub fn probe(ordinal: usize) -> Result<DeviceInfo> {
     open(ordinal).map(|(_, info)| info)
 }
 
+/// How many devices the driver finds; `None` if there is none that can be asked.
+#[must_use]
+pub fn device_count() -> Option<usize> {
+    driver_version().ok()?;
+    CudaContext::device_count().ok().map(|count| count as usize)
+}
+
 pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
     let driver = driver_version()?;
     if driver < OLDEST_DRIVER {

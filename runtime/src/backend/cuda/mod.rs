@@ -49,7 +49,7 @@ use ossmith_plan::Model;
 use ossmith_plan::params::NOTHING_SAMPLED;
 
 pub use cubins::{CacheUse, CubinCache};
-pub use device::{DeviceInfo, probe};
+pub use device::{DeviceInfo, device_count, probe};
 pub use kernels::Kernels;
 pub use memory_budget::{memory_budget, memory_budget_without_device};
 pub use peers::check_peers;
