@@ -81,7 +81,7 @@ pub fn request(
 ///
 /// # Errors
 /// [`Error::RequestFailed`] with the reason for which the engine could not continue it.
-pub fn answer(events: Events) -> Result<Vec<Message>> {
+pub fn answer(events: impl IntoIterator<Item = TokenEvent>) -> Result<Vec<Message>> {
     let mut tokens = Vec::new();
     for event in events {
         tokens.extend(event.token);

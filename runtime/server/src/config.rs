@@ -28,6 +28,8 @@ pub struct Config {
     pub max_new_tokens: Option<usize>,
     /// Ranks that share the model, which routers ask for.
     pub ranks: usize,
+    /// Engines that share the requests, which routers ask for.
+    pub engines: usize,
     /// The number of the model's parameters; 0 if it is not known.
     pub parameters: u64,
     /// Bytes of its weights; 0 if that is not known.
@@ -105,6 +107,7 @@ impl Config {
             root: name.to_owned(),
             context,
             ranks: 1,
+            engines: 1,
             parameters: 0,
             weight_bytes: 0,
             max_new_tokens: None,

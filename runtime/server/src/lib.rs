@@ -58,7 +58,9 @@ mod turn;
 mod usage;
 
 pub use arrivals::{Arrival, ArrivalSink};
-pub use backend::{EngineBackend, GenerationBackend, GenerationRequest, GenerationStream};
+pub use backend::{
+    EngineBackend, EngineState, GenerationBackend, GenerationRequest, GenerationStream, PoolBackend,
+};
 pub use batch::{BatchCounts, BatchError, run_batch};
 pub use calendar::date_of_day;
 pub use config::Config;

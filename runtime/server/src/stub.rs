@@ -104,7 +104,7 @@ impl GenerationBackend for Stub {
     }
 
     /// There are none.
-    fn recent_steps(&self, _count: usize) -> Vec<StepRecord> {
+    fn recent_steps(&self, _engine: usize, _count: usize) -> Vec<StepRecord> {
         Vec::new()
     }
 

@@ -27,7 +27,7 @@ impl GenerationBackend for EngineBackend {
         self.handle.metrics()
     }
 
-    fn recent_steps(&self, count: usize) -> Vec<StepRecord> {
+    fn recent_steps(&self, _engine: usize, count: usize) -> Vec<StepRecord> {
         self.handle.recent_steps(count)
     }
 

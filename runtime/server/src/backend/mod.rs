@@ -1,8 +1,9 @@
 //! The seam between HTTP and what generates tokens: one generation as a request, its tokens as a stream of events, and the
-//! trait that the engine ([`EngineBackend`]) and the scripted backend ([`crate::stub`]) implement. Settings, events and
+//! trait that the engine ([`EngineBackend`]), several of them ([`PoolBackend`]) and the scripted backend ([`crate::stub`]) implement. Settings, events and
 //! counts are the engine's own types. Nothing here knows HTTP or text.
 
 mod engine;
+mod pool;
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +13,7 @@ use ossmith::{EngineMetrics, Request, StepRecord, TokenEvent};
 
 use crate::error::ApiError;
 pub use engine::EngineBackend;
+pub use pool::PoolBackend;
 
 /// One generation.
 #[derive(Clone, Debug)]
@@ -31,6 +33,15 @@ pub(crate) type MaskFailure = Arc<OnceLock<ApiError>>;
 /// within one step.
 pub type GenerationStream = Pin<Box<dyn Stream<Item = TokenEvent> + Send>>;
 
+/// One of a backend's engines.
+#[derive(Clone, Debug)]
+pub struct EngineState {
+    /// What it has done and is doing.
+    pub metrics: EngineMetrics,
+    /// Why it runs no more; `None` while it does.
+    pub failure: Option<String>,
+}
+
 /// Something that generates tokens.
 pub trait GenerationBackend: Send + Sync {
     /// Starts a generation.
@@ -41,11 +52,16 @@ pub trait GenerationBackend: Send + Sync {
     /// [`ossmith::Error::ShutDown`] or [`ossmith::Error::Stopped`] if the backend has stopped.
     fn submit(&self, request: GenerationRequest) -> ossmith::Result<GenerationStream>;
 
-    /// What it has done and is doing.
+    /// What it has done and is doing, of all its engines together.
     fn metrics(&self) -> EngineMetrics;
 
-    /// The last `count` steps, oldest first, as far as they are kept.
-    fn recent_steps(&self, count: usize) -> Vec<StepRecord>;
+    /// Each of its engines, in order.
+    fn engines(&self) -> Vec<EngineState> {
+        vec![EngineState { metrics: self.metrics(), failure: self.failure() }]
+    }
+
+    /// The last `count` steps of an engine, oldest first, as far as they are kept.
+    fn recent_steps(&self, engine: usize, count: usize) -> Vec<StepRecord>;
 
     /// Why it cannot generate any more; `None` while it can.
     fn failure(&self) -> Option<String>;

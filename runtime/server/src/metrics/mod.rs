@@ -1,14 +1,16 @@
 //! What `/metrics` shows: vLLM's names, so that dashboards and load generators made for it work, and a few of our own. The
 //! server counts what it sees of each generation and of each HTTP request; what the engine counts comes from the engine.
 
+mod engine;
 mod http;
 mod prometheus;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use ossmith::{EngineMetrics, Histogram, PAGE_TOKENS};
+use ossmith::Histogram;
 
+use crate::backend::EngineState;
 use http::HttpCounts;
 pub(crate) use http::NO_ROUTE;
 use prometheus::{Exposition, counter, gauge};
@@ -133,15 +135,15 @@ impl Metrics {
     pub(crate) fn text(
         &self,
         model: &str,
-        engine: &EngineMetrics,
+        engines: &[EngineState],
         startup: &[(String, f64)],
         dropped_log_lines: u64,
     ) -> String {
         let mut out = Exposition::new(model);
         self.record(|counts| {
-            engine_gauges(&mut out, engine);
-            counters(&mut out, counts, engine);
-            histograms(&mut out, counts, engine);
+            engine::write(&mut out, engines);
+            counters(&mut out, counts);
+            histograms(&mut out, counts);
             counts.http.write(&mut out);
             let startup = startup.iter().map(|(phase, seconds)| (phase.as_str(), *seconds));
             let help = "Seconds that each phase of starting took.";
@@ -156,29 +158,7 @@ impl Metrics {
     }
 }
 
-fn engine_gauges(out: &mut Exposition, engine: &EngineMetrics) {
-    let cache_usage = engine.pages_used as f64 / engine.pages_total.max(1) as f64;
-    for (name, help, value) in [
-        ("vllm:num_requests_running", "Requests that run.", engine.running as f64),
-        ("vllm:num_requests_waiting", "Requests that wait.", engine.waiting as f64),
-        ("vllm:kv_cache_usage_perc", "Share of the cache in use; 1 is all.", cache_usage),
-    ] {
-        out.value(gauge(name, help), value);
-    }
-    let pages = [
-        ("used", engine.pages_used),
-        ("cached", engine.pages_cached),
-        ("free", engine.pages_total.saturating_sub(engine.pages_used + engine.pages_cached)),
-    ];
-    let help = "Pages of the cache: used by requests, kept for prefixes, and free.";
-    let pages = pages.map(|(state, count)| (state, count as f64));
-    out.labelled(gauge("ossmith:pages", help), "state", pages);
-    let pages = engine.pages_total;
-    let info = format!("block_size=\"{PAGE_TOKENS}\",num_gpu_blocks=\"{pages}\"");
-    out.info(gauge("vllm:cache_config_info", "The cache."), &info);
-}
-
-fn counters(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
+fn counters(out: &mut Exposition, counts: &Counts) {
     for (name, help, value) in [
         (
             "vllm:prompt_tokens_total",
@@ -191,72 +171,15 @@ fn counters(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
             "Prompt tokens found in the cache.",
             counts.cached_tokens,
         ),
-        (
-            "vllm:num_preemptions_total",
-            "Requests that gave their cache pages up for a while.",
-            engine.preemptions,
-        ),
-        (
-            "vllm:prefix_cache_queries_total",
-            "Tokens looked up in the prefix cache.",
-            engine.prefix_queries,
-        ),
-        ("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.", engine.cached_tokens),
-        ("vllm:spec_decode_num_drafts_total", "Drafts.", engine.drafts),
-        ("vllm:spec_decode_num_draft_tokens_total", "Drafted tokens.", engine.draft_tokens),
-        ("vllm:spec_decode_num_accepted_tokens_total", "Accepted tokens.", engine.accepted_tokens),
-        ("ossmith:steps_total", "Steps.", engine.steps),
-        (
-            "ossmith:forced_tokens_total",
-            "Tokens that no step sampled, because a grammar left no other.",
-            engine.forced_tokens,
-        ),
-        (
-            "ossmith:late_masks_total",
-            "Tokens that ran again, because a grammar took longer than their step.",
-            engine.late_masks,
-        ),
-        (
-            "ossmith:host_sampled_tokens_total",
-            "Tokens that were sampled on the host.",
-            engine.host_sampled_tokens,
-        ),
     ] {
         out.value(counter(name, help), value as f64);
     }
-    let (busy, idle) = (engine.device_busy_seconds, engine.device_idle_seconds);
-    for (name, help, value) in [
-        ("ossmith:device_busy_seconds_total", "Time that the device computed.", busy),
-        ("ossmith:device_idle_seconds_total", "Time that the device waited between steps.", idle),
-        ("ossmith:engine_requests_total", "Requests that the engine took.", engine.requests as f64),
-        (
-            "ossmith:engine_prompt_tokens_total",
-            "Prompt tokens of samples that started.",
-            engine.prompt_tokens as f64,
-        ),
-        (
-            "ossmith:engine_generated_tokens_total",
-            "Tokens that the engine generated, read or not.",
-            engine.generated_tokens as f64,
-        ),
-    ] {
-        out.value(counter(name, help), value);
-    }
-    let finished = OUTCOMES.into_iter().zip(engine.finished.iter().map(|&count| count as f64));
-    let metric = counter("ossmith:engine_finished_total", "Samples that ended in the engine.");
-    out.labelled(metric, "reason", finished);
     let outcomes = OUTCOMES.into_iter().zip(counts.outcomes.iter().map(|&count| count as f64));
     let success = counter("vllm:request_success_total", "Finished generations.");
     out.labelled(success, "finished_reason", outcomes);
-    let name = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
-    let metric = counter(name, "Accepted tokens by their position in the draft.");
-    let positions: Vec<String> =
-        (0..engine.accepted_by_position.len()).map(|position| position.to_string()).collect();
-    let accepted = engine.accepted_by_position.iter().map(|&count| count as f64);
-    out.labelled(metric, "position", positions.iter().map(String::as_str).zip(accepted));
 }
 
-fn histograms(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
+fn histograms(out: &mut Exposition, counts: &Counts) {
     for (name, help, histogram) in [
         (
             "vllm:time_to_first_token_seconds",
@@ -294,11 +217,7 @@ fn histograms(out: &mut Exposition, counts: &Counts, engine: &EngineMetrics) {
         ("vllm:request_generation_tokens", "Generated tokens.", &counts.request_generation_tokens),
         ("vllm:request_params_n", "Requested choices.", &counts.choices),
         ("vllm:request_params_max_tokens", "Limit of generated tokens.", &counts.max_tokens),
-        ("vllm:iteration_tokens_total", "Tokens per step.", &engine.step_tokens),
     ] {
         out.histogram(name, help, histogram);
-    }
-    for (name, help, histogram) in engine.histograms() {
-        out.histogram(&format!("ossmith:engine_{name}"), help, histogram);
     }
 }

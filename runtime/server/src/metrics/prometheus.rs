@@ -59,13 +59,7 @@ impl Exposition {
         }
     }
 
-    /// A metric whose labels are the information and whose value is 1.
-    pub(super) fn info(&mut self, metric: Metric<'_>, info: &str) {
-        self.head(metric);
-        let _ = writeln!(self.text, "{}{{{},{info}}} 1", metric.name, self.labels);
-    }
-
-    /// A metric with one value for each of these sets of labels.
+    /// A metric with one value for each of these sets of labels, of which one may be empty.
     pub(super) fn with_labels(
         &mut self,
         metric: Metric<'_>,
@@ -74,7 +68,8 @@ impl Exposition {
         self.head(metric);
         for (of, value) in values {
             let (name, labels) = (metric.name, &self.labels);
-            let _ = writeln!(self.text, "{name}{{{labels},{of}}} {value}");
+            let comma = if of.is_empty() { "" } else { "," };
+            let _ = writeln!(self.text, "{name}{{{labels}{comma}{of}}} {value}");
         }
     }
 

@@ -44,7 +44,7 @@ pub(crate) async fn get_load(State(app): State<Arc<AppState>>) -> impl IntoRespo
 pub(crate) async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let config = &app.config;
     let dropped = config.dropped_log_lines.load(Ordering::Relaxed);
-    let text = app.metrics.text(config.name(), &app.backend.metrics(), &config.startup, dropped);
+    let text = app.metrics.text(config.name(), &app.backend.engines(), &config.startup, dropped);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
@@ -65,8 +65,18 @@ pub(crate) async fn steps(
             _ => return Err(ApiError::bad("count", "`count` is not a number from 1 to 512")),
         },
     };
-    let data = app.backend.recent_steps(count);
-    Ok(json_body(&json!({"object": "list", "data": data, "failure": app.backend.failure()})))
+    let engines = app.backend.engines();
+    let engine = match query.get("engine").map(|engine| engine.parse::<usize>()) {
+        None => 0,
+        Some(Ok(engine)) if engine < engines.len() => engine,
+        Some(_) => {
+            let last = engines.len() - 1;
+            let problem = format!("`engine` is not a number from 0 to {last}");
+            return Err(ApiError::bad("engine", problem));
+        }
+    };
+    let (data, failure) = (app.backend.recent_steps(engine, count), &engines[engine].failure);
+    Ok(json_body(&json!({"object": "list", "engine": engine, "data": data, "failure": failure})))
 }
 
 /// Load generators call it between runs, so that each begins with an empty cache.

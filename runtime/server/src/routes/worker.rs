@@ -51,7 +51,7 @@ pub(crate) async fn server_info(State(app): State<Arc<AppState>>) -> impl IntoRe
         "context_length": config.context,
         "max_total_num_tokens": tokens,
         "tp_size": config.ranks,
-        "dp_size": 1,
+        "dp_size": config.engines,
         "page_size": PAGE_TOKENS,
         "block_size": PAGE_TOKENS,
         "num_running_reqs": metrics.running,
@@ -59,7 +59,10 @@ pub(crate) async fn server_info(State(app): State<Arc<AppState>>) -> impl IntoRe
         "vllm_config": {
             "model_config": {"model": config.root, "max_model_len": config.context},
             "cache_config": {"block_size": PAGE_TOKENS, "num_gpu_blocks": metrics.pages_total},
-            "parallel_config": {"tensor_parallel_size": config.ranks, "data_parallel_size": 1},
+            "parallel_config": {
+                "tensor_parallel_size": config.ranks,
+                "data_parallel_size": config.engines,
+            },
         },
     }))
 }

@@ -67,11 +67,13 @@ async fn the_last_steps_are_the_operators() {
     let (status, _, text) = ask("/debug/steps?count=5", Some("a")).await;
     assert_eq!(status, 200);
     let steps: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(steps, json!({"object": "list", "data": [], "failure": null}));
+    assert_eq!(steps, json!({"object": "list", "engine": 0, "data": [], "failure": null}));
     for count in ["0", "513", "x"] {
         let (status, _, text) = ask(&format!("/debug/steps?count={count}"), Some("a")).await;
         assert!(status == 400 && text.contains("from 1 to 512"), "{count}: {text}");
     }
+    let (status, _, text) = ask("/debug/steps?engine=1", Some("a")).await;
+    assert!(status == 400 && text.contains("from 0 to 0"), "{text}");
 }
 
 #[tokio::test]

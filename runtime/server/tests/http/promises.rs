@@ -40,8 +40,8 @@ impl GenerationBackend for Reporting {
         self.0.metrics()
     }
 
-    fn recent_steps(&self, count: usize) -> Vec<StepRecord> {
-        self.0.recent_steps(count)
+    fn recent_steps(&self, engine: usize, count: usize) -> Vec<StepRecord> {
+        self.0.recent_steps(engine, count)
     }
 
     fn failure(&self) -> Option<String> {
