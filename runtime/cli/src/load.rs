@@ -1,9 +1,14 @@
 //! From `--backend` and its companions to an engine, with progress bars and a line on where it runs.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
-use ossmith::{DenseWeights, Device, Engine, EngineOptions, Limits, Policy, RankModels, Ranks};
+use ossmith::{
+    DenseWeights, Device, Engine, EngineHandle, EngineOptions, EnginePool, Limits, MemoryBudget,
+    Policy, Progress, RankModels, Ranks, memory_budget,
+};
 use ossmith_plan::{Arch, Model, ModelSpec};
+use ossmith_server::{EngineBackend, GenerationBackend, PoolBackend};
 
 use crate::failure::fail;
 use crate::model::Chosen;
@@ -62,6 +67,26 @@ impl RankArgs {
         }
     }
 
+    /// The ranks of each of several engines that divide the named devices; `None` if none is named.
+    fn ranks_of_engines(&self, engines: usize) -> anyhow::Result<Option<Vec<Ranks>>> {
+        let named = self.device.len();
+        if named == 0 {
+            return Ok(None);
+        }
+        if let Some(size) = self.tensor_parallel_size.map(usize::from)
+            && size * engines != named
+        {
+            return Err(fail(
+                format!(
+                    "--data-parallel-size {engines} with --tensor-parallel-size {size} needs {} devices, but --device names {named}",
+                    size * engines
+                ),
+                "name one device for each rank of each engine, or leave --device out",
+            ));
+        }
+        Ok(Some(ossmith::unstable::ranks_on_devices(&self.device, engines)?))
+    }
+
     /// What each rank computes, compiled for the first one's device; `None` for one rank.
     pub(crate) fn models(
         &self,
@@ -69,20 +94,7 @@ impl RankArgs {
         schedule: &ScheduleArgs,
         first: usize,
     ) -> anyhow::Result<Option<RankModels>> {
-        let count = self.ranks()?.count();
-        if count == 1 {
-            return Ok(None);
-        }
-        if schedule.schedule.is_some() {
-            return Err(fail(
-                "--schedule changes the kernels of one device, and several ranks were named",
-                "leave --schedule out, or --tensor-parallel-size",
-            ));
-        }
-        let arch = ossmith::unstable::cuda::probe(first)
-            .map_or(Arch::BUILT_IN, |info| Arch::of_device(&info.name, info.compute));
-        let models = ossmith_models::ranks(model, count, &arch)?;
-        Ok(Some(RankModels(models)))
+        rank_models(model, self.ranks()?.count(), schedule, &arch_of_device(first))
     }
 
     /// The only CUDA device, for what runs on one.
@@ -101,6 +113,31 @@ impl RankArgs {
             "leave --tensor-parallel-size out and name one --device",
         ))
     }
+}
+
+/// What a device is compiled for; on a machine without it, the built-in profile.
+fn arch_of_device(ordinal: usize) -> Arch {
+    ossmith::unstable::cuda::probe(ordinal)
+        .map_or(Arch::BUILT_IN, |info| Arch::of_device(&info.name, info.compute))
+}
+
+/// What each of so many ranks computes, compiled for a kind of device; `None` for one rank.
+fn rank_models(
+    model: &'static Model,
+    count: usize,
+    schedule: &ScheduleArgs,
+    arch: &Arch,
+) -> anyhow::Result<Option<RankModels>> {
+    if count == 1 {
+        return Ok(None);
+    }
+    if schedule.schedule.is_some() {
+        return Err(fail(
+            "--schedule changes the kernels of one device, and several ranks were named",
+            "leave --schedule out, or --tensor-parallel-size",
+        ));
+    }
+    Ok(Some(RankModels(ossmith_models::ranks(model, count, arch)?)))
 }
 
 /// A device as the command line spells it.
@@ -159,21 +196,138 @@ impl From<Dense> for DenseWeights {
     }
 }
 
+/// Several engines, or one, that share the requests.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct EngineCountArgs {
+    /// Engines that share the requests: on CUDA each has devices of its own, as many as --tensor-parallel-size says, and on the
+    /// CPU they share the weights' memory and divide the threads.
+    #[arg(long, visible_alias = "dp", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    data_parallel_size: u8,
+}
+
+impl EngineCountArgs {
+    pub(crate) fn count(self) -> usize {
+        self.data_parallel_size.into()
+    }
+}
+
+/// Where each engine runs. It is decided once, since devices are asked and ranks compiled for it.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineSetup {
+    engines: Vec<EngineOptions>,
+    /// Why that is the CPU, if `auto` chose it.
+    fallback: Option<String>,
+}
+
+impl EngineSetup {
+    /// Where the first engine runs.
+    pub(crate) fn device(&self) -> Device {
+        self.engines.first().map_or(Device::Cpu, |options| options.device)
+    }
+
+    /// Ranks of each engine.
+    pub(crate) fn ranks(&self) -> usize {
+        self.engines.first().map_or(1, |options| options.ranks.count())
+    }
+
+    /// How many engines there are.
+    pub(crate) fn count(&self) -> usize {
+        self.engines.len()
+    }
+
+    /// The options of each engine with these limits and this policy.
+    pub(crate) fn options(&self, limits: Limits, policy: Policy) -> Vec<EngineOptions> {
+        let of = |options: &EngineOptions| {
+            let policy = policy.with_draft_tokens(options.policy.draft_tokens);
+            options.with_limits(limits).with_policy(policy)
+        };
+        self.engines.iter().map(of).collect()
+    }
+
+    /// The memory that the first engine takes with these limits and this policy. What is free is as of now.
+    pub(crate) fn memory(
+        &self,
+        model: &'static Model,
+        limits: Limits,
+        policy: Policy,
+    ) -> anyhow::Result<MemoryBudget> {
+        let options = self.options(limits, policy);
+        Ok(memory_budget(model, options.first().unwrap_or(&EngineOptions::default()))?)
+    }
+
+    fn note_fallback(&self, backend: &str) {
+        if let Some(why) = &self.fallback {
+            note!("running on {backend}: {why}");
+        }
+    }
+}
+
 impl DeviceArgs {
     /// Loads the model for these limits, and prints on standard error why `auto` chose the CPU.
     pub(crate) fn load(&self, chosen: &Chosen, limits: Limits) -> anyhow::Result<Engine> {
-        self.load_with(chosen, limits, Policy::default())
+        self.load_with(chosen, &self.setup(chosen.model, 1)?, limits, Policy::default())
     }
 
     /// The same with a policy; the number of draft tokens is that of the flags.
     pub(crate) fn load_with(
         &self,
         chosen: &Chosen,
+        setup: &EngineSetup,
         limits: Limits,
         policy: Policy,
     ) -> anyhow::Result<Engine> {
-        let (options, fallback) = self.options(chosen.model, limits, policy)?;
-        let ordinal = match options.device {
+        let [options] = setup.options(limits, policy)[..] else {
+            return Err(anyhow::anyhow!("{} engines cannot be loaded as one", setup.count()));
+        };
+        let engine = self.prepare(chosen, setup, |model, show| {
+            Engine::load(model, chosen.checkpoint.clone(), options, show)
+        })?;
+        setup.note_fallback(&engine.describe());
+        Ok(engine)
+    }
+
+    /// Loads all engines of a setup and starts them.
+    pub(crate) fn load_pool(
+        &self,
+        chosen: &Chosen,
+        setup: &EngineSetup,
+        limits: Limits,
+        policy: Policy,
+    ) -> anyhow::Result<EnginePool> {
+        let options = setup.options(limits, policy);
+        let pool = self.prepare(chosen, setup, |model, show| {
+            EnginePool::load(model, &chosen.checkpoint, &options, show)
+        })?;
+        setup.note_fallback(&pool.describe());
+        Ok(pool)
+    }
+
+    /// Loads the engine or the engines of a setup as what a server or a batch runs on, and describes it in one line.
+    pub(crate) fn load_backend(
+        &self,
+        chosen: &Chosen,
+        setup: &EngineSetup,
+        limits: Limits,
+        policy: Policy,
+    ) -> anyhow::Result<(Arc<dyn GenerationBackend>, String)> {
+        if setup.count() > 1 {
+            let pool = self.load_pool(chosen, setup, limits, policy)?;
+            let described = pool.describe();
+            return Ok((Arc::new(PoolBackend::new(pool)), described));
+        }
+        let handle = EngineHandle::start(self.load_with(chosen, setup, limits, policy)?)?;
+        let described = handle.describe().to_owned();
+        Ok((Arc::new(EngineBackend::new(handle)), described))
+    }
+
+    /// Loads by `load` with progress bars, and prints which weights were converted.
+    fn prepare<T>(
+        &self,
+        chosen: &Chosen,
+        setup: &EngineSetup,
+        load: impl FnOnce(&'static Model, &mut dyn FnMut(Progress)) -> ossmith::Result<T>,
+    ) -> anyhow::Result<T> {
+        let ordinal = match setup.device() {
             Device::Cuda(ordinal) => Some(ordinal),
             Device::Cpu | Device::Auto => None,
         };
@@ -185,9 +339,7 @@ impl DeviceArgs {
             );
         }
         let mut bars = Bars::new();
-        let engine = Engine::load(model, chosen.checkpoint.clone(), options, &mut |at| {
-            bars.show(at);
-        })?;
+        let loaded = load(model, &mut |at| bars.show(at))?;
         bars.finish();
         for ossmith::Conversion { weights, from, to, relative_error, .. } in
             chosen.checkpoint.conversions()
@@ -197,37 +349,46 @@ impl DeviceArgs {
                 100.0 * relative_error
             );
         }
-        if let Some(why) = fallback {
-            note!("running on {}: {why}", engine.describe());
-        }
-        Ok(engine)
+        Ok(loaded)
     }
 
-    /// The options that an engine would be loaded with, and why it runs on the CPU if `auto` chose that.
-    pub(crate) fn options(
+    /// Where so many engines run. Ranks are compiled once for each kind of device.
+    pub(crate) fn setup(
         &self,
         model: &'static Model,
-        limits: Limits,
-        policy: Policy,
-    ) -> anyhow::Result<(EngineOptions, Option<String>)> {
-        let ranks = self.ranks.ranks()?;
+        engines: usize,
+    ) -> anyhow::Result<EngineSetup> {
         let (device, fallback) = self.device()?.resolve();
-        let rank_models = match device {
-            Device::Cuda(first) => self.ranks.models(model, &self.schedule, first)?,
-            Device::Cpu | Device::Auto => None,
-        };
-        let threads = self.threads.map(usize::from);
-        let policy = policy.with_draft_tokens(self.draft_tokens.into());
-        let options = EngineOptions::default()
+        let base = EngineOptions::default()
             .with_device(device)
-            .with_ranks(ranks)
-            .with_rank_models(rank_models)
-            .with_limits(limits)
-            .with_threads(threads)
+            .with_threads(self.threads.map(usize::from))
             .with_dense(self.dense.into())
             .with_shadow_head(!self.schedule.no_shadow_head)
-            .with_policy(policy);
-        Ok((options, fallback))
+            .with_policy(Policy::default().with_draft_tokens(self.draft_tokens.into()));
+        let size = self.ranks.tensor_parallel_size.map_or(1, usize::from);
+        let mut engines = match self.ranks.ranks_of_engines(engines)? {
+            None if engines == 1 => vec![base.with_ranks(Ranks::new(size))],
+            None => base.with_ranks(Ranks::new(size)).for_engines(engines)?,
+            Some(groups) => {
+                let of = |ranks: &Ranks| {
+                    base.with_device(Device::Cuda(ranks.ordinals(0)[0])).with_ranks(*ranks)
+                };
+                groups.iter().map(of).collect()
+            }
+        };
+        let mut compiled: Vec<(Arch, Option<RankModels>)> = Vec::new();
+        for options in &mut engines {
+            let Device::Cuda(first) = options.device else { continue };
+            let arch = arch_of_device(options.ranks.ordinals(first)[0]);
+            let known = compiled.iter().find(|(of, _)| *of == arch);
+            let models = match known {
+                Some((_, models)) => *models,
+                None => rank_models(model, options.ranks.count(), &self.schedule, &arch)?,
+            };
+            compiled.push((arch, models));
+            options.rank_models = models;
+        }
+        Ok(EngineSetup { engines, fallback })
     }
 
     /// The device that `--backend` and `--device` name together.
@@ -278,5 +439,24 @@ mod tests {
         }
         let error = ranks(Some(3), &[0, 1]).expect_err("three ranks on two devices").to_string();
         assert!(error.contains("--device names 2"), "{error}");
+    }
+
+    #[test]
+    fn engines_divide_the_named_devices() {
+        let groups = |tensor_parallel_size, device: &[usize], engines| {
+            RankArgs { tensor_parallel_size, device: device.to_vec() }.ranks_of_engines(engines)
+        };
+        for (size, engines, expected) in [
+            (None, 2, &[&[0, 1][..], &[2, 3]][..]),
+            (Some(2), 2, &[&[0, 1], &[2, 3]]),
+            (Some(1), 4, &[&[0], &[1], &[2], &[3]]),
+        ] {
+            let ranks = groups(size, &[0, 1, 2, 3], engines).expect("ranks").expect("devices");
+            let ordinals: Vec<Vec<usize>> = ranks.iter().map(|ranks| ranks.ordinals(0)).collect();
+            assert_eq!(ordinals, expected);
+        }
+        assert!(groups(Some(2), &[], 2).expect("no devices").is_none());
+        let error = groups(Some(2), &[0, 1, 2], 2).expect_err("three devices").to_string();
+        assert!(error.contains("needs 4 devices, but --device names 3"), "{error}");
     }
 }

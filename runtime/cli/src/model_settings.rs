@@ -1,12 +1,12 @@
 //! What a server and a batch have in common: how much memory is reserved for requests, the names of the model, and the
 //! date. What only a server has is in `commands/serve.rs`.
 
-use ossmith::{Device, Limits, MemoryBudget, PAGE_TOKENS, Policy, memory_budget};
+use ossmith::{Device, Limits, MemoryBudget, PAGE_TOKENS, Policy};
 use ossmith_plan::{Model, ModelSpec};
 use ossmith_server::Config;
 
 use crate::again;
-use crate::load::{DeviceArgs, default_context};
+use crate::load::{EngineSetup, default_context};
 use crate::model::ModelArgs;
 use crate::today;
 
@@ -77,7 +77,7 @@ impl EngineLimitArgs {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ModelSettings<'a> {
     pub(crate) model: &'a ModelArgs,
-    pub(crate) device: &'a DeviceArgs,
+    pub(crate) setup: &'a EngineSetup,
     pub(crate) limits: &'a EngineLimitArgs,
     pub(crate) names: &'a [String],
     pub(crate) date: Option<&'a str>,
@@ -85,20 +85,18 @@ pub(crate) struct ModelSettings<'a> {
 
 impl ModelSettings<'_> {
     fn context(&self, spec: &ModelSpec) -> usize {
-        let device = self.device.device().map_or(Device::Auto, |chosen| chosen.resolve().0);
-        let default = default_context(spec, device);
+        let default = default_context(spec, self.setup.device());
         self.limits.max_model_len.map_or(default, |tokens| spec.context.min(tokens as usize))
     }
 
-    /// What to make room for: what the flags say, and for the rest what suits the device; the log says it once.
+    /// What each engine makes room for: what the flags say, and for the rest what suits the first one's device; the log says
+    /// it once.
     pub(crate) fn engine_limits(&self, model: &'static Model) -> anyhow::Result<Limits> {
         let context = self.context(&model.spec);
-        let (options, _) = self.device.options(model, Limits::default(), Policy::default())?;
-        if !matches!(options.device, Device::Cuda(_)) {
+        if !matches!(self.setup.device(), Device::Cuda(_)) {
             return Ok(self.limits.filled(CPU_LIMITS, context));
         }
-        let budget_of =
-            |limits| Ok(memory_budget(model, &options.with_limits(limits))?) as anyhow::Result<_>;
+        let budget_of = |limits| self.setup.memory(model, limits, Policy::default());
         let limits = self.limits.on_device(context, budget_of)?;
         let Limits { max_sequences, max_step_tokens, pages, .. } = limits;
         tracing::info!(
@@ -136,6 +134,8 @@ impl ModelSettings<'_> {
             max_new_tokens: spec.max_new_tokens,
             parameters: model.graph.all_weights().map(|(weight, _)| weight.elements() as u64).sum(),
             weight_bytes: model.graph.all_weights().map(|(weight, _)| weight.bytes() as u64).sum(),
+            ranks: self.setup.ranks(),
+            engines: self.setup.count(),
             ..Config::new(spec.name, context, spec.vocab)
         }
     }

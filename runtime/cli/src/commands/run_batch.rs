@@ -3,16 +3,15 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::builder::NonEmptyStringValueParser;
-use ossmith::{EngineHandle, Policy};
-use ossmith_server::{BatchCounts, BatchError, EngineBackend, run_batch};
+use ossmith::Policy;
+use ossmith_server::{BatchCounts, BatchError, run_batch};
 
 use crate::failure::fail;
-use crate::load::DeviceArgs;
+use crate::load::{DeviceArgs, EngineCountArgs};
 use crate::model::ModelArgs;
 use crate::model_settings::{EngineLimitArgs, ModelSettings};
 use crate::output::note;
@@ -38,6 +37,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    engines: EngineCountArgs,
 
     /// Name under which the model is served; several may be given [default: the model's own].
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
@@ -93,20 +95,20 @@ impl Args {
     ) -> anyhow::Result<BatchCounts> {
         let chosen = self.model.choose()?;
         chosen.warn_if_random();
+        let setup = self.device.setup(chosen.model, self.engines.count())?;
         let settings = ModelSettings {
             model: &self.model,
-            device: &self.device,
+            setup: &setup,
             limits: &self.limits,
             names: &self.served_model_name,
             date: self.date.as_deref(),
         };
         let limits = settings.engine_limits(chosen.model)?;
-        let at_a_time = limits.max_sequences;
+        let at_a_time = limits.max_sequences * setup.count();
         // No line is refused because others wait, however many choices each has.
         let policy = Policy::default().with_max_waiting(usize::MAX);
-        let engine = self.device.load_with(&chosen, limits, policy)?;
+        let (backend, _) = self.device.load_backend(&chosen, &setup, limits, policy)?;
         let config = settings.config(chosen.model, limits.pages);
-        let handle = EngineHandle::start(engine)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -119,7 +121,6 @@ impl Args {
                 note!("{done} of {} requests after {seconds} s", counts.total);
             }
         };
-        let backend = Arc::new(EngineBackend::new(handle));
         let run = run_batch(config, backend, open, output, at_a_time, progress);
         runtime.block_on(run).map_err(|why| match why {
             BatchError::Line { .. } => fail(

@@ -11,17 +11,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
-use ossmith::{Device, EngineHandle, Policy};
+use ossmith::{Device, Policy};
 use ossmith_plan::Model;
-use ossmith_server::{
-    ArrivalSink, Config, EngineBackend, SharedStore, StoreLimits, ToolLimits, ToolServer,
-};
+use ossmith_server::{ArrivalSink, Config, SharedStore, StoreLimits, ToolLimits, ToolServer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::fail;
 use crate::interrupt;
-use crate::load::DeviceArgs;
+use crate::load::{DeviceArgs, EngineCountArgs, EngineSetup};
 use crate::log::{self, LineQueue};
 use crate::model::{ModelArgs, ModelName};
 use crate::model_settings::{EngineLimitArgs, ModelSettings};
@@ -50,6 +48,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    engines: EngineCountArgs,
 
     /// Address to listen on; 0.0.0.0 is every one of this machine.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
@@ -285,16 +286,16 @@ impl Args {
                 "--max-model-len {requested} is reduced to the context of {name}, {context}"
             );
         }
-        let limits = self.model_settings().engine_limits(chosen.model)?;
+        let setup = self.device.setup(chosen.model, self.engines.count())?;
+        let limits = self.model_settings(&setup).engine_limits(chosen.model)?;
         let policy = Policy::default()
             .with_max_waiting(self.limits.max_queue)
-            .with_prompt_time(self.prompt_time());
-        let engine = self.device.load_with(&chosen, limits, policy)?;
+            .with_prompt_time(self.prompt_time(setup.device()));
+        let (backend, described) = self.device.load_backend(&chosen, &setup, limits, policy)?;
         let loaded = start.elapsed().as_secs_f64() - opened;
-        let backend = engine.describe();
-        let handle = EngineHandle::start(engine)?;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
-        let mut config = self.config(chosen.model, limits.pages, keys, startup, shared_store)?;
+        let mut config =
+            self.config(chosen.model, &setup, limits.pages, keys, startup, shared_store)?;
         config.operator_key = operator_key;
         config.arrivals = recording.as_ref().map(arrivals_of);
         config.tool_servers = tool_servers;
@@ -302,9 +303,8 @@ impl Args {
         let served = runtime.block_on(async {
             let listener = self.listen().await?;
             let address = listener.local_addr().context("the socket has no address")?;
-            announce(&name, &backend, address)?;
+            announce(&name, &described, address)?;
             let stop = stop_signal()?;
-            let backend = Arc::new(EngineBackend::new(handle));
             ossmith_server::serve(listener, config, backend, stop)
                 .await
                 .context("the server failed")
@@ -372,10 +372,10 @@ impl Args {
         }
     }
 
-    fn model_settings(&self) -> ModelSettings<'_> {
+    fn model_settings<'a>(&'a self, setup: &'a EngineSetup) -> ModelSettings<'a> {
         ModelSettings {
             model: &self.model,
-            device: &self.device,
+            setup,
             limits: &self.limits.engine,
             names: &self.served_model_name,
             date: self.http.date.as_deref(),
@@ -383,9 +383,8 @@ impl Args {
     }
 
     /// What prompts may take of a step in which answers are generated.
-    fn prompt_time(&self) -> Option<Duration> {
-        let on_cpu = self.device.device().is_ok_and(|chosen| chosen.resolve().0 == Device::Cpu);
-        let default = if on_cpu { CPU_PROMPT_MS } else { 0 };
+    fn prompt_time(&self, device: Device) -> Option<Duration> {
+        let default = if device == Device::Cpu { CPU_PROMPT_MS } else { 0 };
         let ms = self.limits.max_prompt_ms.unwrap_or(default);
         (ms > 0).then(|| Duration::from_millis(ms))
     }
@@ -393,6 +392,7 @@ impl Args {
     fn config(
         &self,
         model: &Model,
+        setup: &EngineSetup,
         pages: usize,
         keys: Vec<String>,
         startup: Vec<(String, f64)>,
@@ -402,9 +402,8 @@ impl Args {
         let seconds = |seconds: u64| Duration::from_secs(seconds);
         let files = self.storage.limits()?;
         let salt = StorageArgs::tenant_salt(shared_store.as_ref(), files.as_ref())?;
-        let mut config = self.model_settings().config(model, pages);
+        let mut config = self.model_settings(setup).config(model, pages);
         config.aliases.extend(self.model_alias.iter().cloned());
-        config.ranks = self.device.ranks.ranks()?.count();
         Ok(Config {
             origins: self.origins(!keys.is_empty()),
             min_priority: limits.min_priority,

@@ -6,6 +6,7 @@ mod batching;
 mod bench;
 mod commands;
 mod common;
+mod data_parallel;
 mod fit;
 mod harnesses;
 mod hub;

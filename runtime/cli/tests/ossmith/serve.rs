@@ -66,7 +66,7 @@ impl Server {
     }
 
     /// Waits until it has no running request.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         for _ in 0..2400 {
             if self.ask("GET", "/load", "", "").1 == "{\"server_load\":0}" {
                 return;

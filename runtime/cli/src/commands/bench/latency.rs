@@ -71,7 +71,8 @@ impl Args {
         self.output_json.as_deref().map_or(Ok(()), output::check)?;
         let chosen = self.engine.model.choose()?;
         let (input, output) = (self.input_len as usize, self.output_len as usize);
-        let mut engine = self.engine.engine(&chosen, input + output)?;
+        let setup = self.engine.setup(&chosen, 1)?;
+        let mut engine = self.engine.engine(&chosen, &setup, input + output)?;
         let mut random = Random(self.seed);
         let mut prompt = || match self.copy {
             true => ascending(&mut random, input, chosen.model.spec.vocab),

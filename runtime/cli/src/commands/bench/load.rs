@@ -4,15 +4,18 @@
 use std::path::Path;
 
 use anyhow::Context;
-use ossmith::{Engine, Limits, MemoryBudget, Policy, Request, SamplingParams, memory_budget};
+use ossmith::{Engine, EnginePool, Limits, MemoryBudget, Policy, Request, SamplingParams};
 use ossmith_harmony::token_bytes;
 use ossmith_plan::ModelSpec;
 use serde_json::Value;
 
 use super::check_context;
 use crate::commands::random::Random;
-use crate::load::DeviceArgs;
+use crate::load::{DeviceArgs, EngineSetup};
 use crate::model::{Chosen, ModelArgs};
+
+/// What a context must have room for.
+const LENGTHS: &str = "the lengths of prompt and answer together";
 
 /// The engine under test.
 #[derive(Debug, clap::Args)]
@@ -49,17 +52,44 @@ pub(super) struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// Opens the model and loads an engine with room for samples of at most `tokens` tokens.
-    pub(super) fn engine(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<Engine> {
-        check_context(&chosen.model.spec, tokens, "the lengths of prompt and answer together")?;
-        let (limits, policy) = self.limits_and_policy(tokens);
-        self.device.load_with(chosen, limits, policy)
+    /// Where so many engines run.
+    pub(super) fn setup(&self, chosen: &Chosen, engines: usize) -> anyhow::Result<EngineSetup> {
+        self.device.setup(chosen.model, engines)
     }
 
-    /// The memory that this engine takes on the device; the available memory is as of now.
-    pub(super) fn memory(&self, chosen: &Chosen, tokens: usize) -> anyhow::Result<MemoryBudget> {
+    /// Loads an engine with room for samples of at most `tokens` tokens.
+    pub(super) fn engine(
+        &self,
+        chosen: &Chosen,
+        setup: &EngineSetup,
+        tokens: usize,
+    ) -> anyhow::Result<Engine> {
+        check_context(&chosen.model.spec, tokens, LENGTHS)?;
         let (limits, policy) = self.limits_and_policy(tokens);
-        Ok(memory_budget(chosen.model, &self.device.options(chosen.model, limits, policy)?.0)?)
+        self.device.load_with(chosen, setup, limits, policy)
+    }
+
+    /// The same for all engines of a setup. No event is read before all requests are there, so none waits for its reader.
+    pub(super) fn pool(
+        &self,
+        chosen: &Chosen,
+        setup: &EngineSetup,
+        tokens: usize,
+    ) -> anyhow::Result<EnginePool> {
+        check_context(&chosen.model.spec, tokens, LENGTHS)?;
+        let (limits, policy) = self.limits_and_policy(tokens);
+        self.device.load_pool(chosen, setup, limits, policy.with_event_capacity(usize::MAX))
+    }
+
+    /// The memory that one engine takes on its device; the available memory is as of now.
+    pub(super) fn memory(
+        &self,
+        chosen: &Chosen,
+        setup: &EngineSetup,
+        tokens: usize,
+    ) -> anyhow::Result<MemoryBudget> {
+        let (limits, policy) = self.limits_and_policy(tokens);
+        setup.memory(chosen.model, limits, policy)
     }
 
     fn limits_and_policy(&self, tokens: usize) -> (Limits, Policy) {

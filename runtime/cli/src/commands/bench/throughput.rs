@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use ossmith::{Engine, MemoryBudget, Request, SamplingParams};
+use ossmith::{
+    Engine, EngineMetrics, EnginePool, Error, FinishReason, MemoryBudget, Request, SamplingParams,
+};
 use ossmith_harmony::encode;
 use ossmith_plan::ModelSpec;
 use serde::Deserialize;
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 use super::load::{EngineArgs, tokens, write_json};
 use crate::commands::random::Random;
 use crate::failure::fail;
+use crate::load::EngineCountArgs;
 use crate::output;
 
 /// Time many requests at once through the engine.
@@ -27,7 +30,7 @@ use crate::output;
 
 JSON (--output-json to a file, --json to the terminal), one object:
   elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second
-  and besides: output_tokens_per_second, model, backend, metrics, memory
+  and besides: output_tokens_per_second, model, backend, engines, metrics (of all engines), memory (of one)
 Memory:
   weights, pages, rings, snapshots, workspace, graphs, total   the budget before loading, in bytes
   available, taken                  what was free then, and how much less was free after the run
@@ -42,6 +45,9 @@ Metrics:
 pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
+
+    #[command(flatten)]
+    engines: EngineCountArgs,
 
     /// Where lengths come from.
     #[arg(long, default_value = "random", value_parser = ["random", "custom"])]
@@ -115,19 +121,24 @@ impl Args {
         let requests = self.requests(spec)?;
         let length = |(prompt, output): &(Vec<u32>, usize)| prompt.len() + output;
         let longest = requests.iter().map(length).max().unwrap_or(1);
-        let planned = self.engine.memory(&chosen, longest)?;
-        let mut engine = self.engine.engine(&chosen, longest)?;
+        let setup = self.engine.setup(&chosen, self.engines.count())?;
+        let planned = self.engine.memory(&chosen, &setup, longest)?;
+        let mut engine = match setup.count() {
+            1 => Tested::Engine(Box::new(self.engine.engine(&chosen, &setup, longest)?)),
+            _ => Tested::Pool(self.engine.pool(&chosen, &setup, longest)?),
+        };
         // Kernels, graphs and threads are warm after one short round.
-        let warm = requests.iter().take(self.engine.max_num_seqs as usize).cloned();
+        let at_once = self.engine.max_num_seqs as usize * setup.count();
+        let warm = requests.iter().take(at_once).cloned();
         let short = warm.map(|(prompt, output)| (prompt, output.min(4))).collect();
-        serve(&mut engine, self.engine_requests(short))?;
+        engine.serve(self.engine_requests(short))?;
         engine.reset_prefix_cache();
 
         let prompt_tokens: usize = requests.iter().map(|(prompt, _)| prompt.len()).sum();
         let count = requests.len();
-        let before = engine.metrics().clone();
+        let before = engine.metrics();
         let begin = Instant::now();
-        let output_tokens = serve(&mut engine, self.engine_requests(requests))?;
+        let output_tokens = engine.serve(self.engine_requests(requests))?;
         let elapsed = begin.elapsed().as_secs_f64();
         let total = prompt_tokens + output_tokens;
         let result = json!({
@@ -139,8 +150,9 @@ impl Args {
             "output_tokens_per_second": output_tokens as f64 / elapsed,
             "model": self.engine.model.model,
             "backend": engine.describe(),
-            "metrics": metrics(&engine, &before),
-            "memory": memory(&planned, self.engine.memory(&chosen, longest)?.available_bytes),
+            "engines": setup.count(),
+            "metrics": metrics(&engine.metrics(), &before),
+            "memory": memory(&planned, self.engine.memory(&chosen, &setup, longest)?.available_bytes),
         });
         if let Some(file) = &self.output_json {
             write_json(file, &result)?;
@@ -229,19 +241,61 @@ fn lines(file: &Path) -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Serves all requests; gives the number of tokens generated.
-fn serve(engine: &mut Engine, requests: Vec<Request>) -> anyhow::Result<usize> {
-    let mut tokens = 0;
-    for event in engine.stream_requests(requests)? {
-        let (_, event) = event?;
-        tokens += usize::from(event.token.is_some());
-    }
-    Ok(tokens)
+/// What serves the requests.
+enum Tested {
+    Engine(Box<Engine>),
+    Pool(EnginePool),
 }
 
-/// The engine's counters since `before`.
-fn metrics(engine: &Engine, before: &ossmith::EngineMetrics) -> Value {
-    let now = engine.metrics();
+impl Tested {
+    /// Serves all requests; gives the number of tokens generated.
+    fn serve(&mut self, requests: Vec<Request>) -> anyhow::Result<usize> {
+        let mut tokens = 0;
+        match self {
+            Tested::Engine(engine) => {
+                for event in engine.stream_requests(requests)? {
+                    let (_, event) = event?;
+                    tokens += usize::from(event.token.is_some());
+                }
+            }
+            Tested::Pool(pool) => {
+                let submitted = requests.into_iter().map(|request| pool.submit(request));
+                let all = submitted.collect::<ossmith::Result<Vec<_>>>()?;
+                for event in all.into_iter().flatten() {
+                    if let Some(FinishReason::Failed(reason)) = event.finish {
+                        return Err(Error::RequestFailed { reason: reason.to_string() }.into());
+                    }
+                    tokens += usize::from(event.token.is_some());
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn metrics(&self) -> EngineMetrics {
+        match self {
+            Tested::Engine(engine) => engine.metrics().clone(),
+            Tested::Pool(pool) => pool.metrics(),
+        }
+    }
+
+    fn reset_prefix_cache(&mut self) {
+        match self {
+            Tested::Engine(engine) => engine.reset_prefix_cache(),
+            Tested::Pool(pool) => pool.reset_prefix_cache(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Tested::Engine(engine) => engine.describe(),
+            Tested::Pool(pool) => pool.describe(),
+        }
+    }
+}
+
+/// What was counted since `before`.
+fn metrics(now: &EngineMetrics, before: &EngineMetrics) -> Value {
     let mean = |now: &ossmith::Histogram, before: &ossmith::Histogram| {
         (now.sum - before.sum) / (now.count - before.count).max(1) as f64
     };
