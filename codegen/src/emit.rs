@@ -32,6 +32,7 @@ pub fn unit(plan: &KernelPlan) -> Unit {
         source: text.leak(),
         family: plan.family,
         max_registers: plan.max_registers,
+        ranks: plan.ranks,
     }
 }
 

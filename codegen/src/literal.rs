@@ -85,7 +85,7 @@ structs! {
     Tools { fill_bf16, fill_mxfp4, flat_read, make_shadow, write_history }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
-    Unit { name, source, family, max_registers }
+    Unit { name, source, family, max_registers, ranks }
 }
 
 enums! {

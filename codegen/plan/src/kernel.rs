@@ -22,6 +22,8 @@ pub struct Unit {
     pub family: Family,
     /// Registers a thread may use at most (the gate that CI holds it to).
     pub max_registers: u32,
+    /// Ranks with which its blocks exchange; 1 if they exchange with none.
+    pub ranks: usize,
 }
 
 /// One axis of a launch grid.

@@ -257,6 +257,10 @@ fn a_rank_has_its_own_widths_and_names_and_leaves_the_rest_as_it_is() {
         for adds in ["attn_out_residual_decode1_of2", "moe_down_residual_decode8_of2"] {
             assert!(text(&rank, adds).is_some_and(|it| it.contains("#define RANKS 2")), "{adds}");
         }
+        for unit in rank.units {
+            let defined = unit.source.contains("#define RANKS 2");
+            assert_eq!(defined, unit.ranks == 2, "{}", unit.name);
+        }
         let others = rank.units.iter().filter(|unit| unit.source.contains("RANKS"));
         // Two that add over ranks for 1 and for 8 tokens each, one for all other steps, and one that joins logits.
         assert_eq!(others.count(), 6, "kernels that exchange");

@@ -126,7 +126,8 @@ impl Kernels {
             let bytes = shared.get(unit.name).copied().unwrap_or(0);
             let resources = cubin.resources;
             let (module, function) = load_function(context, unit.name, cubin, bytes)?;
-            if exchanges(unit) {
+            // It has a place for the other ranks' addresses.
+            if unit.ranks > 1 {
                 self.exchanging.push(module);
             }
             if model.shard.of > 1 {
@@ -333,9 +334,4 @@ fn load_function(
         function.set_attribute(attribute, shared_bytes as i32).map_err(load)?;
     }
     Ok((module, function))
-}
-
-/// Whether a kernel exchanges with other ranks, and so has a place for their addresses.
-fn exchanges(unit: &Unit) -> bool {
-    unit.source.contains("#define RANKS")
 }
