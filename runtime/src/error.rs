@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The runtime's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -166,8 +167,8 @@ pub enum Error {
         rank: usize,
         /// How many ranks there are.
         of: usize,
-        /// What failed there.
-        problem: String,
+        /// What failed there: [`Error::OutOfMemory`] where its memory was short, for instance.
+        problem: Arc<Error>,
     },
     /// A kernel source that is not the model's, or does not match its plan.
     #[error("{}: {problem}", path.display())]
@@ -201,6 +202,14 @@ impl Error {
             | Error::CacheTooSmall { .. } => true,
             Error::Prompt { source, .. } => source.is_bad_request(),
             _ => false,
+        }
+    }
+
+    /// The same as the failure of a rank, unless it is one already.
+    pub(crate) fn of_rank(self, rank: usize, of: usize) -> Error {
+        match self {
+            Error::Rank { .. } => self,
+            own => Error::Rank { rank, of, problem: Arc::new(own) },
         }
     }
 

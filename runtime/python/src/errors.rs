@@ -27,6 +27,7 @@ fn class(error: &Error) -> &'static str {
         Error::File { .. } | Error::Checkpoint { .. } | Error::Weight { .. } => "CheckpointError",
         Error::DeviceUnavailable { .. } | Error::Device { .. } => "DeviceError",
         Error::OutOfMemory { .. } => "OutOfDeviceMemoryError",
+        Error::Rank { problem, .. } => class(problem),
         _ => "OssmithError",
     }
 }

@@ -6,7 +6,7 @@
 //! so has read the last one. A rank that fails, or keeps the others waiting beyond a limit, ends the sum for all of them
 //! with its number.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::executor::RankSums;
@@ -28,7 +28,7 @@ struct State {
     /// How many sums each rank has announced.
     announced: Vec<u64>,
     /// The first rank that failed, and why.
-    failed: Option<(usize, String)>,
+    failed: Option<(usize, Arc<Error>)>,
 }
 
 impl SharedSums {
@@ -42,11 +42,11 @@ impl SharedSums {
     }
 
     /// Ends all sums because a rank failed. The first failure stays; its error is returned.
-    pub(in crate::backend) fn fail(&self, rank: usize, problem: &str) -> Error {
+    pub(in crate::backend) fn fail(&self, rank: usize, problem: Error) -> Error {
         let mut state = self.state();
-        state.failed.get_or_insert_with(|| (rank, problem.to_owned()));
+        let (rank, problem) = state.failed.get_or_insert_with(|| (rank, Arc::new(problem))).clone();
         self.changed.notify_all();
-        self.failure(&state).unwrap_or_else(|| Error::Internal(problem.to_owned()))
+        Error::Rank { rank, of: self.places.len(), problem }
     }
 
     /// Why no sum can be made any more, if a rank has failed.
@@ -79,7 +79,7 @@ impl SharedSums {
             };
             let Some(left) = self.limit.checked_sub(begin.elapsed()) else {
                 drop(state);
-                return Err(self.fail(late, &too_late(self.limit)));
+                return Err(self.fail(late, too_late(self.limit)));
             };
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -88,8 +88,8 @@ impl SharedSums {
 }
 
 /// What is said of a rank that kept the others waiting beyond a limit.
-pub(super) fn too_late(limit: Duration) -> String {
-    format!("it kept the others waiting for {} s", limit.as_secs_f64())
+pub(super) fn too_late(limit: Duration) -> Error {
+    Error::device("keep up", format!("it kept the others waiting for {} s", limit.as_secs_f64()))
 }
 
 impl RankSums for SharedSums {
@@ -174,7 +174,7 @@ mod tests {
             let sum = |rank: usize| sums.sum(rank, &mut [1.0]).expect_err("rank 2").to_string();
             let waiting: Vec<_> =
                 [0, 1].into_iter().map(|rank| scope.spawn(move || sum(rank))).collect();
-            let first = sums.fail(2, "out of paper").to_string();
+            let first = sums.fail(2, Error::device("print", "out of paper")).to_string();
             let rest = waiting.into_iter().map(|thread| thread.join().expect("a rank"));
             std::iter::once(first).chain(rest).collect()
         });

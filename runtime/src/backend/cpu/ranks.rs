@@ -65,7 +65,8 @@ impl RankThreads {
     /// Starts a thread for each executor, which are those of all ranks in order and add by `sums`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no memory for the caches; [`Error::Device`] if a thread cannot be started.
+    /// [`Error::Rank`] with [`Error::OutOfMemory`] if there is no memory for a rank's cache; [`Error::Device`] if a thread
+    /// cannot be started.
     pub(super) fn start(
         executors: &[Arc<Executor>],
         limits: &Limits,
@@ -75,7 +76,8 @@ impl RankThreads {
         let (replier, replies) = channel();
         let mut ranks = Vec::new();
         for (rank, executor) in executors.iter().enumerate() {
-            let mut runner = Runner::new(executor.clone(), limits)?;
+            let runner = Runner::new(executor.clone(), limits);
+            let mut runner = runner.map_err(|error| error.of_rank(rank, executors.len()))?;
             let vocab = executor.vocab_range();
             let (commands, received) = channel::<Command>();
             let (replier, sums) = (replier.clone(), sums.clone());
@@ -88,7 +90,7 @@ impl RankThreads {
                     // The other ranks may wait for this one's part of a sum.
                     let result = result.map_err(|error| match error {
                         Error::Rank { .. } => error,
-                        own => sums.fail(rank, &own.to_string()),
+                        own => sums.fail(rank, own),
                     });
                     if replier.send((rank, result)).is_err() {
                         return;
@@ -118,7 +120,7 @@ impl RankThreads {
             match &captured {
                 Some(first) if !same_bits(first, &own) => {
                     let problem = "its activations differ from those of rank 0 in their bits";
-                    return Err(self.sums.fail(rank, problem));
+                    return Err(self.sums.fail(rank, Error::Internal(problem.to_owned())));
                 }
                 Some(_) => {}
                 None => captured = Some(own),
@@ -165,7 +167,7 @@ impl RankThreads {
         }
         for (index, rank) in self.ranks.iter().enumerate() {
             if rank.commands.send(command.clone()).is_err() {
-                return Err(self.sums.fail(index, "its thread has ended"));
+                return Err(self.sums.fail(index, ended()));
             }
         }
         let mut replies: Vec<Option<Reply>> = self.ranks.iter().map(|_| None).collect();
@@ -180,10 +182,10 @@ impl RankThreads {
                 Ok((rank, Ok(reply))) => replies[rank] = Some(reply),
                 Ok((_, Err(error))) => return Err(error),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(self.sums.fail(missing, &too_late(self.limit)));
+                    return Err(self.sums.fail(missing, too_late(self.limit)));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(self.sums.fail(missing, "its thread has ended"));
+                    return Err(self.sums.fail(missing, ended()));
                 }
             }
             deadline = deadline.or(Instant::now().checked_add(self.limit));
@@ -223,6 +225,10 @@ impl Runner {
             }
         }
     }
+}
+
+fn ended() -> Error {
+    Error::Internal("its thread has ended".to_owned())
 }
 
 fn unexpected(rank: usize) -> Error {

@@ -5,11 +5,12 @@
 //! sampled tokens that differ are a failure. Whatever may wait for a device or take its memory is done on all ranks before
 //! any starts a step: a kernel that waits for another rank must not keep the driver from starting that one's.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::CudaContext;
-use ossmith_plan::Model;
+use ossmith_plan::{Arch, Model};
 
 use super::{CudaBackend, DeviceInfo, Kernels, Staged, check_peers, device, peers};
 use crate::backend::{
@@ -17,7 +18,7 @@ use crate::backend::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::error::panic_message;
-use crate::sampling::TokenHistory;
+use crate::sampling::{TokenHistory, TokenLogprobs};
 use crate::{Error, Result};
 
 /// A model on several CUDA devices.
@@ -33,10 +34,10 @@ pub struct RankedCudaBackend {
 }
 
 /// A rank that failed, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Failure {
     rank: usize,
-    problem: String,
+    problem: Arc<Error>,
 }
 
 impl RankedCudaBackend {
@@ -103,9 +104,7 @@ impl RankedCudaBackend {
             let rank = thread.index();
             let of_rank =
                 || work(rank, &mut ranks[rank].lock().unwrap_or_else(PoisonError::into_inner));
-            catch_unwind(AssertUnwindSafe(of_rank)).unwrap_or_else(|panic| {
-                Err(Error::Internal(format!("it panicked: {}", panic_message(&*panic))))
-            })
+            catch_unwind(AssertUnwindSafe(of_rank)).unwrap_or_else(|panic| Err(panicked(&*panic)))
         });
         self.all(results)
     }
@@ -158,8 +157,8 @@ impl RankedCudaBackend {
             .map(|rank| rank.lock().unwrap_or_else(PoisonError::into_inner).absence())
             .map(|absence| absence.map(|absence| (absence.rank, absence.to_string())))
             .collect();
-        let problems: Vec<Option<String>> =
-            errors.iter().map(|error| error.as_ref().map(ToString::to_string)).collect();
+        let problems: Vec<Option<Arc<Error>>> =
+            errors.into_iter().map(|error| error.map(Arc::new)).collect();
         let failure = self.failed.insert(blame(&problems, &absences));
         tracing::error!(?problems, ?absences, "ranks failed");
         Err(failure.error(self.ranks.len()))
@@ -182,13 +181,17 @@ pub(super) fn load(
 ) -> Result<Loaded> {
     check_models(models, ordinals)?;
     check_peers(ordinals)?;
-    let opened = ordinals.iter().map(|&ordinal| Ok(device::open(ordinal)?.0));
-    let contexts = opened.collect::<Result<Vec<_>>>()?;
+    let opened = ordinals.iter().map(|&ordinal| device::open(ordinal));
+    let (contexts, infos): (Vec<_>, Vec<_>) =
+        opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    for (model, info) in models.iter().zip(&infos) {
+        check_resident(&model.arch, info)?;
+    }
     peers::enable(&contexts)?;
     let of = models.len();
     let load = |rank: usize, progress: &mut dyn FnMut(Progress)| {
         CudaBackend::new(models[rank], checkpoint.clone(), limits, ordinals[rank], progress)
-            .map_err(|error| of_rank(rank, of, error))
+            .map_err(|error| at_load(rank, of, error))
     };
     // The first rank shows its progress; the others load beside it.
     let mut ranks = std::thread::scope(|scope| {
@@ -196,10 +199,7 @@ pub(super) fn load(
             (1..of).map(|rank| scope.spawn(move || load(rank, &mut |_| {}))).collect();
         let first = load(0, progress);
         let others = others.into_iter().enumerate().map(|(index, thread)| {
-            thread.join().unwrap_or_else(|panic| {
-                let problem = format!("it panicked: {}", panic_message(&*panic));
-                Err(Error::Rank { rank: index + 1, of, problem })
-            })
+            thread.join().unwrap_or_else(|panic| Err(panicked(&*panic).of_rank(index + 1, of)))
         });
         std::iter::once(first).chain(others).collect::<Result<Vec<CudaBackend>>>()
     })?;
@@ -224,7 +224,7 @@ fn same_refusal(errors: &mut [Option<Error>]) -> Option<Error> {
 
 /// Which rank failed, by the problem of each rank and by what each has waited for too long: a rank with a problem of its own
 /// rather than one that waited, and rather than one that it waited for.
-fn blame(problems: &[Option<String>], absences: &[Option<(usize, String)>]) -> Failure {
+fn blame(problems: &[Option<Arc<Error>>], absences: &[Option<(usize, String)>]) -> Failure {
     let both = problems.iter().zip(absences).enumerate();
     let own = both.clone().find_map(|(rank, (problem, absence))| match (problem, absence) {
         (Some(problem), None) => Some(Failure { rank, problem: problem.clone() }),
@@ -233,23 +233,43 @@ fn blame(problems: &[Option<String>], absences: &[Option<(usize, String)>]) -> F
     let waited = || {
         both.clone().find_map(|(waiter, (_, absence))| {
             let (rank, what) = absence.as_ref()?;
-            Some(Failure {
-                rank: *rank,
-                problem: format!("{what}, for which rank {waiter} waited"),
-            })
+            let problem =
+                Error::device("keep up", format!("{what}, for which rank {waiter} waited"));
+            Some(Failure { rank: *rank, problem: Arc::new(problem) })
         })
     };
-    own.or_else(waited).unwrap_or(Failure { rank: 0, problem: "no rank reports why".into() })
+    let unknown = || Error::Internal("no rank reports why".to_owned());
+    own.or_else(waited).unwrap_or_else(|| Failure { rank: 0, problem: Arc::new(unknown()) })
+}
+
+/// The panic of a rank.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
+    Error::Internal(format!("it panicked: {}", panic_message(panic)))
 }
 
 /// An error while a rank is loaded. Those that say what to do about options or devices stay what they are.
-fn of_rank(rank: usize, of: usize, error: Error) -> Error {
+fn at_load(rank: usize, of: usize, error: Error) -> Error {
     match error {
-        Error::Device { .. } | Error::Internal(_) => {
-            Error::Rank { rank, of, problem: error.to_string() }
+        Error::Device { .. } | Error::Internal(_) | Error::OutOfMemory { .. } => {
+            error.of_rank(rank, of)
         }
         other => other,
     }
+}
+
+/// Refuses a device with fewer SMs than the kernels of its rank need: those that wait for other ranks were planned so that
+/// all their blocks run at once on as many SMs as the profile has, and on fewer they could wait for each other for ever.
+fn check_resident(arch: &Arch, device: &DeviceInfo) -> Result<()> {
+    let sms = device.sms as usize;
+    if sms >= arch.sms {
+        return Ok(());
+    }
+    let (ordinal, name) = (device.ordinal, &device.name);
+    Err(Error::unavailable(format!(
+        "CUDA device {ordinal} ({name}) has {sms} SMs, and the kernels of ranks are planned for the {} of profile {}, on which \
+         all their blocks run at once: run the model on one device, or on devices with as many",
+        arch.sms, arch.name
+    )))
 }
 
 /// Refuses models that are not those of all ranks in order.
@@ -335,7 +355,7 @@ impl Backend for RankedCudaBackend {
         for (index, other) in outputs.enumerate() {
             if let Some(what) = differs(&first, &other) {
                 let rank = index + 1;
-                let problem = format!("{what} from that of rank 0");
+                let problem = Arc::new(Error::Internal(format!("{what} from that of rank 0")));
                 return Err(self.failed.insert(Failure { rank, problem }).error(self.ranks.len()));
             }
         }
@@ -352,13 +372,40 @@ impl Drop for RankedCudaBackend {
     }
 }
 
+/// Two reports of one token, if they differ in a bit.
+fn reports_differ(a: Option<&TokenLogprobs>, b: Option<&TokenLogprobs>) -> Option<String> {
+    let bits = |report: &TokenLogprobs| {
+        let top = report.top.iter().map(|(token, logprob)| (*token, logprob.to_bits()));
+        (report.logprob.to_bits(), report.rank, top.collect::<Vec<_>>())
+    };
+    (a.map(bits) != b.map(bits)).then(|| format!("{b:?} and {a:?}"))
+}
+
 /// What of a step differs between two ranks, and where first.
 fn differs(a: &StepOutput, b: &StepOutput) -> Option<String> {
     if let Some(row) = (0..a.sampled.len()).find(|&row| a.sampled.get(row) != b.sampled.get(row)) {
         let (b, a) = (b.sampled.get(row), a.sampled[row]);
         return Some(format!("its token of row {row} differs, {b:?} and {a:?},"));
     }
+    let of_rows = a.reports.iter().zip(&b.reports).enumerate();
+    for (row, (a, b)) in of_rows {
+        if let Some(what) = reports_differ(a.as_ref(), b.as_ref()) {
+            return Some(format!("its report of row {row} differs, {what},"));
+        }
+    }
+    for (sequence, (a, b)) in a.prompt_reports.iter().zip(&b.prompt_reports).enumerate() {
+        for at in 0..a.len().max(b.len()) {
+            if let Some(what) = reports_differ(a.get(at), b.get(at)) {
+                return Some(format!(
+                    "its report of token {at} of the prompt of sequence {sequence} differs, {what},"
+                ));
+            }
+        }
+    }
     for (layer, (a, b)) in a.activations.iter().zip(&b.activations).enumerate() {
+        if a.router_indices != b.router_indices {
+            return Some(format!("its choice of experts in layer {layer} differs"));
+        }
         for (what, a, b) in [
             ("residual", &a.residual, &b.residual),
             ("router logit", &a.router_logits, &b.router_logits),
@@ -391,16 +438,23 @@ mod tests {
 
     #[test]
     fn the_rank_with_a_problem_of_its_own_is_blamed() {
-        let launch = || Some("the CUDA driver reports a trap".to_owned());
+        let launch = || Some(Arc::new(Error::device("run a step", "the driver reports a trap")));
+        let refused = Some(Arc::new(Error::device("launch a kernel", "no resources")));
         let absent = |rank| Some((rank, "its part of sum 3 of row tile 7 did not come".to_owned()));
         // Rank 1 could not launch, so rank 0 waited until the limit.
-        let problems = [launch(), Some("cannot launch".to_owned())];
-        let failure = blame(&problems, &[absent(1), None]);
-        assert_eq!((failure.rank, &*failure.problem), (1, "cannot launch"));
+        let failure = blame(&[launch(), refused], &[absent(1), None]);
+        let problem = failure.problem.to_string();
+        assert_eq!((failure.rank, &*problem), (1, "cannot launch a kernel: no resources"));
+        let error = failure.error(2).to_string();
+        assert_eq!(error, "rank 1 of 2 failed: cannot launch a kernel: no resources");
         // Rank 1 hangs and reports nothing.
         let failure = blame(&[launch(), None], &[absent(1), None]);
         assert_eq!(failure.rank, 1);
-        assert!(failure.problem.ends_with("for which rank 0 waited"), "{}", failure.problem);
+        let problem = failure.problem.to_string();
+        assert!(problem.ends_with("for which rank 0 waited"), "{problem}");
+        // Both wait for the third, which reports nothing.
+        let failure = blame(&[launch(), launch(), None], &[absent(2), absent(2), None]);
+        assert_eq!(failure.rank, 2);
         assert_eq!(blame(&[None, None], &[None, None]).rank, 0);
     }
 
@@ -415,6 +469,24 @@ mod tests {
             ..StepOutput::default()
         };
         assert_eq!(differs(&output(2, 1.0), &output(2, 1.0)), None);
+        let report = |logprob: f32, second: f32| TokenLogprobs {
+            logprob,
+            rank: 1,
+            top: vec![(2, logprob), (3, second)],
+        };
+        let reported = |report: TokenLogprobs| StepOutput {
+            reports: vec![None, Some(report.clone())],
+            prompt_reports: vec![Vec::new(), vec![report]],
+            ..output(2, 1.0)
+        };
+        let a = reported(report(-0.5, -1.0));
+        assert_eq!(differs(&a, &reported(report(-0.5, -1.0))), None);
+        let what = differs(&a, &reported(report(-0.5, -1.5))).expect("a report");
+        assert!(what.contains("report of row 1 differs"), "{what}");
+        let other = StepOutput { prompt_reports: Vec::new(), ..a.clone() };
+        let other = StepOutput { prompt_reports: vec![Vec::new(), Vec::new()], ..other };
+        let what = differs(&a, &other).expect("a report of the prompt");
+        assert!(what.contains("token 0 of the prompt of sequence 1"), "{what}");
         let what = differs(&output(2, 1.0), &output(3, 1.0)).expect("a token");
         assert!(what.contains("token of row 1 differs, Some(Some(3)) and Some(2)"), "{what}");
         let what = differs(&output(2, 0.0), &output(2, -0.0)).expect("a sign");
@@ -434,5 +506,40 @@ mod tests {
         let whole = ossmith_models::NANO;
         let error = check_models(&[whole, whole], &[0, 1]).expect_err("two whole models");
         assert!(error.to_string().contains("ossmith_models::ranks"), "{error}");
+    }
+
+    #[test]
+    fn a_rank_that_is_short_of_memory_while_it_is_loaded_is_named() {
+        let short = Error::OutOfMemory {
+            needed_bytes: 7,
+            available_bytes: None,
+            problem: "no room for weights".to_owned(),
+        };
+        let error = at_load(1, 2, short);
+        assert_eq!(error.to_string(), "rank 1 of 2 failed: no room for weights");
+        let matched = matches!(&error, Error::Rank { problem, .. } if matches!(**problem, Error::OutOfMemory { needed_bytes: 7, .. }));
+        assert!(matched, "{error:?}");
+        let option = at_load(1, 2, Error::invalid_option("limits", "too many pages"));
+        assert_eq!(option.to_string(), "too many pages");
+    }
+
+    #[test]
+    fn a_device_on_which_not_all_blocks_run_at_once_is_refused() {
+        let device = |sms| DeviceInfo {
+            ordinal: 3,
+            name: "NVIDIA H100 PCIe".to_owned(),
+            compute: (9, 0),
+            memory_bytes: 80 << 30,
+            sms,
+            sm_clock_mhz: 1755,
+            memory_clock_mhz: 1593,
+            driver: 13_000,
+        };
+        check_resident(&Arch::H100, &device(132)).expect("as many as planned");
+        check_resident(&Arch::PORTABLE, &device(114)).expect("more than planned");
+        let error = check_resident(&Arch::H100, &device(114)).expect_err("fewer").to_string();
+        for want in ["CUDA device 3 (NVIDIA H100 PCIe) has 114 SMs", "the 132 of profile h100"] {
+            assert!(error.contains(want), "{error}");
+        }
     }
 }

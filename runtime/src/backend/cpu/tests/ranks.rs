@@ -177,9 +177,16 @@ fn ranks_read_their_parts_of_the_checkpoint() {
 /// What a rank does at one of its sums instead of adding.
 enum Fault {
     Error,
+    /// Its memory is short.
+    Memory,
     Panic,
     /// It waits for a message.
     Stall(Mutex<Receiver<()>>),
+}
+
+fn short_of_memory() -> Error {
+    let problem = "no room for the workspace".to_owned();
+    Error::OutOfMemory { needed_bytes: 1 << 40, available_bytes: Some(1 << 30), problem }
 }
 
 /// An exchange of which one sum fails.
@@ -196,7 +203,8 @@ impl RankSums for Faulty {
     fn sum(&self, rank: usize, part: &mut [f32]) -> Result<()> {
         if rank == self.rank && self.count.fetch_add(1, Ordering::Relaxed) == self.at {
             match &self.fault {
-                Fault::Error => return Err(Error::Internal("a cosmic ray".to_owned())),
+                Fault::Error => return Err(Error::device("launch a kernel", "a cosmic ray")),
+                Fault::Memory => return Err(short_of_memory()),
                 Fault::Panic => panic!("rank on fire"),
                 Fault::Stall(message) => {
                     let message = message.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,7 +226,7 @@ fn drill(fault: Fault, limit: Duration) -> (FinishReason, String) {
         // At the first, so that a busy machine makes no other rank late before.
         Fault::Stall(_) => 0,
         // In the third step, so that others went well.
-        Fault::Error | Fault::Panic => 2 * 2 * ODD.layers.len() + 1,
+        Fault::Error | Fault::Memory | Fault::Panic => 2 * 2 * ODD.layers.len() + 1,
     };
     let faulty = Faulty { sums: sums.clone(), rank: 1, at, fault, count: AtomicUsize::new(0) };
     let adding: Arc<dyn RankSums> = Arc::new(faulty);
@@ -246,7 +254,8 @@ fn drill(fault: Fault, limit: Duration) -> (FinishReason, String) {
 fn a_rank_that_fails_ends_the_engine_with_its_number() {
     let (_sender, receiver) = channel();
     for (fault, limit, why) in [
-        (Fault::Error, PATIENT, "a cosmic ray"),
+        (Fault::Error, PATIENT, "cannot launch a kernel: a cosmic ray"),
+        (Fault::Memory, PATIENT, "no room for the workspace"),
         (Fault::Panic, PATIENT, "it panicked: rank on fire"),
         (Fault::Stall(Mutex::new(receiver)), Duration::from_millis(200), "waiting for 0.2 s"),
     ] {
@@ -255,4 +264,49 @@ fn a_rank_that_fails_ends_the_engine_with_its_number() {
         assert!(reason.contains("rank 1 of 2 failed") && reason.contains(why), "{reason}");
         assert!(stopped.contains("stopped") && stopped.contains("rank 1 of 2"), "{stopped}");
     }
+}
+
+/// A backend of two ranks of which rank 1 has a fault at its first sum.
+fn faulty(fault: Fault) -> CpuBackend {
+    let model = model(ODD);
+    let weights = Arc::new(Checkpoint::synthetic(model, 5));
+    let sums = Arc::new(SharedSums::new(2, PATIENT));
+    let count = AtomicUsize::new(0);
+    let adding: Arc<dyn RankSums> =
+        Arc::new(Faulty { sums: sums.clone(), rank: 1, at: 0, fault, count });
+    let executors = rank_executors(model, &weights, Isa::SCALAR, 2, Some(1), &adding);
+    CpuBackend::of_ranks(&executors.expect("executors"), LIMITS, sums, PATIENT).expect("ranks")
+}
+
+#[test]
+fn what_failed_in_a_rank_can_be_matched() {
+    let prompt = tokens(5, 1);
+    let sequences = [appending(0, 0, &prompt, &[7])];
+    let step = Step { sequences: &sequences, capture_activations: false };
+    let mut backend = faulty(Fault::Memory);
+    for _ in 0..3 {
+        let error = backend.run(&step).expect_err("rank 1 has no memory");
+        let Error::Rank { rank: 1, of: 2, problem } = &error else { panic!("{error}") };
+        let bytes = match &**problem {
+            Error::OutOfMemory { needed_bytes, available_bytes, .. } => {
+                (*needed_bytes, *available_bytes)
+            }
+            other => panic!("{other}"),
+        };
+        assert_eq!(bytes, (1 << 40, Some(1 << 30)));
+    }
+    let error = faulty(Fault::Error).run(&step).expect_err("rank 1 cannot launch");
+    let launch = matches!(&error, Error::Rank { rank: 1, problem, .. } if matches!(**problem, Error::Device { .. }));
+    assert!(launch, "{error}");
+}
+
+#[test]
+fn a_rank_without_memory_for_its_cache_is_named() {
+    let model = model(ODD);
+    let weights = Arc::new(Checkpoint::synthetic(model, 5));
+    let limits = Limits { pages: 1 << 48, ..LIMITS };
+    let refused = CpuBackend::with_ranks(model, &weights, limits, Isa::SCALAR, 2, Some(1));
+    let error = refused.expect_err("2^48 pages");
+    let short = matches!(&error, Error::Rank { rank: 0, of: 2, problem } if matches!(**problem, Error::OutOfMemory { .. }));
+    assert!(short, "{error}");
 }

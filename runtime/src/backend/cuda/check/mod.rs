@@ -13,11 +13,13 @@ mod shadow;
 mod step_layout;
 mod verdict;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ossmith_plan::{Graph, Model, ModelSpec, Phase, Shard};
 
 use super::CudaBackend;
+use super::ranks::panicked;
 use crate::backend::cpu::{Executor, Isa, PATIENCE, RankSums, SharedSums};
 use crate::backend::{DenseWeights, Limits, PAGE_TOKENS, Progress};
 use crate::checkpoint::Checkpoint;
@@ -140,10 +142,12 @@ pub fn check_ranks(
     }
     let results = std::thread::scope(|scope| {
         let check = |rank: usize, bench: Bench, progress: &mut dyn FnMut(Progress)| {
-            let checked = Checker { bench, seed }.run_lines(options, progress);
-            checked.map_err(|error| match error {
+            let checked = || Checker { bench, seed }.run_lines(options, progress);
+            let checked = catch_unwind(AssertUnwindSafe(checked));
+            // The executors of other ranks may wait for this one's part of a sum.
+            checked.unwrap_or_else(|panic| Err(panicked(&*panic))).map_err(|error| match error {
                 Error::Rank { .. } => error,
-                own => sums.fail(rank, &own.to_string()),
+                own => sums.fail(rank, own),
             })
         };
         let mut benches = benches.into_iter().enumerate();
@@ -152,11 +156,9 @@ pub fn check_ranks(
             .map(|(rank, bench)| scope.spawn(move || check(rank, bench, &mut |_| {})))
             .collect();
         let first = first.map(|(rank, bench)| check(rank, bench, progress));
-        let others = others.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|panic| {
-                Err(Error::Internal(crate::error::panic_message(&*panic).to_owned()))
-            })
-        });
+        let others = others
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| Err(panicked(&*panic))));
         first.into_iter().chain(others).collect::<Result<Vec<Lines>>>()
     })?;
     let joined = results.into_iter().reduce(Lines::joined_with);
