@@ -1,8 +1,8 @@
 //! What has to hold for any input; shared by the fuzz targets and by the test that replays their corpus.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use ossmith::{Checkpoint, Gguf};
+use ossmith::{Adapter, Checkpoint, ExpertStorage, Gguf};
 use ossmith_plan::{Model, Weight};
 
 /// The model of `corpus/gguf/whole`.
@@ -39,4 +39,27 @@ pub(crate) fn gguf(data: &[u8]) -> bool {
     }
     let Ok(checkpoint) = Checkpoint::from_gguf(gguf, *MODEL) else { return false };
     Weight::ALL.into_iter().all(|weight| checkpoint.tensor(weight, 0).is_ok())
+}
+
+/// Any bytes as an adapter: two bytes with the length of its configuration, the configuration, and its weights. It is refused,
+/// or can be added to the small model's weights. Returns whether it is an adapter.
+pub(crate) fn adapter(data: &[u8]) -> bool {
+    let Some((length, rest)) = data.split_first_chunk() else { return false };
+    let Some((config, weights)) = rest.split_at_checked(u16::from_le_bytes(*length).into()) else {
+        return false;
+    };
+    let spec = &MODEL.spec;
+    let Ok(adapter) = Adapter::from_bytes("fuzz", config, weights.to_vec(), spec) else {
+        return false;
+    };
+    // A matrix takes 32 bits in memory, and 16 in the file at least.
+    assert!(adapter.bytes() <= 2 * weights.len());
+    let checkpoint = Checkpoint::synthetic(*MODEL, 1);
+    let merged = checkpoint.with_adapters(*MODEL, vec![Arc::new(adapter)], ExpertStorage::Mxfp4);
+    let merged = merged.expect("an adapter for the model");
+    for weight in Weight::ALL {
+        // Large factors may leave the range of bf16, which is an error.
+        let _ = merged.tensor(weight, 0);
+    }
+    true
 }

@@ -25,7 +25,8 @@ pub use backend::{
     DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, RankModels, Ranks,
 };
 pub use checkpoint::{
-    Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,
+    Adapter, Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,
+    MAX_RANK,
 };
 pub use engine::{
     Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,

@@ -8,7 +8,7 @@ pub use crate::backend::{
     Backend, Input, LayerActivations, LogitRows, PromptReport, RowSampling, Sequence, Step,
     StepForm, StepOutput, StepTime, cpu,
 };
-pub use crate::checkpoint::{Tensor, end_on_lost_pages, synthetic};
+pub use crate::checkpoint::{Tensor, end_on_lost_pages, export, synthetic};
 pub use crate::engine::LogitsOptions;
 pub use crate::pool::ranks_on_devices;
 pub use crate::priority::yield_to_others;

@@ -21,6 +21,11 @@ fn replay(target: &str, check: impl Fn(&[u8]) -> bool) -> Vec<String> {
 }
 
 #[test]
+fn adapter() {
+    assert_eq!(replay("adapter", checks::adapter), ["attention", "experts", "patterns"]);
+}
+
+#[test]
 fn gguf() {
     assert_eq!(replay("gguf", checks::gguf), ["whole"]);
 }

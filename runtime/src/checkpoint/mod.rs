@@ -10,10 +10,12 @@
 mod coding;
 mod content;
 mod convert;
+pub mod export;
 mod folder;
 mod fp8;
 mod gguf;
 mod lookup;
+mod lora;
 mod lost_pages;
 mod mxfp4;
 mod names;
@@ -29,7 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ossmith_plan::{Graph, Model, ModelSpec, Weight, WeightInfo};
 
@@ -37,6 +39,9 @@ use crate::{Error, Progress, Result};
 use convert::AddedError;
 use gguf::GgufWeights;
 pub use gguf::{Gguf, GgufTokenizer};
+pub(crate) use lora::AdapterPart;
+use lora::MergedWeights;
+pub use lora::{Adapter, MAX_RANK};
 pub use lost_pages::end_on_lost_pages;
 pub use options::{CheckpointOptions, Conversion, ExpertStorage};
 use source::{Made, WeightSource};
@@ -132,6 +137,25 @@ impl Checkpoint {
     ) -> Checkpoint {
         let made = (0..Weight::ALL.len() * layers).map(|_| OnceLock::new()).collect();
         Checkpoint { graph, layers, source, made, added: Mutex::default(), synthetic: None }
+    }
+
+    /// The same weights with adapters added to them, in the order given. The checkpoint is opened with
+    /// [`ExpertStorage::Bf16`] for this, so that experts are rounded once; `experts` is their form afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for an adapter that was opened for a model of other shapes than `model`.
+    pub fn with_adapters(
+        self,
+        model: &'static Model,
+        adapters: Vec<Arc<Adapter>>,
+        experts: ExpertStorage,
+    ) -> Result<Checkpoint> {
+        if let Some(other) = adapters.iter().find(|adapter| !adapter.fits(&model.spec)) {
+            let problem = format!("adapter {} is for a model of other shapes", other.name());
+            return Err(Error::Checkpoint { path: other.folder().to_owned(), problem });
+        }
+        let source = Box::new(MergedWeights::new(self.source, adapters, experts));
+        Ok(Checkpoint::of_source(source, self.graph, self.layers))
     }
 
     /// Applies the same checks to one safetensors file that is not on disk; errors show `name` as its path.

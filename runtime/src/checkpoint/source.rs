@@ -3,8 +3,9 @@
 //! backend reads.
 
 use std::fmt;
+use std::path::Path;
 
-use ossmith_plan::{Weight, WeightInfo};
+use ossmith_plan::{DType, Weight, WeightInfo};
 
 use super::convert::AddedError;
 use super::tensor::{OwnedTensor, Tensor};
@@ -26,6 +27,15 @@ pub(super) trait WeightSource: fmt::Debug + Send + Sync {
     /// # Errors
     /// What is wrong with the stored values, to follow the weight's name.
     fn make(&self, info: &WeightInfo, layer: usize) -> Result<Made, String>;
+
+    /// The type in which [`make`](WeightSource::make) is to give a weight to which adapters are added: bf16 if the weight would
+    /// otherwise be quantised first.
+    fn merge_dtype(&self, info: &WeightInfo, _layer: usize) -> DType {
+        info.dtype
+    }
+
+    /// The files that the weights are in.
+    fn files(&self) -> Vec<&Path>;
 
     /// What the files hold and the model does without, where other programs would use it: a sentence each.
     fn notes(&self) -> &[String] {

@@ -153,6 +153,10 @@ impl WeightSource for StoredWeights {
         Ok(Made { tensor, from: first.coding.name(), error })
     }
 
+    fn files(&self) -> Vec<&Path> {
+        self.files.iter().map(|file| file.path.as_path()).collect()
+    }
+
     fn notes(&self) -> &[String] {
         &self.notes
     }

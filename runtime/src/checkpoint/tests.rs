@@ -1,6 +1,8 @@
 //! Checkpoints that the tests write themselves, in both layouts, valid and invalid.
 
+mod adapters;
 mod bad;
+mod export;
 mod good;
 mod random;
 mod shapes;

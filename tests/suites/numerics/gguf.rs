@@ -1,9 +1,11 @@
 //! GGUF files of every element type, made by a generator that shares no code with the loader, against a folder in Hugging
 //! Face's layout with the same values (same bits), and against the float64 reference (bounds that the type's coarseness sets).
 
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ossmith::unstable::export::ExportOptions;
 use ossmith::{Checkpoint, DenseWeights, Gguf, ModelSpec};
 use ossmith_plan::Model;
 use ossmith_tests::bounds::distance;
@@ -86,6 +88,9 @@ fn parts_and_other_types_of_experts() {
     made.convert(&["--types", "bf16", "--experts", "f16"]);
     let exact = open(&made.out("bf16.gguf")).run(fastest(), &[whole]).remove(0);
     expect_same_bits("experts in f16", &exact, &twin);
+    let folder = exported(&made, "bf16.gguf");
+    let read = Loaded::open(&folder).run(fastest(), &[whole]).remove(0);
+    expect_same_bits("exported in the published layout", &read, &twin);
     made.convert(&["--types", "bf16", "--experts", "q8_0"]);
     let rounded = open(&made.out("bf16.gguf")).run(fastest(), &[whole]).remove(0);
     let vocab = open(&made.out("bf16.gguf")).model.spec.vocab;
@@ -131,6 +136,19 @@ impl Made {
     fn out(&self, name: &str) -> std::path::PathBuf {
         self.scratch.path().join("gguf").join(name)
     }
+}
+
+/// A file in the published layout.
+fn exported(made: &Made, file: &str) -> PathBuf {
+    let file = made.out(file);
+    let config = Gguf::open(&file).and_then(|gguf| gguf.config()).expect("metadata");
+    let (folder, loaded) = (file.with_extension("exported"), open(&file));
+    let files = [("config.json".to_owned(), config.into_bytes())];
+    let options = ExportOptions { folder: &folder, files: &files, shard_bytes: 1 << 30 };
+    let spec = &loaded.model.spec;
+    let export = loaded.weights().export(spec, &options, &mut |_| ControlFlow::Continue(()));
+    assert!(export.expect("an export").complete);
+    folder
 }
 
 fn open(file: &Path) -> Loaded {

@@ -1,15 +1,18 @@
 //! The layouts that published checkpoints come in, written by `fixtures/make_layouts.py` while the test runs, against the
 //! float64 model's results of the values as they are stored.
 
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::Command;
 
+use ossmith::unstable::export::ExportOptions;
 use ossmith::{CheckpointOptions, ExpertStorage};
 use ossmith_tests::bounds::{F32, Profile, rel_l2};
-use ossmith_tests::drive::Feed;
+use ossmith_tests::drive::{Feed, Rows};
 use ossmith_tests::fixture::Fixture;
 use ossmith_tests::{not_checked, reference, root};
 
-use crate::model::{Loaded, expect_rows, fastest};
+use crate::model::{Loaded, expect_rows, expect_same_bits, fastest};
 
 /// Every value that is stored is a value that is computed with.
 const EXACT: [&str; 18] = [
@@ -67,6 +70,7 @@ fn layouts_of_published_checkpoints() {
         let rows = loaded.run(fastest(), &[Feed::at_once(&fixture.tokens)]).remove(0);
         let what = format!("{layout} with seed {seed}");
         expect_rows(&what, &fixture, loaded.model, &rows, fixture.tokens.len());
+        expect_published(&what, &fixture, &loaded, &rows, scratch.path());
         let conversions = loaded.conversions();
         let experts = conversions.iter().any(|one| one.weights == "experts");
         assert!(!experts, "{what}: experts that MXFP4 holds exactly were changed: {conversions:?}");
@@ -85,6 +89,9 @@ fn layouts_of_published_checkpoints() {
             }
             let residual = rel_l2(fixture.expected.f32("resid.0"), &rows.layers[0].residual);
             assert!(residual < MXFP4_RESIDUAL, "{what}: {residual}");
+            if experts == ExpertStorage::Mxfp4 {
+                expect_published(&what, &fixture, &loaded, &rows, scratch.path());
+            }
             let mut conversions = loaded.conversions();
             conversions.retain(|one| one.weights == "experts");
             for one in &conversions {
@@ -94,5 +101,33 @@ fn layouts_of_published_checkpoints() {
             let quantised = conversions.iter().any(|one| one.to == "MXFP4");
             assert_eq!(quantised, experts == ExpertStorage::Mxfp4, "{what}: {conversions:?}");
         }
+    }
+}
+
+/// Exports a checkpoint to the published layout: what is loaded from there has the bits of what was loaded from `fixture`, and
+/// exporting it once more changes no byte of the weights.
+fn expect_published(what: &str, fixture: &Fixture, loaded: &Loaded, rows: &Rows, scratch: &Path) {
+    let config = std::fs::read(fixture.folder.join("config.json")).expect("config.json");
+    let files = [("config.json".to_owned(), config)];
+    let name = fixture.folder.file_name().expect("a folder").to_string_lossy();
+    let export = |from: &Loaded, stage: &str| {
+        let folder = &scratch.join(format!("{name}-{stage}"));
+        let options = ExportOptions { folder, files: &files, shard_bytes: 40_000 };
+        let exported =
+            from.weights().export(&from.model.spec, &options, &mut |_| ControlFlow::Continue(()));
+        let exported = exported.unwrap_or_else(|why| panic!("{what}: {why}"));
+        assert!(exported.complete && exported.shards > 1, "{what}: {exported:?}");
+        (folder.clone(), exported)
+    };
+    let (once, exported) = export(loaded, "once");
+    let again = Loaded::open(&once);
+    let read = again.run(fastest(), &[Feed::at_once(&fixture.tokens)]).remove(0);
+    expect_same_bits(&format!("{what}, exported"), rows, &read);
+    let (twice, unchanged) = export(&again, "twice");
+    assert!(unchanged.tensors.iter().all(|tensor| tensor.from.is_empty()), "{what}: {unchanged:?}");
+    for shard in 1..=exported.shards {
+        let shard = format!("model-{shard:05}-of-{:05}.safetensors", exported.shards);
+        let read = |folder: &Path| std::fs::read(folder.join(&shard)).expect("a file of weights");
+        assert!(read(&once) == read(&twice), "{what}: {shard} changed when it was exported again");
     }
 }

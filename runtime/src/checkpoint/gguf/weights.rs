@@ -3,6 +3,7 @@
 //! or quantised to MXFP4 where the model has experts in it.
 
 use std::ops::Range;
+use std::path::Path;
 
 use ossmith_plan::{DType, Graph, ModelSpec, Weight, WeightInfo};
 use rayon::prelude::*;
@@ -85,6 +86,16 @@ impl WeightSource for GgufWeights {
             return None;
         }
         Some(Tensor::Bf16 { parts: pieces.iter().map(|piece| self.bytes(piece)).collect() })
+    }
+
+    fn merge_dtype(&self, info: &WeightInfo, layer: usize) -> DType {
+        let pieces = self.pieces(info.weight, layer);
+        let exact = pieces.iter().all(|piece| piece.coding == Coding::Mxfp4);
+        if exact { info.dtype } else { DType::Bf16 }
+    }
+
+    fn files(&self) -> Vec<&Path> {
+        self.gguf.files.iter().map(|file| file.path.as_path()).collect()
     }
 
     fn q8_0(&self, weight: Weight, layer: usize) -> Option<Vec<&[u8]>> {
