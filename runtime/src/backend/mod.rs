@@ -21,10 +21,12 @@ pub(crate) use row_sampling::SlotState;
 pub(crate) use row_sampling::{MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED};
 pub use row_sampling::{PromptReport, RowSampling};
 
+use std::sync::Arc;
+
 use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 
-use crate::Result;
 use crate::sampling::{TokenHistory, TokenLogprobs};
+use crate::{Adapter, Checkpoint, Result};
 
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
@@ -299,6 +301,39 @@ pub trait Backend: Send {
     /// [`crate::Error::Internal`] for a mask that does not exist, that a step in flight names, or that has another
     /// number of words than the vocabulary; device errors.
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()>;
+
+    /// Whether sequences may have adapters.
+    fn takes_adapters(&self) -> bool {
+        false
+    }
+
+    /// Sets the adapter of a sequence slot, or none, for the steps submitted from now on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for a sequence slot that does not exist, or an adapter where the backend takes none or
+    /// has another model.
+    fn set_adapter(&mut self, seq_slot: usize, adapter: Option<Arc<Adapter>>) -> Result<()> {
+        match adapter {
+            None => Ok(()),
+            Some(adapter) => Err(crate::Error::Internal(format!(
+                "adapter {} was given to slot {seq_slot} of a backend that takes none",
+                adapter.name()
+            ))),
+        }
+    }
+
+    /// Replaces all weights of the model, for the steps submitted from now on; what the cache holds is the caller's business. No
+    /// step may be in flight. If it fails, the weights are as they were.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidOption`] where the backend cannot; what is wrong with the weights.
+    fn replace_weights(&mut self, _weights: Arc<Checkpoint>) -> Result<()> {
+        let problem = format!(
+            "weights cannot be replaced on {}: only on the CPU with one rank; load the model again",
+            self.describe()
+        );
+        Err(crate::Error::invalid_option("weights", problem))
+    }
 
     /// Starts a step.
     ///

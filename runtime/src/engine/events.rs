@@ -16,7 +16,7 @@ use futures_core::Stream;
 
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::validate::ValidatedRequest;
-use crate::Result;
+use crate::{Checkpoint, Result};
 
 /// What the engine's thread is to do.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub(super) enum Command {
     Resume(RequestId),
     ResetPrefixCache,
     Logits(LogitsJob),
+    /// Starts no further step, or starts them again; replies once no step is in flight.
+    Pause(bool, Sender<()>),
+    Weights(WeightsJob),
     Shutdown,
 }
 
@@ -34,6 +37,13 @@ pub(super) enum Command {
 pub(super) struct LogitsJob {
     pub(super) prompt: Vec<u32>,
     pub(super) reply: Sender<Result<Vec<f32>>>,
+}
+
+/// Weights that a caller waits for.
+#[derive(Debug)]
+pub(super) struct WeightsJob {
+    pub(super) weights: Arc<Checkpoint>,
+    pub(super) reply: Sender<Result<()>>,
 }
 
 #[derive(Debug, Default)]

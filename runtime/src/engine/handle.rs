@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,14 +17,14 @@ use ossmith_plan::ModelSpec;
 use super::Engine;
 use super::admission::Room;
 use super::clock::Clock;
-use super::events::{Command, Events, LogitsJob, Sink, queue};
+use super::events::{Command, Events, LogitsJob, Sink, WeightsJob, queue};
 use super::flight_recorder::{FlightRecorder, StepRecord};
 use super::logits::LogitsOptions;
 use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
-use super::validate::validate;
+use super::validate::{check_adapter, validate};
 use crate::error::panic_message;
-use crate::{Error, Limits, Result};
+use crate::{Checkpoint, Error, Limits, Result};
 
 /// Time that commands take between two steps, if more of them wait: each new choice copies its prompt, and a thousand of them
 /// at once would hold up the answers of others.
@@ -35,6 +35,8 @@ const COMMAND_TIME: Duration = Duration::from_millis(2);
 struct Shared {
     spec: &'static ModelSpec,
     limits: Limits,
+    takes_adapters: bool,
+    paused: AtomicBool,
     describe: String,
     event_capacity: usize,
     clock: Clock,
@@ -106,7 +108,8 @@ impl EngineHandle {
         self.check_running()?;
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let request = {
-            let Shared { spec, limits, clock, .. } = &*self.shared;
+            let Shared { spec, limits, clock, takes_adapters, .. } = &*self.shared;
+            check_adapter(&request, spec, *takes_adapters)?;
             validate(id, request, spec, limits, clock.now())?
         };
         let samples = request.params.n;
@@ -123,6 +126,12 @@ impl EngineHandle {
         Ok(events)
     }
 
+    /// Whether requests may have adapters: on the CPU, by one rank.
+    #[must_use]
+    pub fn takes_adapters(&self) -> bool {
+        self.shared.takes_adapters
+    }
+
     /// Cancels a request; unknown and finished requests are ignored.
     pub fn cancel(&self, request: RequestId) {
         let _ = self.commands.send(Command::Cancel(request));
@@ -131,6 +140,53 @@ impl EngineHandle {
     /// Evicts all cached prefixes that no request uses.
     pub fn reset_prefix_cache(&self) {
         let _ = self.commands.send(Command::ResetPrefixCache);
+    }
+
+    /// Starts no further step until [`EngineHandle::resume_steps`]; returns once none is in flight. Requests are taken, wait, and
+    /// end at their deadlines.
+    ///
+    /// # Errors
+    /// [`Error::ShutDown`] or [`Error::Stopped`] if the engine no longer runs.
+    pub fn pause_steps(&self) -> Result<()> {
+        self.set_paused(true)
+    }
+
+    /// Starts steps again.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::pause_steps`].
+    pub fn resume_steps(&self) -> Result<()> {
+        self.set_paused(false)
+    }
+
+    /// Whether steps are paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.shared.paused.load(Ordering::Acquire)
+    }
+
+    /// [`Engine::replace_weights`], after the steps in flight.
+    ///
+    /// # Errors
+    /// As [`Engine::replace_weights`], but for [`Error::NotIdle`]; [`Error::ShutDown`] if the engine no longer runs.
+    pub fn replace_weights(&self, weights: Arc<Checkpoint>) -> Result<()> {
+        self.check_running()?;
+        let (reply, answer) = channel();
+        let sent = self.commands.send(Command::Weights(WeightsJob { weights, reply }));
+        match sent.is_ok().then(|| answer.recv()) {
+            Some(Ok(replaced)) => replaced,
+            _ => Err(self.closed().unwrap_or(Error::ShutDown)),
+        }
+    }
+
+    fn set_paused(&self, paused: bool) -> Result<()> {
+        self.check_running()?;
+        let (reply, answer) = channel();
+        let sent = self.commands.send(Command::Pause(paused, reply));
+        match sent.is_ok().then(|| answer.recv()) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(self.closed().unwrap_or(Error::ShutDown)),
+        }
     }
 
     /// The logits of every token of a prompt, `[tokens, vocab]`, in as many steps as the backend needs.
@@ -213,6 +269,8 @@ pub(super) fn parts(engine: Engine) -> (EngineHandle, Worker) {
     let shared = Arc::new(Shared {
         spec: engine.spec(),
         limits: engine.limits(),
+        takes_adapters: engine.backend.takes_adapters(),
+        paused: AtomicBool::new(false),
         describe: engine.describe(),
         event_capacity: engine.policy().event_capacity,
         clock: engine.clock.clone(),
@@ -268,10 +326,10 @@ impl Worker {
         let mut begin = None;
         loop {
             let enough = begin.is_some_and(|begin| self.shared.clock.since(begin) > COMMAND_TIME);
-            if enough && self.engine.can_step() {
+            if enough && self.can_step() {
                 return self.step();
             }
-            let command = if self.engine.can_step() {
+            let command = if self.can_step() {
                 self.inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
             } else {
                 // No step will publish what the commands have changed.
@@ -330,13 +388,50 @@ impl Worker {
                 let _ = job.reply.send(logits);
                 return self.engine.failure().map(|reason| End::Failed(reason.to_owned()));
             }
+            Command::Pause(paused, reply) => {
+                self.shared.paused.store(paused, Ordering::Release);
+                let end = if paused { self.drain() } else { None };
+                let _ = reply.send(());
+                return end;
+            }
+            Command::Weights(job) => {
+                let end = self.drain();
+                if end.is_none() {
+                    let replaced = self.engine.replace_weights(job.weights);
+                    self.publish_metrics();
+                    let _ = job.reply.send(replaced);
+                }
+                return end;
+            }
             Command::Shutdown => return Some(End::ShutDown),
         }
         None
     }
 
-    /// Makes a step and delivers its events.
+    /// Whether a step would do anything now.
+    fn can_step(&self) -> bool {
+        !self.shared.paused.load(Ordering::Acquire) && self.engine.can_step()
+    }
+
+    /// Finishes the steps in flight and delivers their events.
+    fn drain(&mut self) -> Option<End> {
+        let events = match self.engine.drain() {
+            Ok(events) => events,
+            Err(error) => return Some(End::Failed(error.to_string())),
+        };
+        self.publish_metrics();
+        self.deliver(events);
+        self.engine.failure().map(|reason| End::Failed(reason.to_owned()))
+    }
+
+    /// Makes a step and delivers its events; while steps are paused, ends what has reached its deadline.
     pub(super) fn step(&mut self) -> Option<End> {
+        if self.shared.paused.load(Ordering::Acquire) {
+            let events = self.engine.expire();
+            self.publish_metrics();
+            self.deliver(events);
+            return None;
+        }
         let events = match self.engine.step() {
             Ok(events) => events,
             Err(error) => return Some(End::Failed(error.to_string())),

@@ -45,6 +45,7 @@ mod text;
 mod token_stream;
 mod validate;
 mod waiting;
+mod weights;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ use flight_recorder::FlightRecorder;
 use mask_threads::MaskThreads;
 use scheduler::Scheduler;
 use step_plan::StepPlan;
-use validate::{ValidatedRequest, validate};
+use validate::{ValidatedRequest, check_adapter, validate};
 
 /// A model on a backend, with its queue.
 pub struct Engine {
@@ -98,6 +99,8 @@ pub struct Engine {
     last_results: Option<Instant>,
     /// Whether it was logged that some samples need sampling on the host.
     warned_host_sampling: bool,
+    /// The adapter that the backend has in each sequence slot, by its number; 0 for none.
+    slot_adapters: Vec<u64>,
     /// Why no step can run any more.
     failure: Option<Arc<str>>,
 }
@@ -136,6 +139,7 @@ impl Engine {
             step_time: Duration::ZERO,
             last_results: None,
             warned_host_sampling: false,
+            slot_adapters: vec![0; limits.max_sequences],
             failure: None,
             spec,
             backend,
@@ -228,6 +232,7 @@ impl Engine {
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check_running()?;
         let id = RequestId(self.next_id);
+        check_adapter(&request, self.spec, self.backend.takes_adapters())?;
         let request = validate(id, request, self.spec, &self.limits, self.clock.now())?;
         self.room().check(request.params.n)?;
         self.next_id += 1;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::mask::MaskSource;
 use super::params::SamplingParams;
 use super::text::Detokenizer;
+use crate::Adapter;
 pub use crate::sampling::TokenLogprobs;
 use crate::setters::setters;
 
@@ -45,6 +46,9 @@ pub struct Request {
     /// Requests of one tenant and group count as one where requests compete, as the choices of one call should. `None`:
     /// the request stands alone.
     pub group: Option<u64>,
+    /// The adapter that is applied beside the model's weights; on the CPU, by one rank. Cached prefixes are shared by requests
+    /// with the same adapter only.
+    pub adapter: Option<Arc<Adapter>>,
 }
 
 impl Request {
@@ -61,6 +65,7 @@ impl Request {
             cache_salt: 0,
             tenant: 0,
             group: None,
+            adapter: None,
         }
     }
 
@@ -79,6 +84,7 @@ setters!(Request {
     with_cache_salt(cache_salt: u64),
     with_tenant(tenant: u64),
     with_group(group: impl Into<Option<u64>>),
+    with_adapter(adapter: impl Into<Option<Arc<Adapter>>>),
 });
 
 impl std::fmt::Debug for Request {
@@ -92,6 +98,7 @@ impl std::fmt::Debug for Request {
             .field("group", &self.group)
             .field("detokenizer", &self.detokenizer.is_some())
             .field("mask", &self.mask.is_some())
+            .field("adapter", &self.adapter.as_ref().map(|adapter| adapter.name()))
             .finish_non_exhaustive()
     }
 }

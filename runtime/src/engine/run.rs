@@ -126,8 +126,9 @@ impl Engine {
     /// Loads snapshots, writes histories, gives new masks and submits the step.
     fn submit_plan(&mut self, plan: &StepPlan) -> Result<()> {
         self.load_snapshots(plan)?;
-        let Engine { backend, scheduler, .. } = self;
+        let Engine { backend, scheduler, slot_adapters, .. } = self;
         catch_panic(|| {
+            give_adapters(&mut **backend, scheduler, plan, slot_adapters)?;
             for key in &plan.histories {
                 if let Some(sample) = scheduler.samples.get(key)
                     && let Some(seq_slot) = sample.seq_slot
@@ -334,6 +335,25 @@ impl Engine {
         self.failure = Some(reason.clone());
         self.scheduler.fail_all(&reason)
     }
+}
+
+/// Gives the slots of a plan the adapters of its samples, where they have others.
+fn give_adapters(
+    backend: &mut dyn Backend,
+    scheduler: &Scheduler,
+    plan: &StepPlan,
+    slots: &mut [u64],
+) -> Result<()> {
+    for entry in &plan.entries {
+        let Some(sample) = scheduler.samples.get(&entry.key) else { continue };
+        let adapter = &sample.request.adapter;
+        let id = adapter.as_ref().map_or(0, |adapter| adapter.id());
+        if let Some(known) = slots.get_mut(entry.seq_slot).filter(|known| **known != id) {
+            backend.set_adapter(entry.seq_slot, adapter.clone())?;
+            *known = id;
+        }
+    }
+    Ok(())
 }
 
 /// Gives a backend the masks of a plan that it lacks.

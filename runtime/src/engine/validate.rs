@@ -10,7 +10,7 @@ use super::params::SamplingParams;
 use super::request::{Request, RequestId};
 use super::text::Detokenizer;
 use crate::backend::PAGE_TOKENS;
-use crate::{Error, Limits, Result};
+use crate::{Adapter, Error, Limits, Result};
 
 /// The largest number of samples of one request.
 const MAX_SAMPLES: usize = 128;
@@ -34,7 +34,9 @@ pub(super) struct ValidatedRequest {
     pub(super) deadline: Option<Instant>,
     pub(super) detokenizer: Option<Arc<dyn Detokenizer>>,
     pub(super) mask: Option<Arc<dyn MaskSource>>,
+    /// The scope of its cached prefixes: of its salt and its adapter.
     pub(super) salt: u64,
+    pub(super) adapter: Option<Arc<Adapter>>,
     pub(super) claimant: Claimant,
     pub(super) arrived: Instant,
 }
@@ -86,6 +88,7 @@ pub(super) fn validate(
         cache_salt,
         tenant,
         group,
+        adapter,
     } = request;
     check_prompt(&prompt, spec)?;
     check_params(&params, spec)?;
@@ -111,7 +114,8 @@ pub(super) fn validate(
         deadline,
         detokenizer,
         mask,
-        salt: cache_salt,
+        salt: adapter.as_ref().map_or(cache_salt, |adapter| adapter.cache_salt(cache_salt)),
+        adapter,
         claimant: Claimant { tenant, group: group.map_or(Group::Alone(id), Group::Shared) },
         arrived: now,
     })
@@ -130,6 +134,25 @@ impl SamplingParams {
         added_biases(self)?;
         max_new_tokens(self, prompt.len(), spec, limits).map(drop)
     }
+}
+
+/// Refuses an adapter that the engine cannot apply to single requests, or that is for another model.
+pub(super) fn check_adapter(request: &Request, spec: &ModelSpec, taken: bool) -> Result<()> {
+    let Some(adapter) = &request.adapter else { return Ok(()) };
+    let name = adapter.name();
+    if !taken {
+        return refuse(
+            "adapter",
+            format!(
+                "adapter {name} was requested, and adapters of single requests run on the CPU with one rank only; merge it into the \
+                 weights when the model is loaded"
+            ),
+        );
+    }
+    if !adapter.fits(spec) {
+        return refuse("adapter", format!("adapter {name} is for a model of other shapes"));
+    }
+    Ok(())
 }
 
 fn refuse<T>(field: &'static str, problem: impl Into<String>) -> Result<T> {

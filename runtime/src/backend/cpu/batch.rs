@@ -1,10 +1,12 @@
 //! A step's tokens as rows: each token's sequence, position and rotary angles.
 
+use std::sync::Arc;
+
 use ossmith_plan::Model;
 use ossmith_scalar::{cos_sin, rope_angle};
 
-use crate::Result;
 use crate::backend::{Input, Limits, Sequence, Step, validate};
+use crate::{Adapter, Result};
 
 /// The sequence slot and pages of one sequence of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Batch {
     pub cos: Vec<f32>,
     /// Sines, in the same way.
     pub sin: Vec<f32>,
+    /// Adapters, each with the rows that have it, ascending. A row has at most one.
+    pub adapters: Vec<(Arc<Adapter>, Vec<usize>)>,
 }
 
 impl Batch {
@@ -69,6 +73,18 @@ impl Batch {
         }
         batch.rotate(model);
         Ok(batch)
+    }
+
+    /// Gives each row the adapter of its sequence slot, `adapters[seq_slot]`.
+    pub(super) fn adapt(&mut self, adapters: &[Option<Arc<Adapter>>]) {
+        for (index, row) in self.rows.iter().enumerate() {
+            let seq_slot = self.sequences[row.sequence].seq_slot;
+            let Some(adapter) = adapters.get(seq_slot).and_then(Option::as_ref) else { continue };
+            match self.adapters.iter_mut().find(|(known, _)| known.id() == adapter.id()) {
+                Some((_, rows)) => rows.push(index),
+                None => self.adapters.push((Arc::clone(adapter), vec![index])),
+            }
+        }
     }
 
     fn rotate(&mut self, model: &'static Model) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ossmith_plan::{Layer, Local, Model, ModelSpec, Node, Op, Shard, ShardError, Value, Weight};
 use rayon::prelude::*;
 
+use super::adapters;
 use super::attention::Attention;
 use super::batch::Batch;
 use super::cache::Cache;
@@ -122,6 +123,12 @@ impl Executor {
         self.model
     }
 
+    /// An executor of the same whole model with other weights, which are checked as in [`Executor::new`].
+    pub(super) fn with_weights(&self, weights: Arc<Checkpoint>) -> Result<Executor> {
+        let dense = if self.q8.is_some() { DenseWeights::Q8 } else { DenseWeights::Bf16 };
+        Executor::with_dense(self.whole, weights, self.isa, Some(self.threads()), dense)
+    }
+
     /// The rows of the unembedding that it computes.
     pub(in crate::backend) fn vocab_range(&self) -> Range<usize> {
         self.local.vocab.clone()
@@ -194,14 +201,20 @@ impl Executor {
         match node.op {
             Op::Embed => self.embed(node, &weights, values),
             Op::RmsNorm => self.rms_norm(node, &weights, values),
-            Op::Linear => self.linear(node, &weights, values),
+            Op::Linear => {
+                self.linear(node, &weights, values)?;
+                adapters::linear(node, layer, values, batch)
+            }
             Op::Rope => self.rope(node, values, batch),
             Op::CacheWrite => self.cache_write(node, layer, values, batch, cache),
             Op::Attention => self.attention(node, &weights, values, batch, cache),
             Op::AllReduce => self.all_reduce(node, values),
             Op::AddTo => self.add_to(node, values),
             Op::TopK => self.top_k(node, layer, values),
-            Op::ExpertLinear => self.expert_linear(node, &weights, values),
+            Op::ExpertLinear => {
+                self.expert_linear(node, &weights, values)?;
+                adapters::expert_linear(node, layer, values, batch)
+            }
             Op::SwiGlu => self.swiglu(node, values),
             Op::Combine => self.combine(node, layer, values),
         }

@@ -5,6 +5,7 @@
 //! however it is batched or chunked, its bits are the same (for one instruction set). The instruction set is chosen
 //! once, in [`Isa::detect`]; `scalar` is the readable form of every op, `simd` the fast forms of the expensive ones.
 
+mod adapters;
 mod attention;
 mod batch;
 mod cache;
@@ -52,7 +53,7 @@ use crate::backend::{
     Sequence, SlotState, Step, StepOutput, out_of_order, validate,
 };
 use crate::sampling::{self, TokenHistory, TokenLogprobs};
-use crate::{Checkpoint, Error, Result};
+use crate::{Adapter, Checkpoint, Error, Result};
 
 /// Rows that go through the unembedding together. This bounds the memory of logits.
 const HEAD_ROWS: usize = 32;
@@ -68,6 +69,8 @@ pub struct CpuBackend {
     ranks: usize,
     sampled: Vec<Option<u32>>,
     slots: Vec<SlotState>,
+    /// The adapter of each sequence slot.
+    adapters: Vec<Option<Arc<Adapter>>>,
     /// The step whose layers have run, if it is still to be sampled.
     held: Option<Held>,
     done: VecDeque<StepOutput>,
@@ -211,17 +214,25 @@ impl CpuBackend {
             ranks,
             sampled: vec![None; limits.max_sequences],
             slots: vec![SlotState::default(); limits.max_sequences],
+            adapters: vec![None; limits.max_sequences],
             held: None,
             done: VecDeque::new(),
         }
     }
 
     fn step(&mut self, step: &Step<'_>) -> Result<StepOutput> {
-        let model = self.executor.model();
-        let batch = Arc::new(Batch::new(model, &self.limits, step.sequences, &self.sampled)?);
+        let batch = self.batch(step)?;
         validate::masks(step.sequences, |slot, mask| self.has_mask(slot, mask))?;
         let activations = self.layers.forward(&batch, step.capture_activations)?;
         self.finish(step.sequences, &batch, activations)
+    }
+
+    /// A step's rows with their adapters.
+    fn batch(&self, step: &Step<'_>) -> Result<Arc<Batch>> {
+        let model = self.executor.model();
+        let mut batch = Batch::new(model, &self.limits, step.sequences, &self.sampled)?;
+        batch.adapt(&self.adapters);
+        Ok(Arc::new(batch))
     }
 
     fn has_mask(&self, slot: usize, mask: usize) -> bool {
@@ -229,8 +240,7 @@ impl CpuBackend {
     }
 
     fn layers_of(&mut self, step: &Step<'_>) -> Result<()> {
-        let model = self.executor.model();
-        let batch = Arc::new(Batch::new(model, &self.limits, step.sequences, &self.sampled)?);
+        let batch = self.batch(step)?;
         let activations = self.layers.forward(&batch, step.capture_activations)?;
         self.held = Some(Held { step: HeldStep::new(step), batch, activations });
         Ok(())
@@ -417,6 +427,38 @@ impl Backend for CpuBackend {
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {
         validate::mask(self.executor.model(), &self.limits, seq_slot, mask, words)?;
         words.clone_into(&mut self.slots[seq_slot].masks[mask]);
+        Ok(())
+    }
+
+    fn takes_adapters(&self) -> bool {
+        self.ranks == 1
+    }
+
+    fn set_adapter(&mut self, seq_slot: usize, adapter: Option<Arc<Adapter>>) -> Result<()> {
+        let fits = |adapter: &Arc<Adapter>| {
+            self.takes_adapters() && adapter.fits(&self.executor.model().spec)
+        };
+        let taken = adapter.as_ref().is_none_or(fits);
+        match self.adapters.get_mut(seq_slot).filter(|_| taken) {
+            Some(slot) => {
+                *slot = adapter;
+                Ok(())
+            }
+            None => Err(Error::Internal(format!(
+                "an adapter for slot {seq_slot} of {} does not fit the backend",
+                self.limits.max_sequences
+            ))),
+        }
+    }
+
+    fn replace_weights(&mut self, weights: Arc<Checkpoint>) -> Result<()> {
+        let Layers::Whole(runner) = &mut self.layers else {
+            let problem = "weights are replaced by one rank only; load the model again";
+            return Err(Error::invalid_option("weights", problem));
+        };
+        let executor = Arc::new(self.executor.with_weights(weights)?);
+        runner.replace(Arc::clone(&executor));
+        self.executor = executor;
         Ok(())
     }
 

@@ -35,6 +35,11 @@ impl Runner {
         })
     }
 
+    /// Goes on with another executor of the same model.
+    pub(super) fn replace(&mut self, executor: Arc<Executor>) {
+        self.executor = executor;
+    }
+
     /// Runs all layers over a batch.
     pub(super) fn forward(
         &mut self,
