@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use ossmith::{EngineHandle, PAGE_TOKENS};
+use ossmith::{Adapter, EngineHandle, PAGE_TOKENS};
 
+use crate::adapters::Adapters;
 use crate::arrivals::ArrivalSink;
 use crate::calendar;
+use crate::error::ApiError;
 use crate::files::FileLimits;
 use crate::guide::GrammarHelper;
 use crate::store::{SharedStore, StoreLimits};
@@ -20,6 +22,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// Further names that requests may use. One that ends with `*` stands for every name that begins with the rest of it.
     pub aliases: Vec<String>,
+    /// LoRA adapters, each of which requests name as their model.
+    pub adapters: Adapters,
     /// The model's own name, shown as `root`.
     pub root: String,
     /// Most tokens of a prompt and its answer together.
@@ -104,6 +108,7 @@ impl Config {
         Config {
             names: vec![name.to_owned()],
             aliases: Vec::new(),
+            adapters: Adapters::default(),
             root: name.to_owned(),
             context,
             ranks: 1,
@@ -161,9 +166,32 @@ impl Config {
         self.names.first().map_or("", String::as_str)
     }
 
-    /// Whether this is a name of the model that is served. Ollama's clients write `:latest` after a name without a tag.
+    /// Whether this is a name of the model that is served, or of an adapter.
     #[must_use]
     pub fn serves(&self, model: &str) -> bool {
+        self.serves_itself(model) || self.adapters.get(model).is_some()
+    }
+
+    /// All names that are listed: those of the model, then those of adapters.
+    pub(crate) fn all_names(&self) -> Vec<String> {
+        let adapters = self.adapters.all();
+        let of_adapters = adapters.iter().map(|adapter| adapter.name().to_owned());
+        self.names.iter().cloned().chain(of_adapters).collect()
+    }
+
+    /// The adapter that a request for this model has; none for the model itself.
+    ///
+    /// # Errors
+    /// Neither has this name, or an adapter had it until a moment ago.
+    pub(crate) fn adapter(&self, model: Option<&str>) -> Result<Option<Arc<Adapter>>, ApiError> {
+        let Some(model) = model.filter(|model| !self.serves_itself(model)) else { return Ok(None) };
+        let adapter = self.adapters.get(model);
+        adapter.map(Some).ok_or_else(|| ApiError::no_model(model, &self.all_names()))
+    }
+
+    /// Whether this is a name of the model itself. Ollama's clients write `:latest` after a name without a tag.
+    #[must_use]
+    pub fn serves_itself(&self, model: &str) -> bool {
         let matches = |name: &String, model: &str| match name.strip_suffix('*') {
             Some(start) => model.starts_with(start),
             None => name == model,

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod alive;
 mod answer;
 mod arrivals;
@@ -57,6 +58,7 @@ mod tool_servers;
 mod turn;
 mod usage;
 
+pub use adapters::{AdapterLimits, AdapterRefusal, Adapters};
 pub use arrivals::{Arrival, ArrivalSink};
 pub use backend::{
     EngineBackend, EngineState, GenerationBackend, GenerationRequest, GenerationStream, PoolBackend,

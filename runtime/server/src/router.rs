@@ -126,6 +126,11 @@ fn routes(app: &AppState) -> Router<Arc<AppState>> {
         .route("/metrics", get(routes::status::metrics))
         .route("/debug/steps", get(routes::status::steps))
         .route("/openapi.json", get(routes::openapi::document));
+    if app.config.adapters.runtime {
+        router = router
+            .route("/v1/load_lora_adapter", post(routes::adapters::load))
+            .route("/v1/unload_lora_adapter", post(routes::adapters::unload));
+    }
     if app.config.development {
         router = router
             .route("/reset_prefix_cache", post(routes::status::reset_prefix_cache))

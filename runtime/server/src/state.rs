@@ -120,7 +120,7 @@ impl AppState {
     pub(crate) fn check_model(&self, name: Option<&str>) -> Result<()> {
         match name {
             Some(name) if !self.config.serves(name) => {
-                Err(ApiError::no_model(name, &self.config.names))
+                Err(ApiError::no_model(name, &self.config.all_names()))
             }
             _ => Ok(()),
         }

@@ -11,6 +11,9 @@ use crate::error::ApiError;
 /// Where Anthropic's SDKs put a key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+/// Paths that change the server for all, and are the operator's.
+const ADMIN: [&str; 2] = ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"];
+
 /// Paths that need a key where there are any, with all below them.
 const GUARDED: [&str; 7] =
     ["/v1", "/api", "/inference", "/generate", "/tokenize", "/detokenize", "/tokenizer_info"];
@@ -115,7 +118,7 @@ impl Keys {
         let guarded = GUARDED.iter().any(|root| {
             path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         });
-        if path.starts_with("/debug/") {
+        if path.starts_with("/debug/") || ADMIN.contains(&path) {
             return self.operator(headers);
         }
         if self.keys.is_empty() || !guarded || path == "/api/version" {

@@ -62,6 +62,7 @@ impl RawRequest {
             ("thinking_token_budget", " on this route"),
         ])?;
         let mut generation = GenerationOptions::read(&params, config)?;
+        generation.adapter = config.adapter(fields.string("model")?)?;
         generation.truncate(&mut prompt);
         let max_tokens = params.count("max_tokens", 1)?.unwrap_or(DEFAULT_MAX_TOKENS);
         generation.set_max_tokens(&params, Some(max_tokens))?;

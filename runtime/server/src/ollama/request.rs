@@ -107,6 +107,7 @@ fn generation(app: &AppState, fields: &Fields<'_>) -> Result<GenerationOptions> 
     }
     options.refuse(&[("n", "")])?;
     let mut generation = GenerationOptions::read(&options, &app.config)?;
+    generation.adapter = app.config.adapter(Some(model(app, fields)?))?;
     let penalty = repetition_penalty(&options, "repeat_penalty")?;
     // A window of no tokens is no penalty; any other is the whole text.
     if options.integer("repeat_last_n", -1..=i64::MAX)? != Some(0)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use ossmith::{Request, SamplingParams};
+use ossmith::{Adapter, Request, SamplingParams};
 use serde_json::Value;
 
 use crate::backend::{GenerationRequest, MaskFailure};
@@ -24,6 +24,8 @@ pub(crate) struct GenerationOptions {
     pub(crate) priority: i32,
     /// Requests share cached prefixes only with requests of the same salt; 0 without `cache_salt`.
     cache_salt: u64,
+    /// The adapter that the request names as its model.
+    pub(crate) adapter: Option<Arc<Adapter>>,
     /// The only tokens that may be generated, if the request names any.
     pub(crate) allowed_token_ids: Option<Vec<u32>>,
     /// Token sequences that must not appear.
@@ -86,6 +88,7 @@ impl GenerationOptions {
                 .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
                 .map_or(0, |n| (n as i32).max(config.min_priority)),
             cache_salt: cache_salt(fields)?,
+            adapter: config.adapter(fields.string("model")?)?,
             allowed_token_ids: allowed_token_ids(fields, vocab)?,
             bad_words: bad_words(fields)?,
             stop_strings: stop_strings(fields, "stop")?,
@@ -183,6 +186,7 @@ impl GenerationOptions {
         let mut engine_request = Request::new(prompt, params);
         engine_request.priority = self.priority;
         engine_request.cache_salt = self.cache_salt;
+        engine_request.adapter = self.adapter.clone();
         let mask_failure = MaskFailure::default();
         engine_request.mask = rules.into_mask(Arc::clone(&mask_failure));
         GenerationRequest { engine_request, choice, mask_failure }

@@ -1,5 +1,6 @@
 //! The small routes, one file each. The routes that generate are in `chat`, `completions` and `responses`.
 
+pub(crate) mod adapters;
 pub(crate) mod models;
 pub(crate) mod openapi;
 pub(crate) mod page;

@@ -1,4 +1,4 @@
-//! `/v1/models`: the one model, under each of its names.
+//! `/v1/models`: the one model, under each of its names, and its adapters.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::extract::PathName;
 use crate::state::AppState;
 
 pub(crate) async fn list(State(app): State<Arc<AppState>>) -> impl IntoResponse {
-    let models: Vec<Value> = app.config.names.iter().map(|name| card(&app, name)).collect();
+    let models: Vec<Value> = app.config.all_names().iter().map(|name| card(&app, name)).collect();
     json_body(&json!({"object": "list", "data": models}))
 }
 
@@ -20,19 +20,24 @@ pub(crate) async fn one(
     PathName(name): PathName,
 ) -> Result<impl IntoResponse> {
     if !app.config.serves(&name) {
-        return Err(ApiError::no_model(&name, &app.config.names));
+        return Err(ApiError::no_model(&name, &app.config.all_names()));
     }
     Ok(json_body(&card(&app, &name)))
 }
 
 fn card(app: &AppState, name: &str) -> Value {
+    let adapter = match app.config.serves_itself(name) {
+        true => None,
+        false => app.config.adapters.get(name),
+    };
+    let folder = adapter.as_ref().map(|adapter| adapter.folder().display().to_string());
     json!({
         "id": name,
         "object": "model",
         "created": app.created,
         "owned_by": "ossmith",
-        "root": app.config.root,
-        "parent": null,
+        "root": folder.as_ref().unwrap_or(&app.config.root),
+        "parent": adapter.map(|_| app.config.name()),
         "max_model_len": app.config.context,
     })
 }

@@ -42,6 +42,7 @@ const ANY: &[(&str, &[Body])] = &[
     ("ollama/request.rs", &[Schema("OllamaChatRequest"), Schema("OllamaGenerateRequest")]),
     ("ollama/models.rs", &[Schema("OllamaModelRequest"), Schema("OllamaPullRequest")]),
     ("batch/routes.rs", &[Of("/v1/batches")]),
+    ("routes/adapters.rs", &[Of("/v1/load_lora_adapter"), Of("/v1/unload_lora_adapter")]),
     ("routes/tokenize.rs", &[Of("/tokenize"), Of("/detokenize")]),
 ];
 
