@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter_args;
 mod again;
 mod answer;
 mod commands;
@@ -22,6 +23,7 @@ mod model_settings;
 mod output;
 mod progress;
 mod prompt;
+mod published;
 mod sampling;
 mod schedule;
 mod storage;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use ossmith::{Checkpoint, CheckpointOptions, ExpertStorage, Gguf};
+use ossmith::{Adapter, Checkpoint, CheckpointOptions, ExpertStorage, Gguf};
 use ossmith_plan::Model;
 
 use crate::failure::fail;
@@ -82,6 +82,26 @@ impl FromStr for ExpertsForm {
     }
 }
 
+/// A folder and what it is called: NAME=FOLDER.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedFolder {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+}
+
+impl FromStr for NamedFolder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NamedFolder, String> {
+        match text.split_once('=') {
+            Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+                Ok(NamedFolder { name: name.to_owned(), folder: folder.into() })
+            }
+            _ => Err("expected NAME=FOLDER".to_owned()),
+        }
+    }
+}
+
 /// Which model to run.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
@@ -99,6 +119,10 @@ pub(crate) struct ModelArgs {
     /// The form of experts that the checkpoint does not store in MXFP4: quantised, or kept in bf16 (on the CPU).
     #[arg(long, default_value = "mxfp4", value_name = "mxfp4|bf16")]
     pub(crate) experts: ExpertsForm,
+
+    /// A LoRA adapter, as peft saves it, that is added to the weights while they are loaded; several may be given.
+    #[arg(long, value_name = "NAME=FOLDER")]
+    pub(crate) lora: Vec<NamedFolder>,
 
     /// Seed of random weights.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -130,12 +154,18 @@ impl Chosen {
 impl ModelArgs {
     /// The model of a name, read as it is by default.
     pub(crate) fn named(name: &str, weights_seed: u64) -> ModelArgs {
-        ModelArgs { model: name.into(), experts: ExpertsForm::default(), weights_seed }
+        ModelArgs::of(name.into(), weights_seed)
+    }
+
+    /// The same of a value of `--model`.
+    pub(crate) fn of(model: ModelName, weights_seed: u64) -> ModelArgs {
+        ModelArgs { model, experts: ExpertsForm::default(), lora: Vec::new(), weights_seed }
     }
 
     /// Finds the model and opens its weights.
     pub(crate) fn choose(&self) -> anyhow::Result<Chosen> {
         let (model, checkpoint) = self.open()?;
+        let checkpoint = self.merge(model, checkpoint)?;
         for sentence in checkpoint.notes() {
             note!("{}: {sentence}", self.model);
         }
@@ -163,8 +193,44 @@ impl ModelArgs {
         }
     }
 
+    /// The folder of files that the model's configuration is in, if it is in one: not that of a GGUF file or of an embedded model.
+    pub(crate) fn configured_folder(&self) -> anyhow::Result<Option<PathBuf>> {
+        let name = self.model.synthetic().or_else(|| self.model.counting());
+        let name = name.unwrap_or(&self.model.0);
+        match built_in(name) {
+            Some(model) if model.spec.name == "nano" || name != self.model.0 => Ok(None),
+            Some(model) => {
+                Repository::parse(model.spec.name).map(|name| hub::snapshot(&name)).transpose()
+            }
+            None if name != self.model.0 => Ok(Some(PathBuf::from(name))),
+            None => self.folder().map(|folder| folder.is_dir().then_some(folder)),
+        }
+    }
+
+    /// The GGUF file that `--model` names, if it is one.
+    pub(crate) fn gguf_file(&self) -> anyhow::Result<Option<PathBuf>> {
+        let path = self.folder()?;
+        Ok((Gguf::is_named(&path) && path.is_file()).then_some(path))
+    }
+
     fn options(&self) -> CheckpointOptions {
-        CheckpointOptions::default().with_experts(self.experts.0)
+        // Experts are rounded once, after the adapters were added.
+        let experts = if self.lora.is_empty() { self.experts.0 } else { ExpertStorage::Bf16 };
+        CheckpointOptions::default().with_experts(experts)
+    }
+
+    /// The weights with the adapters of `--lora`.
+    fn merge(&self, model: &'static Model, weights: Checkpoint) -> anyhow::Result<Checkpoint> {
+        if self.lora.is_empty() {
+            return Ok(weights);
+        }
+        let open = |lora: &NamedFolder| {
+            let adapter = Adapter::open(&lora.name, &lora.folder, &model.spec)?;
+            note!("adapter {} of rank {} is added to the weights", lora.name, adapter.rank());
+            Ok(Arc::new(adapter))
+        };
+        let adapters = self.lora.iter().map(open).collect::<anyhow::Result<_>>()?;
+        Ok(weights.with_adapters(model, adapters, self.experts.0)?)
     }
 
     fn open(&self) -> anyhow::Result<(&'static Model, Checkpoint)> {

@@ -4,6 +4,7 @@ mod bench;
 mod bench_serve;
 mod chat;
 mod check;
+mod convert;
 mod doctor;
 mod eval;
 mod fit;
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Serve(Box<serve::Args>),
     RunBatch(Box<run_batch::Args>),
     Pull(pull::Args),
+    Convert(convert::Args),
     Doctor(doctor::Args),
     /// Tries out grammars for a server, which starts this by itself.
     #[command(hide = true)]
@@ -68,6 +70,7 @@ impl Command {
             Command::Serve(args) => args.run(),
             Command::RunBatch(args) => args.run(),
             Command::Pull(args) => args.run(),
+            Command::Convert(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::GrammarHelper => ossmith_server::grammar_helper().map_err(anyhow::Error::msg),
         }

@@ -17,6 +17,7 @@ use ossmith_server::{ArrivalSink, Config, SharedStore, StoreLimits, ToolLimits, 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::adapter_args::AdapterArgs;
 use crate::failure::fail;
 use crate::interrupt;
 use crate::load::{DeviceArgs, EngineCountArgs, EngineSetup};
@@ -99,6 +100,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     tools: ToolArgs,
+
+    #[command(flatten)]
+    adapters: AdapterArgs,
 }
 
 /// Tools that servers of the operator's run for the model.
@@ -297,6 +301,7 @@ impl Args {
         let mut config =
             self.config(chosen.model, &setup, limits.pages, keys, startup, shared_store)?;
         config.operator_key = operator_key;
+        config.adapters = self.adapters.load(spec, backend.takes_adapters(), &config)?;
         config.arrivals = recording.as_ref().map(arrivals_of);
         config.tool_servers = tool_servers;
         let name = config.name().to_owned();

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod adapters;
 mod batching;
 mod bench;
 mod commands;
 mod common;
+mod convert;
 mod data_parallel;
 mod fit;
 mod harnesses;

@@ -35,6 +35,10 @@ impl GenerationBackend for EngineBackend {
         self.handle.closed().map(|error| error.to_string())
     }
 
+    fn takes_adapters(&self) -> bool {
+        self.handle.takes_adapters()
+    }
+
     fn reset_prefix_cache(&self) {
         self.handle.reset_prefix_cache();
     }

@@ -66,6 +66,11 @@ pub trait GenerationBackend: Send + Sync {
     /// Why it cannot generate any more; `None` while it can.
     fn failure(&self) -> Option<String>;
 
+    /// Whether requests may have adapters.
+    fn takes_adapters(&self) -> bool {
+        false
+    }
+
     /// Drops all cached prefixes that no generation uses.
     fn reset_prefix_cache(&self);
 

@@ -43,6 +43,10 @@ impl GenerationBackend for PoolBackend {
         self.pool.closed().map(|error| error.to_string())
     }
 
+    fn takes_adapters(&self) -> bool {
+        self.pool.engines().iter().all(EngineHandle::takes_adapters)
+    }
+
     fn reset_prefix_cache(&self) {
         self.pool.reset_prefix_cache();
     }

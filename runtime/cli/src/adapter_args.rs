@@ -1,0 +1,67 @@
+//! The LoRA adapters of a server, with vLLM's flags: which there are, how many, and whether they come and go.
+
+use ossmith::{MAX_RANK, ModelSpec};
+use ossmith_server::{AdapterLimits, AdapterRefusal, Adapters, Config};
+
+use crate::failure::fail;
+use crate::model::NamedFolder;
+
+/// Adapters that requests name as their model. `--lora` merges one into the weights instead.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Adapters")]
+pub(crate) struct AdapterArgs {
+    /// LoRA adapter, as peft saves it, that requests name as their model, in any mixture; on the CPU. Several may be given.
+    #[arg(long, value_name = "NAME=FOLDER", num_args = 1..)]
+    lora_modules: Vec<NamedFolder>,
+
+    /// Adapters at a time.
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    max_loras: u16,
+
+    /// The largest rank of an adapter.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_RANK as i64))]
+    max_lora_rank: u16,
+
+    /// Also answer /v1/load_lora_adapter and /v1/unload_lora_adapter, which read folders of this machine: for the operator's key.
+    #[arg(long)]
+    allow_runtime_lora: bool,
+}
+
+impl AdapterArgs {
+    /// The adapters that are named, loaded. `taken`: whether the engine applies adapters to single requests.
+    pub(crate) fn load(
+        &self,
+        spec: &ModelSpec,
+        taken: bool,
+        config: &Config,
+    ) -> anyhow::Result<Adapters> {
+        if !taken && (self.allow_runtime_lora || !self.lora_modules.is_empty()) {
+            return Err(fail(
+                "adapters of single requests run on the CPU with one rank only",
+                "merge one adapter into the weights with --lora NAME=FOLDER, or run with --backend cpu",
+            ));
+        }
+        let limits =
+            AdapterLimits { count: self.max_loras.into(), rank: self.max_lora_rank.into() };
+        let adapters = Adapters::new(spec, limits, self.allow_runtime_lora);
+        for NamedFolder { name, folder } in &self.lora_modules {
+            if config.serves_itself(name) {
+                return Err(fail(
+                    format!("--lora-modules {name}: the model itself has this name"),
+                    "choose another name, or set --served-model-name and --model-alias",
+                ));
+            }
+            adapters.load(name, folder, false).map_err(|refusal| match refusal {
+                AdapterRefusal::NameTaken(name) => fail(
+                    format!("--lora-modules names {name} twice"),
+                    "give each a name of its own",
+                ),
+                AdapterRefusal::Unusable(why) => fail(
+                    format!("adapter {name} cannot be loaded: {why}"),
+                    "see docs/CHECKPOINTS.md",
+                ),
+            })?;
+        }
+        Ok(adapters)
+    }
+}
