@@ -16,13 +16,14 @@ mod error;
 mod pool;
 pub mod prelude;
 mod priority;
+mod progress;
 mod sampling;
 mod setters;
 #[doc(hidden)]
 pub mod unstable;
 
 pub use backend::{
-    DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, Progress, RankModels, Ranks,
+    DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, RankModels, Ranks,
 };
 pub use checkpoint::{
     Adapter, Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,
@@ -37,3 +38,4 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use ossmith_plan::{Model, ModelSpec};
 pub use pool::{BlockingPoolEvents, EnginePool, PoolEvents};
+pub use progress::Progress;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 
+pub(crate) use crate::progress::Progress;
 use crate::sampling::{TokenHistory, TokenLogprobs};
 use crate::{Adapter, Checkpoint, Result};
 
@@ -103,17 +104,6 @@ impl Limits {
         self.pages = pages;
         self
     }
-}
-
-/// Reported while weights load and kernels compile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// `load weights`, `compile kernels`, …
-    pub stage: &'static str,
-    /// Units done (bytes or kernels).
-    pub done: u64,
-    /// Units in all.
-    pub total: u64,
 }
 
 /// Where a sequence's next tokens come from.
