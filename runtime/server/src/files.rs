@@ -2,7 +2,7 @@
 //! each of theirs, the content and what is known about it. All have a bound together and a lifetime, and what one tenant has
 //! does not exist for another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,13 +69,46 @@ struct Room {
     taken: HashMap<PathBuf, u64>,
     /// Bytes claimed by each file that is being written.
     writing: HashMap<PathBuf, u64>,
+    /// How many read the folders now, which takes a while and holds up nobody.
+    measuring: usize,
+    /// Files that were written to their end meanwhile: their bytes, or none if they were given up.
+    finished: HashMap<PathBuf, Option<u64>>,
 }
 
+/// The sizes of files, by their folders.
+type Sizes = HashMap<PathBuf, HashMap<PathBuf, u64>>;
+
 impl Room {
-    /// Bytes of a folder's files that are being written, and their number.
-    fn writing_in(&self, folder: &Path) -> (u64, usize) {
-        let own = self.writing.iter().filter(|(path, _)| path.parent() == Some(folder));
-        own.fold((0, 0), |(bytes, count), (_, more)| (bytes + more, count + 1))
+    /// Takes over what was found on disk by one who began to read when [`Room::measuring`] was raised. Returns how many files
+    /// `own` has.
+    fn measured(&mut self, mut found: Sizes, own: &Path) -> usize {
+        let finished = match self.measuring {
+            0 => std::mem::take(&mut self.finished),
+            _ => self.finished.clone(),
+        };
+        // They were read while they changed, or not at all.
+        let changed =
+            finished.into_iter().chain(self.writing.keys().map(|path| (path.clone(), None)));
+        for (path, bytes) in changed {
+            let Some(folder) = path.parent() else { continue };
+            let files = found.entry(folder.to_owned()).or_default();
+            match bytes {
+                Some(bytes) => files.insert(path, bytes),
+                None => files.remove(&path),
+            };
+        }
+        let has_content = |path: &PathBuf| path.extension().is_some_and(|name| name == "jsonl");
+        let kept =
+            found.get(own).map_or(0, |files| files.keys().filter(|path| has_content(path)).count());
+        let written = self.writing.keys().filter(|path| path.parent() == Some(own)).count();
+        let on_disk = found.into_iter().map(|(folder, files)| (folder, files.values().sum()));
+        self.taken = on_disk.collect();
+        for (path, bytes) in &self.writing {
+            if let Some(folder) = path.parent() {
+                *self.taken.entry(folder.to_owned()).or_default() += bytes;
+            }
+        }
+        kept + written
     }
 }
 
@@ -126,6 +159,9 @@ impl Drop for NewFile {
         }
         let mut room = self.files.lock();
         let claimed = room.writing.remove(&self.path).unwrap_or(0);
+        if room.measuring > 0 {
+            room.finished.insert(self.path.clone(), self.kept.then_some(claimed));
+        }
         if !self.kept
             && let Some(taken) = room.taken.get_mut(&self.folder)
         {
@@ -173,24 +209,35 @@ impl Files {
         known.then(|| (folder.join(format!("{id}.jsonl")), folder.join(format!("{id}.json"))))
     }
 
-    /// Bytes of all files in a folder of a tenant and their number, after those are removed whose time is over. Those that are
-    /// being written count with what they have claimed.
-    fn tidy(&self, folder: &Path, room: &Room) -> io::Result<(u64, usize)> {
-        let (mut bytes, mut count) = room.writing_in(folder);
+    /// The sizes of all files, after those are removed whose time is over; `writing` are left alone.
+    fn measure(&self, own: &Path, writing: &HashSet<PathBuf>) -> io::Result<Sizes> {
+        fs::create_dir_all(own)?;
+        let mut found = HashMap::new();
+        for folder in fs::read_dir(&self.limits.folder)? {
+            let folder = folder?.path();
+            if folder.is_dir() {
+                let sizes = self.tidy(&folder, writing)?;
+                found.insert(folder, sizes);
+            }
+        }
+        Ok(found)
+    }
+
+    fn tidy(&self, folder: &Path, writing: &HashSet<PathBuf>) -> io::Result<HashMap<PathBuf, u64>> {
+        let mut found = HashMap::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            if room.writing.contains_key(&entry.path()) {
+            let Some(data) = if_there(entry.metadata())? else { continue };
+            if writing.contains(&entry.path()) {
                 continue;
             }
-            let Some(data) = if_there(entry.metadata())? else { continue };
             if data.modified()?.elapsed().is_ok_and(|age| age > self.limits.lifetime) {
                 if_there(fs::remove_file(entry.path()))?;
                 continue;
             }
-            bytes += data.len();
-            count += usize::from(entry.path().extension().is_some_and(|name| name == "jsonl"));
+            found.insert(entry.path(), data.len());
         }
-        Ok((bytes, count))
+        Ok(found)
     }
 
     /// A new file.
@@ -199,24 +246,23 @@ impl Files {
     /// There is no room, or the folder cannot be used.
     pub(crate) fn create(&self, tenant: Tenant) -> Result<NewFile> {
         let own = self.folder(tenant);
-        let mut room = self.lock();
-        let mut count = 0;
-        let mut measure = || -> io::Result<HashMap<PathBuf, u64>> {
-            fs::create_dir_all(&own)?;
-            let mut taken = HashMap::new();
-            for folder in fs::read_dir(&self.limits.folder)? {
-                let folder = folder?.path();
-                if folder.is_dir() {
-                    let found = self.tidy(&folder, &room)?;
-                    if folder == own {
-                        count = found.1;
-                    }
-                    taken.insert(folder, found.0);
-                }
-            }
-            Ok(taken)
+        let writing = {
+            let mut room = self.lock();
+            room.measuring += 1;
+            room.writing.keys().cloned().collect()
         };
-        room.taken = measure().map_err(|why| disk("read", &why))?;
+        let found = self.measure(&own, &writing);
+        let mut room = self.lock();
+        room.measuring -= 1;
+        let count = match found {
+            Ok(found) => room.measured(found, &own),
+            Err(why) => {
+                if room.measuring == 0 {
+                    room.finished.clear();
+                }
+                return Err(disk("read", &why));
+            }
+        };
         let all: u64 = room.taken.values().sum();
         let mine = room.taken.get(&own).copied().unwrap_or(0);
         if all >= self.limits.bytes || mine >= self.tenant_bytes || count >= MAX_FILES {
@@ -345,5 +391,31 @@ mod tests {
         write(&third, 300).expect_err("the file that was kept counts");
         write(&third, 10).expect("room");
         assert_eq!(write(&third, 791).expect_err("too large").code, None);
+    }
+
+    #[test]
+    fn what_ends_while_the_folders_are_read_counts_once() {
+        let (own, other) = (PathBuf::from("/files/a"), PathBuf::from("/files/b"));
+        let [half, new, gone, open] =
+            ["half", "new", "gone", "open"].map(|name| own.join(name).with_extension("jsonl"));
+        let mut room = Room { measuring: 1, ..Room::default() };
+        room.writing.insert(open.clone(), 7);
+        // Two were read while they were written, and one was not there yet.
+        let found = HashMap::from([
+            (half.clone(), 10),
+            (gone.clone(), 50),
+            (open, 3),
+            (own.join("half.json"), 1),
+        ]);
+        for (path, bytes) in [(half, Some(100)), (new, Some(20)), (gone, None)] {
+            room.finished.insert(path, bytes);
+        }
+        let found = HashMap::from([(own.clone(), found), (other.clone(), HashMap::new())]);
+        // Another one reads on, and needs the same.
+        assert_eq!(room.measured(found.clone(), &own), 3);
+        assert_eq!(room.taken, HashMap::from([(own.clone(), 100 + 20 + 1 + 7), (other, 0)]));
+        room.measuring = 0;
+        assert_eq!(room.measured(found.clone(), &own), 3);
+        assert!(room.finished.is_empty());
     }
 }

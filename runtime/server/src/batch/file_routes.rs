@@ -57,7 +57,10 @@ pub(crate) async fn upload(
                     return Err(ApiError::bad("file", "the form has two files"));
                 }
                 let name = field.file_name().unwrap_or("file.jsonl").chars().take(255).collect();
-                let new = files.create(tenant)?;
+                let all = files.clone();
+                // It reads the folders of all tenants.
+                let new = tokio::task::spawn_blocking(move || all.create(tenant)).await;
+                let new = new.map_err(|why| ApiError::internal(why.to_string()))??;
                 let new = receive(new, field, time).await?;
                 file = Some((new, name));
             }
