@@ -102,20 +102,25 @@ fn download(cache: &Path, repository: &Repository) -> anyhow::Result<PathBuf> {
             "give a repository with a checkpoint of the gpt-oss architecture",
         ));
     }
-    let total: u64 = files.iter().map(|file| file.bytes).sum();
+    // Sizes are what the hub claims.
+    let total = files.iter().fold(0_u64, |total, file| total.saturating_add(file.bytes));
     let folder = repository.folder(cache);
     note!("downloading {repository} ({:.1} GB) into {}", total as f64 / 1e9, folder.display());
     let snapshot = folder.join("snapshots").join(commit);
     let mut bars = Bars::new();
-    let mut before = 0;
+    let mut before = 0_u64;
     for file in &files {
         let url = hub.url(repository, &format!("resolve/{commit}/{}", file.name));
         let mut show = |done: u64| {
-            bars.show(ossmith::Progress { stage: "download", done: before + done, total });
+            bars.show(ossmith::Progress {
+                stage: "download",
+                done: before.saturating_add(done),
+                total,
+            });
         };
         let blob = transfer::file(&hub, &url, file, &folder, &mut show)?;
         link(&blob, &snapshot.join(&file.name))?;
-        before += file.bytes;
+        before = before.saturating_add(file.bytes);
     }
     bars.finish();
     // Written last, so that an interrupted download is never taken for a complete one.

@@ -13,6 +13,8 @@ use super::verify::Checksum;
 use crate::failure::fail;
 use crate::output::note;
 
+/// How long the hub may send nothing before a try is given up.
+const STALL: Duration = Duration::from_secs(30);
 /// How many tries may bring nothing before a download fails.
 pub(super) const TRIES: u32 = 4;
 /// Most time that is waited where the hub names a longer one.
@@ -45,18 +47,8 @@ impl Hub {
             let file = super::home()?.join("token");
             std::fs::read_to_string(file).ok().map(|token| token.trim().to_owned())
         });
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(Duration::from_secs(20)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            // A body is requested in parts, so this bounds a stall, not a download.
-            .timeout_per_call(Some(Duration::from_secs(600)))
-            // Redirects are followed here: the token must not go with them to another server.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("ossmith/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Hub { agent: config.into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Hub { agent: agent(STALL), endpoint, token }
     }
 
     pub(super) fn url(&self, repository: &Repository, rest: &str) -> String {
@@ -131,6 +123,38 @@ impl Hub {
     }
 }
 
+/// How the hub is asked; each read ends after `stall` without a byte.
+fn agent(stall: Duration) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(Duration::from_secs(20)))
+        .timeout_recv_response(Some(stall))
+        .timeout_per_read(Some(stall))
+        // A body is requested in parts, so this bounds what comes too slowly, not a download.
+        .timeout_per_call(Some(Duration::from_secs(600)))
+        // Redirects are followed by `Hub::get`: the token must not go with them to another server.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("ossmith/", env!("CARGO_PKG_VERSION")))
+        .build();
+    config.into()
+}
+
+fn stalled() -> String {
+    format!("the hub sent nothing for {} s", STALL.as_secs())
+}
+
+/// What a read of a body failed with; of a stall, how long nothing came.
+pub(super) fn read_failure(why: std::io::Error) -> std::io::Error {
+    let source = why.get_ref().and_then(|source| source.downcast_ref::<ureq::Error>());
+    match source {
+        Some(ureq::Error::Timeout(ureq::Timeout::PerRead)) => {
+            std::io::Error::new(std::io::ErrorKind::TimedOut, stalled())
+        }
+        _ => why,
+    }
+}
+
 /// The hub has too much to do.
 #[derive(Debug)]
 pub(super) struct Busy {
@@ -179,6 +203,10 @@ fn redirected(from: &Uri, place: &str) -> Option<Uri> {
 
 /// What went wrong with a connection, and what to do.
 pub(super) fn unreachable(url: &str, why: &ureq::Error) -> anyhow::Error {
+    let why = match why {
+        ureq::Error::Timeout(ureq::Timeout::PerRead | ureq::Timeout::RecvResponse) => stalled(),
+        _ => why.to_string(),
+    };
     fail(
         format!("cannot fetch {url}: {why}"),
         "check the network and HF_ENDPOINT, and run it again: what was downloaded is kept; or give a checkpoint's folder with --model",
@@ -258,6 +286,27 @@ mod tests {
         assert!(own("https://hub.example", "https://hub.example:443/x"));
         assert!(!own("http://hub.example:1", "http://hub.example:2/x"));
         assert!(!own("https://hub.example", "http://hub.example/x"));
+    }
+
+    #[test]
+    fn a_body_that_stops_ends_the_read_with_a_reason() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        // The connection stays open as long as the test runs.
+        let peer = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a connection");
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour";
+            socket.write_all(head.as_bytes()).expect("sent");
+            socket
+        });
+        let response = agent(Duration::from_millis(200)).get(&url).call().expect("a head");
+        let mut body = response.into_body().into_reader();
+        let mut text = Vec::new();
+        let why = read_failure(body.read_to_end(&mut text).expect_err("nothing more comes"));
+        assert_eq!(why.to_string(), "the hub sent nothing for 30 s");
+        assert_eq!(text, b"four");
+        drop(peer.join().expect("a peer"));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use anyhow::{Context, anyhow};
 use super::remote::{self, Busy, Hub, RemoteFile, TRIES, check_status};
 use super::verify;
 use crate::failure::fail;
+use crate::output::note;
 
-/// Bytes per request: a connection that stalls is detected within one part's time limit.
+/// Bytes per request: a connection on which too little comes is given up within one part's time limit.
 const PART: u64 = 64 << 20;
 
 /// Downloads a file into the blobs of a model's folder and returns its path; `show` gets the number of bytes that are there.
@@ -58,6 +59,9 @@ pub(super) fn file(
         if tries == TRIES {
             return Err(why);
         }
+        if why.downcast_ref::<Busy>().is_none() {
+            note!("{why:#}; trying again");
+        }
         remote::pause(tries, why.downcast_ref::<Busy>().and_then(|busy| busy.retry_after));
     }
     if file.bytes == 0 {
@@ -100,7 +104,7 @@ fn part(
     let mut body = response.into_body().into_reader();
     let (mut buffer, mut done) = (vec![0; 1 << 20], begins);
     loop {
-        let count = body.read(&mut buffer)?;
+        let count = body.read(&mut buffer).map_err(remote::read_failure)?;
         if count == 0 {
             return Ok(());
         }
