@@ -14,11 +14,15 @@ pub static NANO_EVAL: &str = include_str!("../nano/eval.jsonl");
 /// nano's checkpoint: a safetensors file in Hugging Face's layout, 214 MB, decompressed anew by each call.
 ///
 /// # Errors
-/// A damaged file, which only a broken build can hold.
+/// [`io::ErrorKind::OutOfMemory`] where there is not so much memory; a damaged file, which only a broken build can hold.
 pub fn nano_checkpoint() -> io::Result<Vec<u8>> {
     let mut decoder = StreamingDecoder::new(COMPRESSED).map_err(io::Error::other)?;
     let size = usize::try_from(decoder.decoder.content_size()).map_err(io::Error::other)?;
-    let mut file = Vec::with_capacity(size);
+    let mut file = Vec::new();
+    file.try_reserve_exact(size).map_err(|_| {
+        let why = format!("nano's weights need {} MB of memory", size.div_ceil(1_000_000));
+        io::Error::new(io::ErrorKind::OutOfMemory, why)
+    })?;
     decoder.read_to_end(&mut file)?;
     if file.len() != size {
         return Err(io::Error::other(format!("{} bytes of {size}", file.len())));
