@@ -374,5 +374,9 @@ mod tests {
         ] {
             assert!(!plain(involved.clone()), "{involved}");
         }
+        // Their automata may be large however short they are, so all are tried out.
+        for text in [Constraint::Regex("a".into()), Constraint::Grammar("start: \"a\"".into())] {
+            assert_eq!(check(&text), Ok(Effort::Involved));
+        }
     }
 }

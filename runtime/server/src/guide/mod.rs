@@ -17,6 +17,8 @@ mod mask_clock;
 mod quoted;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turn_tests;
 mod vocabulary;
 
 use std::collections::VecDeque;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::constraint::Constraint;
 use super::*;
 
-const WORDS: usize = vocabulary::VOCABULARY.div_ceil(32);
+pub(super) const WORDS: usize = vocabulary::VOCABULARY.div_ceil(32);
 
 /// Samples allowed tokens until the turn ends or `most` are written. It favours what ends things, so that texts end.
 fn write(rules: Rules, prefill: &[u32], seed: u64, most: usize) -> Vec<u32> {
@@ -71,7 +71,7 @@ fn schema_of(schema: Value) -> Compiled {
     compile(&Constraint::Schema { schema, lenient: false }).expect("a good schema")
 }
 
-fn shared() -> Option<Arc<Compiled>> {
+pub(super) fn shared() -> Option<Arc<Compiled>> {
     Some(Arc::new(formed()))
 }
 
@@ -79,7 +79,7 @@ fn formed() -> Compiled {
     schema_of(schema())
 }
 
-fn may(guide: &mut Guide, mask: &mut [u32]) -> bool {
+pub(super) fn may(guide: &mut Guide, mask: &mut [u32]) -> bool {
     guide.mask(mask).expect("a form that can be followed")
 }
 

@@ -1,0 +1,68 @@
+//! Turns token by token: what a guide forces, spelt out, and how much it lets be written.
+
+use std::sync::Arc;
+
+use ossmith_harmony::{encode, special};
+
+use super::tests::{WORDS, may, shared};
+use super::{CallRule, Guide, Rules, begin_channel, bits, next_message, vocabulary};
+
+#[test]
+fn a_forced_call_begins_with_these_tokens() {
+    let call =
+        CallRule { recipient: "functions.trip".to_owned(), arguments: shared(), built_in: false };
+    let rules = Rules { thinking: Some(0), calls: vec![call], must_call: true, ..Rules::default() };
+    let (mut guide, mut mask) = (Guide::new(Arc::new(rules), &[]), vec![0; WORDS]);
+    let mut written = Vec::new();
+    while written.last() != Some(&200_008) {
+        assert!(may(&mut guide, &mut mask));
+        let allowed: Vec<u32> =
+            (0..vocabulary::VOCABULARY as u32).filter(|&id| bits::get(&mask, id)).collect();
+        assert_eq!(allowed.len(), 1, "a choice after {written:?}");
+        written.extend(&allowed);
+        guide.accept(allowed[0]);
+    }
+    // ` to=functions.trip<|channel|>commentary <|constrain|>json<|message|>`
+    let mut wanted = encode(" to=functions.trip");
+    wanted.push(200_005);
+    wanted.extend(encode("commentary "));
+    wanted.push(200_003);
+    wanted.extend(encode("json"));
+    wanted.push(200_008);
+    assert_eq!(written, wanted);
+}
+
+#[test]
+fn reasoning_is_never_longer_than_its_budget() {
+    let (word, mut mask) = (encode(" so")[0], vec![0; WORDS]);
+    for budget in [1_usize, 2, 7, 40] {
+        for first in [0, 1, budget / 2, budget] {
+            let rules = Rules { thinking: Some(budget), answer: shared(), ..Rules::default() };
+            let mut guide = Guide::new(Arc::new(rules), &begin_channel("analysis"));
+            let (mut written, mut messages) = (0, 1);
+            // A message of so many tokens, and then as much as is allowed.
+            'turn: loop {
+                assert!(may(&mut guide, &mut mask));
+                if bits::get(&mask, word) && (messages > 1 || written < first) {
+                    guide.accept(word);
+                    written += 1;
+                    assert!(written <= budget, "{written} of {budget} tokens");
+                    continue;
+                }
+                assert!(bits::get(&mask, special::END));
+                for token in
+                    [vec![special::END], next_message().into(), begin_channel("analysis")].concat()
+                {
+                    may(&mut guide, &mut mask);
+                    if !bits::get(&mask, token) {
+                        break 'turn;
+                    }
+                    guide.accept(token);
+                }
+                messages += 1;
+            }
+            // The end of each message counts as well.
+            assert!(written + messages >= budget, "{written} of {budget} tokens");
+        }
+    }
+}
