@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::step_plan::StepPlan;
 
-/// Prompt tokens of a step at least, so that a prompt goes on however slow the machine is.
-const LEAST_TOKENS: usize = 16;
+/// Prompt tokens of a step at least, so that a prompt goes on however slow the machine is. Fewer take as long in a long
+/// context, where reading the keys is most of the work.
+const LEAST_TOKENS: usize = 8;
 /// The weight of what was measured before.
 const KEPT: f64 = 0.75;
 /// A machine with other work may stop for a while, so one measurement counts as at most this many times the mean.
@@ -43,7 +44,7 @@ impl PromptPace {
         let tokens: usize = prompts.map(|entry| entry.tokens).sum();
         if tokens == 0 {
             mean(&mut self.step, seconds);
-        } else if tokens >= LEAST_TOKENS / 2 {
+        } else if tokens >= LEAST_TOKENS {
             let beside = if plan.entries.len() > 1 { self.step.unwrap_or(0.0) } else { 0.0 };
             mean(&mut self.token, (seconds - beside).max(seconds / 4.0) / tokens as f64);
         }

@@ -14,6 +14,8 @@ use super::view::AttentionView;
 /// The largest number of tokens of a task. With more, tiles would be read less often from memory, but there would be few
 /// tasks.
 const MAX_TASK_TOKENS: usize = 16;
+/// Tokens of a task below which it takes about as long as with one: it waits for the keys, which all its tokens share.
+const FEW_TOKENS: usize = 8;
 
 /// One layer's attention.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +55,13 @@ impl Attention<'_> {
         });
     }
 
-    /// Every token at every head, once. A task has several tokens only if there are enough tasks for all threads.
+    /// Every token at every head, once. A task has several tokens only if there are enough tasks for all threads: several
+    /// for each thread, or one where tasks would else have so few tokens that reading the keys is most of their work.
     fn tasks<'a>(&self, batch: &Batch, out: &'a mut [f32]) -> Vec<Task<'a>> {
         let heads = self.spec.kv_heads;
-        let enough = 4 * rayon::current_num_threads();
-        let task_tokens = (batch.rows.len() * heads / enough).clamp(1, MAX_TASK_TOKENS);
+        let per_thread = batch.rows.len() * heads / rayon::current_num_threads();
+        let task_tokens =
+            (per_thread / 4).max(per_thread.min(FEW_TOKENS)).clamp(1, MAX_TASK_TOKENS);
         let mut tasks: Vec<Task<'a>> = Vec::new();
         let mut row = 0;
         let mut outs = out.chunks_mut(self.spec.gqa_ratio() * self.spec.head_dim);
