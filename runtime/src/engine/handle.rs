@@ -24,6 +24,7 @@ use super::metrics::EngineMetrics;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
 use super::validate::{check_adapter, validate};
 use crate::error::panic_message;
+use crate::priority::run_promptly;
 use crate::{Checkpoint, Error, Limits, Result};
 
 /// Time that commands take between two steps, if more of them wait: each new choice copies its prompt, and a thousand of them
@@ -92,7 +93,10 @@ impl EngineHandle {
         let (handle, worker) = parts(engine);
         let thread = std::thread::Builder::new()
             .name("ossmith-engine".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                run_promptly();
+                worker.run();
+            })
             .map_err(|error| Error::device("start the engine's thread", error))?;
         *lock(&handle.shared.thread) = Some(thread);
         Ok(handle)

@@ -2,12 +2,14 @@
 //! a mask leaves one token, the thread goes on with the mask after it: what is forced comes with the first mask that leaves
 //! a choice.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod jobs;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use jobs::Jobs;
 
 use super::mask::{Allowed, MaskSource, TokenMask};
 use super::validate::ValidatedRequest;
@@ -21,9 +23,9 @@ const MAX_THREADS: usize = 32;
 /// How long a wait for masks keeps its core before it sleeps: most masks take less than waking up would add.
 const SPIN: Duration = Duration::from_micros(100);
 
-/// How much the threads yield to those of steps, where steps are computed on the same cores: a mask is due when a step is over
-/// and its cores are free, and one that takes longer than that must not slow the steps of others.
-const NICENESS: i32 = 5;
+/// A sample whose last mask took no longer than this is quick: steps wait for its masks, and a thread of their own computes
+/// them where the others are at work on slow ones.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// A sample's grammar and the words that it wrote last.
 pub(super) struct MaskState {
@@ -181,42 +183,11 @@ impl SampleMask {
     }
 }
 
-/// A mask to compute. Those whose sample has taken the least time come first, then the oldest.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Job {
-    order: Reverse<(u64, u64)>,
-    cell: ByAddress,
-}
-
-/// Cells are equal if they are the same, and have no order.
-struct ByAddress(Arc<MaskCell>);
-
-impl PartialEq for ByAddress {
-    fn eq(&self, other: &ByAddress) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+impl MaskCell {
+    fn is_quick(&self) -> bool {
+        let last = self.last.load(Ordering::Relaxed);
+        last > 0 && u128::from(last) <= QUICK.as_micros()
     }
-}
-
-impl Eq for ByAddress {}
-
-impl PartialOrd for ByAddress {
-    fn partial_cmp(&self, other: &ByAddress) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ByAddress {
-    fn cmp(&self, _: &ByAddress) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
-}
-
-#[derive(Default)]
-struct Jobs {
-    heap: BinaryHeap<Job>,
-    next: u64,
-    /// The engine is gone.
-    ended: bool,
 }
 
 #[derive(Default)]
@@ -224,6 +195,8 @@ struct Shared {
     jobs: Mutex<Jobs>,
     /// A job was added, or the engine is gone.
     work: Condvar,
+    /// The same for the thread that does only quick ones.
+    quick_work: Condvar,
     /// Held for a moment by whoever finishes a mask, so that no notification is lost.
     finishing: Mutex<()>,
     finished: Condvar,
@@ -303,12 +276,12 @@ impl MaskThreads {
             fill(&mask.0);
             return;
         }
-        let mut jobs = lock(&self.shared.jobs);
-        jobs.next += 1;
-        let order = Reverse((mask.0.spent.load(Ordering::Relaxed), jobs.next));
-        jobs.heap.push(Job { order, cell: ByAddress(Arc::clone(&mask.0)) });
-        drop(jobs);
+        let quick = mask.0.is_quick();
+        lock(&self.shared.jobs).push(Arc::clone(&mask.0), quick);
         self.shared.work.notify_one();
+        if quick {
+            self.shared.quick_work.notify_one();
+        }
     }
 
     /// Frees the masks of samples that have ended, on the threads that compute masks: a grammar may take so much memory
@@ -320,9 +293,7 @@ impl MaskThreads {
         let mut jobs = lock(&self.shared.jobs);
         for SampleMask(cell) in ended {
             cell.ended.store(true, Ordering::Relaxed);
-            jobs.next += 1;
-            let order = Reverse((cell.spent.load(Ordering::Relaxed), jobs.next));
-            jobs.heap.push(Job { order, cell: ByAddress(cell) });
+            jobs.push(cell, false);
             self.shared.work.notify_one();
         }
     }
@@ -357,36 +328,44 @@ impl Drop for MaskThreads {
     fn drop(&mut self) {
         lock(&self.shared.jobs).ended = true;
         self.shared.work.notify_all();
+        self.shared.quick_work.notify_all();
     }
 }
 
 /// Starts the threads: as many as cores, because a step of constrained samples waits for all of their masks, and two at
-/// least, so that one grammar never delays all others. Returns how many there are.
+/// least, so that one grammar never delays all others; and one more for quick masks. All but that one yield to the threads of
+/// steps, where steps are computed on the same cores: a mask that takes long must not slow the steps of others. Returns how
+/// many there are.
 fn start(shared: &Arc<Shared>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let spawn = |_: &usize| {
+    let spawn = |number: &usize| {
+        let only_quick = *number == 0;
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("ossmith-masks".to_owned());
         let started = thread.spawn(move || {
-            yield_to_others(NICENESS);
-            shared.run();
+            if !only_quick {
+                yield_to_others();
+            }
+            shared.run(only_quick);
         });
         started
             .inspect_err(|why| tracing::error!(%why, "a thread for masks cannot be started"))
             .is_ok()
     };
-    (0..cores.clamp(2, MAX_THREADS)).filter(spawn).count()
+    // The one for quick masks does not do the work of the others.
+    (0..=cores.clamp(2, MAX_THREADS)).filter(spawn).filter(|number| *number > 0).count()
 }
 
 impl Shared {
-    fn run(&self) {
+    fn run(&self, only_quick: bool) {
+        let work = if only_quick { &self.quick_work } else { &self.work };
         let mut jobs = lock(&self.jobs);
         loop {
             if jobs.ended {
                 return;
             }
-            let Some(job) = jobs.heap.pop() else {
-                jobs = self.work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            let Some(job) = jobs.pop(only_quick) else {
+                jobs = work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(jobs);
@@ -408,7 +387,7 @@ fn fill(cell: &MaskCell) {
     lock(&cell.state).fill();
     let taken = begin.elapsed().as_micros() as u64;
     cell.spent.fetch_add(taken, Ordering::Relaxed);
-    cell.last.store(taken, Ordering::Relaxed);
+    cell.last.store(taken.max(1), Ordering::Relaxed);
     cell.ready.store(true, Ordering::Release);
 }
 
@@ -516,15 +495,52 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_grammar_that_was_late_is_not_waited_for_again() {
-        let time = Duration::from_millis(20);
-        let source: Arc<dyn MaskSource> = Arc::new(Sleepy(time));
+    fn mask_of(source: impl MaskSource + 'static) -> SampleMask {
         let limits = Limits { max_sequences: 1, max_step_tokens: 16, pages: 4 };
         let request = Request::new(vec![1, 2], Default::default());
         let request = validate(RequestId(0), request, &SPEC, &limits, Instant::now());
-        let request = Arc::new(request.expect("a request"));
-        let mask = SampleMask::new(&source, 0, SPEC.vocab, &request);
+        let source: Arc<dyn MaskSource> = Arc::new(source);
+        SampleMask::new(&source, 0, SPEC.vocab, &Arc::new(request.expect("a request")))
+    }
+
+    /// Waits until somebody opens.
+    #[derive(Clone, Default)]
+    struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+    impl MaskSource for Gate {
+        fn start(&self, _: usize) -> Box<dyn TokenMask> {
+            Box::new(self.clone())
+        }
+    }
+
+    impl TokenMask for Gate {
+        fn fill(&mut self, _: &[u32], _: &mut [u32]) -> Result<Allowed, String> {
+            let (open, opened) = &*self.0;
+            drop(opened.wait_while(lock(open), |open| !*open));
+            Ok(Allowed::All)
+        }
+    }
+
+    #[test]
+    fn slow_masks_hold_up_no_quick_one() {
+        let (mut threads, gate) = (MaskThreads::default(), Gate::default());
+        let slow: Vec<SampleMask> = (0..MAX_THREADS).map(|_| mask_of(gate.clone())).collect();
+        slow.iter().for_each(|mask| threads.compute(mask, &[], 0));
+        let quick = mask_of(Sleepy(Duration::ZERO));
+        quick.0.last.store(1, Ordering::Relaxed);
+        threads.compute(&quick, &[], 0);
+        threads.wait(std::slice::from_ref(&quick), true, Duration::from_secs(300));
+        assert!(quick.is_ready() && !slow.iter().any(SampleMask::is_ready));
+        *lock(&gate.0.0) = true;
+        gate.0.1.notify_all();
+        threads.wait(&slow, true, Duration::from_secs(300));
+        assert!(slow.iter().all(SampleMask::is_ready));
+    }
+
+    #[test]
+    fn a_grammar_that_was_late_is_not_waited_for_again() {
+        let time = Duration::from_millis(20);
+        let mask = mask_of(Sleepy(time));
         assert!(mask.is_likely_within(Duration::ZERO), "nothing is known of it yet");
         fill(&mask.0);
         assert!(!mask.is_likely_within(time / 2));

@@ -100,6 +100,7 @@ fn unsafe_code_has_its_places() {
         "runtime/src/backend/cpu/simd",
         "runtime/src/checkpoint/",
         "runtime/src/allocator.rs",
+        "runtime/src/priority.rs",
     ];
     let attributes = ["allow", "expect"].map(|how| format!("{how}(unsafe_code"));
     let mut offences = Vec::new();
@@ -110,7 +111,7 @@ fn unsafe_code_has_its_places() {
         }
     }
     expect_none(
-        "unsafe code outside the CUDA backend, SIMD, the checkpoint's memory map and the allocator",
+        "unsafe code outside the CUDA backend, SIMD, the checkpoint's memory map, the allocator and the priority of threads",
         &offences,
     );
 }

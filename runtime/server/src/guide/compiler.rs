@@ -16,9 +16,9 @@ use super::cache::{self, Cache, Key, Outcome};
 use super::constraint::Constraint;
 use super::fair_queue::FairQueue;
 use super::grammar::{self, Compiled, STACK_BYTES};
-use super::helper::{GrammarHelper, Helper, INVOLVED_NICENESS, Trial};
+use super::helper::{GrammarHelper, Helper, Trial};
 use super::limits::{self, Effort};
-use super::vocabulary;
+use super::{mask_clock, vocabulary};
 use crate::error::{ApiError, Result as ApiResult};
 use crate::memory;
 use crate::tenant::Tenant;
@@ -34,9 +34,6 @@ const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone, on a machine that has more to do than
 /// it can.
 const ABANDON: Duration = Duration::from_secs(300);
-/// How much a thread that compiles a plain grammar yields to steps and to the threads that serve, as `nice` counts it: it gets
-/// a quarter of a core that others want as well.
-const PLAIN_NICENESS: i32 = 5;
 /// How often a thread without work looks for grammars that nobody wants any more.
 const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.
@@ -278,6 +275,7 @@ impl Shared {
         if std::mem::replace(&mut queues.started, true) {
             return;
         }
+        mask_clock::start();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spawn = |name: &str, work: fn(&Shared)| {
             let shared = Arc::clone(self);
@@ -327,7 +325,7 @@ impl Shared {
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
         let _ = vocabulary::factory();
         while let Some(job) = self.next(|queues| &mut queues.plain) {
-            self.compile(job, 0, PLAIN_NICENESS);
+            self.compile(job, 0);
         }
     }
 
@@ -343,7 +341,7 @@ impl Shared {
             }
             let Some(job) = self.next(|queues| &mut queues.involved) else { return };
             if self.helper.is_none() {
-                self.compile(job, 0, INVOLVED_NICENESS);
+                self.compile(job, 0);
                 continue;
             }
             let Some(mut ready) = helper.take() else {
@@ -367,7 +365,7 @@ impl Shared {
                         let why = "the grammars of other requests take too much memory now";
                         job.answer(Err(Refusal::Unavailable(why.to_owned())));
                     } else {
-                        self.compile(job, bytes, INVOLVED_NICENESS);
+                        self.compile(job, bytes);
                     }
                 }
                 Trial::Refused { why, cpu } => {
@@ -387,14 +385,14 @@ impl Shared {
     }
 
     /// Compiles in this process, on a thread that is left alone if it takes far longer than it can. `bytes` is the memory
-    /// that a trial showed; the thread yields to others by `niceness`.
-    fn compile(&self, job: Job, bytes: u64, niceness: i32) {
+    /// that a trial showed.
+    fn compile(&self, job: Job, bytes: u64) {
         let text = job.constraint.text_bytes() as u64;
         let bytes = LEAST_BYTES + bytes.max(text * BYTES_OF_TEXT);
         let (sender, outcomes) = sync_channel(1);
         let constraint = Arc::clone(&job.constraint);
         let work = move || {
-            ossmith::unstable::yield_to_others(niceness);
+            ossmith::unstable::yield_to_others();
             // Who gave up waiting needs no answer.
             let _ = sender.send(grammar::compile(&constraint));
         };

@@ -27,14 +27,11 @@ pub struct GrammarHelper {
     pub arguments: Vec<OsString>,
 }
 
-/// How much helpers yield to others, and threads that compile what was tried out, as `nice` counts it: they get a sixth of a
-/// core that others want as well.
-pub(super) const INVOLVED_NICENESS: i32 = 7;
 /// Memory that compiling one grammar may take.
 const MAX_MEMORY_BYTES: u64 = 128 << 20;
 /// How much longer than its budget of processor time a question may take by the clock: the machine may be busy, and a helper
 /// yields to all others.
-const CLOCK_FACTOR: u32 = 60;
+const CLOCK_FACTOR: u32 = 150;
 /// Memory that a helper may keep of what it has tried out. Above it a fresh one takes its place, because what the next
 /// grammar takes would not show.
 const MAX_KEPT_BYTES: u64 = 8 << 20;
@@ -246,7 +243,7 @@ pub fn grammar_helper() -> Result<(), String> {
     let answers = std::thread::Builder::new()
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            ossmith::unstable::yield_to_others(INVOLVED_NICENESS);
+            ossmith::unstable::yield_to_others();
             answer_all(&inbox, &at_work)
         })
         .map_err(|why| format!("no thread can be started: {why}"))?;

@@ -9,8 +9,8 @@ use llguidance::CancellationHandle;
 
 /// Processor time of one mask.
 pub(super) const MASK_CPU: Duration = Duration::from_millis(200);
-/// Time of one mask by the clock, for a machine that has more to do than it can.
-const MASK_TIME: Duration = Duration::from_secs(5);
+/// Time of one mask by the clock, for a machine that has more to do than it can: a mask yields to steps.
+const MASK_TIME: Duration = Duration::from_secs(30);
 /// How often masks are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// Ticks without a mask after which the thread sleeps.
@@ -39,6 +39,12 @@ struct State {
 struct Clock {
     state: Mutex<State>,
     work: Condvar,
+}
+
+/// Starts the thread, if it does not run yet. The first who watches a mask would start it as well, but threads for masks
+/// yield to others, and so would what they start.
+pub(super) fn start() {
+    clock();
 }
 
 /// Ends the watch when it is dropped.

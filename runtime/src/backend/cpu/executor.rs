@@ -21,6 +21,7 @@ use super::values::Values;
 use super::weights::{self, Rows, Weights};
 use super::{scalar, simd};
 use crate::backend::DenseWeights;
+use crate::priority::run_promptly;
 use crate::{Checkpoint, Error, Result};
 
 /// A model with its weights and threads, or one rank's part of it, ready to run nodes.
@@ -99,6 +100,7 @@ impl Executor {
                 Shard::WHOLE => format!("ossmith-cpu-{index}"),
                 Shard { rank, .. } => format!("ossmith-cpu-{rank}-{index}"),
             })
+            .start_handler(|_| run_promptly())
             .build()
             .map_err(|error| Error::device("start CPU threads", error))?;
         let q8 = match dense {
