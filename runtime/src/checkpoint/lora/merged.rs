@@ -73,22 +73,27 @@ impl WeightSource for MergedWeights {
     }
 
     fn make(&self, info: &WeightInfo, layer: usize) -> Result<Made, String> {
+        let parts = self.parts(info.weight, layer);
+        let is_expert = matches!(info.weight, Weight::GateUp | Weight::Down);
+        if parts.is_empty() && !is_expert {
+            return self.inner.make(info, layer);
+        }
         let made;
         let (tensor, from) = match self.inner.stored(info.weight, layer) {
             Some(stored) => (stored, "bf16"),
             None => {
-                let dtype = self.inner.merge_dtype(info, layer);
-                made = self.inner.make(&WeightInfo { dtype, ..*info }, layer)?;
+                let dtype = match parts.is_empty() {
+                    true => info.dtype,
+                    false => self.inner.merge_dtype(info, layer),
+                };
+                let whole = self.inner.make(&WeightInfo { dtype, ..*info }, layer)?;
+                if parts.is_empty() && !self.quantises(info.weight, &whole.tensor.as_tensor()) {
+                    return Ok(whole);
+                }
+                made = whole;
                 (made.tensor.as_tensor(), made.from)
             }
         };
-        let parts = self.parts(info.weight, layer);
-        let quantises = self.quantises(info.weight, &tensor);
-        let is_expert = matches!(info.weight, Weight::GateUp | Weight::Down);
-        if parts.is_empty() && !quantises {
-            // Only what the inner source makes comes here.
-            return self.inner.make(info, layer);
-        }
         let (matrices, rows, k) = info.matrices();
         let from = if parts.is_empty() { from } else { "the merged adapters" };
         let values = MergedRows { tensor, parts, matrices, rows, k };

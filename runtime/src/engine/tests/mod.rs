@@ -13,6 +13,7 @@ mod settings;
 mod simulation;
 mod soak;
 mod traffic;
+mod weights;
 
 use super::Engine;
 use super::options::Policy;
