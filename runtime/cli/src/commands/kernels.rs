@@ -1,10 +1,10 @@
 //! `ossmith kernels`: what runs, what is fused, what it costs, what may be tuned, and the text of it.
 
+mod compile;
 mod space;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::Context;
 use ossmith::unstable::cuda::nvrtc::{self, Cubin};
@@ -41,7 +41,7 @@ enum What {
     /// Write every kernel and header to a folder, to read or to edit (see OSSMITH_KERNELS), with a manifest of the model.
     Emit(Emit),
     /// Compile every kernel of a device into the cubin cache; needs NVRTC but no GPU.
-    Compile(Compile),
+    Compile(compile::Compile),
 }
 
 impl Args {
@@ -292,7 +292,7 @@ struct List {
 impl List {
     fn run(self) -> anyhow::Result<()> {
         let model = &self.target.model(&self.model)?;
-        let (cubins, _) = compiled(model, &self.target)?;
+        let (cubins, _) = compiled(&CubinCache::of_user()?, model, &self.target)?;
         if self.json {
             let kernels: Vec<Value> = model
                 .launched()
@@ -346,9 +346,12 @@ impl List {
     }
 }
 
-fn compiled(model: &Model, target: &Target) -> anyhow::Result<(Vec<Cubin>, usize)> {
+fn compiled(
+    cache: &CubinCache,
+    model: &Model,
+    target: &Target,
+) -> anyhow::Result<(Vec<Cubin>, usize)> {
     let mut bars = Bars::new();
-    let cache = CubinCache::of_user()?;
     let (cubins, cache_use) = cache.units(model, target.compute()?, &mut |at| bars.show(at))?;
     bars.finish();
     Ok((cubins, cache_use.misses))
@@ -481,59 +484,6 @@ impl Emit {
             model.spec.name,
             self.out.display(),
             self.out.display()
-        );
-        Ok(())
-    }
-}
-
-/// Makes the folder, and a file in it for a moment.
-fn try_writing(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let file = folder.join(format!("try.tmp{}", std::process::id()));
-    std::fs::write(&file, "")?;
-    std::fs::remove_file(file)
-}
-
-#[derive(Debug, clap::Args)]
-struct Compile {
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    target: Target,
-}
-
-impl Compile {
-    fn run(self) -> anyhow::Result<()> {
-        let model = &self.target.model(&self.model)?;
-        let cache = CubinCache::of_user()?;
-        let folder = cache.folder();
-        // Filling the cache is all this command is for, so a cache that cannot be written is an error here.
-        try_writing(folder).map_err(|why| {
-            let message = format!("cannot write to the kernel cache {}: {why}", folder.display());
-            fail(message, "set OSSMITH_CACHE to a folder that can be written")
-        })?;
-        let begin = Instant::now();
-        let model_compute = self.target.compute()?;
-        let (mut cubins, mut compiled_now) = compiled(model, &self.target)?;
-        // Which of an architecture's profiles the device has is known when a model is loaded there.
-        if self.target.gpu.is_none() && self.target.schedule.schedule.is_none() {
-            for tuned in model.tuned.iter().filter(|tuned| tuned.arch.compute == model_compute) {
-                let (more, now) =
-                    compiled(&model.for_arch(&tuned.arch).on(model_compute), &self.target)?;
-                let added = more.into_iter().filter(|cubin| !cubins.contains(cubin));
-                let added: Vec<Cubin> = added.collect();
-                cubins.extend(added);
-                compiled_now += now;
-            }
-        }
-        note!(
-            "{} kernels of {} for {}: {compiled_now} compiled, {} already in {}, {:.2} s",
-            cubins.len(),
-            model.spec.name,
-            nvrtc::target(model_compute),
-            cubins.len() - compiled_now,
-            folder.display(),
-            begin.elapsed().as_secs_f64()
         );
         Ok(())
     }

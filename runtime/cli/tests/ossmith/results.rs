@@ -279,3 +279,42 @@ fn kernels_are_listed_as_json_and_written_as_cubins() {
     ossmith(&["report", "--from", &file, "--out", &page]).assert().success();
     assert!(read(&page).contains("Resources of kernels"));
 }
+
+#[test]
+fn a_bundle_of_kernels_needs_no_nvrtc_where_it_is_read() {
+    if !has_nvrtc("kernels in a bundle") {
+        return;
+    }
+    let folder = Folder::tiny();
+    let (model, cache) = (folder.path(""), folder.path("cache"));
+    let bundle = folder.path("kernels.bundle");
+    let compile =
+        ["kernels", "compile", "--model", &model, "--bundle", &bundle, "--profiles", "h200"];
+    ossmith(&compile).env("OSSMITH_CACHE", &cache).assert().success();
+    let list = |bundle: &str, model: &str| {
+        ossmith(&["kernels", "list", "--model", model, "--gpu", "h200"])
+            .env("OSSMITH_NVRTC", "/nonexistent")
+            .env("OSSMITH_CACHE", "/nonexistent")
+            .env("OSSMITH_BUNDLE", bundle)
+            .output()
+            .unwrap()
+    };
+    let read = list(&bundle, &model);
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    let compiled = ossmith(&["kernels", "list", "--model", &model, "--gpu", "h200"])
+        .env("OSSMITH_CACHE", &cache)
+        .output()
+        .unwrap();
+    assert_eq!(read.stdout, compiled.stdout);
+    // Another model's kernels have other constants.
+    let other = Folder::with(&json!({"vocab_size": 640}));
+    for (bundle, model, want) in [
+        (&bundle, &other.path(""), "does not have this text of the kernel"),
+        (&folder.path("config.json"), &model, "no bundle of kernels"),
+    ] {
+        let refused = list(bundle, model);
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(want), "{stderr}");
+    }
+}

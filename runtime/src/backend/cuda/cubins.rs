@@ -7,17 +7,21 @@
 //!
 //! Each file is written whole or not at all (a temporary file, renamed into place), the sidecar last. It has a checksum
 //! of both files: a corrupt or incomplete entry is compiled again. NVRTC is not needed for cubins from the cache.
+//!
+//! Where a bundle is named ([`super::bundle`]), all cubins come from it, and nothing is compiled.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use ossmith_plan::{Model, Unit};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::bundle::Bundle;
 use super::limits;
 use super::nvrtc::{self, Cubin, Resources};
 use super::sources::{self, Sources};
+use super::whole_file::write_whole;
 use crate::backend::Progress;
 use crate::{Error, Result};
 
@@ -34,14 +38,30 @@ pub struct CacheUse {
 #[derive(Clone, Debug)]
 pub struct CubinCache {
     folder: PathBuf,
+    /// What is read instead of the folder.
+    bundle: Option<Arc<Bundle>>,
 }
 
 impl CubinCache {
+    /// The user's bundle (`OSSMITH_BUNDLE`), if there is one, over the user's cache.
+    ///
+    /// # Errors
+    /// Those of [`Bundle::open`]; without a bundle, as [`CubinCache::folder_of_user`].
+    pub fn of_user() -> Result<CubinCache> {
+        match Bundle::of_user()? {
+            // A machine with a bundle needs no place to write to.
+            Some(bundle) => {
+                Ok(CubinCache { folder: PathBuf::new(), bundle: Some(Arc::new(bundle)) })
+            }
+            None => CubinCache::folder_of_user(),
+        }
+    }
+
     /// The user's cache: `OSSMITH_CACHE`, else `$XDG_CACHE_HOME/ossmith`, else `~/.cache/ossmith`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if none of these is set.
-    pub fn of_user() -> Result<CubinCache> {
+    pub fn folder_of_user() -> Result<CubinCache> {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let folder = set("OSSMITH_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("ossmith")))
@@ -58,7 +78,7 @@ impl CubinCache {
     /// A cache in this folder, made when first written to.
     #[must_use]
     pub fn at(folder: PathBuf) -> CubinCache {
-        CubinCache { folder }
+        CubinCache { folder, bundle: None }
     }
 
     /// Where it is.
@@ -81,6 +101,23 @@ impl CubinCache {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<Cubin>, CacheUse)> {
         self.some(model, &model.launched(), compute, progress)
+    }
+
+    /// The same with the name of each unit's entry, as a bundle has it.
+    ///
+    /// # Errors
+    /// As [`CubinCache::units`].
+    pub fn named_units(
+        &self,
+        model: &Model,
+        compute: (i32, i32),
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<(String, Cubin)>> {
+        let (units, sources) = (model.launched(), Sources::of(model)?);
+        let (target, version) = (nvrtc::target(compute), Some(nvrtc::version()?));
+        let (cubins, _) = self.some_of(model, &units, &sources, compute, progress)?;
+        let name = |unit: &Unit| self.entry(&sources, unit, &target, version).name();
+        Ok(units.into_iter().map(name).zip(cubins).collect())
     }
 
     /// The same for some units of a model.
@@ -106,11 +143,20 @@ impl CubinCache {
         compute: (i32, i32),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<Cubin>, CacheUse)> {
-        let version = nvrtc::version().ok();
+        let version = match &self.bundle {
+            Some(bundle) => Some(bundle.nvrtc()),
+            None => nvrtc::version().ok(),
+        };
         let total = units.len() as u64;
         let target = nvrtc::target(compute);
         let entries: Vec<Entry> =
             units.iter().map(|unit| self.entry(sources, unit, &target, version)).collect();
+        if let Some(bundle) = &self.bundle {
+            let packed = |entry: &Entry| bundle.cubin(&entry.name(), &entry.unit, &target);
+            let cubins = entries.iter().map(packed).collect::<Result<Vec<Cubin>>>()?;
+            check_limits(model, compute, units, &cubins)?;
+            return Ok((cubins, CacheUse { hits: units.len(), misses: 0 }));
+        }
         let mut cubins: Vec<Option<Cubin>> = entries.iter().map(Entry::read).collect();
         let hits = cubins.iter().flatten().count();
         progress(Progress { stage: "compile kernels", done: hits as u64, total });
@@ -132,10 +178,7 @@ impl CubinCache {
         }
         progress(Progress { stage: "compile kernels", done: total, total });
         let cubins: Vec<Cubin> = cubins.into_iter().flatten().collect();
-        let resources = units.iter().copied().zip(cubins.iter().map(|cubin| cubin.resources));
-        for warning in limits::check(model, compute, resources)? {
-            tracing::warn!("{warning}");
-        }
+        check_limits(model, compute, units, &cubins)?;
         Ok((cubins, CacheUse { hits, misses: missing.len() }))
     }
 
@@ -168,6 +211,20 @@ impl CubinCache {
             options,
         }
     }
+}
+
+/// Logs kernels that take more than planned, and refuses those that the device cannot launch.
+fn check_limits(
+    model: &Model,
+    compute: (i32, i32),
+    units: &[&'static Unit],
+    cubins: &[Cubin],
+) -> Result<()> {
+    let resources = units.iter().copied().zip(cubins.iter().map(|cubin| cubin.resources));
+    for warning in limits::check(model, compute, resources)? {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 /// The NVRTC that cubins shipped with a release come from.
@@ -224,6 +281,11 @@ impl Sidecar {
 }
 
 impl Entry {
+    /// Its name, which has a hash of all that decides its content.
+    fn name(&self) -> String {
+        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn sidecar(&self) -> PathBuf {
         self.path.with_extension("json")
     }
@@ -251,27 +313,6 @@ impl Entry {
         write_whole(&self.path, &cubin.image)?;
         write_whole(&self.sidecar(), Sidecar::new(self, cubin).text().as_bytes())
     }
-}
-
-/// Writes a file whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    // Ranks of one process may write the same entry at once.
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let write = WRITES.fetch_add(1, Ordering::Relaxed);
-    name.push(format!(".tmp{}-{write}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = std::fs::File::create(&temporary).and_then(|mut file| {
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()
-    });
-    let renamed = written.and_then(|()| std::fs::rename(&temporary, path));
-    if renamed.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    renamed
 }
 
 #[cfg(test)]
@@ -428,6 +469,45 @@ mod tests {
             cache.entry(&sources, unit, "sm_90a", None),
             cache.entry(&sources, unit, "sm_90a", Some(SHIPPED_NVRTC))
         );
+    }
+
+    #[test]
+    fn a_bundle_is_read_without_nvrtc_and_what_it_lacks_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("kernels");
+        let sources = Sources::of(MODEL).expect("the model's own text");
+        let cache = CubinCache::at(folder.path().to_owned());
+        // As if another NVRTC than any here had compiled them.
+        let version = (13, 77);
+        let cubin = |registers: u8| Cubin {
+            image: vec![registers; 100],
+            resources: Resources { registers: u32::from(registers), ..Resources::default() },
+        };
+        let launched = MODEL.on((9, 0)).launched();
+        let name = |unit: &&Unit| cache.entry(&sources, unit, "sm_90a", Some(version)).name();
+        let all: std::collections::BTreeMap<String, Cubin> =
+            launched.iter().map(name).zip((1..64).cycle().map(cubin)).collect();
+        let over = |path: &Path| {
+            let bundle = Some(Arc::new(Bundle::open(path).expect("a bundle")));
+            CubinCache { folder: PathBuf::new(), bundle }
+        };
+        Bundle::write(&file, version, &all).expect("a written bundle");
+        let (found, cache_use) =
+            over(&file).units(&MODEL.on((9, 0)), (9, 0), &mut |_| {}).expect("all kernels");
+        assert_eq!(cache_use, CacheUse { hits: launched.len(), misses: 0 });
+        for (unit, cubin) in launched.iter().zip(&found) {
+            assert_eq!(all.get(&name(unit)), Some(cubin), "{}", unit.name);
+        }
+        let mut fewer = all;
+        fewer.remove(&name(&unit(MODEL, "rmsnorm")));
+        Bundle::write(&file, version, &fewer).expect("a written bundle");
+        let error = over(&file).units(&MODEL.on((9, 0)), (9, 0), &mut |_| {}).expect_err("a gap");
+        let error = error.to_string();
+        assert!(error.contains("does not have the kernel rmsnorm for sm_90a"), "{error}");
+        // A model whose kernels have another text.
+        let other = ossmith_models::GPT_OSS_120B.on((9, 0));
+        let error = over(&file).units(&other, (9, 0), &mut |_| {}).expect_err("another model");
+        assert!(error.to_string().contains("does not have th"), "{error}");
     }
 
     /// With NVRTC: what is kept is what NVRTC made, and a disassembler opens it.

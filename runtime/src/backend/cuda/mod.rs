@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "driver calls; each block says what it relies on")]
 
 pub mod bench;
+mod bundle;
 mod cache;
 pub mod check;
 mod clock;
@@ -39,6 +40,7 @@ mod stamps;
 mod synthetic_inputs;
 pub mod trace;
 mod weights;
+mod whole_file;
 mod workspace;
 
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +50,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
 use ossmith_plan::Model;
 use ossmith_plan::params::NOTHING_SAMPLED;
 
+pub use bundle::Bundle;
 pub use cubins::{CacheUse, CubinCache};
 pub use device::{DeviceInfo, device_count, probe};
 pub use kernels::Kernels;
