@@ -419,28 +419,26 @@ impl Worker {
 
     /// Finishes the steps in flight and delivers their events.
     fn drain(&mut self) -> Option<End> {
-        let events = match self.engine.drain() {
-            Ok(events) => events,
-            Err(error) => return Some(End::Failed(error.to_string())),
-        };
-        self.publish_metrics();
-        self.deliver(events);
-        self.engine.failure().map(|reason| End::Failed(reason.to_owned()))
+        match self.engine.drain() {
+            Ok(events) => self.publish(events),
+            Err(error) => Some(End::Failed(error.to_string())),
+        }
     }
 
     /// Makes a step and delivers its events; while steps are paused, ends what has reached its deadline.
     pub(super) fn step(&mut self) -> Option<End> {
         if self.shared.paused.load(Ordering::Acquire) {
             let events = self.engine.expire();
-            self.publish_metrics();
-            self.deliver(events);
-            return None;
+            return self.publish(events);
         }
-        let events = match self.engine.step() {
-            Ok(events) => events,
-            Err(error) => return Some(End::Failed(error.to_string())),
-        };
-        // A reader of an event finds it counted, and after the end that a failure brings, the engine closed.
+        match self.engine.step() {
+            Ok(events) => self.publish(events),
+            Err(error) => Some(End::Failed(error.to_string())),
+        }
+    }
+
+    /// Delivers events. Their readers find them counted and, after the end that a failure brings, the engine closed.
+    fn publish(&mut self, events: Vec<TokenEvent>) -> Option<End> {
         self.publish_metrics();
         let end = self.engine.failure().map(|reason| End::Failed(reason.to_owned()));
         if end.is_some() {
