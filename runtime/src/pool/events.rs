@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct PoolEvents {
     samples: Vec<Option<Chain>>,
     /// What is placed again if the engine fails; `None` once an event has been read.
     request: Option<Request>,
+    /// It is not placed again, because nobody wants it any more.
+    cancelled: AtomicBool,
 }
 
 impl PoolEvents {
@@ -37,7 +40,8 @@ impl PoolEvents {
         request: Request,
     ) -> PoolEvents {
         let samples = vec![Some(prompt.chain.clone()); request.params.n];
-        PoolEvents { shared, engine, inner, prompt, samples, request: Some(request) }
+        let cancelled = AtomicBool::new(false);
+        PoolEvents { shared, engine, inner, prompt, samples, request: Some(request), cancelled }
     }
 
     /// Which engine has the request.
@@ -54,6 +58,7 @@ impl PoolEvents {
 
     /// Ends the request within a step; its samples end with [`FinishReason::Cancelled`].
     pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
         self.inner.cancel();
     }
 
@@ -101,7 +106,9 @@ impl PoolEvents {
         if let Some(FinishReason::Failed(reason)) = &event.finish
             && self.shared.has_failed(self.engine)
         {
-            if let Some(request) = self.request.take() {
+            if let Some(request) = self.request.take()
+                && !self.cancelled.load(Ordering::Relaxed)
+            {
                 tracing::info!(
                     engine = self.engine,
                     "a request is placed again: its engine has failed"

@@ -156,6 +156,20 @@ fn a_request_is_placed_again_if_its_engine_fails_before_an_event_was_read() {
 }
 
 #[test]
+fn a_request_that_was_cancelled_is_not_placed_again() {
+    let pool = pool(&[Some((Fault::FailsAtCollect, 0)), None], LIMITS, Policy::default());
+    let events = pool.submit(request(30, 0, 20)).unwrap();
+    assert!(soon(|| pool.engines()[0].closed().is_some()));
+    events.cancel();
+    let (tokens, finish) = read(events);
+    let failed =
+        matches!(&finish, Some(FinishReason::Failed(why)) if why.contains("of 2 has failed"));
+    assert!(tokens.is_empty() && failed, "{finish:?}");
+    assert_eq!(pool.engines()[1].metrics().requests, 0);
+    assert_eq!(pool.shared.loads().samples(), 0);
+}
+
+#[test]
 fn a_request_of_which_something_was_read_ends_with_its_engine() {
     // Its reader is slow, so the engine waits for it after the first tokens.
     let policy = Policy { event_capacity: 2, ..Policy::default() };
