@@ -69,6 +69,12 @@ impl Request {
         }
     }
 
+    /// The scope of its cached prefixes: of its salt and its adapter.
+    pub(crate) fn prefix_scope(&self) -> u64 {
+        let salt = self.cache_salt;
+        self.adapter.as_ref().map_or(salt, |adapter| adapter.cache_salt(salt))
+    }
+
     /// Sets [`Request::detokenizer`].
     #[must_use]
     pub fn with_detokenizer(mut self, detokenizer: impl Detokenizer + 'static) -> Request {

@@ -34,7 +34,7 @@ pub(super) struct ValidatedRequest {
     pub(super) deadline: Option<Instant>,
     pub(super) detokenizer: Option<Arc<dyn Detokenizer>>,
     pub(super) mask: Option<Arc<dyn MaskSource>>,
-    /// The scope of its cached prefixes: of its salt and its adapter.
+    /// [`Request::prefix_scope`].
     pub(super) salt: u64,
     pub(super) adapter: Option<Arc<Adapter>>,
     pub(super) claimant: Claimant,
@@ -78,6 +78,7 @@ pub(super) fn validate(
     limits: &Limits,
     now: Instant,
 ) -> Result<ValidatedRequest> {
+    let salt = request.prefix_scope();
     let Request {
         prompt,
         params,
@@ -85,7 +86,7 @@ pub(super) fn validate(
         deadline,
         detokenizer,
         mask,
-        cache_salt,
+        cache_salt: _,
         tenant,
         group,
         adapter,
@@ -114,7 +115,7 @@ pub(super) fn validate(
         deadline,
         detokenizer,
         mask,
-        salt: adapter.as_ref().map_or(cache_salt, |adapter| adapter.cache_salt(cache_salt)),
+        salt,
         adapter,
         claimant: Claimant { tenant, group: group.map_or(Group::Alone(id), Group::Shared) },
         arrived: now,

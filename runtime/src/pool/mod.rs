@@ -166,7 +166,7 @@ impl Shared {
     /// Gives a request to the best engine that takes it. A request that was `admitted` before is not refused because others
     /// wait, unless every engine refuses it.
     fn place(self: Arc<Shared>, request: Request, admitted: bool) -> Result<PoolEvents> {
-        let chain = Chain::new(&self.hasher, request.cache_salt);
+        let chain = Chain::new(&self.hasher, request.prefix_scope());
         let prompt = Prompt::new(chain, &request.prompt);
         let samples = request.params.n;
         let (mut tried, mut refusal) = (Vec::new(), None);

@@ -26,9 +26,9 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// The start of all sequences of a salt.
-    pub(super) fn new(hasher: &RandomState, salt: u64) -> Chain {
-        Chain { hasher: hasher.clone(), last: hasher.hash_one(salt), tail: Vec::new() }
+    /// The start of all sequences of a scope of prefixes.
+    pub(super) fn new(hasher: &RandomState, scope: u64) -> Chain {
+        Chain { hasher: hasher.clone(), last: hasher.hash_one(scope), tail: Vec::new() }
     }
 
     /// Adds a token, and returns the name of the block that it completes.
