@@ -38,7 +38,8 @@ impl ScheduleArgs {
         })
     }
 
-    /// The model as a profile runs it, with the file's values; the model itself if neither a file is named nor its shadow left out.
+    /// The model as a profile runs it, with the file's values; the model itself if neither a file is named nor its shadow left
+    /// out.
     pub(crate) fn apply(
         &self,
         model: &'static Model,

@@ -4,9 +4,10 @@
 //! the oldest step in flight, *postprocess* turns its result into events. [`Engine::generate`] and
 //! [`Engine::stream`] drive it for the caller; [`EngineHandle`] puts it on a thread of its own, for servers.
 //!
-//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`fairness`] who goes first, [`waiting`] the queue, [`results`] what its output means,
-//! [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`] the sampling on the host, [`constrained`] the
-//! samples with masks, which [`mask_threads`] computes, [`text`] tokens to text. The engine knows no tokenizer and no HTTP.
+//! [`scheduler`] holds the samples that wait and run, [`batch`] the policy of a step, [`fairness`] who goes first, [`waiting`]
+//! the queue, [`results`] what its output means, [`pages`] and [`snapshots`] the cache and its prefixes, [`host_sampling`]
+//! the sampling on the host, [`constrained`] the samples with masks, which [`mask_threads`] computes, [`text`] tokens to
+//! text, [`weights`] weights that change. The engine knows no tokenizer and no HTTP.
 
 mod admission;
 #[cfg(test)]

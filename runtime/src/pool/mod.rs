@@ -30,8 +30,8 @@ use placement::{Chain, Loads, Prompt};
 /// that runs or waits there, are fewest. So a conversation comes back to the engine that has its pages unless that is much
 /// busier; a prefix of fewer than 256 tokens counts for nothing. It stays at that engine to its end.
 ///
-/// An engine that fails ends its requests, except those of which no event was read and that were not cancelled: they are placed
-/// again. The other engines go on, and the log names the failure once.
+/// An engine that fails ends its requests, except those of which no event was read and that were not cancelled: they are
+/// placed again. The other engines go on, and the log names the failure once.
 #[derive(Clone, Debug)]
 pub struct EnginePool {
     shared: Arc<Shared>,

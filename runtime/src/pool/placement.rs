@@ -2,8 +2,9 @@
 //!
 //! An engine's place costs the prompt tokens that it would have to read, and [`SAMPLE_TOKENS`] for every sample that it has
 //! already. A prefix of fewer tokens than that counts for nothing: the few that all prompts begin with would keep all of a
-//! light load at one engine, and the caches of the others empty. What it would not have to read is estimated: the pool keeps a hash of each block of tokens that it has sent to an
-//! engine or seen come back, as many as the engine has pages, and forgets the least recently used first, as the engine does.
+//! light load at one engine, and the caches of the others empty. What it would not have to read is estimated: the pool keeps
+//! a hash of each block of tokens that it has sent to an engine or seen come back, as many as the engine has pages, and
+//! forgets the least recently used first, as the engine does.
 //! A wrong estimate costs time and changes no token.
 
 use std::collections::hash_map::RandomState;

@@ -1,6 +1,6 @@
 //! The seam between HTTP and what generates tokens: one generation as a request, its tokens as a stream of events, and the
-//! trait that the engine ([`EngineBackend`]), several of them ([`PoolBackend`]) and the scripted backend ([`crate::stub`]) implement. Settings, events and
-//! counts are the engine's own types. Nothing here knows HTTP or text.
+//! trait that the engine ([`EngineBackend`]), several of them ([`PoolBackend`]) and the scripted backend ([`crate::stub`])
+//! implement. Settings, events and counts are the engine's own types. Nothing here knows HTTP or text.
 
 mod engine;
 mod pool;

@@ -1,5 +1,5 @@
-//! What the engines count. Where there are several, each value has the label `engine`, as vLLM writes it, and a sum over the label
-//! is the server's.
+//! What the engines count. Where there are several, each value has the label `engine`, as vLLM writes it, and a sum over the
+//! label is the server's.
 
 use ossmith::{EngineMetrics, PAGE_TOKENS};
 

@@ -1,5 +1,5 @@
-//! Loading and unloading LoRA adapters while the server runs, by vLLM's routes. They read folders of this machine, so they are the
-//! operator's.
+//! Loading and unloading LoRA adapters while the server runs, by vLLM's routes. They read folders of this machine, so they
+//! are the operator's.
 
 use std::path::PathBuf;
 use std::sync::Arc;

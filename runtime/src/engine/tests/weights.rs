@@ -28,7 +28,7 @@ fn paused_steps_wait_and_deadlines_do_not() {
     let weights = Arc::new(Checkpoint::synthetic(ossmith_models::NANO, 1));
     let refused = handle.replace_weights(weights.clone());
     assert!(matches!(refused, Err(Error::InvalidOption { option: "weights", .. })), "{refused:?}");
-    // What runs is finished before it is paused.
+    // A request that a pause interrupts goes on.
     let running = handle.submit(request(3)).unwrap();
     handle.pause_steps().unwrap();
     handle.resume_steps().unwrap();
