@@ -32,7 +32,8 @@ JSON (--output-json to a file, --json to the terminal), one object:
   elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second
   and besides: output_tokens_per_second, model, backend, engines, metrics (of all engines), memory (of one)
 Memory:
-  weights, pages, rings, snapshots, workspace, graphs, total   the budget before loading, in bytes
+  weights, shadow_head, pages, rings, snapshots, workspace, sampling, graphs, total
+                                    the budget before loading, in bytes
   available, taken                  what was free then, and how much less was free after the run
 Metrics:
   steps, mean_step_s, mean_host_s   steps, and how long one and the host's work for it took
