@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use ossmith_plan::{DType, Weight, WeightInfo};
 
@@ -34,8 +35,8 @@ pub(super) trait WeightSource: fmt::Debug + Send + Sync {
         info.dtype
     }
 
-    /// The files that the weights are in.
-    fn files(&self) -> Vec<&Path>;
+    /// What the weights are made of, for telling one conversion from another: files ([`file_identity`]) or a seed.
+    fn identity(&self) -> Vec<String>;
 
     /// What the files hold and the model does without, where other programs would use it: a sentence each.
     fn notes(&self) -> &[String] {
@@ -47,6 +48,15 @@ pub(super) trait WeightSource: fmt::Debug + Send + Sync {
     fn has_bf16_experts(&self) -> bool {
         false
     }
+}
+
+/// A file's name, size and time of change.
+pub(super) fn file_identity(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let Ok(found) = path.metadata() else { return name.into_owned() };
+    let changed = found.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let nanoseconds = changed.map_or(0, |at| at.as_nanos());
+    format!("{name}, {} bytes, changed at {nanoseconds} ns", found.len())
 }
 
 /// A weight that was made, and what that cost in precision.

@@ -13,7 +13,7 @@ use super::lookup::{Place, Problem, Stored};
 use super::names::{Arrangement, Form, Layout, forms};
 use super::options::{CheckpointOptions, ExpertStorage};
 use super::safetensors_file::TensorFile;
-use super::source::{Made, WeightSource};
+use super::source::{Made, WeightSource, file_identity};
 use super::tensor::{OwnedTensor, Tensor};
 use super::{convert, weight_index};
 use crate::{Error, Result};
@@ -153,8 +153,8 @@ impl WeightSource for StoredWeights {
         Ok(Made { tensor, from: first.coding.name(), error })
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.files.iter().map(|file| file.path.as_path()).collect()
+    fn identity(&self) -> Vec<String> {
+        self.files.iter().map(|file| file_identity(&file.path)).collect()
     }
 
     fn notes(&self) -> &[String] {

@@ -7,8 +7,6 @@
 //! Streams: a bf16 tensor is one stream, an MXFP4 tensor two (codes and scales). Index counts elements of the
 //! whole tensor (`[matrices, rows, k]` flattened; for scales, blocks of 32 of it); q, k and v are one tensor.
 
-use std::path::Path;
-
 use ossmith_plan::{DType, Weight, WeightInfo};
 use ossmith_scalar::{mix_word, random_word, synthetic_bf16, synthetic_scale};
 use rayon::prelude::*;
@@ -126,8 +124,8 @@ impl WeightSource for SyntheticWeights {
         None
     }
 
-    fn files(&self) -> Vec<&Path> {
-        Vec::new()
+    fn identity(&self) -> Vec<String> {
+        vec![format!("{:?}", self.0)]
     }
 
     fn make(&self, info: &WeightInfo, layer: usize) -> std::result::Result<Made, String> {

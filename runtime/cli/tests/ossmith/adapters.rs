@@ -130,6 +130,25 @@ fn requests_name_adapters_and_the_operator_changes_them() {
 }
 
 #[test]
+fn a_conversion_goes_on_with_the_same_weights_and_adapters_only() {
+    let folder = Folder::tiny();
+    let a = adapter(&folder, "a", 0.3);
+    let convert = |extra: &[&str]| -> Vec<String> {
+        let (model, out, lora) = (folder.synthetic(), folder.path("out"), format!("a={a}"));
+        let all = ["convert", &model, &out, "--lora", &lora];
+        all.iter().chain(extra).map(|word| (*word).to_owned()).collect()
+    };
+    let words = convert(&[]);
+    ossmith(&words.iter().map(String::as_str).collect::<Vec<_>>()).assert().success();
+    refuses(&convert(&["--weights-seed", "1"]), 1, &["records another conversion"]);
+    let config = Path::new(&a).join("adapter_config.json");
+    let text =
+        fs::read_to_string(&config).unwrap().replace("\"lora_alpha\":4", "\"lora_alpha\":16");
+    fs::write(&config, text).unwrap();
+    refuses(&words, 1, &["records another conversion"]);
+}
+
+#[test]
 fn adapters_that_cannot_be_served_are_refused_at_the_start() {
     let folder = Folder::tiny();
     let a = adapter(&folder, "a", 0.3);

@@ -11,7 +11,6 @@ mod record;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use ossmith_plan::{ModelSpec, Weight};
 use serde_json::json;
@@ -74,7 +73,7 @@ impl Checkpoint {
             weights.retain(|weight| weight.info.weight != Weight::Unembedding);
         }
         let shards = layout::shards(weights, options.shard_bytes);
-        let mut record = Record::new(self.identity(), &shards);
+        let mut record = Record::new(self.source.identity(), &shards);
         let folder = Folder::open(options.folder)?;
         record.resume(&folder)?;
         let kept = record.verify(&folder)?;
@@ -191,21 +190,6 @@ impl Checkpoint {
             (Tensor::Bf16 { parts: a }, Tensor::Bf16 { parts: b }) if a.len() == b.len() => a == b,
             _ => bytes(&embedding) == bytes(&unembedding),
         })
-    }
-
-    /// What the weights are, for telling one export from another: each file's name, size and time of change.
-    fn identity(&self) -> Vec<String> {
-        if let Some(kind) = self.synthetic {
-            return vec![format!("{kind:?}")];
-        }
-        let of_file = |path: &Path| {
-            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            let Ok(found) = path.metadata() else { return name.into_owned() };
-            let changed = found.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-            let nanoseconds = changed.map_or(0, |at| at.as_nanos());
-            format!("{name}, {} bytes, changed at {nanoseconds} ns", found.len())
-        };
-        self.source.files().into_iter().map(of_file).collect()
     }
 }
 

@@ -3,14 +3,13 @@
 //! or quantised to MXFP4 where the model has experts in it.
 
 use std::ops::Range;
-use std::path::Path;
 
 use ossmith_plan::{DType, Graph, ModelSpec, Weight, WeightInfo};
 use rayon::prelude::*;
 
 use super::super::convert::{AddedError, MatrixValues, to_bf16, to_mxfp4};
 use super::super::mxfp4::BLOCK;
-use super::super::source::{Made, WeightSource};
+use super::super::source::{Made, WeightSource, file_identity};
 use super::super::tensor::{OwnedTensor, Tensor};
 use super::super::weight_index;
 use super::types::{self, BlockType, Coding};
@@ -94,8 +93,8 @@ impl WeightSource for GgufWeights {
         if exact { info.dtype } else { DType::Bf16 }
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.gguf.files.iter().map(|file| file.path.as_path()).collect()
+    fn identity(&self) -> Vec<String> {
+        self.gguf.files.iter().map(|file| file_identity(&file.path)).collect()
     }
 
     fn q8_0(&self, weight: Weight, layer: usize) -> Option<Vec<&[u8]>> {

@@ -2,7 +2,6 @@
 //! once; all others are as they were.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use ossmith_plan::{DType, Weight, WeightInfo};
@@ -10,7 +9,7 @@ use ossmith_plan::{DType, Weight, WeightInfo};
 use super::super::convert::{self, MatrixValues};
 use super::super::mxfp4::BLOCK;
 use super::super::options::ExpertStorage;
-use super::super::source::{Made, WeightSource};
+use super::super::source::{Made, WeightSource, file_identity};
 use super::super::tensor::Tensor;
 use super::{Adapter, AdapterPart};
 
@@ -63,9 +62,10 @@ impl WeightSource for MergedWeights {
         self.inner.stored(weight, layer).filter(|tensor| !self.quantises(weight, tensor))
     }
 
-    fn files(&self) -> Vec<&Path> {
-        let of_adapters = self.adapters.iter().map(|adapter| adapter.weights.as_path());
-        self.inner.files().into_iter().chain(of_adapters).collect()
+    fn identity(&self) -> Vec<String> {
+        let files = self.adapters.iter().flat_map(|adapter| &adapter.files);
+        let of_adapters = files.map(|path| file_identity(path));
+        self.inner.identity().into_iter().chain(of_adapters).collect()
     }
 
     fn q8_0(&self, weight: Weight, layer: usize) -> Option<Vec<&[u8]>> {

@@ -91,8 +91,8 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 pub struct Adapter {
     name: String,
     folder: PathBuf,
-    /// The file of its matrices.
-    weights: PathBuf,
+    /// Its configuration, which has the scales, and its matrices.
+    files: [PathBuf; 2],
     /// Distinguishes it from every other adapter of this process.
     id: u64,
     spec: ModelSpec,
@@ -165,7 +165,7 @@ impl Adapter {
         let mut adapter = Adapter {
             name: name.to_owned(),
             folder: folder.to_owned(),
-            weights: file.path.clone(),
+            files: [config_path.to_owned(), file.path.clone()],
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             spec: *spec,
             base: config.base.clone(),
