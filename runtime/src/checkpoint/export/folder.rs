@@ -38,6 +38,16 @@ impl Folder {
         self.path.join(name)
     }
 
+    /// Where a file is until it is whole.
+    fn partial(&self, name: &str) -> PathBuf {
+        self.path(&format!(".{name}.partial"))
+    }
+
+    /// Removes what an interrupted run left of a file; a link is not followed.
+    pub(super) fn remove_partial(&self, name: &str) {
+        let _ = fs::remove_file(self.partial(name));
+    }
+
     /// Refuses a folder with anything in it.
     pub(super) fn require_empty(&self) -> Result<()> {
         let failed = |source| self.failed("list", source);
@@ -128,9 +138,8 @@ pub(super) struct NewFile<'a> {
 
 impl NewFile<'_> {
     pub(super) fn create<'a>(folder: &'a Folder, name: &str) -> Result<NewFile<'a>> {
-        let (path, partial) = (folder.path(name), folder.path(&format!(".{name}.partial")));
-        // What is left of an interrupted run; a link is not followed.
-        let _ = fs::remove_file(&partial);
+        let (path, partial) = (folder.path(name), folder.partial(name));
+        folder.remove_partial(name);
         let file = File::create_new(&partial).map_err(|source| Error::File {
             action: "write",
             path: partial.clone(),

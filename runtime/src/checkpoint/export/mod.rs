@@ -77,6 +77,8 @@ impl Checkpoint {
         let folder = Folder::open(options.folder)?;
         record.resume(&folder)?;
         let kept = record.verify(&folder)?;
+        // What an interrupted run left takes room that the whole files need.
+        shards.iter().for_each(|shard| folder.remove_partial(&shard.name));
         let missing: u64 =
             shards.iter().filter(|shard| !record.has(&shard.name)).map(Shard::file_bytes).sum();
         folder.require(missing)?;

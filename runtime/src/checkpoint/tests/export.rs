@@ -92,7 +92,9 @@ fn an_interrupted_export_goes_on_where_it_stopped() {
     assert!(done > 0 && !kept.is_empty() && kept.len() < first.shards, "{first:?}");
     assert!(open(folder.path()).is_err(), "a part is no checkpoint");
     // What a killed process leaves behind.
-    write(folder.path(), ".model-00002-of-00003.safetensors.partial", b"half");
+    let (next, all) = (kept.len() + 1, first.shards);
+    let left = format!(".model-{next:05}-of-{all:05}.safetensors.partial");
+    write(folder.path(), &left, b"half");
     let inodes = || -> Vec<u64> {
         kept.iter()
             .map(|name| fs::metadata(folder.path().join(name)).expect("a file").ino())
@@ -101,6 +103,7 @@ fn an_interrupted_export_goes_on_where_it_stopped() {
     let before = inodes();
     let second = export(&source, folder.path(), None).expect("the rest");
     assert!(second.complete && second.kept == kept.len(), "{second:?}");
+    assert!(!names(folder.path()).contains(&left), "{left} is still there");
     assert_eq!(inodes(), before, "finished files are kept");
     assert!(tensors(folder.path()) == tensors(whole.path()), "tensors differ");
     // A third call finds all of it, and the reports are the same.
