@@ -395,7 +395,10 @@ impl Worker {
             Command::Pause(paused, reply) => {
                 self.shared.paused.store(paused, Ordering::Release);
                 let end = if paused { self.drain() } else { None };
-                let _ = reply.send(());
+                // Without a reply the caller finds why the engine has ended.
+                if end.is_none() {
+                    let _ = reply.send(());
+                }
                 return end;
             }
             Command::Weights(job) => {
