@@ -32,6 +32,11 @@ impl Engine {
         let chunk = self.check_logits(prompt, options)?;
         // Pages are used from the first one on, whatever they held.
         self.reset_prefix_cache();
+        // The slot may have the adapter of the last request in it.
+        self.backend.set_adapter(0, None)?;
+        if let Some(known) = self.slot_adapters.first_mut() {
+            *known = 0;
+        }
         let pages: Vec<u32> = (0..self.limits.pages as u32).collect();
         for start in (0..prompt.len()).step_by(chunk) {
             let end = prompt.len().min(start + chunk);

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use ossmith::unstable::Backend;
 use ossmith::unstable::cpu::{CpuBackend, Executor};
 use ossmith::unstable::export::ExportOptions;
+use ossmith::unstable::{Backend, LogitsOptions};
 use ossmith::{
     Adapter, Checkpoint, CheckpointOptions, Device, Engine, EngineHandle, EngineOptions,
     ExpertStorage, Request, SamplingParams,
@@ -170,6 +170,23 @@ fn one_engine(what: &str, loaded: &Loaded, out: &Path, adapters: &[Arc<Adapter>]
         let answer = together.complete(vec![request(adapter)]).expect("an answer").remove(0);
         assert_eq!(answer.prompt.cached_tokens, cached, "{what}");
     }
+    // Logits of a prompt are the model's own, whatever the slot's last request had.
+    let logits = |engine: &mut Engine| {
+        let mut all: Vec<f32> = Vec::new();
+        engine
+            .logits(&prompt, LogitsOptions::default(), &mut |_, output| {
+                all.extend(output.logits.concat());
+                Ok(())
+            })
+            .expect("logits");
+        all
+    };
+    let mut used = engine();
+    used.complete(vec![request(&wanted[1])]).expect("an answer");
+    while !used.is_idle() {
+        used.step().expect("a step");
+    }
+    assert!(logits(&mut used) == logits(&mut engine()), "{what}: an adapter was left in its slot");
 }
 
 /// Weights that are replaced while a request runs: it goes on to its end, and what comes after computes with the new weights and
