@@ -78,12 +78,13 @@ impl BlockWriter {
     /// The message as it is now.
     pub(super) fn message(&self) -> Value {
         let (stop_reason, stop_sequence) = self.stop();
+        let adapter = self.request.turn.options.adapter.as_ref();
         json!({
             "id": self.request.id,
             "type": "message",
             "role": "assistant",
-            // The model that answers, whatever name it was called by.
-            "model": self.app.config.name(),
+            // The model or adapter that answers, whatever name it was called by.
+            "model": adapter.map_or(self.app.config.name(), |adapter| adapter.name()),
             "content": self.content,
             "stop_reason": stop_reason,
             "stop_sequence": stop_sequence,
