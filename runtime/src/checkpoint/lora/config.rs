@@ -1,6 +1,6 @@
 //! `adapter_config.json`: rank and scale of each module, and what makes an adapter more than plain LoRA.
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 type Read<T> = Result<T, String>;
@@ -159,7 +159,7 @@ fn of_pattern<T: Copy + PartialEq>(
     patterns: &[(Regex, T)],
     module: &str,
 ) -> Read<Option<T>> {
-    let mut matching = patterns.iter().filter(|(pattern, _)| pattern.is_match(module));
+    let mut matching = patterns.iter().filter(|(pattern, _)| pattern.is_match(module.as_bytes()));
     let Some(&(_, value)) = matching.next() else { return Ok(None) };
     if matching.any(|&(_, other)| other != value) {
         return Err(format!(
@@ -252,6 +252,8 @@ impl Fields<'_> {
             let name = format!("{field}[{key:?}]");
             let regex = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{key})$"))
                 .size_limit(PATTERN_BYTES)
+                // Names are ASCII, and `\d` must not depend on whether the build has tables of Unicode.
+                .unicode(false)
                 .build()
                 .map_err(|_| format!("{name} is no regular expression that is read here"))?;
             Ok((regex, read(&name, value)?))

@@ -45,6 +45,10 @@ fn a_good_adapter_has_its_rank_and_scale() {
     assert_eq!(adapter.parts(Weight::Down, 0).len(), 3);
     assert_eq!(adapter.parts_of(Weight::Down, 0, 2).len(), 1);
     assert!(adapter.parts(Weight::Qkv, 1).is_empty());
+    let mut matched = config();
+    matched["r"] = 7.into();
+    matched["rank_pattern"] = json!({r"layers\.\d+\.(self_attn\.\w+|mlp\..*)": 2});
+    assert_eq!(read(&matched, &good()).expect("an adapter").rank(), 2);
     let mut rooted = config();
     rooted["use_rslora"] = true.into();
     let adapter = read(&rooted, &good()).expect("an adapter");
