@@ -1,5 +1,5 @@
-//! The weights of a checkpoint with adapters added to them. A weight that an adapter changes is decoded, added to, and rounded
-//! once; all others are as they were.
+//! The weights of a checkpoint with adapters added to them. A weight that an adapter changes is decoded, to bf16 where it is
+//! stored neither in that nor in MXFP4, added to, and rounded once; all others are as they were.
 
 use std::ops::Range;
 use std::sync::Arc;
