@@ -337,13 +337,20 @@ impl Engine {
     }
 }
 
-/// Gives the slots of a plan the adapters of its samples, where they have others.
+/// Gives the slots of a plan the adapters of its samples, where they have others, and takes those of free slots, so that one
+/// that was unloaded does not stay in memory.
 fn give_adapters(
     backend: &mut dyn Backend,
     scheduler: &Scheduler,
     plan: &StepPlan,
     slots: &mut [u64],
 ) -> Result<()> {
+    for &seq_slot in &scheduler.free_seq_slots {
+        if let Some(known) = slots.get_mut(seq_slot).filter(|known| **known != 0) {
+            backend.set_adapter(seq_slot, None)?;
+            *known = 0;
+        }
+    }
     for entry in &plan.entries {
         let Some(sample) = scheduler.samples.get(&entry.key) else { continue };
         let adapter = &sample.request.adapter;
