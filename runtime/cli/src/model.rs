@@ -134,12 +134,13 @@ pub(crate) struct ModelArgs {
 pub(crate) struct Chosen {
     pub(crate) model: &'static Model,
     pub(crate) checkpoint: Arc<Checkpoint>,
+    is_random: bool,
 }
 
 impl Chosen {
-    /// Whether the weights are random, so that answers mean nothing.
+    /// Whether the weights are random, with adapters added to them or not, so that answers mean nothing.
     pub(crate) fn is_random(&self) -> bool {
-        self.checkpoint.synthetic_seed().is_some()
+        self.is_random
     }
 
     /// Prints a warning on standard error if the weights are random.
@@ -165,11 +166,12 @@ impl ModelArgs {
     /// Finds the model and opens its weights.
     pub(crate) fn choose(&self) -> anyhow::Result<Chosen> {
         let (model, checkpoint) = self.open()?;
+        let is_random = checkpoint.synthetic_seed().is_some();
         let checkpoint = self.merge(model, checkpoint)?;
         for sentence in checkpoint.notes() {
             note!("{}: {sentence}", self.model);
         }
-        Ok(Chosen { model, checkpoint: Arc::new(checkpoint) })
+        Ok(Chosen { model, checkpoint: Arc::new(checkpoint), is_random })
     }
 
     /// The model alone, for commands that need no weights.

@@ -92,6 +92,7 @@ fn requests_name_adapters_and_the_operator_changes_them() {
     assert!(merged.status.success(), "{}", String::from_utf8_lossy(&merged.stderr));
     let merged: Value = serde_json::from_slice(&merged.stdout).unwrap();
     assert_eq!(merged["token_ids"][0], first[0]);
+    assert_eq!(merged["random_weights"], true);
 
     let (status, text) = load(json!({"lora_name": "second", "lora_path": b}), "wrong");
     assert_eq!(status, 401, "{text}");
