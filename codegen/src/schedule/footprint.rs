@@ -5,7 +5,7 @@ use ossmith_plan::facts::{PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
 use ossmith_plan::params::SampleRow;
 use ossmith_plan::{ModelSpec, TILE_K, TILE_ROWS};
 
-fn aligned(bytes: usize) -> usize {
+pub(super) fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(16)
 }
 

@@ -103,9 +103,11 @@ impl Gemv {
             grid: [grid, ONE, ONE],
             cluster: 1,
             threads: warps * 32,
-            shared_bytes: footprint::weight_stages(self.format, k_tiles, warps, stages)
-                + warps * self.partial_bytes
-                + self.other_bytes,
+            shared_bytes: footprint::aligned(
+                footprint::weight_stages(self.format, k_tiles, warps, stages)
+                    + warps * self.partial_bytes
+                    + self.other_bytes,
+            ),
             blocks_per_sm,
             constants,
             family: at.step.family,
