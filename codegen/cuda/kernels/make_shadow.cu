@@ -7,7 +7,8 @@
 // (tile/int8.cuh). A call reads 2 x rows x k bytes and writes half as many.
 #include "tile/int8.cuh"
 
-constexpr float kRoundUp = 1.001f, kLeast = 1e-30f;
+// kLeast is more than the norm of the elements whose squares are less than any float.
+constexpr float kRoundUp = 1.001f, kLeast = 1e-17f;
 
 // The largest of a quad's values.
 __device__ __forceinline__ float quad_max(float v) {

@@ -134,9 +134,10 @@ __device__ __forceinline__ RowState row_state(const Shared& shared, const Sample
     most = fmaxf(most, shared.largest[w][i]);
     squares += shared.squares[w][i], left_out += shared.left_out[w][i];
   }
-  constexpr float kRoundUp = 1.001f;
+  // kLeast is more than the norm of the elements whose squares are less than any float.
+  constexpr float kRoundUp = 1.001f, kLeast = 1e-17f;
   const bool usable = most > 1e-30f && most < 1e30f && squares < 1e30f;
-  const float inverse = shared.inverse_rms.per_token[i], norm = sqrtf(squares) * kRoundUp;
+  const float inverse = shared.inverse_rms.per_token[i], norm = sqrtf(squares) * kRoundUp + kLeast;
   RowState state;
   const u64 seed = static_cast<u64>(settings.seed_high) << 32 | settings.seed_low;
   state.noise_stream = noise_stream(seed, settings.position);
@@ -145,7 +146,8 @@ __device__ __forceinline__ RowState row_state(const Shared& shared, const Sample
   // Of a row that is not finite nothing is known.
   const bool known = squares < 1e30f && is_finite(inverse);
   state.norm = known ? norm * inverse * kRoundUp : -kMinusInfinity;
-  state.left_out = known ? (sqrtf(left_out) * kRoundUp + spec::kRounding * norm) * inverse * kRoundUp : -kMinusInfinity;
+  const float rest = sqrtf(left_out) * kRoundUp + kLeast + spec::kRounding * norm;
+  state.left_out = known ? rest * inverse * kRoundUp : -kMinusInfinity;
   if (!is_finite(state.scale)) state.scale = 0.0f;
   return state;
 }
@@ -156,8 +158,10 @@ struct UpperBounds {
 
   // Adds a token whose sum of steps is `steps`.
   __device__ __forceinline__ void add(Leader& leader, const RowState& row, ShadowRowBound bound, float steps, u32 token) {
-    const float approximate = steps * row.scale;
-    const float error = fmaf(row.norm, bound.error, row.left_out * bound.norm);
+    // Where a bound is infinite, the sum may be no number, which must not hide that nothing is known.
+    const bool known = is_finite(bound.error);
+    const float approximate = known ? steps * row.scale : 0.0f;
+    const float error = known ? fmaf(row.norm, bound.error, row.left_out * bound.norm) : -kMinusInfinity;
     logit = fmaxf(logit, approximate + error);
     leader.logit = fmaxf(leader.logit, approximate - error);
     leader.magnitude = fmaxf(leader.magnitude, fabsf(approximate) + error);

@@ -40,7 +40,8 @@ static_assert(sizeof(MakeShadow) == 32 && sizeof(MakeShadow::weight) == 8 &&
 // The kernel's body. What is above is decided by the plan and must match its launch.
 #include "tile/int8.cuh"
 
-constexpr float kRoundUp = 1.001f, kLeast = 1e-30f;
+// kLeast is more than the norm of the elements whose squares are less than any float.
+constexpr float kRoundUp = 1.001f, kLeast = 1e-17f;
 
 // The largest of a quad's values.
 __device__ __forceinline__ float quad_max(float v) {

@@ -111,7 +111,7 @@ impl Bench {
         let settings: Vec<[u32; SAMPLE_ROW_WORDS]> = (0..count)
             .map(|slot| {
                 let temperature =
-                    [0.0, 1.0, 1.0, 0.1, 0.7, 3.0, 100.0, 1e-6][random.next() as usize % 8];
+                    [0.0, 0.0, 1.0, 0.1, 0.7, 3.0, 100.0, 1e-6][random.next() as usize % 8];
                 let seed = random.next();
                 let config = SamplerConfig { temperature, seed, ..SamplerConfig::GREEDY };
                 sample_row(&RowSampling::from(config), random.next() as usize % 100_000, slot)
