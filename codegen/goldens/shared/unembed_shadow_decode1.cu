@@ -297,6 +297,7 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
   load_digits(x, shared, p);
   __syncthreads();
   if (threadIdx.x < p.count) shared.rows[threadIdx.x] = row_state(shared, p.sampling[threadIdx.x], threadIdx.x);
+  __syncthreads();  // a block without row tiles meets no other barrier before it reads them
   u32 parity = 0;
   for (u32 row_tile = blockIdx.x; row_tile < kRowTiles; row_tile += gridDim.x, parity ^= 1) {
     ShadowRowBound bounds[Pairs::kEach][2];
