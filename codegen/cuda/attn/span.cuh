@@ -37,8 +37,8 @@ struct KeyPages {
   static constexpr u32 kPages = ceil_div(kKeys, kPage);
   u32 page;
 
-  // Of the keys from `first_key` on, pages `first` to `last` of the sequence have what is seen. The others may belong to
-  // another sequence, whose values need not be finite, so one of these stands for them.
+  // Of the keys from `first_key` on, pages `first` to `last` of the sequence have what is seen. The others may belong
+  // to another sequence, whose values need not be finite, so one of these stands for them.
   __device__ __forceinline__ void look_up(const u32* table, u32 first_key, u32 first, u32 last) {
     const u32 index = first_key / kPage + lane_id() % kPages;
     page = table[kPages == 1 ? index : min(max(index, first), last)];
@@ -48,10 +48,12 @@ struct KeyPages {
   __device__ __forceinline__ u32 operator[](u32 n) const { return kPages == 1 ? page : __shfl_sync(~0u, page, n); }
 };
 
-// Copies kKeys keys and values of one head from pages that are smaller. `head(page)` is the offset of the head in a page.
+// Copies kKeys keys and values of one head from pages that are smaller. `head(page)` is the offset of the head in a
+// page.
 template <u32 kThreads, u32 kKeys, u32 kHeadDim, u32 kPage, class Head>
-__device__ __forceinline__ void fetch_pages(bf16* keys, bf16* values, const bf16* cached_keys, const bf16* cached_values,
-                                            u32 thread, const KeyPages<kKeys, kPage>& pages, Head head) {
+__device__ __forceinline__ void fetch_pages(bf16* keys, bf16* values, const bf16* cached_keys,
+                                            const bf16* cached_values, u32 thread,
+                                            const KeyPages<kKeys, kPage>& pages, Head head) {
   constexpr u32 kKeyVectors = kHeadDim / kVectorElements, kTokenVectors = kKeys / kVectorElements;
   static_assert(kKeys * kKeyVectors % kThreads == 0 && kThreads % kKeyVectors == 0 && kThreads % kTokenVectors == 0,
                 "every thread copies as many vectors, of one column");

@@ -1,7 +1,7 @@
 // One layer's key/value cache in pages: keys as [page][kv head][token][dim], values transposed as [page][kv
-// head][dim][token], so that attention loads both as matrix fragments with 16-byte loads. A page has kPageTokens tokens,
-// and in a sliding-window layer kSlidingPageTokens. A page table maps (sequence slot, position / tokens of a page) to a
-// page. In a sliding-window layer only the blocks of the step and of the windows before it have a page.
+// head][dim][token], so that attention loads both as matrix fragments with 16-byte loads. A page has kPageTokens
+// tokens, and in a sliding-window layer kSlidingPageTokens. A page table maps (sequence slot, position / tokens of a
+// page) to a page. In a sliding-window layer only the blocks of the step and of the windows before it have a page.
 #pragma once
 #include "facts.cuh"
 

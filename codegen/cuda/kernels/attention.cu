@@ -49,8 +49,8 @@ struct KvRange {
   }
 };
 
-// A warp's part of the spans, and the progress of their copies. In full layers, spans 2n and 2n + 1 of a sequence are the
-// halves of its n-th page; in sliding layers a span is several pages.
+// A warp's part of the spans, and the progress of their copies. In full layers, spans 2n and 2n + 1 of a sequence are
+// the halves of its n-th page; in sliding layers a span is several pages.
 struct WarpSpans {
   const Attention& p;
   const u32* table;           // the sequence's pages

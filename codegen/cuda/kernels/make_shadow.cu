@@ -1,7 +1,8 @@
 // The 8-bit shadow of a packed bf16 weight, and how far each row of it can lie from the row.
 //
-// A warp makes row tiles, which need not be whole at the end of K: padding is zero. `row_bounds` has for each row the norm of
-// what the codes leave out and the norm of the row, both rounded up; of a row that is not finite, the first is infinite.
+// A warp makes row tiles, which need not be whole at the end of K: padding is zero. `row_bounds` has for each row the
+// norm of what the codes leave out and the norm of the row, both rounded up; of a row that is not finite, the first is
+// infinite.
 //
 // Layouts: weight [row tile][tile] of rows by k, bf16 (tile/weights.cuh); shadow [row tile][tile] of the same in int8
 // (tile/int8.cuh). A call reads 2 x rows x k bytes and writes half as many.
@@ -54,7 +55,8 @@ struct ShadowRow {
 
   __device__ __forceinline__ ShadowRowBound bound() const {
     const bool all_finite = quad_sum(finite ? 0.0f : 1.0f) == 0.0f;
-    const float error = sqrtf(quad_sum(errors)) * kRoundUp + kLeast, norm = sqrtf(quad_sum(squares)) * kRoundUp + kLeast;
+    const float error = sqrtf(quad_sum(errors)) * kRoundUp + kLeast;
+    const float norm = sqrtf(quad_sum(squares)) * kRoundUp + kLeast;
     return {all_finite && is_finite(norm) ? error : -kMinusInfinity, all_finite ? norm + error : 1.0f};
   }
 };

@@ -1,14 +1,15 @@
 // Samples the next token of each row from the row tiles of the unembedding that can hold it, by the bounds of
-// unembed_shadow_decode.cu. Their logits are computed as unembed_decode.cu does, in the same order, so a token is the one
-// that is sampled from all logits: greedily, or by temperature alone.
+// unembed_shadow_decode.cu. Their logits are computed as unembed_decode.cu does, in the same order, so a token is the
+// one that is sampled from all logits: greedily, or by temperature alone.
 //
-// Each block computes the tiles among every gridDim.x-th that one of the rows needs. The last block to finish has all of
-// them: it finds the largest logit of each row, and then, at a temperature, the largest score with noise. Afterwards
+// Each block computes the tiles among every gridDim.x-th that one of the rows needs. The last block to finish has all
+// of them: it finds the largest logit of each row, and then, at a temperature, the largest score with noise. Afterwards
 // `lower_bounds`, `candidate_count` and `arrival_counter` are zero again.
 //
 // Layouts: as unembed_decode.cu and unembed_shadow_decode.cu; logits [count][vocab] float, of which the candidates' are
-// written; candidates [row tiles]; sampled [count]; last_sampled [sequence slots]. A call reads 2 x 16 x hidden bytes for
-// each tile that is needed: some dozens, unless logits lie so close together that the shadow cannot tell them apart.
+// written; candidates [row tiles]; sampled [count]; last_sampled [sequence slots]. A call reads 2 x 16 x hidden bytes
+// for each tile that is needed: some dozens, unless logits lie so close together that the shadow cannot tell them
+// apart.
 #include "facts.cuh"
 #include "ptx/launch.cuh"
 #include "sample/candidate.cuh"
@@ -33,8 +34,8 @@ static_assert(reserves<Shared>(spec::kSharedBytes), "the launch reserves another
 // NaN counts as minus infinity, and minus zero as zero, as in sample/row.cuh.
 __device__ __forceinline__ float canonical(float v) { return fmaxf(v + 0.0f, kMinusInfinity); }
 
-// What a tile's bounds must reach. Scores are relative to the largest logit and rounded, which moves a sum by a few units in
-// the last place of the largest number that takes part.
+// What a tile's bounds must reach. Scores are relative to the largest logit and rounded, which moves a sum by a few
+// units in the last place of the largest number that takes part.
 __device__ __forceinline__ void load_least(Shared& shared, const SampleShadow& p) {
   const u32 i = threadIdx.x;
   if (i >= p.count) return;
@@ -44,7 +45,8 @@ __device__ __forceinline__ void load_least(Shared& shared, const SampleShadow& p
   const float magnitude = key_to_float(load_bypass_l1(&p.lower_bounds[i].magnitude));
   const float sum = key_to_float(load_bypass_l1(&p.lower_bounds[i].sum));
   shared.least[0][i] = logit - kUnits * magnitude;
-  shared.least[1][i] = inverse_temperature == 0.0f ? -kMinusInfinity : sum - kUnits * (magnitude * inverse_temperature + 64.0f);
+  const float least_sum = sum - kUnits * (magnitude * inverse_temperature + 64.0f);
+  shared.least[1][i] = inverse_temperature == 0.0f ? -kMinusInfinity : least_sum;
 }
 
 // Whether a row may take its token from a row tile. Bounds that are not numbers exclude nothing.
@@ -65,9 +67,9 @@ __device__ __forceinline__ void multiply_row_tile(Accumulators& accumulators, co
 #pragma unroll
   for (u32 i = 0; i < Slice::kTiles; ++i) {
     if (!Slice::exists(i)) continue;
+    const u8* tile = row_tile + Slice::k_tile(i) * Bf16Tile::kBytes;
 #pragma unroll
-    for (u32 j = 0; j < kTileSteps; ++j)
-      tiles[i].steps[j] = load_stream(row_tile + Slice::k_tile(i) * Bf16Tile::kBytes + (j * kWarpSize + lane_id()) * 16);
+    for (u32 j = 0; j < kTileSteps; ++j) tiles[i].steps[j] = load_stream(tile + (j * kWarpSize + lane_id()) * 16);
   }
 #pragma unroll
   for (u32 i = 0; i < Slice::kTiles; ++i)
@@ -135,7 +137,8 @@ extern "C" __global__ void __launch_bounds__(spec::kThreads, spec::kBlocksPerSm)
     for (; candidates; candidates &= candidates - 1, parity ^= 1) {
       const u32 row_tile = first + (__ffs(candidates) - 1) * gridDim.x;
       Accumulators accumulators{};
-      multiply_row_tile(accumulators, p.weight + static_cast<u64>(row_tile) * Bf16Tile::row_tile_bytes(Slice::kKTiles), x);
+      const u8* weights = p.weight + static_cast<u64>(row_tile) * Bf16Tile::row_tile_bytes(Slice::kKTiles);
+      multiply_row_tile(accumulators, weights, x);
       shared.partials.store(parity, accumulators);
       __syncthreads();
       Pairs::finish(shared.partials, parity, p.count, [&](u32 /*j*/, u32 g, u32 i, float low, float high) {

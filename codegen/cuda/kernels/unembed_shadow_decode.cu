@@ -1,16 +1,16 @@
-// Bounds of logits[i] = unembedding(input[rows[i]]) from the 8-bit shadow of the unembedding: which row tiles can hold the
-// token that is sampled from row i. sample_shadow_decode.cu computes these and samples.
+// Bounds of logits[i] = unembedding(input[rows[i]]) from the 8-bit shadow of the unembedding: which row tiles can hold
+// the token that is sampled from row i. sample_shadow_decode.cu computes these and samples.
 //
-// A row's activations x are a whole number of steps each, so x = s n + d, and a row of the unembedding is w = v + e, with
-// the shadow v. So a logit is s (v n), which is computed here, within |v| |d| + |e| |x| by the Cauchy-Schwarz inequality.
-// The norms of e and v are known for each row of the unembedding, those of d and x are computed here. kRounding is more
-// than what the roundings of either unembedding can add, in units of |v| |x|.
+// A row's activations x are a whole number of steps each, so x = s n + d, and a row of the unembedding is w = v + e,
+// with the shadow v. So a logit is s (v n), which is computed here, within |v| |d| + |e| |x| by the Cauchy-Schwarz
+// inequality. The norms of e and v are known for each row of the unembedding, those of d and x are computed here.
+// kRounding is more than what the roundings of either unembedding can add, in units of |v| |x|.
 //
-// A token is sampled by its logit, or by logit / temperature + noise. For each row tile the largest upper bounds of both
-// go to `tile_bounds`, and for each row of logits the largest lower bounds to `lower_bounds`.
+// A token is sampled by its logit, or by logit / temperature + noise. For each row tile the largest upper bounds of
+// both go to `tile_bounds`, and for each row of logits the largest lower bounds to `lower_bounds`.
 //
-// Layouts: input [tokens][hidden] bf16 deferred rows; square_sums [tokens][hidden / 16] float; shadow [row tile][tile] of
-// vocab rows by hidden, int8 with bf16 scales (tile/int8.cuh); row_bounds [vocab]; tile_bounds [count][row tile];
+// Layouts: input [tokens][hidden] bf16 deferred rows; square_sums [tokens][hidden / 16] float; shadow [row tile][tile]
+// of vocab rows by hidden, int8 with bf16 scales (tile/int8.cuh); row_bounds [vocab]; tile_bounds [count][row tile];
 // lower_bounds [count], zero before. A call computes 4 x vocab x hidden integer operations per row and reads vocab x
 // hidden x 66 / 64 bytes of weights, once: memory bandwidth bounds it. At most kMaxTokens rows.
 #include "ptx/launch.cuh"
@@ -157,7 +157,8 @@ struct UpperBounds {
   float logit = kMinusInfinity, sum = kMinusInfinity;
 
   // Adds a token whose sum of steps is `steps`.
-  __device__ __forceinline__ void add(Leader& leader, const RowState& row, ShadowRowBound bound, float steps, u32 token) {
+  __device__ __forceinline__ void add(Leader& leader, const RowState& row, ShadowRowBound bound, float steps,
+                                      u32 token) {
     // Where a bound is infinite, the sum may be no number, which must not hide that nothing is known.
     const bool known = is_finite(bound.error);
     const float approximate = known ? steps * row.scale : 0.0f;
@@ -170,7 +171,10 @@ struct UpperBounds {
     const float upper = (approximate + error) * row.inverse_temperature;
     const float lower = (approximate - error) * row.inverse_temperature;
     sum = fmaxf(sum, upper + noise);
-    if (lower + noise > leader.least_sum) leader.least_sum = lower + noise, leader.sum_without_noise = lower, leader.token = token;
+    if (lower + noise > leader.least_sum) {
+      leader.least_sum = lower + noise, leader.sum_without_noise = lower;
+      leader.token = token;
+    }
   }
 
   // Over the eight lanes that have a row tile's tokens.

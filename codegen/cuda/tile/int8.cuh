@@ -1,10 +1,10 @@
-// Packed 8-bit weights and the digits of activations that multiply them: an int8 tile is 16 rows by 64 elements of K, each
-// row with a bf16 scale.
+// Packed 8-bit weights and the digits of activations that multiply them: an int8 tile is 16 rows by 64 elements of K,
+// each row with a bf16 scale.
 //
 // Lane 4g + c holds rows g and g + 8 and the 16 consecutive elements 16c to 16c + 15 of the 64, as two k32 steps. An
-// activation is a number of steps of its row, -32,512 to 32,512 of them, as two digits to the base of 256. Column n of a
-// multiplication has one digit of one token, the high one if n is even, so that both digits of a token meet in one lane:
-// with one set of columns that of 2c, with two that of 2c and 2c + 1. All sums of integers are exact.
+// activation is a number of steps of its row, -32,512 to 32,512 of them, as two digits to the base of 256. Column n of
+// a multiplication has one digit of one token, the high one if n is even, so that both digits of a token meet in one
+// lane: with one set of columns that of 2c, with two that of 2c and 2c + 1. All sums of integers are exact.
 #pragma once
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
@@ -22,8 +22,8 @@ struct Int8Tile {
   static constexpr u32 kBytes = kCodeBytes + kScaleBytes;
   __device__ static constexpr u32 row_tile_bytes(u32 k_tiles) { return k_tiles * kBytes; }
 
-  // Copies a tile to a stage of this warp's buffer. A lane copies its own codes; the first lanes copy the scales for all. If
-  // kPaced, the second half is requested when everything before it has arrived.
+  // Copies a tile to a stage of this warp's buffer. A lane copies its own codes; the first lanes copy the scales for
+  // all. If kPaced, the second half is requested when everything before it has arrived.
   template <u32 kChunk, bool kPaced>
   __device__ __forceinline__ static void fetch(u8* stage, const u8* row_tile, u32 k_tile, u32 /*count*/, u32 k_tiles) {
     static_assert(kChunk == 1, "a chunk is a tile");

@@ -3,11 +3,11 @@
 // attn_output = softmax(q k^T / sqrt(head_dim), sink) v for consecutive tokens, over the keys that each token sees.
 //
 // A block attends a query tile of up to kTileTokens consecutive tokens of one sequence, and one key/value head with its
-// query heads. Pages of keys and values (in sliding layers several small ones at once) pass through a multistage buffer in
-// shared memory once for the whole tile; every warp has 2 kRowTiles of the tokens. For a token and a page it computes 2 x 64 x 8 x head_dim multiplications,
-// and per query tile and page it reads 2 x 64 x head_dim x 2 bytes of the cache. Measured with gpt-oss-20b and 8,192
-// tokens on an H100 (2026-11-22): 24 ms in all full layers, 113 clocks of an SM per token and page, of which the tensor
-// cores need 47.
+// query heads. Pages of keys and values (in sliding layers several small ones at once) pass through a multistage buffer
+// in shared memory once for the whole tile; every warp has 2 kRowTiles of the tokens. For a token and a page it
+// computes 2 x 64 x 8 x head_dim multiplications, and per query tile and page it reads 2 x 64 x head_dim x 2 bytes of
+// the cache. Measured with gpt-oss-20b and 8,192 tokens on an H100 (2026-11-22): 24 ms in all full layers, 113 clocks
+// of an SM per token and page, of which the tensor cores need 47.
 //
 // Layouts: queries and attn_output [tokens][q_heads][head_dim] bf16; keys and values in pages (epilogue/cache.cuh);
 // query_tiles [tile] pairs of u32, first token and count. kGqaRatio is at most 8.
