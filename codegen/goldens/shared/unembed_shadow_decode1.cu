@@ -16,7 +16,7 @@
 // lower_bounds [count], zero before. A call computes 4 x vocab x hidden integer operations per row and reads vocab x
 // hidden x 66 / 64 bytes of weights, once: memory bandwidth bounds it. At most kMaxTokens rows.
 //
-// Launch: 2 per SM x 1 x 1 blocks of 480 threads, 65652 bytes of shared memory,
+// Launch: 2 per SM x 1 x 1 blocks of 480 threads, 65664 bytes of shared memory,
 // at most 64 registers.
 
 #include "ptx/types.cuh"
@@ -26,7 +26,7 @@ namespace spec {
 constexpr u32 kThreads = 480;
 // blocks_per_sm: blocks that share an SM: more overlap their ends, and leave each fewer registers.
 constexpr u32 kBlocksPerSm = 2;
-constexpr u32 kSharedBytes = 65652;
+constexpr u32 kSharedBytes = 65664;
 constexpr u32 kHidden = 2880;
 constexpr u32 kVocab = 201088;
 constexpr float kRmsEps = 1e-5f;
