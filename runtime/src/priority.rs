@@ -10,6 +10,8 @@ const SHORT_SLICE: Duration = Duration::from_micros(100);
 const LONG_SLICE: Duration = Duration::from_millis(10);
 /// How much a thread yields, as `nice` counts it: on a core that others want as well it gets one part in seventy.
 const NICENESS: i32 = 19;
+/// The same for a quarter.
+const SOMEWHAT: i32 = 5;
 
 /// Has this thread, and those that it starts, get a core as soon as it wants one, though not more of it than its share. Does
 /// nothing but on Linux, from version 6.12 on.
@@ -26,6 +28,15 @@ pub fn yield_to_others() {
         tracing::warn!(%why, "a thread that should yield to others does not");
     }
     set_slice(LONG_SLICE);
+}
+
+/// As [`yield_to_others`], but where cores are short this thread still gets a quarter of one that another wants, so that what
+/// it computes is not late by much.
+pub(crate) fn yield_somewhat() {
+    #[cfg(target_os = "linux")]
+    if let Err(why) = rustix::process::nice(SOMEWHAT) {
+        tracing::warn!(%why, "a thread that should yield to others does not");
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

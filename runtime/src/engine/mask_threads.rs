@@ -15,7 +15,7 @@ use super::mask::{Allowed, MaskSource, TokenMask};
 use super::validate::ValidatedRequest;
 use crate::backend::MASKS_PER_SLOT;
 use crate::error::panic_message;
-use crate::priority::yield_to_others;
+use crate::priority::{yield_somewhat, yield_to_others};
 
 /// The largest number of threads that compute masks.
 const MAX_THREADS: usize = 32;
@@ -208,6 +208,8 @@ pub(super) struct MaskThreads {
     shared: Arc<Shared>,
     /// How many there are, once they were started.
     threads: Option<usize>,
+    /// Whether steps are computed on the same cores.
+    beside_steps: bool,
     /// Instead of threads: masks that come late, as a simulation decides.
     #[cfg(test)]
     late: Option<LateMasks>,
@@ -222,6 +224,17 @@ pub(super) struct LateMasks {
 }
 
 impl MaskThreads {
+    /// Threads that start with the first mask; `beside_steps` if steps are computed on the same cores.
+    pub(super) fn new(beside_steps: bool) -> MaskThreads {
+        MaskThreads {
+            shared: Arc::default(),
+            threads: None,
+            beside_steps,
+            #[cfg(test)]
+            late: None,
+        }
+    }
+
     /// No threads: each mask is computed where it is requested, so that nothing depends on when threads run.
     #[cfg(test)]
     pub(super) fn none() -> MaskThreads {
@@ -270,7 +283,7 @@ impl MaskThreads {
             late.waiting.push((mask.clone(), left.saturating_sub(4)));
             return;
         }
-        let threads = *self.threads.get_or_insert_with(|| start(&self.shared));
+        let threads = *self.threads.get_or_insert_with(|| start(&self.shared, self.beside_steps));
         if threads == 0 {
             // Without threads a mask delays all samples, which is better than no mask.
             fill(&mask.0);
@@ -334,17 +347,19 @@ impl Drop for MaskThreads {
 
 /// Starts the threads: as many as cores, because a step of constrained samples waits for all of their masks, and two at
 /// least, so that one grammar never delays all others; and one more for quick masks. All but that one yield to the threads of
-/// steps, where steps are computed on the same cores: a mask that takes long must not slow the steps of others. Returns how
-/// many there are.
-fn start(shared: &Arc<Shared>) -> usize {
+/// steps where steps are computed on the same cores: a mask that takes long must not slow the steps of others. Where a device
+/// computes them, it waits for masks instead, so these yield only somewhat. Returns how many there are.
+fn start(shared: &Arc<Shared>, beside_steps: bool) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spawn = |number: &usize| {
         let only_quick = *number == 0;
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("ossmith-masks".to_owned());
         let started = thread.spawn(move || {
-            if !only_quick {
-                yield_to_others();
+            match (only_quick, beside_steps) {
+                (true, _) => {}
+                (false, true) => yield_to_others(),
+                (false, false) => yield_somewhat(),
             }
             shared.run(only_quick);
         });

@@ -132,7 +132,8 @@ impl Engine {
         scheduler.samples_apart = pipeline_depth == 1;
         Ok(Engine {
             scheduler,
-            masks: MaskThreads::default(),
+            // A backend that works inside `submit` computes steps on the cores of masks.
+            masks: MaskThreads::new(pipeline_depth == 0),
             recorder: FlightRecorder::new(clock.now()),
             clock,
             in_flight: VecDeque::new(),
