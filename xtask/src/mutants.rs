@@ -107,7 +107,7 @@ struct Wanted {
 }
 
 /// Small rooms with quick tests, for the few mutants of every CI run.
-const QUICK: [&str; 4] = ["plan", "scalar", "harmony", "report"];
+const QUICK: [&str; 3] = ["plan", "scalar", "harmony"];
 const QUICK_COUNT: usize = 4;
 
 /// Where mutants are made.
@@ -219,11 +219,15 @@ fn provide() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// cargo-mutants for the files of a room.
-fn mutants(program: &Path, room: &Room) -> std::process::Command {
+/// cargo-mutants for some files of a room.
+fn mutants<'a>(
+    program: &Path,
+    room: &Room,
+    files: impl IntoIterator<Item = &'a str>,
+) -> std::process::Command {
     let mut command = std::process::Command::new(program);
     command.current_dir(root()).args(["mutants", "--no-config", "--package", room.package]);
-    for files in room.files {
+    for files in files {
         command.args(["--file", files]);
     }
     command
@@ -231,7 +235,9 @@ fn mutants(program: &Path, room: &Room) -> std::process::Command {
 
 /// Every mutant of a room: `harmony/src/utf8.rs:12:5: replace take -> usize with 0`.
 fn list(program: &Path, room: &Room) -> Result<Vec<String>> {
-    let text = capture(mutants(program, room).args(["--list", "--colors", "never"]))?;
+    let text = capture(
+        mutants(program, room, room.files.iter().copied()).args(["--list", "--colors", "never"]),
+    )?;
     let of_tests = |line: &str| line.split(':').next().is_some_and(|file| file.contains("/tests"));
     Ok(text.lines().filter(|line| !of_tests(line)).map(str::to_owned).collect())
 }
@@ -281,7 +287,11 @@ fn examine(
 ) -> Result<Outcome> {
     let out = target("mutants");
     at(&out, fs::create_dir_all(&out))?;
-    let mut command = mutants(program, room);
+    // Version 27.1 makes mutants that delete a field whatever names are chosen, so only files of the sample are named, and what
+    // else comes back is left out.
+    let files: BTreeSet<&str> =
+        sample.iter().filter_map(|mutant| mutant.split(':').next()).collect();
+    let mut command = mutants(program, room, files);
     command.args(["--baseline", "skip", "--timeout", TIMEOUT, "--no-shuffle"]);
     command.args(["--cap-lints", "true"]);
     if tree == Tree::This {
@@ -301,7 +311,9 @@ fn examine(
     }
     let lines = |file: &str| -> Result<Vec<String>> {
         let path = out.join("mutants.out").join(file);
-        Ok(at(&path, fs::read_to_string(&path))?.lines().map(str::to_owned).collect())
+        let text = at(&path, fs::read_to_string(&path))?;
+        let of_sample = |line: &&str| sample.iter().any(|mutant| mutant == line);
+        Ok(text.lines().filter(of_sample).map(str::to_owned).collect())
     };
     let mut caught = lines("caught.txt")?;
     caught.extend(lines("timeout.txt")?);
