@@ -30,7 +30,7 @@ constexpr u32 kSharedBytes = 65664;
 constexpr u32 kHidden = 2880;
 constexpr u32 kVocab = 201088;
 constexpr float kRmsEps = 1e-5f;
-constexpr float kRounding = 0.00011634827f;
+constexpr float kRounding = 0.00023269653f;
 constexpr u32 kMaxTokens = 1;
 // stages: chunks of weights on their way to each warp: more keep memory busy, and delay what other kernels ask of it.
 constexpr u32 kStages = 4;

@@ -105,7 +105,7 @@ mod tests {
     /// Elements that share a scale.
     const BLOCK: usize = 64;
     /// As `kRounding` of 128 elements: eight tensor-core instructions and 64 other roundings.
-    const ROUNDING: f32 = 72.0 / (1 << 21) as f32;
+    const ROUNDING: f32 = 72.0 / (1 << 20) as f32;
     const ROUND_UP: f32 = 1.001;
     /// More than the norm of the elements whose squares are less than any float.
     const LEAST: f32 = 1e-17;
