@@ -358,6 +358,7 @@ impl DeviceArgs {
         model: &'static Model,
         engines: usize,
     ) -> anyhow::Result<EngineSetup> {
+        let groups = self.ranks.ranks_of_engines(engines)?;
         let (device, fallback) = self.device()?.resolve();
         let base = EngineOptions::default()
             .with_device(device)
@@ -366,7 +367,7 @@ impl DeviceArgs {
             .with_shadow_head(!self.schedule.no_shadow_head)
             .with_policy(Policy::default().with_draft_tokens(self.draft_tokens.into()));
         let size = self.ranks.tensor_parallel_size.map_or(1, usize::from);
-        let mut engines = match self.ranks.ranks_of_engines(engines)? {
+        let mut engines = match groups {
             None if engines == 1 => vec![base.with_ranks(Ranks::new(size))],
             None => base.with_ranks(Ranks::new(size)).for_engines(engines)?,
             Some(groups) => {

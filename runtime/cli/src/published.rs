@@ -161,16 +161,18 @@ fn of_spec(spec: &ModelSpec) -> Map<String, Value> {
     };
     let [experts, top_k] = [spec.max_experts(), spec.max_top_k()];
     let rope = &spec.rope;
-    let scaling = (rope.factor > 1.0).then(|| {
-        json!({
+    let scaling = match rope.factor > 1.0 {
+        true => json!({
             "rope_type": "yarn",
             "factor": rope.factor,
             "beta_fast": rope.beta_fast,
             "beta_slow": rope.beta_slow,
             "original_max_position_embeddings": rope.original_context,
             "truncate": rope.truncate,
-        })
-    });
+        }),
+        // Without an object transformers takes the published models' scaling.
+        false => json!({ "rope_type": "default" }),
+    };
     let mut config = json!({
         "architectures": ["GptOssForCausalLM"],
         "attention_bias": spec.attention_bias,
