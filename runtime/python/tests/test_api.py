@@ -184,7 +184,8 @@ def ctrl_c_ends_a_call() -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
-        LLM_.generate([QUESTION] * 3, endless, use_tqdm=False)
+        # As many as take a minute, since each ends where the context does, and the other thread may be slow to come.
+        LLM_.generate([QUESTION] * 64, endless, use_tqdm=False)
         raise AssertionError("it was not interrupted")
     except KeyboardInterrupt:
         pass
