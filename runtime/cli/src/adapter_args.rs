@@ -15,11 +15,11 @@ pub(crate) struct AdapterArgs {
     lora_modules: Vec<NamedFolder>,
 
     /// Adapters at a time.
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = AdapterLimits::default().count as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     max_loras: u16,
 
     /// The largest rank of an adapter.
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_RANK as i64))]
+    #[arg(long, default_value_t = AdapterLimits::default().rank as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_RANK as i64))]
     max_lora_rank: u16,
 
     /// Also answer /v1/load_lora_adapter and /v1/unload_lora_adapter, which read folders of this machine: for the operator's key.
