@@ -129,7 +129,7 @@ fn problems(model: &Model, unit: &Unit, target: &str, limits: Limits) -> Vec<Str
             registers <= Arch::H100.registers_per_sm,
             format!("{registers} registers for a block of {} threads", launch.threads),
         );
-        if unit.source.contains("#define RANKS") {
+        if unit.ranks > 1 {
             // A block may wait for any block of another rank.
             let per_sm = (model.arch.shared_bytes_per_sm / (shared + 1024))
                 .min((model.arch.registers_per_sm / registers) as usize);
