@@ -293,7 +293,6 @@ fn examine(
         sample.iter().filter_map(|mutant| mutant.split(':').next()).collect();
     let mut command = mutants(program, room, files);
     command.args(["--baseline", "skip", "--timeout", TIMEOUT, "--no-shuffle"]);
-    command.args(["--cap-lints", "true"]);
     if tree == Tree::This {
         command.arg("--in-place");
     }
