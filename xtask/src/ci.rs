@@ -84,7 +84,7 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
 }
 
 /// The crates that are published, each after those that it needs.
-const PUBLISHED: [&str; 10] = [
+const PUBLISHED: [&str; 11] = [
     "ossmith-plan",
     "ossmith-device-fn",
     "ossmith-scalar",
@@ -93,6 +93,7 @@ const PUBLISHED: [&str; 10] = [
     "ossmith-models",
     "ossmith-harmony",
     "ossmith",
+    "ossmith-guide",
     "ossmith-server",
     "ossmith-embed",
 ];

@@ -27,7 +27,7 @@ struct Room {
     wider: &'static [&'static str],
 }
 
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 12] = [
     Room {
         name: "plan",
         package: "ossmith-plan",
@@ -75,6 +75,12 @@ const ROOMS: [Room; 11] = [
         package: "ossmith",
         files: &["runtime/src/checkpoint/**"],
         wider: &["ossmith-tests", "ossmith-cli"],
+    },
+    Room {
+        name: "guide",
+        package: "ossmith-guide",
+        files: &["runtime/guide/src/**"],
+        wider: &["ossmith-server"],
     },
     Room {
         name: "server",

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use ossmith::*;
+#[cfg(feature = "guide")]
+pub use ossmith_guide as guide;
 pub use ossmith_harmony as harmony;
 pub use ossmith_models as models;
 #[cfg(feature = "server")]

@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ossmith::{Adapter, EngineHandle, PAGE_TOKENS};
+use ossmith_guide::GrammarHelper;
 
 use crate::adapters::Adapters;
 use crate::arrivals::ArrivalSink;
 use crate::calendar;
 use crate::error::ApiError;
 use crate::files::FileLimits;
-use crate::guide::GrammarHelper;
 use crate::store::{SharedStore, StoreLimits};
 use crate::tool_servers::{ToolLimits, ToolServer};
 

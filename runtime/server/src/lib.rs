@@ -4,7 +4,8 @@
 //! engine, [`stub`] a scripted one. Imports go one way: `router` and `routes`; the APIs `chat`, `completions`, `responses`, `messages`
 //! and `ollama`; `answer`, which writes answers with choices; `turn`, which prepares and parses one assistant turn; `options`, `guide` and
 //! `mask`, which are what a request allows; `generation`; `backend`. Not here: tokenizing and the harmony format
-//! (`ossmith-harmony`), batching and sampling (`ossmith`), flags (the command).
+//! (`ossmith-harmony`), batching and sampling (`ossmith`), what a grammar
+//! allows (`ossmith-guide`), flags (the command).
 
 #![forbid(unsafe_code)]
 
@@ -70,7 +71,7 @@ pub use error::ApiError;
 pub use files::FileLimits;
 #[doc(hidden)]
 pub use guide::{GrammarFuzzer, hostile_request};
-pub use guide::{GrammarHelper, Guide, MaskError, grammar_helper};
+pub use ossmith_guide::{GrammarHelper, grammar_helper};
 pub use router::{api, router};
 pub use serve::serve;
 pub use store::{SharedStore, StoreLimits};

@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ossmith::{Allowed, MaskSource, TokenMask};
+use ossmith_guide::{Guide, MaskError, bits};
 
 use crate::backend::MaskFailure;
 use crate::error::ApiError;
-use crate::guide::{Guide, MaskError, bits};
 
 /// The rules of one generation.
 #[derive(Clone, Debug, Default)]
@@ -38,14 +38,12 @@ struct RulesSource {
 impl MaskSource for RulesSource {
     fn start(&self, _sample: usize) -> Box<dyn TokenMask> {
         let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Box::new(RulesMask { rules, accepted: 0, failure: Arc::clone(&self.failure) })
+        Box::new(RulesMask { rules, failure: Arc::clone(&self.failure) })
     }
 }
 
 struct RulesMask {
     rules: TokenRules,
-    /// Generated tokens that the guide has accepted.
-    accepted: usize,
     failure: MaskFailure,
 }
 
@@ -53,10 +51,7 @@ impl TokenMask for RulesMask {
     fn fill(&mut self, generated: &[u32], words: &mut [u32]) -> Result<Allowed, String> {
         let mut listed = false;
         if let Some(guide) = &mut self.rules.guide {
-            let new = generated.get(self.accepted..).unwrap_or_default();
-            new.iter().for_each(|&token| guide.accept(token));
-            self.accepted = generated.len();
-            listed = guide.mask(words).map_err(|why| {
+            listed = guide.follow(generated, words).map_err(|why| {
                 let text = why.to_string();
                 // Only the first of them ends the generation.
                 let _ = self.failure.set(match why {

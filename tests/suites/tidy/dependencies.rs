@@ -19,10 +19,18 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ossmith-harmony", &[]),
     ("ossmith", &["ossmith-plan", "ossmith-scalar"]),
     ("ossmith-report", &["ossmith-models", "ossmith-plan"]),
-    ("ossmith-server", &["ossmith", "ossmith-harmony"]),
+    ("ossmith-guide", &["ossmith", "ossmith-harmony"]),
+    ("ossmith-server", &["ossmith", "ossmith-guide", "ossmith-harmony"]),
     (
         "ossmith-embed",
-        &["ossmith", "ossmith-codegen", "ossmith-harmony", "ossmith-models", "ossmith-server"],
+        &[
+            "ossmith",
+            "ossmith-codegen",
+            "ossmith-guide",
+            "ossmith-harmony",
+            "ossmith-models",
+            "ossmith-server",
+        ],
     ),
     (
         "ossmith-cli",
@@ -57,7 +65,8 @@ const MUST_NOT_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ossmith", &["tokio", "syn", "quote", "clap", "axum", "ossmith-codegen", "ossmith-harmony"]),
     ("ossmith-codegen", &["cudarc", "syn", "memmap2"]),
     ("ossmith-macros", &["cudarc"]),
-    ("ossmith-server", &["cudarc", "clap", "reqwest"]),
+    ("ossmith-guide", &["cudarc", "tokio", "axum", "hyper"]),
+    ("ossmith-server", &["cudarc", "clap", "reqwest", "llguidance"]),
     ("ossmith-cli", &["cudarc", "axum"]),
 ];
 

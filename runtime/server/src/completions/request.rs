@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ossmith_guide::{Compiled, Guide};
 use serde_json::{Map, Value};
 
 use super::format::TextFormat;
@@ -11,9 +12,7 @@ use crate::backend::GenerationRequest;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe, token_ids};
 use crate::generation::within;
-use crate::guide::Guide;
 use crate::guide::compiler::{Compiler, GrammarRequest};
-use crate::guide::grammar::Compiled;
 use crate::options::generation::GenerationOptions;
 use crate::options::stream::StreamOptions;
 use crate::options::structured_output::StructuredOutput;

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::constraint::Constraint;
-use super::grammar::Compiled;
+use ossmith_guide::{Compiled, Constraint};
 
 /// Grammars, and refusals, that are kept.
 const MAX_ENTRIES: usize = 1024;

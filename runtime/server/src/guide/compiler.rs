@@ -10,15 +10,16 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ossmith_guide::helper::{Helper, Trial};
+use ossmith_guide::limits::{self, Effort};
+use ossmith_guide::{
+    Compiled, Constraint, GrammarHelper, MAX_IN_USE_BYTES, STACK_BYTES, bytes_in_use,
+    compile_on_this_thread, mask_clock,
+};
 use tokio::sync::oneshot;
 
 use super::cache::{self, Cache, Key, Outcome};
-use super::constraint::Constraint;
 use super::fair_queue::FairQueue;
-use super::grammar::{self, Compiled, STACK_BYTES};
-use super::helper::{GrammarHelper, Helper, Trial};
-use super::limits::{self, Effort};
-use super::{mask_clock, vocabulary};
 use crate::error::{ApiError, Result as ApiResult};
 use crate::memory;
 use crate::tenant::Tenant;
@@ -323,7 +324,7 @@ impl Shared {
 
     fn compile_plain(&self) {
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
-        let _ = vocabulary::factory();
+        let _ = ossmith_guide::prepare();
         while let Some(job) = self.next(|queues| &mut queues.plain) {
             self.compile(job, 0);
         }
@@ -361,7 +362,7 @@ impl Shared {
             match ready.try_out(&job.constraint, left, &stop) {
                 Trial::Compiles { bytes, cpu } => {
                     job.budget.spend(cpu);
-                    if grammar::bytes_in_use() + bytes > grammar::MAX_IN_USE_BYTES {
+                    if bytes_in_use() + bytes > MAX_IN_USE_BYTES {
                         let why = "the grammars of other requests take too much memory now";
                         job.answer(Err(Refusal::Unavailable(why.to_owned())));
                     } else {
@@ -394,7 +395,7 @@ impl Shared {
         let work = move || {
             ossmith::unstable::yield_to_others();
             // Who gave up waiting needs no answer.
-            let _ = sender.send(grammar::compile(&constraint));
+            let _ = sender.send(compile_on_this_thread(&constraint));
         };
         let started = Instant::now();
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
@@ -443,7 +444,7 @@ pub(super) mod tests {
     #[test]
     #[ignore = "a helper process, which waits for questions"]
     fn as_helper() {
-        super::super::helper::grammar_helper().expect("a helper");
+        ossmith_guide::grammar_helper().expect("a helper");
     }
 
     pub(in super::super) fn with_helper() -> Compiler {

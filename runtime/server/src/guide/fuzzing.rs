@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ossmith_guide::{Compiled, Constraint, GrammarHelper, VOCABULARY, bits, mask_clock};
+use ossmith_harmony::special;
+
 use super::compiler::{Compiler, GrammarRequest};
-use super::constraint::Constraint;
-use super::grammar::Compiled;
-use super::helper::GrammarHelper;
-use super::{ANSWER, bits, mask_clock, vocabulary};
 use crate::tenant::Tenant;
 
 /// Tokens that are written under a grammar.
@@ -79,20 +78,20 @@ pub(super) fn follow(grammar: &Arc<Compiled>, seed: u64) -> Duration {
     let grammar = Arc::clone(grammar);
     let write = move || {
         let mut text = (*grammar).clone();
-        let mut mask = vec![0; vocabulary::VOCABULARY.div_ceil(32)];
+        let mut mask = vec![0; VOCABULARY.div_ceil(32)];
         let (mut random, mut longest) = (seed, Duration::ZERO);
         for _ in 0..TOKENS {
             let begin = mask_clock::time_of_this_thread().unwrap_or_default();
-            let followed = text.mask(ANSWER, &mut mask);
+            let followed = text.mask(&[special::RETURN], &mut mask);
             let end = mask_clock::time_of_this_thread().unwrap_or_default();
             longest = longest.max(end.saturating_sub(begin));
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            let first = (random >> 33) as u32 % vocabulary::VOCABULARY as u32;
-            let all = (first..vocabulary::VOCABULARY as u32).chain(0..first);
+            let first = (random >> 33) as u32 % VOCABULARY as u32;
+            let all = (first..VOCABULARY as u32).chain(0..first);
             match (followed, all.into_iter().find(|&token| bits::get(&mask, token))) {
-                (Ok(()), Some(token)) if !ANSWER.contains(&token) => text.accept(token),
+                (Ok(()), Some(token)) if token != special::RETURN => text.accept(token),
                 _ => break,
             }
         }

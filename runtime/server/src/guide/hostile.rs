@@ -2,9 +2,8 @@
 //! recursive, ambiguous, numeric, and products of these, all from a seed. Each has to end in a grammar or in a refusal,
 //! within its budget, and what compiles has to be followed on a small stack, one mask after another.
 
+use ossmith_guide::Constraint;
 use serde_json::{Map, Value, json};
-
-use super::constraint::Constraint;
 
 /// Most bytes of a shape.
 const MAX_BYTES: usize = 64 << 10;
@@ -289,9 +288,10 @@ fn lark(random: &mut Random) -> String {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use ossmith_guide::mask_clock::MASK_CPU;
+
     use super::super::compiler::{Compiler, GrammarRequest};
     use super::super::fuzzing::follow;
-    use super::super::mask_clock::MASK_CPU;
     use super::*;
     use crate::tenant::Tenant;
 

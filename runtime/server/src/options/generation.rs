@@ -6,13 +6,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use ossmith::{Adapter, Request, SamplingParams};
+use ossmith_guide::Guide;
 use serde_json::Value;
 
 use crate::backend::{GenerationRequest, MaskFailure};
 use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, describe};
-use crate::guide::Guide;
 use crate::mask::TokenRules;
 use crate::tenant::salt_of;
 

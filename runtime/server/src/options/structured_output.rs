@@ -1,13 +1,13 @@
 //! Structured output: the constraint on the final answer, as `response_format`, `text.format` and vLLM's `structured_outputs`
 //! state it.
 
+use ossmith_guide::Constraint;
 use ossmith_harmony::ResponseFormat;
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::guide::compiler::GrammarRequest;
-use crate::guide::constraint::Constraint;
 
 /// The constraint on the final answer, and what the prompt says about it.
 #[derive(Clone, Debug, Default, PartialEq)]

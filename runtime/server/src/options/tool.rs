@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
+use ossmith_guide::Constraint;
 use serde_json::{Value, json};
 
 use super::call_target::{CallForm, CallTarget, INPUT};
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::guide::compiler::GrammarRequest;
-use crate::guide::constraint::Constraint;
 
 /// A tool that the model may call. A free-form one is a function with one string here.
 #[derive(Clone, Debug, PartialEq)]

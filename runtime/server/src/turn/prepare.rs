@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ossmith_guide::{CallRule, Guide, Rules, begin_call, begin_channel};
 use ossmith_harmony::{
     Conversation, DropAnalysis, Message, PromptOptions, RenderOptions, Role, encode,
     render_for_completion_with, render_message, special,
@@ -16,7 +17,6 @@ use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::generation::within;
 use crate::guide::compiler::{Compiler, GrammarRequest};
-use crate::guide::{CallRule, Guide, Rules, begin_call, begin_channel};
 use crate::options::generation::GenerationOptions;
 use crate::options::reasoning::ReasoningOptions;
 use crate::options::structured_output::StructuredOutput;

@@ -62,16 +62,9 @@ const QUERIES: &[(&str, &[&str])] = &[
     ("routes/status.rs", &["/debug/steps"]),
 ];
 
-/// Files that look into objects which are described elsewhere: schemas, items of a history, lines of a batch, and the one field
+/// Files that look into objects which are described elsewhere: items of a history, lines of a batch, and the one field
 /// `model` of every request.
-const OTHERS: [&str; 6] = [
-    "guide/constraint.rs",
-    "guide/grammar.rs",
-    "guide/limits.rs",
-    "responses/hosted.rs",
-    "batch/line.rs",
-    "routes/worker.rs",
-];
+const OTHERS: [&str; 3] = ["responses/hosted.rs", "batch/line.rs", "routes/worker.rs"];
 
 /// Ways in which a field is read, up to its name.
 const READS: [&str; 16] = [

@@ -2,30 +2,34 @@
 
 use ossmith_harmony::special;
 
-pub(crate) fn set(mask: &mut [u32], token: u32) {
+/// Allows a token.
+pub fn set(mask: &mut [u32], token: u32) {
     if let Some(word) = mask.get_mut(token as usize / 32) {
         *word |= 1 << (token % 32);
     }
 }
 
-pub(crate) fn clear(mask: &mut [u32], token: u32) {
+/// Forbids a token.
+pub fn clear(mask: &mut [u32], token: u32) {
     if let Some(word) = mask.get_mut(token as usize / 32) {
         *word &= !(1 << (token % 32));
     }
 }
 
-pub(crate) fn get(mask: &[u32], token: u32) -> bool {
+/// Whether a token is allowed.
+#[must_use]
+pub fn get(mask: &[u32], token: u32) -> bool {
     mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
 }
 
-/// This token and no other.
-pub(crate) fn only(mask: &mut [u32], token: u32) {
+/// Allows this token and no other.
+pub fn only(mask: &mut [u32], token: u32) {
     mask.fill(0);
     set(mask, token);
 }
 
-/// All ordinary tokens, and these.
-pub(crate) fn text_and(mask: &mut [u32], ends: &[u32]) {
+/// Allows all ordinary tokens, and these.
+pub fn text_and(mask: &mut [u32], ends: &[u32]) {
     let ordinary = special::START_OF_TEXT;
     let whole = ordinary as usize / 32;
     mask.fill(0);

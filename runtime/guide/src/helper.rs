@@ -72,19 +72,30 @@ enum Reply {
 
 /// What came of a trial.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Trial {
+pub enum Trial {
     /// The grammar compiles within its budget.
-    Compiles { bytes: u64, cpu: Duration },
+    Compiles {
+        /// Memory that it took.
+        bytes: u64,
+        /// Processor time that it took.
+        cpu: Duration,
+    },
     /// It does not; the text is for the client.
-    Refused { why: String, cpu: Duration },
+    Refused {
+        /// The reason, for who sent it.
+        why: String,
+        /// Processor time that it took.
+        cpu: Duration,
+    },
     /// Nobody waits for it any more.
     Stopped,
     /// There is no helper to try it.
     Lost(String),
 }
 
-/// A helper that runs.
-pub(super) struct Helper {
+/// A helper that runs; dropping it ends its process.
+#[derive(Debug)]
+pub struct Helper {
     child: Child,
     input: ChildStdin,
     answers: Receiver<Reply>,
@@ -94,10 +105,10 @@ pub(super) struct Helper {
 
 impl Helper {
     /// Starts a helper and waits until it is ready, or until `stop` is true.
-    pub(super) fn start(
-        command: &GrammarHelper,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Helper, String> {
+    ///
+    /// # Errors
+    /// Why the program cannot be started, or that it did not say that it is ready.
+    pub fn start(command: &GrammarHelper, stop: &dyn Fn() -> bool) -> Result<Helper, String> {
         let mut child = Command::new(&command.program)
             .args(&command.arguments)
             // It needs nothing of the environment, which may hold keys.
@@ -134,7 +145,7 @@ impl Helper {
 
     /// Whether a grammar compiles within this much processor time. After anything but an answer the helper is of no
     /// more use.
-    pub(super) fn try_out(
+    pub fn try_out(
         &mut self,
         constraint: &Constraint,
         cpu: Duration,
@@ -170,7 +181,8 @@ impl Helper {
     }
 
     /// Whether it can be asked again.
-    pub(super) fn is_usable(&self) -> bool {
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
         self.usable
     }
 
@@ -264,7 +276,7 @@ fn answer_all(inbox: &Receiver<String>, at_work: &Mutex<Option<Work>>) -> Result
         let (cpu, memory) = (processor_time(), memory_bytes());
         let budget = Duration::from_millis(question.cpu_ms);
         *lock(at_work) = Some(Work { started: Instant::now(), cpu, memory, budget });
-        let compiled = grammar::compile(&question.constraint);
+        let compiled = grammar::compile_on_this_thread(&question.constraint);
         let now = memory_bytes();
         let (grown, kept) = (now.saturating_sub(memory), now.saturating_sub(at_start));
         let cpu_ms = processor_time().saturating_sub(cpu).as_millis() as u64;

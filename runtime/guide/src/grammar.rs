@@ -14,7 +14,7 @@ use super::{limits, mask_clock, vocabulary};
 
 /// Stack of a thread that compiles. llguidance recurses over rules, references and properties; what [`limits`] lets through
 /// needs less than this even without optimisation, and only what is used of it takes memory.
-pub(super) const STACK_BYTES: usize = 256 << 20;
+pub const STACK_BYTES: usize = 256 << 20;
 
 /// White space between the parts of an answer in JSON: a model that may write more of it may never stop.
 const ANSWER_SPACE: &str = r"\x20?";
@@ -22,7 +22,7 @@ const ANSWER_SPACE: &str = r"\x20?";
 const ARGUMENTS_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,24}";
 
 /// A constraint that is ready to be followed; a clone starts where the original is, and shares nothing with it.
-pub(crate) struct Compiled {
+pub struct Compiled {
     text: Text,
     memory: Memory,
 }
@@ -35,7 +35,7 @@ enum Text {
 }
 
 /// Memory of all grammars and copies above which no more are made of what is not small.
-pub(super) const MAX_IN_USE_BYTES: u64 = 1 << 30;
+pub const MAX_IN_USE_BYTES: u64 = 1 << 30;
 /// Memory of a small grammar.
 const SMALL_BYTES: u64 = 8 << 20;
 
@@ -43,7 +43,8 @@ const SMALL_BYTES: u64 = 8 << 20;
 static IN_USE: AtomicU64 = AtomicU64::new(0);
 
 /// How much they take, as far as it is known.
-pub(super) fn bytes_in_use() -> u64 {
+#[must_use]
+pub fn bytes_in_use() -> u64 {
     IN_USE.load(Ordering::Relaxed)
 }
 
@@ -103,7 +104,10 @@ impl fmt::Debug for Compiled {
 
 /// Makes a constraint ready, or says why it cannot be enforced. This is the only way from a client's text to llguidance; it
 /// needs a stack of [`STACK_BYTES`], and takes as long as it takes.
-pub(super) fn compile(constraint: &Constraint) -> Result<Compiled, String> {
+///
+/// # Errors
+/// The limit that the constraint is over, or what in it cannot be enforced.
+pub fn compile_on_this_thread(constraint: &Constraint) -> Result<Compiled, String> {
     limits::check(constraint)?;
     let factory = vocabulary::factory()?;
     let grammar = match constraint {
@@ -284,13 +288,17 @@ fn first_line(text: &str) -> String {
 
 impl Compiled {
     /// The same, which is known to take this much memory.
-    pub(super) fn taking(self, bytes: u64) -> Compiled {
+    #[must_use]
+    pub fn taking(self, bytes: u64) -> Compiled {
         Compiled { memory: Memory::new(bytes), ..self }
     }
 
     /// Writes which tokens may come; `ends` may where the text may end. An error is a limit of llguidance, reached in the
     /// middle of a text.
-    pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), MaskError> {
+    ///
+    /// # Errors
+    /// Why the text cannot be followed any further.
+    pub fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), MaskError> {
         if self.memory.0 > SMALL_BYTES && bytes_in_use() > MAX_IN_USE_BYTES {
             return Err(MaskError::NoMemory);
         }
@@ -319,7 +327,7 @@ impl Compiled {
     }
 
     /// Takes the token that was sampled.
-    pub(crate) fn accept(&mut self, token: u32) {
+    pub fn accept(&mut self, token: u32) {
         let _watched = self.cancellation_handle().map(mask_clock::watch);
         match &mut self.text {
             // A token that does not fit puts the matcher into its error state, which `mask` answers.

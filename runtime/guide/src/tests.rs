@@ -61,8 +61,9 @@ fn schema() -> Value {
 fn compile(constraint: &Constraint) -> Result<Compiled, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(grammar::STACK_BYTES);
-        let compiling =
-            thread.spawn_scoped(scope, || grammar::compile(constraint)).expect("a thread");
+        let compiling = thread
+            .spawn_scoped(scope, || grammar::compile_on_this_thread(constraint))
+            .expect("a thread");
         compiling.join().expect("no panic")
     })
 }

@@ -1,7 +1,7 @@
 //! A text that has to match a Lark grammar while the model writes it as the only string of a JSON object: the input of a
 //! free-form tool, `{"input": "…"}`. llguidance matches texts as they are, so its parser reads what the string says: each byte
 //! that the model writes goes through [`step`], and the parser sees the byte that it stands for, if it stands for one. What such
-//! a text is to clients is read in [`crate::turn`].
+//! a text is to clients is read by the server.
 
 use std::panic::AssertUnwindSafe;
 
@@ -127,7 +127,7 @@ fn step(at: At, byte: u8) -> Option<(At, Effect)> {
 }
 
 /// Follows one object.
-pub(super) struct Quoted {
+pub(crate) struct Quoted {
     parser: TokenParser,
     at: At,
     /// Why it cannot be followed any more.
@@ -136,7 +136,7 @@ pub(super) struct Quoted {
 
 impl Quoted {
     /// Makes a Lark grammar ready.
-    pub(super) fn new(factory: &ParserFactory, grammar: &str) -> Result<Quoted, String> {
+    pub(crate) fn new(factory: &ParserFactory, grammar: &str) -> Result<Quoted, String> {
         let lark = |name: Option<&str>, text: String| GrammarWithLexer {
             name: name.map(str::to_owned),
             lark_grammar: Some(text),
@@ -161,22 +161,22 @@ impl Quoted {
         Ok(quoted)
     }
 
-    pub(super) fn deep_clone(&self) -> Quoted {
+    pub(crate) fn deep_clone(&self) -> Quoted {
         let failure = self.failure.clone();
         Quoted { parser: self.parser.deep_clone(), at: self.at, failure }
     }
 
     /// Cancels what is being computed, from another thread.
-    pub(super) fn cancellation_handle(&self) -> Option<CancellationHandle> {
+    pub(crate) fn cancellation_handle(&self) -> Option<CancellationHandle> {
         self.parser.cancellation_handle()
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.parser.cancellation_handle().is_some_and(|handle| handle.is_cancelled())
     }
 
     /// Writes which tokens may come; `ends` may once the object has ended.
-    pub(super) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), String> {
+    pub(crate) fn mask(&mut self, ends: &[u32], mask: &mut [u32]) -> Result<(), String> {
         if let Some(why) = &self.failure {
             return Err(why.clone());
         }
@@ -220,7 +220,7 @@ impl Quoted {
     }
 
     /// Takes the token that was sampled. One that does not fit is a failure, which [`Quoted::mask`] reports.
-    pub(super) fn accept(&mut self, token: u32) {
+    pub(crate) fn accept(&mut self, token: u32) {
         let mut text = Vec::new();
         for &byte in token_bytes(token).unwrap_or_default() {
             let Some((at, effect)) = step(self.at, byte) else {

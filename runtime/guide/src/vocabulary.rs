@@ -8,7 +8,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, Tok
 use ossmith_harmony::{encode, special, token_bytes};
 
 /// Token ids that a model has logits for: the checkpoints leave out the vocabulary's last one.
-pub(crate) const VOCABULARY: usize = 201_088;
+pub const VOCABULARY: usize = 201_088;
 
 struct Vocabulary {
     trie: TokTrie,
@@ -31,6 +31,14 @@ impl TokenizerEnv for Vocabulary {
 pub(crate) fn factory() -> Result<&'static ParserFactory, String> {
     static FACTORY: OnceLock<Result<ParserFactory, String>> = OnceLock::new();
     FACTORY.get_or_init(make).as_ref().map_err(Clone::clone)
+}
+
+/// Makes them now, so that the first constraint need not wait for it: a second or two of one processor.
+///
+/// # Errors
+/// llguidance refuses the vocabulary, which only a broken build can bring about.
+pub fn prepare() -> Result<(), String> {
+    factory().map(drop)
 }
 
 fn make() -> Result<ParserFactory, String> {

@@ -1,4 +1,4 @@
-//! What one message's text has to match, as a client gives it. [`super::limits`] measures it, [`super::grammar`] compiles it.
+//! What one message's text has to match, as a client gives it. [`crate::limits`] measures it, [`crate::compile`] makes it ready.
 
 use std::sync::Arc;
 
@@ -7,15 +7,22 @@ use serde_json::{Map, Value, json};
 
 /// A constraint on a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Constraint {
+pub enum Constraint {
     /// An answer in JSON that is valid against a schema, without runs of white space; `lenient` ignores keywords that cannot be
     /// enforced.
-    Schema { schema: Value, lenient: bool },
+    Schema {
+        /// The schema.
+        schema: Value,
+        /// Leave out what cannot be enforced, instead of refusing it.
+        lenient: bool,
+    },
     /// The same for a call's arguments, which models often indent: an object, with no more than what is declared. The schema
-    /// is as the client wrote it; [`close_arguments`] says the rest.
+    /// is as the client wrote it; the rest is added when it is compiled.
     Arguments {
+        /// The schema.
         #[serde(serialize_with = "write_schema", deserialize_with = "read_schema")]
         schema: Arc<Value>,
+        /// Leave out what cannot be enforced, instead of refusing it.
         lenient: bool,
     },
     /// A regular expression for the whole text.
@@ -38,12 +45,14 @@ fn read_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Value>,
 
 impl Constraint {
     /// Any JSON object.
-    pub(crate) fn any_object() -> Constraint {
+    #[must_use]
+    pub fn any_object() -> Constraint {
         Constraint::Schema { schema: json!({"type": "object"}), lenient: false }
     }
 
     /// What stands in for a constraint that cannot be enforced and need not be: any JSON object.
-    pub(super) fn any_object_instead(&self) -> Constraint {
+    #[must_use]
+    pub fn any_object_instead(&self) -> Constraint {
         match self {
             Constraint::Arguments { .. } => {
                 let schema = Arc::new(json!({"type": "object"}));
@@ -54,7 +63,8 @@ impl Constraint {
     }
 
     /// Bytes of its text.
-    pub(super) fn text_bytes(&self) -> usize {
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
         match self {
             Constraint::Schema { schema, .. } => schema.to_string().len(),
             Constraint::Arguments { schema, .. } => schema.to_string().len(),
@@ -67,7 +77,7 @@ impl Constraint {
 }
 
 /// Has arguments be an object with no more than what is declared, where their schema says neither.
-pub(super) fn close_arguments(schema: &mut Map<String, Value>) {
+pub(crate) fn close_arguments(schema: &mut Map<String, Value>) {
     let closes = closes_arguments(schema);
     if is_composed(schema) {
         return;
@@ -79,7 +89,7 @@ pub(super) fn close_arguments(schema: &mut Map<String, Value>) {
 }
 
 /// Whether a schema of arguments that leaves further names open is to forbid them: it declares names, and all that are required.
-pub(super) fn closes_arguments(schema: &Map<String, Value>) -> bool {
+pub(crate) fn closes_arguments(schema: &Map<String, Value>) -> bool {
     let declared = schema.get("properties");
     let is_declared = |name: &Value| {
         name.as_str().is_some_and(|name| declared.is_some_and(|all| all.get(name).is_some()))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use llguidance::CancellationHandle;
 
 /// Processor time of one mask.
-pub(super) const MASK_CPU: Duration = Duration::from_millis(200);
+pub const MASK_CPU: Duration = Duration::from_millis(200);
 /// Time of one mask by the clock, for a machine that has more to do than it can: a mask yields to steps.
 const MASK_TIME: Duration = Duration::from_secs(30);
 /// How often masks are looked at.
@@ -43,24 +43,25 @@ struct Clock {
 
 /// Starts the thread, if it does not run yet. The first who watches a mask would start it as well, but threads for masks
 /// yield to others, and so would what they start.
-pub(super) fn start() {
+pub fn start() {
     clock();
 }
 
 /// Ends the watch when it is dropped.
-pub(super) struct Watched(u64);
+pub(crate) struct Watched(u64);
 
 thread_local! {
     static TASK: Option<Arc<str>> = task();
 }
 
 /// Processor time that this thread has had; none where /proc does not say.
-pub(super) fn time_of_this_thread() -> Option<Duration> {
+#[must_use]
+pub fn time_of_this_thread() -> Option<Duration> {
     TASK.with(|task| task.as_deref().and_then(processor_time))
 }
 
 /// Watches what this thread does until the result is dropped, and cancels it when its time is over.
-pub(super) fn watch(handle: CancellationHandle) -> Watched {
+pub(crate) fn watch(handle: CancellationHandle) -> Watched {
     let task = TASK.with(Clone::clone);
     let clock = clock();
     let mut state = clock.lock();

@@ -9,23 +9,23 @@ use serde_json::{Map, Value};
 use super::constraint::{Constraint, closes_arguments};
 
 /// Bytes of a JSON schema.
-pub(crate) const MAX_SCHEMA_BYTES: usize = 256 << 10;
+pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
 /// Bytes of a regular expression or a Lark grammar.
-pub(crate) const MAX_GRAMMAR_BYTES: usize = 64 << 10;
+pub const MAX_GRAMMAR_BYTES: usize = 64 << 10;
 /// Levels of a schema, with the levels of everything that it refers to: no path through it can be longer.
-pub(crate) const MAX_SCHEMA_DEPTH: usize = 4096;
+pub const MAX_SCHEMA_DEPTH: usize = 4096;
 /// Objects, arrays and values of a schema.
-pub(crate) const MAX_SCHEMA_NODES: usize = 50_000;
+pub const MAX_SCHEMA_NODES: usize = 50_000;
 /// Names of one object, in `properties` and `required`.
-pub(crate) const MAX_PROPERTIES: usize = 5000;
+pub const MAX_PROPERTIES: usize = 5000;
 /// Rules and terminals of a Lark grammar, counted by its colons: no chain of them can be longer.
-pub(crate) const MAX_RULES: usize = 2048;
+pub const MAX_RULES: usize = 2048;
 /// Texts of a choice.
-pub(crate) const MAX_CHOICES: usize = 20_000;
+pub const MAX_CHOICES: usize = 20_000;
 /// Digits of `multipleOf` read as one number, without its point: the automaton has a state for each remainder.
-pub(crate) const MAX_MULTIPLE_OF: f64 = 10_000.0;
+pub const MAX_MULTIPLE_OF: f64 = 10_000.0;
 /// Digits of `multipleOf` after its point.
-pub(crate) const MAX_MULTIPLE_OF_DECIMALS: usize = 6;
+pub const MAX_MULTIPLE_OF_DECIMALS: usize = 6;
 
 /// Parts of a plain schema, those that it refers to included.
 const MAX_PLAIN_PARTS: usize = 4000;
@@ -38,7 +38,7 @@ const MAX_PLAIN_NAMES: usize = 256;
 
 /// How a text within the limits is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effort {
+pub enum Effort {
     /// Nothing in it multiplies: compiling takes time and memory in proportion to its size.
     Plain,
     /// Some of it may: intersections, automata with counters, and whatever a regular expression or a grammar says.
@@ -46,7 +46,10 @@ pub(crate) enum Effort {
 }
 
 /// Refuses what is over a limit, and names the limit and the value.
-pub(crate) fn check(constraint: &Constraint) -> Result<Effort, String> {
+///
+/// # Errors
+/// The limit and the value.
+pub fn check(constraint: &Constraint) -> Result<Effort, String> {
     match constraint {
         Constraint::Schema { schema, .. } => check_schema(schema, false),
         Constraint::Arguments { schema, .. } => {
@@ -60,6 +63,9 @@ pub(crate) fn check(constraint: &Constraint) -> Result<Effort, String> {
         }
         Constraint::Choice(choices) => {
             let bytes = choices.iter().map(String::len).sum();
+            if choices.is_empty() {
+                return Err("it has no choices".to_owned());
+            }
             at_most("choices", choices.len(), MAX_CHOICES)?;
             at_most("bytes", bytes, MAX_SCHEMA_BYTES)?;
             let plain = bytes <= MAX_PLAIN_CHOICE_BYTES;
