@@ -31,9 +31,9 @@ pub use checkpoint::{
 };
 pub use engine::{
     Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,
-    EngineOptions, Events, FinishReason, Histogram, MaskSource, Policy, PromptInfo, Request,
-    RequestId, SamplingParams, StepEntry, StepRecord, TextStream, TokenEvent, TokenLogprobs,
-    TokenMask, TokenStream, memory_budget,
+    EngineOptions, Events, FinishReason, Histogram, MaskSource, PauseMode, Policy, PromptInfo,
+    Request, RequestId, SamplingParams, StepEntry, StepRecord, TextStream, TokenEvent,
+    TokenLogprobs, TokenMask, TokenStream, memory_budget,
 };
 pub use error::{Error, Result};
 pub use ossmith_plan::{Model, ModelSpec};

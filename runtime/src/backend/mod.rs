@@ -21,6 +21,7 @@ pub(crate) use row_sampling::SlotState;
 pub(crate) use row_sampling::{MASKS_PER_SLOT, MAX_EDITS, MAX_REPORTED};
 pub use row_sampling::{PromptReport, RowSampling};
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
@@ -237,6 +238,13 @@ pub struct StepOutput {
     pub activations: Vec<LayerActivations>,
 }
 
+/// The refusal of a backend whose weights cannot change.
+fn keeps_weights(backend: &str) -> crate::Error {
+    let problem =
+        format!("those of {backend} cannot change; load the model again, or use one rank");
+    crate::Error::invalid_option("weights", problem)
+}
+
 /// Runs steps. `submit` may return before the work is done; `collect` waits for the oldest submitted step.
 pub trait Backend: Send {
     /// One line for logs and reports: `cpu (avx512, 2 threads)`, `cuda:0 (NVIDIA H100 80GB HBM3)`.
@@ -318,11 +326,16 @@ pub trait Backend: Send {
     /// # Errors
     /// [`crate::Error::InvalidOption`] where the backend cannot; what is wrong with the weights.
     fn replace_weights(&mut self, _weights: Arc<Checkpoint>) -> Result<()> {
-        let problem = format!(
-            "weights cannot be replaced on {}: only on the CPU with one rank; load the model again",
-            self.describe()
-        );
-        Err(crate::Error::invalid_option("weights", problem))
+        Err(keeps_weights(&self.describe()))
+    }
+
+    /// As [`Backend::replace_weights`], but only those weights whose tensors are in a file or folder of safetensors; returns how
+    /// many they are.
+    ///
+    /// # Errors
+    /// As [`Backend::replace_weights`] and [`Checkpoint::updated`].
+    fn update_weights(&mut self, _path: &Path) -> Result<usize> {
+        Err(keeps_weights(&self.describe()))
     }
 
     /// Starts a step.

@@ -113,7 +113,8 @@ fn is_openai(folder: &Path) -> Result<bool> {
     Ok(fields.contains_key("num_experts") && !fields.contains_key("model_type"))
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Every safetensors file of a folder, by name.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |source| Error::File { action: "list", path: folder.to_owned(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {

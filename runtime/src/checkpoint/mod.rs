@@ -29,7 +29,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -55,13 +55,17 @@ pub use tensor::Tensor;
 pub struct Checkpoint {
     graph: &'static Graph,
     layers: usize,
-    source: Box<dyn WeightSource>,
-    /// What the source made, by [`weight_index`].
-    made: Vec<OnceLock<std::result::Result<Made, String>>>,
+    source: Arc<dyn WeightSource>,
+    /// What came afterwards in the place of the source's weights, by [`weight_index`]; empty if nothing did.
+    updates: Vec<Option<Arc<StoredWeights>>>,
+    /// What was made of what is stored, by [`weight_index`].
+    made: Vec<Arc<OnceLock<std::result::Result<Made, String>>>>,
     /// What conversions added to the values that were read so far, by [`Conversion::weights`], `from` and `to`.
     added: Mutex<BTreeMap<[&'static str; 3], AddedError>>,
     /// What the weights are, if they are random.
     synthetic: Option<Synthetic>,
+    /// The form of experts that are not stored in MXFP4.
+    experts: ExpertStorage,
 }
 
 /// A weight for one use: borrowed from the checkpoint, or made and not kept there.
@@ -104,7 +108,7 @@ impl Checkpoint {
     /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found.
     pub fn from_gguf(gguf: Gguf, model: &'static Model) -> Result<Checkpoint> {
         let source = GgufWeights::new(gguf, &model.spec, &model.graph)?;
-        Ok(Checkpoint::of_source(Box::new(source), &model.graph, model.spec.layers.len()))
+        Ok(Checkpoint::of_source(Arc::new(source), &model.graph, model.spec.layers.len()))
     }
 
     /// [`Checkpoint::open`], read as `options` ask.
@@ -126,17 +130,90 @@ impl Checkpoint {
         graph: &'static Graph,
         options: CheckpointOptions,
     ) -> Result<Checkpoint> {
-        let source = StoredWeights::open(folder, spec, graph, options)?;
-        Ok(Checkpoint::of_source(Box::new(source), graph, spec.layers.len()))
+        let source = Arc::new(StoredWeights::open(folder, spec, graph, options)?);
+        let read = Checkpoint::of_source(source, graph, spec.layers.len());
+        Ok(Checkpoint { experts: options.experts, ..read })
     }
 
     fn of_source(
-        source: Box<dyn WeightSource>,
+        source: Arc<dyn WeightSource>,
         graph: &'static Graph,
         layers: usize,
     ) -> Checkpoint {
-        let made = (0..Weight::ALL.len() * layers).map(|_| OnceLock::new()).collect();
-        Checkpoint { graph, layers, source, made, added: Mutex::default(), synthetic: None }
+        Checkpoint {
+            graph,
+            layers,
+            source,
+            updates: Vec::new(),
+            made: (0..Weight::ALL.len() * layers).map(|_| Arc::default()).collect(),
+            added: Mutex::default(),
+            synthetic: None,
+            experts: ExpertStorage::default(),
+        }
+    }
+
+    /// The same weights, but for those whose tensors are in a safetensors file, or in the safetensors files of a folder, and
+    /// their number. Names, types and shapes are those of a whole checkpoint of either layout; a weight that has several
+    /// tensors comes with all of them. Adapters that were merged into a weight before are not added to the new one. The files
+    /// are read at once, so they may change afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the file, the tensor, what was expected and what was found, also for a tensor that the
+    /// model does not have; [`Error::File`] for a file that cannot be read.
+    pub fn updated(&self, path: &Path, model: &'static Model) -> Result<(Checkpoint, usize)> {
+        self.updated_shapes(path, &model.spec, &model.graph)
+    }
+
+    /// The weights of a file or folder alone, read as [`Checkpoint::updated`] reads them, and which they are. The others
+    /// cannot be read.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_update(
+        path: &Path,
+        model: &'static Model,
+    ) -> Result<(Checkpoint, Vec<(Weight, usize)>)> {
+        let options = CheckpointOptions::default();
+        let update = StoredWeights::open_update(path, &model.spec, &model.graph, options)?;
+        let all = model.graph.all_weights().map(|(info, layer)| (info.weight, layer));
+        let changed = all.filter(|&(weight, layer)| update.has(weight, layer)).collect();
+        let layers = model.spec.layers.len();
+        Ok((Checkpoint::of_source(Arc::new(update), &model.graph, layers), changed))
+    }
+
+    fn updated_shapes(
+        &self,
+        path: &Path,
+        spec: &ModelSpec,
+        graph: &Graph,
+    ) -> Result<(Checkpoint, usize)> {
+        let options = CheckpointOptions::default().with_experts(self.experts);
+        let update = StoredWeights::open_update(path, spec, graph, options)?;
+        let update = Arc::new(update);
+        let (mut updates, mut made, mut count) = (self.updates.clone(), self.made.clone(), 0);
+        updates.resize(made.len(), None);
+        for (info, layer) in self.graph.all_weights() {
+            if update.has(info.weight, layer) {
+                let index = weight_index(info.weight, layer, self.layers);
+                (updates[index], made[index]) = (Some(Arc::clone(&update)), Arc::default());
+                count += 1;
+            }
+        }
+        let read = Checkpoint::of_source(Arc::clone(&self.source), self.graph, self.layers);
+        Ok((Checkpoint { updates, made, experts: self.experts, ..read }, count))
+    }
+
+    /// What the weights are made of; see [`WeightSource::identity`].
+    fn identity(&self) -> Vec<String> {
+        let updates: BTreeSet<String> =
+            self.updates.iter().flatten().flat_map(|update| update.identity()).collect();
+        self.source.identity().into_iter().chain(updates).collect()
+    }
+
+    /// Where a weight comes from.
+    fn source(&self, weight: Weight, layer: usize) -> &dyn WeightSource {
+        match self.updates.get(weight_index(weight, layer, self.layers)) {
+            Some(Some(update)) => &**update,
+            _ => &*self.source,
+        }
     }
 
     /// The same weights with adapters added to them, in the order given. The checkpoint is opened with
@@ -154,8 +231,13 @@ impl Checkpoint {
             let problem = format!("adapter {} is for a model of other shapes", other.name());
             return Err(Error::Checkpoint { path: other.folder().to_owned(), problem });
         }
-        let source = Box::new(MergedWeights::new(self.source, adapters, experts));
-        Ok(Checkpoint::of_source(source, self.graph, self.layers))
+        if !self.updates.is_empty() {
+            let problem = "adapters are merged before weights are updated".to_owned();
+            return Err(Error::invalid_option("adapters", problem));
+        }
+        let source = Arc::new(MergedWeights::new(self.source, adapters, experts));
+        let read = Checkpoint::of_source(source, self.graph, self.layers);
+        Ok(Checkpoint { experts, ..read })
     }
 
     /// Applies the same checks to one safetensors file that is not on disk; errors show `name` as its path.
@@ -173,7 +255,7 @@ impl Checkpoint {
         graph: &'static Graph,
     ) -> Result<Checkpoint> {
         let source = StoredWeights::from_bytes(Path::new(name), bytes, spec, graph)?;
-        Ok(Checkpoint::of_source(Box::new(source), graph, spec.layers.len()))
+        Ok(Checkpoint::of_source(Arc::new(source), graph, spec.layers.len()))
     }
 
     /// Seeded random weights of the model's shapes, each generated when it is first read (see [`synthetic`]).
@@ -192,7 +274,7 @@ impl Checkpoint {
     }
 
     fn synthetic_shapes(graph: &'static Graph, layers: usize, kind: Synthetic) -> Checkpoint {
-        let source = Box::new(SyntheticWeights(kind));
+        let source = Arc::new(SyntheticWeights(kind));
         Checkpoint { synthetic: Some(kind), ..Checkpoint::of_source(source, graph, layers) }
     }
 
@@ -226,7 +308,8 @@ impl Checkpoint {
     /// Whether experts are given in bf16, which not every backend computes with.
     #[cfg(feature = "cuda")]
     pub(crate) fn has_bf16_experts(&self) -> bool {
-        self.source.has_bf16_experts()
+        let mut sources = self.updates.iter().flatten();
+        self.source.has_bf16_experts() || sources.any(|update| update.has_bf16_experts())
     }
 
     /// Converts every weight that is `read` and is not read as it is stored, and keeps the results: for a backend that reads
@@ -237,7 +320,8 @@ impl Checkpoint {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let is_made = |&(info, layer): &(&WeightInfo, usize)| {
-            read(info.weight) && self.source.stored(info.weight, layer).is_none()
+            read(info.weight)
+                && self.source(info.weight, layer).stored(info.weight, layer).is_none()
         };
         let all: Vec<_> = self.graph.all_weights().filter(is_made).collect();
         let total = all.iter().map(|(info, _)| info.bytes() as u64).sum();
@@ -258,7 +342,7 @@ impl Checkpoint {
     #[doc(hidden)]
     pub fn tensor(&self, weight: Weight, layer: usize) -> Result<Tensor<'_>> {
         let layer = self.layer_of(weight, layer)?;
-        if let Some(tensor) = self.source.stored(weight, layer) {
+        if let Some(tensor) = self.source(weight, layer).stored(weight, layer) {
             return Ok(tensor);
         }
         let cell = &self.made[weight_index(weight, layer, self.layers)];
@@ -272,7 +356,7 @@ impl Checkpoint {
     pub(crate) fn load(&self, weight: Weight, layer: usize) -> Result<LoadedTensor<'_>> {
         let layer = self.layer_of(weight, layer)?;
         let kept = &self.made[weight_index(weight, layer, self.layers)];
-        if kept.get().is_some() || self.source.stored(weight, layer).is_some() {
+        if kept.get().is_some() || self.source(weight, layer).stored(weight, layer).is_some() {
             return self.tensor(weight, layer).map(LoadedTensor::Borrowed);
         }
         match self.make(weight, layer) {
@@ -284,11 +368,11 @@ impl Checkpoint {
     /// The blocks of a weight that is stored as ggml's q8_0; see [`WeightSource::q8_0`].
     pub(crate) fn q8_0(&self, weight: Weight, layer: usize) -> Option<Vec<&[u8]>> {
         let layer = self.layer_of(weight, layer).ok()?;
-        self.source.q8_0(weight, layer)
+        self.source(weight, layer).q8_0(weight, layer)
     }
 
     fn make(&self, weight: Weight, layer: usize) -> std::result::Result<Made, String> {
-        let made = self.source.make(self.graph.weight(weight, layer), layer)?;
+        let made = self.source(weight, layer).make(self.graph.weight(weight, layer), layer)?;
         if let Some(error) = made.error {
             let to = match made.tensor {
                 OwnedTensor::Bf16(_) => "bf16",

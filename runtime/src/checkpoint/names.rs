@@ -21,6 +21,14 @@ impl Layout {
         }
     }
 
+    /// The layout that has a tensor of this name, if either does.
+    pub(super) fn of_tensor(name: &str) -> Layout {
+        match name.starts_with("model.") || name.starts_with("lm_head.") {
+            true => Layout::HuggingFace,
+            false => Layout::OpenAi,
+        }
+    }
+
     fn layer_prefix(self) -> &'static str {
         match self {
             Layout::HuggingFace => "model.layers.",

@@ -34,6 +34,12 @@ impl TensorFile {
         TensorFile::with_content(path, content::map(path, "a safetensors file")?)
     }
 
+    /// Reads a whole file, which may change afterwards.
+    pub(super) fn read(path: &Path) -> Result<TensorFile> {
+        let failed = |source| Error::File { action: "read", path: path.to_owned(), source };
+        TensorFile::with_content(path, Content::InMemory(std::fs::read(path).map_err(failed)?))
+    }
+
     /// Reads a file that is not on disk; errors show `name` as its path.
     pub(super) fn from_bytes(name: &Path, bytes: Vec<u8>) -> Result<TensorFile> {
         TensorFile::with_content(name, Content::InMemory(bytes))

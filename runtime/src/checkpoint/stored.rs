@@ -77,6 +77,45 @@ impl StoredWeights {
         StoredWeights::of_files(name, files, spec, graph, CheckpointOptions::default())
     }
 
+    /// Reads the weights that a file holds, or those that the files of a folder hold together. All others have no pieces.
+    pub(super) fn open_update(
+        path: &Path,
+        spec: &ModelSpec,
+        graph: &Graph,
+        options: CheckpointOptions,
+    ) -> Result<StoredWeights> {
+        let paths = if path.is_dir() { folder::list(path)? } else { vec![path.to_owned()] };
+        let files: Vec<TensorFile> =
+            paths.iter().map(|path| TensorFile::read(path)).collect::<Result<_>>()?;
+        let all = merge(&files)?;
+        let Some(first) = all.keys().next() else {
+            return Err(refused(path, "no tensors; expected some of a model's weights".to_owned()));
+        };
+        let layout = Layout::of_tensor(first);
+        let layers = spec.layers.len();
+        let mut weights = vec![ABSENT; Weight::ALL.len() * layers];
+        let mut finder = Finder { folder: path, files: &files, unused: all.clone(), all };
+        for weight in Weight::ALL {
+            for layer in 0..if weight.per_layer() { layers } else { 1 } {
+                let forms = forms(layout, spec, graph, weight, layer);
+                let names = forms.iter().flat_map(|form| &form.pieces).map(|piece| &piece.name);
+                if names.into_iter().any(|name| finder.all.contains_key(name.as_str())) {
+                    weights[weight_index(weight, layer, layers)] = finder.find(&forms)?;
+                }
+            }
+        }
+        if let Some((name, &(file, _))) = finder.unused.first_key_value() {
+            let problem = format!("tensor {name}: {} has no such weight", spec.name);
+            return Err(refused(&finder.files[file].path, problem));
+        }
+        Ok(StoredWeights { files, weights, layers, options, notes: Vec::new() })
+    }
+
+    /// Whether a weight is in the files.
+    pub(super) fn has(&self, weight: Weight, layer: usize) -> bool {
+        !self.located(weight, layer).pieces.is_empty()
+    }
+
     fn of_files(
         folder: &Path,
         files: Vec<TensorFile>,

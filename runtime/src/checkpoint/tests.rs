@@ -6,6 +6,7 @@ mod export;
 mod good;
 mod random;
 mod shapes;
+mod update;
 
 use std::path::Path;
 

@@ -304,7 +304,7 @@ impl Scheduler {
     /// Starts waiting samples, as far as sequence slots and pages last, and returns them.
     fn admit(&mut self, plan: &mut StepPlan, now: Instant) -> Vec<Key> {
         let mut started = Vec::new();
-        if self.free_seq_slots.is_empty() || self.waiting.is_empty() {
+        if !self.admits || self.free_seq_slots.is_empty() || self.waiting.is_empty() {
             return started;
         }
         self.settle_changes();

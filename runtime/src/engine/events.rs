@@ -6,6 +6,7 @@
 //! no further token of it is scheduled) until the reader has taken half of them. Other requests go on meanwhile.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
+use super::pause::PauseMode;
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::validate::ValidatedRequest;
 use crate::{Checkpoint, Result};
@@ -26,8 +28,10 @@ pub(super) enum Command {
     Resume(RequestId),
     ResetPrefixCache,
     Logits(LogitsJob),
-    /// Starts no further step, or starts them again; replies once no step is in flight.
-    Pause(bool, Sender<()>),
+    /// Starts no further step; replies once the requests are as the mode asks and no step is in flight.
+    Pause(PauseMode, Sender<()>),
+    /// Starts steps again.
+    Unpause(Sender<()>),
     Weights(WeightsJob),
     Shutdown,
 }
@@ -41,9 +45,11 @@ pub(super) struct LogitsJob {
 
 /// Weights that a caller waits for.
 #[derive(Debug)]
-pub(super) struct WeightsJob {
-    pub(super) weights: Arc<Checkpoint>,
-    pub(super) reply: Sender<Result<()>>,
+pub(super) enum WeightsJob {
+    /// All of them.
+    Replace(Arc<Checkpoint>, Sender<Result<()>>),
+    /// Those of a file or folder; the answer is how many they are.
+    Update(PathBuf, Sender<Result<usize>>),
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use super::events::{Command, Events, LogitsJob, Sink, WeightsJob, queue};
 use super::flight_recorder::{FlightRecorder, StepRecord};
 use super::logits::LogitsOptions;
 use super::metrics::EngineMetrics;
+use super::pause::PauseMode;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
 use super::validate::{check_adapter, validate};
 use crate::error::panic_message;
@@ -146,21 +148,21 @@ impl EngineHandle {
         let _ = self.commands.send(Command::ResetPrefixCache);
     }
 
-    /// Starts no further step until [`EngineHandle::resume_steps`]; returns once none is in flight. Requests are taken, wait, and
-    /// end at their deadlines.
+    /// Starts no further step until [`EngineHandle::unpause`]; returns once none is in flight and what ran has become what the
+    /// mode says. Requests are taken meanwhile, wait, and end at their deadlines.
     ///
     /// # Errors
     /// [`Error::ShutDown`] or [`Error::Stopped`] if the engine no longer runs.
-    pub fn pause_steps(&self) -> Result<()> {
-        self.set_paused(true)
+    pub fn pause(&self, mode: PauseMode) -> Result<()> {
+        self.ask(|reply| Command::Pause(mode, reply))
     }
 
-    /// Starts steps again.
+    /// Starts steps again. A pause that still waits for requests to finish ends.
     ///
     /// # Errors
-    /// As [`EngineHandle::pause_steps`].
-    pub fn resume_steps(&self) -> Result<()> {
-        self.set_paused(false)
+    /// As [`EngineHandle::pause`].
+    pub fn unpause(&self) -> Result<()> {
+        self.ask(Command::Unpause)
     }
 
     /// Whether steps are paused.
@@ -174,21 +176,24 @@ impl EngineHandle {
     /// # Errors
     /// As [`Engine::replace_weights`], but for [`Error::NotIdle`]; [`Error::ShutDown`] if the engine no longer runs.
     pub fn replace_weights(&self, weights: Arc<Checkpoint>) -> Result<()> {
-        self.check_running()?;
-        let (reply, answer) = channel();
-        let sent = self.commands.send(Command::Weights(WeightsJob { weights, reply }));
-        match sent.is_ok().then(|| answer.recv()) {
-            Some(Ok(replaced)) => replaced,
-            _ => Err(self.closed().unwrap_or(Error::ShutDown)),
-        }
+        self.ask(|reply| Command::Weights(WeightsJob::Replace(weights, reply)))?
     }
 
-    fn set_paused(&self, paused: bool) -> Result<()> {
+    /// [`Engine::update_weights`], after the steps in flight.
+    ///
+    /// # Errors
+    /// As [`Engine::update_weights`], but for [`Error::NotIdle`]; [`Error::ShutDown`] if the engine no longer runs.
+    pub fn update_weights(&self, path: &Path) -> Result<usize> {
+        self.ask(|reply| Command::Weights(WeightsJob::Update(path.to_owned(), reply)))?
+    }
+
+    /// Sends a command, and waits for its answer.
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T> {
         self.check_running()?;
         let (reply, answer) = channel();
-        let sent = self.commands.send(Command::Pause(paused, reply));
+        let sent = self.commands.send(command(reply));
         match sent.is_ok().then(|| answer.recv()) {
-            Some(Ok(())) => Ok(()),
+            Some(Ok(answer)) => Ok(answer),
             _ => Err(self.closed().unwrap_or(Error::ShutDown)),
         }
     }
@@ -200,13 +205,7 @@ impl EngineHandle {
     /// [`Error::CacheTooSmall`] for the prompt, [`Error::ShutDown`] or [`Error::Stopped`] if the engine no longer runs, and
     /// what the backend reports.
     pub fn logits(&self, prompt: Vec<u32>) -> Result<Vec<f32>> {
-        self.check_running()?;
-        let (reply, answer) = channel();
-        let sent = self.commands.send(Command::Logits(LogitsJob { prompt, reply }));
-        match sent.is_ok().then(|| answer.recv()) {
-            Some(Ok(logits)) => logits,
-            _ => Err(self.closed().unwrap_or(Error::ShutDown)),
-        }
+        self.ask(|reply| Command::Logits(LogitsJob { prompt, reply }))?
     }
 
     /// What the engine counted up to its last step; if no step can run, what waits and runs now. An event that has
@@ -285,7 +284,13 @@ pub(super) fn parts(engine: Engine) -> (EngineHandle, Worker) {
         end: Mutex::new(None),
         thread: Mutex::new(None),
     });
-    let worker = Worker { engine, shared: shared.clone(), sinks: HashMap::new(), inbox };
+    let worker = Worker {
+        engine,
+        shared: shared.clone(),
+        sinks: HashMap::new(),
+        inbox,
+        pausing: Vec::new(),
+    };
     (EngineHandle { shared, commands }, worker)
 }
 
@@ -296,6 +301,8 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     sinks: HashMap<RequestId, Sink>,
     inbox: Receiver<Command>,
+    /// Who waits for the engine to be paused.
+    pausing: Vec<Sender<()>>,
 }
 
 impl Worker {
@@ -326,9 +333,12 @@ impl Worker {
     }
 
     /// Executes the commands, waiting for one if no step can run, makes a step, delivers its events.
-    fn iterate(&mut self) -> Option<End> {
+    pub(super) fn iterate(&mut self) -> Option<End> {
         let mut begin = None;
         loop {
+            if !self.pausing.is_empty() && !self.engine.is_running() {
+                return self.pause();
+            }
             let enough = begin.is_some_and(|begin| self.shared.clock.since(begin) > COMMAND_TIME);
             if enough && self.can_step() {
                 return self.step();
@@ -392,23 +402,41 @@ impl Worker {
                 let _ = job.reply.send(logits);
                 return self.engine.failure().map(|reason| End::Failed(reason.to_owned()));
             }
-            Command::Pause(paused, reply) => {
-                self.shared.paused.store(paused, Ordering::Release);
-                let end = if paused { self.drain() } else { None };
-                // Without a reply the caller finds why the engine has ended.
-                if end.is_none() {
-                    let _ = reply.send(());
+            Command::Pause(mode, reply) => {
+                self.pausing.push(reply);
+                if mode == PauseMode::Abort {
+                    let events = self.engine.abort_all();
+                    self.deliver(events);
                 }
-                return end;
+                if mode == PauseMode::Wait && self.engine.is_running() {
+                    self.engine.set_admission(false);
+                    return None;
+                }
+                return self.pause();
+            }
+            Command::Unpause(reply) => {
+                self.shared.paused.store(false, Ordering::Release);
+                self.engine.set_admission(true);
+                self.pausing.push(reply);
+                self.answer_pausing();
             }
             Command::Weights(job) => {
-                let end = self.drain();
-                if end.is_none() {
-                    let replaced = self.engine.replace_weights(job.weights);
-                    self.publish_metrics();
-                    let _ = job.reply.send(replaced);
+                // Without an answer the caller finds why the engine has ended.
+                if let Some(end) = self.drain() {
+                    return Some(end);
                 }
-                return end;
+                match job {
+                    WeightsJob::Replace(weights, reply) => {
+                        let replaced = self.engine.replace_weights(weights);
+                        self.publish_metrics();
+                        let _ = reply.send(replaced);
+                    }
+                    WeightsJob::Update(path, reply) => {
+                        let updated = self.engine.update_weights(&path);
+                        self.publish_metrics();
+                        let _ = reply.send(updated);
+                    }
+                }
             }
             Command::Shutdown => return Some(End::ShutDown),
         }
@@ -418,6 +446,24 @@ impl Worker {
     /// Whether a step would do anything now.
     fn can_step(&self) -> bool {
         !self.shared.paused.load(Ordering::Acquire) && self.engine.can_step()
+    }
+
+    /// Starts no further step, and answers those who wait for that. Without an answer they find why the engine has ended.
+    fn pause(&mut self) -> Option<End> {
+        self.shared.paused.store(true, Ordering::Release);
+        self.engine.set_admission(true);
+        let end = self.drain();
+        if end.is_none() {
+            self.answer_pausing();
+        }
+        end
+    }
+
+    fn answer_pausing(&mut self) {
+        for reply in self.pausing.drain(..) {
+            // A caller that is gone needs no answer.
+            let _ = reply.send(());
+        }
     }
 
     /// Finishes the steps in flight and delivers their events.

@@ -30,6 +30,7 @@ mod metrics;
 mod options;
 mod pages;
 mod params;
+mod pause;
 mod prompt_pace;
 mod request;
 mod results;
@@ -63,6 +64,7 @@ pub use mask::{Allowed, MaskSource, TokenMask};
 pub use metrics::{EngineMetrics, Histogram};
 pub use options::{EngineOptions, Policy};
 pub use params::SamplingParams;
+pub use pause::PauseMode;
 pub use request::{
     Completion, FinishReason, PromptInfo, Request, RequestId, TokenEvent, TokenLogprobs,
 };
@@ -210,7 +212,7 @@ impl Engine {
     /// Whether [`Engine::step`] would do anything now: some request is neither finished nor held.
     #[must_use]
     pub fn can_step(&self) -> bool {
-        !self.in_flight.is_empty() || !self.scheduler.all_held()
+        !self.in_flight.is_empty() || self.scheduler.can_run()
     }
 
     /// The earliest deadline of a request, at which [`Engine::step`] ends it.

@@ -333,7 +333,7 @@ impl Engine {
         self.recorder.record_failure(plans, self.clock.now(), &reason);
         self.in_flight.clear();
         self.failure = Some(reason.clone());
-        self.scheduler.fail_all(&reason)
+        self.scheduler.end_all(&FinishReason::Failed(reason))
     }
 }
 

@@ -45,8 +45,10 @@ pub(super) struct Scheduler {
     /// Samples of which something has changed that decides whether they, or those that share their prompt, may start.
     changed: Vec<Key>,
     pub(super) running: BTreeSet<Key>,
+    /// Whether waiting samples may start.
+    pub(super) admits: bool,
     /// How many samples wait for their reader.
-    held: usize,
+    pub(super) held: usize,
     /// Samples of each request.
     requests: HashMap<RequestId, Vec<Key>>,
     deadlines: BTreeSet<(Instant, RequestId)>,
@@ -89,6 +91,7 @@ impl Scheduler {
             changed: Vec::new(),
             held: 0,
             running: BTreeSet::new(),
+            admits: true,
             requests: HashMap::new(),
             deadlines: BTreeSet::new(),
             free_seq_slots: (0..limits.max_sequences).rev().collect(),
@@ -160,9 +163,12 @@ impl Scheduler {
         self.samples.is_empty()
     }
 
-    /// Whether every sample waits for its reader.
-    pub(super) fn all_held(&self) -> bool {
-        self.held == self.samples.len()
+    /// Whether a sample is to run that does not wait for its reader.
+    pub(super) fn can_run(&self) -> bool {
+        match self.admits {
+            true => self.held < self.samples.len(),
+            false => self.running.iter().any(|key| !self.samples[key].held),
+        }
     }
 
     /// Removes a request, which yields no further event. Unknown and finished requests are ignored.
@@ -200,12 +206,11 @@ impl Scheduler {
         events
     }
 
-    /// Ends every sample, because no step can run any more.
-    pub(super) fn fail_all(&mut self, reason: &Arc<str>) -> Vec<TokenEvent> {
+    /// Ends every sample without a further token.
+    pub(super) fn end_all(&mut self, reason: &FinishReason) -> Vec<TokenEvent> {
         let mut keys: Vec<Key> = self.samples.keys().copied().collect();
         keys.sort_unstable();
-        let failed = |key| self.end(key, FinishReason::Failed(reason.clone()));
-        keys.into_iter().filter_map(failed).collect()
+        keys.into_iter().filter_map(|key| self.end(key, reason.clone())).collect()
     }
 
     /// Ends one sample without a token.

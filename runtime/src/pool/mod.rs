@@ -13,6 +13,7 @@ mod placement;
 mod tests;
 
 use std::collections::hash_map::RandomState;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ossmith_plan::ModelSpec;
@@ -21,7 +22,7 @@ pub use events::{BlockingPoolEvents, PoolEvents};
 pub use load::ranks_on_devices;
 
 use crate::engine::EngineMetrics;
-use crate::{Engine, EngineHandle, Error, Limits, Request, Result};
+use crate::{Engine, EngineHandle, Error, Limits, PauseMode, Request, Result};
 use placement::{Chain, Loads, Prompt};
 
 /// Engines of one model, each on a thread of its own, that share the requests. Clones are handles of the same pool.
@@ -103,6 +104,42 @@ impl EnginePool {
     #[must_use]
     pub fn engines(&self) -> &[EngineHandle] {
         &self.shared.engines
+    }
+
+    /// [`EngineHandle::pause`], of all engines at once; those that have failed are passed over.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::pause`], if no engine runs any more.
+    pub fn pause(&self, mode: PauseMode) -> Result<()> {
+        // An engine that fails here is no longer one of the pool's, which reports it.
+        std::thread::scope(|scope| {
+            self.engines().iter().for_each(|engine| drop(scope.spawn(move || engine.pause(mode))));
+        });
+        self.closed().map_or(Ok(()), Err)
+    }
+
+    /// [`EngineHandle::unpause`], of all engines; those that have failed are passed over.
+    ///
+    /// # Errors
+    /// As [`EnginePool::pause`].
+    pub fn unpause(&self) -> Result<()> {
+        self.engines().iter().for_each(|engine| drop(engine.unpause()));
+        self.closed().map_or(Ok(()), Err)
+    }
+
+    /// [`EngineHandle::update_weights`], of one engine after the other; those that have failed are passed over. Pause the pool
+    /// for it, or requests that run meanwhile are answered by old and new weights side by side.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::update_weights`]. What is wrong with the files is found by the first engine and changes none; should
+    /// a later one refuse them, the files have changed meanwhile, and the engines have different weights until the next update.
+    pub fn update_weights(&self, path: &Path) -> Result<usize> {
+        self.closed().map_or(Ok(()), Err)?;
+        let mut count = 0;
+        for engine in self.engines().iter().filter(|engine| engine.closed().is_none()) {
+            count = engine.update_weights(path)?;
+        }
+        Ok(count)
     }
 
     /// Evicts all cached prefixes that no request uses.

@@ -11,7 +11,7 @@ use ossmith::unstable::export::ExportOptions;
 use ossmith::unstable::{Backend, LogitsOptions};
 use ossmith::{
     Adapter, Checkpoint, CheckpointOptions, Device, Engine, EngineHandle, EngineOptions,
-    ExpertStorage, Request, SamplingParams,
+    ExpertStorage, PauseMode, Request, SamplingParams,
 };
 use ossmith_tests::bounds::{Profile, rel_l2};
 use ossmith_tests::drive::{self, Feed};
@@ -219,15 +219,28 @@ fn other_weights(what: &str, loaded: &Loaded, base: &Fixture, adapter: &Arc<Adap
     };
     assert_eq!(answer(&handle, 12), (before.clone(), 0), "{what}");
     let running = handle.submit(request(200)).expect("a request");
-    handle.pause_steps().expect("a running engine");
+    handle.pause(PauseMode::Keep).expect("a running engine");
     assert!(handle.is_paused(), "{what}");
-    handle.replace_weights(merged).expect("weights of the model");
-    handle.resume_steps().expect("a running engine");
+    handle.replace_weights(Arc::clone(&merged)).expect("weights of the model");
+    handle.unpause().expect("a running engine");
     let tokens = running.into_iter().filter_map(|event| event.token).count();
     assert_eq!(tokens, 200, "{what}: the request that ran");
     assert_eq!(answer(&handle, 12).0, after, "{what}");
     assert!(answer(&handle, 1).1 > 0, "{what}: the new weights' prefix is cached");
     handle.replace_weights(Arc::clone(loaded.weights())).expect("weights of the model");
     assert_eq!(answer(&handle, 12), (before, 0), "{what}: nothing of the other weights is cached");
+    // The same weights come from files, which may go once they were read.
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let options = ExportOptions { folder: folder.path(), files: &[], shard_bytes: 1 << 16 };
+    merged
+        .export(&loaded.model.spec, &options, &mut |_| ControlFlow::Continue(()))
+        .expect("an export");
+    let count = handle.update_weights(folder.path()).expect("weights of the model");
+    assert_eq!(count, loaded.model.graph.all_weights().count(), "{what}");
+    folder.close().expect("the folder goes");
+    assert_eq!(answer(&handle, 12), (after, 0), "{what}: weights from files");
+    let missing = handle.update_weights("nowhere.safetensors".as_ref());
+    assert!(missing.is_err_and(|why| why.to_string().contains("nowhere")), "{what}");
+    assert!(answer(&handle, 1).1 > 0, "{what}: a refused update changes nothing");
     handle.shutdown();
 }

@@ -4,6 +4,7 @@
 //! it claims to compute.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use ossmith_plan::{Layer, Local, Model, ModelSpec, Node, Op, Shard, ShardError, Value, Weight};
@@ -129,6 +130,11 @@ impl Executor {
     pub(super) fn with_weights(&self, weights: Arc<Checkpoint>) -> Result<Executor> {
         let dense = if self.q8.is_some() { DenseWeights::Q8 } else { DenseWeights::Bf16 };
         Executor::with_dense(self.whole, weights, self.isa, Some(self.threads()), dense)
+    }
+
+    /// Its weights, with those of other files in their place; see [`Checkpoint::updated`].
+    pub(super) fn updated(&self, path: &Path) -> Result<(Checkpoint, usize)> {
+        self.weights.updated(path, self.whole)
     }
 
     /// The rows of the unembedding that it computes.

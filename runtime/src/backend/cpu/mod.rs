@@ -27,6 +27,7 @@ mod view;
 mod weights;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -460,6 +461,12 @@ impl Backend for CpuBackend {
         runner.replace(Arc::clone(&executor));
         self.executor = executor;
         Ok(())
+    }
+
+    fn update_weights(&mut self, path: &Path) -> Result<usize> {
+        let (updated, count) = self.executor.updated(path)?;
+        self.replace_weights(Arc::new(updated))?;
+        Ok(count)
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {

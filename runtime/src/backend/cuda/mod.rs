@@ -44,11 +44,12 @@ mod whole_file;
 mod workspace;
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
-use ossmith_plan::Model;
 use ossmith_plan::params::NOTHING_SAMPLED;
+use ossmith_plan::{Model, Weight};
 
 pub use bundle::Bundle;
 pub use cubins::{CacheUse, CubinCache};
@@ -281,6 +282,22 @@ impl CudaBackend {
         self.pass.cache.copy_snapshot(&self.pass.stream, snapshot, seq_slot, end, save)
     }
 
+    /// Writes weights over those that are placed, and drops what was made of those: the shadow of the unembedding, and graphs,
+    /// which hold the scales of weights.
+    fn write_weights(&mut self, weights: &Checkpoint, changed: &[(Weight, usize)]) -> Result<()> {
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        self.synchronize()?;
+        self.graphs.clear();
+        let Pass { model, stream, kernels, weights: placed, shadow, .. } = &mut self.pass;
+        placed.replace(model, weights, changed)?;
+        match shadow {
+            Some(shadow) if changed.iter().any(|(weight, _)| *weight == Weight::Unembedding) => {
+                shadow.fill(stream, kernels, model, placed)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Sends a step's words.
     fn send(&self, staging: &Staging) -> Result<()> {
         staging.words.copy_to(&self.pass.stream, staging.device_range(), self.words.ptr())?;
@@ -413,6 +430,22 @@ impl Backend for CudaBackend {
         validate::history(self.pass.model, &self.limits, seq_slot, history)?;
         self.pass.sampling.set_history(seq_slot, history);
         Ok(())
+    }
+
+    fn replace_weights(&mut self, weights: Arc<Checkpoint>) -> Result<()> {
+        if weights.synthetic_kind().is_some() || weights.has_bf16_experts() {
+            let problem = "a device takes neither random ones nor experts in bf16 in their place";
+            return Err(Error::invalid_option("weights", problem));
+        }
+        let all = self.pass.model.graph.all_weights();
+        let all: Vec<_> = all.map(|(info, layer)| (info.weight, layer)).collect();
+        self.write_weights(&weights, &all)
+    }
+
+    fn update_weights(&mut self, path: &Path) -> Result<usize> {
+        let (weights, changed) = Checkpoint::of_update(path, self.pass.model)?;
+        self.write_weights(&weights, &changed)?;
+        Ok(changed.len())
     }
 
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {

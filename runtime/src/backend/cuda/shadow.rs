@@ -54,18 +54,29 @@ impl Shadow {
     ) -> Result<Option<Shadow>> {
         let make = |bytes, what| Buffer::zeroed(context, bytes, what);
         let Some(shadow) = Shadow::build(model, make)? else { return Ok(None) };
+        shadow.fill(stream, kernels, model, weights)?;
+        Ok(Some(shadow))
+    }
+
+    /// Makes the codes and their bounds from the unembedding that is placed now.
+    pub(super) fn fill(
+        &self,
+        stream: &CudaStream,
+        kernels: &Kernels,
+        model: &Model,
+        weights: &DeviceWeights,
+    ) -> Result<()> {
         let (_, rows, k) = model.graph.weight(Weight::Unembedding, 0).matrices();
         let params = MakeShadow {
             weight: weights.ptr(Weight::Unembedding, 0),
-            shadow: shadow.codes.ptr(),
-            row_bounds: shadow.row_bounds.ptr(),
+            shadow: self.codes.ptr(),
+            row_bounds: self.row_bounds.ptr(),
             rows: rows as u32,
             k: k as u32,
         };
         let extent = Extent { tokens: 0, routes: 0, query_tiles: 0 };
         kernels.launch(stream, &model.tools.make_shadow, extent, &params)?;
-        stream.synchronize().map_err(device_error("make the shadow of the unembedding"))?;
-        Ok(Some(shadow))
+        stream.synchronize().map_err(device_error("make the shadow of the unembedding"))
     }
 }
 

@@ -11,7 +11,7 @@ use ossmith_plan::{
 
 use super::kernels::{Extent, Kernels};
 use super::memory::{Buffer, RowCopy, device_error};
-use super::pack::{pack_bf16, pack_mxfp4};
+use super::pack::{PackedMxfp4, pack_bf16, pack_mxfp4};
 use crate::backend::Progress;
 use crate::checkpoint::synthetic::{Synthetic, TensorPart, scale_base, stream, uniform};
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -76,8 +76,8 @@ impl DeviceWeights {
                 }
                 (_, Some(slice)) => {
                     let loaded = checkpoint.load(weight, layer)?;
-                    upload(&buffer, stored, layout, &loaded.as_tensor(), &slice)
-                        .map_err(|error| named(error, &what))?
+                    let packed = pack(stored, layout, &loaded.as_tensor(), &slice);
+                    packed.and_then(|packed| packed.upload(&buffer)).map_err(|e| named(e, &what))?
                 }
             };
             done += info.bytes() as u64;
@@ -92,6 +92,33 @@ impl DeviceWeights {
         }
         cuda_stream.synchronize().map_err(device_error("make weights"))?;
         Ok(DeviceWeights { placed })
+    }
+
+    /// Writes these weights and layers of a checkpoint over those that are placed. All are packed once before anything is
+    /// written, so that wrong values change nothing.
+    pub(super) fn replace(
+        &mut self,
+        model: &Model,
+        checkpoint: &Checkpoint,
+        changed: &[(Weight, usize)],
+    ) -> Result<()> {
+        let local = model.shard.local(&model.spec);
+        let local = local.map_err(|why| Error::invalid_option("ranks", why.to_string()))?;
+        for writes in [false, true] {
+            for &(weight, layer) in changed {
+                let layout = layout_of(model, weight)?;
+                let stored = model.whole_graph().weight(weight, layer);
+                let Some(slice) = local.slice(&model.spec, stored) else { continue };
+                let loaded = checkpoint.load(weight, layer)?;
+                let packed = pack(stored, layout, &loaded.as_tensor(), &slice)
+                    .map_err(|error| named(error, &format!("{weight:?} of layer {layer}")))?;
+                if writes {
+                    let placed = &mut self.placed[weight as usize][layer];
+                    placed.weight_scale = packed.upload(&placed.buffer)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn place(&self, weight: Weight, layer: usize) -> &Placed {
@@ -183,32 +210,49 @@ fn tile_copies(stored: &WeightInfo, layout: WeightLayout, slice: &Slice) -> Vec<
     copies
 }
 
-/// Uploads a slice of a stored weight of this shape.
-fn upload(
-    buffer: &Buffer,
+/// A weight as its buffer is to hold it.
+enum Packed<'a> {
+    /// As it is stored, part after part.
+    Stored(Vec<&'a [u8]>),
+    Bf16(Vec<u8>),
+    Mxfp4(PackedMxfp4),
+}
+
+impl Packed<'_> {
+    /// Fills the weight's buffer, and returns the weight's scale.
+    fn upload(&self, buffer: &Buffer) -> Result<f32> {
+        match self {
+            Packed::Stored(parts) => {
+                let mut offset = 0;
+                for part in parts {
+                    buffer.write(offset, part)?;
+                    offset += part.len();
+                }
+                Ok(1.0)
+            }
+            Packed::Bf16(bytes) => buffer.write(0, bytes).map(|()| 1.0),
+            Packed::Mxfp4(packed) => buffer.write(0, &packed.bytes).map(|()| packed.weight_scale),
+        }
+    }
+}
+
+/// Packs a slice of a stored weight of this shape.
+fn pack<'a>(
     info: &WeightInfo,
     layout: WeightLayout,
-    tensor: &Tensor<'_>,
+    tensor: &Tensor<'a>,
     slice: &Slice,
-) -> Result<f32> {
+) -> Result<Packed<'a>> {
     let (matrices, rows, k) = info.matrices();
     match (layout, tensor) {
         (WeightLayout::RowMajor, Tensor::Bf16 { .. }) => {
-            let mut offset = 0;
-            for part in tensor.runs([matrices, rows, k], slice) {
-                buffer.write(offset, part)?;
-                offset += part.len();
-            }
-            Ok(1.0)
+            Ok(Packed::Stored(tensor.runs([matrices, rows, k], slice)))
         }
         (WeightLayout::Bf16Tiles(order), Tensor::Bf16 { .. }) => {
-            buffer.write(0, &pack_bf16(tensor, k, slice, order))?;
-            Ok(1.0)
+            Ok(Packed::Bf16(pack_bf16(tensor, k, slice, order)))
         }
         (WeightLayout::Mxfp4Tiles(order), Tensor::Mxfp4 { .. }) => {
-            let packed = pack_mxfp4(tensor, matrices, [rows, k], slice, order)?;
-            buffer.write(0, &packed.bytes)?;
-            Ok(packed.weight_scale)
+            pack_mxfp4(tensor, matrices, [rows, k], slice, order).map(Packed::Mxfp4)
         }
         _ => Err(Error::Internal(format!("layout {layout:?} does not fit {:?}", info.weight))),
     }

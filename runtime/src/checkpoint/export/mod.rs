@@ -73,7 +73,7 @@ impl Checkpoint {
             weights.retain(|weight| weight.info.weight != Weight::Unembedding);
         }
         let shards = layout::shards(weights, options.shard_bytes);
-        let mut record = Record::new(self.source.identity(), &shards);
+        let mut record = Record::new(self.identity(), &shards);
         let folder = Folder::open(options.folder)?;
         record.resume(&folder)?;
         let kept = record.verify(&folder)?;
@@ -144,16 +144,17 @@ impl Checkpoint {
     ) -> Result<Vec<ExportedTensor>> {
         let ExportWeight { info, layer, tensors } = weight;
         let made;
-        let (tensor, from, error) = match self.source.stored(info.weight, *layer) {
-            Some(stored) => (stored, "", None),
-            None => {
-                made = self.make(info.weight, *layer);
-                let Made { tensor, from, error } = made
-                    .as_ref()
-                    .map_err(|problem| super::bad_values(info.weight, *layer, problem))?;
-                (tensor.as_tensor(), *from, *error)
-            }
-        };
+        let (tensor, from, error) =
+            match self.source(info.weight, *layer).stored(info.weight, *layer) {
+                Some(stored) => (stored, "", None),
+                None => {
+                    made = self.make(info.weight, *layer);
+                    let Made { tensor, from, error } = made
+                        .as_ref()
+                        .map_err(|problem| super::bad_values(info.weight, *layer, problem))?;
+                    (tensor.as_tensor(), *from, *error)
+                }
+            };
         for (_, part) in tensors {
             match (part, &tensor) {
                 (Part::Bytes(range), Tensor::Bf16 { parts }) => {

@@ -16,7 +16,7 @@ use super::{Adapter, AdapterPart};
 /// A checkpoint's weights, whose experts come in bf16 where they are not stored in MXFP4, and what is added to them.
 #[derive(Debug)]
 pub(in super::super) struct MergedWeights {
-    inner: Box<dyn WeightSource>,
+    inner: Arc<dyn WeightSource>,
     adapters: Vec<Arc<Adapter>>,
     experts: ExpertStorage,
     notes: Vec<String>,
@@ -25,7 +25,7 @@ pub(in super::super) struct MergedWeights {
 impl MergedWeights {
     /// `experts` is the form of those that are changed or not stored in MXFP4.
     pub(in super::super) fn new(
-        inner: Box<dyn WeightSource>,
+        inner: Arc<dyn WeightSource>,
         adapters: Vec<Arc<Adapter>>,
         experts: ExpertStorage,
     ) -> MergedWeights {
