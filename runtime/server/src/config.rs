@@ -78,7 +78,8 @@ pub struct Config {
     pub tool_servers: Vec<ToolServer>,
     /// What calls of those tools may take.
     pub tool_limits: ToolLimits,
-    /// The routes that load generators call exist: `/reset_prefix_cache`, and those for profiles, which do nothing.
+    /// The routes that load generators and trainers call exist: `/reset_prefix_cache`, those for profiles, which do nothing, and
+    /// those that pause the engine and change its weights.
     pub development: bool,
     /// Bounds of the stored responses.
     pub store: StoreLimits,

@@ -62,7 +62,8 @@ mod usage;
 pub use adapters::{AdapterLimits, AdapterRefusal, Adapters};
 pub use arrivals::{Arrival, ArrivalSink};
 pub use backend::{
-    EngineBackend, EngineState, GenerationBackend, GenerationRequest, GenerationStream, PoolBackend,
+    EngineBackend, EngineControl, EngineState, GenerationBackend, GenerationRequest,
+    GenerationStream, PoolBackend,
 };
 pub use batch::{BatchCounts, BatchError, run_batch};
 pub use calendar::date_of_day;

@@ -134,6 +134,10 @@ fn routes(app: &AppState) -> Router<Arc<AppState>> {
     if app.config.development {
         router = router
             .route("/reset_prefix_cache", post(routes::status::reset_prefix_cache))
+            .route("/pause", post(routes::control::pause))
+            .route("/resume", post(routes::control::resume))
+            .route("/is_paused", get(routes::control::is_paused))
+            .route("/update_weights", post(routes::weights::update))
             .route("/start_profile", post(routes::status::no_profile))
             .route("/stop_profile", post(routes::status::no_profile));
     }

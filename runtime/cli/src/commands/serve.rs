@@ -246,7 +246,8 @@ struct HttpArgs {
     #[arg(long, value_name = "FILE")]
     record_arrivals: Option<PathBuf>,
 
-    /// Also answer what load generators call: /reset_prefix_cache, and /start_profile and /stop_profile, which do nothing.
+    /// Also answer what load generators and trainers call: /reset_prefix_cache, /start_profile and /stop_profile, which do
+    /// nothing, /pause, /resume, /is_paused and /update_weights.
     #[arg(long)]
     development: bool,
 }

@@ -1,8 +1,10 @@
 //! The real backend: requests go to the engine's thread, its events come back as they are.
 
-use ossmith::{EngineHandle, EngineMetrics, StepRecord};
+use std::path::Path;
 
-use super::{GenerationBackend, GenerationRequest, GenerationStream};
+use ossmith::{EngineHandle, EngineMetrics, PauseMode, StepRecord};
+
+use super::{EngineControl, GenerationBackend, GenerationRequest, GenerationStream};
 
 /// An engine that runs on a thread of its own.
 #[derive(Clone, Debug)]
@@ -43,7 +45,29 @@ impl GenerationBackend for EngineBackend {
         self.handle.reset_prefix_cache();
     }
 
+    fn control(&self) -> Option<&dyn EngineControl> {
+        Some(self)
+    }
+
     fn stop(&self) {
         self.handle.shutdown();
+    }
+}
+
+impl EngineControl for EngineBackend {
+    fn pause(&self, mode: PauseMode) -> ossmith::Result<()> {
+        self.handle.pause(mode)
+    }
+
+    fn unpause(&self) -> ossmith::Result<()> {
+        self.handle.unpause()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.handle.is_paused()
+    }
+
+    fn update_weights(&self, path: &Path) -> ossmith::Result<usize> {
+        self.handle.update_weights(path)
     }
 }

@@ -5,11 +5,12 @@
 mod engine;
 mod pool;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use futures_core::Stream;
-use ossmith::{EngineMetrics, Request, StepRecord, TokenEvent};
+use ossmith::{EngineMetrics, PauseMode, Request, StepRecord, TokenEvent};
 
 use crate::error::ApiError;
 pub use engine::EngineBackend;
@@ -74,6 +75,36 @@ pub trait GenerationBackend: Send + Sync {
     /// Drops all cached prefixes that no generation uses.
     fn reset_prefix_cache(&self);
 
+    /// How trainers stop it and change its weights; `None` where they cannot.
+    fn control(&self) -> Option<&dyn EngineControl> {
+        None
+    }
+
     /// Stops the backend: generations in flight end with a failure.
     fn stop(&self);
+}
+
+/// What trainers do to engines that serve. All of it blocks.
+pub trait EngineControl: Send + Sync {
+    /// Runs nothing until [`unpause`](EngineControl::unpause); returns once generations have become what the mode says.
+    ///
+    /// # Errors
+    /// [`ossmith::Error::ShutDown`] or [`ossmith::Error::Stopped`] if the backend has stopped.
+    fn pause(&self, mode: PauseMode) -> ossmith::Result<()>;
+
+    /// Runs again.
+    ///
+    /// # Errors
+    /// As [`pause`](EngineControl::pause).
+    fn unpause(&self) -> ossmith::Result<()>;
+
+    /// Whether nothing runs until [`unpause`](EngineControl::unpause).
+    fn is_paused(&self) -> bool;
+
+    /// Replaces the weights whose tensors are in a file or folder of safetensors, drops all cached prefixes, and returns how
+    /// many weights they were.
+    ///
+    /// # Errors
+    /// What is wrong with the files; [`ossmith::Error::InvalidOption`] where the backend cannot.
+    fn update_weights(&self, path: &Path) -> ossmith::Result<usize>;
 }

@@ -1,8 +1,10 @@
 //! Several engines behind one server: requests go to the pool, which places them.
 
-use ossmith::{EngineHandle, EngineMetrics, EnginePool, StepRecord};
+use std::path::Path;
 
-use super::{EngineState, GenerationBackend, GenerationRequest, GenerationStream};
+use ossmith::{EngineHandle, EngineMetrics, EnginePool, PauseMode, StepRecord};
+
+use super::{EngineControl, EngineState, GenerationBackend, GenerationRequest, GenerationStream};
 
 /// Engines that share the requests.
 #[derive(Clone, Debug)]
@@ -51,8 +53,30 @@ impl GenerationBackend for PoolBackend {
         self.pool.reset_prefix_cache();
     }
 
+    fn control(&self) -> Option<&dyn EngineControl> {
+        Some(self)
+    }
+
     fn stop(&self) {
         self.pool.shutdown();
+    }
+}
+
+impl EngineControl for PoolBackend {
+    fn pause(&self, mode: PauseMode) -> ossmith::Result<()> {
+        self.pool.pause(mode)
+    }
+
+    fn unpause(&self) -> ossmith::Result<()> {
+        self.pool.unpause()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.pool.engines().iter().any(EngineHandle::is_paused)
+    }
+
+    fn update_weights(&self, path: &Path) -> ossmith::Result<usize> {
+        self.pool.update_weights(path)
     }
 }
 
@@ -144,7 +168,8 @@ mod tests {
             Engine::with_backend(spec, backend, 1, Policy::default()).unwrap()
         };
         let pool = EnginePool::start(fails.iter().map(engine).collect()).unwrap();
-        let config = Config { engines: fails.len(), ..Config::new("model", 4096, 201_088) };
+        let new = Config::new("model", 4096, 201_088);
+        let config = Config { engines: fails.len(), development: true, ..new };
         router(config, Arc::new(PoolBackend::new(pool)))
     }
 
@@ -245,6 +270,37 @@ mod tests {
         });
         let failures: Vec<_> = failures.collect();
         assert!(failures.len() == 1 && failures[0].1.contains("engine=0"), "{errors:?}");
+    }
+
+    #[tokio::test]
+    async fn engines_are_paused_and_keep_their_weights() {
+        let site = site(&[false, false]);
+        let is_paused = async || ask(&site, "GET", "/is_paused", &json!({})).await.1;
+        assert_eq!(is_paused().await, r#"{"is_paused":false}"#);
+        let (status, text) = ask(&site, "POST", "/pause?mode=now", &json!({})).await;
+        assert!(status == 400 && text.contains("expected abort, wait or keep"), "{text}");
+        for mode in ["?mode=keep", "?mode=wait", "?mode=abort", ""] {
+            let (status, text) = ask(&site, "POST", &format!("/pause{mode}"), &json!({})).await;
+            assert_eq!((status, &text[..]), (200, r#"{"status":"paused"}"#), "{mode}");
+            assert_eq!(is_paused().await, r#"{"is_paused":true}"#);
+        }
+        let waiting = prompt();
+        let waits = ask(&site, "POST", "/v1/completions", &waiting);
+        let resumed = async {
+            tokio::task::yield_now().await;
+            ask(&site, "POST", "/resume", &json!({})).await
+        };
+        let ((status, text), (resumed, _)) = tokio::join!(waits, resumed);
+        assert_eq!((status, resumed), (200, 200), "{text}");
+        assert_eq!(is_paused().await, r#"{"is_paused":false}"#);
+        for (body, part) in [
+            (json!({}), "`update_info` is missing"),
+            (json!({"update_info": {}}), "`update_info.path`"),
+            (json!({"update_info": {"path": "/nowhere"}}), "those of constant cannot change"),
+        ] {
+            let (status, text) = ask(&site, "POST", "/update_weights", &body).await;
+            assert!(status == 400 && text.contains(part), "{status} {text}");
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,55 @@
+//! Pausing the engine, by vLLM's routes, as trainers do before they change its weights. They stop everybody's requests, so they
+//! are the operator's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::IntoResponse;
+use ossmith::PauseMode;
+use serde_json::json;
+
+use crate::backend::EngineControl;
+use crate::error::{ApiError, Result, json_body};
+use crate::state::AppState;
+
+pub(crate) async fn pause(
+    State(app): State<Arc<AppState>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<impl IntoResponse> {
+    let mode = match query.get("mode").map_or("abort", String::as_str) {
+        "abort" => PauseMode::Abort,
+        "wait" => PauseMode::Wait,
+        "keep" => PauseMode::Keep,
+        other => {
+            let problem = format!("`mode` is `{other}`, expected abort, wait or keep");
+            return Err(ApiError::bad("mode", problem));
+        }
+    };
+    blocking(&app, move |engine| engine.pause(mode)).await?;
+    Ok(json_body(&json!({"status": "paused"})))
+}
+
+pub(crate) async fn resume(State(app): State<Arc<AppState>>) -> Result<impl IntoResponse> {
+    blocking(&app, |engine| engine.unpause()).await?;
+    Ok(json_body(&json!({"status": "resumed"})))
+}
+
+pub(crate) async fn is_paused(State(app): State<Arc<AppState>>) -> Result<impl IntoResponse> {
+    Ok(json_body(&json!({"is_paused": control(&app)?.is_paused()})))
+}
+
+fn control(app: &AppState) -> Result<&dyn EngineControl> {
+    let none = || ApiError::bad("", "this server's backend can be neither paused nor changed");
+    app.backend.control().ok_or_else(none)
+}
+
+/// Has the engine do what may take long on a thread where it delays no other request.
+pub(crate) async fn blocking<T: Send + 'static>(
+    app: &Arc<AppState>,
+    work: impl FnOnce(&dyn EngineControl) -> ossmith::Result<T> + Send + 'static,
+) -> Result<T> {
+    let app = Arc::clone(app);
+    let done = tokio::task::spawn_blocking(move || Ok(work(control(&app)?)?));
+    done.await.unwrap_or_else(|_| Err(ApiError::internal("the engine's answer was lost")))
+}
