@@ -116,6 +116,12 @@ pub enum Error {
     /// The engine was shut down.
     #[error("the engine has been shut down; load it again")]
     ShutDown,
+    /// The engine sleeps, or has no weights since it slept.
+    #[error("the engine {problem}")]
+    Asleep {
+        /// What it lacks, and what to do first.
+        problem: &'static str,
+    },
     /// The engine stopped because a step failed.
     #[error("the engine has stopped after an earlier failure ({reason}); load it again")]
     Stopped {

@@ -24,6 +24,7 @@ pub mod unstable;
 
 pub use backend::{
     DenseWeights, Device, Limits, MAX_RANKS, MemoryBudget, PAGE_TOKENS, RankModels, Ranks,
+    SleepLevel,
 };
 pub use checkpoint::{
     Adapter, Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf, GgufTokenizer,

@@ -79,7 +79,7 @@ pub struct Config {
     /// What calls of those tools may take.
     pub tool_limits: ToolLimits,
     /// The routes that load generators and trainers call exist: `/reset_prefix_cache`, those for profiles, which do nothing, and
-    /// those that pause the engine and change its weights.
+    /// those that pause the engine, put it to sleep and change its weights.
     pub development: bool,
     /// Bounds of the stored responses.
     pub store: StoreLimits,

@@ -137,6 +137,9 @@ fn routes(app: &AppState) -> Router<Arc<AppState>> {
             .route("/pause", post(routes::control::pause))
             .route("/resume", post(routes::control::resume))
             .route("/is_paused", get(routes::control::is_paused))
+            .route("/sleep", post(routes::control::sleep))
+            .route("/wake_up", post(routes::control::wake))
+            .route("/is_sleeping", get(routes::control::is_sleeping))
             .route("/update_weights", post(routes::weights::update))
             .route("/start_profile", post(routes::status::no_profile))
             .route("/stop_profile", post(routes::status::no_profile));

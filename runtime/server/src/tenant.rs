@@ -12,8 +12,15 @@ use crate::error::ApiError;
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Paths that change the server for all, and are the operator's.
-const ADMIN: [&str; 5] =
-    ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/pause", "/resume", "/update_weights"];
+const ADMIN: [&str; 7] = [
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/pause",
+    "/resume",
+    "/sleep",
+    "/wake_up",
+    "/update_weights",
+];
 
 /// Paths that need a key where there are any, with all below them.
 const GUARDED: [&str; 7] =

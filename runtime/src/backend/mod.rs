@@ -238,6 +238,16 @@ pub struct StepOutput {
     pub activations: Vec<LayerActivations>,
 }
 
+/// What a sleeping engine keeps, by vLLM's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SleepLevel {
+    /// Its weights, in host memory.
+    One = 1,
+    /// Nothing: all weights must be replaced when it has woken. The CPU backend reads them from the checkpoint's files and
+    /// keeps them.
+    Two = 2,
+}
+
 /// The refusal of a backend whose weights cannot change.
 fn keeps_weights(backend: &str) -> crate::Error {
     let problem =
@@ -330,12 +340,31 @@ pub trait Backend: Send {
     }
 
     /// As [`Backend::replace_weights`], but only those weights whose tensors are in a file or folder of safetensors; returns how
-    /// many they are.
+    /// many they are, of how many.
     ///
     /// # Errors
     /// As [`Backend::replace_weights`] and [`Checkpoint::updated`].
-    fn update_weights(&mut self, _path: &Path) -> Result<usize> {
+    fn update_weights(&mut self, _path: &Path) -> Result<(usize, usize)> {
         Err(keeps_weights(&self.describe()))
+    }
+
+    /// Gives the memory of the cache back, and that of the weights: to host memory, or for good. Nothing but
+    /// [`Backend::wake`] may follow, no step may be in flight, and the sequence slots are empty afterwards. Returns whether the
+    /// weights are gone.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidOption`] where the backend cannot; [`crate::Error::OutOfMemory`], when it stays awake.
+    fn sleep(&mut self, _level: SleepLevel) -> Result<bool> {
+        let problem = format!("{} cannot sleep; end it instead", self.describe());
+        Err(crate::Error::invalid_option("level", problem))
+    }
+
+    /// Takes the memory again. Snapshots must be reserved anew.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], when it sleeps on.
+    fn wake(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// Starts a step.

@@ -18,6 +18,7 @@ use futures_core::Stream;
 use super::pause::PauseMode;
 use super::request::{FinishReason, RequestId, TokenEvent};
 use super::validate::ValidatedRequest;
+use crate::backend::SleepLevel;
 use crate::{Checkpoint, Result};
 
 /// What the engine's thread is to do.
@@ -31,7 +32,10 @@ pub(super) enum Command {
     /// Starts no further step; replies once the requests are as the mode asks and no step is in flight.
     Pause(PauseMode, Sender<()>),
     /// Starts steps again.
-    Unpause(Sender<()>),
+    Unpause(Sender<Result<()>>),
+    /// Gives memory back; no step may start until it wakes.
+    Sleep(SleepLevel, Sender<Result<()>>),
+    Wake(Sender<Result<()>>),
     Weights(WeightsJob),
     Shutdown,
 }

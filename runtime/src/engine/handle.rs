@@ -25,6 +25,7 @@ use super::metrics::EngineMetrics;
 use super::pause::PauseMode;
 use super::request::{FinishReason, Request, RequestId, TokenEvent};
 use super::validate::{check_adapter, validate};
+use crate::backend::SleepLevel;
 use crate::error::panic_message;
 use crate::priority::run_promptly;
 use crate::{Checkpoint, Error, Limits, Result};
@@ -40,6 +41,7 @@ struct Shared {
     limits: Limits,
     takes_adapters: bool,
     paused: AtomicBool,
+    asleep: AtomicBool,
     describe: String,
     event_capacity: usize,
     clock: Clock,
@@ -160,9 +162,35 @@ impl EngineHandle {
     /// Starts steps again. A pause that still waits for requests to finish ends.
     ///
     /// # Errors
-    /// As [`EngineHandle::pause`].
+    /// As [`EngineHandle::pause`], and [`Error::Asleep`] while the engine sleeps or has no weights.
     pub fn unpause(&self) -> Result<()> {
-        self.ask(Command::Unpause)
+        self.ask(Command::Unpause)?
+    }
+
+    /// Pauses as `mode` says, and gives back the memory of the cache and, as `level` says, of the weights. Requests that were kept
+    /// compute again later.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::pause`]; [`Error::InvalidOption`] where the backend cannot sleep, [`Error::OutOfMemory`] if the host has
+    /// no room for the weights: then the engine is paused and awake.
+    pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Result<()> {
+        self.pause(mode)?;
+        self.ask(|reply| Command::Sleep(level, reply))?
+    }
+
+    /// Takes the memory again, and starts steps unless the weights were given up: then replace all of them and
+    /// [`unpause`](EngineHandle::unpause). An engine that does not sleep is left as it is.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::pause`]; [`Error::OutOfMemory`], when it sleeps on.
+    pub fn wake(&self) -> Result<()> {
+        self.ask(Command::Wake)?
+    }
+
+    /// Whether the engine sleeps.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.shared.asleep.load(Ordering::Acquire)
     }
 
     /// Whether steps are paused.
@@ -274,6 +302,7 @@ pub(super) fn parts(engine: Engine) -> (EngineHandle, Worker) {
         limits: engine.limits(),
         takes_adapters: engine.backend.takes_adapters(),
         paused: AtomicBool::new(false),
+        asleep: AtomicBool::new(false),
         describe: engine.describe(),
         event_capacity: engine.policy().event_capacity,
         clock: engine.clock.clone(),
@@ -415,10 +444,27 @@ impl Worker {
                 return self.pause();
             }
             Command::Unpause(reply) => {
-                self.shared.paused.store(false, Ordering::Release);
-                self.engine.set_admission(true);
-                self.pausing.push(reply);
-                self.answer_pausing();
+                // A caller that is gone needs no answer, here and below.
+                let _ = reply.send(self.unpause());
+            }
+            Command::Sleep(level, reply) => {
+                let slept = match self.shared.paused.load(Ordering::Acquire) {
+                    true => self.engine.sleep(level),
+                    // Somebody has resumed it meanwhile.
+                    false => Err(Error::NotIdle { action: "sleep" }),
+                };
+                self.shared.asleep.fetch_or(slept.is_ok(), Ordering::Release);
+                let _ = reply.send(slept);
+            }
+            Command::Wake(reply) => {
+                let slept = self.shared.asleep.load(Ordering::Acquire);
+                let woken = self.engine.wake();
+                self.shared.asleep.fetch_and(woken.is_err(), Ordering::Release);
+                // It stays paused while it lacks weights.
+                if slept && woken.is_ok() && self.engine.check_awake().is_ok() {
+                    let _ = self.unpause();
+                }
+                let _ = reply.send(woken);
             }
             Command::Weights(job) => {
                 // Without an answer the caller finds why the engine has ended.
@@ -457,6 +503,14 @@ impl Worker {
             self.answer_pausing();
         }
         end
+    }
+
+    fn unpause(&mut self) -> Result<()> {
+        self.engine.check_awake()?;
+        self.shared.paused.store(false, Ordering::Release);
+        self.engine.set_admission(true);
+        self.answer_pausing();
+        Ok(())
     }
 
     fn answer_pausing(&mut self) {
@@ -507,6 +561,7 @@ impl Worker {
     }
 
     fn logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>> {
+        self.engine.check_awake()?;
         // Steps of requests that were cancelled may still be in flight.
         while self.sinks.is_empty() && !self.engine.is_idle() {
             self.engine.step()?;

@@ -7,13 +7,21 @@ use ossmith_plan::{Model, ModelSpec, Shard, ShardError};
 use super::Engine;
 use super::options::{EngineOptions, Policy};
 use crate::backend::{
-    self, CpuOptions, MemoryBudget, RankOptions, max_revised_tokens, snapshot_count,
+    self, Backend, CpuOptions, MemoryBudget, RankOptions, max_revised_tokens, snapshot_count,
 };
 use crate::{Checkpoint, Error, Limits, Progress, Ranks, Result};
 
 /// Sliding-window snapshots to make room for; `None` if the model has no sliding layers.
 pub(super) fn snapshots(policy: &Policy, spec: &ModelSpec, limits: &Limits) -> Option<usize> {
     snapshot_count(spec, limits).map(|count| if policy.prefix_cache { count } else { 0 })
+}
+
+/// Makes room for them.
+pub(super) fn reserve_snapshots(backend: &mut dyn Backend, snapshots: Option<usize>) -> Result<()> {
+    match snapshots {
+        Some(count @ 1..) => backend.reserve_snapshots(count),
+        _ => Ok(()),
+    }
 }
 
 impl Engine {

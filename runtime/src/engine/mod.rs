@@ -104,6 +104,9 @@ pub struct Engine {
     warned_host_sampling: bool,
     /// The adapter that the backend has in each sequence slot, by its number; 0 for none.
     slot_adapters: Vec<u64>,
+    /// Whether the backend's memory was given back, and whether the weights were not kept.
+    sleeps: bool,
+    lacks_weights: bool,
     /// Why no step can run any more.
     failure: Option<Arc<str>>,
 }
@@ -125,9 +128,7 @@ impl Engine {
     ) -> Result<Engine> {
         let (limits, clock) = (backend.limits(), Clock::default());
         let snapshots = load::snapshots(&policy, spec, &limits);
-        if let Some(count) = snapshots.filter(|&count| count > 0) {
-            backend.reserve_snapshots(count)?;
-        }
+        load::reserve_snapshots(&mut *backend, snapshots)?;
         let mut scheduler =
             Scheduler::new(&*backend, spec.vocab, &policy, snapshots, clock.clone());
         // With more steps in flight the token before is not known when a step is sampled.
@@ -145,6 +146,8 @@ impl Engine {
             warned_host_sampling: false,
             slot_adapters: vec![0; limits.max_sequences],
             failure: None,
+            sleeps: false,
+            lacks_weights: false,
             spec,
             backend,
             limits,

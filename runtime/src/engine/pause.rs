@@ -1,9 +1,11 @@
-//! Pausing: no step runs until the engine is resumed. What becomes of the requests meanwhile is the caller's choice.
+//! Pausing: no step runs until the engine is resumed. What becomes of the requests meanwhile is the caller's choice. A paused
+//! engine can sleep: it gives back its memory, and what ran computes again when it has woken.
 
-use super::Engine;
 use super::request::{FinishReason, TokenEvent};
 use super::step_plan::StepPlan;
-use crate::Result;
+use super::{Engine, load};
+use crate::backend::SleepLevel;
+use crate::{Error, Result};
 
 /// What becomes of requests when steps are paused. The names are those of vLLM's `/pause`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,5 +58,38 @@ impl Engine {
         let events = self.scheduler.expire(self.clock.now());
         self.scheduler.update_gauges();
         events
+    }
+
+    /// Gives memory back; see [`Backend::sleep`](crate::backend::Backend::sleep). What ran computes again later.
+    pub(super) fn sleep(&mut self, level: SleepLevel) -> Result<()> {
+        self.check_may_change("sleep")?;
+        self.lacks_weights |= self.backend.sleep(level)?;
+        self.sleeps = true;
+        self.forget_weights();
+        Ok(())
+    }
+
+    /// Takes the memory again, if the engine sleeps.
+    pub(super) fn wake(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.sleeps) {
+            let woken = self.backend.wake().and_then(|()| {
+                let count = load::snapshots(&self.policy, self.spec, &self.limits);
+                load::reserve_snapshots(&mut *self.backend, count)
+            });
+            self.sleeps = woken.is_err();
+            woken?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what needs weights and a cache where there are none.
+    pub(super) fn check_awake(&self) -> Result<()> {
+        match (self.sleeps, self.lacks_weights) {
+            (false, false) => Ok(()),
+            (true, _) => Err(Error::Asleep { problem: "sleeps; wake it first" }),
+            (_, true) => Err(Error::Asleep {
+                problem: "has no weights since it slept; replace all of them first",
+            }),
+        }
     }
 }

@@ -15,11 +15,9 @@ impl Engine {
     /// [`Error::NotIdle`] while a step is in flight, [`Error::Stopped`] if the engine has stopped, [`Error::InvalidOption`] where
     /// the backend cannot (several ranks); what is wrong with the weights.
     pub fn replace_weights(&mut self, weights: Arc<Checkpoint>) -> Result<()> {
-        self.check_running()?;
-        if !self.in_flight.is_empty() {
-            return Err(Error::NotIdle { action: "replace weights" });
-        }
+        self.check_may_change("replace weights")?;
         self.backend.replace_weights(weights)?;
+        self.lacks_weights = false;
         self.forget_weights();
         Ok(())
     }
@@ -30,17 +28,27 @@ impl Engine {
     /// # Errors
     /// As [`Engine::replace_weights`], and as [`Checkpoint::updated`].
     pub fn update_weights(&mut self, path: &Path) -> Result<usize> {
+        self.check_may_change("replace weights")?;
+        let (replaced, all) = self.backend.update_weights(path)?;
+        self.lacks_weights &= replaced < all;
+        self.forget_weights();
+        Ok(replaced)
+    }
+
+    /// Refuses a change while steps are in flight or the engine sleeps.
+    pub(super) fn check_may_change(&self, action: &'static str) -> Result<()> {
         self.check_running()?;
         if !self.in_flight.is_empty() {
-            return Err(Error::NotIdle { action: "replace weights" });
+            return Err(Error::NotIdle { action });
         }
-        let count = self.backend.update_weights(path)?;
-        self.forget_weights();
-        Ok(count)
+        match self.sleeps {
+            true => Err(Error::Asleep { problem: "sleeps; wake it first" }),
+            false => Ok(()),
+        }
     }
 
     /// Drops what was computed with the weights before.
-    fn forget_weights(&mut self) {
+    pub(super) fn forget_weights(&mut self) {
         let running: Vec<_> = self.scheduler.running.iter().copied().collect();
         running.into_iter().for_each(|key| self.scheduler.preempt(key));
         self.reset_prefix_cache();

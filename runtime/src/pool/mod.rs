@@ -22,7 +22,7 @@ pub use events::{BlockingPoolEvents, PoolEvents};
 pub use load::ranks_on_devices;
 
 use crate::engine::EngineMetrics;
-use crate::{Engine, EngineHandle, Error, Limits, PauseMode, Request, Result};
+use crate::{Engine, EngineHandle, Error, Limits, PauseMode, Request, Result, SleepLevel};
 use placement::{Chain, Loads, Prompt};
 
 /// Engines of one model, each on a thread of its own, that share the requests. Clones are handles of the same pool.
@@ -121,10 +121,32 @@ impl EnginePool {
     /// [`EngineHandle::unpause`], of all engines; those that have failed are passed over.
     ///
     /// # Errors
-    /// As [`EnginePool::pause`].
+    /// As [`EngineHandle::unpause`].
     pub fn unpause(&self) -> Result<()> {
-        self.engines().iter().for_each(|engine| drop(engine.unpause()));
-        self.closed().map_or(Ok(()), Err)
+        self.on_running(EngineHandle::unpause)
+    }
+
+    /// [`EngineHandle::sleep`], of all engines at once; those that have failed are passed over.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::sleep`].
+    pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Result<()> {
+        self.pause(mode)?;
+        self.on_running(|engine| engine.sleep(level, PauseMode::Keep))
+    }
+
+    /// [`EngineHandle::wake`], of all engines; those that have failed are passed over.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::wake`].
+    pub fn wake(&self) -> Result<()> {
+        self.on_running(EngineHandle::wake)
+    }
+
+    /// Does something to one engine after the other of those that run, at least one, up to the first error.
+    fn on_running(&self, work: impl FnMut(&EngineHandle) -> Result<()>) -> Result<()> {
+        self.closed().map_or(Ok(()), Err)?;
+        self.engines().iter().filter(|engine| engine.closed().is_none()).try_for_each(work)
     }
 
     /// [`EngineHandle::update_weights`], of one engine after the other; those that have failed are passed over. Pause the pool
@@ -134,11 +156,8 @@ impl EnginePool {
     /// As [`EngineHandle::update_weights`]. What is wrong with the files is found by the first engine and changes none; should
     /// a later one refuse them, the files have changed meanwhile, and the engines have different weights until the next update.
     pub fn update_weights(&self, path: &Path) -> Result<usize> {
-        self.closed().map_or(Ok(()), Err)?;
         let mut count = 0;
-        for engine in self.engines().iter().filter(|engine| engine.closed().is_none()) {
-            count = engine.update_weights(path)?;
-        }
+        self.on_running(|engine| engine.update_weights(path).map(|replaced| count = replaced))?;
         Ok(count)
     }
 

@@ -10,8 +10,8 @@ use ossmith::unstable::cpu::{CpuBackend, Executor};
 use ossmith::unstable::export::ExportOptions;
 use ossmith::unstable::{Backend, LogitsOptions};
 use ossmith::{
-    Adapter, Checkpoint, CheckpointOptions, Device, Engine, EngineHandle, EngineOptions,
-    ExpertStorage, PauseMode, Request, SamplingParams,
+    Adapter, Checkpoint, CheckpointOptions, Device, Engine, EngineHandle, EngineOptions, Error,
+    ExpertStorage, PauseMode, Request, SamplingParams, SleepLevel,
 };
 use ossmith_tests::bounds::{Profile, rel_l2};
 use ossmith_tests::drive::{self, Feed};
@@ -238,9 +238,23 @@ fn other_weights(what: &str, loaded: &Loaded, base: &Fixture, adapter: &Arc<Adap
     let count = handle.update_weights(folder.path()).expect("weights of the model");
     assert_eq!(count, loaded.model.graph.all_weights().count(), "{what}");
     folder.close().expect("the folder goes");
-    assert_eq!(answer(&handle, 12), (after, 0), "{what}: weights from files");
+    assert_eq!(answer(&handle, 12), (after.clone(), 0), "{what}: weights from files");
     let missing = handle.update_weights("nowhere.safetensors".as_ref());
     assert!(missing.is_err_and(|why| why.to_string().contains("nowhere")), "{what}");
     assert!(answer(&handle, 1).1 > 0, "{what}: a refused update changes nothing");
+    handle.sleep(SleepLevel::Two, PauseMode::Abort).expect("the CPU can sleep");
+    assert!(handle.is_asleep() && handle.is_paused(), "{what}");
+    for refused in [handle.unpause(), handle.logits(prompt.clone()).map(drop)] {
+        assert!(matches!(refused, Err(Error::Asleep { .. })), "{what}: {refused:?}");
+    }
+    let refused = handle.replace_weights(Arc::clone(loaded.weights()));
+    assert!(matches!(refused, Err(Error::Asleep { .. })), "{what}: {refused:?}");
+    let waiting = handle.submit(request(12)).expect("a request");
+    handle.wake().expect("memory");
+    assert!(!handle.is_asleep() && !handle.is_paused(), "{what}");
+    let events: Vec<_> = waiting.into_iter().collect();
+    assert_eq!(events[0].prompt.as_ref().map(|prompt| prompt.cached_tokens), Some(0), "{what}");
+    let tokens: Vec<u32> = events.into_iter().filter_map(|event| event.token).collect();
+    assert_eq!(tokens, after, "{what}: the weights were kept");
     handle.shutdown();
 }

@@ -247,7 +247,7 @@ struct HttpArgs {
     record_arrivals: Option<PathBuf>,
 
     /// Also answer what load generators and trainers call: /reset_prefix_cache, /start_profile and /stop_profile, which do
-    /// nothing, /pause, /resume, /is_paused and /update_weights.
+    /// nothing, /pause, /resume, /sleep, /wake_up and /update_weights.
     #[arg(long)]
     development: bool,
 }

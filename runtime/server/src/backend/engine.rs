@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ossmith::{EngineHandle, EngineMetrics, PauseMode, StepRecord};
+use ossmith::{EngineHandle, EngineMetrics, PauseMode, SleepLevel, StepRecord};
 
 use super::{EngineControl, GenerationBackend, GenerationRequest, GenerationStream};
 
@@ -61,6 +61,18 @@ impl EngineControl for EngineBackend {
 
     fn unpause(&self) -> ossmith::Result<()> {
         self.handle.unpause()
+    }
+
+    fn sleep(&self, level: SleepLevel, mode: PauseMode) -> ossmith::Result<()> {
+        self.handle.sleep(level, mode)
+    }
+
+    fn wake(&self) -> ossmith::Result<()> {
+        self.handle.wake()
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.handle.is_asleep()
     }
 
     fn is_paused(&self) -> bool {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use futures_core::Stream;
-use ossmith::{EngineMetrics, PauseMode, Request, StepRecord, TokenEvent};
+use ossmith::{EngineMetrics, PauseMode, Request, SleepLevel, StepRecord, TokenEvent};
 
 use crate::error::ApiError;
 pub use engine::EngineBackend;
@@ -97,6 +97,21 @@ pub trait EngineControl: Send + Sync {
     /// # Errors
     /// As [`pause`](EngineControl::pause).
     fn unpause(&self) -> ossmith::Result<()>;
+
+    /// Pauses as `mode` says, and gives memory back; see [`ossmith::EngineHandle::sleep`].
+    ///
+    /// # Errors
+    /// As [`ossmith::EngineHandle::sleep`].
+    fn sleep(&self, level: SleepLevel, mode: PauseMode) -> ossmith::Result<()>;
+
+    /// Takes the memory again; see [`ossmith::EngineHandle::wake`].
+    ///
+    /// # Errors
+    /// As [`ossmith::EngineHandle::wake`].
+    fn wake(&self) -> ossmith::Result<()>;
+
+    /// Whether it sleeps.
+    fn is_asleep(&self) -> bool;
 
     /// Whether nothing runs until [`unpause`](EngineControl::unpause).
     fn is_paused(&self) -> bool;

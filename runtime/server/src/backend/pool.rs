@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ossmith::{EngineHandle, EngineMetrics, EnginePool, PauseMode, StepRecord};
+use ossmith::{EngineHandle, EngineMetrics, EnginePool, PauseMode, SleepLevel, StepRecord};
 
 use super::{EngineControl, EngineState, GenerationBackend, GenerationRequest, GenerationStream};
 
@@ -69,6 +69,18 @@ impl EngineControl for PoolBackend {
 
     fn unpause(&self) -> ossmith::Result<()> {
         self.pool.unpause()
+    }
+
+    fn sleep(&self, level: SleepLevel, mode: PauseMode) -> ossmith::Result<()> {
+        self.pool.sleep(level, mode)
+    }
+
+    fn wake(&self) -> ossmith::Result<()> {
+        self.pool.wake()
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.pool.engines().iter().any(EngineHandle::is_asleep)
     }
 
     fn is_paused(&self) -> bool {
@@ -284,6 +296,17 @@ mod tests {
             assert_eq!((status, &text[..]), (200, r#"{"status":"paused"}"#), "{mode}");
             assert_eq!(is_paused().await, r#"{"is_paused":true}"#);
         }
+        for (path, part) in
+            [("/sleep?level=3", "expected 1 or 2"), ("/sleep", "constant cannot sleep")]
+        {
+            let (status, text) = ask(&site, "POST", path, &json!({})).await;
+            assert!(status >= 400 && text.contains(part), "{path}: {text}");
+        }
+        let (_, text) = ask(&site, "GET", "/is_sleeping", &json!({})).await;
+        assert_eq!(text, r#"{"is_sleeping":false}"#);
+        assert_eq!(ask(&site, "POST", "/wake_up", &json!({})).await.0, 200);
+        // It did not sleep, so the pause goes on.
+        assert_eq!(is_paused().await, r#"{"is_paused":true}"#);
         let waiting = prompt();
         let waits = ask(&site, "POST", "/v1/completions", &waiting);
         let resumed = async {

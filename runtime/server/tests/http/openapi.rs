@@ -61,7 +61,7 @@ const QUERIES: &[(&str, &[&str])] = &[
     ("batch/file_routes.rs", &["/v1/files"]),
     ("responses/mod.rs", &["/v1/responses/{id}"]),
     ("routes/status.rs", &["/debug/steps"]),
-    ("routes/control.rs", &["/pause"]),
+    ("routes/control.rs", &["/sleep"]),
 ];
 
 /// Files that look into objects which are described elsewhere: items of a history, lines of a batch, and the one field

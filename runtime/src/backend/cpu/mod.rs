@@ -51,7 +51,7 @@ pub use values::Values;
 
 use crate::backend::{
     Backend, DenseWeights, HeldStep, Input, LayerActivations, Limits, LogitRows, RowSampling,
-    Sequence, SlotState, Step, StepOutput, out_of_order, validate,
+    Sequence, SleepLevel, SlotState, Step, StepOutput, out_of_order, validate,
 };
 use crate::sampling::{self, TokenHistory, TokenLogprobs};
 use crate::{Adapter, Checkpoint, Error, Result};
@@ -463,10 +463,19 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn update_weights(&mut self, path: &Path) -> Result<usize> {
+    fn sleep(&mut self, _level: SleepLevel) -> Result<bool> {
+        let Layers::Whole(runner) = &mut self.layers else {
+            return Err(Error::invalid_option("level", "several ranks cannot sleep; end them"));
+        };
+        // Its memory is the system's again until positions are written.
+        runner.cache = Cache::new(self.executor.model(), &self.limits)?;
+        Ok(false)
+    }
+
+    fn update_weights(&mut self, path: &Path) -> Result<(usize, usize)> {
         let (updated, count) = self.executor.updated(path)?;
         self.replace_weights(Arc::new(updated))?;
-        Ok(count)
+        Ok((count, self.executor.model().graph.all_weights().count()))
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {

@@ -93,6 +93,12 @@ impl DeviceCache {
         })
     }
 
+    /// Frees the keys and values. The cache cannot be used afterwards.
+    pub(super) fn release(&mut self) {
+        self.layers.clear();
+        self.snapshots.clear();
+    }
+
     /// Makes room for `count` sliding-window snapshots.
     pub(super) fn reserve_snapshots(
         &mut self,

@@ -62,8 +62,8 @@ pub use sources::{Sources, emit, plan_hash};
 pub use stamps::{TracedBlock, TracedLaunch};
 
 use crate::backend::{
-    Backend, HeldStep, LayerActivations, Limits, Progress, RowSampling, Step, StepForm, StepOutput,
-    StepTime, out_of_order, validate,
+    Backend, HeldStep, LayerActivations, Limits, Progress, RowSampling, SleepLevel, Step, StepForm,
+    StepOutput, StepTime, out_of_order, validate,
 };
 use crate::checkpoint::Checkpoint;
 use crate::sampling::{TokenHistory, TokenLogprobs};
@@ -76,7 +76,7 @@ use memory::{Buffer, Pinned, device_error};
 use sampling_state::{REPORT_WORDS, SamplingState, StagedHistories, read_report};
 use shadow::Shadow;
 use staging::{Arrays, Staging};
-use weights::DeviceWeights;
+use weights::{DeviceWeights, ReleasedWeights};
 use workspace::Workspace;
 
 /// A model on a CUDA device.
@@ -96,6 +96,8 @@ pub struct CudaBackend {
     graphs: HashMap<(usize, Samples), DecodeGraph>,
     /// How the step was launched that was submitted last.
     form: StepForm,
+    /// The weights while it sleeps.
+    released: Option<ReleasedWeights>,
     /// Whether steps are replayed as graphs where they can be.
     use_graphs: bool,
     free: Vec<Staged>,
@@ -220,6 +222,7 @@ impl CudaBackend {
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
             form: StepForm::default(),
+            released: None,
             use_graphs: use_graphs()?,
             free: Vec::new(),
             held: None,
@@ -442,10 +445,33 @@ impl Backend for CudaBackend {
         self.write_weights(&weights, &all)
     }
 
-    fn update_weights(&mut self, path: &Path) -> Result<usize> {
+    fn update_weights(&mut self, path: &Path) -> Result<(usize, usize)> {
         let (weights, changed) = Checkpoint::of_update(path, self.pass.model)?;
         self.write_weights(&weights, &changed)?;
-        Ok(changed.len())
+        Ok((changed.len(), self.pass.model.graph.all_weights().count()))
+    }
+
+    fn sleep(&mut self, level: SleepLevel) -> Result<bool> {
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        self.synchronize()?;
+        let kept = level == SleepLevel::One;
+        self.released = Some(self.pass.weights.release(kept)?);
+        self.pass.cache.release();
+        self.pass.shadow = None;
+        self.graphs.clear();
+        self.has_sampled.fill(false);
+        Ok(!kept)
+    }
+
+    fn wake(&mut self) -> Result<()> {
+        let Some(released) = &self.released else { return Ok(()) };
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        let Pass { model, stream, kernels, weights, cache, shadow, .. } = &mut self.pass;
+        *cache = DeviceCache::new(&self.context, &model.rank_spec(), &self.limits)?;
+        weights.restore(&self.context, released)?;
+        *shadow = Shadow::new(&self.context, stream, kernels, model, weights)?;
+        self.released = None;
+        Ok(())
     }
 
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {

@@ -24,6 +24,18 @@ struct Placed {
     weight_scale: f32,
 }
 
+/// What is kept in host memory of a weight that has left the device: nothing, or its bytes.
+#[derive(Debug)]
+struct Released {
+    bytes: usize,
+    content: Vec<u8>,
+    weight_scale: f32,
+}
+
+/// Every weight that has left the device, by weight, then layer.
+#[derive(Debug)]
+pub(super) struct ReleasedWeights(Vec<Vec<Released>>);
+
 /// Every weight of every layer.
 #[derive(Debug)]
 pub(super) struct DeviceWeights {
@@ -121,6 +133,45 @@ impl DeviceWeights {
         Ok(())
     }
 
+    /// Frees all weights, and returns what [`DeviceWeights::restore`] needs: their bytes, if they are `kept`.
+    pub(super) fn release(&mut self, kept: bool) -> Result<ReleasedWeights> {
+        let mut released = Vec::with_capacity(self.placed.len());
+        for layers in &self.placed {
+            let release = |placed: &Placed| {
+                let bytes = placed.buffer.bytes();
+                let mut content = Vec::new();
+                if kept {
+                    content.try_reserve_exact(bytes).map_err(|_| no_room(bytes))?;
+                    content.resize(bytes, 0_u8);
+                    placed.buffer.read(0, &mut content)?;
+                }
+                Ok(Released { bytes, content, weight_scale: placed.weight_scale })
+            };
+            released.push(layers.iter().map(release).collect::<Result<_>>()?);
+        }
+        self.placed.clear();
+        Ok(ReleasedWeights(released))
+    }
+
+    /// Places weights again: with the bytes that were kept, or zero.
+    pub(super) fn restore(
+        &mut self,
+        context: &Arc<CudaContext>,
+        released: &ReleasedWeights,
+    ) -> Result<()> {
+        let mut placed = Vec::with_capacity(released.0.len());
+        for layers in &released.0 {
+            let restore = |released: &Released| {
+                let buffer = Buffer::zeroed(context, released.bytes, "a weight")?;
+                buffer.write(0, &released.content)?;
+                Ok(Placed { buffer, weight_scale: released.weight_scale })
+            };
+            placed.push(layers.iter().map(restore).collect::<Result<_>>()?);
+        }
+        self.placed = placed;
+        Ok(())
+    }
+
     fn place(&self, weight: Weight, layer: usize) -> &Placed {
         &self.placed[weight as usize][if weight.per_layer() { layer } else { 0 }]
     }
@@ -141,6 +192,14 @@ impl DeviceWeights {
     /// The power of two that kernels multiply an MXFP4 GEMM's result with.
     pub(super) fn scale(&self, weight: Weight, layer: usize) -> f32 {
         self.place(weight, layer).weight_scale
+    }
+}
+
+fn no_room(bytes: usize) -> Error {
+    Error::OutOfMemory {
+        needed_bytes: bytes as u64,
+        available_bytes: None,
+        problem: "the host has no room for a weight of a sleeping engine; sleep at level 2".into(),
     }
 }
 
