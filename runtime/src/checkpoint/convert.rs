@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::mxfp4::{BLOCK, quantise_block};
+use super::mxfp4::{BLOCK, quantise};
 use super::tensor::OwnedTensor;
 
 /// Rows that are decoded together: whole cache lines of matrices that are stored with their rows along memory.
@@ -101,22 +101,12 @@ pub(super) fn to_mxfp4(values: &dyn MatrixValues, [matrices, rows, k]: [usize; 3
         .map_init(Vec::new, |scratch, (matrix, first, blocks, scales)| {
             let last = first + scales.len() / row_blocks;
             let values = band(values, matrix, first..last, k, scratch);
-            let out = blocks.as_chunks_mut::<{ BLOCK / 2 }>().0.iter_mut().zip(scales);
-            let mut error = AddedError::default();
-            for (values, (codes, scale)) in values.as_chunks::<BLOCK>().0.iter().zip(out) {
-                let block = quantise_block(values).ok_or_else(|| {
-                    let bad = values.iter().find(|value| !value.is_finite()).copied();
-                    format!(
-                        "matrix {matrix}, row {first} or one near it, has {}, which is not a number to quantise",
-                        bad.unwrap_or(f32::NAN)
-                    )
-                })?;
-                *scale = block.scale;
-                *codes = block.codes;
-                error.squared_error += f64::from(block.squared_error);
-                error.squared_values += f64::from(block.squared_values);
-            }
-            Ok::<_, String>(error)
+            let codes = blocks.as_chunks_mut::<{ BLOCK / 2 }>().0;
+            quantise(values.as_chunks::<BLOCK>().0, codes, scales).map_err(|bad| {
+                format!(
+                    "matrix {matrix}, row {first} or one near it, has {bad}, which is not a number to quantise"
+                )
+            })
         })
         .try_reduce(AddedError::default, |a, b| Ok(a.and(b)))?;
     Ok((OwnedTensor::Mxfp4 { blocks, scales }, error))

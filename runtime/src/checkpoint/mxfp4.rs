@@ -5,9 +5,15 @@
 //! where `m` is above `7s`, and nothing larger can win. A scale below `s` clips `m`, which alone costs `(m - 6 scale)^2`;
 //! smaller scales are tried as long as that is less than the best error so far.
 
+use super::convert::AddedError;
+
 /// Values under one scale.
 pub(super) const BLOCK: usize = 32;
 
+/// Values that are computed side by side.
+const LANES: usize = 8;
+/// 1.5 x 2^23: a sum with it is a whole number.
+const TO_WHOLE: f32 = 12_582_912.0;
 /// The largest E2M1 magnitude.
 const LARGEST_CODE: f32 = 6.0;
 /// The exponent of an E8M0 byte of 0.
@@ -16,30 +22,53 @@ const LARGEST_SCALE: i32 = 254;
 
 /// A quantised block.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Mxfp4Block {
+struct Mxfp4Block {
     /// Two codes per byte, low nibble first.
-    pub(super) codes: [u8; BLOCK / 2],
+    codes: [u8; BLOCK / 2],
     /// E8M0.
-    pub(super) scale: u8,
+    scale: u8,
     /// Of all 32 values.
-    pub(super) squared_error: f32,
+    squared_error: f32,
     /// Of the values before.
-    pub(super) squared_values: f32,
+    squared_values: f32,
+}
+
+/// Quantises blocks one after another: two codes per byte, low nibble first, and an E8M0 scale for each block.
+///
+/// # Errors
+/// The first value that is not finite.
+pub(super) fn quantise(
+    values: &[[f32; BLOCK]],
+    codes: &mut [[u8; BLOCK / 2]],
+    scales: &mut [u8],
+) -> Result<AddedError, f32> {
+    let mut error = AddedError::default();
+    for (values, (codes, scale)) in values.iter().zip(codes.iter_mut().zip(scales)) {
+        let not_finite = || values.iter().copied().find(|value| !value.is_finite());
+        let block = quantise_block(values).ok_or_else(|| not_finite().unwrap_or(f32::NAN))?;
+        (*codes, *scale) = (block.codes, block.scale);
+        error.squared_error += f64::from(block.squared_error);
+        error.squared_values += f64::from(block.squared_values);
+    }
+    Ok(error)
 }
 
 /// The codes and the scale of least squared error; `None` if a value is not finite.
-pub(super) fn quantise_block(values: &[f32; BLOCK]) -> Option<Mxfp4Block> {
-    let mut largest = 0.0_f32;
-    let mut squared_values = 0.0_f32;
-    let mut finite = true;
-    for &value in values {
-        largest = largest.max(value.abs());
-        squared_values += value * value;
-        finite &= value.is_finite();
+#[inline(always)]
+fn quantise_block(values: &[f32; BLOCK]) -> Option<Mxfp4Block> {
+    let (mut largest, mut squares) = ([0_u32; LANES], [0.0_f32; LANES]);
+    for lanes in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            // Magnitudes are ordered as their bits are.
+            largest[lane] = largest[lane].max(lanes[lane].abs().to_bits());
+            squares[lane] += lanes[lane] * lanes[lane];
+        }
     }
-    if !finite {
+    let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
+    if !largest.is_finite() {
         return None;
     }
+    let squared_values = squares.iter().sum();
     let usual = (exponent(largest) - 2 + SCALE_BIAS).clamp(0, LARGEST_SCALE);
     let (mut scale, mut error) = (usual, squared_error(values, usual));
     if largest > 7.0 * power(usual) && usual < LARGEST_SCALE {
@@ -59,9 +88,10 @@ pub(super) fn quantise_block(values: &[f32; BLOCK]) -> Option<Mxfp4Block> {
         }
     }
     let inverse = inverse_power(scale);
+    let nibbles = values.map(|value| code(value * inverse));
     let mut codes = [0; BLOCK / 2];
-    for (byte, [low, high]) in codes.iter_mut().zip(values.as_chunks().0) {
-        *byte = code(low * inverse) | code(high * inverse) << 4;
+    for (byte, [low, high]) in codes.iter_mut().zip(nibbles.as_chunks().0) {
+        *byte = (low | high << 4) as u8;
     }
     Some(Mxfp4Block { codes, scale: scale as u8, squared_error: error, squared_values })
 }
@@ -82,14 +112,15 @@ fn inverse_power(scale: i32) -> f32 {
 }
 
 /// What is left of the values at a scale, squared and summed.
+#[inline(always)]
 fn squared_error(values: &[f32; BLOCK], scale: i32) -> f32 {
     let (factor, inverse) = (power(scale), inverse_power(scale));
-    let mut sums = [0.0_f32; 8];
-    for eight in values.as_chunks::<8>().0 {
-        for (sum, &value) in sums.iter_mut().zip(eight) {
-            let magnitude = value.abs();
+    let mut sums = [0.0_f32; LANES];
+    for eight in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let magnitude = eight[lane].abs();
             let difference = magnitude - round(magnitude * inverse) * factor;
-            *sum += difference * difference;
+            sums[lane] += difference * difference;
         }
     }
     sums.iter().sum()
@@ -97,29 +128,26 @@ fn squared_error(values: &[f32; BLOCK], scale: i32) -> f32 {
 
 /// The nearest E2M1 magnitude of a magnitude, to the even code where two are as near.
 ///
-/// Adding and taking away 1.5 x 2^23 x step rounds to a multiple of the step, and needs no instruction that some
-/// processors lack.
+/// Adding and taking away 1.5 x 2^23 x step rounds to a multiple of the step: half a power of two that the magnitude reaches,
+/// from 1 on.
 #[inline(always)]
 fn round(magnitude: f32) -> f32 {
-    const TO_WHOLE: f32 = 12_582_912.0;
-    let step = if magnitude < 2.0 {
-        0.5
-    } else if magnitude < 4.0 {
-        1.0
-    } else {
-        2.0
-    };
-    let shift = TO_WHOLE * step;
-    let rounded = (magnitude.min(8.0) + shift) - shift;
-    rounded.min(LARGEST_CODE)
+    let bounded = magnitude.min(8.0);
+    let power = (bounded.to_bits() >> 23).max(127);
+    let shift = f32::from_bits(TO_WHOLE.to_bits() + (power << 23) - (128 << 23));
+    ((bounded + shift) - shift).min(LARGEST_CODE)
 }
 
 /// The E2M1 code of a scaled value, sign in bit 3.
-fn code(value: f32) -> u8 {
-    let sign = u8::from(value.is_sign_negative()) << 3;
-    // 0, 0.5, 1, 1.5, 2, 3, 4, 6 are 0 to 12 halves.
-    const CODES: [u8; 13] = [0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7];
-    sign | CODES[(2.0 * round(value.abs())) as usize]
+#[inline(always)]
+fn code(value: f32) -> u32 {
+    let magnitude = round(value.abs());
+    // Codes 0 to 4 are their number of halves; 5, 6 and 7 are 3, 4 and 6.
+    let above_two = |least: f32| u32::from(magnitude >= least);
+    // The sum's last bits are the whole number.
+    let halves = (2.0 * magnitude.min(2.0) + TO_WHOLE).to_bits() & 7;
+    let code = halves + above_two(3.0) + above_two(4.0) + above_two(6.0);
+    code | (value.to_bits() >> 31 << 3)
 }
 
 #[cfg(test)]
