@@ -7,7 +7,7 @@ use std::process::Command;
 
 use ossmith::unstable::export::ExportOptions;
 use ossmith::{CheckpointOptions, ExpertStorage};
-use ossmith_tests::bounds::{F32, Profile, rel_l2};
+use ossmith_tests::bounds::{Profile, rel_l2};
 use ossmith_tests::drive::{Feed, Rows};
 use ossmith_tests::fixture::Fixture;
 use ossmith_tests::{not_checked, reference, root};
@@ -40,8 +40,10 @@ const EXACT: [&str; 18] = [
 /// values that are already of 8 or 4 bits no more.
 const QUANTISED: [&str; 3] = ["gaussian-fused", "fp8-experts", "nf4-experts"];
 
-/// Experts in bf16: what is left is rounding 8-bit and 4-bit values times a scale to bf16, at most 2^-9 each.
-const BF16_EXPERTS: Profile = Profile { name: "bf16 experts", rel_l2: 5e-3, kl: 1e-4, ..F32 };
+/// Experts in bf16: what is left is rounding 8-bit and 4-bit values times a scale to bf16, at most 2^-9 each. At that distance
+/// two logits of some hundred rows change by 0.05 against each other, so a best token is one by twice as much.
+const BF16_EXPERTS: Profile =
+    Profile { name: "bf16 experts", rel_l2: 5e-3, kl: 1e-4, top1: 1.0, margin: 0.1 };
 /// Experts in MXFP4: how far the residual after the first layer may be, whose routes do not depend on experts. Gate, up and
 /// down each have an error of up to 0.12 that is independent of the others': together √3 of it, of what experts write.
 const MXFP4_RESIDUAL: f64 = 0.21;
