@@ -299,9 +299,10 @@ impl From<ossmith::Error> for ApiError {
     fn from(error: ossmith::Error) -> ApiError {
         match error {
             ossmith::Error::QueueFull { .. } => ApiError::overloaded(error.to_string()),
-            ossmith::Error::ShutDown | ossmith::Error::Stopped { .. } => {
-                ApiError::unavailable(error.to_string())
-            }
+            ossmith::Error::ShutDown
+            | ossmith::Error::Stopped { .. }
+            | ossmith::Error::Asleep { .. } => ApiError::unavailable(error.to_string()),
+            ossmith::Error::InvalidOption { .. } => ApiError::bad("", error.to_string()),
             ossmith::Error::PromptTooLong { .. } => ApiError::too_long("", error.to_string()),
             error if error.is_bad_request() => ApiError::bad("", error.to_string()),
             other => ApiError::internal(other.to_string()),
