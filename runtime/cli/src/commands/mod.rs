@@ -4,6 +4,7 @@ mod bench;
 mod bench_serve;
 mod chat;
 mod check;
+mod completions;
 mod convert;
 mod doctor;
 mod eval;
@@ -12,6 +13,7 @@ mod generate;
 mod harmony;
 mod kernels;
 mod logits;
+mod man;
 mod pull;
 mod random;
 mod report;
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Pull(pull::Args),
     Convert(convert::Args),
     Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     /// Tries out grammars for a server, which starts this by itself.
     #[command(hide = true)]
     GrammarHelper,
@@ -72,6 +76,8 @@ impl Command {
             Command::Pull(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Doctor(args) => args.run(),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
             Command::GrammarHelper => ossmith_server::grammar_helper().map_err(anyhow::Error::msg),
         }
     }
