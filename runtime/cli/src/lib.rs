@@ -75,6 +75,16 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Whether the command takes these words, of which the first is the program's name; nothing is done.
+///
+/// # Errors
+/// What clap says about them, which may be help that they request.
+#[doc(hidden)]
+pub fn check_words(words: impl IntoIterator<Item = String>) -> Result<(), clap::Error> {
+    let matches = negatives_are_values(Cli::command()).try_get_matches_from(words)?;
+    Cli::from_arg_matches(&matches).map(drop)
+}
+
 /// The model and the weights that a value of `--model` names: a built-in name, a checkpoint folder, `OWNER/MODEL` on the
 /// hub, or `synthetic:` before one of them for random weights of this seed.
 ///

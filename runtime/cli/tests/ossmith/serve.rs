@@ -581,6 +581,6 @@ fn python() -> Option<PathBuf> {
     probe.status.success().then_some(python)
 }
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
