@@ -339,3 +339,8 @@ pub fn begin_call(recipient: &str) -> Vec<u32> {
     tokens.push(special::MESSAGE);
     tokens
 }
+
+/// The README's example, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -54,6 +54,13 @@ def moved(script: Path, folder: Path) -> Path:
     return copy
 
 
+def imports_of_the_package(document: Path) -> str:
+    """The document's block of Python that begins with an import of the package, with nano for the large model."""
+    blocks = document.read_text(encoding="utf-8").split("```python\n")[1:]
+    (block,) = [block.split("```")[0] for block in blocks if block.startswith("from ossmith import LLM")]
+    return block.replace("openai/gpt-oss-20b", "nano")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,6 +80,11 @@ def main() -> None:
         called = run(EXAMPLES / "tools.py")
         assert "get_weather" in called and '"role": "tool"' in called, called
         print("ok tools.py", flush=True)
+        for document in (HERE.parents[2] / "README.md", HERE.parent / "README.md"):
+            block = folder / "block.py"
+            block.write_text(imports_of_the_package(document), encoding="utf-8")
+            assert "42" in run(block), document
+        print("ok the blocks of README.md", flush=True)
         print(run(HERE / "test_api.py"), end="", flush=True)
         typed = [str(EXAMPLES / "streaming.py"), str(EXAMPLES / "tools.py"), str(moved(EXAMPLES / "offline.py", folder))]
         for checked in (typed, ["-p", "ossmith"]):

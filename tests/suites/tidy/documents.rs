@@ -108,6 +108,38 @@ fn documents_that_prose_names_exist() {
     expect_none("documents that are named but not there", &offences);
 }
 
+/// Documents with Rust, and the texts that are compiled and run in tests: an example, or a README that is a test itself.
+const RUST: [(&str, &[&str]); 2] = [
+    ("README.md", &["runtime/examples/embed.rs", "runtime/embed/README.md"]),
+    ("runtime/README.md", &["runtime/examples/embed.rs"]),
+];
+
+#[test]
+fn rust_in_readmes_is_taken_from_what_runs() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a file");
+    for (document, sources) in RUST {
+        let text = read(document);
+        let blocks: Vec<&str> = text.split("```rust\n").skip(1).collect();
+        assert!(!blocks.is_empty(), "{document} has no Rust any more");
+        for block in blocks {
+            let block: Vec<&str> =
+                block.split("```").next().map(code).into_iter().flatten().collect();
+            let found = sources.iter().any(|source| {
+                let source = read(source);
+                let mut lines = code(&source);
+                block.iter().all(|line| lines.any(|found| found == *line))
+            });
+            assert!(found, "{document}: these lines are not in {sources:?}: {block:#?}");
+        }
+    }
+}
+
+/// The lines of code of a text, without comments and indentation.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(|line| line.split(" //").next().unwrap_or_default().trim());
+    lines.filter(|line| !line.is_empty() && !line.starts_with("//"))
+}
+
 #[test]
 fn the_readme_has_its_two_commands() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
