@@ -95,7 +95,22 @@ pub(super) fn open(ordinal: usize) -> Result<(Arc<CudaContext>, DeviceInfo)> {
     Ok((context, info))
 }
 
+/// Whether this program can load libraries. A static C library loads others only where the machine has its very version, and
+/// crashes later where it has another.
+pub(super) fn can_load_libraries() -> std::result::Result<(), &'static str> {
+    // SAFETY: the function only reads what the kernel has given this process.
+    let interpreter = unsafe { libc::getauxval(libc::AT_BASE) };
+    if interpreter != 0 {
+        return Ok(());
+    }
+    Err(
+        "this program is linked statically, which runs on any Linux but cannot load NVIDIA's libraries; take the one that \
+         is linked with glibc, or compute on the CPU",
+    )
+}
+
 fn driver_version() -> Result<i32> {
+    can_load_libraries().map_err(Error::unavailable)?;
     // SAFETY: loading the driver's library runs its initialisers, which have no preconditions.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::unavailable(

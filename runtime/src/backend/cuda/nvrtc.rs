@@ -199,6 +199,7 @@ fn load() -> Result<()> {
 
 /// Opens NVRTC and its builtins. A library that is loaded by its path is found by its name from then on.
 fn find() -> std::result::Result<Vec<Library>, String> {
+    super::device::can_load_libraries()?;
     let Some(folder) = std::env::var_os("OSSMITH_NVRTC").map(PathBuf::from) else {
         // SAFETY: loading NVRTC runs its initialisers, which have no preconditions.
         if unsafe { sys::is_culib_present() } {
