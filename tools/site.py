@@ -46,6 +46,7 @@ PAGES = {
     "Embedding": {
         "The runtime": "runtime/README.md",
         "The server's router": "runtime/server/README.md",
+        "Structured output": "runtime/guide/README.md",
         "Harmony": "harmony/README.md",
         "One dependency": "runtime/embed/README.md",
         "Python": "runtime/python/README.md",
@@ -53,6 +54,7 @@ PAGES = {
     "Contributing": {
         "How to work here": "CONTRIBUTING.md",
         "Tests": "tests/README.md",
+        "Testing the tests": "docs/TESTING.md",
         "Benches": "benches/README.md",
         "Dependencies": "docs/DEPENDENCIES.md",
         "Changes": "CHANGELOG.md",

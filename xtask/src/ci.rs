@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{Result, cargo, run};
-use crate::{clients, debian, mutants, nvrtc, python, python_package, supply};
+use crate::{clients, debian, images, mutants, nvrtc, python, python_package, site, supply};
 
 /// Whether kernels are compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,22 @@ pub(crate) fn check(compiler: Nvrtc) -> Result<()> {
         let words = ["clippy", "-p", "ossmith", "--no-default-features", "--", "-D", "warnings"];
         run(&mut cargo(&words))
     });
+    checks.step("documentation without features", || {
+        let words = ["doc", "--no-deps", "--lib", "--quiet", "--no-default-features"];
+        let mut command = cargo(&words);
+        command.args(["-p", "ossmith", "-p", "ossmith-models", "-p", "ossmith-server"]);
+        command.args(["-p", "ossmith-embed"]);
+        run(command.env("RUSTDOCFLAGS", "-D warnings"))
+    });
     checks.step("packages", packages);
+    match site::fetch() {
+        Ok(python) => checks.step("site of the documents", || site::build(&python)),
+        Err(why) => checks.unchecked.push(format!("the site of the documents: {why}")),
+    }
+    match images::fetch() {
+        Ok(linter) => checks.step("images", || images::check(&linter)),
+        Err(why) => checks.unchecked.push(format!("the files of images: {why}")),
+    }
     println!("\n== a few mutants of today's room (reported, no error)");
     if let Err(why) = mutants::make_daily() {
         checks.unchecked.push(format!("mutants: {why}"));

@@ -49,6 +49,19 @@ fn fetch(program: &str, folder: &Path, packages: &[&str], libraries: &Path) -> R
         println!("{}", found.trim());
         return Ok(());
     }
+    unpack_all(program, packages, folder)?;
+    println!("{}", version(&ours)?.trim());
+    Ok(())
+}
+
+/// Fetches one package from Debian and unpacks it; returns the folder that it is in.
+pub(crate) fn unpack(package: &str, folder: &Path) -> Result<PathBuf> {
+    unpack_all(package, &[package], folder)?;
+    Ok(folder.join("root"))
+}
+
+/// Unpacks packages below `folder/root`, with lists and downloads beside it.
+fn unpack_all(program: &str, packages: &[&str], folder: &Path) -> Result<()> {
     println!("fetching {program} from Debian into {}, with lists of packages", folder.display());
     if folder.exists() {
         at(folder, fs::remove_dir_all(folder))?;
@@ -76,6 +89,5 @@ fn fetch(program: &str, folder: &Path, packages: &[&str], libraries: &Path) -> R
         let package = at(folder, package)?.path();
         capture(Command::new("dpkg-deb").arg("-x").arg(package).arg(folder.join("root")))?;
     }
-    println!("{}", version(&ours)?.trim());
     Ok(())
 }

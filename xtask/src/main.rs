@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)] // a task prints to the person who started it
 
+mod bare_roots;
 mod bless;
 mod ci;
 mod clients;
 mod debian;
+mod fresh_crates;
 mod gpu_bundle;
+mod images;
 mod mutants;
 mod nvrtc;
 mod python;
@@ -38,8 +41,13 @@ cargo xtask <task>
   prometheus   print the folder of Prometheus and promtool, fetched from Debian where the machine has none
   sbom         write a bill of materials (CycloneDX) to target/sbom.cdx.json
   site         make a site of the documents with MkDocs from PyPI in target/site/, and check what their links name
+  images       lint packaging/Containerfile with hadolint from PyPI
   release      make what a release consists of in target/release-files/: the program, the wheel, a bill of materials, checksums
                  --program FILE   pack this one instead of building it; --without-wheel   leave the Python package out
+                 --static-program FILE   the same for the one that is linked statically
+  bare-roots   use both released programs in a bare Debian and a bare Alpine, in target/roots/; needs root
+                 --program FILE   --static-program FILE   use these instead of building them; --alpine ARCHIVE   its root, instead of fetching it
+  fresh-crates begin crates outside the workspace that depend on these, build them from nothing, and use them
   gpu-bundle   pack the checks that need a GPU into target/gpu/, to be copied to a GPU machine: sh run.sh
 ";
 
@@ -65,8 +73,11 @@ fn main() -> ExitCode {
         ["sbom"] => supply::write_sbom().map(|file| println!("{}", file.display())),
         ["mutants", rest @ ..] => mutants::test(rest),
         ["simulate", rest @ ..] => simulate::simulate(rest),
-        ["site"] => site::build(),
+        ["site"] => site::fetch().and_then(|python| site::build(&python)),
+        ["images"] => images::fetch().and_then(|linter| images::check(&linter)),
         ["release", rest @ ..] => release::pack(rest),
+        ["bare-roots", rest @ ..] => bare_roots::check(rest),
+        ["fresh-crates"] => fresh_crates::check(),
         ["gpu-bundle"] => gpu_bundle::pack(),
         other => Err(format!("there is no task `{}`\n\n{HELP}", other.join(" "))),
     };
