@@ -2,9 +2,10 @@
 
     python overhead.py [MODEL]
 
-The engine works on threads of its own, so the reading thread's processor time is what Python adds to a token. A small model
-(`tests/fixtures/tiny`) leaves the processor's caches to the reader, as a GPU does. Beside it stands what a thread pays for being
-woken at all: by a byte in a pipe, and by one that an event loop passes on.
+The engine works on threads of its own, so the reading thread's processor time is what Python adds to a token. The model is the
+repository's smallest with random weights, which leaves the processor's caches to the reader, as a GPU does; `nano` takes them. Beside
+it stands what a thread pays for being woken at all: by a byte in a pipe, and by one that an event loop passes on. Each figure is the
+least and the median of several runs, since other work on the machine only adds to it.
 """
 
 import asyncio
@@ -14,11 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ossmith import LLM, AsyncLLM, RequestOutputKind, SamplingParams
 
 IMPORT = "import time; start = time.perf_counter(); import ossmith; print(time.perf_counter() - start)"
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "nano"
+TINY = Path(__file__).resolve().parents[3] / "tests/fixtures/tiny"
+MODEL = sys.argv[1] if len(sys.argv) > 1 else f"synthetic:{TINY}"
+RUNS = 7
 TOKENS = 2000
 WAKES = 500
 
@@ -78,30 +82,38 @@ def params(kind: RequestOutputKind) -> SamplingParams:
     return SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, output_kind=kind)
 
 
-def blocking(kind: RequestOutputKind) -> tuple[float, float]:
+def blocking(kind: RequestOutputKind) -> list[tuple[float, float]]:
     """Processor seconds of the reading thread per token of `LLM.stream`, and outputs per token."""
-    with LLM(MODEL, max_num_seqs=1, max_model_len=4096, threads=1) as llm:
-        start, outputs = time.thread_time(), 0
-        for _ in llm.stream([1, 2, 3], params(kind)):
-            outputs += 1
-        return (time.thread_time() - start) / TOKENS, outputs / TOKENS
+    runs = []
+    with LLM(MODEL, max_num_seqs=1, max_model_len=4096, threads=1, show_progress=False) as llm:
+        for _ in range(RUNS):
+            start, outputs = time.thread_time(), 0
+            for _ in llm.stream([1, 2, 3], params(kind)):
+                outputs += 1
+            runs.append(((time.thread_time() - start) / TOKENS, outputs / TOKENS))
+    return sorted(runs)
 
 
-async def in_a_loop(kind: RequestOutputKind) -> tuple[float, float]:
+async def in_a_loop(kind: RequestOutputKind) -> list[tuple[float, float]]:
     """The same of `AsyncLLM.generate`."""
-    llm = AsyncLLM(MODEL, max_num_seqs=1, max_model_len=4096, threads=1)
-    start, outputs = time.thread_time(), 0
-    async for _ in llm.generate([1, 2, 3], params(kind)):
-        outputs += 1
-    taken = (time.thread_time() - start) / TOKENS, outputs / TOKENS
+    runs = []
+    llm = AsyncLLM(MODEL, max_num_seqs=1, max_model_len=4096, threads=1, show_progress=False)
+    for _ in range(RUNS):
+        start, outputs = time.thread_time(), 0
+        async for _ in llm.generate([1, 2, 3], params(kind)):
+            outputs += 1
+        runs.append(((time.thread_time() - start) / TOKENS, outputs / TOKENS))
     llm.shutdown()
-    return taken
+    return sorted(runs)
 
 
 if __name__ == "__main__":
     seconds = imports()
     print(f"import: {seconds[0] * 1e3:.0f} to {seconds[-1] * 1e3:.0f} ms, median {statistics.median(seconds) * 1e3:.0f}")
-    print(f"a wake-up: {woken(blocking_reads) * 1e6:.1f} us; through an event loop: {woken(reads_of_a_loop) * 1e6:.1f} us")
+    for name, read in (("a wake-up", blocking_reads), ("a wake-up through an event loop", reads_of_a_loop)):
+        taken = sorted(woken(read) for _ in range(3))
+        print(f"{name}: {taken[0] * 1e6:.1f} us, median {taken[1] * 1e6:.1f}")
     for kind in (RequestOutputKind.DELTA, RequestOutputKind.CUMULATIVE):
-        for name, (taken, outputs) in (("LLM", blocking(kind)), ("AsyncLLM", asyncio.run(in_a_loop(kind)))):
-            print(f"{name}, {kind.name}: {taken * 1e6:.1f} us per token, {outputs:.2f} outputs per token")
+        for name, runs in (("LLM", blocking(kind)), ("AsyncLLM", asyncio.run(in_a_loop(kind)))):
+            (least, outputs), (median, _) = runs[0], runs[len(runs) // 2]
+            print(f"{name}, {kind.name}: {least * 1e6:.1f} us per token, median {median * 1e6:.1f}; {outputs:.2f} outputs per token")

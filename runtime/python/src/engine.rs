@@ -92,8 +92,8 @@ impl Engine {
     }
 
     /// The streams that were woken since the last call.
-    fn take_wakeups(&self) -> Vec<u64> {
-        self.wakeups.take()
+    fn take_wakeups(&self) -> PyResult<Vec<u64>> {
+        Ok(self.wakeups.take()?)
     }
 
     fn reset_prefix_cache(&self) {

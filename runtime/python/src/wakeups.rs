@@ -1,25 +1,23 @@
 //! How streams wake an event loop of Python's: the engine's thread notes the stream and writes a byte to a pipe that the
 //! loop watches. It never waits for the interpreter.
 
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-/// The streams that have events, and the pipe.
+/// The streams that have events, and the pipe. The pipe holds one byte while there are such streams and none otherwise, so that
+/// neither end ever waits, and both change under the lock.
 #[derive(Debug)]
 pub(crate) struct Wakeups {
     ready: Mutex<Vec<u64>>,
-    reader: UnixStream,
-    writer: UnixStream,
+    reader: PipeReader,
+    writer: PipeWriter,
 }
 
 impl Wakeups {
     pub(crate) fn new() -> io::Result<Arc<Wakeups>> {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        writer.set_nonblocking(true)?;
+        let (reader, writer) = io::pipe()?;
         Ok(Arc::new(Wakeups { ready: Mutex::default(), reader, writer }))
     }
 
@@ -29,16 +27,21 @@ impl Wakeups {
     }
 
     /// The streams that were woken since the last call.
-    pub(crate) fn take(&self) -> Vec<u64> {
-        // The bytes go first: whoever finds the list empty after this writes another one.
-        let mut bytes = [0; 64];
-        while (&self.reader).read(&mut bytes).is_ok_and(|count| count == bytes.len()) {}
-        std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take(&self) -> io::Result<Vec<u64>> {
+        let mut ready = self.lock();
+        if !ready.is_empty() {
+            (&self.reader).read_exact(&mut [0])?;
+        }
+        Ok(std::mem::take(&mut *ready))
     }
 
     /// The waker of a stream.
     pub(crate) fn waker(self: &Arc<Self>, stream: u64) -> Waker {
         Waker::from(Arc::new(StreamWaker { stream, wakeups: Arc::clone(self) }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,13 +52,10 @@ struct StreamWaker {
 
 impl Wake for StreamWaker {
     fn wake(self: Arc<Self>) {
-        let mut ready = self.wakeups.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = ready.is_empty();
-        ready.push(self.stream);
-        drop(ready);
-        if first {
-            // A pipe that is full wakes its reader as well.
-            let _ = (&self.wakeups.writer).write(&[1]);
+        let mut ready = self.wakeups.lock();
+        // The reading end lives as long as this does, and a pipe has room for a byte.
+        if !ready.is_empty() || (&self.wakeups.writer).write_all(&[1]).is_ok() {
+            ready.push(self.stream);
         }
     }
 }

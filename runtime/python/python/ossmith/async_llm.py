@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextvars import Context
 from typing import Any
 
 from . import _engine, _log
@@ -55,7 +56,7 @@ class AsyncLLM:
         )
         self._native = _engine.load(options, vllm_options, show_progress)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, _Wait] = {}
         self._running: dict[str, Any] = {}
 
     async def generate(
@@ -86,9 +87,8 @@ class AsyncLLM:
                 if events is None:
                     raise EngineStoppedError(self._native.failure() or "the request ended early")
                 if not events:
-                    future = loop.create_future()
-                    self._waiting[stream.id] = future
-                    await future
+                    self._waiting[stream.id] = wait = _Wait(loop)
+                    await wait
                     continue
                 state.add(events)
                 if state.finished or not whole_only:
@@ -174,6 +174,54 @@ class AsyncLLM:
     def _wake(self) -> None:
         waiting = self._waiting
         for stream in self._native.take_wakeups():
-            future = waiting.pop(stream, None)
-            if future is not None and not future.done():
-                future.set_result(None)
+            wait = waiting.pop(stream, None)
+            if wait is not None:
+                wait.end()
+
+
+class _Wait:
+    """What a task awaits until its stream has events: a future by the protocol of tasks, whose end has the task go on at once.
+
+    The end of an :class:`asyncio.Future` is passed on by the loop's next round, which costs every token a further system call.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asyncio_future_blocking = False
+        self._callback: Callable[[_Wait], object] | None = None
+        self._context: Context | None = None
+        self._cancelled: tuple[object, ...] | None = None
+
+    def __await__(self) -> Generator[_Wait, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+        self.result()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[_Wait], object], *, context: Context) -> None:
+        """The task calls this once, and goes on when it is called back."""
+        self._callback, self._context = callback, context
+
+    def end(self) -> None:
+        """Has the task go on. It must not be called by a task."""
+        callback, self._callback = self._callback, None
+        if callback is not None and self._context is not None:
+            self._context.run(callback, self)
+
+    def cancel(self, msg: object = None) -> bool:
+        """The task is cancelled while it waits."""
+        callback, self._callback = self._callback, None
+        if callback is None:
+            return False
+        self._cancelled = () if msg is None else (msg,)
+        self._loop.call_soon(callback, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        """The task reads this before it goes on."""
+        if self._cancelled is not None:
+            raise asyncio.CancelledError(*self._cancelled)

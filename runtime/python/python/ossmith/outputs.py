@@ -13,7 +13,7 @@ from .sampling_params import RequestOutputKind, SamplingParams
 __all__ = ["CompletionOutput", "Logprob", "RequestOutput"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Logprob:
     """The log probability of a token, of the model's own distribution before temperature, filters and penalties."""
 
@@ -27,7 +27,7 @@ TokenLogprobs = dict[int, Logprob]
 """The token and the most likely tokens at one position, by their ids."""
 
 
-@dataclass
+@dataclass(slots=True)
 class CompletionOutput:
     """One answer."""
 
@@ -72,7 +72,7 @@ class CompletionOutput:
         return message
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestOutput:
     """The answers to one prompt."""
 
