@@ -49,7 +49,6 @@ fn bash_completes_commands_flags_and_values() {
     for name in commands() {
         assert!(first.contains(&name), "{name} is not among {first:?}");
     }
-    assert!(!first.iter().any(|name| name == "grammar-helper"), "it is hidden: {first:?}");
     assert_eq!(complete(&["ossmith", "ser"]), ["serve"]);
     assert_eq!(complete(&["ossmith", "kernels", "comp"]), ["compile"]);
     assert_eq!(complete(&["ossmith", "serve", "--tensor-par"]), ["--tensor-parallel-size"]);
@@ -87,10 +86,8 @@ fn each_command_has_a_manual_page() {
     for name in commands() {
         let text = page(&format!("ossmith-{name}"));
         assert!(text.contains(".SH OPTIONS") && text.contains(".SH SYNOPSIS"), "{name}");
-        assert!(
-            first.contains(&format!("ossmith\\-{name}(1)")),
-            "{name} is not named in ossmith.1"
-        );
+        let listed = format!("ossmith-{name}(1)").replace('-', "\\-");
+        assert!(first.contains(&listed), "{name} is not named in ossmith.1");
     }
     assert!(page("ossmith-serve").contains("\\-\\-tensor\\-parallel\\-size"));
     page("ossmith-kernels-compile");
