@@ -9,9 +9,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ossmith::unstable::{on_yielding_thread, release_memory};
 use serde::{Deserialize, Serialize};
 
 use super::constraint::Constraint;
@@ -109,14 +110,17 @@ impl Helper {
     /// # Errors
     /// Why the program cannot be started, or that it did not say that it is ready.
     pub fn start(command: &GrammarHelper, stop: &dyn Fn() -> bool) -> Result<Helper, String> {
-        let mut child = Command::new(&command.program)
+        let mut start = Command::new(&command.program);
+        start
             .args(&command.arguments)
             // It needs nothing of the environment, which may hold keys.
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+            .stderr(Stdio::null());
+        // It yields from its first moment on: most of what it does under attack is to start anew.
+        let mut child = on_yielding_thread(|| start.spawn())
+            .flatten()
             .map_err(|why| format!("{} cannot be started: {why}", command.program.display()))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a helper without pipes".to_owned());
@@ -224,14 +228,23 @@ struct Work {
     budget: Duration,
 }
 
+/// The same, and the news that there is some.
+#[derive(Default)]
+struct AtWork {
+    work: Mutex<Option<Work>>,
+    begun: Condvar,
+}
+
 /// Tries out the grammars that are named on standard input, until it ends. A program that serves calls this in a process
 /// of its own, as [`GrammarHelper`] says.
 ///
 /// # Errors
 /// The vocabulary cannot be used, or standard output is closed.
 pub fn grammar_helper() -> Result<(), String> {
+    // Its threads do so too.
+    ossmith::unstable::yield_to_others();
     let (questions, inbox) = channel::<String>();
-    let at_work: Arc<Mutex<Option<Work>>> = Arc::default();
+    let at_work: Arc<AtWork> = Arc::default();
     let watched = Arc::clone(&at_work);
     let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
         let thread = std::thread::Builder::new().name(name.to_owned());
@@ -254,16 +267,14 @@ pub fn grammar_helper() -> Result<(), String> {
     say(&Reply::Ready)?;
     let answers = std::thread::Builder::new()
         .stack_size(STACK_BYTES)
-        .spawn(move || {
-            ossmith::unstable::yield_to_others();
-            answer_all(&inbox, &at_work)
-        })
+        .spawn(move || answer_all(&inbox, &at_work))
         .map_err(|why| format!("no thread can be started: {why}"))?;
     answers.join().unwrap_or_else(|_| Err("answering panicked".to_owned()))
 }
 
 /// Answers questions until no more come.
-fn answer_all(inbox: &Receiver<String>, at_work: &Mutex<Option<Work>>) -> Result<(), String> {
+fn answer_all(inbox: &Receiver<String>, at_work: &AtWork) -> Result<(), String> {
+    release_memory();
     let at_start = memory_bytes();
     for line in inbox {
         let question: Question = match serde_json::from_str(&line) {
@@ -275,17 +286,21 @@ fn answer_all(inbox: &Receiver<String>, at_work: &Mutex<Option<Work>>) -> Result
         };
         let (cpu, memory) = (processor_time(), memory_bytes());
         let budget = Duration::from_millis(question.cpu_ms);
-        *lock(at_work) = Some(Work { started: Instant::now(), cpu, memory, budget });
+        *lock(&at_work.work) = Some(Work { started: Instant::now(), cpu, memory, budget });
+        at_work.begun.notify_one();
         let compiled = grammar::compile_on_this_thread(&question.constraint);
-        let now = memory_bytes();
-        let (grown, kept) = (now.saturating_sub(memory), now.saturating_sub(at_start));
+        let grown = memory_bytes().saturating_sub(memory);
+        let compiled = compiled.map(drop);
+        // The next trial shows what it takes only if what this one has freed is given back.
+        release_memory();
+        let kept = memory_bytes().saturating_sub(at_start);
         let cpu_ms = processor_time().saturating_sub(cpu).as_millis() as u64;
         // From here on the watch finds nothing to end.
-        if lock(at_work).take().is_none() {
+        if lock(&at_work.work).take().is_none() {
             continue;
         }
         say(&match compiled {
-            Ok(_) => Reply::Compiles { bytes: grown, kept, cpu_ms },
+            Ok(()) => Reply::Compiles { bytes: grown, kept, cpu_ms },
             Err(why) => Reply::Refused { why, cpu_ms },
         })?;
     }
@@ -293,10 +308,12 @@ fn answer_all(inbox: &Receiver<String>, at_work: &Mutex<Option<Work>>) -> Result
 }
 
 /// Ends this process when its work is over its budget.
-fn watch(at_work: &Mutex<Option<Work>>) {
+fn watch(at_work: &AtWork) {
     loop {
+        let idle = |work: &mut Option<Work>| work.is_none();
+        drop(at_work.begun.wait_while(lock(&at_work.work), idle));
         std::thread::sleep(TICK);
-        let mut work = lock(at_work);
+        let mut work = lock(&at_work.work);
         let Some(now) = work.as_ref() else { continue };
         let cpu = processor_time().saturating_sub(now.cpu);
         let over =

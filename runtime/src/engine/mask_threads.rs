@@ -5,7 +5,7 @@
 mod jobs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::mask::{Allowed, MaskSource, TokenMask};
 use super::validate::ValidatedRequest;
 use crate::backend::MASKS_PER_SLOT;
 use crate::error::panic_message;
-use crate::priority::{yield_somewhat, yield_to_others};
+use crate::priority::{this_thread, yield_somewhat, yield_thread, yield_to_others};
 
 /// The largest number of threads that compute masks.
 const MAX_THREADS: usize = 32;
@@ -26,6 +26,9 @@ const SPIN: Duration = Duration::from_micros(100);
 /// A sample whose last mask took no longer than this is quick: steps wait for its masks, and a thread of their own computes
 /// them where the others are at work on slow ones.
 const QUICK: Duration = Duration::from_millis(2);
+
+/// Most threads that were quick and are at work on a mask that is not.
+const MAX_OVERTAKEN: usize = 8;
 
 /// A sample's grammar and the words that it wrote last.
 pub(super) struct MaskState {
@@ -190,6 +193,39 @@ impl MaskCell {
     }
 }
 
+/// The thread that computes quick masks alone. One whose mask turns out to be slow is overtaken: another one takes its place,
+/// and it yields from then on, and ends with that mask.
+struct QuickThread {
+    born: Instant,
+    /// Its number for the kernel, once it runs.
+    id: AtomicI32,
+    /// Microseconds from `born` to the begin of the mask that it is at work on; 0 for none.
+    since: AtomicU64,
+    overtaken: AtomicBool,
+}
+
+impl QuickThread {
+    fn new() -> QuickThread {
+        let (id, since, overtaken) = Default::default();
+        QuickThread { born: Instant::now(), id, since, overtaken }
+    }
+
+    fn begins(&self) {
+        self.since.store((self.born.elapsed().as_micros() as u64).max(1), Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it has been at work on one mask for longer than a quick one takes.
+    fn is_slow(&self) -> bool {
+        let since = self.since.load(Ordering::Relaxed);
+        let taken = self.born.elapsed().saturating_sub(Duration::from_micros(since));
+        since > 0 && taken > QUICK
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     jobs: Mutex<Jobs>,
@@ -200,6 +236,8 @@ struct Shared {
     /// Held for a moment by whoever finishes a mask, so that no notification is lost.
     finishing: Mutex<()>,
     finished: Condvar,
+    /// Threads that were overtaken and have not ended.
+    overtaken: AtomicUsize,
 }
 
 /// The threads, which start with the first mask.
@@ -208,8 +246,12 @@ pub(super) struct MaskThreads {
     shared: Arc<Shared>,
     /// How many there are, once they were started.
     threads: Option<usize>,
+    /// The one for quick masks.
+    quick: Option<Arc<QuickThread>>,
     /// Whether steps are computed on the same cores.
     beside_steps: bool,
+    /// Engines that share the cores.
+    engines: usize,
     /// Instead of threads: masks that come late, as a simulation decides.
     #[cfg(test)]
     late: Option<LateMasks>,
@@ -229,10 +271,35 @@ impl MaskThreads {
         MaskThreads {
             shared: Arc::default(),
             threads: None,
+            quick: None,
             beside_steps,
+            engines: 1,
             #[cfg(test)]
             late: None,
         }
+    }
+
+    /// Has so many engines share the cores; for threads that are not started yet.
+    pub(super) fn share_cores(&mut self, engines: usize) {
+        self.engines = engines;
+    }
+
+    /// Replaces the thread for quick masks if its mask turns out to be slow. Called once in each step, so that such a mask
+    /// holds up neither the quick ones after it nor, for long, the cores of steps.
+    pub(super) fn overtake_slow(&mut self) {
+        let Some(quick) = self.quick.as_ref().filter(|quick| quick.is_slow()) else { return };
+        if self.shared.overtaken.load(Ordering::Relaxed) >= MAX_OVERTAKEN {
+            return;
+        }
+        let Some(next) = start_quick(&self.shared) else { return };
+        self.shared.overtaken.fetch_add(1, Ordering::Relaxed);
+        quick.overtaken.store(true, Ordering::Release);
+        if self.beside_steps {
+            yield_thread(quick.id.load(Ordering::Relaxed));
+        }
+        self.quick = Some(next);
+        // The one that was overtaken may be waiting for work by now, and would take the news of it from its successor.
+        self.shared.quick_work.notify_all();
     }
 
     /// No threads: each mask is computed where it is requested, so that nothing depends on when threads run.
@@ -283,7 +350,14 @@ impl MaskThreads {
             late.waiting.push((mask.clone(), left.saturating_sub(4)));
             return;
         }
-        let threads = *self.threads.get_or_insert_with(|| start(&self.shared, self.beside_steps));
+        let threads = match self.threads {
+            Some(threads) => threads,
+            None => {
+                self.quick = start_quick(&self.shared);
+                let threads = start(&self.shared, self.beside_steps, self.engines);
+                *self.threads.insert(threads)
+            }
+        };
         if threads == 0 {
             // Without threads a mask delays all samples, which is better than no mask.
             fill(&mask.0);
@@ -345,48 +419,66 @@ impl Drop for MaskThreads {
     }
 }
 
-/// Starts the threads: as many as cores, because a step of constrained samples waits for all of their masks, and two at
-/// least, so that one grammar never delays all others; and one more for quick masks. All but that one yield to the threads of
-/// steps where steps are computed on the same cores: a mask that takes long must not slow the steps of others. Where a device
+/// Starts the threads: as many as cores for each of the engines that share them, because a step of constrained samples waits
+/// for all of their masks, and two at least, so that one grammar never delays all others. They yield to the threads of steps
+/// where steps are computed on the same cores: a mask that takes long must not slow the steps of others. Where a device
 /// computes them, it waits for masks instead, so these yield only somewhat. Returns how many there are.
-fn start(shared: &Arc<Shared>, beside_steps: bool) -> usize {
+fn start(shared: &Arc<Shared>, beside_steps: bool, engines: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let spawn = |number: &usize| {
-        let only_quick = *number == 0;
-        let shared = Arc::clone(shared);
-        let thread = std::thread::Builder::new().name("ossmith-masks".to_owned());
-        let started = thread.spawn(move || {
-            match (only_quick, beside_steps) {
-                (true, _) => {}
-                (false, true) => yield_to_others(),
-                (false, false) => yield_somewhat(),
+    let spawn = |_: &usize| {
+        spawn(shared, move |shared| {
+            if beside_steps {
+                yield_to_others()
+            } else {
+                yield_somewhat()
             }
-            shared.run(only_quick);
-        });
-        started
-            .inspect_err(|why| tracing::error!(%why, "a thread for masks cannot be started"))
-            .is_ok()
+            shared.run(None);
+        })
     };
-    // The one for quick masks does not do the work of the others.
-    (0..=cores.clamp(2, MAX_THREADS)).filter(spawn).filter(|number| *number > 0).count()
+    (0..(cores / engines.max(1)).clamp(2, MAX_THREADS)).filter(spawn).count()
+}
+
+/// Starts the thread for quick masks, which does not do the work of the others and yields to nobody.
+fn start_quick(shared: &Arc<Shared>) -> Option<Arc<QuickThread>> {
+    let quick = Arc::new(QuickThread::new());
+    let own = Arc::clone(&quick);
+    spawn(shared, move |shared| {
+        own.id.store(this_thread(), Ordering::Relaxed);
+        shared.run(Some(&own));
+        if own.overtaken.load(Ordering::Acquire) {
+            shared.overtaken.fetch_sub(1, Ordering::Relaxed);
+        }
+    })
+    .then_some(quick)
+}
+
+/// Whether a thread could be started for this work.
+fn spawn(shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) -> bool {
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name("ossmith-masks".to_owned());
+    let started = thread.spawn(move || work(&shared));
+    started.inspect_err(|why| tracing::error!(%why, "a thread for masks cannot be started")).is_ok()
 }
 
 impl Shared {
-    fn run(&self, only_quick: bool) {
-        let work = if only_quick { &self.quick_work } else { &self.work };
+    /// Computes masks: only quick ones as a quick thread, until it is overtaken.
+    fn run(&self, quick: Option<&QuickThread>) {
+        let work = if quick.is_some() { &self.quick_work } else { &self.work };
         let mut jobs = lock(&self.jobs);
         loop {
-            if jobs.ended {
+            if jobs.ended || quick.is_some_and(|quick| quick.overtaken.load(Ordering::Acquire)) {
                 return;
             }
-            let Some(job) = jobs.pop(only_quick) else {
+            let Some(job) = jobs.pop(quick.is_some()) else {
                 jobs = work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(jobs);
             let cell = job.cell.0;
             if !cell.ended.load(Ordering::Relaxed) {
+                quick.inspect(|quick| quick.begins());
                 fill(&cell);
+                quick.inspect(|quick| quick.ends());
                 drop(lock(&self.finishing));
                 self.finished.notify_all();
             }
@@ -550,6 +642,38 @@ mod tests {
         gate.0.1.notify_all();
         threads.wait(&slow, true, Duration::from_secs(300));
         assert!(slow.iter().all(SampleMask::is_ready));
+    }
+
+    #[test]
+    fn a_quick_mask_that_turns_out_slow_holds_up_no_other_quick_one() {
+        let (mut threads, gate) = (MaskThreads::new(true), Gate::default());
+        let mask = |source: &Gate, quick: bool| {
+            let mask = mask_of(source.clone());
+            mask.0.last.store(u64::from(quick), Ordering::Relaxed);
+            mask
+        };
+        let slow: Vec<SampleMask> = (0..MAX_THREADS).map(|_| mask(&gate, false)).collect();
+        slow.iter().for_each(|mask| threads.compute(mask, &[], 0));
+        // Each of these is the quick thread's work, and keeps it.
+        for _ in 0..3 {
+            let stuck = mask(&gate, true);
+            threads.compute(&stuck, &[], 0);
+            let quick = mask_of(Sleepy(Duration::ZERO));
+            quick.0.last.store(1, Ordering::Relaxed);
+            threads.compute(&quick, &[], 0);
+            while !quick.is_ready() {
+                threads.overtake_slow();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!stuck.is_ready());
+        }
+        assert!(threads.shared.overtaken.load(Ordering::Relaxed) >= 3);
+        *lock(&gate.0.0) = true;
+        gate.0.1.notify_all();
+        threads.wait(&slow, true, Duration::from_secs(300));
+        while threads.shared.overtaken.load(Ordering::Relaxed) > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]

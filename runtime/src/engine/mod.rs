@@ -263,6 +263,11 @@ impl Engine {
         self.scheduler.push(request);
     }
 
+    /// Has the engine share the cores for masks with others, so many in all. For an engine that has run no step.
+    pub(crate) fn share_cores(&mut self, engines: usize) {
+        self.masks.share_cores(engines);
+    }
+
     /// Removes a request: it yields no further event, and what it used is free for the next step. Unknown and
     /// finished requests are ignored.
     pub fn cancel(&mut self, request: RequestId) {
@@ -299,6 +304,7 @@ impl Engine {
         self.check_running()?;
         let begin = self.clock.now();
         let mut events = self.scheduler.expire(begin);
+        self.masks.overtake_slow();
         events.extend(self.take_masks());
         if let Err(failure) = self.sample_in_flight() {
             events.extend(self.fail(failure));

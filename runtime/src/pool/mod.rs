@@ -56,7 +56,7 @@ impl EnginePool {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if there is no engine, or if they differ; [`Error::Device`] if the system refuses a thread.
-    pub fn start(engines: Vec<Engine>) -> Result<EnginePool> {
+    pub fn start(mut engines: Vec<Engine>) -> Result<EnginePool> {
         let none = || Error::invalid_option("engines", "a pool needs at least one engine");
         let first = engines.first().ok_or_else(none)?;
         let (spec, limits, policy) = (first.spec(), first.limits(), *first.policy());
@@ -69,7 +69,9 @@ impl EnginePool {
             );
             return Err(Error::invalid_option("engines", problem));
         }
-        let pages = std::iter::repeat_n(limits.pages, engines.len());
+        let count = engines.len();
+        engines.iter_mut().for_each(|engine| engine.share_cores(count));
+        let pages = std::iter::repeat_n(limits.pages, count);
         let loads = Loads::new(pages, policy.prefix_cache);
         let engines = engines.into_iter().map(EngineHandle::start).collect::<Result<_>>()?;
         let shared = Shared {
@@ -170,15 +172,7 @@ impl EnginePool {
     /// Why no engine runs any more; `None` while one does.
     #[must_use]
     pub fn closed(&self) -> Option<Error> {
-        let failures = (0..self.shared.engines.len()).map(|at| {
-            self.shared.has_failed(at);
-            self.shared.engines[at].closed()
-        });
-        // All are asked, so that each failure is noticed.
-        let failures: Vec<Option<Error>> = failures.collect();
-        let mut failures = failures.into_iter().collect::<Option<Vec<Error>>>()?;
-        let failed = failures.iter().position(|error| matches!(error, Error::Stopped { .. }));
-        Some(failures.swap_remove(failed.unwrap_or(0)))
+        self.shared.closed()
     }
 
     /// The model's dimensions.
@@ -228,8 +222,11 @@ impl Shared {
         let (mut tried, mut refusal) = (Vec::new(), None);
         loop {
             let mut loads = self.loads();
-            if !admitted {
-                self.check_room(&loads, samples)?;
+            let room = if admitted { Ok(()) } else { self.check_room(&loads, samples) };
+            if let Err(full) = room {
+                drop(loads);
+                // Those who wait may wait for engines that have failed.
+                return Err(self.closed().unwrap_or(full));
             }
             let next = loads.order(&prompt).into_iter().find(|engine| !tried.contains(engine));
             let Some(engine) = next else { break };
@@ -254,13 +251,29 @@ impl Shared {
                 }
             }
         }
-        let none_runs = || self.engines[0].closed().unwrap_or(Error::ShutDown);
-        Err(refusal.unwrap_or_else(none_runs))
+        Err(refusal.or_else(|| self.closed()).unwrap_or(Error::ShutDown))
+    }
+
+    /// Why no engine runs any more; `None` while one does.
+    fn closed(&self) -> Option<Error> {
+        let failures = (0..self.engines.len()).map(|at| {
+            self.has_failed(at);
+            self.engines[at].closed()
+        });
+        // All are asked, so that each failure is noticed.
+        let failures: Vec<Option<Error>> = failures.collect();
+        let mut failures = failures.into_iter().collect::<Option<Vec<Error>>>()?;
+        let failed = failures.iter().position(|error| matches!(error, Error::Stopped { .. }));
+        Some(failures.swap_remove(failed.unwrap_or(0)))
     }
 
     /// Refuses so many more samples if too many would wait. What no engine could ever take is left to the engine.
     fn check_room(&self, loads: &Loads, samples: usize) -> Result<()> {
         let slots = self.slots * loads.alive();
+        if slots == 0 {
+            // None runs, so none has a queue that could be full.
+            return Ok(());
+        }
         let capacity = self.max_waiting.saturating_add(slots);
         if loads.samples() + samples <= capacity || samples > capacity {
             return Ok(());

@@ -229,6 +229,30 @@ fn the_queue_has_one_limit_for_all_engines() {
 }
 
 #[test]
+fn a_pool_whose_engines_have_failed_reports_that_and_no_full_queue() {
+    // Every place is taken when both fail, and nobody reads the events that would tell.
+    let policy = Policy { max_waiting: 1, ..Policy::default() };
+    let limits = Limits { max_sequences: 1, ..LIMITS };
+    let fault = Some((Fault::FailsAtCollect, 50));
+    let pool = pool(&[fault, fault], limits, policy);
+    let mut held = Vec::new();
+    let refused = loop {
+        match pool.submit(request(9, held.len(), 400)) {
+            Ok(events) => held.push(events),
+            Err(Error::QueueFull { .. }) if pool.engines().iter().any(|e| e.closed().is_none()) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&refused, Error::Stopped { reason } if reason.contains("scripted")),
+        "{refused:?}"
+    );
+    assert!(!held.is_empty());
+}
+
+#[test]
 fn shutdown_ends_every_reader() {
     let policy = Policy { event_capacity: 1, ..Policy::default() };
     let pool = pool(&[None, None], LIMITS, policy);

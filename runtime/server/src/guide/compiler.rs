@@ -324,7 +324,7 @@ impl Shared {
 
     fn compile_plain(&self) {
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
-        let _ = ossmith_guide::prepare();
+        let _ = ossmith::unstable::on_yielding_thread(|| ossmith_guide::prepare().is_ok());
         while let Some(job) = self.next(|queues| &mut queues.plain) {
             self.compile(job, 0);
         }
