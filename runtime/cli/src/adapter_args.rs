@@ -22,6 +22,10 @@ pub(crate) struct AdapterArgs {
     #[arg(long, default_value_t = AdapterLimits::default().rank as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_RANK as i64))]
     max_lora_rank: u16,
 
+    /// Memory of all adapters together, in bytes.
+    #[arg(long, default_value_t = AdapterLimits::default().bytes as u64, value_name = "BYTES")]
+    max_lora_bytes: u64,
+
     /// Also answer /v1/load_lora_adapter and /v1/unload_lora_adapter, which read folders of this machine: for the operator's key.
     #[arg(long)]
     allow_runtime_lora: bool,
@@ -41,8 +45,11 @@ impl AdapterArgs {
                 "merge one adapter into the weights with --lora NAME=FOLDER, or run with --backend cpu",
             ));
         }
-        let limits =
-            AdapterLimits { count: self.max_loras.into(), rank: self.max_lora_rank.into() };
+        let limits = AdapterLimits {
+            count: self.max_loras.into(),
+            rank: self.max_lora_rank.into(),
+            bytes: self.max_lora_bytes.try_into().unwrap_or(usize::MAX),
+        };
         let adapters = Adapters::new(spec, limits, self.allow_runtime_lora);
         for NamedFolder { name, folder } in &self.lora_modules {
             if config.serves_itself(name) {

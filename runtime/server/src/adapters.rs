@@ -3,23 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use ossmith::{Adapter, ModelSpec};
+use ossmith::{Adapter, AdapterBounds, ModelSpec};
 
-/// How many adapters a server holds, and of which rank.
+/// How many adapters a server holds, of which rank, and how large they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdapterLimits {
     /// Adapters at a time.
     pub count: usize,
     /// The largest rank of one.
     pub rank: usize,
+    /// Bytes of all together in memory. One that was unloaded or replaced counts no more, though what runs may still use it.
+    pub bytes: usize,
 }
 
 impl Default for AdapterLimits {
-    /// vLLM's ranks, and as many adapters as a list of models shows at a glance.
+    /// vLLM's ranks, as many adapters as a list of models shows at a glance, and 8 GiB.
     fn default() -> AdapterLimits {
-        AdapterLimits { count: 16, rank: 64 }
+        AdapterLimits { count: 16, rank: 64, bytes: 8 << 30 }
     }
 }
 
@@ -39,6 +41,8 @@ pub struct Adapters {
     /// Whether clients may load and unload them.
     pub runtime: bool,
     loaded: Arc<RwLock<BTreeMap<String, Arc<Adapter>>>>,
+    /// Held while one is read: several at the same time could exceed the memory together.
+    loading: Arc<Mutex<()>>,
     /// The model that they are for; without one none can be loaded.
     spec: Option<ModelSpec>,
 }
@@ -59,20 +63,19 @@ impl Adapters {
         let Some(spec) = &self.spec else {
             return unusable("this server takes no adapters".to_owned());
         };
-        self.check_place(name, replaces)?;
-        let adapter = match Adapter::open(name, folder, spec) {
+        let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = {
+            let loaded = self.read();
+            check_place(&loaded, self.limits, name, replaces)?;
+            loaded.values().filter(|one| one.name() != name).map(|one| one.bytes()).sum::<usize>()
+        };
+        let AdapterLimits { rank, bytes, .. } = self.limits;
+        let bounds = AdapterBounds { rank, bytes: bytes.saturating_sub(others) };
+        let adapter = match Adapter::open_within(name, folder, spec, bounds) {
             Ok(adapter) => adapter,
             Err(why) => return unusable(why.to_string()),
         };
-        if adapter.rank() > self.limits.rank {
-            return unusable(format!(
-                "adapter {name} has rank {}; this server takes ranks up to {}: raise --max-lora-rank",
-                adapter.rank(),
-                self.limits.rank
-            ));
-        }
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        check_place(&loaded, self.limits, name, replaces)?;
         loaded.insert(name.to_owned(), Arc::new(adapter));
         Ok(())
     }
@@ -96,10 +99,6 @@ impl Adapters {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Adapter>> {
         self.read().values().cloned().collect()
-    }
-
-    fn check_place(&self, name: &str, replaces: bool) -> Result<(), AdapterRefusal> {
-        check_place(&self.read(), self.limits, name, replaces)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Adapter>>> {

@@ -41,7 +41,7 @@ use gguf::GgufWeights;
 pub use gguf::{Gguf, GgufTokenizer};
 pub(crate) use lora::AdapterPart;
 use lora::MergedWeights;
-pub use lora::{Adapter, MAX_RANK};
+pub use lora::{Adapter, AdapterBounds, MAX_RANK};
 pub use lost_pages::end_on_lost_pages;
 pub use options::{CheckpointOptions, Conversion, ExpertStorage};
 use source::{Made, WeightSource};

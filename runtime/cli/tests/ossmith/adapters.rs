@@ -163,6 +163,7 @@ fn adapters_that_cannot_be_served_are_refused_at_the_start() {
     refuses(&serve(&["--lora-modules", &named, &named]), 1, &["names first twice"]);
     refuses(&serve(&["--lora-modules", &format!("claude-x={a}")]), 1, &["the model itself"]);
     refuses(&serve(&["--lora-modules", &named, "--max-lora-rank", "1"]), 1, &["has rank 2"]);
+    refuses(&serve(&["--lora-modules", &named, "--max-lora-bytes", "9"]), 1, &["room for 9"]);
     let wide = Folder::with(&json!({"intermediate_size": 128}));
     let mut ranks = serve(&["--lora-modules", &named, "--tp", "2"]);
     ranks[1] = wide.synthetic();

@@ -9,6 +9,7 @@ mod merged;
 mod names;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +28,24 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// The largest rank of an adapter.
 pub const MAX_RANK: usize = 512;
+
+/// Bytes of a configuration. Those that peft writes have a few thousand, and two million if they name each expert.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+/// What an adapter may be, which is known before its matrices are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdapterBounds {
+    /// The largest rank of its matrices.
+    pub rank: usize,
+    /// Bytes of its matrices in memory.
+    pub bytes: usize,
+}
+
+impl Default for AdapterBounds {
+    fn default() -> AdapterBounds {
+        AdapterBounds { rank: MAX_RANK, bytes: usize::MAX }
+    }
+}
 
 /// What an adapter adds to some rows of a matrix `w`: `w + b a`, or `b (a x)` to `w x`.
 #[derive(Debug)]
@@ -110,6 +129,19 @@ impl Adapter {
     /// [`Error::Checkpoint`] naming the file, the field or the tensor, what was expected and what was found;
     /// [`Error::File`] for a file that cannot be read.
     pub fn open(name: &str, folder: &Path, spec: &ModelSpec) -> Result<Adapter> {
+        Adapter::open_within(name, folder, spec, AdapterBounds::default())
+    }
+
+    /// The same, of an adapter that may be no larger than this. One that is larger is refused before its matrices are read.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`], with the bound and what the adapter has.
+    pub fn open_within(
+        name: &str,
+        folder: &Path,
+        spec: &ModelSpec,
+        bounds: AdapterBounds,
+    ) -> Result<Adapter> {
         let refused = |problem: String| Error::Checkpoint { path: folder.to_owned(), problem };
         let (config, weights) = (folder.join(CONFIG), folder.join(WEIGHTS));
         if !config.is_file() {
@@ -117,11 +149,7 @@ impl Adapter {
                 "has no {CONFIG}; give the folder of an adapter as peft saves it"
             )));
         }
-        let text = std::fs::read(&config).map_err(|source| Error::File {
-            action: "read",
-            path: config.clone(),
-            source,
-        })?;
+        let text = read_config(&config)?;
         if !weights.is_file() {
             let hint = match folder.join("adapter_model.bin").is_file() {
                 true => {
@@ -132,7 +160,7 @@ impl Adapter {
             return Err(refused(format!("has no {WEIGHTS}{hint}")));
         }
         let file = TensorFile::open(&weights)?;
-        Adapter::of_files(name, folder, &config, &text, &file, spec)
+        Adapter::of_files(name, folder, &config, &text, &file, spec, bounds)
     }
 
     /// Reads the two files from memory; errors show `name` as their folder.
@@ -147,7 +175,8 @@ impl Adapter {
     ) -> Result<Adapter> {
         let folder = Path::new(name);
         let file = TensorFile::from_bytes(&folder.join(WEIGHTS), weights)?;
-        Adapter::of_files(name, folder, &folder.join(CONFIG), config, &file, spec)
+        let bounds = AdapterBounds::default();
+        Adapter::of_files(name, folder, &folder.join(CONFIG), config, &file, spec, bounds)
     }
 
     fn of_files(
@@ -157,6 +186,7 @@ impl Adapter {
         text: &[u8],
         file: &TensorFile,
         spec: &ModelSpec,
+        bounds: AdapterBounds,
     ) -> Result<Adapter> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let config = AdapterConfig::parse(text)
@@ -174,8 +204,12 @@ impl Adapter {
             notes: config.notes.clone(),
         };
         let pairs = names::pairs(file.tensors.keys().map(String::as_str), spec).map_err(refused)?;
-        for (site, pair) in &pairs {
-            adapter.add(file, &config, site, pair).map_err(refused)?;
+        let sites =
+            pairs.iter().map(|(site, pair)| SiteShape::new(file, &config, spec, site, pair));
+        let sites = sites.collect::<std::result::Result<Vec<_>, _>>().map_err(refused)?;
+        check_bounds(&sites, bounds).map_err(refused)?;
+        for (site, pair) in sites.into_iter().zip(pairs.values()) {
+            adapter.add(file, site, pair).map_err(refused)?;
         }
         for parts in adapter.parts.values_mut() {
             parts.sort_by_key(|part| (part.matrix, part.first_row));
@@ -187,42 +221,15 @@ impl Adapter {
     fn add(
         &mut self,
         file: &TensorFile,
-        config: &AdapterConfig,
-        site: &Site,
+        site: SiteShape,
         pair: &[String; 2],
     ) -> std::result::Result<(), String> {
-        let shape = |name: &String| match file.tensors[name].shape[..] {
-            [rows, columns] => Ok([rows, columns]),
-            ref other => Err(format!("tensor {name}: has shape {other:?}; expected two axes")),
-        };
-        let (a_shape, b_shape) = (shape(&pair[0])?, shape(&pair[1])?);
-        let kind = site.kind(&self.spec, b_shape[0], &config.target_parameters)?;
-        let Kind { weight, path, matrices, first_row, rows, k } = kind;
-        if config.fan_in_fan_out && site.which == Which::Experts {
-            return Err(format!(
-                "tensor {}: fan_in_fan_out is true, which has no meaning for parameters of experts; set it to false",
-                pair[0]
-            ));
-        }
-        let module = format!("model.layers.{}.{path}", site.layer);
-        let (rank, scale) = config.rank_and_scale(&module)?;
-        if rank > MAX_RANK {
-            return Err(format!("{module} has rank {rank}; at most {MAX_RANK} is computed"));
-        }
+        let SiteShape { kind, layer, rank, scale } = site;
+        let Kind { weight, matrices, first_row, rows, k, .. } = kind;
         let experts = matrices.len();
-        let (a_expected, b_expected) = ([rank * experts, k], [rows, rank * experts]);
-        for (name, found, expected) in
-            [(&pair[0], a_shape, a_expected), (&pair[1], b_shape, b_expected)]
-        {
-            if found != expected {
-                return Err(format!(
-                    "tensor {name}: expected {expected:?} for rank {rank} of {module}, found {found:?}"
-                ));
-            }
-        }
         let (a, b) = (values(file, &pair[0])?, values(file, &pair[1])?);
         self.rank = self.rank.max(rank);
-        let parts = self.parts.entry((weight, site.layer)).or_default();
+        let parts = self.parts.entry((weight, layer)).or_default();
         for (place, matrix) in matrices.enumerate() {
             // peft has the columns of `b` by rank, and those of a rank by expert.
             let column = |row: usize, r: usize| b[row * rank * experts + r * experts + place];
@@ -300,6 +307,91 @@ impl Adapter {
         let end = parts.partition_point(|part| part.matrix <= matrix);
         &parts[start..end]
     }
+}
+
+/// What the two tensors of one module or parameter adapt, from their shapes alone.
+struct SiteShape {
+    kind: Kind,
+    layer: usize,
+    rank: usize,
+    scale: f32,
+}
+
+impl SiteShape {
+    fn new(
+        file: &TensorFile,
+        config: &AdapterConfig,
+        spec: &ModelSpec,
+        site: &Site,
+        pair: &[String; 2],
+    ) -> std::result::Result<SiteShape, String> {
+        let shape = |name: &String| match file.tensors[name].shape[..] {
+            [rows, columns] => Ok([rows, columns]),
+            ref other => Err(format!("tensor {name}: has shape {other:?}; expected two axes")),
+        };
+        let (a_shape, b_shape) = (shape(&pair[0])?, shape(&pair[1])?);
+        let kind = site.kind(spec, b_shape[0], &config.target_parameters)?;
+        if config.fan_in_fan_out && site.which == Which::Experts {
+            return Err(format!(
+                "tensor {}: fan_in_fan_out is true, which has no meaning for parameters of experts; set it to false",
+                pair[0]
+            ));
+        }
+        let module = format!("model.layers.{}.{}", site.layer, kind.path);
+        let (rank, scale) = config.rank_and_scale(&module)?;
+        if rank > MAX_RANK {
+            return Err(format!("{module} has rank {rank}; at most {MAX_RANK} is computed"));
+        }
+        let experts = kind.matrices.len();
+        let (a_expected, b_expected) = ([rank * experts, kind.k], [kind.rows, rank * experts]);
+        for (name, found, expected) in
+            [(&pair[0], a_shape, a_expected), (&pair[1], b_shape, b_expected)]
+        {
+            if found != expected {
+                return Err(format!(
+                    "tensor {name}: expected {expected:?} for rank {rank} of {module}, found {found:?}"
+                ));
+            }
+        }
+        Ok(SiteShape { kind, layer: site.layer, rank, scale })
+    }
+
+    fn bytes(&self) -> usize {
+        let Kind { matrices, rows, k, .. } = &self.kind;
+        size_of::<f32>() * matrices.len() * self.rank * (rows + k)
+    }
+}
+
+/// Refuses what is larger than it may be.
+fn check_bounds(sites: &[SiteShape], bounds: AdapterBounds) -> std::result::Result<(), String> {
+    let rank = sites.iter().map(|site| site.rank).max().unwrap_or(0);
+    if rank > bounds.rank {
+        return Err(format!(
+            "has rank {rank}; ranks up to {} are taken here: raise the bound (--max-lora-rank)",
+            bounds.rank
+        ));
+    }
+    let bytes = sites.iter().fold(0_usize, |sum, site| sum.saturating_add(site.bytes()));
+    if bytes > bounds.bytes {
+        return Err(format!(
+            "takes {bytes} bytes of memory, and there is room for {}: unload another one, or raise the bound (--max-lora-bytes)",
+            bounds.bytes
+        ));
+    }
+    Ok(())
+}
+
+/// The text of a configuration, which may be anything, and of any length.
+fn read_config(path: &Path) -> Result<Vec<u8>> {
+    let failed = |source| Error::File { action: "read", path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = Vec::new();
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        let problem = format!("has over {MAX_CONFIG_BYTES} bytes, which no configuration needs");
+        return Err(Error::Checkpoint { path: path.to_owned(), problem });
+    }
+    Ok(text)
 }
 
 /// A tensor of plain floats.

@@ -4,7 +4,7 @@
 use ossmith_plan::Weight;
 use serde_json::{Value, json};
 
-use super::super::Adapter;
+use super::super::{Adapter, AdapterBounds};
 use super::shapes::SPEC;
 use super::*;
 
@@ -146,4 +146,35 @@ fn folders_without_an_adapter_are_refused() {
     refused("is a pickle, which can run code and is not read");
     write(folder.path(), "adapter_model.safetensors", &file(&good()));
     Adapter::open("x", folder.path(), &SPEC).expect("an adapter");
+}
+
+#[test]
+fn adapters_over_their_bounds_are_refused_before_their_matrices_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut entries = good();
+    // What is not finite is refused where matrices are read.
+    entries[0].bytes = [0x80, 0x7f].repeat(2 * 64);
+    std::fs::write(folder.path().join("adapter_model.safetensors"), file(&entries))
+        .expect("a file");
+    let write = |text: &str| {
+        std::fs::write(folder.path().join("adapter_config.json"), text).expect("a file");
+    };
+    let open = |rank: usize, bytes: usize| {
+        let bounds = AdapterBounds { rank, bytes };
+        let adapter = Adapter::open_within("a", folder.path(), &SPEC, bounds);
+        adapter.expect_err("a refusal").to_string()
+    };
+    write(&config().to_string());
+    // Rank 2: on 128 rows of 64, and on 64 rows of 96 for each of three experts.
+    let bytes = 4 * 2 * (128 + 64 + 3 * (64 + 96));
+    for (rank, bytes, want) in [
+        (1, usize::MAX, "has rank 2; ranks up to 1"),
+        (2, bytes - 1, "takes 5376 bytes of memory, and there is room for 5375"),
+        (2, bytes, "holds inf"),
+    ] {
+        let refused = open(rank, bytes);
+        assert!(refused.contains(want), "{refused}");
+    }
+    write(&format!("{}{}", config(), " ".repeat(5 << 20)));
+    assert!(open(2, bytes).contains("which no configuration needs"));
 }
