@@ -186,13 +186,20 @@ pub(crate) fn budget_on(
     model: &'static Model,
     limits: &Limits,
     snapshots: usize,
+    dense: DenseWeights,
 ) -> Result<MemoryBudget> {
     match device {
         Device::Cuda(ordinal) if rank_options.ranks.count > 1 => {
             cuda_rank_budget(&rank_options, limits, snapshots, ordinal)
         }
         Device::Cuda(ordinal) => cuda_budget(model, limits, snapshots, ordinal),
-        Device::Cpu | Device::Auto => Ok(cpu::memory_budget(model, limits, snapshots)),
+        Device::Cpu | Device::Auto => {
+            let dense_q8_bytes = match dense {
+                DenseWeights::Bf16 => 0,
+                DenseWeights::Q8 => cpu::dense_q8_bytes(model),
+            };
+            Ok(MemoryBudget { dense_q8_bytes, ..cpu::memory_budget(model, limits, snapshots) })
+        }
     }
 }
 

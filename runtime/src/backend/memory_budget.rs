@@ -23,6 +23,8 @@ pub(crate) fn snapshot_count(spec: &ModelSpec, limits: &Limits) -> Option<usize>
 pub struct MemoryBudget {
     /// Weights as the device holds them. The CPU maps them from the checkpoint's file and counts them as 0.
     pub weight_bytes: u64,
+    /// The CPU's copies of dense weights in 8 bits.
+    pub dense_q8_bytes: u64,
     /// The 8-bit shadow of the unembedding, which makes decode steps of few sequences faster.
     pub shadow_bytes: u64,
     /// Keys and values of full layers: all pages.
@@ -52,6 +54,7 @@ impl MemoryBudget {
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.weight_bytes
+            + self.dense_q8_bytes
             + self.shadow_bytes
             + self.page_bytes
             + self.ring_bytes
@@ -66,6 +69,7 @@ impl MemoryBudget {
     pub(crate) fn beside(self, other: MemoryBudget) -> MemoryBudget {
         MemoryBudget {
             weight_bytes: self.weight_bytes,
+            dense_q8_bytes: self.dense_q8_bytes + other.dense_q8_bytes,
             page_bytes: self.page_bytes + other.page_bytes,
             ring_bytes: self.ring_bytes + other.ring_bytes,
             snapshot_bytes: self.snapshot_bytes + other.snapshot_bytes,
@@ -117,6 +121,7 @@ impl fmt::Display for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let items = [
             ("weights", self.weight_bytes),
+            ("dense weights in 8 bits", self.dense_q8_bytes),
             ("shadow head", self.shadow_bytes),
             ("pages", self.page_bytes),
             ("rings", self.ring_bytes),

@@ -113,5 +113,5 @@ pub fn memory_budget(model: &'static Model, options: &EngineOptions) -> Result<M
     let model = with_head(model, options);
     let snapshots = snapshots(&options.policy, &model.spec, &options.limits).unwrap_or(0);
     let rank_options = RankOptions { ranks: options.ranks, models: options.rank_models };
-    backend::budget_on(device, rank_options, model, &options.limits, snapshots)
+    backend::budget_on(device, rank_options, model, &options.limits, snapshots, options.dense)
 }

@@ -306,9 +306,10 @@ fn gb(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 9] {
+fn memory_items(budget: &MemoryBudget) -> [(&'static str, u64); 10] {
     [
         ("weights", budget.weight_bytes),
+        ("dense weights in 8 bits", budget.dense_q8_bytes),
         ("shadow head", budget.shadow_bytes),
         ("pages", budget.page_bytes),
         ("rings", budget.ring_bytes),

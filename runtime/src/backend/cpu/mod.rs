@@ -39,7 +39,7 @@ pub use cache::{Cache, memory_budget};
 pub use executor::Executor;
 pub(super) use executor::RankSums;
 pub use isa::{Isa, OVERRIDE};
-pub(super) use q8::is_dense;
+pub(super) use q8::{bytes as dense_q8_bytes, is_dense};
 pub(super) use rank_sums::SharedSums;
 #[cfg(feature = "cuda")]
 pub(super) use ranks::PATIENCE;

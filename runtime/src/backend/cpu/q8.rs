@@ -22,6 +22,17 @@ pub(in crate::backend) const fn is_dense(weight: Weight) -> bool {
     matches!(weight, Weight::Qkv | Weight::AttnOut | Weight::Unembedding)
 }
 
+/// The most that the copies of a model's dense weights take: a checkpoint whose unembedding repeats rows takes less.
+pub(in crate::backend) fn bytes(model: &'static Model) -> u64 {
+    let of = |weight, copies: usize| {
+        (0..copies).map(move |layer| model.graph.weight(weight, layer).elements()).sum::<usize>()
+    };
+    let layers = model.spec.layers.len();
+    let elements =
+        of(Weight::Qkv, layers) + of(Weight::AttnOut, layers) + of(Weight::Unembedding, 1);
+    (elements / BLOCK * Q8_0_BYTES) as u64
+}
+
 /// All dense matrices of a model.
 #[derive(Debug)]
 pub(super) struct DenseQ8 {
@@ -67,6 +78,12 @@ impl DenseQ8 {
             }
         }
         Ok(dense)
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        let all = self.matrices.iter().map(|matrix| matrix.codes.len() + matrix.scales.len());
+        all.sum::<usize>() as u64
     }
 
     /// The matrix of a dense weight.

@@ -87,6 +87,7 @@ pub(super) fn sizes(
     // Keys and values apart.
     let snapshot_buffer = if snapshots == 0 { 0 } else { rounded(snapshots as u64 * snapshot) };
     Ok(MemoryBudget {
+        dense_q8_bytes: 0,
         weight_bytes: of_weights,
         shadow_bytes: sum(shadow::sizes(model)?),
         page_bytes: 2 * full * rounded(limits.pages as u64 * page),

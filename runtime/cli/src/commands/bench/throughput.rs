@@ -327,6 +327,7 @@ fn memory(budget: &MemoryBudget, free_now: Option<u64>) -> Value {
         budget.available_bytes.zip(free_now).map(|(before, now)| before as i64 - now as i64);
     json!({
         "weights": budget.weight_bytes,
+        "dense_q8": budget.dense_q8_bytes,
         "shadow_head": budget.shadow_bytes,
         "pages": budget.page_bytes,
         "rings": budget.ring_bytes,

@@ -1,5 +1,6 @@
 //! Whole steps: a token's numbers depend on its sequence, not on the rest of the batch.
 
+use super::super::q8::{DenseQ8, bytes as dense_q8_bytes};
 use super::*;
 
 const PAGES: [&[u32]; 3] = [&[7, 2, 11, 0], &[1, 5, 9], &[3, 15]];
@@ -160,6 +161,8 @@ fn dense_weights_in_8_bits_are_near_and_have_the_same_bits_in_any_chunks() {
         let (whole, error) = run(DenseWeights::Q8, 70);
         assert_eq!(none, None);
         let error = error.expect("quantised");
+        let held = DenseQ8::new(model, &Checkpoint::synthetic(model, 5), isa).expect("good");
+        assert_eq!(held.bytes(), dense_q8_bytes(model), "what is budgeted is what it takes");
         assert!((1e-3..0.01).contains(&error), "{}: {error}", isa.name());
         let apart = distance(&whole, &exact);
         assert!((1e-4..0.1).contains(&apart), "{}: {apart}", isa.name());
