@@ -97,6 +97,7 @@ impl NativeRequest {
             ("ebnf", " on this route; /v1/completions has `structured_outputs`"),
             ("structural_tag", " on this route"),
             ("thinking_token_budget", " on this route"),
+            ("model", " here; /v1/completions takes the name of an adapter as `model`"),
         ])?;
         let mut generation = GenerationOptions::read(&params, config)?;
         let max_tokens = params.count("max_tokens", 1)?.unwrap_or(DEFAULT_MAX_TOKENS);

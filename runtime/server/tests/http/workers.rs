@@ -94,6 +94,7 @@ async fn native_requests_that_cannot_be_served_are_refused_by_name() {
         (json!({"input_ids": [1], "sampling_params": {"max_new_tokens": 0}}), "max_tokens"),
         (json!({"input_ids": [1], "sampling_params": {"temperature": -1}}), "temperature"),
         (json!({"input_ids": [1], "sampling_params": {"regex": "a"}}), "regex"),
+        (json!({"input_ids": [1], "sampling_params": {"model": "a"}}), "model"),
         (json!({"input_ids": [1], "sampling_params": [1]}), "sampling_params"),
         (json!({"input_ids": [1], "return_logprob": true}), "return_logprob"),
         (json!({"input_ids": vec![1; 5000]}), "input_ids"),
