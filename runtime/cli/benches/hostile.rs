@@ -143,10 +143,13 @@ fn main() -> ExitCode {
     let (shapes, seed) =
         (numbers.first().copied().unwrap_or(500), numbers.get(1).copied().unwrap_or(1));
     let server = Server::start(&[]);
-    // The cache is reserved at the start and touched when it is used.
-    for index in 0..48_u64 {
+    // The cache is reserved at the start and touched when it is used: its pages by long prompts, and its sliding-window
+    // snapshots by more prompts than there are of those.
+    let long = (0..48_u64).map(|index| (index, 1500));
+    let short = (48..248).map(|index| (index, 330));
+    for (index, tokens) in long.chain(short) {
         let prompt: Vec<u64> =
-            (0..1500).map(|at| 300 + (at * 7919 + index * 104_729) % 150_000).collect();
+            (0..tokens).map(|at| 300 + (at * 7919 + index * 104_729) % 150_000).collect();
         server.answer("/v1/completions", "none", &json!({"prompt": prompt, "max_tokens": 1}));
     }
     std::thread::sleep(Duration::from_secs(5));
