@@ -211,7 +211,8 @@ fn check_keywords(map: &Map<String, Value>) -> Result<(), String> {
 }
 
 /// Bytes of a value as compact JSON.
-fn json_bytes(value: &Value) -> usize {
+#[must_use]
+pub fn json_bytes(value: &Value) -> usize {
     struct Count(usize);
     impl std::io::Write for Count {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

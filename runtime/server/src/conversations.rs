@@ -7,10 +7,11 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use ossmith_guide::limits::json_bytes;
 use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, Result, json_body, json_text};
-use crate::extract::{PathName, RequestBody};
+use crate::extract::{PathName, RequestBody, aside};
 use crate::fields::Fields;
 use crate::ids::{new_id_of, unix_seconds};
 use crate::page;
@@ -21,8 +22,10 @@ use crate::tenant::Tenant;
 
 /// Items that one request may add.
 const MAX_ITEMS: usize = 20;
-/// Pairs of metadata.
+/// Pairs of metadata, and characters of a name and of a value, as OpenAI has them.
 const MAX_METADATA: usize = 16;
+const MAX_METADATA_NAME: usize = 64;
+const MAX_METADATA_VALUE: usize = 512;
 
 pub(crate) async fn create(
     State(app): State<Arc<AppState>>,
@@ -92,7 +95,15 @@ pub(crate) async fn add_items(
             return Err(fields.wrong("items", "is missing"));
         }
         let items = read_items(app, tenant, &fields)?;
-        find(store, &id)?;
+        let (has, most) = (find(store, &id)?.context_bytes(), app.config.body_bytes);
+        let bytes = has + items.iter().map(json_bytes).sum::<usize>();
+        if bytes > most {
+            let why = format!(
+                "would make the conversation {bytes} bytes long; one has at most {most} \
+                 (--max-body-bytes): begin another one"
+            );
+            return Err(fields.wrong("items", why));
+        }
         append(store, &id, &items)?.ok_or_else(|| missing(&id))?;
         Ok(items)
     };
@@ -105,8 +116,12 @@ pub(crate) async fn list_items(
     PathName(id): PathName,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
-    let items = find(app.store.of(tenant), &id)?.context().unwrap_or_default();
-    page::page(items.into_iter().map(items::as_listed).collect(), &query)
+    let entry = find(app.store.of(tenant), &id)?;
+    let list = move || {
+        let items = entry.context().unwrap_or_default();
+        page::page(items.into_iter().map(items::as_listed).collect(), &query)
+    };
+    aside(list).await?
 }
 
 pub(crate) async fn retrieve_item(
@@ -114,10 +129,14 @@ pub(crate) async fn retrieve_item(
     Extension(tenant): Extension<Tenant>,
     Path((id, item)): Path<(String, String)>,
 ) -> Result<impl IntoResponse> {
-    let items = find(app.store.of(tenant), &id)?.context().unwrap_or_default();
-    let found = items.into_iter().find(|one| one["id"] == item.as_str());
-    let found = found.ok_or_else(|| missing_item(&id, &item))?;
-    Ok(json_body(&items::as_listed(found)))
+    let entry = find(app.store.of(tenant), &id)?;
+    let find = move || {
+        let items = entry.context().unwrap_or_default();
+        let found = items.into_iter().find(|one| one["id"] == item.as_str());
+        let found = found.ok_or_else(|| missing_item(&id, &item))?;
+        Ok(json_body(&items::as_listed(found)))
+    };
+    aside(find).await?
 }
 
 pub(crate) async fn delete_item(
@@ -125,14 +144,18 @@ pub(crate) async fn delete_item(
     Extension(tenant): Extension<Tenant>,
     Path((id, item)): Path<(String, String)>,
 ) -> Result<impl IntoResponse> {
-    let store = app.store.of(tenant);
-    let items = find(store, &id)?.context().unwrap_or_default();
-    if !items.iter().any(|one| one["id"] == item.as_str()) {
-        return Err(missing_item(&id, &item));
-    }
-    let remove = |_: &mut Value, all: &mut Vec<Value>| all.retain(|one| one["id"] != item.as_str());
-    let changed = store.update(&id, remove)?.ok_or_else(|| missing(&id))?;
-    Ok(json_text(changed.response()))
+    let delete = move || {
+        let store = app.store.of(tenant);
+        let items = find(store, &id)?.context().unwrap_or_default();
+        if !items.iter().any(|one| one["id"] == item.as_str()) {
+            return Err(missing_item(&id, &item));
+        }
+        let remove =
+            |_: &mut Value, all: &mut Vec<Value>| all.retain(|one| one["id"] != item.as_str());
+        let changed = store.update(&id, remove)?.ok_or_else(|| missing(&id))?;
+        Ok(json_text(changed.response()))
+    };
+    aside(delete).await?
 }
 
 /// A stored conversation.
@@ -183,6 +206,18 @@ pub(crate) fn metadata(fields: &Fields<'_>) -> Result<Value> {
     };
     if map.len() > MAX_METADATA {
         let why = format!("has {} pairs; at most {MAX_METADATA} are taken", map.len());
+        return Err(fields.wrong("metadata", why));
+    }
+    let is_short = |text: &str, most: usize| text.chars().nth(most).is_none();
+    let fits = |(name, value): (&String, &Value)| {
+        let value = value.as_str().is_some_and(|value| is_short(value, MAX_METADATA_VALUE));
+        value && is_short(name, MAX_METADATA_NAME)
+    };
+    if !map.iter().all(fits) {
+        let why = format!(
+            "has a name of over {MAX_METADATA_NAME} characters, or a value that is not a string of at most \
+             {MAX_METADATA_VALUE}"
+        );
         return Err(fields.wrong("metadata", why));
     }
     Ok(Value::Object(map.clone()))

@@ -72,3 +72,14 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
         name.map(|Path(name)| PathName(name)).map_err(unreadable)
     }
 }
+
+/// Does what may take long, as the disk and large JSON do, where it holds up no other request.
+///
+/// # Errors
+/// The work panicked, which was logged.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ApiError::internal("the request ended without an answer, which is a bug"))
+}

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::error::{ApiError, Result};
 use crate::ids::{new_id_of, unix_seconds};
 use crate::tenant::Tenant;
+use crate::tenant_slots::TenantSlots;
 
 /// Where files are kept and how many there may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,22 +30,29 @@ pub struct FileLimits {
     pub lifetime: Duration,
 }
 
-/// Batches that run at a time; others wait.
-const RUNNING_BATCHES: usize = 2;
-/// Batches that run or wait.
-pub(crate) const OPEN_BATCHES: usize = 64;
+/// Batches that run at a time, and those of one tenant among them; others wait.
+const RUNNING_BATCHES: usize = 8;
+const RUNNING_BATCHES_OF_TENANT: usize = 2;
+/// Batches that run or wait. A batch may take a day, so where there are tenants one of them has half of these at most.
+const OPEN_BATCHES: usize = 64;
 
 /// Places for batches.
 #[derive(Debug)]
 pub(crate) struct BatchSlots {
-    pub(crate) running: Arc<Semaphore>,
-    pub(crate) open: Arc<Semaphore>,
+    pub(crate) running: TenantSlots,
+    pub(crate) open: TenantSlots,
+    /// Batches of one tenant that run or wait.
+    pub(crate) most_open: usize,
 }
 
-impl Default for BatchSlots {
-    fn default() -> BatchSlots {
-        let slots = |count| Arc::new(Semaphore::new(count));
-        BatchSlots { running: slots(RUNNING_BATCHES), open: slots(OPEN_BATCHES) }
+impl BatchSlots {
+    pub(crate) fn new(has_tenants: bool) -> BatchSlots {
+        let most_open = OPEN_BATCHES / if has_tenants { 2 } else { 1 };
+        BatchSlots {
+            running: TenantSlots::new(RUNNING_BATCHES, RUNNING_BATCHES_OF_TENANT),
+            open: TenantSlots::new(OPEN_BATCHES, most_open),
+            most_open,
+        }
     }
 }
 

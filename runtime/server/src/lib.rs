@@ -54,6 +54,7 @@ mod stop_strings;
 mod store;
 pub mod stub;
 mod tenant;
+mod tenant_slots;
 mod tokens;
 mod tool_servers;
 mod turn;

@@ -62,8 +62,9 @@ impl AppState {
             tenant_bytes: config.bodies_bytes / if keys.has_tenants() { 2 } else { 1 },
             time: config.body_timeout,
         });
-        let tool_servers = ToolServers::new(&config.tool_servers, config.tool_limits);
-        let files = config.files.clone().map(|limits| Files::new(limits, keys.has_tenants()));
+        let has_tenants = keys.has_tenants();
+        let tool_servers = ToolServers::new(&config.tool_servers, config.tool_limits, has_tenants);
+        let files = config.files.clone().map(|limits| Files::new(limits, has_tenants));
         Arc::new(AppState {
             tool_servers,
             config,
@@ -74,7 +75,7 @@ impl AppState {
             keys,
             bodies,
             files,
-            batches: BatchSlots::default(),
+            batches: BatchSlots::new(has_tenants),
             sealer,
             created: unix_seconds(),
             stopping: AtomicBool::new(false),

@@ -1,23 +1,27 @@
 //! `/v1/files`: files are uploaded, listed, read and deleted. An upload goes to disk as it comes.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{Multipart, Query, State};
+use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_core::Stream;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::routes::files;
 use crate::error::{ApiError, Result, json_body};
-use crate::extract::PathName;
+use crate::extract::{PathName, aside};
 use crate::files::NewFile;
 use crate::generation::within;
 use crate::page;
@@ -29,28 +33,91 @@ use crate::tenant::Tenant;
 const MAX_FIELD: usize = 4096;
 /// Bytes of a file that are read at a time.
 const PIECE: usize = 64 << 10;
+/// Bytes of a form in which there must be a boundary, the head of a field, or content that is read: its reader keeps all before
+/// that in memory.
+const MAX_UNREAD: usize = 1 << 20;
 
 fn unreadable(why: &MultipartError) -> ApiError {
     ApiError::bad("", format!("the form cannot be read: {}", why.body_text()))
 }
 
+/// A form that comes piece by piece.
+struct Form {
+    fields: Multipart,
+    unread: Arc<AtomicUsize>,
+    time: Option<Duration>,
+}
+
+/// The body of a form: one piece for each time that its reader looks, and an end where it makes nothing of many of them.
+struct Pieces {
+    body: BodyDataStream,
+    unread: Arc<AtomicUsize>,
+    rests: bool,
+}
+
+impl Stream for Pieces {
+    type Item = std::result::Result<Bytes, axum::BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if std::mem::take(&mut self.rests) {
+            // Its reader would go on for as long as there is something, and keep it all.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let piece = std::task::ready!(Pin::new(&mut self.body).poll_next(context));
+        let Some(Ok(bytes)) = piece else {
+            return Poll::Ready(piece.map(|p| p.map_err(Into::into)));
+        };
+        self.rests = true;
+        let unread = self.unread.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        Poll::Ready(Some(match unread > MAX_UNREAD {
+            true => Err("too much of it is neither a field nor content".into()),
+            false => Ok(bytes),
+        }))
+    }
+}
+
+impl Form {
+    async fn new(request: Request, time: Option<Duration>) -> Result<Form> {
+        let unread = Arc::new(AtomicUsize::new(0));
+        let (parts, body) = request.into_parts();
+        let (body, rests) = (body.into_data_stream(), false);
+        let body = Body::from_stream(Pieces { body, unread: Arc::clone(&unread), rests });
+        let fields = Multipart::from_request(Request::from_parts(parts, body), &()).await;
+        let why = "the request is not a form: send multipart/form-data with `file` and `purpose`";
+        let fields = fields.map_err(|_| ApiError::bad("", why))?;
+        Ok(Form { fields, unread, time })
+    }
+
+    async fn next(&mut self) -> Result<Option<Field<'_>>> {
+        let field = within(self.time, self.fields.next_field()).await?;
+        let field = field.map_err(|why| too_much(&self.unread, &why))?;
+        self.unread.store(0, Ordering::Relaxed);
+        Ok(field)
+    }
+}
+
+fn too_much(unread: &AtomicUsize, why: &MultipartError) -> ApiError {
+    if unread.load(Ordering::Relaxed) <= MAX_UNREAD {
+        return unreadable(why);
+    }
+    let why = format!(
+        "the form has over {MAX_UNREAD} bytes without a boundary, or of a field that is not read"
+    );
+    ApiError::bad("", why)
+}
+
 pub(crate) async fn upload(
     State(app): State<Arc<AppState>>,
     Extension(tenant): Extension<Tenant>,
-    form: std::result::Result<Multipart, axum::extract::multipart::MultipartRejection>,
+    request: Request,
 ) -> Result<impl IntoResponse> {
     let files = files(&app)?;
-    let mut form = form.map_err(|_| {
-        ApiError::bad(
-            "",
-            "the request is not a form: send multipart/form-data with `file` and `purpose`",
-        )
-    })?;
-    let (mut file, mut purpose, mut lifetime) = (None, None, None);
     let time = app.config.body_timeout;
-    while let Some(field) =
-        within(time, form.next_field()).await?.map_err(|why| unreadable(&why))?
-    {
+    let mut form = Form::new(request, time).await?;
+    let unread = Arc::clone(&form.unread);
+    let (mut file, mut purpose, mut lifetime) = (None, None, None);
+    while let Some(field) = form.next().await? {
         match field.name().unwrap_or_default() {
             "file" => {
                 if file.is_some() {
@@ -59,9 +126,8 @@ pub(crate) async fn upload(
                 let name = field.file_name().unwrap_or("file.jsonl").chars().take(255).collect();
                 let all = files.clone();
                 // It reads the folders of all tenants.
-                let new = tokio::task::spawn_blocking(move || all.create(tenant)).await;
-                let new = new.map_err(|why| ApiError::internal(why.to_string()))??;
-                let new = receive(new, field, time).await?;
+                let new = aside(move || all.create(tenant)).await??;
+                let new = receive(new, field, &unread, time).await?;
                 file = Some((new, name));
             }
             "purpose" => purpose = Some(within(time, text(field, "purpose")).await??),
@@ -88,7 +154,9 @@ pub(crate) async fn upload(
     let Some((file, name)): Option<(NewFile, String)> = file else {
         return Err(ApiError::bad("file", "`file` is missing"));
     };
-    Ok(json_body(&files.keep(file, &name, "batch", lifetime)?))
+    let all = files.clone();
+    let kept = aside(move || all.keep(file, &name, "batch", lifetime)).await??;
+    Ok(json_body(&kept))
 }
 
 async fn text(mut field: Field<'_>, name: &str) -> Result<String> {
@@ -103,13 +171,19 @@ async fn text(mut field: Field<'_>, name: &str) -> Result<String> {
 }
 
 /// Writes a field to disk. Each piece has the time of a request's body.
-async fn receive(new: NewFile, mut field: Field<'_>, time: Option<Duration>) -> Result<NewFile> {
+async fn receive(
+    new: NewFile,
+    mut field: Field<'_>,
+    unread: &AtomicUsize,
+    time: Option<Duration>,
+) -> Result<NewFile> {
     let failed = |why: std::io::Error| {
         tracing::error!(%why, "an uploaded file cannot be written");
         ApiError::internal("the server cannot write the file")
     };
     let mut out = tokio::fs::File::create(&new.path).await.map_err(failed)?;
     while let Some(piece) = within(time, field.chunk()).await?.map_err(|why| unreadable(&why))? {
+        unread.store(0, Ordering::Relaxed);
         new.claim(piece.len() as u64)?;
         out.write_all(&piece).await.map_err(failed)?;
     }
@@ -122,7 +196,8 @@ pub(crate) async fn list(
     Extension(tenant): Extension<Tenant>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
-    let mut all = files(&app)?.list(tenant);
+    let files = files(&app)?.clone();
+    let mut all = aside(move || files.list(tenant)).await?;
     if let Some(purpose) = query.get("purpose") {
         all.retain(|file| file["purpose"] == purpose.as_str());
     }
@@ -134,7 +209,8 @@ pub(crate) async fn retrieve(
     Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    files(&app)?.get(tenant, &id).map(|file| json_body(&file))
+    let files = files(&app)?.clone();
+    aside(move || files.get(tenant, &id)).await?.map(|file| json_body(&file))
 }
 
 pub(crate) async fn delete(
@@ -142,8 +218,10 @@ pub(crate) async fn delete(
     Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    files(&app)?.remove(tenant, &id)?;
-    Ok(json_body(&json!({"id": id, "object": "file", "deleted": true})))
+    let files = files(&app)?.clone();
+    let deleted = json!({"id": id, "object": "file", "deleted": true});
+    aside(move || files.remove(tenant, &id)).await??;
+    Ok(json_body(&deleted))
 }
 
 pub(crate) async fn content(
@@ -151,7 +229,8 @@ pub(crate) async fn content(
     Extension(tenant): Extension<Tenant>,
     PathName(id): PathName,
 ) -> Result<impl IntoResponse> {
-    let path = files(&app)?.content(tenant, &id)?;
+    let (files, asked) = (files(&app)?.clone(), id.clone());
+    let path = aside(move || files.content(tenant, &asked)).await??;
     let gone = |_| ApiError::not_found(None, format!("there is no file `{id}`"));
     let mut file = tokio::fs::File::open(path).await.map_err(gone)?;
     let (sender, receiver) = mpsc::channel::<Bytes>(4);

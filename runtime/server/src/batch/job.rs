@@ -15,6 +15,7 @@ use super::line::{BatchLine, Names, content_of, requests, unrun_line};
 use super::runner::{BatchCounts, Running};
 use crate::clock;
 use crate::error::{ApiError, Result};
+use crate::extract::aside;
 use crate::files::{Files, NewFile};
 use crate::ids::unix_seconds;
 use crate::state::AppState;
@@ -26,6 +27,8 @@ const MAX_LINES: usize = 50_000;
 const MAX_ERRORS: usize = 100;
 /// Lines of one batch that run at a time.
 const LINES_AT_A_TIME: usize = 8;
+/// Lines of a batch that ends early for which results are written at a time.
+const UNRUN_AT_A_TIME: usize = 1000;
 /// How often the object in the store is read and written.
 const REPORT: Duration = Duration::from_millis(500);
 
@@ -49,8 +52,10 @@ enum Cut {
     Stopped,
 }
 
-/// A file of results, which is made with its first line.
+/// A file of results, which is made with its first line. The disk may take its time, which nobody else waits for.
 struct Results {
+    files: Files,
+    tenant: Tenant,
     file: Option<(NewFile, BufWriter<File>)>,
 }
 
@@ -60,34 +65,61 @@ fn unwritable(why: &io::Error) -> ApiError {
 }
 
 impl Results {
-    fn write(&mut self, job: &Job, line: &str) -> Result<()> {
-        let failed = |why: io::Error| unwritable(&why);
-        if self.file.is_none() {
-            let file = job.files.create(job.tenant)?;
-            let out = BufWriter::new(File::create(&file.path).map_err(failed)?);
-            self.file = Some((file, out));
-        }
-        let Some((file, out)) = &mut self.file else { return Ok(()) };
-        file.claim(line.len() as u64 + 1)?;
-        writeln!(out, "{line}").map_err(failed)
+    fn new(job: &Job) -> Results {
+        Results { files: job.files.clone(), tenant: job.tenant, file: None }
+    }
+
+    async fn write(&mut self, lines: Vec<String>) -> Result<()> {
+        let (files, tenant, file) = (self.files.clone(), self.tenant, self.file.take());
+        let write = move || {
+            let mut file = file;
+            let written = append(&files, tenant, &mut file, &lines);
+            (file, written)
+        };
+        let (file, written) = aside(write).await?;
+        self.file = file;
+        written
     }
 
     /// Keeps the file, if there is one. Returns its id.
-    fn keep(self, job: &Job, kind: &str) -> Result<Option<String>> {
-        let Some((file, mut out)) = self.file else { return Ok(None) };
+    async fn keep(self, job: &Job, kind: &str) -> Result<Option<String>> {
+        let Results { files, file, .. } = self;
+        let Some((file, mut out)) = file else { return Ok(None) };
         let name = format!("{}_{kind}.jsonl", job.id);
-        let flushed = out.flush().map_err(|why| unwritable(&why));
-        drop(out);
-        let kept = flushed.and_then(|()| job.files.keep(file, &name, "batch_output", None))?;
+        let keep = move || {
+            let flushed = out.flush().map_err(|why| unwritable(&why));
+            drop(out);
+            flushed.and_then(|()| files.keep(file, &name, "batch_output", None))
+        };
+        let kept = aside(keep).await??;
         Ok(kept["id"].as_str().map(str::to_owned))
     }
+}
+
+fn append(
+    files: &Files,
+    tenant: Tenant,
+    file: &mut Option<(NewFile, BufWriter<File>)>,
+    lines: &[String],
+) -> Result<()> {
+    let failed = |why: io::Error| unwritable(&why);
+    for line in lines {
+        if file.is_none() {
+            let new = files.create(tenant)?;
+            let out = BufWriter::new(File::create(&new.path).map_err(failed)?);
+            *file = Some((new, out));
+        }
+        let Some((file, out)) = file else { continue };
+        file.claim(line.len() as u64 + 1)?;
+        writeln!(out, "{line}").map_err(failed)?;
+    }
+    Ok(())
 }
 
 impl Job {
     /// Runs the batch to its end, whatever that is.
     pub(super) async fn run(self) {
-        let running = Arc::clone(&self.app.batches.running);
-        let Ok(_slot) = running.acquire_owned().await else { return };
+        let Ok(_slot) = self.app.batches.running.acquire(self.tenant).await else { return };
         let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
         let most_bytes = self.app.config.body_bytes;
         let checked = move || check(&input, &endpoint, most_bytes);
@@ -106,8 +138,7 @@ impl Job {
             batch["request_counts"] = counts_json(counts);
         };
         self.update(begin);
-        let mut output = Results { file: None };
-        let mut errors = Results { file: None };
+        let (mut output, mut errors) = (Results::new(&self), Results::new(&self));
         let outcome = self.run_lines(&mut counts, &mut output, &mut errors).await;
         let (status, stamp, failure) = match outcome {
             Ok(None) => ("completed", "completed_at", None),
@@ -123,7 +154,8 @@ impl Job {
                 batch["finalizing_at"] = unix_seconds().into();
             }
         });
-        let (output, errors) = (output.keep(&self, "output"), errors.keep(&self, "errors"));
+        let output = output.keep(&self, "output").await;
+        let errors = errors.keep(&self, "errors").await;
         // A batch whose results are lost is not completed.
         let (status, stamp, failure) = match output.as_ref().err().or(errors.as_ref().err()) {
             Some(why) => ("failed", "failed_at", Some(why.message.clone())),
@@ -153,13 +185,23 @@ impl Job {
             ApiError::internal("the server cannot read the input of the batch")
         };
         let mut running = Running::new(Arc::clone(&self.app), self.tenant, LINES_AT_A_TIME);
-        let lines = BufReader::new(File::open(&self.input).map_err(unreadable)?).lines();
-        let mut requests = requests(lines, Some(&self.endpoint));
+        let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
+        let open = move || {
+            let lines = BufReader::new(File::open(&input)?).lines();
+            Ok(requests(lines, Some(endpoint)))
+        };
+        let mut requests = aside(open).await?.map_err(unreadable)?;
         let mut reported = clock::now();
         let mut ticks = tokio::time::interval(REPORT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            running.fill(&mut requests).map_err(unreadable)?;
+            let ahead = running.ahead();
+            if !ahead.is_empty() {
+                let read = move || (ahead.read(&mut requests), requests);
+                let (lines, rest) = aside(read).await?;
+                running.start(lines.map_err(unreadable)?);
+                requests = rest;
+            }
             let result = tokio::select! {
                 biased;
                 result = running.next() => result.map(Some),
@@ -169,11 +211,11 @@ impl Job {
                 None => return Ok(None),
                 Some(Some(result)) if result.status == StatusCode::OK => {
                     counts.completed += 1;
-                    output.write(self, &result.text)?;
+                    output.write(vec![result.text]).await?;
                 }
                 Some(Some(result)) => {
                     counts.failed += 1;
-                    errors.write(self, &result.text)?;
+                    errors.write(vec![result.text]).await?;
                 }
                 Some(None) => {}
             }
@@ -193,14 +235,22 @@ impl Job {
                     ("server_stopped", "the server stopped before this request was done")
                 }
             };
-            for name in running.give_up() {
-                errors.write(self, &unrun_line(&name, code, why))?;
+            let unrun = |name: &str| unrun_line(name, code, why);
+            errors.write(running.give_up().iter().map(|name| unrun(name)).collect()).await?;
+            loop {
+                let read = move || {
+                    let some = requests.by_ref().take(UNRUN_AT_A_TIME);
+                    let names = some.map(|line| line.map(|line| line.custom_id)).collect();
+                    (names, requests)
+                };
+                let (names, rest): (io::Result<Vec<String>>, _) = aside(read).await?;
+                let names = names.map_err(unreadable)?;
+                if names.is_empty() {
+                    return Ok(Some(cut));
+                }
+                errors.write(names.iter().map(|name| unrun(name)).collect()).await?;
+                requests = rest;
             }
-            for line in requests {
-                let line = line.map_err(unreadable)?;
-                errors.write(self, &unrun_line(&line.custom_id, code, why))?;
-            }
-            return Ok(Some(cut));
         }
     }
 

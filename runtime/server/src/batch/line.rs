@@ -113,13 +113,15 @@ pub(super) fn content_of(line: &str) -> Option<&str> {
 }
 
 /// The requests of a batch, whose lines were checked before it was started.
-pub(super) fn requests<'a>(
-    lines: impl Iterator<Item = io::Result<String>> + 'a,
-    endpoint: Option<&'a str>,
-) -> impl Iterator<Item = io::Result<BatchLine>> + 'a {
+pub(super) fn requests<L: Iterator<Item = io::Result<String>>>(
+    lines: L,
+    endpoint: Option<String>,
+) -> impl Iterator<Item = io::Result<BatchLine>> + use<L> {
     let mut names = Names::default();
     lines.filter_map(move |line| match line {
-        Ok(line) => BatchLine::read(content_of(&line)?, endpoint, &mut names).ok().map(Ok),
+        Ok(line) => {
+            BatchLine::read(content_of(&line)?, endpoint.as_deref(), &mut names).ok().map(Ok)
+        }
         Err(why) => Some(Err(why)),
     })
 }

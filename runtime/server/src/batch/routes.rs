@@ -13,9 +13,9 @@ use super::line::ENDPOINTS;
 use crate::alive::keep_alive;
 use crate::conversations::metadata;
 use crate::error::{ApiError, Result, json_body};
-use crate::extract::{PathName, RequestBody};
+use crate::extract::{PathName, RequestBody, aside};
 use crate::fields::Fields;
-use crate::files::{Files, OPEN_BATCHES};
+use crate::files::Files;
 use crate::ids::{new_id_of, unix_seconds};
 use crate::page;
 use crate::state::AppState;
@@ -43,9 +43,10 @@ pub(crate) async fn create(
     let owner = Arc::clone(&app);
     let (batch, job) =
         body.read(&app, move |_, body: &Map<String, Value>| read(owner, tenant, body)).await?;
-    let slot = Arc::clone(&app.batches.open).try_acquire_owned().map_err(|_| {
+    let slot = app.batches.open.try_acquire(tenant).ok_or_else(|| {
         ApiError::overloaded(format!(
-            "{OPEN_BATCHES} batches run or wait; wait until one has ended"
+            "{} batches of yours run or wait, or too many of all; wait until one has ended",
+            app.batches.most_open
         ))
     })?;
     app.store.of(tenant).put(&job.id, &batch, &[], &[])?;
@@ -115,10 +116,13 @@ pub(crate) async fn list(
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
     let entries = app.store.of(tenant).list(BATCH)?;
-    let parsed = entries.iter().map(|entry| serde_json::from_str(&entry.response()));
-    let mut batches: Vec<Value> = parsed.filter_map(std::result::Result::ok).collect();
-    batches.sort_by_key(|batch| (batch["created_at"].as_u64(), batch["id"].to_string()));
-    page::page(batches, &query)
+    let list = move || {
+        let parsed = entries.iter().map(|entry| serde_json::from_str(&entry.response()));
+        let mut batches: Vec<Value> = parsed.filter_map(std::result::Result::ok).collect();
+        batches.sort_by_key(|batch| (batch["created_at"].as_u64(), batch["id"].to_string()));
+        page::page(batches, &query)
+    };
+    aside(list).await?
 }
 
 pub(crate) async fn cancel(

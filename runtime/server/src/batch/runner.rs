@@ -27,6 +27,8 @@ use crate::{chat, completions, responses};
 
 /// Lines that are read ahead of the first that has not ended, for each that runs.
 const AHEAD: usize = 4;
+/// Bytes of the lines that run or wait above which no further one is read.
+const AHEAD_BYTES: usize = 16 << 20;
 /// Time until a line is tried again where there was no room for it.
 const RETRY: Duration = Duration::from_millis(200);
 /// Where a request in a batch names no priority, it lets others pass.
@@ -129,9 +131,60 @@ async fn call(handlers: &Router, tenant: Tenant, id: &str, url: &str, body: Stri
     response
 }
 
+/// A line whose request is text again, which takes a fraction of the memory while it waits.
+pub(super) struct ReadyLine {
+    name: String,
+    url: String,
+    body: String,
+}
+
+impl ReadyLine {
+    fn new(line: BatchLine) -> ReadyLine {
+        let BatchLine { custom_id: name, url, mut body } = line;
+        body.entry("priority").or_insert(PRIORITY.into());
+        ReadyLine { name, url, body: Value::Object(body).to_string() }
+    }
+}
+
+/// How much more of a batch may be read now.
+#[derive(Clone, Copy)]
+pub(super) struct ReadAhead {
+    lines: usize,
+    bytes: usize,
+}
+
+impl ReadAhead {
+    pub(super) fn is_empty(self) -> bool {
+        self.lines == 0 || self.bytes == 0
+    }
+
+    /// The next lines of a batch, at least one if there are more. Reading takes as long as the disk and the JSON of long lines
+    /// do.
+    pub(super) fn read(
+        self,
+        lines: &mut impl Iterator<Item = io::Result<BatchLine>>,
+    ) -> io::Result<Vec<ReadyLine>> {
+        let (mut ready, mut bytes) = (Vec::new(), 0);
+        while ready.len() < self.lines && bytes < self.bytes {
+            let Some(line) = lines.next() else { break };
+            let line = ReadyLine::new(line?);
+            bytes += line.body.len();
+            ready.push(line);
+        }
+        Ok(ready)
+    }
+}
+
+/// A line that runs.
+struct Run {
+    name: String,
+    bytes: usize,
+    handle: JoinHandle<Option<LineResult>>,
+}
+
 /// Lines that run, in their order. They are given up when this is dropped.
 pub(super) struct Running {
-    handles: VecDeque<(String, JoinHandle<Option<LineResult>>)>,
+    runs: VecDeque<Run>,
     app: Arc<AppState>,
     handlers: Router,
     tenant: Tenant,
@@ -141,7 +194,7 @@ pub(super) struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.handles.iter().for_each(|(_, run)| run.abort());
+        self.runs.iter().for_each(|run| run.handle.abort());
     }
 }
 
@@ -149,41 +202,35 @@ impl Running {
     pub(super) fn new(app: Arc<AppState>, tenant: Tenant, at_a_time: usize) -> Running {
         let permits = Arc::new(Semaphore::new(at_a_time));
         let (handlers, most) = (handlers(Arc::clone(&app)), at_a_time * AHEAD);
-        Running { handles: VecDeque::new(), app, handlers, tenant, permits, most }
+        Running { runs: VecDeque::new(), app, handlers, tenant, permits, most }
     }
 
-    /// Starts lines until as many run as may, or there are no more.
-    pub(super) fn fill(
-        &mut self,
-        lines: &mut impl Iterator<Item = io::Result<BatchLine>>,
-    ) -> io::Result<()> {
-        while self.handles.len() < self.most {
-            let Some(line) = lines.next() else { break };
-            self.push(line?);
+    /// What may be read ahead now.
+    pub(super) fn ahead(&self) -> ReadAhead {
+        let bytes = self.runs.iter().map(|run| run.bytes).sum();
+        let lines = self.most.saturating_sub(self.runs.len());
+        ReadAhead { lines, bytes: AHEAD_BYTES.saturating_sub(bytes) }
+    }
+
+    /// Starts lines.
+    pub(super) fn start(&mut self, lines: Vec<ReadyLine>) {
+        for ReadyLine { name, url, body } in lines {
+            let (own_name, bytes) = (name.clone(), body.len());
+            let (app, handlers) = (Arc::clone(&self.app), self.handlers.clone());
+            let (tenant, permits) = (self.tenant, Arc::clone(&self.permits));
+            let handle = tokio::spawn(async move {
+                let _permit = permits.acquire_owned().await.ok()?;
+                Some(run_line(app, handlers, tenant, own_name, url, body).await)
+            });
+            self.runs.push_back(Run { name, bytes, handle });
         }
-        Ok(())
-    }
-
-    fn push(&mut self, line: BatchLine) {
-        let BatchLine { custom_id: name, url, mut body } = line;
-        body.entry("priority").or_insert(PRIORITY.into());
-        // While it waits it is text, which takes a fraction of the memory.
-        let body = Value::Object(body).to_string();
-        let own_name = name.clone();
-        let (app, handlers, tenant) = (Arc::clone(&self.app), self.handlers.clone(), self.tenant);
-        let permits = Arc::clone(&self.permits);
-        let run = tokio::spawn(async move {
-            let _permit = permits.acquire_owned().await.ok()?;
-            Some(run_line(app, handlers, tenant, own_name, url, body).await)
-        });
-        self.handles.push_back((name, run));
     }
 
     /// The result of the first line; none if no line runs.
     pub(super) async fn next(&mut self) -> Option<LineResult> {
-        let (_, first) = self.handles.front_mut()?;
+        let first = &mut self.runs.front_mut()?.handle;
         let result = first.await;
-        let (name, _) = self.handles.pop_front()?;
+        let Run { name, .. } = self.runs.pop_front()?;
         // A task that panicked is a bug, and it was logged; the others go on.
         Some(result.ok().flatten().unwrap_or_else(|| {
             let error = ApiError::internal("the request ended without a result, which is a bug");
@@ -194,12 +241,11 @@ impl Running {
 
     /// Gives up all lines, and returns their names.
     pub(super) fn give_up(&mut self) -> Vec<String> {
-        let handles = std::mem::take(&mut self.handles);
-        let given_up = |(name, run): (String, JoinHandle<_>)| {
-            run.abort();
-            name
+        let given_up = |run: Run| {
+            run.handle.abort();
+            run.name
         };
-        handles.into_iter().map(given_up).collect()
+        std::mem::take(&mut self.runs).into_iter().map(given_up).collect()
     }
 }
 
@@ -239,7 +285,8 @@ pub async fn run_batch<R: BufRead>(
     let mut running = Running::new(app, Tenant::ONLY, at_a_time.max(1));
     let mut lines = requests(open()?.lines(), None);
     loop {
-        running.fill(&mut lines)?;
+        // Nobody else is served here.
+        running.start(running.ahead().read(&mut lines)?);
         let Some(result) = running.next().await else { break };
         match result.status {
             StatusCode::OK => counts.completed += 1,
@@ -251,4 +298,30 @@ pub async fn run_batch<R: BufRead>(
     output.flush()?;
     backend.stop();
     Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    #[test]
+    fn long_lines_are_not_read_far_ahead() {
+        let line = |bytes: usize| -> io::Result<BatchLine> {
+            let body = Map::from_iter([("prompt".to_owned(), json!("x".repeat(bytes)))]);
+            Ok(BatchLine { custom_id: "a".to_owned(), url: "/v1/completions".to_owned(), body })
+        };
+        let ahead = ReadAhead { lines: 32, bytes: AHEAD_BYTES };
+        for (bytes, want) in
+            [(10, 32), (AHEAD_BYTES / 4, 4), (AHEAD_BYTES, 1), (2 * AHEAD_BYTES, 1)]
+        {
+            let mut lines = std::iter::repeat_with(|| line(bytes)).take(100);
+            assert_eq!(ahead.read(&mut lines).expect("lines").len(), want, "{bytes} bytes");
+        }
+        let none = ReadAhead { bytes: 0, ..ahead };
+        assert!(none.is_empty() && none.read(&mut [line(1)].into_iter()).expect("none").is_empty());
+        let unreadable = || Err(io::Error::other("a disk"));
+        assert!(ahead.read(&mut [line(1), unreadable()].into_iter()).is_err());
+    }
 }

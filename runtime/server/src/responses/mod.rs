@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::clock;
 use crate::error::{ApiError, Result, json_body, json_text};
-use crate::extract::{PathName, RequestBody};
+use crate::extract::{PathName, RequestBody, aside};
 use crate::generation::within;
 use crate::ids::RequestId;
 use crate::ignored;
@@ -153,7 +153,7 @@ pub(crate) async fn input_items(
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<impl IntoResponse> {
     let entry = stored(&app, tenant, &id)?;
-    page::page(entry.input(), &query)
+    aside(move || page::page(entry.input(), &query)).await?
 }
 
 /// The tokens of a request's prompt.

@@ -28,7 +28,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     pub(super) fn new(app: &Arc<AppState>, tenant: Tenant, arrival: Instant) -> Rounds {
-        let sessions = app.tool_servers.sessions();
+        let sessions = app.tool_servers.sessions(tenant);
         Rounds { app: Arc::clone(app), tenant, arrival, sessions, calls: 0 }
     }
 

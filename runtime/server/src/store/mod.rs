@@ -116,6 +116,11 @@ impl Entry {
         self.context_text().map(|context| values_of(&context))
     }
 
+    /// Bytes of the conversation.
+    pub(crate) fn context_bytes(&self) -> usize {
+        self.context_text().map_or(0, |context| context.len())
+    }
+
     fn context_text(&self) -> Option<JsonText> {
         match &self.content {
             Content::Done { context, .. } => Some(Arc::clone(context)),

@@ -12,9 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::tenant::Tenant;
+use crate::tenant_slots::{TenantSlot, TenantSlots};
 
 #[cfg(not(feature = "tool-servers"))]
 mod mcp {
@@ -60,7 +63,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const MAX_TOOLS: usize = 128;
 const MAX_TOOL_BYTES: usize = 64 << 10;
 
-/// Answers that may have sessions at a time; others wait, within the time of their calls.
+/// Answers that may have sessions at a time; others wait, within the time of their calls. Where there are tenants, one of them
+/// has half of these at most.
 const MAX_ANSWERS: usize = 32;
 
 /// A server that the operator allows.
@@ -176,15 +180,19 @@ pub(crate) struct ToolServers {
     /// When requests no longer wait for servers that have not answered.
     wait_until: Instant,
     /// One for each answer that has sessions.
-    places: Arc<Semaphore>,
+    places: TenantSlots,
     /// Has them list their tools from time to time.
     asking: Option<tokio::task::AbortHandle>,
 }
 
 impl ToolServers {
     /// Begins to ask these servers for their tools, if there are any; needs a runtime then.
-    pub(crate) fn new(servers: &[ToolServer], limits: ToolLimits) -> ToolServers {
-        let places = Arc::new(Semaphore::new(MAX_ANSWERS));
+    pub(crate) fn new(
+        servers: &[ToolServer],
+        limits: ToolLimits,
+        has_tenants: bool,
+    ) -> ToolServers {
+        let places = TenantSlots::new(MAX_ANSWERS, MAX_ANSWERS / if has_tenants { 2 } else { 1 });
         let wait_until = Instant::now() + FIRST_WAIT;
         if servers.is_empty() {
             let (_, known) = watch::channel(Known { all: true, ..Known::default() });
@@ -209,10 +217,10 @@ impl ToolServers {
         Arc::clone(&known.borrow().catalog)
     }
 
-    /// Sessions for one answer.
-    pub(crate) fn sessions(&self) -> ToolSessions {
-        let places = Arc::clone(&self.places);
-        ToolSessions { limits: self.limits, open: HashMap::new(), places, place: None }
+    /// Sessions for one answer to a tenant.
+    pub(crate) fn sessions(&self, tenant: Tenant) -> ToolSessions {
+        let places = self.places.clone();
+        ToolSessions { limits: self.limits, open: HashMap::new(), places, tenant, place: None }
     }
 }
 
@@ -287,9 +295,10 @@ impl ToolOutcome {
 pub(crate) struct ToolSessions {
     limits: ToolLimits,
     open: HashMap<String, mcp::Session>,
-    places: Arc<Semaphore>,
+    places: TenantSlots,
+    tenant: Tenant,
     /// Held from the first call on.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<TenantSlot>,
 }
 
 impl ToolSessions {
@@ -303,7 +312,7 @@ impl ToolSessions {
         let limits = self.limits;
         let outcome = tokio::time::timeout(limits.time, async {
             if self.place.is_none() {
-                let place = Arc::clone(&self.places).acquire_owned().await;
+                let place = self.places.acquire(self.tenant).await;
                 self.place = Some(place.map_err(|why| why.to_string())?);
             }
             let session = match self.open.entry(server.label.clone()) {
@@ -377,11 +386,11 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_not_there_is_a_listing_with_the_reason() {
         let server: ToolServer = "gone=stdio:exit 3".parse().unwrap();
-        let servers = ToolServers::new(std::slice::from_ref(&server), ToolLimits::default());
+        let servers = ToolServers::new(std::slice::from_ref(&server), ToolLimits::default(), false);
         let catalog = servers.catalog().await;
         assert_eq!(catalog[0].server, server);
         assert!(catalog[0].tools.is_err());
-        let outcome = servers.sessions().call(&server, "f", Map::new()).await;
+        let outcome = servers.sessions(Tenant::ONLY).call(&server, "f", Map::new()).await;
         assert!(outcome.failed, "{outcome:?}");
     }
 
@@ -389,7 +398,7 @@ mod tests {
     async fn a_server_that_hangs_holds_up_no_request_for_long() {
         let servers = ["hangs=stdio:sleep 600", "gone=stdio:exit 3"];
         let servers: Vec<ToolServer> = servers.map(|text| text.parse().unwrap()).into();
-        let servers = ToolServers::new(&servers, ToolLimits::default());
+        let servers = ToolServers::new(&servers, ToolLimits::default(), false);
         let is_silent = |catalog: &Catalog, at: usize| {
             let why = catalog[at].tools.as_ref().err();
             why.is_some_and(|why| why == "it has not answered yet")

@@ -237,3 +237,51 @@ async fn a_server_without_a_folder_has_no_files() {
     assert_eq!(status, 404);
     assert!(refused.contains("--files"), "{refused}");
 }
+
+/// The status of an upload of this body, and its answer.
+async fn upload_raw(batches: &Batches, body: Vec<u8>) -> (u16, String) {
+    let request = Request::post("/v1/files")
+        .header("content-type", "multipart/form-data; boundary=b")
+        .header("authorization", "Bearer a");
+    // In pieces, as from a socket.
+    let pieces: Vec<Result<Vec<u8>, std::convert::Infallible>> =
+        body.chunks(32 << 10).map(|piece| Ok(piece.to_vec())).collect();
+    let body = Body::from_stream(Pieces(pieces.into_iter()));
+    let (status, _, text) = batches.site.send(request.body(body).unwrap()).await;
+    (status.as_u16(), text)
+}
+
+struct Pieces(std::vec::IntoIter<Result<Vec<u8>, std::convert::Infallible>>);
+
+impl futures_core::Stream for Pieces {
+    type Item = Result<Vec<u8>, std::convert::Infallible>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        std::task::Poll::Ready(self.0.next())
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_never_comes_to_a_field_is_cut_off() {
+    let batches = Batches::with(None, &["a"], 20_000_000);
+    let head = "--b\r\ncontent-disposition: form-data; name=";
+    let long = |before: &str| [before.as_bytes(), &vec![b'x'; 3 << 20][..]].concat();
+    for (body, what) in [
+        (long(""), "no boundary"),
+        (long(head), "the head of a field"),
+        (long(&format!("{head}\"other\"\r\n\r\n")), "a field that nobody reads"),
+    ] {
+        let (status, text) = upload_raw(&batches, body).await;
+        assert_eq!(status, 400, "{what}: {text}");
+        assert!(text.contains("1048576 bytes"), "{what}: {text}");
+    }
+    // A file as long is no such form.
+    let mut file = long(&format!("{head}\"purpose\"\r\n\r\nbatch\r\n{head}\"file\"\r\n\r\n"));
+    file.extend_from_slice(b"\r\n--b--\r\n");
+    let (status, text) = upload_raw(&batches, file).await;
+    let object: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &object["bytes"]), (200, &json!(3 << 20)), "{text}");
+}

@@ -260,3 +260,35 @@ async fn a_conversation_without_a_summary_is_continued_without_one() {
     assert!(prompt.contains("Plant it.") && prompt.contains("there is no summary of it."));
     assert!(!prompt.contains("Done.") && !prompt.contains("replaced by this summary"), "{prompt}");
 }
+
+#[tokio::test]
+async fn a_conversation_grows_no_longer_than_a_body() {
+    let site = Site::with(Config { body_bytes: 4000, ..config() }, |_| Script::default());
+    let (_, made) = send(&site, "POST", "/v1/conversations", json!({})).await;
+    let items = format!("/v1/conversations/{}/items", made["id"].as_str().unwrap());
+    let more = json!({"items": [{"role": "user", "content": "x".repeat(1500)}]});
+    for _ in 0..2 {
+        assert_eq!(send(&site, "POST", &items, more.clone()).await.0, 200);
+    }
+    let (status, refused) = send(&site, "POST", &items, more).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("items")), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("at most 4000"), "{refused}");
+    let (_, kept) = send(&site, "GET", &items, json!({})).await;
+    assert_eq!(kept["data"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn metadata_is_short_texts() {
+    let site = Site::writing(TURN);
+    for (metadata, status) in [
+        (json!({"a": "x".repeat(512)}), 200),
+        (json!({"a": "x".repeat(513)}), 400),
+        (json!({"a".repeat(64): ""}), 200),
+        (json!({"a".repeat(65): ""}), 400),
+        (json!({"a": 1}), 400),
+    ] {
+        let (got, answer) =
+            send(&site, "POST", "/v1/conversations", json!({"metadata": metadata})).await;
+        assert_eq!(got, status, "{answer}");
+    }
+}
