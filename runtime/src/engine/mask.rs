@@ -29,3 +29,21 @@ pub trait TokenMask: Send {
     /// A sentence that ends the sample as [`super::FinishReason::Failed`].
     fn fill(&mut self, generated: &[u32], words: &mut [u32]) -> Result<Allowed, String>;
 }
+
+/// How many tokens a mask allows.
+pub(super) enum Few {
+    None,
+    One(u32),
+    Several,
+}
+
+pub(super) fn allowed(words: &[u32]) -> Few {
+    let mut some = words.iter().enumerate().filter(|(_, word)| **word != 0);
+    match (some.next(), some.next()) {
+        (None, _) => Few::None,
+        (Some((at, word)), None) if word.is_power_of_two() => {
+            Few::One(at as u32 * u32::BITS + word.trailing_zeros())
+        }
+        _ => Few::Several,
+    }
+}

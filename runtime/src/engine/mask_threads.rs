@@ -3,22 +3,21 @@
 //! a choice.
 
 mod jobs;
+mod start;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jobs::Jobs;
+use start::{QuickThread, start, start_quick};
 
-use super::mask::{Allowed, MaskSource, TokenMask};
+use super::mask::{Allowed, Few, MaskSource, TokenMask, allowed};
 use super::validate::ValidatedRequest;
 use crate::backend::MASKS_PER_SLOT;
 use crate::error::panic_message;
-use crate::priority::{this_thread, yield_somewhat, yield_thread, yield_to_others};
-
-/// The largest number of threads that compute masks.
-const MAX_THREADS: usize = 32;
+use crate::priority::yield_thread;
 
 /// How long a wait for masks keeps its core before it sleeps: most masks take less than waking up would add.
 const SPIN: Duration = Duration::from_micros(100);
@@ -190,39 +189,6 @@ impl MaskCell {
     fn is_quick(&self) -> bool {
         let last = self.last.load(Ordering::Relaxed);
         last > 0 && u128::from(last) <= QUICK.as_micros()
-    }
-}
-
-/// The thread that computes quick masks alone. One whose mask turns out to be slow is overtaken: another one takes its place,
-/// and it yields from then on, and ends with that mask.
-struct QuickThread {
-    born: Instant,
-    /// Its number for the kernel, once it runs.
-    id: AtomicI32,
-    /// Microseconds from `born` to the begin of the mask that it is at work on; 0 for none.
-    since: AtomicU64,
-    overtaken: AtomicBool,
-}
-
-impl QuickThread {
-    fn new() -> QuickThread {
-        let (id, since, overtaken) = Default::default();
-        QuickThread { born: Instant::now(), id, since, overtaken }
-    }
-
-    fn begins(&self) {
-        self.since.store((self.born.elapsed().as_micros() as u64).max(1), Ordering::Relaxed);
-    }
-
-    fn ends(&self) {
-        self.since.store(0, Ordering::Relaxed);
-    }
-
-    /// Whether it has been at work on one mask for longer than a quick one takes.
-    fn is_slow(&self) -> bool {
-        let since = self.since.load(Ordering::Relaxed);
-        let taken = self.born.elapsed().saturating_sub(Duration::from_micros(since));
-        since > 0 && taken > QUICK
     }
 }
 
@@ -419,47 +385,6 @@ impl Drop for MaskThreads {
     }
 }
 
-/// Starts the threads: as many as cores for each of the engines that share them, because a step of constrained samples waits
-/// for all of their masks, and two at least, so that one grammar never delays all others. They yield to the threads of steps
-/// where steps are computed on the same cores: a mask that takes long must not slow the steps of others. Where a device
-/// computes them, it waits for masks instead, so these yield only somewhat. Returns how many there are.
-fn start(shared: &Arc<Shared>, beside_steps: bool, engines: usize) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let spawn = |_: &usize| {
-        spawn(shared, move |shared| {
-            if beside_steps {
-                yield_to_others()
-            } else {
-                yield_somewhat()
-            }
-            shared.run(None);
-        })
-    };
-    (0..(cores / engines.max(1)).clamp(2, MAX_THREADS)).filter(spawn).count()
-}
-
-/// Starts the thread for quick masks, which does not do the work of the others and yields to nobody.
-fn start_quick(shared: &Arc<Shared>) -> Option<Arc<QuickThread>> {
-    let quick = Arc::new(QuickThread::new());
-    let own = Arc::clone(&quick);
-    spawn(shared, move |shared| {
-        own.id.store(this_thread(), Ordering::Relaxed);
-        shared.run(Some(&own));
-        if own.overtaken.load(Ordering::Acquire) {
-            shared.overtaken.fetch_sub(1, Ordering::Relaxed);
-        }
-    })
-    .then_some(quick)
-}
-
-/// Whether a thread could be started for this work.
-fn spawn(shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) -> bool {
-    let shared = Arc::clone(shared);
-    let thread = std::thread::Builder::new().name("ossmith-masks".to_owned());
-    let started = thread.spawn(move || work(&shared));
-    started.inspect_err(|why| tracing::error!(%why, "a thread for masks cannot be started")).is_ok()
-}
-
 impl Shared {
     /// Computes masks: only quick ones as a quick thread, until it is overtaken.
     fn run(&self, quick: Option<&QuickThread>) {
@@ -555,24 +480,6 @@ impl MaskState {
     }
 }
 
-/// How many tokens a mask allows.
-enum Few {
-    None,
-    One(u32),
-    Several,
-}
-
-fn allowed(words: &[u32]) -> Few {
-    let mut some = words.iter().enumerate().filter(|(_, word)| **word != 0);
-    match (some.next(), some.next()) {
-        (None, _) => Few::None,
-        (Some((at, word)), None) if word.is_power_of_two() => {
-            Few::One(at as u32 * u32::BITS + word.trailing_zeros())
-        }
-        _ => Few::Several,
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -582,6 +489,7 @@ mod tests {
     use super::super::request::{Request, RequestId};
     use super::super::testing::SPEC;
     use super::super::validate::validate;
+    use super::start::MAX_THREADS;
     use super::*;
     use crate::backend::Limits;
 
