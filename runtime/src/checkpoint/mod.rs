@@ -7,6 +7,7 @@
 //! [`stored`] checks names, types and shapes against the model. [`coding`] decodes what is stored, and [`convert`] rounds and
 //! quantises.
 
+mod added_error;
 mod coding;
 mod content;
 mod convert;
@@ -36,7 +37,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use ossmith_plan::{Graph, Model, ModelSpec, Weight, WeightInfo};
 
 use crate::{Error, Progress, Result};
-use convert::AddedError;
+use added_error::AddedError;
 use gguf::GgufWeights;
 pub use gguf::{Gguf, GgufTokenizer};
 pub(crate) use lora::AdapterPart;

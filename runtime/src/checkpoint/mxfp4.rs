@@ -5,7 +5,7 @@
 //! where `m` is above `7s`, and nothing larger can win. A scale below `s` clips `m`, which alone costs `(m - 6 scale)^2`;
 //! smaller scales are tried as long as that is less than the best error so far.
 
-use super::convert::AddedError;
+use super::added_error::AddedError;
 
 /// Values under one scale.
 pub(super) const BLOCK: usize = 32;

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use ossmith_plan::{DType, Weight, WeightInfo};
 
-use super::convert::AddedError;
+use super::added_error::AddedError;
 use super::tensor::{OwnedTensor, Tensor};
 
 /// The weights of an opened checkpoint, whose names, types and shapes have been checked against the model.

@@ -15,7 +15,7 @@ use std::path::Path;
 use ossmith_plan::{ModelSpec, Weight};
 use serde_json::json;
 
-use super::convert::AddedError;
+use super::added_error::AddedError;
 use super::source::Made;
 use super::{Checkpoint, LoadedTensor, Tensor};
 use crate::{Error, Progress, Result};

@@ -7,7 +7,8 @@ use std::ops::Range;
 use ossmith_plan::{DType, Graph, ModelSpec, Weight, WeightInfo};
 use rayon::prelude::*;
 
-use super::super::convert::{AddedError, MatrixValues, to_bf16, to_mxfp4};
+use super::super::added_error::AddedError;
+use super::super::convert::{MatrixValues, to_bf16, to_mxfp4};
 use super::super::mxfp4::BLOCK;
 use super::super::source::{Made, WeightSource, file_identity};
 use super::super::tensor::{OwnedTensor, Tensor};
