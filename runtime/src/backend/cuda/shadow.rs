@@ -113,6 +113,8 @@ mod tests {
     };
     use proptest::prelude::*;
 
+    use crate::sampling::{LogitChanges, Penalties, TokenHistory};
+
     /// Elements that share a scale.
     const BLOCK: usize = 64;
     /// As `kRounding` of 128 elements: eight tensor-core instructions and 64 other roundings.
@@ -188,6 +190,60 @@ mod tests {
         (0..sums.len()).fold(0, |best, at| if sums[at] > sums[best] { at } else { best })
     }
 
+    /// The token that is sampled though its bounds exclude it, greedily or by temperature; none if all is well. Logits may be
+    /// minus infinity, of tokens that are not sampled.
+    fn missing(
+        lower: &[f32],
+        upper: &[f32],
+        exact: &[f32],
+        noise: &[f32],
+        inverse: f32,
+    ) -> Option<usize> {
+        let likeliest = best(exact);
+        if exact[likeliest] == f32::NEG_INFINITY {
+            return None; // nothing is sampled
+        }
+        let allowed = || (0..exact.len()).filter(|&at| exact[at] > f32::NEG_INFINITY);
+        let most = |of: &dyn Fn(usize) -> f32| allowed().map(of).fold(f32::NEG_INFINITY, f32::max);
+        let magnitude = most(&|at| lower[at].abs().max(upper[at].abs()));
+        let unit = 1.0 / (1 << 20) as f32;
+        if upper[likeliest] < most(&|at| lower[at]) - magnitude * unit {
+            return Some(likeliest);
+        }
+        let scores: Vec<f32> = exact
+            .iter()
+            .zip(noise)
+            .map(|(logit, noise)| (logit - exact[likeliest]) * inverse + noise)
+            .collect();
+        let least =
+            most(&|at| lower[at] * inverse + noise[at]) - (magnitude * inverse + 64.0) * unit;
+        let token = best(&scores);
+        (inverse > 0.0 && upper[token] * inverse + noise[token] < least).then_some(token)
+    }
+
+    /// What a request changes of one token.
+    #[derive(Clone, Debug)]
+    struct OfToken {
+        /// 1: biased; 2: in the prompt; 3: forbidden; 4: outside the mask; else nothing of these.
+        kind: u8,
+        bias: f32,
+        /// How often it was generated.
+        count: usize,
+    }
+
+    fn of_token() -> impl Strategy<Value = OfToken> {
+        let bias = prop_oneof![-100.0_f32..100.0, -1e-3_f32..1e-3];
+        (0_u8..8, bias, prop_oneof![3 => Just(0_usize), 1 => 1_usize..5])
+            .prop_map(|(kind, bias, count)| OfToken { kind, bias, count })
+    }
+
+    fn penalties() -> impl Strategy<Value = Penalties> {
+        let repetition = prop_oneof![Just(1.0_f32), 0.01_f32..10.0];
+        (repetition, -2.0_f32..2.0, -2.0_f32..2.0).prop_map(|(repetition, presence, frequency)| {
+            Penalties { repetition, presence, frequency }
+        })
+    }
+
     fn rounded(value: f32) -> f32 {
         bf16::from_f32(value).to_f32()
     }
@@ -214,6 +270,8 @@ mod tests {
             size in prop_oneof![3 => Just(1.0_f32), 1 => Just(1e-15), 1 => Just(1e-25)],
             temperature in prop_oneof![Just(0.0_f32), Just(1.0), Just(0.1), 0.01_f32..100.0],
             seed in any::<u64>(),
+            of_tokens in prop::collection::vec(of_token(), 40),
+            penalties in penalties(),
         ) {
             let weights: Vec<Vec<f32>> = changes
                 .iter()
@@ -240,20 +298,41 @@ mod tests {
             let stream = noise_stream(seed, 7);
             let noise: Vec<f32> =
                 (0..exact.len()).map(|at| gumbel_of_bits(noise_bits(stream, at as u32))).collect();
-            let largest = exact[best(&exact)];
-            let lowest = bounds.iter().map(|(a, e)| a - e).fold(f32::NEG_INFINITY, f32::max);
-            let likeliest = best(&exact);
-            prop_assert!(bounds[likeliest].0 + bounds[likeliest].1 >= lowest);
-            if inverse > 0.0 {
-                let sums: Vec<f32> =
-                    exact.iter().zip(&noise).map(|(l, g)| (l - largest) * inverse + g).collect();
-                let magnitude = bounds.iter().map(|(a, e)| a.abs() + e).fold(0.0, f32::max);
-                let slack = (magnitude * inverse + 64.0) / (1 << 20) as f32;
-                let lower = bounds.iter().zip(&noise).map(|((a, e), g)| (a - e) * inverse + g);
-                let least = lower.fold(f32::NEG_INFINITY, f32::max) - slack;
-                let token = best(&sums);
-                prop_assert!((bounds[token].0 + bounds[token].1) * inverse + noise[token] >= least);
+            let lower: Vec<f32> = bounds.iter().map(|(a, e)| a - e).collect();
+            let upper: Vec<f32> = bounds.iter().map(|(a, e)| a + e).collect();
+            prop_assert_eq!(missing(&lower, &upper, &exact, &noise, inverse), None);
+
+            // Biases, penalties, forbidden tokens and a mask change each logit by a function that never decreases, so that
+            // changed bounds are bounds of the changed logit.
+            let named = |kind: u8| (0..exact.len() as u32).zip(&of_tokens).filter(move |(_, of)| of.kind == kind);
+            let biases: Vec<(u32, f32)> = named(1).map(|(token, of)| (token, of.bias)).collect();
+            let prompt: Vec<u32> = named(2).map(|(token, _)| token).collect();
+            let generated: Vec<u32> = (0..exact.len() as u32)
+                .zip(&of_tokens)
+                .flat_map(|(token, of)| std::iter::repeat_n(token, of.count))
+                .collect();
+            let forbidden: Vec<u32> = named(3).map(|(token, _)| token).collect();
+            let mask: Vec<u32> = of_tokens
+                .chunks(32)
+                .map(|of| of.iter().rev().fold(0, |word, of| word << 1 | u32::from(of.kind != 4)))
+                .collect();
+            let history = TokenHistory::new(&prompt, &generated);
+            let changes = LogitChanges {
+                biases: &biases,
+                penalties: Some((penalties, &history)),
+                forbidden: &forbidden,
+                mask: Some(&mask),
+            };
+            let changed = |row: &[f32]| {
+                let mut row = row.to_vec();
+                changes.apply(&mut row);
+                row
+            };
+            let [lower, upper, exact] = [&lower, &upper, &exact].map(|row| changed(row));
+            for ((low, high), logit) in lower.iter().zip(&upper).zip(&exact) {
+                prop_assert!(low <= logit && logit <= high, "{low} {logit} {high}");
             }
+            prop_assert_eq!(missing(&lower, &upper, &exact, &noise, inverse), None);
         }
     }
 }
