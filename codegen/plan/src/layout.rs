@@ -55,3 +55,22 @@ impl WeightLayout {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_have_these_bytes() {
+        let (bf16, mxfp4) = (
+            WeightLayout::Bf16Tiles(RowOrder::Natural),
+            WeightLayout::Mxfp4Tiles(RowOrder::GateUpPairs),
+        );
+        // Three matrices of 2 by 2 tiles, whose last row and column are padding; a tile is 16 by 64 elements.
+        assert_eq!(bf16.tiled_bytes(3, 17, 65), 3 * 4 * 2_048);
+        // Four bits per element, and a byte for each 32 of them.
+        assert_eq!(mxfp4.tiled_bytes(3, 17, 65), 3 * 4 * (512 + 32));
+        assert_eq!(mxfp4.tiled_bytes(1, 16, 64), 16 * 64 / 2 + 16 * 64 / 32);
+        assert_eq!(WeightLayout::RowMajor.tiled_bytes(3, 17, 65), 0);
+    }
+}

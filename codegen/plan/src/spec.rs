@@ -275,4 +275,43 @@ mod tests {
         assert_eq!(plain.concentration(), 1.0);
         assert_eq!(plain.inv_freq(64)[1], (1.0 / 150_000_f64.powf(2.0 / 64.0)) as f32);
     }
+
+    #[test]
+    fn what_layers_have_at_most_is_that_of_the_largest() {
+        let spec = |layers: &'static [Layer]| ModelSpec {
+            name: "test",
+            hidden: 2_880,
+            inter: 2_880,
+            head_dim: 64,
+            q_heads: 64,
+            kv_heads: 8,
+            vocab: 201_088,
+            context: 131_072,
+            layers,
+            rms_eps: 1e-5,
+            swiglu_limit: 7.0,
+            swiglu_alpha: SWIGLU_ALPHA,
+            attention_bias: true,
+            tied_embeddings: false,
+            rope: GPT_OSS,
+            stop_tokens: &[],
+            max_new_tokens: None,
+        };
+        const MIXED: &[Layer] = &[
+            Layer::sliding(128, 32, 4),
+            Layer::full(64, 2),
+            Layer::sliding(16, 8, 6),
+            Layer::full(64, 2),
+        ];
+        let mixed = spec(MIXED);
+        let most = (mixed.max_window(), mixed.max_experts(), mixed.max_top_k());
+        assert_eq!((most, mixed.has_sliding_layers()), ((128, 64, 6), true));
+        assert_eq!(mixed.layer_classes(), mixed.layers[..3]);
+        let full = spec(const { &[Layer::full(32, 4)] });
+        assert_eq!((full.max_window(), full.has_sliding_layers()), (1, false));
+        assert_eq!((full.q_width(), full.kv_width(), full.qkv_width()), (4_096, 512, 5_120));
+        assert_eq!(full.gqa_ratio(), 8);
+        // 201,088 / 3 is 67,029.3, and 67,032 is the next multiple of four.
+        assert_eq!((full.sliced_vocab(2), full.sliced_vocab(3)), (201_088, 3 * 67_032));
+    }
 }

@@ -206,6 +206,28 @@ fn layers_may_differ() {
     assert_eq!(accept(&config.to_string(), None).layers, expected);
 }
 
+/// The refused values beside these are in `refusals.rs`.
+#[test]
+fn values_at_their_limits_are_accepted() {
+    let spec = |edits: &[(&str, Value)]| accept(&edited(hugging_face, edits), None);
+    let eight = [("num_experts_per_tok", json!(8)), ("experts_per_token", Value::Null)];
+    assert!(spec(&eight).layers.iter().all(|layer| layer.top_k == 8));
+    let all = [("num_local_experts", json!(4))];
+    assert!(spec(&all).layers.iter().all(|layer| (layer.experts, layer.top_k) == (4, 4)));
+    let one = [("num_experts_per_tok", json!(1)), ("experts_per_token", Value::Null)];
+    assert!(spec(&one).layers.iter().all(|layer| layer.top_k == 1));
+    assert_eq!(spec(&[("sliding_window", json!(1))]).max_window(), 1);
+    assert_eq!(spec(&[("sliding_window", json!(1 << 24))]).max_window(), 1 << 24);
+    assert_eq!(spec(&[("max_position_embeddings", json!(1 << 24))]).context, 1 << 24);
+    let full = [("layer_types", json!(vec!["full_attention"; 24]))];
+    assert_eq!(spec(&full).max_window(), 1, "a position's own key");
+    assert_eq!(spec(&[("rope_scaling/factor", json!(1))]).rope.factor, 1.0);
+    assert_eq!(spec(&[("hidden_size", json!(32))]).hidden, 32);
+    assert_eq!(spec(&[("eos_token_id", json!(201_087))]).stop_tokens, [201_087]);
+    // 1,491,308 times 2,880 elements are just below what an index holds.
+    assert_eq!(spec(&[("vocab_size", json!(1_491_308))]).vocab, 1_491_308);
+}
+
 #[test]
 fn stop_tokens_are_the_union_of_both_files() {
     let harmony = &[199_999, 200_002, 200_012];

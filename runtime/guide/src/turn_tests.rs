@@ -5,7 +5,35 @@ use std::sync::Arc;
 use ossmith_harmony::{encode, special};
 
 use super::tests::{WORDS, may, shared};
-use super::{Guide, Rules, begin_channel, bits, next_message};
+use super::{CallRule, Guide, Rules, begin_channel, bits, next_message, vocabulary};
+
+/// The ids are written out, so that no constant of the guide can hide a change.
+#[test]
+fn a_forced_call_begins_with_these_tokens() {
+    let call =
+        CallRule { recipient: "functions.trip".to_owned(), arguments: shared(), built_in: false };
+    let rules = Rules { thinking: Some(0), calls: vec![call], must_call: true, ..Rules::default() };
+    let (mut guide, mut mask) = (Guide::new(Arc::new(rules), &[]), vec![0; WORDS]);
+    let mut written = Vec::new();
+    while written.last() != Some(&200_008) {
+        assert!(may(&mut guide, &mut mask));
+        let allowed: Vec<u32> =
+            (0..vocabulary::VOCABULARY as u32).filter(|&id| bits::get(&mask, id)).collect();
+        assert_eq!(allowed.len(), 1, "a choice after {written:?}");
+        written.extend(&allowed);
+        guide.accept(allowed[0]);
+    }
+    // ` to=functions.trip<|channel|>commentary <|constrain|>json<|message|>`
+    let wanted = [
+        encode(" to=functions.trip"),
+        vec![200_005],
+        encode("commentary "),
+        vec![200_003],
+        encode("json"),
+        vec![200_008],
+    ];
+    assert_eq!(written, wanted.concat());
+}
 
 #[test]
 fn reasoning_is_never_longer_than_its_budget() {

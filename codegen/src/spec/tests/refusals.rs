@@ -137,6 +137,10 @@ fn bad_values_are_refused_by_name() {
             ["`vocab_size x hidden_size`", "12369505809600", "elements"],
         ),
         (
+            &[("vocab_size", json!(1_491_309))],
+            ["`vocab_size x hidden_size`", "4294969920", "4294967295"],
+        ),
+        (
             &[("hidden_size", json!(1 << 20))],
             ["vocab_size x hidden_size", "210856050688", "4294967295"],
         ),
