@@ -27,6 +27,7 @@ class Chat:
         # The page lets no script but its own run; those of the test are not part of it.
         self.name, self.context = name, browser.new_context(bypass_csp=False, **SCREENS[name])
         self.page, self.problems, self.requests = self.context.new_page(), [], []
+        self.page.set_default_timeout(120_000)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", lambda said: self.problems.append(said.text) if said.type == "error" else None)
         self.page.on("request", lambda request: self.requests.append(request.url))

@@ -47,9 +47,9 @@ class Replica:
                    "--max-model-len", "4096", "--shutdown-timeout", "60"]
         self.child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.child.stdout.readline()
-        if "http://" not in line:
+        if not (found := re.search(r"http://[^ ]*:(\d+)", line)):
             raise Failed(f"the replica did not start: {line}")
-        self.port = port
+        self.port = int(found[1])
 
     def metric(self, name):
         status, body = call(self.port, "GET", "/metrics")
@@ -172,8 +172,9 @@ def healthy(port):
 
 
 def check(kind, ossmith, redis, chains, folder):
-    ports = [free_port(), free_port()]
-    replicas = [Replica(ossmith, redis, port) for port in ports]
+    # A proxy must know the ports beforehand. Without one each replica takes a port that is free, which no other test can take first.
+    replicas = [Replica(ossmith, redis, 0 if kind == "none" else free_port()) for _ in range(2)]
+    ports = [replica.port for replica in replicas]
     child = None
     try:
         if kind == "none":
@@ -205,8 +206,9 @@ def row(kind, client, replicas, ossmith, redis, chains):
     result["balanced"] = f"{served[0]:.0f} : {served[1]:.0f}"
 
     running = []
-    tokens = client.stream(300, lambda: running.append(sum(one.metric("vllm:num_requests_running") for one in replicas)))
-    result["unbuffered"] = "yes" if tokens == 300 and running[0] == 1 else f"no: {tokens} tokens, {running} running"
+    # It goes on for seconds after its first event, in which the metrics are read.
+    tokens = client.stream(1500, lambda: running.append(sum(one.metric("vllm:num_requests_running") for one in replicas)))
+    result["unbuffered"] = "yes" if tokens == 1500 and running[0] == 1 else f"no: {tokens} tokens, {running} running"
 
     refused = 0
     for _ in range(24):
@@ -222,8 +224,11 @@ def row(kind, client, replicas, ossmith, redis, chains):
     recalled = sum(NAMES[index % len(NAMES)] in client.recall(previous, retries=40) for index, previous in enumerate(stored))
     result["one killed"] = f"{recalled} of {len(stored)} go on"
 
-    replicas[0] = Replica(ossmith, redis, replicas[0].port)
-    time.sleep(5)
+    replicas[0] = Replica(ossmith, redis, 0 if kind == "none" else replicas[0].port)
+    if kind == "none":
+        client.ports.ports[0] = replicas[0].port
+    else:
+        time.sleep(5)
     # The stream runs at the replica that is drained.
     found, failures = [], []
 

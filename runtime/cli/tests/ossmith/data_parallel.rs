@@ -42,6 +42,8 @@ fn two_engines_answer_as_one_does() {
     let questions: Vec<String> = (0..12).map(|n| format!("What is {n} + {}?", 3 * n + 1)).collect();
     let expected: Vec<String> = questions.iter().map(|question| answer(&one, question)).collect();
     assert_eq!(one.stop(), Some(0));
+    // Each engine is kept busy by a stream, so that neither is the one that is free whenever a question comes.
+    let busy: Vec<_> = (0..2).map(|_| stream(&two, 8000)).collect();
     std::thread::scope(|scope| {
         for (question, expected) in questions.iter().zip(&expected) {
             let two = &two;
@@ -49,8 +51,9 @@ fn two_engines_answer_as_one_does() {
         }
     });
     let (all, each) = metric(&two, "ossmith:engine_requests_total");
-    assert_eq!(all, 12.0);
+    assert_eq!(all, 2.0 + 12.0);
     assert!(each.iter().all(|&requests| requests > 0.0), "{each:?}");
+    drop(busy);
     assert_eq!(metric(&two, "ossmith:engine_up").1, [1.0, 1.0]);
     let (_, info) = two.ask("GET", "/server_info", "", "");
     let info: Value = serde_json::from_str(&info).unwrap();
@@ -110,8 +113,9 @@ fn stream(server: &Server, tokens: usize) -> BufReader<TcpStream> {
 fn streams_are_cancelled_and_drained_in_both_engines() {
     let server = Server::start(&["--data-parallel-size", "2", "--shutdown-timeout", "300"]);
     let dropped: Vec<_> = (0..4).map(|_| stream(&server, 8000)).collect();
-    let (running, each) = metric(&server, "vllm:num_requests_running");
-    assert_eq!((running, each), (4.0, [2.0, 2.0]));
+    server.until("each engine runs two", || {
+        metric(&server, "vllm:num_requests_running") == (4.0, [2.0, 2.0])
+    });
     drop(dropped);
     server.settle();
     assert_eq!(metric(&server, "vllm:num_requests_running").0, 0.0);

@@ -67,13 +67,20 @@ impl Server {
 
     /// Waits until it has no running request.
     pub(crate) fn settle(&self) {
+        self.until("no request runs", || {
+            self.ask("GET", "/load", "", "").1 == "{\"server_load\":0}"
+        });
+    }
+
+    /// Waits until it holds, for two minutes at most.
+    pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
         for _ in 0..2400 {
-            if self.ask("GET", "/load", "", "").1 == "{\"server_load\":0}" {
+            if holds() {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        panic!("requests are still running");
+        panic!("it is still not so that {what}: {}", self.ask("GET", "/metrics", "", "").1);
     }
 
     /// Memory it has in use, where the system says.
@@ -157,7 +164,8 @@ fn hostile_grammars_take_the_server_from_nobody() {
         }
         let stopping = std::time::Instant::now();
         assert_eq!(server.stop(), Some(0));
-        assert!(stopping.elapsed().as_secs() < 15, "it took {:?} to end", stopping.elapsed());
+        // The shutdown's 5 s and no more than what a busy machine adds; the bomb itself would go on for a minute.
+        assert!(stopping.elapsed().as_secs() < 50, "it took {:?} to end", stopping.elapsed());
         return;
     }
 }
@@ -461,13 +469,14 @@ fn many_streams_leave_nothing_behind() {
         server.settle();
         resident.push(server.resident_mib());
     }
-    let (_, metrics) = server.ask("GET", "/metrics", "", "");
-    for gauge in
-        ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"]
-    {
-        let line = format!("{gauge}{{model_name=\"nano\"}} 0");
-        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
-    }
+    let gauges =
+        ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"];
+    let lines = gauges.map(|gauge| format!("{gauge}{{model_name=\"nano\"}} 0"));
+    // A request whose client went away before it was read whole may still come to its end.
+    server.until("all gauges are 0", || {
+        let (_, metrics) = server.ask("GET", "/metrics", "", "");
+        lines.iter().all(|line| metrics.lines().any(|found| found == line))
+    });
 }
 
 /// The README's blocks on serving in this language, with a server's own address.
