@@ -5,24 +5,11 @@ use std::sync::Arc;
 use ossmith_harmony::{encode, special};
 
 use super::tests::{WORDS, may, shared};
-use super::{CallRule, Guide, Rules, begin_channel, bits, next_message, vocabulary};
+use super::{CallRule, Guide, Rules, begin_call, begin_channel, bits, next_message};
 
 /// The ids are written out, so that no constant of the guide can hide a change.
 #[test]
 fn a_forced_call_begins_with_these_tokens() {
-    let call =
-        CallRule { recipient: "functions.trip".to_owned(), arguments: shared(), built_in: false };
-    let rules = Rules { thinking: Some(0), calls: vec![call], must_call: true, ..Rules::default() };
-    let (mut guide, mut mask) = (Guide::new(Arc::new(rules), &[]), vec![0; WORDS]);
-    let mut written = Vec::new();
-    while written.last() != Some(&200_008) {
-        assert!(may(&mut guide, &mut mask));
-        let allowed: Vec<u32> =
-            (0..vocabulary::VOCABULARY as u32).filter(|&id| bits::get(&mask, id)).collect();
-        assert_eq!(allowed.len(), 1, "a choice after {written:?}");
-        written.extend(&allowed);
-        guide.accept(allowed[0]);
-    }
     // ` to=functions.trip<|channel|>commentary <|constrain|>json<|message|>`
     let wanted = [
         encode(" to=functions.trip"),
@@ -31,8 +18,31 @@ fn a_forced_call_begins_with_these_tokens() {
         vec![200_003],
         encode("json"),
         vec![200_008],
-    ];
-    assert_eq!(written, wanted.concat());
+    ]
+    .concat();
+    assert_eq!(begin_call("functions.trip"), wanted);
+    // Where a call is required, a guide allows them, and no answer instead.
+    let call =
+        CallRule { recipient: "functions.trip".to_owned(), arguments: shared(), built_in: false };
+    let rules = Arc::new(Rules {
+        thinking: Some(0),
+        calls: vec![call],
+        must_call: true,
+        ..Rules::default()
+    });
+    let (mut guide, mut mask) = (Guide::new(rules.clone(), &[]), vec![0; WORDS]);
+    for (at, &token) in wanted.iter().enumerate() {
+        assert!(may(&mut guide, &mut mask));
+        assert!(bits::get(&mask, token), "token {at} of {wanted:?}");
+        guide.accept(token);
+    }
+    assert!(may(&mut guide, &mut mask));
+    assert!(bits::get(&mask, encode("{")[0]) && !bits::get(&mask, 200_012), "an empty call");
+    let mut guide = Guide::new(rules, &[]);
+    assert!(may(&mut guide, &mut mask));
+    guide.accept(200_005);
+    assert!(may(&mut guide, &mut mask));
+    assert!(!bits::get(&mask, encode("final")[0]), "an answer instead of a call");
 }
 
 #[test]

@@ -335,3 +335,21 @@ fn load_function(
     }
     Ok((module, function))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_launch_has_the_shared_memory_of_its_plan() {
+        let model = ossmith_models::GPT_OSS_20B.on((9, 0));
+        let bytes = shared_bytes(&model);
+        let infos: Vec<KernelInfo> =
+            model.schedules.iter().flat_map(|schedule| schedule.infos()).collect();
+        assert!(infos.iter().all(|info| bytes[info.name] == info.shared_bytes));
+        let names: std::collections::BTreeSet<_> = infos.iter().map(|info| info.name).collect();
+        assert_eq!(bytes.len(), names.len());
+        // More than a launch gets without asking for it.
+        assert!(bytes.values().any(|&bytes| bytes > 48 << 10), "{bytes:?}");
+    }
+}

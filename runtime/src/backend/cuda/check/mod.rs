@@ -280,6 +280,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_layer_of_each_class_runs_the_kernels_of_all() {
+        let whole = ossmith_models::GPT_OSS_20B;
+        let model = with_one_layer_of_each_class(whole);
+        let windows: Vec<_> = model.spec.layers.iter().map(|layer| layer.window).collect();
+        assert_eq!((windows, model.graph.classes), (vec![Some(128), None], &[0, 1][..]));
+        assert_eq!(model.spec.hidden, whole.spec.hidden);
+        assert_eq!(model.launched().len(), whole.launched().len());
+    }
+
+    #[test]
     fn short_contexts_are_checked_too() {
         let shapes = |context, options: &CheckOptions| {
             let own = ossmith_models::GPT_OSS_20B.on((9, 0));

@@ -331,3 +331,36 @@ fn config(filters: Filters, vocab: usize, random: &mut Random) -> SamplerConfig 
         seed: random.next(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_has_a_combination_of_its_own() {
+        let of = |name: &str| {
+            let found = COMBINATIONS.iter().find(|one| one.name == name);
+            let parts = found.expect("a combination").parts;
+            let Parts { biases, penalties, forbidden, mask, report, given } = parts;
+            [biases, penalties, forbidden, mask, report, given]
+        };
+        let names = ["biases", "penalties", "forbidden tokens", "mask", "report"];
+        for (at, name) in names.into_iter().enumerate() {
+            let alone: [bool; 6] = std::array::from_fn(|part| part == at);
+            assert_eq!(of(name), alone, "{name}");
+        }
+        let both = [false, false, false, false, true, true];
+        assert_eq!(of("report of a given token"), both);
+        assert_eq!(of("greedy"), [false; 6]);
+        let all = [true, true, true, true, true, false];
+        assert_eq!(of("all filters, all changes and a report"), all);
+        let filters: std::collections::BTreeSet<[bool; 3]> = COMBINATIONS
+            .iter()
+            .filter_map(|one| match one.filters {
+                Filters::These(filters) => Some(filters),
+                Filters::Greedy | Filters::Any => None,
+            })
+            .collect();
+        assert_eq!(filters.len(), 8, "every set of filters");
+    }
+}

@@ -93,3 +93,34 @@ fn settings(row: usize) -> SamplerConfig {
         _ => SamplerConfig { temperature: 1.5, top_k: 50, top_p: 0.9, min_p: 0.02, ..sampled },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_values_have_the_moments_of_a_normal_distribution() {
+        let (mut random, count) = (Random(3), 20_000);
+        let values: Vec<f64> = (0..count).map(|_| f64::from(random.normal())).collect();
+        let mean = values.iter().sum::<f64>() / f64::from(count);
+        let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / f64::from(count);
+        // Four uniform numbers have a variance of a third, and three times that is 1.
+        assert!(mean.abs() < 0.05 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
+        assert!(values.iter().all(|x| x.abs() <= 2.0 * 3_f64.sqrt()));
+        assert!((0..1000).all(|_| random.below(7) < 7));
+    }
+
+    #[test]
+    fn rows_use_each_filter_alone_and_all_together() {
+        let rows: Vec<SamplerConfig> = (0..6).map(settings).collect();
+        assert_eq!(rows[0], SamplerConfig::GREEDY);
+        assert!(rows[1..].iter().all(|row| row.temperature > 0.0), "{rows:?}");
+        let used = |row: &SamplerConfig| [row.top_k > 0, row.top_p < 1.0, row.min_p > 0.0];
+        let used: Vec<[bool; 3]> = rows[1..].iter().map(used).collect();
+        let alone = |filter| [0, 1, 2].map(|at| at == filter);
+        assert_eq!(used, [[false; 3], alone(0), alone(1), alone(2), [true; 3]]);
+        let seeds: std::collections::BTreeSet<u64> =
+            (1..30).map(|row| settings(row).seed).collect();
+        assert!(seeds.len() > 20, "rows differ in their seeds");
+    }
+}
