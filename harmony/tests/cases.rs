@@ -88,3 +88,29 @@ fn bad_requests_are_answered_with_an_error() {
         assert!(answer["error"].is_string(), "{request} was answered with {answer}");
     }
 }
+
+#[test]
+fn each_message_of_an_answer_makes_its_item() {
+    use ossmith_harmony::{Message, OutputItem, response_items};
+    let on = |channel: &str, text: &str| Message::assistant(text).on_channel(channel);
+    let answer = [
+        on("analysis", "Hm."),
+        on("commentary", "I look it up."),
+        Message::function_call("f", r#"{"a": 1}"#),
+        // Nobody requested it.
+        Message::tool_call("python", "1 + 1"),
+        on("final", "Two."),
+    ];
+    let reasoning = |text: &str| OutputItem::Reasoning { text: text.to_owned() };
+    let message = |text: &str, phase| OutputItem::Message { text: text.to_owned(), phase };
+    let call =
+        OutputItem::FunctionCall { name: "f".to_owned(), arguments: r#"{"a": 1}"#.to_owned() };
+    let items = [
+        reasoning("Hm."),
+        message("I look it up.", "commentary"),
+        call,
+        reasoning("1 + 1"),
+        message("Two.", "final_answer"),
+    ];
+    assert_eq!(response_items(&answer), items);
+}

@@ -178,6 +178,17 @@ fn a_slow_reader_has_exactly_its_capacity_and_what_was_in_flight() {
 }
 
 #[test]
+fn a_prompt_is_reported_only_if_that_was_requested() {
+    let mut engine = engine(Limits { max_sequences: 2, max_step_tokens: 64, pages: 12 }, 64, 1);
+    for wanted in [None, Some(0), Some(3), None] {
+        let settings = SamplingParams { prompt_logprobs: wanted, ..params(1, 4) };
+        let request = Request::new(prompt(100, 0), settings);
+        let answer = engine.complete(vec![request]).unwrap().remove(0);
+        assert_eq!(answer.prompt.logprobs.is_empty(), wanted.is_none(), "{wanted:?}");
+    }
+}
+
+#[test]
 fn stop_tokens_end_an_answer_unless_they_are_ignored() {
     assert!(!SamplingParams::default().ignore_eos && !SamplingParams::greedy().ignore_eos);
     let run = |settings: SamplingParams| -> Completion {
