@@ -83,12 +83,6 @@ const ROOMS: [Room; 12] = [
         wider: &["ossmith-server"],
     },
     Room {
-        name: "guide",
-        package: "ossmith-guide",
-        files: &["runtime/guide/src/**"],
-        wider: &["ossmith-server"],
-    },
-    Room {
         name: "server",
         package: "ossmith-server",
         files: &["runtime/server/src/**"],
