@@ -122,9 +122,7 @@ impl Job {
         let Ok(_slot) = self.app.batches.running.acquire(self.tenant).await else { return };
         let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
         let most_bytes = self.app.config.body_bytes;
-        let checked = move || check(&input, &endpoint, most_bytes);
-        let checked = tokio::task::spawn_blocking(checked).await;
-        let total = match checked {
+        let total = match aside(move || check(&input, &endpoint, most_bytes)).await {
             Ok(Ok(total)) => total,
             Ok(Err(errors)) => return self.fail(errors),
             Err(_) => return self.fail(vec![error("the batch could not be read")]),

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::backend::EngineControl;
 use crate::error::{ApiError, Result, json_body};
+use crate::extract::aside;
 use crate::state::AppState;
 
 pub(crate) async fn pause(
@@ -81,6 +82,5 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&dyn EngineControl) -> ossmith::Result<T> + Send + 'static,
 ) -> Result<T> {
     let app = Arc::clone(app);
-    let done = tokio::task::spawn_blocking(move || Ok(work(control(&app)?)?));
-    done.await.unwrap_or_else(|_| Err(ApiError::internal("the engine's answer was lost")))
+    aside(move || Ok(work(control(&app)?)?)).await?
 }
