@@ -5,9 +5,9 @@ use std::thread;
 
 use ossmith::{Allowed, MaskSource, TokenMask};
 
-use super::Guide;
 use super::constraint::Constraint;
 use super::grammar::{Compiled, STACK_BYTES, compile_on_this_thread};
+use super::{Guide, mask_clock};
 
 /// Why a constraint cannot be enforced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +20,8 @@ pub struct Unenforceable(String);
 /// # Errors
 /// [`Unenforceable`] names the limit that the constraint is over, or what in it cannot be enforced.
 pub fn compile(constraint: &Constraint) -> Result<Compiled, Unenforceable> {
+    // Otherwise the first mask would start it, on a thread that yields, and so would the clock.
+    mask_clock::start();
     // Compiling recurses as deep as the constraint is nested.
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
