@@ -228,7 +228,7 @@ struct Work {
     budget: Duration,
 }
 
-/// The same, and the news that there is some.
+/// What the helper is at work on, if anything, and a signal that it has begun.
 #[derive(Default)]
 struct AtWork {
     work: Mutex<Option<Work>>,

@@ -265,7 +265,7 @@ impl Guide {
     }
 }
 
-/// A message that has prefill.
+/// What a message is, by its header.
 enum Opened {
     Reasoning,
     Final,

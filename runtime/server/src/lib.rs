@@ -4,8 +4,8 @@
 //! engine, [`stub`] a scripted one. Imports go one way: `router` and `routes`; the APIs `chat`, `completions`, `responses`, `messages`
 //! and `ollama`; `answer`, which writes answers with choices; `turn`, which prepares and parses one assistant turn; `options`, `guide` and
 //! `mask`, which are what a request allows; `generation`; `backend`. Not here: tokenizing and the harmony format
-//! (`ossmith-harmony`), batching and sampling (`ossmith`), what a grammar
-//! allows (`ossmith-guide`), flags (the command).
+//! (`ossmith-harmony`), batching and sampling (`ossmith`), what a grammar allows (`ossmith-guide`), flags
+//! (the command).
 
 #![forbid(unsafe_code)]
 
