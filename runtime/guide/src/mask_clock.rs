@@ -10,7 +10,7 @@ use llguidance::CancellationHandle;
 /// Processor time of one mask.
 pub const MASK_CPU: Duration = Duration::from_millis(200);
 /// Time of one mask by the clock, for a machine that has more to do than it can: a mask yields to steps.
-const MASK_TIME: Duration = Duration::from_secs(30);
+const MASK_TIME: Duration = Duration::from_secs(150);
 /// How often masks are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// Ticks without a mask after which the thread sleeps.

@@ -128,13 +128,16 @@ impl EnginePool {
         self.on_running(EngineHandle::unpause)
     }
 
-    /// [`EngineHandle::sleep`], of all engines at once; those that have failed are passed over.
+    /// [`EngineHandle::sleep`], of one engine after the other, once all are paused; those that have failed are passed over.
     ///
     /// # Errors
-    /// As [`EngineHandle::sleep`].
+    /// As [`EngineHandle::sleep`]: then all are paused and awake.
     pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Result<()> {
         self.pause(mode)?;
-        self.on_running(|engine| engine.sleep(level, PauseMode::Keep))
+        self.on_running(|engine| engine.sleep(level, PauseMode::Keep)).or_else(|why| {
+            self.wake().and_then(|()| self.pause(PauseMode::Keep))?;
+            Err(why)
+        })
     }
 
     /// [`EngineHandle::wake`], of all engines; those that have failed are passed over.

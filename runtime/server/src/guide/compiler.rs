@@ -34,7 +34,7 @@ const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 2;
 const MAX_HELPERS: usize = 4;
 /// How long a compilation that was tried out may take before its thread is left alone, on a machine that has more to do than
 /// it can.
-const ABANDON: Duration = Duration::from_secs(300);
+const ABANDON: Duration = Duration::from_secs(1500);
 /// How often a thread without work looks for grammars that nobody wants any more.
 const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.

@@ -25,12 +25,13 @@ pub(crate) async fn update(
         Ok(PathBuf::from(info.required_string("path")?))
     };
     let path = body.read(&app, read).await?;
-    // An engine that cannot read the files goes on as before, and the request is at fault.
+    // The files are the caller's: what is wrong with them is wrong with the request.
     let updated = blocking(&app, move |engine| match engine.update_weights(&path) {
-        Err(stopped @ (Error::ShutDown | Error::Stopped { .. })) => Err(stopped),
-        updated => Ok(updated),
+        Err(why @ (Error::Checkpoint { .. } | Error::File { .. } | Error::Weight { .. })) => {
+            Ok(Err(ApiError::bad("update_info", why.to_string())))
+        }
+        updated => updated.map(Ok),
     });
-    let wrong = |error: Error| ApiError::bad("update_info", error.to_string());
-    let count = updated.await?.map_err(wrong)?;
+    let count = updated.await??;
     Ok(json_body(&json!({"message": "Weights updated", "weights": count})))
 }
