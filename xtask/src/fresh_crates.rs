@@ -2,7 +2,7 @@
 //! axum application that has every API of the server beside a page of its own. Each is built from nothing and used.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -140,6 +140,6 @@ fn cargo(folder: &Path) -> Command {
     command
 }
 
-fn write(path: &PathBuf, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     at(path, fs::write(path, text))
 }

@@ -1,6 +1,6 @@
 //! The documents as a site, by `tools/site.py` and MkDocs, which checks what their links name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::python;
@@ -23,7 +23,7 @@ pub(crate) fn fetch() -> Result<PathBuf> {
 }
 
 /// Writes `target/site/`.
-pub(crate) fn build(python: &PathBuf) -> Result<()> {
+pub(crate) fn build(python: &Path) -> Result<()> {
     let script = root().join("tools/site.py");
     run(Command::new(python).arg(script).arg(target("site-source")).arg(target("site")))
 }
