@@ -71,8 +71,7 @@ pub(crate) fn build_program(linked: Linked) -> Result<PathBuf> {
     Ok(kept)
 }
 
-/// Zig's C compiler from PyPI as a linker for [`GLIBC`], by the filter of arguments that cargo-zigbuild has. The file's name tells
-/// rustc that it is a compiler.
+/// Zig's C compiler from PyPI as a linker for [`GLIBC`], by the filter of arguments that cargo-zigbuild has.
 fn zig() -> Result<PathBuf> {
     let python = python::ours()?;
     let program = target("py").join("bin/cargo-zigbuild");
