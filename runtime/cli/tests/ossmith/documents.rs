@@ -2,7 +2,6 @@
 //! (experiments, results, the changelog) are left out.
 
 use std::path::Path;
-use std::process::Command;
 
 use clap::error::ErrorKind;
 
@@ -61,14 +60,26 @@ fn tasks_of_documents_are_tasks() {
     assert!(offences.is_empty(), "documents show what is no task: {offences:#?}");
 }
 
-/// The repository's documents.
+/// The repository's documents, found without git, which a packed copy of the sources does not have.
 fn documents() -> Vec<String> {
-    let listed =
-        Command::new("git").args(["ls-files", "*.md"]).current_dir(root()).output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let current = listed.lines().filter(|path| !RECORDS.iter().any(|of| path.starts_with(of)));
-    let documents: Vec<String> = current.map(str::to_owned).collect();
+    let (mut documents, mut folders) = (Vec::new(), vec![String::new()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let path = format!("{folder}{name}");
+            if entry.file_type().unwrap().is_dir() {
+                // What is built or hidden is no document.
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(format!("{path}/"));
+                }
+            } else if name.ends_with(".md") && !RECORDS.iter().any(|of| path.starts_with(of)) {
+                documents.push(path);
+            }
+        }
+    }
     assert!(documents.len() > 20 && documents.iter().any(|path| path == "README.md"));
+    documents.sort();
     documents
 }
 
