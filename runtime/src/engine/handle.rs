@@ -435,9 +435,13 @@ impl Worker {
                 self.pausing.push(reply);
                 if mode == PauseMode::Abort {
                     let events = self.engine.abort_all();
-                    self.deliver(events);
+                    if let Some(end) = self.publish(events) {
+                        return Some(end);
+                    }
                 }
-                if mode == PauseMode::Wait && self.engine.is_running() {
+                // No step of an engine that is paused already could finish what it keeps.
+                let can_finish = !self.shared.paused.load(Ordering::Acquire);
+                if mode == PauseMode::Wait && can_finish && self.engine.is_running() {
                     self.engine.set_admission(false);
                     return None;
                 }

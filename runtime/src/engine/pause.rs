@@ -13,7 +13,7 @@ pub enum PauseMode {
     /// All end at once, with [`FinishReason::Cancelled`].
     #[default]
     Abort,
-    /// Those that run are finished first; those that wait are kept.
+    /// Those that run are finished first; those that wait are kept. Where steps are paused already, all are kept.
     Wait,
     /// All are kept, and go on when the engine is resumed.
     Keep,

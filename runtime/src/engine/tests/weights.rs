@@ -113,3 +113,21 @@ fn a_pause_that_waits_can_be_taken_back() {
         assert_eq!(ended(request), (5, Some(FinishReason::Length)));
     }
 }
+
+#[test]
+fn a_paused_engine_is_paused_again_without_a_step() {
+    let (handle, mut worker, requests) = four_requests();
+    for mode in [PauseMode::Keep, PauseMode::Wait] {
+        let (reply, paused) = channel();
+        assert!(worker.execute(Command::Pause(mode, reply)).is_none());
+        assert!(handle.is_paused() && paused.try_recv().is_ok(), "{mode:?}");
+    }
+    let (reply, unpaused) = channel();
+    assert!(worker.execute(Command::Unpause(reply)).is_none() && unpaused.try_recv().is_ok());
+    while handle.metrics().running + handle.metrics().waiting > 0 {
+        assert!(worker.iterate().is_none());
+    }
+    for request in requests {
+        assert_eq!(ended(request), (5, Some(FinishReason::Length)));
+    }
+}
