@@ -264,7 +264,9 @@ impl MaskThreads {
             yield_thread(quick.id.load(Ordering::Relaxed));
         }
         self.quick = Some(next);
-        // The one that was overtaken may be waiting for work by now, and would take the news of it from its successor.
+        // The one that was overtaken may be waiting for work by now, and would take the news of it from its successor. The lock
+        // lets it begin to wait before it is notified, if it looked before it was overtaken.
+        drop(lock(&self.shared.jobs));
         self.shared.quick_work.notify_all();
     }
 
