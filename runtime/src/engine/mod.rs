@@ -272,6 +272,11 @@ impl Engine {
     /// finished requests are ignored.
     pub fn cancel(&mut self, request: RequestId) {
         self.scheduler.cancel(request);
+        self.settle_ended();
+    }
+
+    /// Frees the masks of samples that have ended without a step, and counts those that are left.
+    fn settle_ended(&mut self) {
         self.masks.discard(std::mem::take(&mut self.scheduler.ended_masks));
         self.scheduler.update_gauges();
     }

@@ -33,7 +33,7 @@ impl Engine {
     /// Ends all requests.
     pub(super) fn abort_all(&mut self) -> Vec<TokenEvent> {
         let events = self.scheduler.end_all(&FinishReason::Cancelled);
-        self.scheduler.update_gauges();
+        self.settle_ended();
         events
     }
 
@@ -49,14 +49,14 @@ impl Engine {
                 Err(failure) => events.extend(self.fail(failure)),
             }
         }
-        self.scheduler.update_gauges();
+        self.settle_ended();
         Ok(events)
     }
 
     /// Ends the requests whose deadline has passed.
     pub(super) fn expire(&mut self) -> Vec<TokenEvent> {
         let events = self.scheduler.expire(self.clock.now());
-        self.scheduler.update_gauges();
+        self.settle_ended();
         events
     }
 
