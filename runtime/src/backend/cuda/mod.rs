@@ -301,6 +301,25 @@ impl CudaBackend {
         }
     }
 
+    /// Frees the memory that a sleeping device does without; those weights that are to be kept were copied before.
+    fn free_memory(&mut self) {
+        self.pass.cache.release();
+        self.pass.weights.clear();
+        self.pass.shadow = None;
+    }
+
+    /// Takes the memory again, if it was freed.
+    fn take_memory(&mut self) -> Result<()> {
+        let Some(released) = &self.released else { return Ok(()) };
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        let Pass { model, stream, kernels, weights, cache, shadow, .. } = &mut self.pass;
+        *cache = DeviceCache::new(&self.context, &model.rank_spec(), &self.limits)?;
+        weights.restore(&self.context, released)?;
+        *shadow = Shadow::new(&self.context, stream, kernels, model, weights)?;
+        self.released = None;
+        Ok(())
+    }
+
     /// Sends a step's words.
     fn send(&self, staging: &Staging) -> Result<()> {
         staging.words.copy_to(&self.pass.stream, staging.device_range(), self.words.ptr())?;
@@ -455,23 +474,19 @@ impl Backend for CudaBackend {
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
         self.synchronize()?;
         let kept = level == SleepLevel::One;
-        self.released = Some(self.pass.weights.release(kept)?);
-        self.pass.cache.release();
-        self.pass.shadow = None;
+        self.released = Some(self.pass.weights.released(kept)?);
+        self.free_memory();
         self.graphs.clear();
         self.has_sampled.fill(false);
         Ok(!kept)
     }
 
     fn wake(&mut self) -> Result<()> {
-        let Some(released) = &self.released else { return Ok(()) };
-        self.context.bind_to_thread().map_err(device_error("select the device"))?;
-        let Pass { model, stream, kernels, weights, cache, shadow, .. } = &mut self.pass;
-        *cache = DeviceCache::new(&self.context, &model.rank_spec(), &self.limits)?;
-        weights.restore(&self.context, released)?;
-        *shadow = Shadow::new(&self.context, stream, kernels, model, weights)?;
-        self.released = None;
-        Ok(())
+        let woken = self.take_memory();
+        if woken.is_err() {
+            self.free_memory();
+        }
+        woken
     }
 
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()> {

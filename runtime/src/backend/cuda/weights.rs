@@ -133,8 +133,8 @@ impl DeviceWeights {
         Ok(())
     }
 
-    /// Frees all weights, and returns what [`DeviceWeights::restore`] needs: their bytes, if they are `kept`.
-    pub(super) fn release(&mut self, kept: bool) -> Result<ReleasedWeights> {
+    /// What [`DeviceWeights::restore`] needs: the bytes of all weights, if they are `kept`.
+    pub(super) fn released(&self, kept: bool) -> Result<ReleasedWeights> {
         let mut released = Vec::with_capacity(self.placed.len());
         for layers in &self.placed {
             let release = |placed: &Placed| {
@@ -149,8 +149,12 @@ impl DeviceWeights {
             };
             released.push(layers.iter().map(release).collect::<Result<_>>()?);
         }
-        self.placed.clear();
         Ok(ReleasedWeights(released))
+    }
+
+    /// Frees all weights. They cannot be used afterwards.
+    pub(super) fn clear(&mut self) {
+        self.placed.clear();
     }
 
     /// Places weights again: with the bytes that were kept, or zero.
