@@ -36,8 +36,7 @@ impl TensorFile {
 
     /// Reads a whole file, which may change afterwards.
     pub(super) fn read(path: &Path) -> Result<TensorFile> {
-        let failed = |source| Error::File { action: "read", path: path.to_owned(), source };
-        TensorFile::with_content(path, Content::InMemory(std::fs::read(path).map_err(failed)?))
+        TensorFile::with_content(path, content::read(path, "a safetensors file")?)
     }
 
     /// Reads a file that is not on disk; errors show `name` as its path.

@@ -99,4 +99,7 @@ fn updates_that_are_no_weights_of_the_model_are_refused() {
         let named = parts.iter().chain([&UPDATE]).all(|part| refused.contains(part));
         assert!(named, "{parts:?} is not in: {refused}");
     }
+    let device = base.updated_shapes("/dev/null".as_ref(), &SPEC, &GRAPH);
+    let refused = device.expect_err("not a file").to_string();
+    assert!(refused.contains("not a regular file"), "{refused}");
 }
