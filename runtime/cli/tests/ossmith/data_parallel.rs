@@ -52,7 +52,7 @@ fn two_engines_answer_as_one_does() {
     });
     let (all, each) = metric(&two, "ossmith:engine_requests_total");
     assert_eq!(all, 2.0 + 12.0);
-    assert!(each.iter().all(|&requests| requests > 0.0), "{each:?}");
+    assert!(each.iter().all(|&requests| requests > 1.0), "{each:?}");
     drop(busy);
     assert_eq!(metric(&two, "ossmith:engine_up").1, [1.0, 1.0]);
     let (_, info) = two.ask("GET", "/server_info", "", "");
