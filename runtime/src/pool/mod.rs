@@ -137,7 +137,9 @@ impl EnginePool {
         self.on_running(|engine| engine.sleep(level, PauseMode::Keep)).or_else(|why| {
             self.wake().and_then(|()| self.pause(PauseMode::Keep))?;
             Err(why)
-        })
+        })?;
+        self.shared.loads().reset_prefixes();
+        Ok(())
     }
 
     /// [`EngineHandle::wake`], of all engines; those that have failed are passed over.
@@ -163,6 +165,7 @@ impl EnginePool {
     pub fn update_weights(&self, path: &Path) -> Result<usize> {
         let mut count = 0;
         self.on_running(|engine| engine.update_weights(path).map(|replaced| count = replaced))?;
+        self.shared.loads().reset_prefixes();
         Ok(count)
     }
 
