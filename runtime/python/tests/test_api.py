@@ -181,6 +181,8 @@ def ctrl_c_ends_a_call() -> None:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell has what it starts in the background ignore Ctrl-C, and Python leaves that as it is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
