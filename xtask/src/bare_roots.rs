@@ -100,13 +100,13 @@ fn alpine_root(given: Option<PathBuf>) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A command in a root of its own, with /proc, which nothing outside sees.
+/// A command in a root of its own, with the /proc and /dev that every system has, which nothing outside sees.
 fn within(root: &Path, words: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]);
     let root = root.display();
     command.arg(format!(
-        "mount -t proc proc '{root}/proc' && exec chroot '{root}' /usr/bin/env -i HOME=/root PATH=/usr/local/bin:/usr/bin:/bin {words}"
+        "mount -t proc proc '{root}/proc' && mount --rbind /dev '{root}/dev' && exec chroot '{root}' /usr/bin/env -i HOME=/root PATH=/usr/local/bin:/usr/bin:/bin {words}"
     ));
     command
 }
@@ -122,7 +122,7 @@ fn use_in(root: &Path, program: &Path, what: &str) -> Result<()> {
 
     let server = "ossmith serve --backend cpu --port 0 --host 127.0.0.1";
     let mut child = within(root, server)
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .map_err(|why| format!("cannot start unshare: {why}"))?;
     let used = use_server(&mut child);
@@ -135,18 +135,16 @@ fn use_in(root: &Path, program: &Path, what: &str) -> Result<()> {
 }
 
 fn use_server(child: &mut Child) -> Result<()> {
-    let lines = BufReader::new(child.stderr.take().ok_or("a server without its log")?);
-    let mut address = None;
-    let mut lines = lines.lines();
-    while let (None, Some(Ok(line))) = (&address, lines.next()) {
-        address = line.split("http://").nth(1).map(|rest| {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-            rest[..end.unwrap_or(rest.len())].to_owned()
-        });
-    }
-    // A log that nobody reads fills its pipe.
-    std::thread::spawn(move || lines.for_each(drop));
+    let output = child.stdout.take().ok_or("a server without its output")?;
+    let mut lines = BufReader::new(output).lines().map_while(|line| line.ok());
+    let address = lines.find_map(|line| {
+        let rest = line.split("http://").nth(1)?;
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+        Some(rest[..end.unwrap_or(rest.len())].to_owned())
+    });
     let address = address.ok_or("the server ended before it had an address")?;
+    // An output that nobody reads fills its pipe.
+    std::thread::spawn(move || lines.for_each(drop));
     let health = request(&address, "GET /health HTTP/1.0\r\n\r\n")?;
     expect(health.starts_with("HTTP/1.0 200"), "health", &health)?;
     // A regular expression is tried out by the program's second process.
