@@ -23,8 +23,15 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        // The library completes hidden commands too, so the script is of the same command without them.
+        let whole = Cli::command();
+        let shown = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+        let mut command = clap::Command::new("ossmith")
+            .version(env!("CARGO_PKG_VERSION"))
+            .args(whole.get_arguments().cloned())
+            .subcommands(shown);
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "ossmith", &mut script);
+        clap_complete::generate(self.shell, &mut command, "ossmith", &mut script);
         // The library panics where it cannot write.
         Ok(std::io::stdout().lock().write_all(&script)?)
     }

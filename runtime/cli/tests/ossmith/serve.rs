@@ -165,7 +165,7 @@ fn hostile_grammars_take_the_server_from_nobody() {
         let stopping = std::time::Instant::now();
         assert_eq!(server.stop(), Some(0));
         // The shutdown's 5 s, and what a busy machine adds.
-        assert!(stopping.elapsed().as_secs() < 50, "it took {:?} to end", stopping.elapsed());
+        assert!(stopping.elapsed().as_secs() < 15, "it took {:?} to end", stopping.elapsed());
         return;
     }
 }

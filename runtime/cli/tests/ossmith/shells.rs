@@ -52,6 +52,7 @@ fn bash_completes_commands_flags_and_values() {
     for name in commands() {
         assert!(first.contains(&name), "{name} is not among {first:?}");
     }
+    assert!(first.iter().all(|word| word != "grammar-helper"), "it is hidden: {first:?}");
     assert_eq!(complete(&["ossmith", "ser"]), ["serve"]);
     assert_eq!(complete(&["ossmith", "kernels", "comp"]), ["compile"]);
     assert_eq!(complete(&["ossmith", "serve", "--tensor-par"]), ["--tensor-parallel-size"]);
