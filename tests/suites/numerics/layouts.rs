@@ -7,7 +7,7 @@ use std::process::Command;
 
 use ossmith::unstable::export::ExportOptions;
 use ossmith::{CheckpointOptions, ExpertStorage};
-use ossmith_tests::bounds::{Profile, rel_l2};
+use ossmith_tests::bounds::{F32, Profile, rel_l2};
 use ossmith_tests::drive::{Feed, Rows};
 use ossmith_tests::fixture::Fixture;
 use ossmith_tests::{not_checked, reference, root};
@@ -40,8 +40,9 @@ const EXACT: [&str; 18] = [
 /// values that are already of 8 or 4 bits no more.
 const QUANTISED: [&str; 3] = ["gaussian-fused", "fp8-experts", "nf4-experts"];
 
-/// Experts in bf16: what is left is rounding 8-bit and 4-bit values times a scale to bf16, at most 2^-9 each. At that distance
-/// two logits of some hundred rows change by 0.05 against each other, so a best token is one by twice as much.
+/// Experts in bf16 that are stored in 8 or 4 bits: what is left is rounding those times a scale to bf16, at most 2^-9 each. At
+/// that distance the fixtures' logits, of about 3, change by 0.016 each and two by 0.02 against each other, so a best token is
+/// one by more than four times that.
 const BF16_EXPERTS: Profile =
     Profile { name: "bf16 experts", rel_l2: 5e-3, kl: 1e-4, top1: 1.0, margin: 0.1 };
 /// Experts in MXFP4: how far the residual after the first layer may be, whose routes do not depend on experts. Gate, up and
@@ -87,7 +88,9 @@ fn layouts_of_published_checkpoints() {
             let expected = fixture.expected.f32("logits");
             if experts == ExpertStorage::Bf16 {
                 let width = loaded.model.spec.vocab;
-                BF16_EXPERTS.assert_logits(&what, expected, &rows.logits, width);
+                // What is stored in bf16 stays as it is.
+                let profile = if layout == "gaussian-fused" { F32 } else { BF16_EXPERTS };
+                profile.assert_logits(&what, expected, &rows.logits, width);
             }
             let residual = rel_l2(fixture.expected.f32("resid.0"), &rows.layers[0].residual);
             assert!(residual < MXFP4_RESIDUAL, "{what}: {residual}");
