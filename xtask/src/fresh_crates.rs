@@ -35,12 +35,19 @@ const CRATES: [Fresh; 2] = [
     },
 ];
 
-/// Builds and runs each, and prints how many crates it has and how long it took.
+/// Builds and runs those with these names, or all, and prints how many crates each has and how long it took.
 ///
 /// # Errors
-/// What cannot be built, or an answer that is not what was expected.
-pub(crate) fn check() -> Result<()> {
+/// A name that none has, what cannot be built, or an answer that is not what was expected.
+pub(crate) fn check(names: &[&str]) -> Result<()> {
+    let all = CRATES.map(|fresh| fresh.name);
+    if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
+        return Err(format!("there is no fresh crate `{unknown}`: {}", all.join(", ")));
+    }
     for Fresh { name, dependencies, source, want } in CRATES {
+        if !names.is_empty() && !names.contains(&name) {
+            continue;
+        }
         let folder = target("fresh").join(name);
         if folder.exists() {
             at(&folder, fs::remove_dir_all(&folder))?;

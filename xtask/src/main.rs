@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         ["images"] => images::fetch().and_then(|linter| images::check(&linter)),
         ["release", rest @ ..] => release::pack(rest),
         ["bare-roots", rest @ ..] => bare_roots::check(rest),
-        ["fresh-crates"] => fresh_crates::check(),
+        ["fresh-crates", rest @ ..] => fresh_crates::check(rest),
         ["gpu-bundle"] => gpu_bundle::pack(),
         other => Err(format!("there is no task `{}`\n\n{HELP}", other.join(" "))),
     };
