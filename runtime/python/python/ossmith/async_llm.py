@@ -56,7 +56,7 @@ class AsyncLLM:
         )
         self._native = _engine.load(options, vllm_options, show_progress)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[int, _Wait] = {}
+        self._waits: dict[int, _Wait] = {}
         self._running: dict[str, Any] = {}
 
     async def generate(
@@ -81,20 +81,23 @@ class AsyncLLM:
         self._running[name] = stream
         loop = asyncio.get_running_loop()
         whole_only = params.output_kind is RequestOutputKind.FINAL_ONLY
+        poll, add = stream.poll, state.add
+        self._waits[stream.id] = wait = _Wait(loop)
         try:
-            while not state.finished:
-                events = stream.poll()
+            while True:
+                events = poll()
                 if events is None:
                     raise EngineStoppedError(self._native.failure() or "the request ended early")
                 if not events:
-                    self._waiting[stream.id] = wait = _Wait(loop)
                     await wait
                     continue
-                state.add(events)
-                if state.finished or not whole_only:
+                finished = add(events)
+                if finished or not whole_only:
                     yield state.output()
+                if finished:
+                    return
         finally:
-            self._waiting.pop(stream.id, None)
+            self._waits.pop(stream.id, None)
             self._running.pop(name, None)
             stream.cancel()
             _log.flush()
@@ -172,15 +175,16 @@ class AsyncLLM:
         self._loop = loop
 
     def _wake(self) -> None:
-        waiting = self._waiting
+        waits = self._waits
         for stream in self._native.take_wakeups():
-            wait = waiting.pop(stream, None)
+            wait = waits.get(stream)
             if wait is not None:
                 wait.end()
 
 
 class _Wait:
-    """What a task awaits until its stream has events: a future by the protocol of tasks, whose end has the task go on at once.
+    """What a task awaits until its stream has events, as often as it has none: a future by the protocol of tasks, whose end has
+    the task go on at once.
 
     The end of an :class:`asyncio.Future` is passed on by the loop's next round, which costs every token a further system call.
     """
@@ -196,8 +200,8 @@ class _Wait:
 
     def __await__(self) -> Generator[_Wait, None, None]:
         self._asyncio_future_blocking = True
+        # The task reads the result, and throws what that raises.
         yield self
-        self.result()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop

@@ -105,10 +105,11 @@ class RequestState:
         self._samples = [_empty(index, params) for index in range(params.n)]
         self._unfinished = params.n
 
-    def add(self, events: list[_ossmith.Event]) -> None:
-        """Takes events in their order."""
+    def add(self, events: list[_ossmith.Event]) -> bool:
+        """Takes events in their order; returns whether all answers are complete."""
+        samples = self._samples
         for sample, token, text, logprobs, prompt, finish, detail in events:
-            output = self._samples[sample]
+            output = samples[sample]
             if token is not None:
                 output.token_ids.append(token)
             if text:
@@ -120,6 +121,7 @@ class RequestState:
                 self._add_prompt(prompt)
             if finish is not None:
                 self._end(output, finish, detail)
+        return self._unfinished == 0
 
     @property
     def finished(self) -> bool:
