@@ -10,11 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::debian;
-use crate::release::{GLIBC, Linked, build_program};
+use crate::release::{Built, GLIBC, Linked, build_program};
 use crate::shell::{Result, at, capture, run, target};
 
-/// The oldest Debian that its mirrors still have.
+/// A Debian that is older than what the programs are built on.
 const DEBIAN: &str = "bullseye";
+/// Where it is, and where Debian moves it when its support has ended.
+const MIRRORS: [&str; 2] = ["http://deb.debian.org/debian", "http://archive.debian.org/debian"];
 /// Alpine's archive of a root, and its SHA-256.
 const ALPINE: &str = "https://dl-cdn.alpinelinux.org/alpine/v3.20/releases/x86_64/alpine-minirootfs-3.20.3-x86_64.tar.gz";
 const ALPINE_SHA256: &str = "d4e6fd67dcf75e40c451560ac7265166c2b72a0f38ddc9aae756a7de3d1efa0c";
@@ -38,8 +40,9 @@ pub(crate) fn check(words: &[&str]) -> Result<()> {
             other => return Err(format!("`{other}` is not known here: {HELP}")),
         }
     }
-    let program = program.map_or_else(|| build_program(Linked::Glibc), Ok)?;
-    let static_program = static_program.map_or_else(|| build_program(Linked::Static), Ok)?;
+    let program = program.map_or_else(|| build_program(Linked::Glibc, Built::Whole), Ok)?;
+    let static_program =
+        static_program.map_or_else(|| build_program(Linked::Static, Built::Whole), Ok)?;
     println!("{} needs glibc {}", program.display(), needed_glibc(&program)?);
     let (debian, alpine) = (debian_root()?, alpine_root(archive)?);
     use_in(&debian, &program, "Debian 11, linked with glibc")?;
@@ -71,10 +74,21 @@ fn debian_root() -> Result<PathBuf> {
     if done.exists() {
         return Ok(folder);
     }
-    let tools = debian::unpack("debootstrap", &target("roots/debootstrap"))?;
+    let tools =
+        debian::unpack(&["debootstrap", "debian-archive-keyring"], &target("roots/debootstrap"))?;
+    let is_there = |mirror: &&str| {
+        let release = format!("{mirror}/dists/{DEBIAN}/Release");
+        capture(Command::new("curl").args(["-fsSIL", "--max-time", "60", &release])).is_ok()
+    };
+    let mirror = MIRRORS.into_iter().find(is_there);
+    let mirror = mirror.ok_or_else(|| {
+        format!("neither of {} has {DEBIAN} (is there a network?)", MIRRORS.join(", "))
+    })?;
     let mut make = Command::new(tools.join("usr/sbin/debootstrap"));
     make.env("DEBOOTSTRAP_DIR", tools.join("usr/share/debootstrap"));
-    make.args(["--variant=minbase", DEBIAN]).arg(&folder).arg("http://deb.debian.org/debian");
+    // Without a keyring it would take packages of anybody's.
+    make.arg("--keyring").arg(tools.join("usr/share/keyrings/debian-archive-keyring.gpg"));
+    make.args(["--variant=minbase", DEBIAN]).arg(&folder).arg(mirror);
     run(&mut make)?;
     at(&done, fs::write(&done, DEBIAN))?;
     Ok(folder)

@@ -54,9 +54,9 @@ fn fetch(program: &str, folder: &Path, packages: &[&str], libraries: &Path) -> R
     Ok(())
 }
 
-/// Fetches one package from Debian and unpacks it; returns the folder that it is in.
-pub(crate) fn unpack(package: &str, folder: &Path) -> Result<PathBuf> {
-    unpack_all(package, &[package], folder)?;
+/// Fetches packages from Debian and unpacks them; returns the folder that they are in.
+pub(crate) fn unpack(packages: &[&str], folder: &Path) -> Result<PathBuf> {
+    unpack_all(&packages.join(" and "), packages, folder)?;
     Ok(folder.join("root"))
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::release::{self, Linked};
+use crate::release::{self, Built, Linked};
 use crate::shell::{Result, at, capture, root, target};
 
 /// Keeps the bundle small enough to copy over a slow network.
@@ -18,7 +18,7 @@ pub(crate) fn pack() -> Result<()> {
     }
     at(&bundle, fs::create_dir_all(&bundle))?;
 
-    copy(&release::build_program(Linked::Here)?, &bundle.join("ossmith"))?;
+    copy(&release::build_program(Linked::Here, Built::Whole)?, &bundle.join("ossmith"))?;
 
     let tests = root().join("tests");
     copy(&tests.join("gpu/run.sh"), &bundle.join("run.sh"))?;

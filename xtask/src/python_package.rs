@@ -48,12 +48,17 @@ pub(crate) fn check() -> Result<()> {
     run(Command::new(python()).arg(source().join("tests/run.py")))
 }
 
-/// Builds the wheel that users get, into this folder. It needs the C library that this machine has, or a later one.
-pub(crate) fn build_release(out: &Path) -> Result<()> {
+/// Builds the wheel that users get, or with `rehearsal` one that is not optimised, into this folder. It needs the C library that
+/// this machine has, or a later one.
+pub(crate) fn build_release(out: &Path, rehearsal: bool) -> Result<()> {
     fetch()?;
     let mut build = Command::new(environment().join("bin/maturin"));
-    build.args(["build", "--quiet", "--release", "--locked", "--strip", "--out"]);
-    run(build.arg(out).current_dir(source()))
+    build.args(["build", "--quiet", "--locked", "--strip"]);
+    match rehearsal {
+        true => build.args(["--features", "share-test-builds"]),
+        false => build.arg("--release"),
+    };
+    run(build.arg("--out").arg(out).current_dir(source()))
 }
 
 fn source() -> PathBuf {

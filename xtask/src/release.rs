@@ -25,7 +25,8 @@ const COMPLETIONS: [(&str, &str); 3] =
 const ZIG: [&str; 2] = ["cargo-zigbuild==0.24.1", "ziglang==0.17.1"];
 /// The oldest C library that the program runs with: the one that Rust's standard library needs.
 pub(crate) const GLIBC: &str = "2.17";
-const HELP: &str = "cargo xtask release [--program FILE] [--static-program FILE] [--without-wheel]";
+const HELP: &str =
+    "cargo xtask release [--rehearsal] [--program FILE] [--static-program FILE] [--without-wheel]";
 
 /// How the program is linked.
 #[derive(Clone, Copy, Debug)]
@@ -38,22 +39,33 @@ pub(crate) enum Linked {
     Static,
 }
 
+/// How far it is optimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Built {
+    /// As users get it.
+    Whole,
+    /// With what `cargo build` has compiled already: to try the other steps in minutes.
+    Rehearsal,
+}
+
 /// Builds the program for any x86-64, without symbols. It chooses its SIMD paths at run time, and loads CUDA then. All is compiled
 /// once; the programs differ in how they are linked.
-pub(crate) fn build_program(linked: Linked) -> Result<PathBuf> {
-    let mut build = cargo(&[
-        "rustc",
-        "--locked",
-        "--profile",
-        "bundle",
-        "-p",
-        "ossmith-cli",
-        "--bin",
-        "ossmith",
-    ]);
-    for setting in ["inherits='release'", "strip='symbols'", "debug=false"] {
-        build.arg("--config").arg(format!("profile.bundle.{setting}"));
-    }
+pub(crate) fn build_program(linked: Linked, how: Built) -> Result<PathBuf> {
+    let mut build = cargo(&["rustc", "--locked", "-p", "ossmith-cli", "--bin", "ossmith"]);
+    let built = match how {
+        Built::Whole => {
+            build.args(["--profile", "bundle"]);
+            for setting in ["inherits='release'", "strip='symbols'", "debug=false"] {
+                build.arg("--config").arg(format!("profile.bundle.{setting}"));
+            }
+            build.env("CARGO_TARGET_DIR", target("bundle"));
+            target("bundle/bundle/ossmith")
+        }
+        Built::Rehearsal => {
+            build.env("CARGO_TARGET_DIR", root().join("target"));
+            target("debug/ossmith")
+        }
+    };
     let name = match linked {
         Linked::Here => "ossmith",
         Linked::Glibc => {
@@ -65,9 +77,14 @@ pub(crate) fn build_program(linked: Linked) -> Result<PathBuf> {
             "ossmith-static"
         }
     };
-    run(build.env("RUSTFLAGS", "").env("CARGO_TARGET_DIR", target("bundle")))?;
-    let (built, kept) = (target("bundle/bundle/ossmith"), target("bundle").join(name));
-    at(&built, fs::copy(&built, &kept))?;
+    run(build.env("RUSTFLAGS", ""))?;
+    let folder = target("bundle");
+    at(&folder, fs::create_dir_all(&folder))?;
+    let kept = folder.join(name);
+    match how {
+        Built::Whole => at(&built, fs::copy(&built, &kept)).map(drop)?,
+        Built::Rehearsal => run(Command::new("strip").arg("-o").arg(&kept).arg(&built))?,
+    }
     Ok(kept)
 }
 
@@ -89,24 +106,29 @@ fn zig() -> Result<PathBuf> {
     Ok(script)
 }
 
-/// Writes `target/release-files/`.
+/// Writes `target/release-files/`, or `target/release-rehearsal/`, whose programs and wheel are slow.
 ///
 /// # Errors
 /// What cannot be built, read or written, or words that it does not know.
 pub(crate) fn pack(words: &[&str]) -> Result<()> {
     let (mut program, mut static_program, mut wheel) = (None, None, true);
+    let mut how = Built::Whole;
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--program" => program = words.next().map(PathBuf::from),
             "--static-program" => static_program = words.next().map(PathBuf::from),
             "--without-wheel" => wheel = false,
+            "--rehearsal" => how = Built::Rehearsal,
             other => return Err(format!("`{other}` is not known here: {HELP}")),
         }
     }
-    let program = program.map_or_else(|| build_program(Linked::Glibc), Ok)?;
-    let static_program = static_program.map_or_else(|| build_program(Linked::Static), Ok)?;
-    let out = target("release-files");
+    let program = program.map_or_else(|| build_program(Linked::Glibc, how), Ok)?;
+    let static_program = static_program.map_or_else(|| build_program(Linked::Static, how), Ok)?;
+    let out = match how {
+        Built::Whole => target("release-files"),
+        Built::Rehearsal => target("release-rehearsal"),
+    };
     if out.exists() {
         at(&out, fs::remove_dir_all(&out))?;
     }
@@ -119,7 +141,7 @@ pub(crate) fn pack(words: &[&str]) -> Result<()> {
     archive(&program, &out, &folder)?;
     archive(&static_program, &out, &format!("{folder}-static"))?;
     if wheel {
-        python_package::build_release(&out)?;
+        python_package::build_release(&out, how == Built::Rehearsal)?;
     }
     let bill = supply::write_sbom()?;
     let named = out.join(format!("ossmith-{version}.cdx.json"));
