@@ -67,6 +67,7 @@ pub(crate) async fn update(
         find(store, &id)?;
         let set = |conversation: &mut Value, _: &mut Vec<Value>| {
             conversation["metadata"] = metadata.clone();
+            Ok(())
         };
         store.update(&id, set)?.ok_or_else(|| missing(&id))
     };
@@ -95,16 +96,9 @@ pub(crate) async fn add_items(
             return Err(fields.wrong("items", "is missing"));
         }
         let items = read_items(app, tenant, &fields)?;
-        let (has, most) = (find(store, &id)?.context_bytes(), app.config.body_bytes);
-        let bytes = has + items.iter().map(json_bytes).sum::<usize>();
-        if bytes > most {
-            let why = format!(
-                "would make the conversation {bytes} bytes long; one has at most {most} \
-                 (--max-body-bytes): begin another one"
-            );
-            return Err(fields.wrong("items", why));
-        }
-        append(store, &id, &items)?.ok_or_else(|| missing(&id))?;
+        find(store, &id)?;
+        append(store, &id, &items, &[], "items", app.config.body_bytes)?
+            .ok_or_else(|| missing(&id))?;
         Ok(items)
     };
     Ok(page::list(&body.read(&app, add).await?, false))
@@ -150,8 +144,10 @@ pub(crate) async fn delete_item(
         if !items.iter().any(|one| one["id"] == item.as_str()) {
             return Err(missing_item(&id, &item));
         }
-        let remove =
-            |_: &mut Value, all: &mut Vec<Value>| all.retain(|one| one["id"] != item.as_str());
+        let remove = |_: &mut Value, all: &mut Vec<Value>| {
+            all.retain(|one| one["id"] != item.as_str());
+            Ok(())
+        };
         let changed = store.update(&id, remove)?.ok_or_else(|| missing(&id))?;
         Ok(json_text(changed.response()))
     };
@@ -164,9 +160,42 @@ pub(crate) fn find(store: TenantStore<'_>, id: &str) -> Result<Entry> {
     entry.ok_or_else(|| missing(id))
 }
 
-/// Adds items at its end; none if it is not there any more.
-pub(crate) fn append(store: TenantStore<'_>, id: &str, items: &[Value]) -> Result<Option<Entry>> {
-    store.update(id, |_, all| all.extend(items.iter().cloned()))
+/// Adds items that a client sent, and those that answer them, at its end; none if it is not there any more. What others add
+/// meanwhile counts, because the bytes are looked at where they are added.
+///
+/// # Errors
+/// With the items of the client, which are in the field `param`, it would have more than `most` bytes.
+pub(crate) fn append(
+    store: TenantStore<'_>,
+    id: &str,
+    items: &[Value],
+    answer: &[Value],
+    param: &str,
+    most: usize,
+) -> Result<Option<Entry>> {
+    let new = bytes_of(items);
+    store.update(id, |_: &mut Value, all: &mut Vec<Value>| {
+        check_room(bytes_of(all) + new, most, param)?;
+        all.extend(items.iter().chain(answer).cloned());
+        Ok(())
+    })
+}
+
+/// Bytes of items.
+pub(crate) fn bytes_of(items: &[Value]) -> usize {
+    items.iter().map(json_bytes).sum()
+}
+
+/// Refuses what would make a conversation longer than it may be.
+pub(crate) fn check_room(bytes: usize, most: usize, param: &str) -> Result<()> {
+    if bytes <= most {
+        return Ok(());
+    }
+    let why = format!(
+        "`{param}` would make the conversation {bytes} bytes long; one has at most {most} \
+         (--max-body-bytes): begin another one"
+    );
+    Err(ApiError::bad(param, why))
 }
 
 fn missing(id: &str) -> ApiError {

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_core::Stream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, Sleep, interval_at, sleep};
 
 use crate::error::ApiError;
@@ -43,6 +44,10 @@ pub(crate) trait StreamWriter: Send + Unpin + 'static {
     fn begin(&mut self, out: &mut Vec<u8>);
     /// An event of a choice.
     fn on_event(&mut self, choice: usize, event: GenerationEvent, out: &mut Vec<u8>) -> Flow;
+    /// Whether the end takes long, as storing a long answer does: then it is written where it holds up nobody.
+    fn ends_slowly(&self) -> bool {
+        false
+    }
     /// After the last event.
     fn end(&mut self, out: &mut Vec<u8>);
     /// The stream ends early with this error.
@@ -69,7 +74,8 @@ pub(crate) fn response(
     let content_type = writer.content_type();
     let body = EventBody {
         generation: Some(generation),
-        writer,
+        writer: Some(writer),
+        ending: None,
         started: false,
         keep_alive: interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE),
         wrote: false,
@@ -119,7 +125,10 @@ pub(crate) fn done(out: &mut Vec<u8>) {
 
 struct EventBody<W> {
     generation: Option<Generation>,
-    writer: W,
+    /// Until the end is written.
+    writer: Option<W>,
+    /// The last frame, where writing it takes long.
+    ending: Option<JoinHandle<Vec<u8>>>,
     started: bool,
     keep_alive: Interval,
     /// Something was written since the last tick.
@@ -128,18 +137,46 @@ struct EventBody<W> {
 }
 
 impl<W: StreamWriter> EventBody<W> {
+    /// Ends the generation and has the end written after `out`. Returns the frame, or nothing where it comes later.
+    fn finish(
+        &mut self,
+        mut out: Vec<u8>,
+        end: impl FnOnce(&mut W, &mut Vec<u8>) + Send + 'static,
+    ) -> Vec<u8> {
+        self.generation = None;
+        let Some(mut writer) = self.writer.take() else { return out };
+        let slowly = writer.ends_slowly();
+        let write = move || {
+            end(&mut writer, &mut out);
+            out
+        };
+        if !slowly {
+            return write();
+        }
+        self.ending = Some(tokio::task::spawn_blocking(write));
+        Vec::new()
+    }
+
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
-        let Some(generation) = &mut self.generation else { return Poll::Ready(None) };
+        if let Some(ending) = &mut self.ending {
+            let last = std::task::ready!(Pin::new(ending).poll(context));
+            self.ending = None;
+            // After a panic, which is a bug and was logged, the stream just ends.
+            return Poll::Ready(Some(last.unwrap_or_default()));
+        }
+        let (Some(generation), Some(writer)) = (&mut self.generation, &mut self.writer) else {
+            return Poll::Ready(None);
+        };
         let mut out = Vec::new();
         if !self.started {
             self.started = true;
-            self.writer.begin(&mut out);
+            writer.begin(&mut out);
         }
         let mut waiting = false;
         for _ in 0..MAX_EVENTS_PER_FRAME {
             match generation.poll(context) {
                 Poll::Ready(Some((choice, event))) => {
-                    match self.writer.on_event(choice, event, &mut out) {
+                    match writer.on_event(choice, event, &mut out) {
                         Flow::Continue => {}
                         Flow::EndChoice => generation.stop(choice),
                         Flow::EndStream => {
@@ -149,9 +186,7 @@ impl<W: StreamWriter> EventBody<W> {
                     }
                 }
                 Poll::Ready(None) => {
-                    self.writer.end(&mut out);
-                    self.generation = None;
-                    return Poll::Ready(Some(out));
+                    return Poll::Ready(Some(self.finish(out, W::end)));
                 }
                 Poll::Pending => {
                     waiting = true;
@@ -170,13 +205,13 @@ impl<W: StreamWriter> EventBody<W> {
         if let Some((limit, deadline)) = &mut self.deadline
             && deadline.as_mut().poll(context).is_ready()
         {
-            self.writer.fail(ApiError::timed_out(*limit), &mut out);
-            self.generation = None;
-            return Poll::Ready(Some(out));
+            let error = ApiError::timed_out(*limit);
+            let fail = |writer: &mut W, out: &mut Vec<u8>| writer.fail(error, out);
+            return Poll::Ready(Some(self.finish(out, fail)));
         }
         while self.keep_alive.poll_tick(context).is_ready() {
             if !std::mem::take(&mut self.wrote) {
-                self.writer.keep_alive(&mut out);
+                writer.keep_alive(&mut out);
                 return Poll::Ready(Some(out));
             }
         }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::files::{Files, NewFile};
 use crate::ids::unix_seconds;
 use crate::state::AppState;
 use crate::tenant::Tenant;
+use crate::tenant_slots::TenantSlot;
 
 /// Lines of a batch.
 const MAX_LINES: usize = 50_000;
@@ -119,25 +121,25 @@ fn append(
 impl Job {
     /// Runs the batch to its end, whatever that is.
     pub(super) async fn run(self) {
-        let Ok(_slot) = self.app.batches.running.acquire(self.tenant).await else { return };
-        let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
-        let most_bytes = self.app.config.body_bytes;
-        let total = match aside(move || check(&input, &endpoint, most_bytes)).await {
-            Ok(Ok(total)) => total,
-            Ok(Err(errors)) => return self.fail(errors),
-            Err(_) => return self.fail(vec![error("the batch could not be read")]),
-        };
-        let mut counts = BatchCounts { total, ..BatchCounts::default() };
-        let begin = |batch: &mut Value| {
-            if batch["status"] == "validating" {
-                batch["status"] = "in_progress".into();
-                batch["in_progress_at"] = unix_seconds().into();
-            }
-            batch["request_counts"] = counts_json(counts);
-        };
-        self.update(begin);
+        let mut counts = BatchCounts::default();
         let (mut output, mut errors) = (Results::new(&self), Results::new(&self));
-        let outcome = self.run_lines(&mut counts, &mut output, &mut errors).await;
+        let (_slot, outcome) = match self.place().await {
+            Err(cut) => (None, Ok(Some(cut))),
+            Ok(slot) => {
+                counts.total = match self.check().await {
+                    Ok(total) => total,
+                    Err(errors) => return self.fail(errors),
+                };
+                self.update(|batch: &mut Value| {
+                    if batch["status"] == "validating" {
+                        batch["status"] = "in_progress".into();
+                        batch["in_progress_at"] = unix_seconds().into();
+                    }
+                    batch["request_counts"] = counts_json(counts);
+                });
+                (Some(slot), self.run_lines(&mut counts, &mut output, &mut errors).await)
+            }
+        };
         let (status, stamp, failure) = match outcome {
             Ok(None) => ("completed", "completed_at", None),
             Ok(Some(Cut::Cancelled)) => ("cancelled", "cancelled_at", None),
@@ -170,6 +172,32 @@ impl Job {
                 batch["errors"] = json!({"object": "list", "data": [error(why)]});
             }
         });
+    }
+
+    /// Waits for a place to run in. One that has to end meanwhile has been neither checked nor run.
+    async fn place(&self) -> std::result::Result<TenantSlot, Cut> {
+        let mut place = pin!(self.app.batches.running.acquire(self.tenant));
+        let mut ticks = tokio::time::interval(REPORT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                place = &mut place => return place.map_err(|_| Cut::Stopped),
+                _ = ticks.tick() => {
+                    if let Some(cut) = self.report(BatchCounts::default()) {
+                        return Err(cut);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The number of its lines, or what is wrong with them.
+    async fn check(&self) -> std::result::Result<usize, Vec<Value>> {
+        let (input, endpoint) = (self.input.clone(), self.endpoint.clone());
+        let most_bytes = self.app.config.body_bytes;
+        let checked = aside(move || check(&input, &endpoint, most_bytes)).await;
+        checked.unwrap_or_else(|_| Err(vec![error("the batch could not be read")]))
     }
 
     async fn run_lines(
@@ -269,7 +297,10 @@ impl Job {
     fn update(&self, change: impl Fn(&mut Value)) -> Option<Value> {
         let store = self.app.store.of(self.tenant);
         // Where the store cannot be reached, the next report tells more.
-        let entry = store.update(&self.id, |batch, _| change(batch));
+        let entry = store.update(&self.id, |batch: &mut Value, _: &mut Vec<Value>| {
+            change(batch);
+            Ok(())
+        });
         let Ok(Some(entry)) = entry else { return entry.is_err().then(|| json!({})) };
         serde_json::from_str(&entry.response()).ok()
     }

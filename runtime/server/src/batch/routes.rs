@@ -140,6 +140,7 @@ pub(crate) async fn cancel(
             batch["status"] = "cancelling".into();
             batch["cancelling_at"] = unix_seconds().into();
         }
+        Ok(())
     };
     app.store.of(tenant).update(&id, cancel)?;
     find(&app, tenant, &id).map(|batch| json_body(&batch))

@@ -14,10 +14,11 @@ use super::writer::ItemWriter;
 use crate::alive::{Alive, keep_alive};
 use crate::clock;
 use crate::error::{ApiError, Result};
+use crate::extract::aside;
 use crate::generation::Generation;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{BackgroundJob, Entry, text_of};
+use crate::store::{BackgroundJob, Entry, Follows, text_of};
 use crate::tenant::Tenant;
 
 /// How long another process may take to cancel a response, and how often its state is read until then.
@@ -26,6 +27,10 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Idle time after which a comment is sent, so that proxies do not close the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Bytes of events that the one reader of a stream may leave unread, besides those that it begins with: what a tool returns
+/// comes at once.
+const MAX_UNREAD_BYTES: usize = 4 << 20;
 
 /// Who follows a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,36 +117,54 @@ async fn run(
     rounds: Rounds,
     stored: Option<StoredJob>,
 ) {
+    // Of a stored response all events are kept, and count as its bytes.
+    let most = match stored {
+        Some(_) => usize::MAX,
+        None => job.kept_bytes() + MAX_UNREAD_BYTES,
+    };
+    let mut is_unread = false;
     let publish = |writer: &mut ItemWriter| {
         let mut events = std::mem::take(writer.events());
         job.publish(&mut events, writer.items(), || writer.response());
+        if !is_unread && job.kept_bytes() > most {
+            is_unread = true;
+            job.cancel();
+        }
     };
     let cancelled = tokio::select! {
         biased;
         () = job.cancelled() => true,
         () = rounds.run(&mut writer, generation, publish) => false,
     };
-    if cancelled && !writer.request.background {
+    if cancelled && !writer.request.background && !is_unread {
         // Its only reader has left.
         return;
     }
-    // A cancelled response stays cancelled, even if its last token came since.
-    if job.settle() {
-        writer.end(Status::Cancelled);
-    }
-    let response = writer.conclude();
-    let context = writer.context();
-    if let Some(StoredJob { app, tenant, .. }) = &stored
-        && app.store.is_shared()
-    {
-        let (store, request) = (app.store.of(*tenant), &writer.request);
-        // One that was deleted meanwhile stays so. Of a failure there is a line in the log.
-        if let Ok(Some(_)) = store.get(&request.id) {
-            let _ = store.put(&request.id, &response, &request.input, &context);
+    let end = move || {
+        // A cancelled response stays cancelled, even if its last token came since.
+        if job.settle() {
+            writer.end(match is_unread {
+                true => Status::Failed(ApiError::unavailable(
+                    "the client left too much of its stream unread",
+                )),
+                false => Status::Cancelled,
+            });
         }
-    }
-    job.finish(writer.events(), response, text_of(&context));
-    drop(stored);
+        let response = writer.conclude();
+        let context = writer.context();
+        if let Some(StoredJob { app, tenant, .. }) = &stored
+            && app.store.is_shared()
+        {
+            let (store, request) = (app.store.of(*tenant), &writer.request);
+            // One that was deleted meanwhile stays so. Of a failure there is a line in the log.
+            if let Ok(Some(_)) = store.get(&request.id) {
+                let _ = store.put(&request.id, &response, &request.input, &context);
+            }
+        }
+        job.finish(writer.events(), response, text_of(&context));
+    };
+    // A panic is a bug, and was logged.
+    let _ = aside(end).await;
 }
 
 /// A stream of a job's events, from this number on.
@@ -151,12 +174,17 @@ pub(super) fn follow(job: Arc<BackgroundJob>, from: usize, reader: Reader) -> Re
         let (mut event_count, mut next) = (job.subscribe(), from);
         loop {
             let events = job.events_from(next);
-            next = next.max(events.count);
+            next = events.next;
             if !events.bytes.is_empty() && sender.send(events.bytes).await.is_err() {
                 break;
             }
-            if events.ended {
-                return;
+            if reader == Reader::Owner {
+                job.forget_before(next);
+            }
+            match events.follows {
+                Follows::Nothing => return,
+                Follows::More => continue,
+                Follows::Later => {}
             }
             let keep_alive = Bytes::from_static(sse::KEEP_ALIVE_COMMENT);
             tokio::select! {

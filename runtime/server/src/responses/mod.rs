@@ -64,10 +64,13 @@ pub(crate) async fn create(
         response
     };
     let has_hosted_tools = request.turn.has_hosted_tools();
-    let writer = ItemWriter::new(request, Arc::clone(&app));
+    // It writes the response twice, with all that it repeats of the request.
+    let owner = Arc::clone(&app);
+    let writer = aside(move || ItemWriter::new(request, owner)).await?;
     let rounds = Rounds::new(&app, tenant, arrival);
     if in_background {
-        let job = background::start(writer, generation, rounds, Arc::clone(&app), tenant)?;
+        let start = move || background::start(writer, generation, rounds, app, tenant);
+        let job = aside(start).await??;
         return Ok(report(match stream {
             true => background::follow(job, 0, Reader::Guest),
             false => json_body(&job.response()).into_response(),
@@ -82,7 +85,8 @@ pub(crate) async fn create(
     }
     let mut writer = writer.silent();
     within(timeout, rounds.run(&mut writer, generation, |_| {})).await?;
-    Ok(report(json_body(&writer.finish()?).into_response()))
+    let finish = move || writer.finish().map(|answer| json_body(&answer));
+    Ok(report(aside(finish).await??.into_response()))
 }
 
 pub(crate) async fn retrieve(
@@ -93,7 +97,8 @@ pub(crate) async fn retrieve(
 ) -> Result<Response> {
     let entry = stored(&app, tenant, &id)?;
     if query.get("stream").is_none_or(|stream| stream != "true") {
-        return Ok(json_text(background::state(&app, tenant, &id, &entry)?).into_response());
+        let state = move || background::state(&app, tenant, &id, &entry);
+        return Ok(json_text(aside(state).await??).into_response());
     }
     let Some(job) = entry.job() else {
         let why = "only responses created with `background: true` can be streamed again, and only by the server that runs them";

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::prompt::{PromptInput, UNSUPPORTED, conversation_id, truncation};
+use crate::conversations::{bytes_of, check_room, metadata};
 use crate::error::Result;
 use crate::fields::Fields;
 use crate::ids::{new_id_of, unix_seconds};
@@ -76,6 +77,9 @@ pub(super) fn read(
     if prompt_input.context.is_empty() {
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
+    if prompt_input.conversation.is_some() {
+        check_room(bytes_of(&prompt_input.context), config.body_bytes, "input")?;
+    }
     let turn = match truncation(&fields)? {
         "auto" => prompt_input.prepare_shortened(&generation)?,
         _ => prompt_input.prepare(&prompt_input.context, &generation)?,
@@ -141,10 +145,7 @@ fn echoed(
     background: bool,
 ) -> Result<Map<String, Value>> {
     let given = |name: &str, default: Value| fields.get(name).cloned().unwrap_or(default);
-    let metadata = given("metadata", json!({}));
-    if !metadata.is_object() {
-        return Err(fields.wrong("metadata", "is not an object"));
-    }
+    let metadata = metadata(fields)?;
     let truncation = truncation(fields)?;
     let summary = fields.object("reasoning")?.and_then(|fields| fields.get("summary").cloned());
     let format = fields.object("text")?.and_then(|text| text.get("format").cloned());

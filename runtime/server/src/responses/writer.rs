@@ -301,10 +301,19 @@ impl ItemWriter {
         }
         let ended = matches!(self.status, Status::Completed | Status::Incomplete);
         if let (Some(id), true) = (&self.request.conversation, ended) {
-            let added: Vec<Value> =
-                self.request.input.iter().chain(&self.output).cloned().collect();
-            // A conversation that was deleted meanwhile stays so.
-            let _ = conversations::append(self.app.store.of(self.request.tenant), id, &added);
+            let (store, most) =
+                (self.app.store.of(self.request.tenant), self.app.config.body_bytes);
+            let (input, output) = (&self.request.input, &self.output);
+            // A conversation that was deleted meanwhile stays so. One that others have filled has its answer all the same, and
+            // who continues it can see that it is not part of it.
+            if let Err(why) = conversations::append(store, id, input, output, "input", most) {
+                tracing::warn!(
+                    id = self.request.id,
+                    why = &*why.message,
+                    "an answer is not added to its conversation"
+                );
+                response["conversation"] = Value::Null;
+            }
         }
         self.emitter.emit(self.status.event(), json!({"response": response}));
         response
@@ -502,6 +511,10 @@ impl StreamWriter for ItemWriter {
         let ended = self.read(event);
         self.emitter.log.drain_to(out);
         if ended { Flow::EndChoice } else { Flow::Continue }
+    }
+
+    fn ends_slowly(&self) -> bool {
+        self.request.store || self.request.conversation.is_some()
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {

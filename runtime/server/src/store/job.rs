@@ -7,14 +7,15 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
-use super::{EventLog, JsonText};
+use super::JsonText;
+use super::event_log::{EventLog, SharedLog};
 
 #[derive(Debug)]
 struct State {
     response: Value,
     /// Items that the response shows; none while it is queued.
     items: Option<usize>,
-    events: EventLog,
+    events: SharedLog,
     /// It was cancelled or has ended, so it cannot be cancelled any more.
     settled: bool,
     /// The whole conversation, once the last event is there.
@@ -34,15 +35,27 @@ pub(crate) struct BackgroundJob {
 #[derive(Debug)]
 pub(crate) struct EventsFrom {
     pub(crate) bytes: Bytes,
-    /// The number of all events so far.
-    pub(crate) count: usize,
-    /// No more events will come.
-    pub(crate) ended: bool,
+    /// The event after them.
+    pub(crate) next: usize,
+    pub(crate) follows: Follows,
+}
+
+/// What follows some events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// More events are there already.
+    More,
+    /// More may come.
+    Later,
+    /// They were the last.
+    Nothing,
 }
 
 impl BackgroundJob {
     /// A job that is queued, with its first events.
-    pub(crate) fn new(response: Value, events: EventLog) -> Arc<BackgroundJob> {
+    pub(crate) fn new(response: Value, mut first: EventLog) -> Arc<BackgroundJob> {
+        let mut events = SharedLog::default();
+        events.append(&mut first);
         let state = State { response, items: None, events, settled: false, context: None };
         let (event_count, _) = watch::channel(0);
         Arc::new(BackgroundJob { state: Mutex::new(state), event_count, cancelled: Notify::new() })
@@ -122,14 +135,26 @@ impl BackgroundJob {
         Some(response)
     }
 
-    /// The events from this one on.
+    /// Some events from this one on.
     pub(crate) fn events_from(&self, from: usize) -> EventsFrom {
         let state = self.lock();
-        EventsFrom {
-            bytes: Bytes::copy_from_slice(state.events.from(from)),
-            count: state.events.len(),
-            ended: state.context.is_some(),
-        }
+        let (bytes, next) = state.events.from(from);
+        let follows = match state.context {
+            _ if next < state.events.len() => Follows::More,
+            None => Follows::Later,
+            Some(_) => Follows::Nothing,
+        };
+        EventsFrom { bytes, next, follows }
+    }
+
+    /// Frees most of the events before this one, where nobody will read them again.
+    pub(crate) fn forget_before(&self, event: usize) {
+        self.lock().events.forget_before(event);
+    }
+
+    /// Bytes of the events that are kept.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.lock().events.bytes()
     }
 
     /// Tells when there are more events.

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{Entry, StoreLimits, find_items};
+use super::{Change, Entry, StoreLimits, find_items};
 use crate::clock;
+use crate::error::Result;
 use crate::tenant::Tenant;
 
 #[derive(Debug)]
@@ -71,23 +72,23 @@ impl MemoryStore {
         }
     }
 
-    /// Changes an entry that has ended, and returns it; none if it is not there.
+    /// Changes an entry that has ended, and returns it; none if it is not there, and an error if `change` refuses.
     pub(super) fn update(
         &self,
         tenant: Tenant,
         id: &str,
-        change: impl Fn(&mut Value, &mut Vec<Value>),
-    ) -> Option<Entry> {
+        change: impl Change,
+    ) -> Result<Option<Entry>> {
         loop {
-            let before = self.get(tenant, id)?;
-            let after = before.changed(&change)?;
+            let Some(before) = self.get(tenant, id) else { return Ok(None) };
+            let Some(after) = before.changed(&change)? else { return Ok(None) };
             let mut stored = self.lock();
-            let one = stored.get_mut(&(tenant, id.to_owned()))?;
+            let Some(one) = stored.get_mut(&(tenant, id.to_owned())) else { return Ok(None) };
             if one.entry.is_same(&before) {
                 one.entry = after.clone();
                 one.used = clock::now();
                 self.evict(&mut stored);
-                return Some(after);
+                return Ok(Some(after));
             }
         }
     }

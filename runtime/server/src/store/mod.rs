@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::tenant::Tenant;
 
 pub(crate) use event_log::EventLog;
-pub(crate) use job::BackgroundJob;
+pub(crate) use job::{BackgroundJob, Follows};
 use memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use redis::SharedStore;
@@ -73,6 +73,11 @@ fn values_of(text: &str) -> Vec<Value> {
     serde_json::from_str(text).unwrap_or_default()
 }
 
+/// What is done to the object and the items of an entry.
+pub(crate) trait Change: Fn(&mut Value, &mut Vec<Value>) -> Result<()> {}
+
+impl<F: Fn(&mut Value, &mut Vec<Value>) -> Result<()>> Change for F {}
+
 /// A stored response.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -116,11 +121,6 @@ impl Entry {
         self.context_text().map(|context| values_of(&context))
     }
 
-    /// Bytes of the conversation.
-    pub(crate) fn context_bytes(&self) -> usize {
-        self.context_text().map_or(0, |context| context.len())
-    }
-
     fn context_text(&self) -> Option<JsonText> {
         match &self.content {
             Content::Done { context, .. } => Some(Arc::clone(context)),
@@ -141,15 +141,15 @@ impl Entry {
         matches!(self.content, Content::Elsewhere { .. })
     }
 
-    /// The entry with another object and other items; none unless it has ended.
-    fn changed(&self, change: &impl Fn(&mut Value, &mut Vec<Value>)) -> Option<Entry> {
-        let Content::Done { response, context } = &self.content else { return None };
+    /// The entry with another object and other items; none unless it has ended, and an error if `change` refuses.
+    fn changed(&self, change: &impl Change) -> Result<Option<Entry>> {
+        let Content::Done { response, context } = &self.content else { return Ok(None) };
         let mut object = serde_json::from_str(response).unwrap_or_default();
         let mut items = values_of(context);
-        change(&mut object, &mut items);
+        change(&mut object, &mut items)?;
         let (response, context) = (object.to_string().into(), text_of(&items));
         let content = Content::Done { response, context };
-        Some(Entry { content, input: Arc::clone(&self.input) })
+        Ok(Some(Entry { content, input: Arc::clone(&self.input) }))
     }
 
     /// Whether nobody has put another entry in its place.
@@ -263,17 +263,13 @@ impl TenantStore<'_> {
     }
 
     /// Changes the object and the items of an entry that has ended, and returns it; none if it is not there. `change` may be
-    /// called again, if another request has changed the entry meanwhile.
-    pub(crate) fn update(
-        &self,
-        id: &str,
-        change: impl Fn(&mut Value, &mut Vec<Value>),
-    ) -> Result<Option<Entry>> {
+    /// called again, if another request has changed the entry meanwhile, and what it refuses changes nothing.
+    pub(crate) fn update(&self, id: &str, change: impl Change) -> Result<Option<Entry>> {
         #[cfg(feature = "redis")]
         if let Some(SharedStore(redis)) = &self.store.shared {
             return redis.update(self.store.limits, self.tenant, id, change);
         }
-        Ok(self.store.memory.update(self.tenant, id, change))
+        self.store.memory.update(self.tenant, id, change)
     }
 
     /// Stores a response that this process runs in the background.

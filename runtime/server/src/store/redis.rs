@@ -13,7 +13,7 @@ use redis::{Client, Connection, FromRedisValue, RedisError, RedisResult, Script}
 use serde_json::Value;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{Content, Entry, JsonText, StoreLimits, find_items, item_ids};
+use super::{Change, Content, Entry, JsonText, StoreLimits, find_items, item_ids};
 use crate::error::{ApiError, Result};
 use crate::tenant::{Tenant, new_salt};
 
@@ -309,19 +309,19 @@ impl RedisStore {
         Ok(self.get_version(limits, tenant, id)?.map(|(entry, _)| entry))
     }
 
-    /// Changes an entry that has ended, and returns it; none if it is not there.
+    /// Changes an entry that has ended, and returns it; none if it is not there, and an error if `change` refuses.
     pub(super) fn update(
         &self,
         limits: StoreLimits,
         tenant: Tenant,
         id: &str,
-        change: impl Fn(&mut Value, &mut Vec<Value>),
+        change: impl Change,
     ) -> Result<Option<Entry>> {
         for _ in 0..MAX_TRIES {
             let Some((before, version)) = self.get_version(limits, tenant, id)? else {
                 return Ok(None);
             };
-            let Some(after) = before.changed(&change) else { return Ok(None) };
+            let Some(after) = before.changed(&change)? else { return Ok(None) };
             let old: HashSet<String> = item_ids(&before).collect();
             let new: Vec<String> = item_ids(&after).filter(|item| !old.contains(item)).collect();
             match self.put_version(limits, tenant, id, &after, &new, Some(version))? {

@@ -193,6 +193,24 @@ async fn a_cancelled_batch_tells_what_was_not_run() {
 }
 
 #[tokio::test]
+async fn a_batch_that_waits_for_a_place_can_be_cancelled() {
+    let batches = Batches::new(Some(Duration::from_secs(3600)));
+    let text = line("a", "Hi").to_string();
+    // As many run as one tenant may have.
+    for _ in 0..2 {
+        let id = batches.start(&text, "/v1/chat/completions").await;
+        batches.until(&id, &["in_progress"]).await;
+    }
+    let id = batches.start(&text, "/v1/chat/completions").await;
+    let (_, batch) =
+        batches.send("POST", &format!("/v1/batches/{id}/cancel"), json!({}), "a").await;
+    assert_eq!(batch["status"], "cancelling", "{batch}");
+    let batch = batches.until(&id, &["cancelled"]).await;
+    assert!(batch["cancelled_at"].is_u64() && batch["in_progress_at"].is_null(), "{batch}");
+    assert_eq!(batch["request_counts"], json!({"total": 0, "completed": 0, "failed": 0}));
+}
+
+#[tokio::test]
 async fn files_and_batches_are_their_owner_s_and_bounded() {
     let batches = Batches::with(None, &["a", "b"], 20_000);
     let (_, file) = batches.upload("{}", "batch").await;

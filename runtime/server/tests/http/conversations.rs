@@ -270,11 +270,23 @@ async fn a_conversation_grows_no_longer_than_a_body() {
     for _ in 0..2 {
         assert_eq!(send(&site, "POST", &items, more.clone()).await.0, 200);
     }
-    let (status, refused) = send(&site, "POST", &items, more).await;
+    let (status, refused) = send(&site, "POST", &items, more.clone()).await;
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("items")), "{refused}");
     assert!(refused["error"]["message"].as_str().unwrap().contains("at most 4000"), "{refused}");
     let (_, kept) = send(&site, "GET", &items, json!({})).await;
     assert_eq!(kept["data"].as_array().unwrap().len(), 2);
+    // Nor by responses that continue it.
+    let body = json!({"input": "x".repeat(1500), "conversation": made["id"]});
+    let (status, refused) = site.post("/v1/responses", &body).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("input")), "{refused}");
+    // Nor by several that are added at once.
+    let (_, made) = send(&site, "POST", "/v1/conversations", json!({})).await;
+    let items = format!("/v1/conversations/{}/items", made["id"].as_str().unwrap());
+    let add = || async { send(&site, "POST", &items, more.clone()).await.0 };
+    let (a, b, c, d) = tokio::join!(add(), add(), add(), add());
+    let mut statuses = [a, b, c, d];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 400, 400]);
 }
 
 #[tokio::test]
@@ -290,5 +302,7 @@ async fn metadata_is_short_texts() {
         let (got, answer) =
             send(&site, "POST", "/v1/conversations", json!({"metadata": metadata})).await;
         assert_eq!(got, status, "{answer}");
+        let body = json!({"input": "Hi", "metadata": metadata});
+        assert_eq!(site.post("/v1/responses", &body).await.0, status, "{body}");
     }
 }
