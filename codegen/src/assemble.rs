@@ -106,7 +106,7 @@ pub fn assemble_rank(
             Err((_, loss)) => losses.push(loss),
         }
     }
-    let (tools, tool_plans) = tools(arch);
+    let (tools, tool_plans) = tools(&spec, arch);
     kernels.plans.extend(tool_plans);
     let named = |plan: &'static KernelPlan| (plan.info.name, &plan.tunables[..]);
     let plans: &'static [KernelPlan] = leak(kernels.plans);

@@ -38,6 +38,7 @@ const HEADERS: &[(&str, &str)] = files![
     "sample/report.cuh",
     "sample/row.cuh",
     "sample/select.cuh",
+    "tile/adapter.cuh",
     "tile/gemm.cuh",
     "tile/gemv.cuh",
     "tile/int8.cuh",

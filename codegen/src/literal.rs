@@ -82,7 +82,7 @@ structs! {
     ValueInfo { value, dtype, shape }
     Phase { name, nodes, next, auxiliary, kernels }
     Schedule { regime, max_tokens, family, tile_order, unembed_tile_order, start, layers, head, shadow_head }
-    Tools { fill_bf16, fill_mxfp4, flat_read, make_shadow, write_history }
+    Tools { adapt_qkv, adapt_attn_out, fill_bf16, fill_mxfp4, flat_read, make_shadow, write_history }
     KernelInfo { name, grid, threads, cluster, shared_bytes, dependent_launch }
     Grid { x, y, z }
     Unit { name, source, family, max_registers, ranks }

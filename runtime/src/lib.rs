@@ -27,8 +27,8 @@ pub use backend::{
     SleepLevel,
 };
 pub use checkpoint::{
-    Adapter, AdapterBounds, Checkpoint, CheckpointOptions, Conversion, ExpertStorage, Gguf,
-    GgufTokenizer, MAX_RANK,
+    Adapter, AdapterBounds, AdapterSupport, Checkpoint, CheckpointOptions, Conversion,
+    ExpertStorage, Gguf, GgufTokenizer, MAX_RANK,
 };
 pub use engine::{
     Allowed, BlockingEvents, Completion, Detokenizer, Engine, EngineHandle, EngineMetrics,

@@ -63,6 +63,15 @@ pub const MAX_REPORTED: usize = 20;
 /// In a token's word of a sequence's history: the prompt holds it. The bits below count how often it was generated.
 pub const IN_PROMPT: usize = 1 << 15;
 
+/// Most tokens of one group that has an adapter: the columns of one tensor-core instruction.
+pub const ADAPTER_TOKENS: usize = 8;
+
+/// What the ranks of an adapter's matrices are filled up to, with zeros: the rows of one tensor-core instruction.
+pub const ADAPTER_RANK_TILE: usize = 16;
+
+/// The largest rank of an adapter.
+pub const MAX_ADAPTER_RANK: usize = 512;
+
 /// How the device library knows an order of rows ([`crate::RowOrder`]) that is the checkpoint's.
 pub const NATURAL_ROWS: usize = 0;
 /// As [`NATURAL_ROWS`], for rotary pairs.

@@ -6,9 +6,13 @@ use crate::{
     Unit, Weight, WeightLayout,
 };
 
-/// Kernels that are no part of a step.
+/// Kernels that are no part of a plain step.
 #[derive(Clone, Copy, Debug)]
 pub struct Tools {
+    /// Adds what adapters add to queries, keys and values.
+    pub adapt_qkv: Kernel<params::AdaptQkv>,
+    /// Adds what adapters add with attention's output projection.
+    pub adapt_attn_out: Kernel<params::AdaptAttnOut>,
     /// Makes synthetic bf16 tiles and rows where they will lie.
     pub fill_bf16: Kernel<params::FillBf16>,
     /// Makes synthetic MXFP4 tiles where they will lie.
@@ -24,9 +28,16 @@ pub struct Tools {
 impl Tools {
     /// Name and geometry of each.
     #[must_use]
-    pub const fn infos(&self) -> [KernelInfo; 5] {
-        let Tools { fill_bf16, fill_mxfp4, flat_read, make_shadow, write_history } = self;
-        [fill_bf16.info, fill_mxfp4.info, flat_read.info, make_shadow.info, write_history.info]
+    pub const fn infos(&self) -> [KernelInfo; 7] {
+        [
+            self.adapt_qkv.info,
+            self.adapt_attn_out.info,
+            self.fill_bf16.info,
+            self.fill_mxfp4.info,
+            self.flat_read.info,
+            self.make_shadow.info,
+            self.write_history.info,
+        ]
     }
 }
 
@@ -93,7 +104,7 @@ pub struct Model {
     pub schedules: &'static [Schedule],
     /// The schedules of profiles that were tuned; [`Model::for_arch`] takes them.
     pub tuned: &'static [Tuned],
-    /// Kernels that are no part of a step.
+    /// Kernels that are no part of a plain step.
     pub tools: Tools,
     /// CUDA sources.
     pub units: &'static [Unit],

@@ -480,6 +480,55 @@ params! {
             token: u32 = "u32",
             word: u32 = "u32",
         }
+        /// Tokens of a step that have the same adapter: `count` of the adapted tokens, from number `first` on. `place` says
+        /// where the adapter's matrices are listed.
+        AdapterGroup {
+            place: u32 = "u32",
+            first: u32 = "u32",
+            count: u32 = "u32",
+            unused: u32 = "u32",
+        }
+        /// What an adapter adds to rows of a weight: `b` times `a`, of which `a` is `[rank][k]` and `b` `[rows][rank]`. The
+        /// rank is filled up to whole tiles; 0 adds nothing.
+        AdapterMatrices {
+            a: ptr = "const bf16*",
+            b: ptr = "const bf16*",
+            rank: u32 = "u32",
+            unused: u32 = "u32",
+        }
+        /// What adapters add to queries, keys and values, after the layer's own. `matrices` are those of the layer in the
+        /// first place, of queries, keys and values, and the next place's are `matrices_stride` behind. `square_sums` are
+        /// null if `input` rows are normed; `tile_order` is 1 if they are in tile order.
+        AdaptQkv {
+            groups: ptr = "const AdapterGroup*",
+            group_count: ptr = "const u32*",
+            adapted_tokens: ptr = "const u32*",
+            matrices: ptr = "const AdapterMatrices*",
+            input: ptr = "const bf16*",
+            square_sums: ptr = "const float*",
+            queries: ptr = "bf16*",
+            keys: ptr = "bf16*",
+            values: ptr = "bf16*",
+            page_table: ptr = "const u32*",
+            positions: ptr = "const u32*",
+            seq_slots: ptr = "const u32*",
+            matrices_stride: u32 = "u32",
+            table_stride: u32 = "u32",
+            page_bits: u32 = "u32",
+            tile_order: u32 = "u32",
+        }
+        /// What adapters add to the residual with attention's output projection, before the layer's own. The rest is as in
+        /// [`AdaptQkv`].
+        AdaptAttnOut {
+            groups: ptr = "const AdapterGroup*",
+            group_count: ptr = "const u32*",
+            adapted_tokens: ptr = "const u32*",
+            matrices: ptr = "const AdapterMatrices*",
+            attn_output: ptr = "const bf16*",
+            residual: ptr = "float*",
+            matrices_stride: u32 = "u32",
+            tile_order: u32 = "u32",
+        }
         /// Seeded random bf16 weights, made where they will lie. `order` is 0 natural, 1 rotary pairs, 2 gate/up pairs,
         /// 3 row-major instead of tiles.
         FillBf16 {

@@ -1,6 +1,6 @@
 //! The LoRA adapters of a server, with vLLM's flags: which there are, how many, and whether they come and go.
 
-use ossmith::{MAX_RANK, ModelSpec};
+use ossmith::{AdapterSupport, MAX_RANK, ModelSpec};
 use ossmith_server::{AdapterLimits, AdapterRefusal, Adapters, Config};
 
 use crate::failure::fail;
@@ -10,7 +10,7 @@ use crate::model::NamedFolder;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Adapters")]
 pub(crate) struct AdapterArgs {
-    /// LoRA adapter, as peft saves it, that requests name as their model, in any mixture; on the CPU. Several may be given.
+    /// LoRA adapter, as peft saves it, that requests name as their model, in any mixture. Several may be given. On a CUDA device only those of attention's projections.
     #[arg(long, value_name = "NAME=FOLDER", num_args = 1..)]
     lora_modules: Vec<NamedFolder>,
 
@@ -32,17 +32,18 @@ pub(crate) struct AdapterArgs {
 }
 
 impl AdapterArgs {
-    /// The adapters that are named, loaded. `taken`: whether the engine applies adapters to single requests.
+    /// The adapters that are named, loaded. `support`: those that the engine applies to single requests.
     pub(crate) fn load(
         &self,
         spec: &ModelSpec,
-        taken: bool,
+        support: AdapterSupport,
         config: &Config,
     ) -> anyhow::Result<Adapters> {
-        if !taken && (self.allow_runtime_lora || !self.lora_modules.is_empty()) {
+        let none = support == AdapterSupport::None;
+        if none && (self.allow_runtime_lora || !self.lora_modules.is_empty()) {
             return Err(fail(
-                "adapters of single requests run on the CPU with one rank only",
-                "merge one adapter into the weights with --lora NAME=FOLDER, or run with --backend cpu",
+                "several ranks apply no adapters to single requests",
+                "merge one adapter into the weights with --lora NAME=FOLDER, or run with one rank",
             ));
         }
         let limits = AdapterLimits {
@@ -50,7 +51,7 @@ impl AdapterArgs {
             rank: self.max_lora_rank.into(),
             bytes: self.max_lora_bytes.try_into().unwrap_or(usize::MAX),
         };
-        let adapters = Adapters::new(spec, limits, self.allow_runtime_lora);
+        let adapters = Adapters::new(spec, support, limits, self.allow_runtime_lora);
         for NamedFolder { name, folder } in &self.lora_modules {
             if config.serves_itself(name) {
                 return Err(fail(

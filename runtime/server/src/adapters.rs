@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use ossmith::{Adapter, AdapterBounds, ModelSpec};
+use ossmith::{Adapter, AdapterBounds, AdapterSupport, ModelSpec};
 
 /// How many adapters a server holds, of which rank, and how large they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +45,20 @@ pub struct Adapters {
     loading: Arc<Mutex<()>>,
     /// The model that they are for; without one none can be loaded.
     spec: Option<ModelSpec>,
+    /// Those that the engine applies to single requests.
+    support: AdapterSupport,
 }
 
 impl Adapters {
-    /// None yet, for a model.
+    /// None yet, for a model and an engine of this support.
     #[must_use]
-    pub fn new(spec: &ModelSpec, limits: AdapterLimits, runtime: bool) -> Adapters {
-        Adapters { limits, runtime, spec: Some(*spec), ..Adapters::default() }
+    pub fn new(
+        spec: &ModelSpec,
+        support: AdapterSupport,
+        limits: AdapterLimits,
+        runtime: bool,
+    ) -> Adapters {
+        Adapters { limits, runtime, spec: Some(*spec), support, ..Adapters::default() }
     }
 
     /// Loads an adapter from a folder; `replaces` one of its name. Requests that run keep the one that they began with.
@@ -75,6 +82,9 @@ impl Adapters {
             Ok(adapter) => adapter,
             Err(why) => return unusable(why.to_string()),
         };
+        if let Some(why) = self.support.refusal(&adapter) {
+            return unusable(why);
+        }
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         loaded.insert(name.to_owned(), Arc::new(adapter));
         Ok(())

@@ -28,7 +28,7 @@ use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 
 pub(crate) use crate::progress::Progress;
 use crate::sampling::{TokenHistory, TokenLogprobs};
-use crate::{Adapter, Checkpoint, Result};
+use crate::{Adapter, AdapterSupport, Checkpoint, Result};
 
 /// Tokens in one page of a full layer's key/value cache.
 pub const PAGE_TOKENS: usize = 64;
@@ -310,9 +310,9 @@ pub trait Backend: Send {
     /// number of words than the vocabulary; device errors.
     fn set_mask(&mut self, seq_slot: usize, mask: usize, words: &[u32]) -> Result<()>;
 
-    /// Whether sequences may have adapters.
-    fn takes_adapters(&self) -> bool {
-        false
+    /// Which adapters sequences may have.
+    fn adapter_support(&self) -> AdapterSupport {
+        AdapterSupport::None
     }
 
     /// Sets the adapter of a sequence slot, or none, for the steps submitted from now on.

@@ -42,7 +42,7 @@ use gguf::GgufWeights;
 pub use gguf::{Gguf, GgufTokenizer};
 pub(crate) use lora::AdapterPart;
 use lora::MergedWeights;
-pub use lora::{Adapter, AdapterBounds, MAX_RANK};
+pub use lora::{Adapter, AdapterBounds, AdapterSupport, MAX_RANK};
 pub use lost_pages::end_on_lost_pages;
 pub use options::{CheckpointOptions, Conversion, ExpertStorage};
 use source::{Made, WeightSource};

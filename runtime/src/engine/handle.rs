@@ -28,7 +28,7 @@ use super::validate::{check_adapter, validate};
 use crate::backend::SleepLevel;
 use crate::error::panic_message;
 use crate::priority::run_promptly;
-use crate::{Checkpoint, Error, Limits, Result};
+use crate::{AdapterSupport, Checkpoint, Error, Limits, Result};
 
 /// Time that commands take between two steps, if more of them wait: each new choice copies its prompt, and a thousand of them
 /// at once would hold up the answers of others.
@@ -39,7 +39,7 @@ const COMMAND_TIME: Duration = Duration::from_millis(2);
 struct Shared {
     spec: &'static ModelSpec,
     limits: Limits,
-    takes_adapters: bool,
+    adapter_support: AdapterSupport,
     paused: AtomicBool,
     asleep: AtomicBool,
     describe: String,
@@ -116,8 +116,8 @@ impl EngineHandle {
         self.check_running()?;
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let request = {
-            let Shared { spec, limits, clock, takes_adapters, .. } = &*self.shared;
-            check_adapter(&request, spec, *takes_adapters)?;
+            let Shared { spec, limits, clock, adapter_support, .. } = &*self.shared;
+            check_adapter(&request, spec, *adapter_support)?;
             validate(id, request, spec, limits, clock.now())?
         };
         let samples = request.params.n;
@@ -134,10 +134,10 @@ impl EngineHandle {
         Ok(events)
     }
 
-    /// Whether requests may have adapters: on the CPU, by one rank.
+    /// Which adapters requests may have.
     #[must_use]
-    pub fn takes_adapters(&self) -> bool {
-        self.shared.takes_adapters
+    pub fn adapter_support(&self) -> AdapterSupport {
+        self.shared.adapter_support
     }
 
     /// Cancels a request; unknown and finished requests are ignored.
@@ -300,7 +300,7 @@ pub(super) fn parts(engine: Engine) -> (EngineHandle, Worker) {
     let shared = Arc::new(Shared {
         spec: engine.spec(),
         limits: engine.limits(),
-        takes_adapters: engine.backend.takes_adapters(),
+        adapter_support: engine.backend.adapter_support(),
         paused: AtomicBool::new(false),
         asleep: AtomicBool::new(false),
         describe: engine.describe(),

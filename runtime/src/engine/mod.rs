@@ -239,7 +239,7 @@ impl Engine {
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check_running()?;
         let id = RequestId(self.next_id);
-        check_adapter(&request, self.spec, self.backend.takes_adapters())?;
+        check_adapter(&request, self.spec, self.backend.adapter_support())?;
         let request = validate(id, request, self.spec, &self.limits, self.clock.now())?;
         self.room().check(request.params.n)?;
         self.next_id += 1;

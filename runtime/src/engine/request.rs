@@ -46,7 +46,7 @@ pub struct Request {
     /// Requests of one tenant and group count as one where requests compete, as the choices of one call should. `None`:
     /// the request stands alone.
     pub group: Option<u64>,
-    /// The adapter that is applied beside the model's weights; on the CPU, by one rank. Cached prefixes are shared by requests
+    /// The adapter that is applied beside the model's weights, by one rank. Cached prefixes are shared by requests
     /// with the same adapter only.
     pub adapter: Option<Arc<Adapter>>,
 }

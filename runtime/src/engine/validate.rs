@@ -10,7 +10,7 @@ use super::params::SamplingParams;
 use super::request::{Request, RequestId};
 use super::text::Detokenizer;
 use crate::backend::PAGE_TOKENS;
-use crate::{Adapter, Error, Limits, Result};
+use crate::{Adapter, AdapterSupport, Error, Limits, Result};
 
 /// The largest number of samples of one request.
 const MAX_SAMPLES: usize = 128;
@@ -138,19 +138,17 @@ impl SamplingParams {
 }
 
 /// Refuses an adapter that the engine cannot apply to single requests, or that is for another model.
-pub(super) fn check_adapter(request: &Request, spec: &ModelSpec, taken: bool) -> Result<()> {
+pub(super) fn check_adapter(
+    request: &Request,
+    spec: &ModelSpec,
+    support: AdapterSupport,
+) -> Result<()> {
     let Some(adapter) = &request.adapter else { return Ok(()) };
-    let name = adapter.name();
-    if !taken {
-        return refuse(
-            "adapter",
-            format!(
-                "adapter {name} was requested, and adapters of single requests run on the CPU with one rank only; merge it into the \
-                 weights when the model is loaded"
-            ),
-        );
+    if let Some(why) = support.refusal(adapter) {
+        return refuse("adapter", why);
     }
     if !adapter.fits(spec) {
+        let name = adapter.name();
         return refuse("adapter", format!("adapter {name} is for a model of other shapes"));
     }
     Ok(())

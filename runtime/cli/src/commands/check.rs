@@ -108,7 +108,7 @@ fn known(model: &Model, options: &CheckOptions) -> anyhow::Result<()> {
             &options.kernels,
             model.units.iter().map(|unit| unit.name).collect::<BTreeSet<_>>(),
         ),
-        ("phase", &options.phases, phases().map(|phase| phase.name).collect()),
+        ("phase", &options.phases, phases().map(|phase| phase.name).chain(["adapters"]).collect()),
     ] {
         if let Some(name) = names.iter().find(|name| !all.contains(name.as_str())) {
             let all: Vec<&str> = all.into_iter().collect();

@@ -302,7 +302,7 @@ impl Args {
         let mut config =
             self.config(chosen.model, &setup, limits.pages, keys, startup, shared_store)?;
         config.operator_key = operator_key;
-        config.adapters = self.adapters.load(spec, backend.takes_adapters(), &config)?;
+        config.adapters = self.adapters.load(spec, backend.adapter_support(), &config)?;
         config.arrivals = recording.as_ref().map(arrivals_of);
         config.tool_servers = tool_servers;
         let name = config.name().to_owned();

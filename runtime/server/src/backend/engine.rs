@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ossmith::{EngineHandle, EngineMetrics, PauseMode, SleepLevel, StepRecord};
+use ossmith::{AdapterSupport, EngineHandle, EngineMetrics, PauseMode, SleepLevel, StepRecord};
 
 use super::{EngineControl, GenerationBackend, GenerationRequest, GenerationStream};
 
@@ -37,8 +37,8 @@ impl GenerationBackend for EngineBackend {
         self.handle.closed().map(|error| error.to_string())
     }
 
-    fn takes_adapters(&self) -> bool {
-        self.handle.takes_adapters()
+    fn adapter_support(&self) -> AdapterSupport {
+        self.handle.adapter_support()
     }
 
     fn reset_prefix_cache(&self) {

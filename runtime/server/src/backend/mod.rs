@@ -10,7 +10,9 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use futures_core::Stream;
-use ossmith::{EngineMetrics, PauseMode, Request, SleepLevel, StepRecord, TokenEvent};
+use ossmith::{
+    AdapterSupport, EngineMetrics, PauseMode, Request, SleepLevel, StepRecord, TokenEvent,
+};
 
 use crate::error::ApiError;
 pub use engine::EngineBackend;
@@ -67,9 +69,9 @@ pub trait GenerationBackend: Send + Sync {
     /// Why it cannot generate any more; `None` while it can.
     fn failure(&self) -> Option<String>;
 
-    /// Whether requests may have adapters.
-    fn takes_adapters(&self) -> bool {
-        false
+    /// Which adapters requests may have.
+    fn adapter_support(&self) -> AdapterSupport {
+        AdapterSupport::None
     }
 
     /// Drops all cached prefixes that no generation uses.

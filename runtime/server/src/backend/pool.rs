@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ossmith::{EngineHandle, EngineMetrics, EnginePool, PauseMode, SleepLevel, StepRecord};
+use ossmith::{
+    AdapterSupport, EngineHandle, EngineMetrics, EnginePool, PauseMode, SleepLevel, StepRecord,
+};
 
 use super::{EngineControl, EngineState, GenerationBackend, GenerationRequest, GenerationStream};
 
@@ -45,8 +47,9 @@ impl GenerationBackend for PoolBackend {
         self.pool.closed().map(|error| error.to_string())
     }
 
-    fn takes_adapters(&self) -> bool {
-        self.pool.engines().iter().all(EngineHandle::takes_adapters)
+    fn adapter_support(&self) -> AdapterSupport {
+        let of_engines = self.pool.engines().iter().map(EngineHandle::adapter_support);
+        of_engines.min().unwrap_or_default()
     }
 
     fn reset_prefix_cache(&self) {

@@ -76,7 +76,7 @@ impl Batch {
     }
 
     /// Gives each row the adapter of its sequence slot, `adapters[seq_slot]`.
-    pub(super) fn adapt(&mut self, adapters: &[Option<Arc<Adapter>>]) {
+    pub(crate) fn adapt(&mut self, adapters: &[Option<Arc<Adapter>>]) {
         for (index, row) in self.rows.iter().enumerate() {
             let seq_slot = self.sequences[row.sequence].seq_slot;
             let Some(adapter) = adapters.get(seq_slot).and_then(Option::as_ref) else { continue };

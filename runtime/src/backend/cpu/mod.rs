@@ -54,7 +54,7 @@ use crate::backend::{
     Sequence, SleepLevel, SlotState, Step, StepOutput, out_of_order, validate,
 };
 use crate::sampling::{self, TokenHistory, TokenLogprobs};
-use crate::{Adapter, Checkpoint, Error, Result};
+use crate::{Adapter, AdapterSupport, Checkpoint, Error, Result};
 
 /// Rows that go through the unembedding together. This bounds the memory of logits.
 const HEAD_ROWS: usize = 32;
@@ -431,14 +431,16 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn takes_adapters(&self) -> bool {
-        self.ranks == 1
+    fn adapter_support(&self) -> AdapterSupport {
+        match self.ranks {
+            1 => AdapterSupport::All,
+            _ => AdapterSupport::None,
+        }
     }
 
     fn set_adapter(&mut self, seq_slot: usize, adapter: Option<Arc<Adapter>>) -> Result<()> {
-        let fits = |adapter: &Arc<Adapter>| {
-            self.takes_adapters() && adapter.fits(&self.executor.model().spec)
-        };
+        let fits =
+            |adapter: &Arc<Adapter>| self.ranks == 1 && adapter.fits(&self.executor.model().spec);
         let taken = adapter.as_ref().is_none_or(fits);
         match self.adapters.get_mut(seq_slot).filter(|_| taken) {
             Some(slot) => {

@@ -2,8 +2,9 @@
 //! of its type. Nothing here waits.
 //!
 //! Which kernels a step runs is decided in one place, the schedule; how a kernel is launched in one other, the match of
-//! [`Pass::kernel`]. What follows the layers is in [`head`].
+//! [`Pass::kernel`]. What follows the layers is in [`head`], what adapters add to a layer in [`adapted`].
 
+mod adapted;
 mod head;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use ossmith_plan::facts::MAX_DECODE_TOKENS;
 use ossmith_plan::params::{self, Params, PhaseKernel, Ptr};
 use ossmith_plan::{Kernel, Model, Phase, Schedule, Value, Weight};
 
+use super::adapters::DeviceAdapters;
 use super::cache::{DeviceCache, LayerAddresses};
 use super::exchange::Exchange;
 use super::kernels::{Extent, Kernels};
@@ -44,6 +46,18 @@ pub(super) struct StepInputs {
     pub given: Ptr,
     /// Set in steps with tokens that attention takes in tiles.
     pub tiled: Option<TiledInputs>,
+    /// Set in steps with tokens that have adapters.
+    pub adapted: Option<AdaptedInputs>,
+}
+
+/// Which tokens have which adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AdaptedInputs {
+    /// `[groups]`: [`params::AdapterGroup`].
+    pub groups: Ptr,
+    pub group_count: Ptr,
+    /// The tokens of the groups, one group after another.
+    pub tokens: Ptr,
 }
 
 /// How attention divides a step's tokens; [`super::query_tiles`] says why.
@@ -71,6 +85,7 @@ pub(super) struct Pass {
     pub shadow: Option<Shadow>,
     /// Where several ranks share the model.
     pub exchange: Option<Exchange>,
+    pub adapters: DeviceAdapters,
 }
 
 /// A step that is launched: what all its kernels have in common.
@@ -121,7 +136,9 @@ impl Pass {
     pub(super) fn phase(&self, phase: &Phase, step: &StepRun, layer: usize) -> Result<()> {
         let before_layers = step.schedule.start.iter().any(|first| std::ptr::eq(first, phase));
         let _range = self.kernels.phase(phase.name, (!before_layers).then_some(layer));
-        phase.kernels.iter().try_for_each(|kernel| self.kernel(kernel, phase, step, layer))
+        self.adapt_before(phase, step, layer)?;
+        phase.kernels.iter().try_for_each(|kernel| self.kernel(kernel, phase, step, layer))?;
+        self.adapt_after(phase, step, layer)
     }
 
     /// What depends on the number of tokens.

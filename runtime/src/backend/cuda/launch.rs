@@ -7,7 +7,7 @@ use super::memory::device_error;
 use super::nvtx::Range;
 use super::sampling_state::REPORT_WORDS;
 use super::staging::Staging;
-use super::{CudaBackend, InFlight, Launched, Pass, Samples, Staged};
+use super::{CudaBackend, InFlight, Launched, Pass, Staged};
 use crate::Result;
 use crate::backend::{
     Backend, HeldStep, Input, LayerActivations, Sequence, Step, StepForm, out_of_order, validate,
@@ -33,9 +33,10 @@ impl CudaBackend {
         let tables = &mut self.pass.cache.tables;
         tables.place(step)?;
         staged.staging.fill(step, tables);
+        let adapters = &self.pass.adapters;
+        staged.staging.put_adapters(step, |slot| adapters.place_of(slot));
         if self.use_graphs && samples_all(&staged.staging, step) {
-            let samples = if samples { self.samples_of(&staged.staging) } else { Samples::Later };
-            self.capture(staged.staging.tokens, samples)?;
+            self.capture(self.decode_step_of(&staged.staging, samples))?;
         }
         Ok(staged)
     }
@@ -87,11 +88,11 @@ impl CudaBackend {
         let samples_all = samples_all(staging, step);
         self.form = StepForm { regime: Some(regime.name()), graph: samples_all && self.use_graphs };
         let (rows, activations) = if samples_all {
-            let samples = if samples { self.samples_of(staging) } else { Samples::Later };
+            let decode_step = self.decode_step_of(staging, samples);
             if self.use_graphs {
-                self.replay(staging.tokens, samples)?;
+                self.replay(decode_step)?;
             } else {
-                self.decode_step(staging.tokens, samples)?;
+                self.decode_step(decode_step)?;
             }
             (Vec::new(), Vec::new())
         } else {

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code, reason = "driver calls; each block says what it relies on")]
 
+mod adapters;
 pub mod bench;
 mod bundle;
 mod cache;
@@ -18,6 +19,7 @@ mod device;
 mod eager;
 mod exchange;
 mod forward;
+mod graphs;
 mod kernels;
 mod launch;
 mod limits;
@@ -47,7 +49,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, sys};
+use cudarc::driver::{CudaContext, CudaEvent};
 use ossmith_plan::params::NOTHING_SAMPLED;
 use ossmith_plan::{Model, Weight};
 
@@ -67,11 +69,13 @@ use crate::backend::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::sampling::{TokenHistory, TokenLogprobs};
-use crate::{Error, Result};
+use crate::{Adapter, AdapterSupport, Error, Result};
+use adapters::DeviceAdapters;
 use cache::DeviceCache;
 use clock::{Clock, Marks};
 use exchange::Exchange;
 use forward::{Pass, StepInputs};
+use graphs::{DecodeGraph, DecodeStep, Samples, use_graphs};
 use memory::{Buffer, Pinned, device_error};
 use sampling_state::{REPORT_WORDS, SamplingState, StagedHistories, read_report};
 use shadow::Shadow;
@@ -92,8 +96,7 @@ pub struct CudaBackend {
     /// Bytes of each buffer between kernels.
     workspace_sizes: Vec<usize>,
     pass: Pass,
-    /// By number of tokens, [`Workspace::logit_rows`] at most, and how their tokens are sampled.
-    graphs: HashMap<(usize, Samples), DecodeGraph>,
+    graphs: HashMap<DecodeStep, DecodeGraph>,
     /// How the step was launched that was submitted last.
     form: StepForm,
     /// The weights while it sleeps.
@@ -110,29 +113,6 @@ pub struct CudaBackend {
     clock: Clock,
     /// Whether a token was sampled for a slot, for which [`Input::Sampled`] can stand.
     has_sampled: Vec<bool>,
-}
-
-/// How the tokens are sampled of a step that samples after each of its tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Samples {
-    /// After its layers, when their masks are there.
-    Later,
-    /// From all logits.
-    All,
-    /// From the shadow of the unembedding: greedily, or by temperature alone.
-    Shadow,
-}
-
-/// A captured decode step.
-struct DecodeGraph(CudaGraph);
-
-// SAFETY: a graph may be used from any thread, one at a time; the backend is borrowed exclusively whenever it is.
-unsafe impl Send for DecodeGraph {}
-
-impl std::fmt::Debug for DecodeGraph {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DecodeGraph")
-    }
 }
 
 /// Host memory of one step, and its marks on the device's clock.
@@ -218,6 +198,7 @@ impl CudaBackend {
                 sampling,
                 shadow,
                 exchange,
+                adapters: DeviceAdapters::new(&model.spec, limits.max_sequences),
             },
             has_sampled: vec![false; limits.max_sequences],
             graphs: HashMap::new(),
@@ -306,16 +287,18 @@ impl CudaBackend {
         self.pass.cache.release();
         self.pass.weights.clear();
         self.pass.shadow = None;
+        self.pass.adapters.release();
     }
 
     /// Takes the memory again, if it was freed.
     fn take_memory(&mut self) -> Result<()> {
         let Some(released) = &self.released else { return Ok(()) };
         self.context.bind_to_thread().map_err(device_error("select the device"))?;
-        let Pass { model, stream, kernels, weights, cache, shadow, .. } = &mut self.pass;
+        let Pass { model, stream, kernels, weights, cache, shadow, adapters, .. } = &mut self.pass;
         *cache = DeviceCache::new(&self.context, &model.rank_spec(), &self.limits)?;
         weights.restore(&self.context, released)?;
         *shadow = Shadow::new(&self.context, stream, kernels, model, weights)?;
+        adapters.restore(&self.context, stream)?;
         self.released = None;
         Ok(())
     }
@@ -339,79 +322,8 @@ impl CudaBackend {
         sampling.prepare(&self.context, stream, kernels, model, staged)
     }
 
-    /// Captures the graph of a step of `tokens` tokens that samples after each of them, the first time.
-    fn capture(&mut self, tokens: usize, samples: Samples) -> Result<()> {
-        let key = (tokens, samples);
-        if !self.graphs.contains_key(&key) {
-            let graph = self.graph_of(|| self.decode_step(tokens, samples))?;
-            self.graphs.insert(key, DecodeGraph(graph));
-        }
-        Ok(())
-    }
-
-    /// Replays the graph of such a step.
-    fn replay(&mut self, tokens: usize, samples: Samples) -> Result<()> {
-        self.capture(tokens, samples)?;
-        self.graphs[&(tokens, samples)].0.launch().map_err(device_error("replay a decode step"))
-    }
-
-    /// The launches of a step of `tokens` tokens that samples after each of them.
-    fn decode_step(&self, tokens: usize, samples: Samples) -> Result<()> {
-        let step = self.pass.step(&self.inputs, tokens);
-        self.pass.body(&step)?;
-        match samples {
-            Samples::Later => self.pass.head(&step, 0..tokens),
-            Samples::All => {
-                self.pass.head(&step, 0..tokens)?;
-                self.pass.sample(&step, tokens)
-            }
-            Samples::Shadow => self.pass.shadow_head(&step, tokens),
-        }
-    }
-
-    /// How a staged step that samples after each of its tokens samples them, if it does so at once.
-    fn samples_of(&self, staging: &Staging) -> Samples {
-        match staging.samples_plainly && self.pass.has_shadow_head(staging.tokens) {
-            true => Samples::Shadow,
-            false => Samples::All,
-        }
-    }
-
-    /// Captures launches as a graph.
-    fn graph_of(&self, launches: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
-        let stream = &self.pass.stream;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).map_err(device_error("begin a graph"))?;
-        let launched = launches();
-        let graph = stream
-            .end_capture(sys::CUgraphInstantiate_flags(0))
-            .map_err(device_error("make a graph of launches"))?;
-        launched?;
-        let graph =
-            graph.ok_or_else(|| Error::Internal("a captured graph has no launches".into()))?;
-        if self.pass.exchange.is_some() {
-            // Uploading at the first launch could wait for a kernel that waits for this rank.
-            graph.upload().map_err(device_error("upload a graph"))?;
-            self.synchronize()?;
-        }
-        Ok(graph)
-    }
-
     fn synchronize(&self) -> Result<()> {
         self.pass.stream.synchronize().map_err(device_error("finish a step"))
-    }
-}
-
-/// Whether `OSSMITH_GRAPHS` lets steps be replayed as graphs. A profiler that shows a graph as one launch sees each kernel
-/// without them.
-fn use_graphs() -> Result<bool> {
-    match std::env::var("OSSMITH_GRAPHS").as_deref() {
-        Err(_) | Ok("" | "on") => Ok(true),
-        Ok("off") => Ok(false),
-        Ok(other) => Err(Error::invalid_option(
-            "OSSMITH_GRAPHS",
-            format!("it is `{other}`: set it to on or off, or leave it unset"),
-        )),
     }
 }
 
@@ -495,6 +407,25 @@ impl Backend for CudaBackend {
         // The step that waits for the copy: the next one, or that which is still to be sampled.
         let read_by = self.submitted + u64::from(self.held.is_none());
         self.pass.sampling.set_mask(seq_slot, mask, words, read_by, self.collected)
+    }
+
+    fn adapter_support(&self) -> AdapterSupport {
+        match self.pass.exchange {
+            None => AdapterSupport::Attention,
+            Some(_) => AdapterSupport::None,
+        }
+    }
+
+    fn set_adapter(&mut self, seq_slot: usize, adapter: Option<Arc<Adapter>>) -> Result<()> {
+        if let Some(adapter) = &adapter {
+            let other = (!adapter.fits(&self.pass.model.spec)).then(|| "other shapes".to_owned());
+            if let Some(why) = other.or_else(|| self.adapter_support().refusal(adapter)) {
+                return Err(Error::Internal(format!("an adapter for slot {seq_slot}: {why}")));
+            }
+        }
+        self.context.bind_to_thread().map_err(device_error("select the device"))?;
+        let Pass { adapters, stream, .. } = &mut self.pass;
+        adapters.set(&self.context, stream, seq_slot, adapter)
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {

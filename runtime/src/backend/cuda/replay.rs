@@ -145,6 +145,8 @@ impl CudaBackend {
         let step = Step { sequences: &sequences, capture_activations: false };
         tables.place(&step)?;
         staged.staging.fill(&step, tables);
+        let adapters = &self.pass.adapters;
+        staged.staging.put_adapters(&step, |slot| adapters.place_of(slot));
         self.send(&staged.staging)?;
         self.synchronize()?;
         let (inputs, tokens) = (staged.staging.inputs(&self.inputs), staged.staging.tokens);

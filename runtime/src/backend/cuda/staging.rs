@@ -3,13 +3,18 @@
 //!
 //! Layout in words: tokens, positions, slots `[step tokens]` each; head rows `[step tokens]`; sampling settings and changes
 //! `[sampled rows]` each; query tiles and single-query tokens, `[step tokens]`. What most steps lack is sent apart: edits
-//! `[sequences][MAX_EDITS]`, settings of the rows that are only reported `[step tokens]`; then page-table entries.
+//! `[sequences][MAX_EDITS]`, settings of the rows that are only reported `[step tokens]`, and of adapters the number of groups,
+//! their tokens `[step tokens]` and the groups `[step tokens]`; then page-table entries.
+
+use std::collections::BTreeMap;
 
 use ossmith_plan::ModelSpec;
-use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
-use ossmith_plan::params::{NO_MASK, NOTHING_GIVEN, Ptr, SampleChanges, SampleEdit, SampleRow};
+use ossmith_plan::facts::{ADAPTER_TOKENS, SLIDING_PAGE_TOKENS};
+use ossmith_plan::params::{
+    AdapterGroup, NO_MASK, NOTHING_GIVEN, Ptr, SampleChanges, SampleEdit, SampleRow,
+};
 
-use super::forward::{StepInputs, TiledInputs};
+use super::forward::{AdaptedInputs, StepInputs, TiledInputs};
 use super::memory::Pinned;
 use super::page_tables::{ENTRIES_AHEAD, PageTables, TableUpdate};
 use super::query_tiles::QueryTiles;
@@ -76,8 +81,23 @@ impl Arrays {
         self.edits() + self.sequences * MAX_EDITS * EDIT_WORDS
     }
 
-    fn pages(&self) -> usize {
+    fn adapter_groups(&self) -> usize {
         self.given() + self.step_tokens * SAMPLE_ROW_WORDS
+    }
+
+    fn pages(&self) -> usize {
+        self.adapter_groups() + 1 + self.step_tokens * (1 + GROUP_WORDS)
+    }
+
+    /// Where a step on the device says which tokens have which adapter; its copy begins at `first`.
+    pub(super) fn adapted(&self, first: Ptr) -> AdaptedInputs {
+        let at = |words: usize| first + (words * size_of::<u32>()) as Ptr;
+        let group_count = self.adapter_groups();
+        AdaptedInputs {
+            group_count: at(group_count),
+            tokens: at(group_count + 1),
+            groups: at(group_count + 1 + self.step_tokens),
+        }
     }
 
     /// Words of the device's copy, which has no page-table entries.
@@ -103,9 +123,13 @@ impl Arrays {
             edits: at(self.edits()),
             given: at(self.given()),
             tiled: None,
+            adapted: None,
         }
     }
 }
+
+/// Words of an [`AdapterGroup`].
+const GROUP_WORDS: usize = size_of::<AdapterGroup>() / size_of::<u32>();
 
 /// A row of the head that goes back to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +165,8 @@ pub(super) struct Staging<W = Pinned> {
     pub given: Vec<(usize, u32)>,
     /// Edits of all sampled rows.
     edits: usize,
+    /// Groups of tokens that have the same adapter.
+    adapter_groups: usize,
     /// Rows whose logits are wanted, in order of sequence and token.
     pub wanted: Vec<WantedRow>,
     /// Whether all sampled rows are sampled greedily or by temperature alone, and nothing is reported of them.
@@ -163,6 +189,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
             left_out: Vec::new(),
             given: Vec::new(),
             edits: 0,
+            adapter_groups: 0,
             wanted: Vec::new(),
             samples_plainly: true,
         }
@@ -176,7 +203,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
         self.left_out.clear();
         self.given.clear();
         self.wanted.clear();
-        (self.tokens, self.edits) = (0, 0);
+        (self.tokens, self.edits, self.adapter_groups) = (0, 0, 0);
         self.samples_plainly = true;
         let mut last_rows = Vec::with_capacity(step.sequences.len());
         let mut page_word = self.arrays.pages();
@@ -234,7 +261,44 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
             single_query_tokens: at + size_of_val(&tiles[..]) as u64,
             single_query_count: single_query_tokens.len(),
         });
-        StepInputs { tiled, ..*arrays }
+        let adapted = self.is_adapted().then(|| self.arrays.adapted(arrays.tokens));
+        StepInputs { tiled, adapted, ..*arrays }
+    }
+
+    /// Groups the step's tokens by the adapters of their slots, of which `place_of` says where they are listed.
+    pub(super) fn put_adapters(
+        &mut self,
+        step: &Step<'_>,
+        place_of: impl Fn(usize) -> Option<usize>,
+    ) {
+        let (mut by_place, mut first) = (BTreeMap::<usize, Vec<u32>>::new(), 0);
+        for sequence in step.sequences {
+            let next = first + sequence.input.len() as u32;
+            if let Some(place) = place_of(sequence.seq_slot) {
+                by_place.entry(place).or_default().extend(first..next);
+            }
+            first = next;
+        }
+        let (count_at, capacity) = (self.arrays.adapter_groups(), self.arrays.step_tokens);
+        let words = &mut self.words.as_mut()[count_at..self.arrays.pages()];
+        let (tokens, groups) = words[1..].split_at_mut(capacity);
+        let (mut first, mut groups) = (0, groups.chunks_exact_mut(GROUP_WORDS));
+        for (place, of_place) in by_place {
+            for group in of_place.chunks(ADAPTER_TOKENS) {
+                tokens[first..first + group.len()].copy_from_slice(group);
+                if let Some(words) = groups.next() {
+                    words.copy_from_slice(&[place as u32, first as u32, group.len() as u32, 0]);
+                }
+                first += group.len();
+                self.adapter_groups += 1;
+            }
+        }
+        words[0] = self.adapter_groups as u32;
+    }
+
+    /// Whether a token of the step has an adapter.
+    pub(super) fn is_adapted(&self) -> bool {
+        self.adapter_groups > 0
     }
 
     /// Sampled rows first, then every other row that is wanted, then those that are only reported.
@@ -353,9 +417,15 @@ impl<W: AsRef<[u32]> + AsMut<[u32]>> Staging<W> {
     /// The words that only some steps have, where they have any.
     pub(super) fn rare_ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
         let (edits, given) = (self.arrays.edits(), self.arrays.given());
+        let adapters = self.arrays.adapter_groups();
+        let adapter_words = match self.adapter_groups {
+            0 => 0,
+            groups => 1 + self.arrays.step_tokens + groups * GROUP_WORDS,
+        };
         let ranges = [
             edits..edits + self.edits * EDIT_WORDS,
             given..given + self.given.len() * SAMPLE_ROW_WORDS,
+            adapters..adapters + adapter_words,
         ];
         ranges.into_iter().filter(|range| !range.is_empty())
     }

@@ -6,7 +6,7 @@ use ossmith_plan::Phase;
 use super::bench::{DecodeSampling, TimedSequences, TimingStats};
 use super::kernels::Kernels;
 use super::stamps::{Stamps, TracedBlock, TracedLaunch};
-use super::{CudaBackend, Samples};
+use super::{CudaBackend, DecodeStep, Samples};
 use crate::backend::Progress;
 use crate::{Error, Result};
 
@@ -60,12 +60,13 @@ impl CudaBackend {
             TimedSequences::new(sampling, tables, spec.vocab, spec.max_experts())
         };
         timed.start(self, context.saturating_sub(1))?;
-        let plain = self.time_graph(|| self.decode_step(batch, Samples::All))?;
+        let step = DecodeStep { tokens: batch, samples: Samples::All, adapted: false };
+        let plain = self.time_graph(|| self.decode_step(step))?;
         let mut kernels =
             Kernels::load_stamped(&self.context, &self.info, self.pass.model, progress)?;
         kernels.set_stamps(Stamps::new(&self.context, self.blocks(batch)?)?);
         std::mem::swap(&mut self.pass.kernels, &mut kernels);
-        let stamped = self.time_graph(|| self.decode_step(batch, Samples::All));
+        let stamped = self.time_graph(|| self.decode_step(step));
         std::mem::swap(&mut self.pass.kernels, &mut kernels);
         let stamped = stamped?;
         let (launches, blocks) = kernels.traced()?;

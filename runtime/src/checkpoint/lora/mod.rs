@@ -47,6 +47,44 @@ impl Default for AdapterBounds {
     }
 }
 
+/// Which adapters an engine applies to single requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdapterSupport {
+    /// None: several ranks.
+    #[default]
+    None,
+    /// Those that change attention's projections alone: a CUDA device.
+    Attention,
+    /// All of them: the CPU.
+    All,
+}
+
+impl AdapterSupport {
+    /// Why an adapter is not applied to single requests, if it is not, and what to do.
+    #[must_use]
+    pub fn refusal(self, adapter: &Adapter) -> Option<String> {
+        const WAY_OUT: &str = "merge it into the weights (--lora NAME=FOLDER), or run on the CPU with one rank (--backend cpu)";
+        let name = &adapter.name;
+        let other = adapter.parts.keys().find_map(|(weight, layer)| match weight {
+            Weight::Qkv | Weight::AttnOut => None,
+            Weight::Router => Some(format!("mlp.router of layer {layer}")),
+            Weight::GateUp => Some(format!("mlp.experts.gate_up_proj of layer {layer}")),
+            Weight::Down => Some(format!("mlp.experts.down_proj of layer {layer}")),
+            other => Some(format!("{other:?} of layer {layer}")),
+        });
+        match (self, other) {
+            (AdapterSupport::All, _) | (AdapterSupport::Attention, None) => None,
+            (AdapterSupport::None, _) => Some(format!(
+                "adapter {name} was requested, and several ranks apply none to single requests: {WAY_OUT}"
+            )),
+            (AdapterSupport::Attention, Some(other)) => Some(format!(
+                "adapter {name} adapts {other}, and on a CUDA device those of single requests adapt attention alone (q_proj, k_proj, \
+                 v_proj, o_proj): {WAY_OUT}"
+            )),
+        }
+    }
+}
+
 /// What an adapter adds to some rows of a matrix `w`: `w + b a`, or `b (a x)` to `w x`.
 #[derive(Debug)]
 pub(crate) struct AdapterPart {
@@ -215,6 +253,46 @@ impl Adapter {
             parts.sort_by_key(|part| (part.matrix, part.first_row));
         }
         Ok(adapter)
+    }
+
+    /// An adapter of attention's projections with these values, which are rounded to bf16: for checks and timings of kernels.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_attention(
+        name: &str,
+        spec: &ModelSpec,
+        rank: usize,
+        value: &mut dyn FnMut() -> f32,
+    ) -> Adapter {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+        let mut some = |count: usize, scale: f32| -> Vec<f32> {
+            (0..count).map(|_| half::bf16::from_f32(value() * scale).to_f32()).collect()
+        };
+        let (q, kv) = (spec.q_width(), spec.kv_width());
+        let mut part = |first_row: usize, rows: usize, k: usize| AdapterPart {
+            matrix: 0,
+            first_row,
+            rank,
+            a: some(rank * k, 1.0 / (k as f32).sqrt()),
+            b: some(rows * rank, 1.0 / (rank as f32).sqrt()),
+        };
+        let mut parts = BTreeMap::new();
+        for layer in 0..spec.layers.len() {
+            let of_qkv = [(0, q), (q, kv), (q + kv, kv)];
+            let of_qkv = of_qkv.map(|(first_row, rows)| part(first_row, rows, spec.hidden));
+            parts.insert((Weight::Qkv, layer), of_qkv.into());
+            parts.insert((Weight::AttnOut, layer), vec![part(0, spec.hidden, q)]);
+        }
+        Adapter {
+            name: name.to_owned(),
+            folder: PathBuf::new(),
+            files: [PathBuf::new(), PathBuf::new()],
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            spec: *spec,
+            base: None,
+            rank,
+            parts,
+            notes: Vec::new(),
+        }
     }
 
     /// Reads the two tensors of one module or parameter.

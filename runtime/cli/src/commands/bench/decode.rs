@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use ossmith::unstable::SamplerConfig;
 use ossmith::unstable::cuda::bench::{DecodeSampling, PhaseTime, StepTimes, TimingStats};
-use ossmith::{Limits, PAGE_TOKENS};
+use ossmith::{Limits, MAX_RANK, PAGE_TOKENS};
 use ossmith_plan::StepShape;
 use serde_json::{Value, json};
 
@@ -37,6 +37,12 @@ pub(super) struct Decode {
     /// a new mask before each token).
     #[arg(long, default_value = "temperature=1", value_name = "SETTING=VALUE,…", value_parser = sampling)]
     sampling: DecodeSampling,
+    /// LoRA adapters of attention with random values, which the sequences have in turns; on one device.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    adapters: usize,
+    /// The rank of these adapters.
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = count(MAX_RANK as u64))]
+    adapter_rank: usize,
     #[command(flatten)]
     ranks: RankArgs,
     /// Print one JSON object.
@@ -76,6 +82,12 @@ impl Decode {
             .with_max_step_tokens(batch)
             .with_pages(pairs.iter().map(pages).max().unwrap_or(1));
         let (mut backend, load_s) = load_ranks(&self.model, &self.schedule, limits, &self.ranks)?;
+        if self.adapters > 0 {
+            self.ranks.only_device("`bench decode --adapters`")?;
+            if let Loaded::One(backend) = &mut backend {
+                backend.give_random_adapters(self.adapters, self.adapter_rank)?;
+            }
+        }
         let mut all = Vec::new();
         for (batch, context) in pairs {
             all.push(backend.time_decode(batch, context, &self.sampling)?);
@@ -114,6 +126,10 @@ impl Decode {
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
         writeln!(out, "sampled with {}", settings.join(", "))?;
+        if self.adapters > 0 {
+            let (count, rank) = (self.adapters, self.adapter_rank);
+            writeln!(out, "adapters {count}, of attention, rank {rank}; phases are those without")?;
+        }
         for times in &all {
             let StepShape { tokens, keys, .. } = times.shape;
             for line in step_lines(times, &format!("batch {tokens} context {keys}")) {

@@ -2,6 +2,7 @@
 //! device's own inputs, and the outputs are compared. Shapes are the edges: one token, a full decode step, one more,
 //! tiles that do not fill; positions around the window's edge and past YaRN's original context.
 
+mod adapted;
 mod device_values;
 mod graph_values;
 mod head;
@@ -75,6 +76,7 @@ impl CheckOptions {
             let step = model.schedule(tokens);
             let of_rows = model.schedule(tokens.min(step_layout::HEAD_ROWS)).unembed();
             step.phases().chain(step.shadow_head).any(|phase| self.picks_phase(phase))
+                || adapted::KERNELS.iter().any(|kernel| self.picks(adapted::PHASE, kernel))
                 || of_rows.is_some_and(|kernel| self.picks("unembed", kernel.info().name))
         };
         let fits = |&(tokens, start): &(usize, usize)| start + tokens <= model.spec.context;

@@ -8,11 +8,11 @@ use super::super::device::has_clusters;
 use super::super::forward::{StepInputs, StepRun};
 use super::super::memory::Buffer;
 use super::super::sampling_state::SamplingState;
-use super::CheckOptions;
 use super::device_values::{LayerSnapshot, read_f32};
 use super::next_norm::{self, NextNorm};
 use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
 use super::verdict::Difference;
+use super::{CheckOptions, adapted};
 use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Values};
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
@@ -31,7 +31,7 @@ pub(super) struct Bench {
     pub(super) cache: Cache,
     /// Where the words of the step lie.
     step_inputs: StepInputs,
-    random: Random,
+    pub(super) random: Random,
 }
 
 impl Bench {
@@ -94,13 +94,16 @@ impl Bench {
             self.phase(phase, 0, START, &layout, &batch, report)?;
         }
         for layer in 0..self.model.spec.layers.len() {
-            self.fill_history(&layout, layer)?;
-            let batch = self.stage(&layout.sequences())?;
-            self.randomise_residual(tokens, layer)?;
             let part = match self.model.spec.layers[layer].kind() {
                 LayerKind::Sliding => "sliding",
                 LayerKind::Full => "full",
             };
+            if adapted::KERNELS.iter().any(|kernel| options.picks(adapted::PHASE, kernel)) {
+                self.adapted_layer(&layout, layer, part, report)?;
+            }
+            self.fill_history(&layout, layer)?;
+            let batch = self.stage(&layout.sequences())?;
+            self.randomise_residual(tokens, layer)?;
             for phase in self.device.pass.phases_of(&self.run(tokens), layer) {
                 if options.picks_phase(phase) {
                     self.phase(phase, layer, part, &layout, &batch, report)?;
@@ -116,17 +119,19 @@ impl Bench {
     }
 
     /// The step whose words were staged last.
-    fn run(&self, tokens: usize) -> StepRun {
+    pub(super) fn run(&self, tokens: usize) -> StepRun {
         self.device.pass.step(&self.step_inputs, tokens)
     }
 
     /// Sends a step's words and lays it out for the executor.
-    fn stage(&mut self, sequences: &[Sequence<'_>]) -> Result<Batch> {
+    pub(super) fn stage(&mut self, sequences: &[Sequence<'_>]) -> Result<Batch> {
         let mut staged = self.device.staged()?;
         let tables = &mut self.device.pass.cache.tables;
         let step = Step { sequences, capture_activations: false };
         tables.place(&step)?;
         staged.staging.fill(&step, tables);
+        let adapters = &self.device.pass.adapters;
+        staged.staging.put_adapters(&step, |slot| adapters.place_of(slot));
         self.device.send(&staged.staging)?;
         self.device.synchronize()?;
         self.step_inputs = staged.staging.inputs(&self.device.inputs);
@@ -137,7 +142,7 @@ impl Bench {
     }
 
     /// A random residual, as the writer before this layer would leave it.
-    fn randomise_residual(&mut self, tokens: usize, layer: usize) -> Result<()> {
+    pub(super) fn randomise_residual(&mut self, tokens: usize, layer: usize) -> Result<()> {
         let elements = tokens * self.model.spec.hidden;
         let residual: Vec<f32> = (0..elements).map(|_| 2.0 * self.random.normal()).collect();
         self.device.pass.workspace.residual.write(0, &residual)?;
@@ -145,7 +150,7 @@ impl Bench {
     }
 
     /// Keys and values of the positions before a step, made by the device from random rows and copied to the executor.
-    fn fill_history(&mut self, layout: &Layout, layer: usize) -> Result<()> {
+    pub(super) fn fill_history(&mut self, layout: &Layout, layer: usize) -> Result<()> {
         let chunk = self.device.limits.max_step_tokens;
         for slot in (0..SEQUENCES).filter(|&slot| layout.counts[slot] > 0) {
             let end = layout.starts[slot];
@@ -175,13 +180,17 @@ impl Bench {
         Ok(())
     }
 
-    fn launch(&self, phase: &Phase, run: &StepRun, layer: usize) -> Result<()> {
+    pub(super) fn launch(&self, phase: &Phase, run: &StepRun, layer: usize) -> Result<()> {
         self.device.pass.phase(phase, run, layer)?;
         self.device.synchronize()
     }
 
     /// Copies the keys and values that a step wrote from the device's cache to the executor's; returns them.
-    fn copy_cache(&mut self, batch: &Batch, layer: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+    pub(super) fn copy_cache(
+        &mut self,
+        batch: &Batch,
+        layer: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
         let spec = &self.model.rank_spec();
         let device = &self.device.pass.cache;
         let snapshot = LayerSnapshot::take(device, layer, spec.kv_heads, spec.head_dim)?;
@@ -198,7 +207,7 @@ impl Bench {
     }
 
     /// Checks one phase.
-    fn phase(
+    pub(super) fn phase(
         &mut self,
         phase: &'static Phase,
         layer: usize,

@@ -307,3 +307,23 @@ fn a_step_leaves_nothing_to_the_next() {
         assert_eq!(words(&used, address, count), words(&fresh, address, count));
     }
 }
+
+#[test]
+fn tokens_are_grouped_by_their_adapters() {
+    let (mut staged, prompt) = (Staged::new(), prompt());
+    let sequences = mixed_step(&prompt);
+    let plain = staged.stage(&sequences);
+    assert_eq!(plain.adapted, None);
+    let step = Step { sequences: &sequences, capture_activations: false };
+    // The prompt has one adapter; the decode and the last token share another one; the draft has none.
+    staged.staging.put_adapters(&step, |slot| [None, Some(1), Some(0), Some(0)][slot]);
+    let inputs = staged.staging.inputs(&staged.arrays.inputs(WORDS));
+    let adapted = inputs.adapted.unwrap();
+    assert_eq!(staged.at(adapted.group_count, 1), [4]);
+    let groups = [[0, 0, 2, 0], [1, 2, 8, 0], [1, 10, 8, 0], [1, 18, 4, 0]];
+    assert_eq!(staged.at(adapted.groups, 16), groups.as_flattened());
+    let tokens: Vec<u32> = [0, 24].into_iter().chain(4..24).collect();
+    assert_eq!(staged.at(adapted.tokens, 22), tokens);
+    // The next step has none again.
+    assert_eq!(staged.stage(&sequences[..1]).adapted, None);
+}
