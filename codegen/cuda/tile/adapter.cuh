@@ -1,7 +1,7 @@
 // Low-rank adapters beside a matrix: to y = w x they add b (a x), where `a` is [rank][k] and `b` is [rows][rank].
 //
-// A block takes a group of up to eight tokens that have the same adapter. Its warps split k of the first product, by
-// tensor cores; the second is so small that each thread has a row of it.
+// A block takes a group of up to eight tokens that have the same adapter. Its warps split k of a x, by tensor cores; the
+// multiplication by b is so small that each thread has a row of it.
 #pragma once
 #include "ptx/math.cuh"
 #include "ptx/memory.cuh"
@@ -52,8 +52,8 @@ __device__ __forceinline__ void load_rank_pairs(u32 (&pairs)[kAdapterPairs], con
   pairs[4] = high.x, pairs[5] = high.y, pairs[6] = high.z, pairs[7] = high.w;
 }
 
-// inner = a x of the rows of `input` that `tokens` lists. All threads of the block take part; the sums are there for all
-// of them when it returns. The order of the additions is the same whatever else is in the step.
+// inner = a x of the rows of `input` that `tokens` lists. All threads of the block take part; the sums are there for
+// all of them when it returns. The order of the additions is the same whatever else is in the step.
 template <u32 kK, u32 kWarps, u32 kMaxRank>
 __device__ __forceinline__ void shrink(SharedAdapter<kWarps, kMaxRank>& shared, const AdapterMatrices& matrices,
                                        const bf16* input, const u32* tokens, u32 count, u32 tile_order) {

@@ -73,7 +73,7 @@ impl DeviceAdapters {
         })?;
         *slot = None;
         for place in &mut self.places {
-            // Nobody else has it any more: it was unloaded.
+            // Nothing else holds it any more: it was unloaded.
             if place.as_ref().is_some_and(|placed| Arc::strong_count(&placed.adapter) == 1) {
                 *place = None;
             }

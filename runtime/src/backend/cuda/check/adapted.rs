@@ -5,16 +5,13 @@ use std::sync::Arc;
 
 use ossmith_plan::PhaseKernel;
 
+use super::ADAPTER_KERNELS;
 use super::device_values::clear;
 use super::phases::{Bench, Report};
 use super::step_layout::{Layout, SEQUENCES};
 use crate::backend::Backend;
 use crate::{Adapter, Result};
 
-/// The kernels that add it.
-pub(super) const KERNELS: [&str; 2] = ["adapt_qkv", "adapt_attn_out"];
-/// What `--phase` calls them.
-pub(super) const PHASE: &str = "adapters";
 /// Ranks of the two adapters: one tile, and more that do not fill it.
 const RANKS: [usize; SEQUENCES] = [16, 40];
 
@@ -65,9 +62,11 @@ impl Bench {
         self.randomise_residual(tokens, layer)?;
         for phase in self.device.pass.phases_of(&self.run(tokens), layer) {
             let adapts = |kernel: &PhaseKernel| match kernel {
-                PhaseKernel::RmsNormQkvRope(_) | PhaseKernel::QkvRope(_) => Some(KERNELS[0]),
+                PhaseKernel::RmsNormQkvRope(_) | PhaseKernel::QkvRope(_) => {
+                    Some(ADAPTER_KERNELS[0])
+                }
                 PhaseKernel::AttnOutResidualRouter(_) | PhaseKernel::AttnOutResidual(_) => {
-                    Some(KERNELS[1])
+                    Some(ADAPTER_KERNELS[1])
                 }
                 _ => None,
             };
@@ -75,7 +74,7 @@ impl Bench {
                 Some(name) => {
                     let mut of_adapter = |_: &str, part, found| report(name, part, found);
                     self.phase(phase, layer, part, layout, &batch, &mut of_adapter)?;
-                    if name == KERNELS[1] {
+                    if name == ADAPTER_KERNELS[1] {
                         return Ok(());
                     }
                 }

@@ -35,6 +35,9 @@ const TOKENS: [usize; 12] = [1, 2, 7, 8, 9, 64, 65, 192, 193, 512, 513, 1100];
 /// First positions of the steps that are checked.
 const STARTS: [usize; 3] = [0, 120, 4090];
 
+/// The kernels that add what adapters add, to queries, keys and values and with the output projection.
+const ADAPTER_KERNELS: [&str; 2] = ["adapt_qkv", "adapt_attn_out"];
+
 /// What to check: everything, or a few kernels, phases and token counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckOptions {
@@ -59,6 +62,11 @@ impl CheckOptions {
             || self.phases.iter().any(|name| name == phase)
     }
 
+    /// Whether what adapters add is to be checked.
+    fn picks_adapters(&self) -> bool {
+        ADAPTER_KERNELS.iter().any(|kernel| self.picks("adapters", kernel))
+    }
+
     fn picks_phase(&self, phase: &Phase) -> bool {
         phase.kernels.iter().any(|kernel| self.picks(phase.name, kernel.info().name))
     }
@@ -76,7 +84,7 @@ impl CheckOptions {
             let step = model.schedule(tokens);
             let of_rows = model.schedule(tokens.min(step_layout::HEAD_ROWS)).unembed();
             step.phases().chain(step.shadow_head).any(|phase| self.picks_phase(phase))
-                || adapted::KERNELS.iter().any(|kernel| self.picks(adapted::PHASE, kernel))
+                || self.picks_adapters()
                 || of_rows.is_some_and(|kernel| self.picks("unembed", kernel.info().name))
         };
         let fits = |&(tokens, start): &(usize, usize)| start + tokens <= model.spec.context;

@@ -8,11 +8,11 @@ use super::super::device::has_clusters;
 use super::super::forward::{StepInputs, StepRun};
 use super::super::memory::Buffer;
 use super::super::sampling_state::SamplingState;
+use super::CheckOptions;
 use super::device_values::{LayerSnapshot, read_f32};
 use super::next_norm::{self, NextNorm};
 use super::step_layout::{HEAD_ROWS, Layout, Random, SAMPLER_ROWS, SEQUENCES};
 use super::verdict::Difference;
-use super::{CheckOptions, adapted};
 use crate::Result;
 use crate::backend::cpu::{Batch, Cache, Executor, Values};
 use crate::backend::{Input, Limits, LogitRows, Sequence, Step};
@@ -98,7 +98,7 @@ impl Bench {
                 LayerKind::Sliding => "sliding",
                 LayerKind::Full => "full",
             };
-            if adapted::KERNELS.iter().any(|kernel| options.picks(adapted::PHASE, kernel)) {
+            if options.picks_adapters() {
                 self.adapted_layer(&layout, layer, part, report)?;
             }
             self.fill_history(&layout, layer)?;
