@@ -52,7 +52,9 @@ fn by_token(at: &Context<'_>) -> Result<Planned<Attention>> {
     // Three blocks per SM on Hopper, and within the shared memory of a block elsewhere. Spans of 128 dims are twice as
     // large, so half the warps; and a thread joins eight of their partials at once, or registers end.
     let (own_warps, own_splits) = if head_dim <= 64 { (4, MAX_KV_SPLITS) } else { (2, 8) };
-    let name = name(at, "");
+    // A step of one token has little else on its SMs than attention's blocks, which may take more shared memory.
+    let alone = at.layer.window.is_none() && at.step.regime == Regime::Decode { max_tokens: 1 };
+    let name = name(at, if alone { "_decode1" } else { "" });
     let mut tuner = Tuner::new(&name, at.overrides);
     let warps = tuner.pick(
         "warps",

@@ -22,6 +22,7 @@ fn the_space_lists_values_ranges_and_trades_in_every_regime() {
         ("rmsnorm_qkv_rope_decode1", "pace", "decode"),
         ("moe_down_residual_decode8", "stages", "decode"),
         ("attention_full", "max_splits", "decode"),
+        ("attention_full_decode1", "stages", "decode"),
         ("attn_out_residual_batched", "splits", "batched"),
         ("moe_up_swiglu_batched", "blocks_per_sm", "batched"),
         ("moe_permute_wgmma", "tile_tokens", "prefill"),
