@@ -268,6 +268,22 @@ mod tests {
     }
 
     #[test]
+    fn ranks_read_every_row_of_queries_keys_and_values_once() {
+        let rows = 5_120;
+        let info = WeightInfo { weight: Weight::Qkv, dtype: DType::Bf16, shape: &[5_120, 2880] };
+        for of in [1, 2, 4, 8] {
+            let slice = |rank| Shard { rank, of }.local(&SPEC).ok()?.slice(&SPEC, &info);
+            let slices: Vec<Slice> = (0..of).map(|rank| slice(rank).expect("a part")).collect();
+            let mut read: Vec<usize> =
+                slices.iter().flat_map(|slice| slice.rows.iter().cloned().flatten()).collect();
+            read.sort_unstable();
+            assert_eq!(read, (0..rows).collect::<Vec<_>>(), "{of} ranks");
+            // Each rank's keys and values are those of its heads, and equally many.
+            assert!(slices.iter().all(|slice| slice.rows[1].len() == slice.rows[2].len()));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_divided_is_named() {
         let error = Shard { rank: 0, of: 3 }.local(&SPEC).expect_err("8 heads");
         assert_eq!(

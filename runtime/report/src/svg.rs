@@ -219,8 +219,29 @@ pub fn label(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The corners of a picture's boxes and the beginnings of its texts, with each one's element.
+    pub(crate) fn places(picture: &Picture) -> Vec<((f64, f64), &str)> {
+        let shapes = picture
+            .body
+            .lines()
+            .filter(|line| line.starts_with("<text") || line.starts_with("<rect"));
+        let number = |line: &str, name: &str| {
+            let (_, rest) = line.split_once(&format!(" {name}=\"")).expect("a coordinate");
+            rest.split('"').next().and_then(|text| text.parse().ok()).expect("a number")
+        };
+        shapes.map(|line| ((number(line, "x"), number(line, "y")), line)).collect()
+    }
+
+    /// Panics if a box or a text begins outside the picture.
+    pub(crate) fn check_inside(picture: &Picture) {
+        for ((x, y), line) in places(picture) {
+            let inside = (0.0..=picture.width).contains(&x) && (0.0..=picture.height).contains(&y);
+            assert!(inside, "outside {} x {}: {line}", picture.width, picture.height);
+        }
+    }
 
     #[test]
     fn scales_mark_round_values() {

@@ -103,6 +103,7 @@ pub fn roofline(name: &str, title: &str, roofs: Roofs, dots: &[Dot]) -> Picture 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::svg::tests::{check_inside, places};
 
     #[test]
     fn dots_lie_under_the_roof_and_say_their_share() {
@@ -119,7 +120,17 @@ mod tests {
             dot("nothing", 0.0, 1.0, 1.0),
             dot("no time", 1.0, 1.0, 0.0),
         ];
-        let svg = roofline("r", "a card", roofs, &dots).file();
+        let picture = roofline("r", "a card", roofs, &dots);
+        check_inside(&picture);
+        let svg = picture.file();
+        // The memory roof's name stands below it: the roof rises from its first point to its second.
+        let (_, points) = svg.split_once("<polyline points=\"").expect("a roof");
+        let number = |text: &str| text.parse::<f64>().expect("a number");
+        let roof: Vec<f64> = points.split(['"', ' ', ',']).take(4).map(number).collect();
+        let label = places(&picture).into_iter().find(|(_, line)| line.contains("1000 GB/s"));
+        let ((x, y), _) = label.expect("a name");
+        let above = roof[1] + (x - roof[0]) / (roof[2] - roof[0]) * (roof[3] - roof[1]);
+        assert!((roof[0]..roof[2]).contains(&x) && above < y, "({x}, {y}), {roof:?}");
         assert!(svg.contains("half: 0.5 TFLOP/s, 500 GB/s, 50 % of the roof"), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 1, "{svg}");
     }

@@ -70,12 +70,15 @@ pub fn stacks(name: &str, title: &str, stacks: &[Stack]) -> Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::svg::tests::check_inside;
 
     #[test]
     fn bars_are_divided_as_the_step_is() {
         let parts = vec![("a".to_owned(), 30.0), ("b".to_owned(), 50.0), ("c".to_owned(), -1.0)];
         let stack = Stack { name: "batch 1".into(), parts, us: 100.0, roofline_us: 75.0 };
-        let svg = stacks("s", "steps", &[stack]).inline();
+        let picture = stacks("s", "steps", &[stack]);
+        check_inside(&picture);
+        let svg = picture.inline();
         // 728 pixels are 100 µs.
         for width in ["218.40", "364.00", "145.60", "0.00"] {
             assert!(svg.contains(&format!("width=\"{width}\"")), "{width}: {svg}");

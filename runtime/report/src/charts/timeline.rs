@@ -157,6 +157,7 @@ fn lanes(trace: &StepTrace) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::Launch;
     use crate::trace::tests::small;
 
     #[test]
@@ -166,6 +167,14 @@ mod tests {
         assert!(svg.contains("qkv_decode1, layer 0: 5.2 to 9.5 µs"), "{svg}");
         // One block's wait ends before what is shown begins.
         assert_eq!(svg.matches("class=\"f1 faint\"").count(), 1, "{svg}");
+        // Of five layers, those before and after the two in the middle are left out.
+        let mut trace = small();
+        let launches =
+            (0..5).map(|layer| Launch { layer: Some(layer), ..trace.launches[1].clone() });
+        trace.launches = launches.collect();
+        let spans: Vec<(f64, f64)> =
+            (0..5).map(|at| (f64::from(at), f64::from(at) + 0.5)).collect();
+        assert_eq!(middle(&trace, &spans), Some((1.0, 2.5)));
         let none = StepTrace::default();
         assert!(timeline("t", &none).inline().contains("</svg>"));
     }
