@@ -1,6 +1,6 @@
 //! What is compiled follows what is fused, what is overridden and what the device has.
 
-use ossmith_plan::{Arch, Auxiliary, Family, Layer, Op, Regime, Shard};
+use ossmith_plan::{Arch, Auxiliary, Axis, Family, Grid, Layer, Op, Regime, Shard};
 
 use super::*;
 use crate::fuse::{Rule, Rules, apply, rules};
@@ -62,6 +62,34 @@ fn a_changed_fusion_rule_changes_the_kernels() {
     assert_eq!(split[by_rule.len() - 4..][..3], head_kernels);
     let unfused = compiled_head(head);
     assert!(unfused.contains(&"unembed_gemm.cu"), "a GEMM of normed rows: {unfused:?}");
+}
+
+/// Blocks that wait for each other must all be there: per SM no more than registers, threads and shared memory allow.
+#[test]
+fn a_grid_is_resident_up_to_what_an_sm_holds() {
+    let (steps, _) = steps(&TINY, &Arch::H100);
+    let fused = apply(&crate::testing::graph(), rules(steps[0].regime));
+    let whole = Dimensions::whole(&TINY);
+    let planned = plan_step(&fused, &steps[0], &whole, &Arch::H100, &Overrides::default());
+    let planned = planned.unwrap_or_else(|why| panic!("{why}"));
+    let mut plan = planned.kernels().next().expect("a kernel").plan.clone();
+    let mut most_per_sm = |threads, shared_bytes, blocks_per_sm| {
+        (plan.info.threads, plan.info.shared_bytes) = (threads, shared_bytes);
+        plan.blocks_per_sm = blocks_per_sm;
+        let mut fits = |y, z| {
+            plan.info.grid = Grid { x: Axis::PerSm(1), y: Axis::Fixed(y), z: Axis::Fixed(z) };
+            plan.is_resident(&Arch::H100)
+        };
+        let most = (1..40).take_while(|&count| fits(count, 1)).count();
+        // It does not matter along which axis there are more.
+        assert_eq!((1..40).take_while(|&count| fits(1, count)).count(), most);
+        assert!(!fits(2, most as u32 / 2 + 1));
+        most
+    };
+    // By registers, by threads, and by shared memory.
+    assert_eq!(most_per_sm(256, 0, 4), 4);
+    assert_eq!(most_per_sm(1024, 0, 4), 2);
+    assert_eq!(most_per_sm(256, 100 << 10, 4), 2);
 }
 
 /// Bodies that the head's kernels have when it is fused by these rules.

@@ -227,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_build_keeps_the_contract_or_breaks_it() {
+        let case = of_repository().expect("a contract").remove(0);
+        let at = |share| ("build".to_owned(), Reached { ms: 1.0, share });
+        let (less, enough) = (at(case.min_share - 1e-3), at(case.min_share));
+        for (reached, is_kept) in [
+            (vec![], false),
+            (vec![less.clone()], false),
+            (vec![enough.clone()], true),
+            (vec![enough.clone(), less.clone()], false),
+            (vec![less, enough], true),
+        ] {
+            let kept = Kept { case: case.clone(), reached };
+            assert_eq!(kept.is_kept(), is_kept, "{kept:?}");
+        }
+    }
+
+    #[test]
     fn a_contract_that_cannot_be_meant_is_refused() {
         let case = |profile: &str, model: &str, share: f64| {
             format!(

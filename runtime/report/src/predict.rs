@@ -310,6 +310,19 @@ fn fit(regime: &str, measured: &[&Measured]) -> Work {
 mod tests {
     use super::*;
 
+    /// No kind of work is less than nothing.
+    #[test]
+    fn work_grows_with_the_rows_of_logits() {
+        let arch = Arch::named("h200").expect("a profile");
+        let model = ossmith_models::GPT_OSS_20B.on(arch.compute);
+        let of = |tokens| step_work(&model, &arch, &StepShape::decode(&model, tokens, 64), false);
+        let (few, many) = (of(16), of(64));
+        assert!(few.iter().chain(&many).all(|&us| us >= 0.0), "{few:?} {many:?}");
+        // What is written and read: 48 rows of float32 logits, and more.
+        let logits = (48 * 201_088 * 4 * 2) as f64 / f64::from(arch.memory_gb_per_s) / 1e3;
+        assert!(many[6] - few[6] > logits, "{} to {}", few[6], many[6]);
+    }
+
     /// The errors that `fit` and the report state: each recorded result predicted from all others of its profile.
     #[test]
     fn recorded_results_are_predicted_from_the_others() {
