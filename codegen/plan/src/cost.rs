@@ -221,3 +221,19 @@ impl Model {
         Cost { logit_bytes: 0.0, ..sum }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shadow_has_a_code_for_each_value_and_a_scale_for_each_row_of_a_tile() {
+        let tile = TILE_ROWS * (TILE_K + 2);
+        for (rows, k, tiles) in [(1, 1, 1), (TILE_ROWS, TILE_K, 1), (TILE_ROWS + 1, TILE_K + 1, 4)]
+        {
+            assert_eq!(shadow_bytes(rows, k), tiles * tile, "{rows} x {k}");
+        }
+        // Of the unembedding of gpt-oss-20b.
+        assert_eq!(shadow_bytes(201_088, 2_880), 201_088 * (2_880 + 45 * 2));
+    }
+}
