@@ -100,6 +100,7 @@ fn constant_of(tunable: &str) -> &'static str {
         "tile_tokens" => "kTileTokens",
         "stage_tiles" => "kStageTiles",
         "stages" => "kStages",
+        "groups" => "kGroups",
         "pace" => "kPace",
         "splits" => "kSplits",
         "max_splits" => "kMaxSplits",

@@ -25,6 +25,7 @@ const HEADERS: &[(&str, &str)] = files![
     "ptx/cluster.cuh",
     "ptx/launch.cuh",
     "ptx/math.cuh",
+    "ptx/mbarrier.cuh",
     "ptx/memory.cuh",
     "ptx/mma.cuh",
     "ptx/types.cuh",
@@ -44,6 +45,7 @@ const HEADERS: &[(&str, &str)] = files![
     "tile/int8.cuh",
     "tile/norm.cuh",
     "tile/order.cuh",
+    "tile/specialized.cuh",
     "tile/weights.cuh",
     "tile/wgmma.cuh",
 ];

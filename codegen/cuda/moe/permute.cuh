@@ -72,3 +72,23 @@ __device__ __forceinline__ void list_tiles(ExpertTile* tiles, u32 expert, u32 st
   for (u32 i = lane_id(); i < ceil_div(count, tile_tokens); i += kWarpSize)
     tiles[i] = {expert, start + i * tile_tokens, min(tile_tokens, count - i * tile_tokens), 0};
 }
+
+// All tiles and routes of a step of at most kMaxRoutes routes, for blocks that take many tiles.
+template <u32 kMaxRoutes>
+struct SharedRoutes {
+  alignas(16) ExpertTile tiles[kMaxRoutes];  // none is empty
+  alignas(16) u32 numbers[kMaxRoutes];  // routes by expert
+
+  // Loads them, with all kThreads threads of the block, and returns the number of tiles.
+  template <u32 kThreads>
+  __device__ __forceinline__ u32 load(const ExpertTile* expert_tiles, const u32* expert_tile_count,
+                                      const u32* permuted_routes) {
+    const u32 count = load_bypass_l1(expert_tile_count);
+    for (u32 i = threadIdx.x; i < count; i += kThreads) tiles[i] = load_tile(expert_tiles + i);
+    __syncthreads();
+    const u32 routes = count > 0 ? tiles[count - 1].start + tiles[count - 1].count : 0;
+    for (u32 i = threadIdx.x; i < routes; i += kThreads) numbers[i] = load_bypass_l1(permuted_routes + i);
+    __syncthreads();
+    return count;
+  }
+};

@@ -60,12 +60,46 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Gives registers of this warp's threads back, or waits for more: all four warps of a warpgroup together.
+template <u32 kRegisters>
+__device__ __forceinline__ void decrease_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <u32 kRegisters>
+__device__ __forceinline__ void increase_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // Makes earlier plain stores to shared memory visible to wgmma instructions after the next barrier.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 #define ACCUMULATORS(i) "+f"(d[i].c[0]), "+f"(d[i].c[1]), "+f"(d[i].c[2]), "+f"(d[i].c[3])
 
-// d += a x columns, for 64 rows and the first 64, 128 or 256 columns.
+// d += a x columns, for 64 rows and the first 16, 32, 64, 128 or 256 columns.
+template <u32 kTiles>
+__device__ __forceinline__ void wgmma16(Accumulators (&d)[kTiles], const FragmentA& a, u64 columns) {
+  static_assert(kTiles >= 2, "an accumulator for every column");
+  asm volatile(
+      "{ .reg .pred add; setp.eq.u32 add, 0, 0; "
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "{%8, %9, %10, %11}, %12, add, 1, 1, 0; }"
+      : ACCUMULATORS(0), ACCUMULATORS(1)
+      : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
+}
+
+template <u32 kTiles>
+__device__ __forceinline__ void wgmma32(Accumulators (&d)[kTiles], const FragmentA& a, u64 columns) {
+  static_assert(kTiles >= 4, "an accumulator for every column");
+  asm volatile(
+      "{ .reg .pred add; setp.eq.u32 add, 0, 0; "
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+      "{%16, %17, %18, %19}, %20, add, 1, 1, 0; }"
+      : ACCUMULATORS(0), ACCUMULATORS(1), ACCUMULATORS(2), ACCUMULATORS(3)
+      : "r"(a.a[0]), "r"(a.a[1]), "r"(a.a[2]), "r"(a.a[3]), "l"(columns));
+}
+
 template <u32 kTiles>
 __device__ __forceinline__ void wgmma64(Accumulators (&d)[kTiles], const FragmentA& a, u64 columns) {
   static_assert(kTiles >= 8, "an accumulator for every column");

@@ -6,6 +6,7 @@
 #pragma once
 #include "facts.cuh"
 #include "mxfp4/decode.cuh"
+#include "ptx/mbarrier.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/mma.cuh"
 
@@ -35,6 +36,13 @@ struct Bf16Tile {
     }
   }
 
+  // The same copies by one thread, in bulk; `full` expects count * kBytes.
+  template <u32 kChunk>
+  __device__ __forceinline__ static void fetch_bulk(u8* stage, const u8* row_tile, u32 k_tile, u32 count,
+                                                    u32 /*k_tiles*/, Barrier& full) {
+    copy_bulk(stage, row_tile + k_tile * kBytes, count * kBytes, full);
+  }
+
   // Loads tile i of a chunk that is in shared memory.
   template <u32 kChunk>
   __device__ __forceinline__ void load(const u8* stage, u32 i) {
@@ -47,11 +55,12 @@ struct Bf16Tile {
     return {{steps[j].x, steps[j].y, steps[j].z, steps[j].w}};
   }
 
-  // A tile that is in shared memory by itself. Its fragments are loaded one by one, each when its registers are free: a
-  // wgmma instruction in flight reads its fragment for longer than the compiler knows.
+  // Tile i of a chunk that is in shared memory. Its fragments are loaded one by one, each when its registers are free:
+  // a wgmma instruction in flight reads its fragment for longer than the compiler knows.
+  template <u32 kChunk>
   struct Staged {
     const u8* stage;
-    __device__ __forceinline__ explicit Staged(const u8* stage) : stage(stage) {}
+    __device__ __forceinline__ Staged(const u8* stage, u32 i) : stage(stage + i * kBytes) {}
     __device__ __forceinline__ FragmentA fragment(u32 j) const {
       const uint4 v = load_shared(stage + (j * kWarpSize + lane_id()) * 16);
       return {{v.x, v.y, v.z, v.w}};
@@ -84,6 +93,15 @@ struct Mxfp4Tile {
     if (lane < count * (kScaleBytes / 16)) copy_stream(stage + kChunk * kCodeBytes + lane * 16, scales_from);
   }
 
+  // The same copies by one thread, in bulk; `full` expects count * kBytes.
+  template <u32 kChunk>
+  __device__ __forceinline__ static void fetch_bulk(u8* stage, const u8* row_tile, u32 k_tile, u32 count, u32 k_tiles,
+                                                    Barrier& full) {
+    const u8* scales = row_tile + k_tiles * kCodeBytes;
+    copy_bulk(stage, row_tile + k_tile * kCodeBytes, count * kCodeBytes, full);
+    copy_bulk(stage + kChunk * kCodeBytes, scales + k_tile * kScaleBytes, count * kScaleBytes, full);
+  }
+
   // Loads tile i of a chunk that is in shared memory.
   template <u32 kChunk>
   __device__ __forceinline__ void load(const u8* stage, u32 i) {
@@ -97,13 +115,15 @@ struct Mxfp4Tile {
     return mxfp4::decode(word, mxfp4::factors(scales));
   }
 
-  // A tile that is in shared memory by itself.
+  // Tile i of a chunk that is in shared memory.
+  template <u32 kChunk>
   struct Staged;
 };
 
+template <u32 kChunk>
 struct Mxfp4Tile::Staged {
   Mxfp4Tile tile;
-  __device__ __forceinline__ explicit Staged(const u8* stage) { tile.load<1>(stage, 0); }
+  __device__ __forceinline__ Staged(const u8* stage, u32 i) { tile.load<kChunk>(stage, i); }
   __device__ __forceinline__ FragmentA fragment(u32 j) const { return tile.fragment(j); }
 };
 

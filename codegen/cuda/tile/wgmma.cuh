@@ -153,7 +153,7 @@ struct WgmmaGemm {
 #pragma unroll 1
     for (u32 k_tile = 0; k_tile < kKTiles; ++k_tile) {
       copy_wait<kAhead - 1>();
-      const typename Tile::Staged tile(weights_of_stages + stage * Stages::kWeightBytes);
+      const typename Tile::template Staged<1> tile(weights_of_stages + stage * Stages::kWeightBytes, 0);
       fence_async_proxy();
       // After this barrier all columns of this k tile are in shared memory, and no warp reads those of two tiles ago.
       __syncthreads();

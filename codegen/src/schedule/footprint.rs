@@ -1,7 +1,7 @@
 //! Bytes of the shared-memory structs of `codegen/cuda`, which assert that a launch reserves their size and no more
 //! (`reserves` of `ptx/memory.cuh`).
 
-use ossmith_plan::facts::{PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
+use ossmith_plan::facts::{EXPERT_TILE_BYTES, PAGE_TOKENS, PARTIAL_HEADS, SPAN_KEYS};
 use ossmith_plan::params::SampleRow;
 use ossmith_plan::{ModelSpec, TILE_K, TILE_ROWS};
 
@@ -134,6 +134,27 @@ pub(super) fn wgmma(
     let stage = tokens * TILE_K * 2 + warps * format.tile_bytes();
     let buffer = (stages * stage).next_multiple_of(STAGE_ALIGNMENT);
     (buffer + bytes_per_token * tokens).next_multiple_of(STAGE_ALIGNMENT)
+}
+
+/// `BarrierStages` of `tile/specialized.cuh`, and `other_bytes` beside them in the `Shared` of a kernel.
+pub(super) fn specialized(
+    format: TileFormat,
+    warps: usize,
+    tokens: usize,
+    stage_tiles: usize,
+    stages: usize,
+    other_bytes: usize,
+) -> usize {
+    const STAGE_ALIGNMENT: usize = 1024;
+    const BARRIERS: usize = 2 * 8;
+    let stage = stage_tiles * (tokens * TILE_K * 2 + warps * format.tile_bytes()) + BARRIERS;
+    let buffer = (stages * stage).next_multiple_of(STAGE_ALIGNMENT);
+    (buffer + other_bytes).next_multiple_of(STAGE_ALIGNMENT)
+}
+
+/// `SharedRoutes` of `moe/permute.cuh`.
+pub(super) fn shared_routes(routes: usize) -> usize {
+    routes * (EXPERT_TILE_BYTES + ROUTE)
 }
 
 /// `Shared` of `kernels/moe_permute.cu`.

@@ -45,27 +45,47 @@ pub(super) struct Wgmma {
     pub(super) blocks_per_sm: usize,
 }
 
+/// A GEMM of specialized warps (`tile/specialized.cuh`): warpgroups only multiply, other warps only copy for them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Specialized {
+    /// What the kernel's name ends in.
+    pub(super) suffix: &'static str,
+    /// Tokens of one block, or routes of an expert.
+    pub(super) tile_tokens: usize,
+    /// Warpgroups of one block that multiply, four row tiles each.
+    pub(super) groups: usize,
+    /// k tiles that move together.
+    pub(super) stage_tiles: usize,
+    /// Stages on their way or in use.
+    pub(super) stages: usize,
+    /// Blocks that share an SM.
+    pub(super) blocks_per_sm: usize,
+}
+
 /// How a GEMM runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Gemm {
     Mma(Mma),
     Wgmma(Wgmma),
+    Specialized(Specialized),
 }
 
 impl Gemm {
     /// What its kernel's name ends in.
     pub(super) const fn suffix(&self) -> &'static str {
         match self {
-            Gemm::Mma(Mma { suffix, .. }) | Gemm::Wgmma(Wgmma { suffix, .. }) => suffix,
+            Gemm::Mma(Mma { suffix, .. })
+            | Gemm::Wgmma(Wgmma { suffix, .. })
+            | Gemm::Specialized(Specialized { suffix, .. }) => suffix,
         }
     }
 
     /// Tokens (or routes) of one block.
     pub(super) const fn tile_tokens(&self) -> usize {
         match self {
-            Gemm::Mma(Mma { tile_tokens, .. }) | Gemm::Wgmma(Wgmma { tile_tokens, .. }) => {
-                *tile_tokens
-            }
+            Gemm::Mma(Mma { tile_tokens, .. })
+            | Gemm::Wgmma(Wgmma { tile_tokens, .. })
+            | Gemm::Specialized(Specialized { tile_tokens, .. }) => *tile_tokens,
         }
     }
 
@@ -74,28 +94,35 @@ impl Gemm {
         match self {
             Gemm::Mma(_) => Legal::Range { min: 8, max: 128, step: 8 },
             Gemm::Wgmma(_) => Legal::OneOf(&[64, 128, 256]),
+            Gemm::Specialized(_) => Legal::OneOf(&[16, 32, 64, 128, 256]),
         }
     }
 
     /// Whether it reads rows in tile order.
     pub(super) const fn tile_order(&self) -> bool {
-        matches!(self, Gemm::Wgmma(_))
+        !matches!(self, Gemm::Mma(_))
     }
 }
 
 /// Row tiles of a block of warpgroups, one per warp: two groups of four.
 const WGMMA_WARPS: usize = 8;
 
+/// Warps of a block that only copy for those that multiply.
+const COPY_WARPS: usize = 4;
+
 /// A GEMM's operands.
 struct Operands {
     operation: &'static str,
-    /// Bodies by warps and by warpgroups.
+    /// Bodies by warps, by warpgroups, and by specialized warps.
     mma: Body,
     wgmma: Option<Body>,
+    specialized: Option<Body>,
     /// Rows of the weight, or of one expert's.
     rows: usize,
     /// Length of the sum.
     k: usize,
+    /// Whether the blocks of specialized warps that run at once take its tiles one after another, as experts' always do.
+    resident: bool,
     /// Shared memory of the body by warps, besides its stages, for each token of its tile.
     bytes_per_token: usize,
     constants: Vec<Constant>,
@@ -142,6 +169,19 @@ impl Operands {
         };
         let row_tiles = self.rows.div_ceil(TILE_ROWS);
         match gemm {
+            Gemm::Specialized(shape) => {
+                let dense = expert_tile.is_none();
+                self.by_specialized_warps(
+                    at,
+                    shape,
+                    format,
+                    dense,
+                    tile_tokens,
+                    along_tokens,
+                    tuner,
+                    &name,
+                )
+            }
             Gemm::Mma(shape) => {
                 let dense = expert_tile.is_none();
                 self.by_warps(at, shape, format, dense, tile_tokens, along_tokens, tuner, &name)
@@ -191,6 +231,93 @@ impl Operands {
     }
 
     #[allow(clippy::too_many_arguments, reason = "one call site, which this continues")]
+    fn by_specialized_warps<P: Params>(
+        self,
+        at: &Context<'_>,
+        shape: Specialized,
+        format: TileFormat,
+        dense: bool,
+        tile_tokens: usize,
+        along_tokens: Axis,
+        mut tuner: Tuner<'_>,
+        name: &str,
+    ) -> Result<Planned<P>> {
+        let groups = tuner.pick(
+            "groups",
+            shape.groups,
+            Legal::range(1, 4),
+            "warpgroups of one block that multiply: more share the tokens' copies, and make fewer blocks",
+        )?;
+        let stage_tiles = tuner.pick(
+            "stage_tiles",
+            shape.stage_tiles,
+            Legal::range(1, 5),
+            "k tiles that move together: more need fewer barriers, and more shared memory per stage",
+        )?;
+        let stages = tuner.pick(
+            "stages",
+            shape.stages,
+            Legal::range(2, 16),
+            "stages on their way or in use: more hide more latency, and take shared memory",
+        )?;
+        let blocks_per_sm = tuner.pick(
+            "blocks_per_sm",
+            shape.blocks_per_sm,
+            Legal::range(1, 4),
+            "blocks that share an SM: more hide each other's waits, and have fewer registers each",
+        )?;
+        let (warps, row_tiles) = (4 * groups, self.rows.div_ceil(TILE_ROWS));
+        let mut constants = self.constants;
+        constants.extend(u32s(&[
+            ("kRowTiles", row_tiles),
+            ("kTileTokens", tile_tokens),
+            ("kGroups", groups),
+            ("kStageTiles", stage_tiles),
+            ("kStages", stages),
+        ]));
+        let mut other_bytes = self.bytes_per_token * tile_tokens;
+        let (mut grid, mut splits) = ([Axis::PerSm(blocks_per_sm as u32), ONE, ONE], 1);
+        if !dense {
+            let routes = at.step.max_tokens * at.layer.top_k;
+            other_bytes = footprint::shared_routes(routes);
+            constants.extend(u32s(&[("kMaxRoutes", routes)]));
+        } else if !self.resident {
+            let row_blocks = row_tiles.div_ceil(warps);
+            let own = splits_of_sum(at, row_blocks, self.k.div_ceil(TILE_K), blocks_per_sm);
+            splits = tuner.pick(
+                "splits",
+                own,
+                Legal::range(1, at.arch.max_cluster),
+                "blocks of a cluster that share a sum: more make enough blocks, and have more to reduce",
+            )?;
+            constants.extend(u32s(&[("kSplits", splits)]));
+            grid = [Axis::Fixed(row_blocks as u32), along_tokens, Axis::Fixed(splits as u32)];
+        }
+        let tunables = tuner.chosen();
+        Ok(Draft {
+            name: name.to_owned(),
+            body: self.specialized.unwrap_or(self.mma),
+            other_params: vec![],
+            grid,
+            cluster: splits,
+            threads: (warps + COPY_WARPS) * 32,
+            shared_bytes: footprint::specialized(
+                format,
+                warps,
+                tile_tokens,
+                stage_tiles,
+                stages,
+                other_bytes,
+            ),
+            blocks_per_sm,
+            constants,
+            family: at.step.family,
+            tunables,
+        }
+        .plan(at.arch))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call site, which this continues")]
     fn by_warps<P: Params>(
         self,
         at: &Context<'_>,
@@ -229,7 +356,10 @@ impl Operands {
         )?;
         let row_blocks = row_tiles.div_ceil(warps);
         let splits = if dense {
-            let own = shape.splits(at, row_blocks, self.k.div_ceil(TILE_K), blocks_per_sm);
+            let own = match shape.splits {
+                true => splits_of_sum(at, row_blocks, self.k.div_ceil(TILE_K), blocks_per_sm),
+                false => 1,
+            };
             tuner.pick(
                 "splits",
                 own,
@@ -272,27 +402,21 @@ impl Operands {
     }
 }
 
-impl Mma {
-    /// Blocks that split a dense GEMM's sum of `k_tiles` tiles: a power of two, with which all blocks run at once and each
-    /// has tiles.
-    fn splits(
-        &self,
-        at: &Context<'_>,
-        row_blocks: usize,
-        k_tiles: usize,
-        blocks_per_sm: usize,
-    ) -> usize {
-        let at_once = blocks_per_sm * at.arch.sms;
-        let fits = |splits: usize| {
-            splits <= at.arch.max_cluster
-                && splits * row_blocks <= at_once
-                && (splits - 1) * k_tiles.div_ceil(splits) < k_tiles
-        };
-        match self.splits {
-            true => [8, 4, 2].into_iter().find(|&splits| fits(splits)).unwrap_or(1),
-            false => 1,
-        }
-    }
+/// Blocks that split a dense GEMM's sum of `k_tiles` tiles: a power of two, with which all blocks run at once and each has
+/// tiles. Clusters of other sizes leave SMs of a GPC empty, so they may need a second wave.
+fn splits_of_sum(
+    at: &Context<'_>,
+    row_blocks: usize,
+    k_tiles: usize,
+    blocks_per_sm: usize,
+) -> usize {
+    let at_once = blocks_per_sm * at.arch.sms;
+    let fits = |splits: &usize| {
+        *splits <= at.arch.max_cluster
+            && splits * row_blocks <= at_once
+            && (splits - 1) * k_tiles.div_ceil(*splits) < k_tiles
+    };
+    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 /// The GEMM that computes a fusion of normed rows.
@@ -322,8 +446,10 @@ fn qkv_rope(at: &Context<'_>) -> Result<Planned<QkvRope>> {
         operation: "qkv_rope",
         mma: body!("qkv_rope_gemm.cu"),
         wgmma: Some(body!("qkv_rope_wgmma.cu")),
+        specialized: Some(body!("qkv_rope_specialized.cu")),
         rows: at.spec.qkv_width(),
         k: at.spec.hidden,
+        resident: false,
         bytes_per_token: footprint::POSITION_AND_PAGE,
         constants,
     }
@@ -336,8 +462,10 @@ fn attn_out_residual(at: &Context<'_>) -> Result<Planned<AttnOutResidual>> {
         operation: "attn_out_residual",
         mma: body!("attn_out_residual_gemm.cu"),
         wgmma: Some(body!("attn_out_residual_wgmma.cu")),
+        specialized: Some(body!("attn_out_residual_specialized.cu")),
         rows: hidden,
         k: q_width,
+        resident: false,
         bytes_per_token: 0,
         constants: u32s(&[("kHidden", hidden), ("kQWidth", q_width)]),
     }
@@ -350,8 +478,10 @@ fn router(at: &Context<'_>) -> Result<Planned<Router>> {
         operation: "router",
         mma: body!("router.cu"),
         wgmma: None,
+        specialized: None,
         rows: experts,
         k: hidden,
+        resident: false,
         bytes_per_token: 0,
         constants: u32s(&[
             ("kHidden", hidden),
@@ -375,8 +505,10 @@ fn moe_up_swiglu(at: &Context<'_>) -> Result<Planned<MoeUpSwiglu>> {
         operation: "moe_up_swiglu",
         mma: body!("moe_up_swiglu_gemm.cu"),
         wgmma: Some(body!("moe_up_swiglu_wgmma.cu")),
+        specialized: Some(body!("moe_up_swiglu_specialized.cu")),
         rows: 2 * at.spec.inter,
         k: at.spec.hidden,
+        resident: false,
         bytes_per_token: footprint::ROUTE,
         constants,
     }
@@ -389,8 +521,10 @@ fn moe_down(at: &Context<'_>) -> Result<Planned<MoeDown>> {
         operation: "moe_down",
         mma: body!("moe_down_gemm.cu"),
         wgmma: Some(body!("moe_down_wgmma.cu")),
+        specialized: Some(body!("moe_down_specialized.cu")),
         rows: at.spec.hidden,
         k: at.spec.inter,
+        resident: false,
         bytes_per_token: footprint::ROUTE,
         constants: expert_constants(at),
     }
@@ -403,8 +537,10 @@ fn unembed(at: &Context<'_>) -> Result<Planned<Unembed>> {
         operation: "unembed",
         mma: body!("unembed_gemm.cu"),
         wgmma: Some(body!("unembed_wgmma.cu")),
+        specialized: Some(body!("unembed_specialized.cu")),
         rows: vocab,
         k: hidden,
+        resident: true,
         bytes_per_token: 0,
         constants: u32s(&[("kHidden", hidden), ("kVocab", vocab)]),
     }

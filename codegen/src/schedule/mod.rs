@@ -100,7 +100,7 @@ impl Step {
     /// Whether the rows that its GEMMs read are in tile order.
     #[must_use]
     pub fn tile_order(&self) -> bool {
-        self.experts.tile_order()
+        self.qkv_rope.tile_order()
     }
 
     /// Whether the rows that its unembedding reads are.

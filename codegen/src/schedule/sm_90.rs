@@ -4,10 +4,12 @@
 use ossmith_plan::{Family, ModelSpec, Regime, TILE_K};
 
 use super::Step;
-use super::gemm::{Gemm, Mma, Wgmma};
+use super::gemm::{Gemm, Mma, Specialized, Wgmma};
 
-/// Tokens up to which the batched schedules run, beyond those of the decode schedules.
+/// Tokens up to which the batched schedules run by warps where a model's widths are not those of `wgmma`, and where they
+/// are: from there on specialized warps are faster.
 const BATCHED_TOKENS: usize = 192;
+const BATCHED_TOKENS_BY_WARPS: usize = 32;
 
 /// Tokens up to which prompts run in narrow tiles.
 const SHORT_PROMPT_TOKENS: usize = 512;
@@ -42,6 +44,35 @@ const PROMPT_EXPERTS: Wgmma =
 /// L2 does not hold the unembedding's weights, and wide tiles read them least often.
 const UNEMBED: Wgmma = Wgmma { suffix: "wgmma", ..WIDE };
 
+/// Batches by specialized warps: as many blocks as fit beside each other, since dense GEMMs split their sums over them.
+const DENSE64: Specialized = Specialized {
+    suffix: "batched64",
+    tile_tokens: 64,
+    groups: 1,
+    stage_tiles: 1,
+    stages: 4,
+    blocks_per_sm: 3,
+};
+const DENSE128: Specialized =
+    Specialized { suffix: "batched128", tile_tokens: 128, blocks_per_sm: 2, ..DENSE64 };
+/// All tokens in one tile, and two warpgroups that share it: L2 could not read it more often.
+const DENSE256: Specialized =
+    Specialized { suffix: "batched256", tile_tokens: 256, groups: 2, blocks_per_sm: 1, ..DENSE64 };
+const UNEMBED128: Specialized = Specialized { groups: 2, stages: 6, blocks_per_sm: 1, ..DENSE128 };
+/// Three warpgroups divide the experts' row tiles evenly. A bulk copy takes as long for few bytes as for many, so a stage
+/// has several k tiles.
+const EXPERTS64: Specialized = Specialized {
+    suffix: "batched64",
+    tile_tokens: 32,
+    groups: 3,
+    stage_tiles: 5,
+    stages: 4,
+    blocks_per_sm: 1,
+};
+const EXPERTS128: Specialized = Specialized { suffix: "batched128", ..EXPERTS64 };
+const EXPERTS256: Specialized =
+    Specialized { suffix: "batched256", tile_tokens: 64, stage_tiles: 3, ..EXPERTS64 };
+
 /// Why a model's prompts cannot run by warpgroups: these read rows in tile order, which are whole tiles.
 fn no_wgmma(spec: &ModelSpec) -> Option<String> {
     let widths =
@@ -54,7 +85,7 @@ fn no_wgmma(spec: &ModelSpec) -> Option<String> {
 
 /// The steps that a model has on Hopper, by ascending token count, and what its shape does without.
 pub(super) fn steps(spec: &ModelSpec) -> (Vec<Step>, Vec<String>) {
-    let batched = |max_tokens, unembed| Step {
+    let batched = |max_tokens| Step {
         regime: Regime::Batched,
         max_tokens,
         family: Family::Sm90,
@@ -62,10 +93,10 @@ pub(super) fn steps(spec: &ModelSpec) -> (Vec<Step>, Vec<String>) {
         attn_out_residual: Gemm::Mma(DENSE),
         router: DENSE,
         experts: Gemm::Mma(EXPERTS),
-        unembed,
+        unembed: Gemm::Mma(DENSE),
     };
     if let Some(why) = no_wgmma(spec) {
-        return (vec![batched(BATCHED_TOKENS, Gemm::Mma(DENSE))], vec![why]);
+        return (vec![batched(BATCHED_TOKENS)], vec![why]);
     }
     let prompts = |max_tokens, qkv_rope, attn_out_residual| Step {
         regime: Regime::Prefill,
@@ -77,10 +108,22 @@ pub(super) fn steps(spec: &ModelSpec) -> (Vec<Step>, Vec<String>) {
         experts: Gemm::Wgmma(PROMPT_EXPERTS),
         unembed: Gemm::Wgmma(UNEMBED),
     };
+    let specialized = |dense: Specialized, experts, unembed| Step {
+        regime: Regime::Batched,
+        max_tokens: dense.tile_tokens,
+        family: Family::Sm90,
+        qkv_rope: Gemm::Specialized(dense),
+        attn_out_residual: Gemm::Specialized(dense),
+        // Few rows: tiles of few tokens make enough blocks.
+        router: Mma { suffix: dense.suffix, tile_tokens: dense.tile_tokens / 8, ..DENSE },
+        experts: Gemm::Specialized(experts),
+        unembed: Gemm::Specialized(unembed),
+    };
     let steps = vec![
-        // One tile of rows reads all weights of the unembedding once; more rows want wider tiles.
-        batched(DENSE.tile_tokens, Gemm::Mma(DENSE)),
-        batched(BATCHED_TOKENS, Gemm::Wgmma(UNEMBED)),
+        batched(BATCHED_TOKENS_BY_WARPS),
+        specialized(DENSE64, EXPERTS64, DENSE64),
+        specialized(DENSE128, EXPERTS128, UNEMBED128),
+        specialized(DENSE256, EXPERTS256, DENSE256),
         prompts(SHORT_PROMPT_TOKENS, NARROW, NARROW),
         prompts(usize::MAX, MIDDLE, WIDE),
     ];

@@ -31,7 +31,7 @@ pub use verdict::{CheckLine, Difference};
 use verdict::{Lines, SAMPLER};
 
 /// Tokens of the steps that are checked: each schedule's fewest and most, and tiles that do not fill.
-const TOKENS: [usize; 12] = [1, 2, 7, 8, 9, 64, 65, 192, 193, 512, 513, 1100];
+const TOKENS: [usize; 16] = [1, 2, 7, 8, 9, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1100];
 /// First positions of the steps that are checked.
 const STARTS: [usize; 3] = [0, 120, 4090];
 
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(tokens(&named("moe_up_swiglu_decode8")), [2, 7, 8]);
         assert_eq!(tokens(&named("moe_up_swiglu_wgmma")), [193, 512, 513, 1100]);
         let phase = CheckOptions { phases: vec!["router".into()], ..CheckOptions::default() };
-        assert_eq!(tokens(&phase), [9, 64, 65, 192, 193, 512, 513, 1100]);
+        assert_eq!(tokens(&phase), [9, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1100]);
         let other = CheckOptions { tokens: vec![8], ..named("moe_up_swiglu_decode1") };
         assert_eq!(other.shapes(&model), []);
         assert!(named("sample").picks("sample", "sample") && !phase.picks("sample", "sample"));
