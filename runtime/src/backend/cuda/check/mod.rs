@@ -324,7 +324,7 @@ mod tests {
         };
         assert_eq!(tokens(&named("moe_up_swiglu_decode1")), [1]);
         assert_eq!(tokens(&named("moe_up_swiglu_decode8")), [2, 7, 8]);
-        assert_eq!(tokens(&named("moe_up_swiglu_wgmma")), [193, 512, 513, 1100]);
+        assert_eq!(tokens(&named("moe_up_swiglu_wgmma")), [257, 512, 513, 1100]);
         let phase = CheckOptions { phases: vec!["router".into()], ..CheckOptions::default() };
         assert_eq!(tokens(&phase), [9, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1100]);
         let other = CheckOptions { tokens: vec![8], ..named("moe_up_swiglu_decode1") };
