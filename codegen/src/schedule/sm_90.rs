@@ -1,15 +1,24 @@
 //! What Hopper runs beside the portable schedules: batches by GEMMs with deep stages and sums split over clusters, prompts
 //! and large unembeddings by GEMMs of warpgroups.
 
-use ossmith_plan::{Family, ModelSpec, Regime, TILE_K};
+use ossmith_plan::{Family, Layer, ModelSpec, Regime, TILE_K};
 
 use super::Step;
 use super::gemm::{Gemm, Mma, Specialized, Wgmma};
 
-/// Tokens up to which the batched schedules run by warps where a model's widths are not those of `wgmma`, and where they
-/// are: from there on specialized warps are faster.
+/// Tokens up to which the batched schedules run by warps where a model's widths are not those of `wgmma`.
 const BATCHED_TOKENS: usize = 192;
-const BATCHED_TOKENS_BY_WARPS: usize = 32;
+
+/// Tokens up to which warps are faster whatever the experts.
+const LEAST_BY_WARPS: usize = 32;
+
+/// Tokens up to which batches run by warps where a model's widths are those of `wgmma`: specialized warps are faster where an
+/// expert has four routes or more, and from 65 tokens on with any experts.
+fn tokens_by_warps(spec: &ModelSpec) -> usize {
+    let routes = |layer: &Layer| 4 * layer.experts / layer.top_k;
+    let least = spec.layers.iter().map(routes).max().unwrap_or(0);
+    if least <= LEAST_BY_WARPS { LEAST_BY_WARPS } else { DENSE64.tile_tokens }
+}
 
 /// Tokens up to which prompts run in narrow tiles.
 const SHORT_PROMPT_TOKENS: usize = 512;
@@ -119,13 +128,16 @@ pub(super) fn steps(spec: &ModelSpec) -> (Vec<Step>, Vec<String>) {
         experts: Gemm::Specialized(experts),
         unembed: Gemm::Specialized(unembed),
     };
-    let steps = vec![
-        batched(BATCHED_TOKENS_BY_WARPS),
-        specialized(DENSE64, EXPERTS64, DENSE64),
+    let by_warps = tokens_by_warps(spec);
+    let mut steps = vec![batched(by_warps)];
+    if by_warps < DENSE64.tile_tokens {
+        steps.push(specialized(DENSE64, EXPERTS64, DENSE64));
+    }
+    steps.extend([
         specialized(DENSE128, EXPERTS128, UNEMBED128),
         specialized(DENSE256, EXPERTS256, DENSE256),
         prompts(SHORT_PROMPT_TOKENS, NARROW, NARROW),
         prompts(usize::MAX, MIDDLE, WIDE),
-    ];
+    ]);
     (steps, Vec::new())
 }
