@@ -41,7 +41,7 @@ impl Scheduler {
         let mut budget = self.step_tokens;
         let mut candidates = self.generating(&mut budget);
         if self.some_generate() {
-            budget = budget.min(self.prompt_pace.most_tokens());
+            budget = budget.min(self.prompt_pace.most_tokens(self.prompt_context()));
         }
         for candidate in &mut candidates {
             self.allocate_pages(candidate);
@@ -65,6 +65,13 @@ impl Scheduler {
         }
         plan.preemptions = self.metrics.preemptions - before;
         plan
+    }
+
+    /// The most tokens that a prompt which is being read has before those that it reads next.
+    fn prompt_context(&self) -> usize {
+        let running = self.running.iter().filter_map(|key| self.samples.get(key));
+        let reading = running.filter(|sample| !sample.generates());
+        reading.map(|sample| sample.tokens.len() - sample.unscheduled()).max().unwrap_or(0)
     }
 
     /// While the first waiting sample has no room, preempts samples whose reader is slow, samples of a lower priority, and
