@@ -419,7 +419,7 @@ mod tests {
             newest(&all, &builds).into_iter().map(|record| record.build.as_str()).collect();
         assert_eq!(
             shown,
-            BTreeSet::from(["2026-11-22-h100/large-steps", "2026-11-30-h200/requests"])
+            BTreeSet::from(["2026-11-22-h100/large-steps", "2026-12-01-h200/batches"])
         );
     }
 }
