@@ -167,6 +167,6 @@ fn adapters_that_cannot_be_served_are_refused_at_the_start() {
     let wide = Folder::with(&json!({"intermediate_size": 128}));
     let mut ranks = serve(&["--lora-modules", &named, "--tp", "2"]);
     ranks[1] = wide.synthetic();
-    refuses(&ranks, 1, &["on the CPU with one rank"]);
+    refuses(&ranks, 1, &["several ranks apply no adapters", "or run with one rank"]);
     refuses(&serve(&["--lora", "first"]), 2, &["expected NAME=FOLDER"]);
 }

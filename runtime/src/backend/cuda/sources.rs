@@ -326,8 +326,14 @@ mod tests {
         for value in ["gpt-oss-20b", "gpt-oss-120b", &plan_hash(MODEL), &plan_hash(other)] {
             assert!(error.contains(value), "{error} lacks {value}");
         }
-        // Without its manifest, the first unit that differs is refused.
+        // Without its manifest, a kernel that the other has not is refused, then the first that differs.
         std::fs::remove_file(folder.path().join(MANIFEST)).expect("removed");
+        let error = refusal(other, folder.path());
+        assert!(error.contains("it is no kernel or header of gpt-oss-120b"), "{error}");
+        let of_other = |name: &str| other.units.iter().any(|unit| unit.name == name);
+        for unit in MODEL.units.iter().filter(|unit| !of_other(unit.name)) {
+            std::fs::remove_file(folder.path().join(format!("{}.cu", unit.name))).expect("removed");
+        }
         let error = refusal(other, folder.path());
         assert!(error.contains("kExperts is 32") && error.contains("with 128"), "{error}");
 
