@@ -15,7 +15,7 @@ const KEPT: f64 = 0.75;
 const OUTLIER: f64 = 4.0;
 
 /// Contexts are told apart by their length: up to this many tokens, up to twice as many, and so on. A token of a prompt reads all
-/// keys before it, so one in the middle of a long prompt takes many times as long as one at the begin.
+/// keys before it, so one in the middle of a long prompt takes many times as long as one at its beginning.
 const SHORT_CONTEXT: usize = 2048;
 const CONTEXTS: usize = 8;
 
