@@ -207,7 +207,9 @@ impl Operands {
                 ]));
                 let tunables = tuner.chosen();
                 Ok(Draft {
-                    body: self.wgmma.unwrap_or(self.mma),
+                    body: self
+                        .wgmma
+                        .expect("an operation that steps give to warpgroups has a body by them"),
                     other_params: vec![],
                     grid: [Axis::Fixed(row_tiles.div_ceil(WGMMA_WARPS) as u32), along_tokens, ONE],
                     cluster: 1,
@@ -296,7 +298,7 @@ impl Operands {
         let tunables = tuner.chosen();
         Ok(Draft {
             name: name.to_owned(),
-            body: self.specialized.unwrap_or(self.mma),
+            body: self.specialized.expect("an operation that steps give to them has a body"),
             other_params: vec![],
             grid,
             cluster: splits,
