@@ -41,16 +41,18 @@ pub(super) enum Reader {
     Guest,
 }
 
-/// Starts a response in the background and stores it.
+/// Starts a response in the background and stores it. Returns its job, and the response as it was queued: a short one may
+/// have ended before its client is answered.
 pub(super) fn start(
     mut writer: ItemWriter,
     generation: Generation,
     rounds: Rounds,
     app: Arc<AppState>,
     tenant: Tenant,
-) -> Result<Arc<BackgroundJob>> {
+) -> Result<(Arc<BackgroundJob>, Value)> {
     let events = std::mem::take(writer.events());
-    let job = BackgroundJob::new(writer.queued(), events);
+    let queued = writer.queued();
+    let job = BackgroundJob::new(queued.clone(), events);
     let id = writer.request.id.clone();
     let watched = Arc::clone(&job);
     let cancel = move || drop(watched.cancel());
@@ -58,7 +60,7 @@ pub(super) fn start(
     app.store.of(tenant).put_job(&id, Arc::clone(&job), &writer.request.input)?;
     let stored = Some(StoredJob { app, tenant, _alive: alive });
     tokio::spawn(run(Arc::clone(&job), writer, generation, rounds, stored));
-    Ok(job)
+    Ok((job, queued))
 }
 
 /// Starts a response that only the connection of its request follows, because its tools take their time between tokens.

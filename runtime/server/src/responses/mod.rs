@@ -70,10 +70,10 @@ pub(crate) async fn create(
     let rounds = Rounds::new(&app, tenant, arrival);
     if in_background {
         let start = move || background::start(writer, generation, rounds, app, tenant);
-        let job = aside(start).await??;
+        let (job, queued) = aside(start).await??;
         return Ok(report(match stream {
             true => background::follow(job, 0, Reader::Guest),
-            false => json_body(&job.response()).into_response(),
+            false => json_body(&queued).into_response(),
         }));
     }
     if stream && has_hosted_tools {
