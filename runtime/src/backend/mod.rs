@@ -23,6 +23,7 @@ pub use row_sampling::{PromptReport, RowSampling};
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ossmith_plan::facts::SLIDING_PAGE_TOKENS;
 
@@ -398,6 +399,11 @@ pub trait Backend: Send {
 
     /// Times of the step that was collected last, if the device has a clock.
     fn step_time(&self) -> Option<StepTime> {
+        None
+    }
+
+    /// What a step of one prompt of so many tokens should take, by the cost model of its device, if there is one.
+    fn expected_prompt_time(&self, _tokens: usize) -> Option<Duration> {
         None
     }
 

@@ -80,6 +80,9 @@ pub struct Policy {
     /// that is longer. With `None` a step reads as much of the prompts as [`Limits::max_step_tokens`] allows, and the
     /// others wait for it.
     pub prompt_time: Option<Duration>,
+    /// Time that a whole step may take in which samples generate: prompts get what the others leave of it, but always some
+    /// tokens. Both limits may be set; the lower one counts.
+    pub step_time: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -90,6 +93,7 @@ impl Default for Policy {
             prefix_cache: true,
             draft_tokens: 0,
             prompt_time: None,
+            step_time: None,
         }
     }
 }
@@ -100,4 +104,5 @@ setters!(Policy {
     with_prefix_cache(prefix_cache: bool),
     with_draft_tokens(draft_tokens: usize),
     with_prompt_time(prompt_time: impl Into<Option<Duration>>),
+    with_step_time(step_time: impl Into<Option<Duration>>),
 });

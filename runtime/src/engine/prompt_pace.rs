@@ -1,14 +1,18 @@
-//! How large the prompts' part of a step may be while other samples generate: what it computes in a given time, or in the time
-//! of a step without a prompt if that is longer. So whoever sends a long prompt makes the others' tokens come at
-//! most that much later. [`super::batch`] asks for it; what steps take is measured as they are collected.
+//! How large the prompts' part of a step may be while other samples generate. Either it has a time of its own, or that of a step
+//! without a prompt if that is longer ([`Policy::prompt_time`]); or the whole step has one ([`Policy::step_time`]). So whoever
+//! sends a long prompt makes the others' tokens come at most that much later. [`super::batch`] asks for it; what steps take is
+//! measured as they are collected, and until then expected by the device's cost model.
 
 use std::time::Duration;
 
+use super::options::Policy;
 use super::step_plan::StepPlan;
 
 /// Prompt tokens of a step at least, so that a prompt goes on however slow the machine is. Fewer take as long in a long
 /// context, where reading the keys is most of the work.
 const LEAST_TOKENS: usize = 8;
+/// The prompt from which the time of a token is expected, before any is measured: as long as those of a full step.
+const EXPECTED_TOKENS: usize = 2048;
 /// The weight of what was measured before.
 const KEPT: f64 = 0.75;
 /// A machine with other work may stop for a while, so one measurement counts as at most this many times the mean.
@@ -22,7 +26,8 @@ const CONTEXTS: usize = 8;
 /// What steps take, by what they hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PromptPace {
-    limit: Option<Duration>,
+    prompt_time: Option<Duration>,
+    step_time: Option<Duration>,
     /// Seconds of a step without a prompt.
     step: Option<f64>,
     /// Seconds that each prompt token adds, by its context.
@@ -30,9 +35,17 @@ pub(super) struct PromptPace {
 }
 
 impl PromptPace {
-    /// With this limit. None leaves steps as large as they may be.
-    pub(super) fn new(limit: Option<Duration>) -> PromptPace {
-        PromptPace { limit, step: None, token: [None; CONTEXTS] }
+    /// With a policy's limits, and what a prompt of so many tokens is expected to take. Without limits steps are as large as they
+    /// may be.
+    pub(super) fn new(policy: &Policy, expected: impl Fn(usize) -> Option<Duration>) -> PromptPace {
+        let Policy { prompt_time, step_time, .. } = *policy;
+        let seconds = |tokens| expected(tokens).map(|time: Duration| time.as_secs_f64());
+        let step = prompt_time.or(step_time).and_then(|_| seconds(1));
+        let mut token = [None; CONTEXTS];
+        token[0] = step
+            .zip(seconds(EXPECTED_TOKENS))
+            .map(|(step, prompt)| (prompt - step).max(prompt / 4.0) / EXPECTED_TOKENS as f64);
+        PromptPace { prompt_time, step_time, step, token }
     }
 
     /// Seconds that a prompt token adds in a context: what was measured, or follows from the next shorter context, of which it
@@ -46,11 +59,12 @@ impl PromptPace {
 
     /// The most prompt tokens of a step in which others generate, where the longest of the prompts is in this context.
     pub(super) fn most_tokens(&self, context: usize) -> usize {
-        let (Some(limit), Some(token)) = (self.limit, self.token_seconds(context)) else {
-            return usize::MAX;
-        };
-        let time = limit.as_secs_f64().max(self.step.unwrap_or(0.0));
-        ((time / token) as usize).max(LEAST_TOKENS)
+        let step = self.step.unwrap_or(0.0);
+        let of_prompts = self.prompt_time.map(|limit| limit.as_secs_f64().max(step));
+        let left = self.step_time.map(|limit| limit.as_secs_f64() - step);
+        let time = of_prompts.into_iter().chain(left).reduce(f64::min);
+        let tokens = time.zip(self.token_seconds(context)).map(|(time, token)| time / token);
+        tokens.map_or(usize::MAX, |tokens| (tokens as usize).max(LEAST_TOKENS))
     }
 
     /// Records how long a step took.
@@ -88,11 +102,12 @@ fn mean(of: &mut Option<f64>, measured: f64) {
 mod tests {
     use super::*;
 
+    /// Where prompts have a limit, and what was measured.
     fn pace(limit_ms: u64, step: f64, token: f64) -> PromptPace {
-        let limit = Some(Duration::from_millis(limit_ms));
+        let prompt_time = Some(Duration::from_millis(limit_ms));
         let mut means = [None; CONTEXTS];
         means[0] = Some(token);
-        PromptPace { limit, step: Some(step), token: means }
+        PromptPace { prompt_time, step_time: None, step: Some(step), token: means }
     }
 
     #[test]
@@ -101,9 +116,36 @@ mod tests {
         // A large model: as much time as its other tokens take.
         assert_eq!(pace(12, 0.2, 0.002).most_tokens(0), 100);
         assert_eq!(pace(12, 0.002, 0.1).most_tokens(0), LEAST_TOKENS);
-        assert_eq!(PromptPace::new(None).most_tokens(0), usize::MAX);
-        let unmeasured = PromptPace::new(Some(Duration::from_millis(12)));
-        assert_eq!(unmeasured.most_tokens(0), usize::MAX);
+        assert_eq!(PromptPace::new(&Policy::default(), |_| None).most_tokens(0), usize::MAX);
+        let limited = Policy::default().with_prompt_time(Duration::from_millis(12));
+        assert_eq!(PromptPace::new(&limited, |_| None).most_tokens(0), usize::MAX);
+    }
+
+    #[test]
+    fn a_whole_step_has_a_time_of_which_prompts_get_what_is_left() {
+        let limited = |step_ms| PromptPace {
+            prompt_time: None,
+            step_time: Some(Duration::from_millis(step_ms)),
+            ..pace(0, 0.005, 0.000_011)
+        };
+        assert_eq!(limited(15).most_tokens(0), 909);
+        // Without time left a prompt still goes on.
+        assert_eq!((limited(5).most_tokens(0), limited(3).most_tokens(0)), (8, 8));
+        // The lower limit counts.
+        let both = |prompt_ms| PromptPace {
+            prompt_time: Some(Duration::from_millis(prompt_ms)),
+            ..limited(15)
+        };
+        assert_eq!((both(7).most_tokens(0), both(30).most_tokens(0)), (636, 909));
+    }
+
+    #[test]
+    fn before_anything_is_measured_the_cost_model_says_how_long_a_token_takes() {
+        let expected = |tokens: usize| Some(Duration::from_micros(2000 + 10 * (tokens as u64 - 1)));
+        let policy = Policy::default().with_step_time(Duration::from_millis(12));
+        let pace = PromptPace::new(&policy, expected);
+        assert!((990..=1010).contains(&pace.most_tokens(0)), "{}", pace.most_tokens(0));
+        assert_eq!(PromptPace::new(&Policy::default(), expected).most_tokens(0), usize::MAX);
     }
 
     #[test]

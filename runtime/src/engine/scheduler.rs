@@ -104,7 +104,7 @@ impl Scheduler {
             vocab,
             metrics: EngineMetrics::new(limits.pages),
             prompt_shares: BTreeMap::new(),
-            prompt_pace: PromptPace::new(policy.prompt_time),
+            prompt_pace: PromptPace::new(policy, |tokens| backend.expected_prompt_time(tokens)),
             samples_apart: false,
             unmasked: Vec::new(),
             masking: Vec::new(),

@@ -166,6 +166,11 @@ struct LimitArgs {
     #[arg(long, value_name = "MS")]
     max_prompt_ms: Option<u64>,
 
+    /// Milliseconds that a whole step may take in which answers are generated: prompts get what the answers leave of it, and at
+    /// least 8 tokens; 0 is no limit [default: 0]. Given without --max-prompt-ms, it replaces that limit.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    max_step_ms: u64,
+
     /// Requests that may wait for one of --max-num-seqs places; any more are refused with 429 and Retry-After.
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_queue: usize,
@@ -295,7 +300,8 @@ impl Args {
         let limits = self.model_settings(&setup).engine_limits(chosen.model)?;
         let policy = Policy::default()
             .with_max_waiting(self.limits.max_queue)
-            .with_prompt_time(self.prompt_time(setup.device()));
+            .with_prompt_time(self.prompt_time(setup.device()))
+            .with_step_time(milliseconds(self.limits.max_step_ms));
         let (backend, described) = self.device.load_backend(&chosen, &setup, limits, policy)?;
         let loaded = start.elapsed().as_secs_f64() - opened;
         let startup = vec![("open".to_owned(), opened), ("load".to_owned(), loaded)];
@@ -390,9 +396,9 @@ impl Args {
 
     /// What prompts may take of a step in which answers are generated.
     fn prompt_time(&self, device: Device) -> Option<Duration> {
-        let default = if device == Device::Cpu { CPU_PROMPT_MS } else { 0 };
-        let ms = self.limits.max_prompt_ms.unwrap_or(default);
-        (ms > 0).then(|| Duration::from_millis(ms))
+        let steps_are_limited = self.limits.max_step_ms > 0;
+        let default = if device == Device::Cpu && !steps_are_limited { CPU_PROMPT_MS } else { 0 };
+        milliseconds(self.limits.max_prompt_ms.unwrap_or(default))
     }
 
     fn config(
@@ -487,6 +493,11 @@ fn record_to(path: &Path) -> anyhow::Result<Arc<LineQueue>> {
     let lines = Arc::new(LineQueue::default());
     lines.write_on_thread("recording", file).context("no thread can be started to record")?;
     Ok(lines)
+}
+
+/// A limit that a flag gives; 0 is none.
+fn milliseconds(limit: u64) -> Option<Duration> {
+    (limit > 0).then(|| Duration::from_millis(limit))
 }
 
 /// Hands a recording what arrives. The first line that cannot be written is logged.

@@ -311,8 +311,7 @@ impl CudaBackend {
 
     /// A step with the times of its phases, by their graphs.
     fn phases_of_step(&self, step: StepTimes, graphs: &PhaseGraphs) -> Result<StepTimes> {
-        let rates = Rates { sms: self.info.sms as usize, ..Rates::of(&self.pass.model.arch) };
-        let rates = rates.with_bandwidth(step.bytes / step.roofline.median_ms / 1e6);
+        let rates = self.rates().with_bandwidth(step.bytes / step.roofline.median_ms / 1e6);
         Ok(StepTimes { phases: self.time_phases(graphs, &step.shape, &rates)?, ..step })
     }
 

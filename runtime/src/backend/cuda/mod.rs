@@ -48,10 +48,11 @@ mod workspace;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::{CudaContext, CudaEvent};
 use ossmith_plan::params::NOTHING_SAMPLED;
-use ossmith_plan::{Model, Weight};
+use ossmith_plan::{Model, Rates, StepShape, Weight};
 
 pub use bundle::Bundle;
 pub use cubins::{CacheUse, CubinCache};
@@ -322,6 +323,11 @@ impl CudaBackend {
         sampling.prepare(&self.context, stream, kernels, model, staged)
     }
 
+    /// What its cost model expects of the device.
+    fn rates(&self) -> Rates {
+        Rates { sms: self.info.sms as usize, ..Rates::of(&self.pass.model.arch) }
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.pass.stream.synchronize().map_err(device_error("finish a step"))
     }
@@ -354,6 +360,14 @@ impl Backend for CudaBackend {
 
     fn step_time(&self) -> Option<StepTime> {
         self.clock.time()
+    }
+
+    fn expected_prompt_time(&self, tokens: usize) -> Option<Duration> {
+        let model = self.pass.model;
+        let shape = StepShape::prompt(model, tokens, 0);
+        let phases = model.predictions(model.schedule(tokens), &shape, &self.rates());
+        let us: f64 = phases.iter().map(|(_, prediction)| prediction.us()).sum();
+        Some(Duration::from_secs_f64(us / 1e6))
     }
 
     fn step_form(&self) -> StepForm {

@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cudarc::driver::CudaContext;
 use ossmith_plan::{Arch, Model};
@@ -320,6 +321,10 @@ impl Backend for RankedCudaBackend {
 
     fn step_time(&self) -> Option<StepTime> {
         self.first(Backend::step_time)
+    }
+
+    fn expected_prompt_time(&self, tokens: usize) -> Option<Duration> {
+        self.first(|rank| rank.expected_prompt_time(tokens))
     }
 
     fn step_form(&self) -> StepForm {

@@ -193,12 +193,19 @@ fn a_prompt_takes_a_bounded_part_of_a_step_in_which_others_generate() {
     let settings = SamplingParams { ignore_eos: true, ..params(1, 60) };
     let prompts = [prompt(40, 0), prompt(600, 1)];
     let mut largest = Vec::new();
-    for prompt_time in [None, Some(Duration::from_secs(1))] {
+    let second = Duration::from_secs(1);
+    let policies = [
+        Policy::default(),
+        Policy::default().with_prompt_time(second),
+        // As long as one such step and the same again for prompts.
+        Policy::default().with_step_time(2 * second),
+    ];
+    for policy in policies {
         let mut backend = Scripted::new(limits, 256);
         // The first prompt shows that a second is enough for 40 tokens.
         backend.time = Some(StepTime { busy: 1.0, idle: 0.0 });
         let log = backend.log.clone();
-        let mut engine = with_policy(backend, 0, Policy { prompt_time, ..Policy::default() });
+        let mut engine = with_policy(backend, 0, policy);
         let mut answers: BTreeMap<RequestId, Vec<u32>> = BTreeMap::new();
         for prompt in &prompts {
             let id = engine.submit(Request::new(&prompt[..], settings.clone())).unwrap();
@@ -218,7 +225,7 @@ fn a_prompt_takes_a_bounded_part_of_a_step_in_which_others_generate() {
         let steps = &log.lock().unwrap().steps;
         largest.push(steps.iter().map(|step| step.iter().sum::<usize>()).max().unwrap());
     }
-    assert!(largest[0] == 256 && largest[1] < 200, "{largest:?}");
+    assert!(largest[0] == 256 && largest[1] < 200 && largest[2] < 200, "{largest:?}");
 }
 
 #[test]

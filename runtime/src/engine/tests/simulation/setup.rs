@@ -59,6 +59,7 @@ impl Setup {
                 draft_tokens: random.below(5),
                 // What a step takes is no part of a seed.
                 prompt_time: None,
+                step_time: None,
             },
             pipeline_depth: random.below(3),
             memory: random.one_of(&[1, 2, usize::MAX]),
