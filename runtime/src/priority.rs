@@ -19,6 +19,8 @@ const LONG_SLICE: Duration = Duration::from_millis(10);
 const NICENESS: i32 = 19;
 /// The same for a quarter.
 const SOMEWHAT: i32 = 5;
+/// The same for a tenth.
+const RISEN: i32 = 10;
 
 /// Has this thread, and those that it starts, get a core as soon as it wants one, though not more of it than its share. Does
 /// nothing but on Linux, from version 6.12 on.
@@ -42,15 +44,50 @@ pub fn yield_to_others() {
 }
 
 /// The kernel's number of this thread; 0 where /proc does not say.
-pub(crate) fn this_thread() -> i32 {
+pub fn this_thread() -> i32 {
     let task = std::fs::read_link("/proc/thread-self").unwrap_or_default();
     let number = task.file_name().and_then(|name| name.to_str()?.parse().ok());
     number.unwrap_or(0)
 }
 
-/// Has another thread of this process yield to others from now on, by the number that [`this_thread`] gave it. Does nothing but
-/// on Linux, and nothing for 0.
-pub(crate) fn yield_thread(thread: i32) {
+/// What came of [`rise`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rise {
+    /// The thread has a share of a core that others want.
+    Done,
+    /// It yields to nobody, or it has ended.
+    NotYielding,
+    /// The kernel does not let it: niceness may not be lowered here.
+    Refused,
+}
+
+/// Has a thread that yields to others get a tenth of a core that another one wants, until [`yield_thread`]; less where niceness
+/// may not be lowered as far. It is a thread of this process or of another one of its user's, by the kernel's number.
+#[must_use]
+pub fn rise(thread: i32) -> Rise {
+    raise(thread)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn raise(_: i32) -> Rise {
+    Rise::NotYielding
+}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn raise(thread: i32) -> Rise {
+    // SAFETY: the call takes no pointer. A thread that has ended is an error.
+    let class = unsafe { libc::syscall(libc::SYS_sched_getscheduler, thread) };
+    if thread <= 0 || class != libc::c_long::from(libc::SCHED_IDLE) {
+        return Rise::NotYielding;
+    }
+    let set = |niceness| set_attributes(thread, libc::SCHED_OTHER, 0, niceness, Duration::ZERO);
+    if set(RISEN) || set(NICENESS) { Rise::Done } else { Rise::Refused }
+}
+
+/// Has another thread yield to others from now on, by the number that [`this_thread`] gave it. Does nothing but on Linux, and
+/// nothing for 0.
+pub fn yield_thread(thread: i32) {
     #[cfg(target_os = "linux")]
     if thread > 0 && !set_attributes(thread, libc::SCHED_IDLE, 0, NICENESS, Duration::ZERO) {
         tracing::debug!("a thread that should yield to others does not");
@@ -173,7 +210,16 @@ mod tests {
             wait.recv().expect("the news");
             class("thread-self")
         });
-        yield_thread(receiver.recv().expect("its number"));
+        let number = receiver.recv().expect("its number");
+        assert_eq!(rise(number), Rise::NotYielding);
+        yield_thread(number);
+        // Where niceness may be lowered, it has a share in between.
+        let own = format!("self/task/{number}");
+        match rise(number) {
+            Rise::Done => assert_eq!(class(&own), Some(libc::SCHED_OTHER)),
+            other => assert_eq!((other, class(&own)), (Rise::Refused, Some(libc::SCHED_IDLE))),
+        }
+        yield_thread(number);
         done.send(()).expect("a receiver");
         assert_eq!(thread.join().expect("a thread"), Some(libc::SCHED_IDLE));
     }

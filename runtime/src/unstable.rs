@@ -11,5 +11,7 @@ pub use crate::backend::{
 pub use crate::checkpoint::{Tensor, end_on_lost_pages, export, synthetic};
 pub use crate::engine::LogitsOptions;
 pub use crate::pool::ranks_on_devices;
-pub use crate::priority::{on_yielding_thread, yield_to_others};
+pub use crate::priority::{
+    Rise, on_yielding_thread, rise, this_thread, yield_thread, yield_to_others,
+};
 pub use crate::sampling::{Penalties, SamplerConfig, TokenHistory};

@@ -141,6 +141,34 @@ pub fn compile_on_this_thread(constraint: &Constraint) -> Result<Compiled, Strin
     Ok(Compiled { text: Text::Plain(Box::new(start(factory, grammar)?)), memory: Memory::new(0) })
 }
 
+/// Gets ready to compile, so that the first constraint need not wait for it: makes the vocabulary, which takes a second or two
+/// of one processor, and compiles a constraint of each kind, so that the program's code for it is in memory.
+///
+/// # Errors
+/// llguidance refuses the vocabulary, which only a broken build can bring about.
+pub fn warm_up() -> Result<(), String> {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 9, "pattern": "^a+$"},
+            "kind": {"enum": ["b", "c"]},
+            "count": {"type": "integer", "minimum": 1, "multipleOf": 2},
+            "parts": {"type": "array", "items": {"anyOf": [{"type": "number"}, {"type": "null"}]}},
+        },
+        "required": ["name"],
+        "additionalProperties": false,
+    });
+    for constraint in [
+        Constraint::Arguments { schema: schema.into(), lenient: false },
+        Constraint::Regex("[a-z]+(b|c){2,5}".to_owned()),
+        Constraint::Grammar("start: \"a\" b*\nb: /[0-9]+/ | start".to_owned()),
+        Constraint::Choice(vec!["a".to_owned(), "b".to_owned()]),
+    ] {
+        compile_on_this_thread(&constraint)?;
+    }
+    Ok(())
+}
+
 /// A schema as an object of keywords.
 fn object(schema: &Value) -> Result<Map<String, Value>, String> {
     match schema {

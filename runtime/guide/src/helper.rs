@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ossmith::unstable::{on_yielding_thread, release_memory};
 use serde::{Deserialize, Serialize};
 
+use super::ageing::Aged;
 use super::constraint::Constraint;
 use super::grammar::{self, STACK_BYTES};
 use super::vocabulary;
@@ -102,6 +103,8 @@ pub struct Helper {
     answers: Receiver<Reply>,
     /// It has answered every question, and goes on.
     usable: bool,
+    /// What it gets of processors.
+    aged: Aged,
 }
 
 impl Helper {
@@ -136,7 +139,8 @@ impl Helper {
                 }
             }
         };
-        let mut helper = Helper { child, input, answers, usable: true };
+        let aged = Aged::process(child.id());
+        let mut helper = Helper { child, input, answers, usable: true, aged };
         std::thread::Builder::new()
             .name("grammar-answers".to_owned())
             .spawn(reader)
@@ -184,6 +188,11 @@ impl Helper {
         }
     }
 
+    /// Whether its process is there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Whether it can be asked again.
     #[must_use]
     pub fn is_usable(&self) -> bool {
@@ -193,10 +202,14 @@ impl Helper {
     /// The next answer, within this time.
     fn wait(&mut self, time: Duration, stop: &dyn Fn() -> bool) -> Option<Reply> {
         let end = Instant::now() + time;
+        self.aged.begin();
         while !stop() && Instant::now() < end {
             match self.answers.recv_timeout(TICK) {
-                Ok(answer) => return Some(answer),
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(answer) => {
+                    self.aged.begin();
+                    return Some(answer);
+                }
+                Err(RecvTimeoutError::Timeout) => self.aged.look(),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ageing;
 pub mod bits;
 mod constraint;
 mod embed;
@@ -36,9 +37,10 @@ pub use constraint::Constraint;
 pub use embed::{Unenforceable, compile};
 pub use grammar::{
     Compiled, MAX_IN_USE_BYTES, MaskError, STACK_BYTES, bytes_in_use, compile_on_this_thread,
+    warm_up,
 };
 pub use helper::{GrammarHelper, grammar_helper};
-pub use vocabulary::{VOCABULARY, prepare};
+pub use vocabulary::VOCABULARY;
 
 /// A function that may be called.
 #[derive(Clone, Debug)]

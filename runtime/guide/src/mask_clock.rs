@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use llguidance::CancellationHandle;
 
+use super::ageing::Aged;
+
 /// Processor time of one mask.
 pub const MASK_CPU: Duration = Duration::from_millis(200);
 /// Time of one mask by the clock, for a machine that has more to do than it can: a mask yields to steps.
@@ -25,6 +27,8 @@ struct Running {
     started: Instant,
     /// Processor time of that thread when the mask was first looked at.
     cpu: Option<Duration>,
+    /// What the thread gets of processors.
+    aged: Option<Aged>,
 }
 
 #[derive(Default)]
@@ -67,7 +71,14 @@ pub(crate) fn watch(handle: CancellationHandle) -> Watched {
     let mut state = clock.lock();
     state.next_id += 1;
     let id = state.next_id;
-    state.running.push(Running { id, handle, task, started: Instant::now(), cpu: None });
+    state.running.push(Running {
+        id,
+        handle,
+        task,
+        started: Instant::now(),
+        cpu: None,
+        aged: None,
+    });
     let asleep = !std::mem::replace(&mut state.awake, true);
     drop(state);
     if asleep {
@@ -126,6 +137,12 @@ impl Running {
         if age < TICK {
             return;
         }
+        if self.aged.is_none() {
+            self.aged = self.task.as_deref().and_then(number_of).map(Aged::thread);
+        }
+        if let Some(aged) = &mut self.aged {
+            aged.look();
+        }
         let cpu = self.task.as_deref().and_then(processor_time);
         let since = match (cpu, self.cpu) {
             (Some(now), Some(first)) => now.saturating_sub(first),
@@ -147,6 +164,11 @@ fn task() -> Option<Arc<str>> {
     let task = std::fs::read_link("/proc/thread-self").ok()?;
     let file = Path::new("/proc").join(task).join("schedstat");
     file.exists().then(|| file.to_str().map(Arc::from)).flatten()
+}
+
+/// The number of the thread with this file.
+fn number_of(task: &str) -> Option<i32> {
+    task.split('/').rev().nth(1)?.parse().ok()
 }
 
 fn processor_time(task: &str) -> Option<Duration> {

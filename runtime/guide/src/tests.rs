@@ -578,3 +578,8 @@ fn a_grammar_of_an_input_that_cannot_be_followed_is_refused() {
     text.accept(encode("x")[0]);
     assert!(text.mask(ANSWER, &mut vec![0; WORDS]).is_err());
 }
+
+#[test]
+fn a_constraint_of_each_kind_is_compiled_to_get_ready() {
+    assert_eq!(super::warm_up(), Ok(()));
+}

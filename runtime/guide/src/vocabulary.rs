@@ -33,14 +33,6 @@ pub(crate) fn factory() -> Result<&'static ParserFactory, String> {
     FACTORY.get_or_init(make).as_ref().map_err(Clone::clone)
 }
 
-/// Makes them now, so that the first constraint need not wait for it: a second or two of one processor.
-///
-/// # Errors
-/// llguidance refuses the vocabulary, which only a broken build can bring about.
-pub fn prepare() -> Result<(), String> {
-    factory().map(drop)
-}
-
 fn make() -> Result<ParserFactory, String> {
     let words: Vec<Vec<u8>> = (0..VOCABULARY as u32).map(word).collect();
     let info = TokRxInfo::new(VOCABULARY as u32, special::RETURN);

@@ -6,10 +6,10 @@
 //! what one had compiled is no other's, so that nobody learns from the time it takes what others send.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ossmith_guide::ageing::{Unfinished, on_aged_thread};
 use ossmith_guide::helper::{Helper, Trial};
 use ossmith_guide::limits::{self, Effort};
 use ossmith_guide::{
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::cache::{self, Cache, Key, Outcome};
 use super::fair_queue::FairQueue;
+use super::spare::Spare;
 use crate::error::{ApiError, Result as ApiResult};
 use crate::memory;
 use crate::tenant::Tenant;
@@ -32,9 +33,9 @@ const MAX_WAITING: usize = 4096;
 const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 2;
 /// Most helpers at a time.
 const MAX_HELPERS: usize = 4;
-/// How long a compilation that was tried out may take before its thread is left alone, on a machine that has more to do than
-/// it can.
-const ABANDON: Duration = Duration::from_secs(1500);
+/// How long a compilation may take before its thread is left alone, on a machine that has more to do than it can: what was tried
+/// out needs 2 s of a processor, what is plain less, and it gets a tenth of one now and then.
+const ABANDON: Duration = Duration::from_secs(300);
 /// How often a thread without work looks for grammars that nobody wants any more.
 const EXPIRE: Duration = Duration::from_secs(5);
 /// Memory of a grammar besides what a trial shows (128 tools of ordinary size took 33 MB), and of each byte of its text.
@@ -324,17 +325,23 @@ impl Shared {
 
     fn compile_plain(&self) {
         // The first grammar shall not wait for the vocabulary; a failure shows when one is compiled.
-        let _ = ossmith::unstable::on_yielding_thread(|| ossmith_guide::prepare().is_ok());
+        let _ = on_aged_thread(STACK_BYTES, ABANDON, || ossmith_guide::warm_up().is_ok());
         while let Some(job) = self.next(|queues| &mut queues.plain) {
             self.compile(job, 0);
         }
     }
 
     fn compile_involved(&self) {
-        let mut helper = None;
+        // The spare of this thread ends with it.
+        std::thread::scope(|scope| self.compile_involved_with(&mut Spare::new(scope)));
+    }
+
+    fn compile_involved_with<'scope>(&'scope self, spare: &mut Spare<'scope, '_>) {
+        let (mut helper, shared) = (None, self);
+        let stopping = move || shared.stopping();
         loop {
             if let (None, Some(command)) = (&helper, &self.helper) {
-                match Helper::start(command, &|| self.stopping()) {
+                match spare.take(command, stopping) {
                     Ok(ready) => helper = Some(ready),
                     Err(_) if self.stopping() => return,
                     Err(why) => tracing::error!(why, "no process to try grammars out"),
@@ -390,20 +397,9 @@ impl Shared {
     fn compile(&self, job: Job, bytes: u64) {
         let text = job.constraint.text_bytes() as u64;
         let bytes = LEAST_BYTES + bytes.max(text * BYTES_OF_TEXT);
-        let (sender, outcomes) = sync_channel(1);
-        let constraint = Arc::clone(&job.constraint);
-        let work = move || {
-            ossmith::unstable::yield_to_others();
-            // Who gave up waiting needs no answer.
-            let _ = sender.send(compile_on_this_thread(&constraint));
-        };
-        let started = Instant::now();
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
-        if let Err(why) = thread {
-            job.answer(Err(Refusal::Unavailable(format!("no thread can be started: {why}"))));
-            return;
-        }
-        match outcomes.recv_timeout(ABANDON) {
+        let (constraint, started) = (Arc::clone(&job.constraint), Instant::now());
+        let work = move || compile_on_this_thread(&constraint);
+        let why = match on_aged_thread(STACK_BYTES, ABANDON, work) {
             Ok(compiled) => {
                 tracing::debug!(ms = started.elapsed().as_millis() as u64, "compiled a grammar");
                 let outcome = compiled.map(|compiled| Arc::new(compiled.taking(bytes)));
@@ -411,19 +407,20 @@ impl Shared {
                 self.lock().cache.put(job.key, outcome.clone(), kept);
                 memory::released();
                 job.answer(outcome.map_err(Refusal::Unenforceable));
+                return;
             }
-            Err(RecvTimeoutError::Timeout) => {
+            Err(Unfinished::NoThread(why)) => {
+                job.answer(Err(Refusal::Unavailable(format!("no thread can be started: {why}"))));
+                return;
+            }
+            Err(Unfinished::Late) => {
                 tracing::error!("a grammar is still being compiled after {ABANDON:?}");
-                let why = "it takes too long to compile".to_owned();
-                self.lock().cache.put(job.key, Err(why.clone()), why.len() as u64);
-                job.answer(Err(Refusal::Unenforceable(why)));
+                "it takes too long to compile"
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                let why = "compiling it panicked".to_owned();
-                self.lock().cache.put(job.key, Err(why.clone()), why.len() as u64);
-                job.answer(Err(Refusal::Unenforceable(why)));
-            }
-        }
+            Err(Unfinished::Panicked) => "compiling it panicked",
+        };
+        self.lock().cache.put(job.key, Err(why.to_owned()), why.len() as u64);
+        job.answer(Err(Refusal::Unenforceable(why.to_owned())));
     }
 }
 

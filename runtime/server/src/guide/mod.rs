@@ -6,6 +6,7 @@ pub(crate) mod compiler;
 mod fair_queue;
 mod fuzzing;
 mod hostile;
+mod spare;
 
 #[doc(hidden)]
 pub use fuzzing::GrammarFuzzer;
