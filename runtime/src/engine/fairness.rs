@@ -6,7 +6,8 @@
 //! other. So a request with many samples occupies the slots that nobody else wants, and gives one back to each newcomer.
 //! Each such preemption makes the shares more equal, so it never undoes another.
 //!
-//! *Prompt tokens.* Tenants that read prompts get equal shares of them. Half of a tenant's share goes to its group with
+//! *Prompt tokens.* Tenants that read prompts get equal shares of them; one whose logprobs are reported counts as the many that
+//! take as long. Half of a tenant's share goes to its group with
 //! the fewest prompt tokens left, so a short prompt never waits for a long one; the other half goes to the first in
 //! order, so a long prompt never waits for ever.
 //!
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 
 use super::sample::{Key, Sample};
 use super::scheduler::{PromptShare, Scheduler};
+use super::step_plan::SampleOn;
 use super::validate::{Claimant, Group};
 use crate::backend::PAGE_TOKENS;
 
@@ -33,6 +35,8 @@ struct Reader {
     /// The most that it may get in this step.
     want: usize,
     granted: usize,
+    /// How many of a step's prompt tokens each of its tokens counts as.
+    cost: usize,
 }
 
 impl Scheduler {
@@ -101,18 +105,18 @@ impl Scheduler {
             let entry = self.prompt_shares.entry(reader.claimant.tenant);
             entry.or_insert(PromptShare { tokens: least, ..PromptShare::default() });
         }
-        if readers.iter().map(|reader| reader.want).sum::<usize>() <= budget {
+        if readers.iter().map(|reader| reader.want * reader.cost).sum::<usize>() <= budget {
             for reader in &mut readers {
                 reader.granted = reader.want;
                 if let Some(share) = self.prompt_shares.get_mut(&reader.claimant.tenant) {
-                    share.tokens += reader.granted as u64;
+                    share.tokens += (reader.granted * reader.cost) as u64;
                 }
             }
             budget = 0;
         }
         while budget > 0 {
-            let Some(granted) = self.grant(&mut readers, budget) else { break };
-            budget -= granted;
+            let Some(spent) = self.grant(&mut readers, budget) else { break };
+            budget = budget.saturating_sub(spent);
         }
         let granted = readers.into_iter().filter(|reader| reader.granted > 0);
         granted.map(|reader| (reader.key, reader.granted)).collect()
@@ -130,11 +134,17 @@ impl Scheduler {
             left: sample.unscheduled(),
             want: self.chunk(sample, budget),
             granted: 0,
+            cost: match SampleOn::of_prompt_report(sample, sample.scheduled) {
+                SampleOn::None => 1,
+                SampleOn::Host | SampleOn::Device => {
+                    self.prompt_pace.reported_cost(sample.scheduled)
+                }
+            },
         };
         ready.map(reader).collect()
     }
 
-    /// Grants at most a page of tokens to the reader whose turn it is.
+    /// Grants at most a page of tokens, and one at least, to the reader whose turn it is. Returns what that costs.
     fn grant(&mut self, readers: &mut [Reader], budget: usize) -> Option<usize> {
         let wanting = |reader: &&Reader| reader.granted < reader.want;
         let shares = &mut self.prompt_shares;
@@ -155,13 +165,15 @@ impl Scheduler {
             wanting().min_by_key(|(_, of)| (left.get(&of.claimant.group).copied(), of.key))?;
         let take_first = share.in_order < share.shortest;
         let reader = &mut readers[if take_first { in_order } else { shortest }];
-        let granted = (reader.want - reader.granted).min(PAGE_TOKENS).min(budget);
+        let most = PAGE_TOKENS.min(budget).div_ceil(reader.cost);
+        let granted = (reader.want - reader.granted).min(most);
         reader.granted += granted;
-        share.tokens += granted as u64;
+        let spent = granted * reader.cost;
+        share.tokens += spent as u64;
         if in_order != shortest {
             let turn = if take_first { &mut share.in_order } else { &mut share.shortest };
-            *turn += granted as u64;
+            *turn += spent as u64;
         }
-        Some(granted)
+        Some(spent)
     }
 }

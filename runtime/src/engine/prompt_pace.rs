@@ -2,11 +2,14 @@
 //! without a prompt if that is longer ([`Policy::prompt_time`]); or the whole step has one ([`Policy::step_time`]). So whoever
 //! sends a long prompt makes the others' tokens come at most that much later. [`super::batch`] asks for it; what steps take is
 //! measured as they are collected, and until then expected by the device's cost model.
+//!
+//! A prompt token whose logprobs are reported needs a row of logits over the whole vocabulary besides, which may take as long as
+//! a hundred others. It counts as that many, in a step of its own too, so that whoever comes next does not wait for thousands.
 
 use std::time::Duration;
 
 use super::options::Policy;
-use super::step_plan::StepPlan;
+use super::step_plan::{PlanEntry, SampleOn, StepPlan};
 
 /// Prompt tokens of a step at least, so that a prompt goes on however slow the machine is. Fewer take as long in a long
 /// context, where reading the keys is most of the work.
@@ -17,6 +20,10 @@ const EXPECTED_TOKENS: usize = 2048;
 const KEPT: f64 = 0.75;
 /// A machine with other work may stop for a while, so one measurement counts as at most this many times the mean.
 const OUTLIER: f64 = 4.0;
+
+/// How many others a reported token counts as until it is known what it takes.
+const UNKNOWN_COST: usize = 64;
+const MOST_COST: usize = 4096;
 
 /// Contexts are told apart by their length: up to this many tokens, up to twice as many, and so on. A token of a prompt reads all
 /// keys before it, so one in the middle of a long prompt takes many times as long as one at its beginning.
@@ -32,6 +39,8 @@ pub(super) struct PromptPace {
     step: Option<f64>,
     /// Seconds that each prompt token adds, by its context.
     token: [Option<f64>; CONTEXTS],
+    /// Seconds that its report adds to a reported one.
+    report: Option<f64>,
 }
 
 impl PromptPace {
@@ -45,7 +54,7 @@ impl PromptPace {
         token[0] = step
             .zip(seconds(EXPECTED_TOKENS))
             .map(|(step, prompt)| (prompt - step).max(prompt / 4.0) / EXPECTED_TOKENS as f64);
-        PromptPace { prompt_time, step_time, step, token }
+        PromptPace { prompt_time, step_time, step, token, report: None }
     }
 
     /// Seconds that a prompt token adds in a context: what was measured, or follows from the next shorter context, of which it
@@ -67,16 +76,33 @@ impl PromptPace {
         tokens.map_or(usize::MAX, |tokens| (tokens as usize).max(LEAST_TOKENS))
     }
 
+    /// How many others a reported prompt token counts as.
+    pub(super) fn reported_cost(&self, context: usize) -> usize {
+        if self.prompt_time.or(self.step_time).is_none() {
+            return 1;
+        }
+        let known = self.report.zip(self.token_seconds(context));
+        let cost = known.map(|(report, token)| ((token + report) / token).ceil() as usize);
+        cost.map_or(UNKNOWN_COST, |cost| cost.min(MOST_COST))
+    }
+
     /// Records how long a step took.
     pub(super) fn measure(&mut self, plan: &StepPlan, seconds: f64) {
-        let prompts =
-            plan.entries.iter().filter(|entry| entry.tokens > 1 && entry.draft.is_empty());
+        let reported = |entry: &&PlanEntry| entry.report_prompt_on != SampleOn::None;
+        let prompts = plan
+            .entries
+            .iter()
+            .filter(|entry| (entry.tokens > 1 && entry.draft.is_empty()) || reported(entry));
         let context = prompts.clone().map(|entry| entry.start).max().unwrap_or(0);
+        let reports: usize = prompts.clone().filter(reported).map(|entry| entry.tokens).sum();
         let tokens: usize = prompts.map(|entry| entry.tokens).sum();
-        if tokens == 0 {
+        let beside = if plan.entries.len() > 1 { self.step.unwrap_or(0.0) } else { 0.0 };
+        if reports > 0 {
+            let read = tokens as f64 * self.token_seconds(context).unwrap_or(0.0);
+            mean(&mut self.report, (seconds - beside - read).max(seconds / 4.0) / reports as f64);
+        } else if tokens == 0 {
             mean(&mut self.step, seconds);
         } else if tokens >= LEAST_TOKENS {
-            let beside = if plan.entries.len() > 1 { self.step.unwrap_or(0.0) } else { 0.0 };
             let of = &mut self.token[class(context)];
             mean(of, (seconds - beside).max(seconds / 4.0) / tokens as f64);
         }
@@ -100,6 +126,7 @@ fn mean(of: &mut Option<f64>, measured: f64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::Key;
     use super::*;
 
     /// Where prompts have a limit, and what was measured.
@@ -107,7 +134,7 @@ mod tests {
         let prompt_time = Some(Duration::from_millis(limit_ms));
         let mut means = [None; CONTEXTS];
         means[0] = Some(token);
-        PromptPace { prompt_time, step_time: None, step: Some(step), token: means }
+        PromptPace { prompt_time, step_time: None, step: Some(step), token: means, report: None }
     }
 
     #[test]
@@ -157,6 +184,40 @@ mod tests {
         pace.token[3] = Some(0.001);
         assert_eq!((pace.most_tokens(2048), pace.most_tokens(30_000)), (20, 12));
         assert_eq!(class(usize::MAX / 2), CONTEXTS - 1);
+    }
+
+    #[test]
+    fn a_reported_token_counts_as_those_that_take_as_long() {
+        let entry = |tokens: usize, report_prompt_on| PlanEntry {
+            key: Key { order: 0, request: 0, index: 0 },
+            epoch: 0,
+            seq_slot: 0,
+            start: 0,
+            tokens,
+            sample_on: SampleOn::None,
+            draft: Vec::new(),
+            forbids_stops: false,
+            report_prompt_on,
+            mask: None,
+            awaits_mask: false,
+        };
+        let plan = |entries: Vec<PlanEntry>| StepPlan { entries, ..StepPlan::default() };
+        let unlimited = PromptPace { prompt_time: None, ..pace(6, 0.002, 0.000_1) };
+        assert_eq!(unlimited.reported_cost(0), 1);
+        let mut pace = pace(6, 0.002, 0.000_1);
+        assert_eq!(pace.reported_cost(0), UNKNOWN_COST);
+        // Ten tokens take 1 ms, and their reports 4 ms each.
+        pace.measure(&plan(vec![entry(10, SampleOn::Device)]), 0.041);
+        assert_eq!(pace.reported_cost(0), 41);
+        // One alone, which is no step without a prompt.
+        (0..50).for_each(|_| pace.measure(&plan(vec![entry(1, SampleOn::Device)]), 0.008_1));
+        assert_eq!((pace.reported_cost(0), pace.step), (81, Some(0.002)));
+        // What others take is not counted for it, nor its time for theirs.
+        let both = plan(vec![entry(10, SampleOn::None), entry(1, SampleOn::Host)]);
+        (0..50).for_each(|_| pace.measure(&both, 0.011_1));
+        assert_eq!((pace.reported_cost(0), pace.most_tokens(0)), (81, 60));
+        pace.report = Some(1e9);
+        assert_eq!(pace.reported_cost(0), MOST_COST);
     }
 
     #[test]

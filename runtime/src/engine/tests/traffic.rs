@@ -229,6 +229,30 @@ fn a_prompt_takes_a_bounded_part_of_a_step_in_which_others_generate() {
 }
 
 #[test]
+fn a_prompt_that_is_reported_takes_small_steps_even_alone() {
+    let limits = Limits { max_sequences: 2, max_step_tokens: 256, pages: 40 };
+    let prompt = prompt(600, 1);
+    for (prompt_time, most) in [(None, 256), (Some(Duration::from_secs(1)), 4)] {
+        let mut backend = Scripted::new(limits, 256);
+        backend.time = Some(StepTime { busy: 1.0, idle: 0.0 });
+        let log = backend.log.clone();
+        let mut engine = with_policy(backend, 0, Policy { prompt_time, ..Policy::default() });
+        let settings = params(1, 1).with_prompt_logprobs(2);
+        engine.submit(Request::new(&prompt[..], settings)).unwrap();
+        let mut reported = 0;
+        while !engine.is_idle() {
+            for event in engine.step().unwrap() {
+                reported += event.prompt.map_or(0, |prompt| prompt.logprobs.len());
+            }
+        }
+        assert_eq!(reported, 600);
+        let steps = &log.lock().unwrap().steps;
+        let largest = steps.iter().map(|step| step.iter().sum::<usize>()).max().unwrap();
+        assert_eq!(largest, most);
+    }
+}
+
+#[test]
 fn a_shared_prefix_is_computed_once() {
     let limits = Limits { max_sequences: 4, max_step_tokens: 64, pages: 40 };
     let backend = Scripted::new(limits, 64);
