@@ -47,7 +47,7 @@ pub(crate) struct Bodies {
     discards: Arc<AtomicUsize>,
 }
 
-/// A body, whose bytes count until this is dropped.
+/// A body, or what its request keeps of it, whose bytes count until this is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldBody {
     bytes: Vec<u8>,
@@ -140,6 +140,33 @@ impl HeldBody {
         &self.bytes
     }
 
+    /// Drops the body, and counts this many bytes from now on: those that its request keeps until it is answered.
+    ///
+    /// # Errors
+    /// There is no room for them now.
+    pub(crate) fn keep(&mut self, bytes: usize) -> Result<()> {
+        self.bytes = Vec::new();
+        let counted = bytes.saturating_sub(FREE_BYTES);
+        self.release(self.counted.saturating_sub(counted));
+        self.count(counted)
+    }
+
+    fn release(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.counted -= bytes;
+        let mut held = self.bodies.lock();
+        match held.get(&self.tenant).copied().unwrap_or(0).saturating_sub(bytes) {
+            0 => drop(held.remove(&self.tenant)),
+            own => drop(held.insert(self.tenant, own)),
+        }
+        drop(held);
+        if bytes > crate::memory::WORTH_BYTES {
+            crate::memory::released();
+        }
+    }
+
     async fn receive(&mut self, data: &mut BodyDataStream) -> Result<()> {
         let limit = self.bodies.limits.body_bytes;
         while let Some(bytes) = next(data).await {
@@ -182,19 +209,7 @@ impl HeldBody {
 
 impl Drop for HeldBody {
     fn drop(&mut self) {
-        if self.counted == 0 {
-            return;
-        }
-        let mut held = self.bodies.lock();
-        let own = held.get(&self.tenant).copied().unwrap_or(0).saturating_sub(self.counted);
-        match own {
-            0 => drop(held.remove(&self.tenant)),
-            own => drop(held.insert(self.tenant, own)),
-        }
-        drop(held);
-        if self.counted > crate::memory::WORTH_BYTES {
-            crate::memory::released();
-        }
+        self.release(self.counted);
     }
 }
 
@@ -224,6 +239,22 @@ mod tests {
         assert!(bodies.lock().is_empty());
         assert!(receive(&bodies, large()).await.is_ok());
         assert_eq!(receive(&bodies, Body::from(vec![0; (1 << 20) + 1])).await.err(), Some(413));
+        assert!(bodies.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_request_keeps_of_its_body_counts_until_it_is_answered() {
+        let bodies = bodies(1 << 20, 1 << 20, None);
+        let mut held = receive(&bodies, Body::from(vec![b' '; 600 << 10])).await.expect("room");
+        held.keep(700 << 10).expect("room");
+        assert_eq!(bodies.lock().values().sum::<usize>(), (700 << 10) - FREE_BYTES);
+        // So may be what it continues, of which the body is but a name.
+        let mut other = receive(&bodies, Body::from("{}")).await.expect("room");
+        assert_eq!(other.keep(500 << 10).err().map(|why| why.status.as_u16()), Some(503));
+        held.keep(FREE_BYTES).expect("room");
+        assert!(bodies.lock().is_empty() && held.bytes().is_empty());
+        assert!(other.keep(500 << 10).is_ok());
+        drop(other);
         assert!(bodies.lock().is_empty());
     }
 

@@ -312,8 +312,13 @@ impl From<ossmith::Error> for ApiError {
 
 /// A JSON body with its header.
 pub(crate) fn json_body<T: serde::Serialize>(value: &T) -> impl IntoResponse + use<T> {
+    json_text(json_of(value))
+}
+
+/// A value as JSON.
+pub(crate) fn json_of(value: &impl serde::Serialize) -> String {
     // Our own types always serialise.
-    json_text(serde_json::to_string(value).unwrap_or_default())
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// A body of text that is JSON already, with its header.

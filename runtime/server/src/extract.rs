@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use serde_json::{Map, Value};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::bodies::HeldBody;
 use crate::error::{ApiError, Result};
@@ -19,6 +20,7 @@ pub(crate) struct RequestBody {
     body: HeldBody,
     /// The path of the request.
     path: String,
+    tenant: Tenant,
 }
 
 impl FromRequest<Arc<AppState>> for RequestBody {
@@ -36,20 +38,37 @@ impl FromRequest<Arc<AppState>> for RequestBody {
         // The middleware has put it there.
         let tenant = parts.extensions.get::<Tenant>().copied().unwrap_or(Tenant::ONLY);
         let body = app.bodies.receive(tenant, &parts.headers, body).await?;
-        Ok(RequestBody { body, path })
+        Ok(RequestBody { body, path, tenant })
     }
 }
 
 impl RequestBody {
-    /// Has `read` read the body on a blocking thread, because parsing, tokenizing and measuring a schema take a while.
+    /// Has `read` read the body on a blocking thread, because parsing, tokenizing and measuring a schema take a while; a large
+    /// body waits for its turn.
     pub(crate) async fn read<T: Send + 'static>(
         self,
         app: &Arc<AppState>,
         read: impl FnOnce(&AppState, &Map<String, Value>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let RequestBody { body, path } = self;
+        self.read_keeping(app, |app, body| Ok((read(app, body)?, 0))).await.map(|(done, _)| done)
+    }
+
+    /// The same for a request that keeps some bytes until it is answered, which `read` returns too. They count as its body did.
+    pub(crate) async fn read_keeping<T: Send + 'static>(
+        self,
+        app: &Arc<AppState>,
+        read: impl FnOnce(&AppState, &Map<String, Value>) -> Result<(T, usize)> + Send + 'static,
+    ) -> Result<(T, HeldBody)> {
+        let RequestBody { mut body, path, tenant } = self;
+        let turn = app.reading.turn(tenant, body.bytes().len()).await;
         let app = Arc::clone(app);
-        let work = move || read(&app, &parse_object(body.bytes())?);
+        let work = move || {
+            // Until it is read, even if nobody waits for it any more.
+            let _turn = turn;
+            let (done, kept_bytes) = read(&app, &parse_object(body.bytes())?)?;
+            body.keep(kept_bytes)?;
+            Ok((done, body))
+        };
         let done = tokio::task::spawn_blocking(work).await;
         done.unwrap_or_else(|_| {
             // A panic is a bug, and must not affect other requests. Its message was logged already; it is not repeated here,
@@ -70,6 +89,16 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
         let name = Path::<String>::from_request_parts(parts, state).await;
         let unreadable = |_| ApiError::bad("", "the path is not valid UTF-8");
         name.map(|Path(name)| PathName(name)).map_err(unreadable)
+    }
+}
+
+/// Does what takes long where nothing can be awaited, so that other tasks go on if it is called on a thread of theirs.
+pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(work)
+        }
+        _ => work(),
     }
 }
 

@@ -41,6 +41,7 @@ mod ollama;
 mod options;
 mod origins;
 mod page;
+mod reading;
 mod responses;
 mod router;
 mod routes;
@@ -74,6 +75,7 @@ pub use files::FileLimits;
 #[doc(hidden)]
 pub use guide::{GrammarFuzzer, hostile_request};
 pub use ossmith_guide::{GrammarHelper, grammar_helper};
+pub use reading::reading_threads;
 pub use router::{api, router};
 pub use serve::serve;
 pub use store::{SharedStore, StoreLimits};

@@ -13,6 +13,7 @@ use crate::generation::Generation;
 use crate::guide::compiler::Compiler;
 use crate::ids::unix_seconds;
 use crate::metrics::Metrics;
+use crate::reading::{ReadingTurns, reading_threads};
 use crate::seal::Sealer;
 use crate::store::Store;
 use crate::tenant::{Keys, Tenant};
@@ -27,6 +28,7 @@ pub(crate) struct AppState {
     pub(crate) store: Arc<Store>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) bodies: Arc<Bodies>,
+    pub(crate) reading: ReadingTurns,
     /// Files of clients, if the server keeps any.
     pub(crate) files: Option<Files>,
     pub(crate) batches: BatchSlots,
@@ -74,6 +76,7 @@ impl AppState {
             store,
             keys,
             bodies,
+            reading: ReadingTurns::new(reading_threads(), has_tenants),
             files,
             batches: BatchSlots::new(has_tenants),
             sealer,

@@ -270,10 +270,8 @@ impl Args {
         ossmith::unstable::limit_arenas(cores.clamp(2, 8));
         log_panics();
         check_descriptors()?;
-        // Reading requests takes a core each, so more threads than cores win nothing, and each keeps memory of its own.
-        let readers = cores + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .max_blocking_threads(readers)
+            .max_blocking_threads(ossmith_server::reading_threads())
             .enable_all()
             .build()
             .context("cannot start the server's threads")?;

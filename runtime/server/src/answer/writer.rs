@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::choice::{Choice, Ending};
-use crate::error::{Result, json_body};
+use crate::error::{Result, json_text};
+use crate::extract::{aside, in_place};
 use crate::generation::{GeneratedToken, Generation, GenerationEvent};
 use crate::ids::unix_seconds;
-use crate::logprobs::prompt_entries;
+use crate::logprobs::PromptLogprobs;
 use crate::metrics::Metrics;
 use crate::options::generation::GenerationOptions;
 use crate::options::stream::StreamOptions;
@@ -102,8 +103,8 @@ pub(crate) trait AnswerFormat: Send + Unpin + 'static {
     /// Writes what comes after the last token, if anything does.
     fn write_closing(&self, state: &ResponseState, out: &mut Vec<u8>);
 
-    /// The whole answer in one piece.
-    fn whole(&self, state: &ResponseState, choices: Vec<Choice<Self::Content>>) -> Value;
+    /// The whole answer in one piece, as JSON.
+    fn whole(&self, state: &ResponseState, choices: Vec<Choice<Self::Content>>) -> String;
 }
 
 /// What is known about an answer, whatever its API.
@@ -112,7 +113,7 @@ pub(crate) struct ResponseState {
     pub(crate) options: ResponseOptions,
     pub(crate) prompts: Vec<Vec<u32>>,
     /// The log-probabilities of each prompt, once they are known.
-    pub(crate) prompt_logprobs: Vec<Option<Value>>,
+    pub(crate) prompt_logprobs: Vec<Option<PromptLogprobs>>,
     cached: usize,
     completion: usize,
     reasoning: usize,
@@ -127,6 +128,11 @@ impl ResponseState {
             completion: self.completion,
             reasoning: self.reasoning,
         }
+    }
+
+    /// Whether log-probabilities make its answer long.
+    fn reports(&self) -> bool {
+        self.options.logprobs || self.options.prompt_logprobs
     }
 
     /// The usage of a chunk in the middle of a stream.
@@ -223,35 +229,39 @@ impl<F: AnswerFormat> ResponseWriter<F> {
         if self.state.options.stream.stream {
             return Ok(sse::response(generation, self, timeout));
         }
-        self.collect(generation, timeout).await.map(|whole| json_body(&whole).into_response())
+        self.collect(generation, timeout).await.map(|whole| json_text(whole).into_response())
     }
 
-    async fn collect(mut self, generation: Generation, timeout: Option<Duration>) -> Result<Value> {
+    async fn collect(
+        mut self,
+        generation: Generation,
+        timeout: Option<Duration>,
+    ) -> Result<String> {
         let read = |choice, event| {
             Ok(matches!(self.read(choice, event)?, Change::Choice { ended: true, .. }))
         };
         generation.read_to_end(timeout, read).await?;
-        let whole = self.format.whole(&self.state, self.choices);
-        if self.state.options.log {
-            tracing::info!(
-                id = self.state.options.id,
-                choices = whole["choices"].to_string(),
-                "answer"
-            );
-        }
-        Ok(whole)
+        let slowly = self.state.reports();
+        let write = move || {
+            let whole = self.format.whole(&self.state, self.choices);
+            if self.state.options.log {
+                tracing::info!(id = self.state.options.id, answer = whole, "answer");
+            }
+            whole
+        };
+        if slowly { aside(write).await } else { Ok(write()) }
     }
 
     /// Reads an event. Streamed and whole answers both come from here.
     fn read(&mut self, index: usize, event: GenerationEvent) -> Result<Change> {
         match event {
-            GenerationEvent::Prompt(info) => Ok(self.read_prompt(index, &info)),
+            GenerationEvent::Prompt(info) => Ok(self.read_prompt(index, info)),
             GenerationEvent::Token(token) => Ok(self.read_token(index, &token)),
             GenerationEvent::Failed(error) => Err(error),
         }
     }
 
-    fn read_prompt(&mut self, index: usize, info: &PromptInfo) -> Change {
+    fn read_prompt(&mut self, index: usize, info: PromptInfo) -> Change {
         let (state, choice) = (&mut self.state, &mut self.choices[index]);
         let number = choice.prompt;
         let prompt = &state.prompts[number];
@@ -261,8 +271,8 @@ impl<F: AnswerFormat> ResponseWriter<F> {
             return Change::Nothing;
         }
         let known = state.options.prompt_logprobs && !info.logprobs.is_empty();
-        state.prompt_logprobs[number] = known.then(|| prompt_entries(prompt, &info.logprobs));
         state.cached += info.cached_tokens;
+        state.prompt_logprobs[number] = known.then(|| PromptLogprobs::new(prompt, info.logprobs));
         if known { Change::Prompt(number) } else { Change::Nothing }
     }
 
@@ -286,6 +296,15 @@ impl<F: AnswerFormat> ResponseWriter<F> {
     }
 
     fn write_choice(&mut self, index: usize, out: &mut Vec<u8>) {
+        // With a choice's first chunk come the log-probabilities of its prompt.
+        if !self.choices[index].sent && self.state.options.prompt_logprobs {
+            in_place(|| self.write_parts(index, out));
+        } else {
+            self.write_parts(index, out);
+        }
+    }
+
+    fn write_parts(&mut self, index: usize, out: &mut Vec<u8>) {
         let choice = &mut self.choices[index];
         for part in self.format.parts(&self.state, choice) {
             self.format.write_chunk(&mut self.state, part, out);
@@ -304,7 +323,7 @@ impl<F: AnswerFormat> StreamWriter for ResponseWriter<F> {
         match self.read(choice, event) {
             Ok(Change::Nothing) => Flow::Continue,
             Ok(Change::Prompt(prompt)) => {
-                self.format.write_prompt(&self.state, prompt, out);
+                in_place(|| self.format.write_prompt(&self.state, prompt, out));
                 Flow::Continue
             }
             Ok(Change::Choice { due, ended }) => {

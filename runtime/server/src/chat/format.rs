@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::message::{CallDelta, Delta, Message, ReasoningFields};
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState};
+use crate::error::json_of;
 use crate::generation::GeneratedToken;
-use crate::logprobs::chat_entry;
+use crate::logprobs::{ContentLogprobs, PromptLogprobs, TokenReport};
 use crate::metrics::Metrics;
 use crate::sse;
 use crate::turn::parser::TurnEvent;
@@ -34,7 +35,7 @@ struct Chunk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_logprobs: Option<&'a Value>,
+    prompt_logprobs: Option<&'a PromptLogprobs>,
 }
 
 /// A choice in a chunk.
@@ -42,7 +43,7 @@ struct Chunk<'a> {
 pub(super) struct ChunkChoice {
     index: usize,
     delta: Delta,
-    logprobs: Option<Value>,
+    logprobs: Option<ContentLogprobs>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<Value>,
@@ -97,7 +98,11 @@ impl AnswerFormat for ChatFormat {
         if options.logprobs
             && let Some(logprobs) = &token.logprobs
         {
-            message.pending_logprobs.push(chat_entry(token.id, logprobs, options.tokens_as_ids));
+            message.pending_logprobs.push(TokenReport::new(
+                token.id,
+                logprobs,
+                options.tokens_as_ids,
+            ));
         }
         for event in message.parser.push(token.id) {
             message.on_event(event, self.reasoning);
@@ -163,8 +168,7 @@ impl AnswerFormat for ChatFormat {
             .collect();
         if let Some(first) = parts.first_mut() {
             let logprobs = std::mem::take(&mut choice.content.logprobs);
-            first.logprobs =
-                (!logprobs.is_empty()).then(|| json!({"content": logprobs, "refusal": null}));
+            first.logprobs = (!logprobs.is_empty()).then(|| ContentLogprobs::new(logprobs));
             first.token_ids = options.token_ids.then(|| std::mem::take(&mut choice.ids));
         }
         if let (Some(last), Some(ending)) = (parts.last_mut(), &choice.ending) {
@@ -185,56 +189,79 @@ impl AnswerFormat for ChatFormat {
         }
     }
 
-    fn whole(&self, state: &ResponseState, choices: Vec<Choice<Message>>) -> Value {
+    fn whole(&self, state: &ResponseState, choices: Vec<Choice<Message>>) -> String {
         let options = &state.options;
-        let choices: Vec<Value> =
-            choices.into_iter().map(|choice| whole_choice(choice, options)).collect();
-        let mut whole = json!({
-            "id": options.id,
-            "object": "chat.completion",
-            "created": options.created,
-            "model": options.model,
-            "system_fingerprint": null,
-            "service_tier": null,
-            "choices": choices,
-            "usage": state.usage().json(),
-            "prompt_logprobs": state.prompt_logprobs.first(),
-        });
-        if options.token_ids {
-            whole["prompt_token_ids"] = json!(self.turn.prompt);
-        }
-        whole
+        json_of(&Whole {
+            id: &options.id,
+            object: "chat.completion",
+            created: options.created,
+            model: &options.model,
+            system_fingerprint: None,
+            service_tier: None,
+            choices: choices.into_iter().map(|choice| WholeChoice::new(choice, options)).collect(),
+            usage: state.usage().json(),
+            prompt_logprobs: state.prompt_logprobs.first().and_then(Option::as_ref),
+            prompt_token_ids: options.token_ids.then_some(&self.turn.prompt),
+        })
     }
 }
 
-fn whole_choice(choice: Choice<Message>, options: &ResponseOptions) -> Value {
-    let Message { mut delta, whole_calls, has_content, logprobs, .. } = choice.content;
-    // A call that was cut off cannot be executed.
-    delta.tool_calls.truncate(whole_calls);
-    let calls: Vec<Value> = delta
-        .tool_calls
-        .iter()
-        .map(|call| json!(CallDelta { index: None, ..call.clone() }))
-        .collect();
-    let content = delta.content.or(has_content.then(String::new));
-    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-    for (name, reasoning) in
-        [("reasoning", delta.reasoning), ("reasoning_content", delta.reasoning_content)]
-    {
-        if let Some(reasoning) = reasoning {
-            message[name] = reasoning.into();
+/// The whole answer.
+#[derive(Serialize)]
+struct Whole<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: Option<&'a str>,
+    service_tier: Option<&'a str>,
+    choices: Vec<WholeChoice>,
+    usage: Value,
+    prompt_logprobs: Option<&'a PromptLogprobs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
+}
+
+#[derive(Serialize)]
+struct WholeChoice {
+    index: usize,
+    message: Value,
+    logprobs: Option<ContentLogprobs>,
+    finish_reason: &'static str,
+    stop_reason: Value,
+    token_ids: Option<Vec<u32>>,
+}
+
+impl WholeChoice {
+    fn new(choice: Choice<Message>, options: &ResponseOptions) -> WholeChoice {
+        let Message { mut delta, whole_calls, has_content, logprobs, .. } = choice.content;
+        // A call that was cut off cannot be executed.
+        delta.tool_calls.truncate(whole_calls);
+        let calls: Vec<Value> = delta
+            .tool_calls
+            .iter()
+            .map(|call| json!(CallDelta { index: None, ..call.clone() }))
+            .collect();
+        let content = delta.content.or(has_content.then(String::new));
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        for (name, reasoning) in
+            [("reasoning", delta.reasoning), ("reasoning_content", delta.reasoning_content)]
+        {
+            if let Some(reasoning) = reasoning {
+                message[name] = reasoning.into();
+            }
+        }
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.into();
+        }
+        let Ending { finish_reason, stop_reason } = choice.ending.unwrap_or(Ending::plain("stop"));
+        WholeChoice {
+            index: choice.index,
+            message,
+            logprobs: options.logprobs.then(|| ContentLogprobs::new(logprobs)),
+            finish_reason,
+            stop_reason,
+            token_ids: options.token_ids.then_some(choice.ids),
         }
     }
-    if !calls.is_empty() {
-        message["tool_calls"] = calls.into();
-    }
-    let Ending { finish_reason, stop_reason } = choice.ending.unwrap_or(Ending::plain("stop"));
-    json!({
-        "index": choice.index,
-        "message": message,
-        "logprobs": options.logprobs.then(|| json!({"content": logprobs, "refusal": null})),
-        "finish_reason": finish_reason,
-        "stop_reason": stop_reason,
-        "token_ids": options.token_ids.then_some(choice.ids),
-    })
 }

@@ -1,9 +1,9 @@
 //! The message that the model's tokens become: its reasoning, its text and its calls, as far as they were not sent.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::ids::new_id_of;
+use crate::logprobs::TokenReport;
 use crate::options::call_target::{CallForm, CallTarget};
 use crate::turn::parser::{MessageKind, TurnEvent, TurnParser};
 
@@ -98,9 +98,9 @@ pub(super) struct Message {
     pub(super) has_content: bool,
     /// What was not sent.
     pub(super) delta: Delta,
-    pub(super) logprobs: Vec<Value>,
+    pub(super) logprobs: Vec<TokenReport>,
     /// Those of tokens of which no text was shown yet.
-    pub(super) pending_logprobs: Vec<Value>,
+    pub(super) pending_logprobs: Vec<TokenReport>,
 }
 
 impl Message {

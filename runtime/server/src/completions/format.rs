@@ -2,11 +2,13 @@
 
 use ossmith::TokenLogprobs;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::text::Text;
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState};
+use crate::error::json_of;
 use crate::generation::GeneratedToken;
+use crate::logprobs::{PromptLogprobs, TextLogprobs};
 use crate::sse;
 use crate::stop_strings::StopFilter;
 
@@ -25,7 +27,7 @@ pub(super) struct TextFormat {
 pub(super) struct Part {
     index: usize,
     text: String,
-    logprobs: Option<Value>,
+    logprobs: Option<TextLogprobs>,
     finish_reason: Option<&'static str>,
     stop_reason: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +35,7 @@ pub(super) struct Part {
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_logprobs: Option<Value>,
+    prompt_logprobs: Option<Option<PromptLogprobs>>,
 }
 
 /// A chunk, or the whole answer.
@@ -75,13 +77,13 @@ fn part(state: &ResponseState, choice: &mut Choice<Text>) -> Part {
     Part {
         index: choice.index,
         text: std::mem::take(&mut choice.content.text),
-        logprobs: options.logprobs.then(|| choice.content.logprobs.take()),
+        logprobs: options.logprobs.then(|| std::mem::take(&mut choice.content.logprobs)),
         finish_reason,
         stop_reason,
         token_ids: options.token_ids.then(|| std::mem::take(&mut choice.ids)),
         prompt_token_ids: (options.token_ids && first).then(|| state.prompts[prompt].clone()),
         prompt_logprobs: (options.prompt_logprobs && first)
-            .then(|| state.prompt_logprobs[prompt].clone().unwrap_or_default()),
+            .then(|| state.prompt_logprobs[prompt].clone()),
     }
 }
 
@@ -138,9 +140,9 @@ impl AnswerFormat for TextFormat {
         }
     }
 
-    fn whole(&self, state: &ResponseState, mut choices: Vec<Choice<Text>>) -> Value {
+    fn whole(&self, state: &ResponseState, mut choices: Vec<Choice<Text>>) -> String {
         let parts: Vec<Part> =
             choices.iter_mut().flat_map(|choice| self.parts(state, choice)).collect();
-        json!(Body::new(state, &parts, Some(state.usage().json())))
+        json_of(&Body::new(state, &parts, Some(state.usage().json())))
     }
 }

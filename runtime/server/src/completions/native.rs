@@ -11,7 +11,7 @@ use super::text::Text;
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState, ResponseWriter};
 use crate::backend::GenerationRequest;
 use crate::clock;
-use crate::error::Result;
+use crate::error::{Result, json_of};
 use crate::extract::RequestBody;
 use crate::fields::{Fields, describe, token_ids};
 use crate::generation::GeneratedToken;
@@ -219,14 +219,14 @@ impl AnswerFormat for NativeFormat {
 
     fn write_closing(&self, _: &ResponseState, _: &mut Vec<u8>) {}
 
-    fn whole(&self, state: &ResponseState, mut choices: Vec<Choice<Text>>) -> Value {
+    fn whole(&self, state: &ResponseState, mut choices: Vec<Choice<Text>>) -> String {
         let mut parts: Vec<Value> =
             choices.iter_mut().flat_map(|choice| self.parts(state, choice)).collect();
         match parts.pop() {
-            Some(only) if !self.is_list => only,
+            Some(only) if !self.is_list => only.to_string(),
             last => {
                 parts.extend(last);
-                Value::Array(parts)
+                json_of(&parts)
             }
         }
     }

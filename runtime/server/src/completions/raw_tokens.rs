@@ -5,16 +5,17 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{AnswerFormat, Choice, Ending, ResponseOptions, ResponseState, ResponseWriter};
 use crate::clock;
-use crate::error::Result;
+use crate::error::{Result, json_of};
 use crate::extract::RequestBody;
 use crate::fields::Fields;
 use crate::generation::GeneratedToken;
 use crate::ids::RequestId;
-use crate::logprobs::chat_entry;
+use crate::logprobs::{PromptLogprobs, TokenReport};
 use crate::options::generation::GenerationOptions;
 use crate::options::stream::StreamOptions;
 use crate::sse;
@@ -68,6 +69,7 @@ impl RawRequest {
         generation.set_max_tokens(&params, Some(max_tokens))?;
         generation.params.logprobs = params.integer("logprobs", 0..=20)?.map(|top| top as u32);
         generation.clamp_max_tokens(prompt.len(), config, "token_ids")?;
+        generation.check_prompt_report(prompt.len())?;
         let stream = StreamOptions {
             stream: fields.bool("stream", false)?,
             include_usage: true,
@@ -87,41 +89,39 @@ impl RawRequest {
 struct RawFormat;
 
 impl AnswerFormat for RawFormat {
-    type Content = Vec<Value>;
-    type Part = Value;
+    type Content = Vec<TokenReport>;
+    type Part = Part;
 
-    fn content(&self) -> Vec<Value> {
+    fn content(&self) -> Vec<TokenReport> {
         Vec::new()
     }
 
     fn read_token(
         &self,
-        logprobs: &mut Vec<Value>,
+        logprobs: &mut Vec<TokenReport>,
         token: &GeneratedToken,
         options: &ResponseOptions,
     ) -> Option<Ending> {
-        let entry = |of_token| chat_entry(token.id, of_token, options.tokens_as_ids);
+        let entry = |of_token| TokenReport::new(token.id, of_token, options.tokens_as_ids);
         logprobs.extend(token.logprobs.as_ref().map(entry));
         Ending::of(token, None, &[])
     }
 
-    fn parts(&self, state: &ResponseState, choice: &mut Choice<Vec<Value>>) -> Vec<Value> {
-        let logprobs = std::mem::take(&mut choice.content);
-        vec![json!({
-            "index": choice.index,
-            "token_ids": std::mem::take(&mut choice.ids),
-            "finish_reason": choice.ending.as_ref().map(|ending| ending.finish_reason),
-            "logprobs": state.options.logprobs.then(|| json!({"content": logprobs})),
-        })]
+    fn parts(&self, state: &ResponseState, choice: &mut Choice<Vec<TokenReport>>) -> Vec<Part> {
+        let content = std::mem::take(&mut choice.content);
+        vec![Part {
+            index: choice.index,
+            token_ids: std::mem::take(&mut choice.ids),
+            finish_reason: choice.ending.as_ref().map(|ending| ending.finish_reason),
+            logprobs: state.options.logprobs.then_some(RawLogprobs { content }),
+        }]
     }
 
-    fn write_chunk(&self, state: &mut ResponseState, part: Value, out: &mut Vec<u8>) {
-        let mut chunk = json!({"request_id": state.options.id, "choices": [part]});
+    fn write_chunk(&self, state: &mut ResponseState, part: Part, out: &mut Vec<u8>) {
         // They come with the first chunk.
-        if let Some(logprobs) = state.prompt_logprobs.first_mut().and_then(Option::take) {
-            chunk["prompt_logprobs"] = logprobs;
-        }
-        sse::data(out, &chunk);
+        let prompt_logprobs = state.prompt_logprobs.first_mut().and_then(Option::take);
+        let request_id = &state.options.id;
+        sse::data(out, &Chunk { request_id, choices: [part], prompt_logprobs });
     }
 
     fn write_closing(&self, state: &ResponseState, out: &mut Vec<u8>) {
@@ -129,14 +129,42 @@ impl AnswerFormat for RawFormat {
         sse::data(out, &json!({"request_id": id, "choices": [], "usage": usage}));
     }
 
-    fn whole(&self, state: &ResponseState, mut choices: Vec<Choice<Vec<Value>>>) -> Value {
-        let parts: Vec<Value> =
-            choices.iter_mut().flat_map(|choice| self.parts(state, choice)).collect();
-        json!({
-            "request_id": state.options.id,
-            "choices": parts,
-            "prompt_logprobs": state.prompt_logprobs.first(),
-            "usage": state.usage().json(),
+    fn whole(&self, state: &ResponseState, mut choices: Vec<Choice<Vec<TokenReport>>>) -> String {
+        json_of(&Whole {
+            request_id: &state.options.id,
+            choices: choices.iter_mut().flat_map(|choice| self.parts(state, choice)).collect(),
+            prompt_logprobs: state.prompt_logprobs.first().and_then(Option::as_ref),
+            usage: state.usage().json(),
         })
     }
+}
+
+/// A choice, whole or in a chunk.
+#[derive(Serialize)]
+struct Part {
+    index: usize,
+    token_ids: Vec<u32>,
+    finish_reason: Option<&'static str>,
+    logprobs: Option<RawLogprobs>,
+}
+
+#[derive(Serialize)]
+struct RawLogprobs {
+    content: Vec<TokenReport>,
+}
+
+#[derive(Serialize)]
+struct Chunk<'a> {
+    request_id: &'a str,
+    choices: [Part; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs>,
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    request_id: &'a str,
+    choices: Vec<Part>,
+    prompt_logprobs: Option<&'a PromptLogprobs>,
+    usage: Value,
 }

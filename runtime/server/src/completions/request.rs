@@ -107,6 +107,7 @@ impl CompletionRequest {
         if prompts.len() * n > MAX_CHOICES {
             return Err(fields.wrong("n", format!("times prompts is over {MAX_CHOICES}")));
         }
+        generation.check_prompt_report(prompts.iter().map(Vec::len).sum())?;
         let fitted = |prompt: &Vec<u32>| {
             let mut generation = generation.clone();
             generation.clamp_max_tokens(prompt.len(), config, "prompt")?;

@@ -12,7 +12,7 @@ use crate::error::{ApiError, Result};
 use crate::error_form;
 use crate::generation::GenerationEvent;
 use crate::ids::{new_id_of, unix_seconds};
-use crate::logprobs::chat_entry;
+use crate::logprobs::TokenReport;
 use crate::sse::{Flow, StreamWriter};
 use crate::state::AppState;
 use crate::turn::parser::{MessageKind, TurnEvent};
@@ -55,7 +55,7 @@ struct News {
     text: String,
     thinking: String,
     calls: Vec<Value>,
-    logprobs: Vec<Value>,
+    logprobs: Vec<TokenReport>,
 }
 
 impl News {
@@ -96,7 +96,7 @@ fn line(form: Form, model: &str, news: News) -> Value {
         }
     }
     if !news.logprobs.is_empty() {
-        line["logprobs"] = news.logprobs.into();
+        line["logprobs"] = json!(news.logprobs);
     }
     line["done"] = false.into();
     line
@@ -133,7 +133,7 @@ impl LineWriter {
     pub(super) fn read(&mut self, event: GenerationEvent) -> Result<bool> {
         if let GenerationEvent::Token(token) = &event {
             self.first_token.get_or_insert_with(clock::now);
-            let entry = |logprobs| chat_entry(token.id, logprobs, false);
+            let entry = |logprobs| TokenReport::new(token.id, logprobs, false);
             self.news.logprobs.extend(token.logprobs.as_ref().map(entry));
         }
         for event in self.reader.read(event)? {

@@ -46,6 +46,8 @@ pub(crate) struct GenerationOptions {
     pub(crate) thinking_budget: Option<usize>,
 }
 
+/// Log-probabilities of prompts in one answer: 70 bytes each, as text.
+const MAX_PROMPT_REPORT: usize = 2 << 20;
 const MAX_STOP_STRINGS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 /// Logits are divided by the penalty, so a smaller one could make them overflow.
@@ -165,6 +167,20 @@ impl GenerationOptions {
         let default = || config.max_new_tokens.map(|limit| limit.max(min_tokens));
         let limit = self.params.max_tokens.or_else(default);
         self.params.max_tokens = Some(limit.map_or(room, |limit| limit.min(room)));
+        Ok(())
+    }
+
+    /// Checks how much is reported of prompts with as many tokens together.
+    pub(crate) fn check_prompt_report(&self, prompt_tokens: usize) -> Result<()> {
+        let Some(top) = self.params.prompt_logprobs else { return Ok(()) };
+        let reported = prompt_tokens * self.n * (top as usize + 1);
+        if reported > MAX_PROMPT_REPORT {
+            let why = format!(
+                "`prompt_logprobs` would report {reported} numbers of these prompts and choices, more than {MAX_PROMPT_REPORT}; \
+                 ask for fewer, or send the prompts in several requests"
+            );
+            return Err(ApiError::bad("prompt_logprobs", why));
+        }
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::extract::aside;
 use crate::generation::Generation;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{BackgroundJob, Entry, Follows, text_of};
+use crate::store::{BackgroundJob, Entry, Follows, text_of, values_of};
 use crate::tenant::Tenant;
 
 /// How long another process may take to cancel a response, and how often its state is read until then.
@@ -57,7 +57,7 @@ pub(super) fn start(
     let watched = Arc::clone(&job);
     let cancel = move || drop(watched.cancel());
     let alive = keep_alive(&app, tenant, id.clone(), cancel)?;
-    app.store.of(tenant).put_job(&id, Arc::clone(&job), &writer.request.input)?;
+    app.store.of(tenant).put_job(&id, Arc::clone(&job), &values_of(&writer.request.input))?;
     let stored = Some(StoredJob { app, tenant, _alive: alive });
     tokio::spawn(run(Arc::clone(&job), writer, generation, rounds, stored));
     Ok((job, queued))
@@ -160,7 +160,7 @@ async fn run(
             let (store, request) = (app.store.of(*tenant), &writer.request);
             // One that was deleted meanwhile stays so. Of a failure there is a line in the log.
             if let Ok(Some(_)) = store.get(&request.id) {
-                let _ = store.put(&request.id, &response, &request.input, &context);
+                let _ = store.put(&request.id, &response, &values_of(&request.input), &context);
             }
         }
         job.finish(writer.events(), response, text_of(&context));

@@ -12,8 +12,9 @@ use super::items;
 use super::object::usage_json;
 use super::prompt::{PromptInput, UNSUPPORTED};
 use crate::clock;
+use crate::conversations::bytes_of;
 use crate::error::{ApiError, Result, json_body};
-use crate::extract::RequestBody;
+use crate::extract::{RequestBody, aside};
 use crate::fields::Fields;
 use crate::ids::{RequestId, new_id_of, unix_seconds};
 use crate::ignored;
@@ -44,7 +45,7 @@ fn read(
     tenant: Tenant,
     catalog: Catalog,
     body: &Map<String, Value>,
-) -> Result<CompactRequest> {
+) -> Result<(CompactRequest, usize)> {
     let fields = Fields::new(body);
     app.check_model(fields.string("model")?)?;
     fields.refuse(UNSUPPORTED)?;
@@ -53,14 +54,15 @@ fn read(
         return Err(fields.wrong("input", "is empty; give at least one item"));
     }
     let is_users = |item: &&Value| item["type"] == "message" && item["role"] == "user";
-    let kept =
+    let kept: Vec<Value> =
         prompt_input.context.iter().filter(is_users).cloned().map(items::as_listed).collect();
+    let kept_bytes = bytes_of(&kept);
     let ask = json!({"type": "message", "role": "user", "content": INSTRUCTION});
     prompt_input.context.push(ask);
     let generation = GenerationOptions::read(&fields, &app.config)?;
     // A conversation is compacted when it hardly fits any more.
     let turn = prompt_input.prepare_shortened(&generation)?;
-    Ok(CompactRequest { turn, kept, ignored_items: prompt_input.ignored })
+    Ok((CompactRequest { turn, kept, ignored_items: prompt_input.ignored }, kept_bytes))
 }
 
 pub(crate) async fn compact(
@@ -71,7 +73,8 @@ pub(crate) async fn compact(
 ) -> Result<impl IntoResponse> {
     let arrival = clock::now();
     let catalog = app.tool_servers.catalog().await;
-    let request = body.read(&app, move |app, body| read(app, tenant, catalog, body)).await?;
+    let read_body = move |app: &AppState, body: &_| read(app, tenant, catalog, body);
+    let (request, _held) = body.read_keeping(&app, read_body).await?;
     let CompactRequest { mut turn, kept: mut output, ignored_items } = request;
     turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     let generation = app.generate(turn.generation_requests()?, tenant, arrival)?;
@@ -96,14 +99,17 @@ pub(crate) async fn compact(
     let sealed = sealed.ok_or_else(|| ApiError::internal("the summary could not be sealed"))?;
     let item = json!({"id": new_id_of("cmp"), "type": "compaction", "encrypted_content": sealed});
     output.push(item);
-    let mut response = json_body(&json!({
-        "id": new_id_of("resp"),
-        "object": "response.compaction",
-        "created_at": unix_seconds(),
-        "output": output,
-        "usage": usage_json(&reader.usage),
-    }))
-    .into_response();
+    let usage = usage_json(&reader.usage);
+    let write = move || {
+        json_body(&json!({
+            "id": new_id_of("resp"),
+            "object": "response.compaction",
+            "created_at": unix_seconds(),
+            "output": output,
+            "usage": usage,
+        }))
+    };
+    let mut response = aside(write).await?.into_response();
     ignored::report(&mut response, ignored::ITEMS, &ignored_items, &id);
     Ok(response)
 }

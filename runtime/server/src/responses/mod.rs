@@ -47,7 +47,8 @@ pub(crate) async fn create(
     let catalog = app.tool_servers.catalog().await;
     let read =
         move |app: &AppState, body: &Map<String, Value>| request::read(app, tenant, catalog, body);
-    let mut request = body.read(&app, read).await?;
+    let (mut request, held) = body.read_keeping(&app, read).await?;
+    request._held = Some(held);
     request.turn.compile(&app.compiler, tenant, app.config.timeout).await?;
     if app.config.log_prompts {
         let prompt = decode(&request.turn.prompt);
@@ -183,7 +184,7 @@ pub(crate) async fn rendered_prompt(
     let catalog = app.tool_servers.catalog().await;
     let read = move |app: &AppState, body: &Map<String, Value>| {
         let model = body.get("model").and_then(Value::as_str).map(str::to_owned);
-        request::read(app, tenant, catalog, body).map(|request| (model, request.turn.prompt))
+        request::read(app, tenant, catalog, body).map(|(request, _)| (model, request.turn.prompt))
     };
     body.read(app, read).await
 }

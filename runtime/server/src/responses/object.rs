@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::ids::unix_seconds;
+use crate::logprobs::TokenReport;
 use crate::options::call_target::{CallForm, CallTarget};
 use crate::options::hosted_tool::{HostedKind, HostedTool, web_action};
 use crate::tool_servers::ToolOutcome;
@@ -90,7 +91,7 @@ pub(super) struct Item {
     pub(super) id: String,
     pub(super) kind: ItemKind,
     pub(super) text: String,
-    pub(super) logprobs: Vec<Value>,
+    pub(super) logprobs: Vec<TokenReport>,
     /// Reasoning that only this server can read, if the request wants it.
     pub(super) sealed: Option<String>,
 }

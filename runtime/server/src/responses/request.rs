@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::prompt::{PromptInput, UNSUPPORTED, conversation_id, truncation};
+use crate::bodies::HeldBody;
 use crate::conversations::{bytes_of, check_room, metadata};
 use crate::error::Result;
 use crate::fields::Fields;
@@ -10,6 +11,7 @@ use crate::ids::{new_id_of, unix_seconds};
 use crate::options::generation::GenerationOptions;
 use crate::options::hosted_tools::ListedTools;
 use crate::state::AppState;
+use crate::store::{JsonText, text_of};
 use crate::tenant::Tenant;
 use crate::tool_servers::Catalog;
 use crate::turn::prepare::PreparedTurn;
@@ -25,10 +27,10 @@ pub(crate) struct ResponseRequest {
     pub(super) store: bool,
     /// The response's fields that repeat the request.
     pub(super) echoed: Map<String, Value>,
-    /// The input, without what came before.
-    pub(super) input: Vec<Value>,
-    /// The whole conversation before the answer.
-    pub(super) context: Vec<Value>,
+    /// The input, without what came before, and the whole conversation before the answer, where they are stored with it. As text
+    /// they take a small part of what they do as values, while the request waits.
+    pub(super) input: JsonText,
+    pub(super) context: JsonText,
     /// The stored conversation that it continues.
     pub(super) conversation: Option<String>,
     pub(super) logprobs: bool,
@@ -44,6 +46,8 @@ pub(crate) struct ResponseRequest {
     pub(super) listed: Vec<ListedTools>,
     /// Most calls of tools that servers run.
     pub(super) max_tool_calls: usize,
+    /// The room that it takes until it is answered.
+    pub(super) _held: Option<HeldBody>,
 }
 
 pub(super) fn read(
@@ -51,7 +55,7 @@ pub(super) fn read(
     tenant: Tenant,
     catalog: Catalog,
     body: &Map<String, Value>,
-) -> Result<ResponseRequest> {
+) -> Result<(ResponseRequest, usize)> {
     let fields = Fields::new(body);
     let config = &app.config;
     app.check_model(fields.string("model")?)?;
@@ -95,7 +99,10 @@ pub(super) fn read(
         })
     });
     let max_tool_calls = fields.count("max_tool_calls", 0)?.unwrap_or(usize::MAX);
-    Ok(ResponseRequest {
+    let kept = |items: &[Value]| text_of(if store || conversation.is_some() { items } else { &[] });
+    let (input, context) = (kept(&input), kept(&context));
+    let kept_bytes = input.len() + context.len();
+    let request = ResponseRequest {
         // Not the request's own id: a client may send that again, and would then lose what is stored under it.
         id: new_id_of("resp"),
         tenant,
@@ -115,7 +122,9 @@ pub(super) fn read(
         ignored_items,
         listed,
         max_tool_calls: max_tool_calls.min(config.tool_limits.calls),
-    })
+        _held: None,
+    };
+    Ok((request, kept_bytes))
 }
 
 /// Whether a summary of the reasoning is wanted. There is no model that writes one, so it is the reasoning itself.

@@ -15,13 +15,13 @@ use crate::conversations;
 use crate::error::{ApiError, Result};
 use crate::generation::{GeneratedToken, GenerationEvent};
 use crate::ids::new_id_of;
-use crate::logprobs::chat_entry;
+use crate::logprobs::TokenReport;
 use crate::options::call_target::{CallForm, CallTarget};
 use crate::options::hosted_tool::HostedKind;
 use crate::seal::Sealed;
 use crate::sse::{Flow, StreamWriter};
 use crate::state::AppState;
-use crate::store::EventLog;
+use crate::store::{EventLog, values_of};
 use crate::tool_servers::ToolOutcome;
 use crate::turn::parser::{MessageKind, TurnEvent, TurnParser};
 use crate::turn::prepare::PreparedTurn;
@@ -48,7 +48,7 @@ pub(super) struct ItemWriter {
     /// Tokens of reasoning of the rounds before.
     reasoning_before: usize,
     /// Log-probabilities of tokens whose text was not emitted.
-    logprobs: Vec<Value>,
+    logprobs: Vec<TokenReport>,
     emitter: EventEmitter,
 }
 
@@ -68,7 +68,7 @@ struct Delta<'a> {
     delta: &'a str,
     /// Only messages have them, even if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<Vec<Value>>,
+    logprobs: Option<Vec<TokenReport>>,
 }
 
 impl ItemWriter {
@@ -150,7 +150,7 @@ impl ItemWriter {
         }
         if self.request.logprobs {
             let as_ids = self.request.tokens_as_ids;
-            let entry = |logprobs| chat_entry(token.id, logprobs, as_ids);
+            let entry = |logprobs| TokenReport::new(token.id, logprobs, as_ids);
             self.logprobs.extend(token.logprobs.as_ref().map(entry));
         }
         let mut events = self.parser.push(token.id);
@@ -294,7 +294,7 @@ impl ItemWriter {
         if self.request.store && !self.request.background {
             let (request, context) = (&self.request, self.context());
             let store = self.app.store.of(request.tenant);
-            if store.put(&request.id, &response, &request.input, &context).is_err() {
+            if store.put(&request.id, &response, &values_of(&request.input), &context).is_err() {
                 // The answer is there all the same. Whoever wants to continue it can see that it is not stored.
                 response["store"] = false.into();
             }
@@ -303,10 +303,10 @@ impl ItemWriter {
         if let (Some(id), true) = (&self.request.conversation, ended) {
             let (store, most) =
                 (self.app.store.of(self.request.tenant), self.app.config.body_bytes);
-            let (input, output) = (&self.request.input, &self.output);
+            let (input, output) = (values_of(&self.request.input), &self.output);
             // A conversation that was deleted meanwhile stays so. One that others have filled has its answer all the same, and
             // who continues it can see that it is not part of it.
-            if let Err(why) = conversations::append(store, id, input, output, "input", most) {
+            if let Err(why) = conversations::append(store, id, &input, output, "input", most) {
                 tracing::warn!(
                     id = self.request.id,
                     why = &*why.message,
@@ -321,7 +321,9 @@ impl ItemWriter {
 
     /// The whole conversation, for a response that continues it.
     pub(super) fn context(&self) -> Vec<Value> {
-        self.request.context.iter().chain(&self.output).cloned().collect()
+        let mut context = values_of(&self.request.context);
+        context.extend_from_slice(&self.output);
+        context
     }
 
     fn on_turn_event(&mut self, event: TurnEvent) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use ossmith_harmony::{CHAT_TEMPLATE, tokenizer_config};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::chat;
@@ -14,6 +15,15 @@ use crate::fields::Fields;
 use crate::options::generation::GenerationOptions;
 use crate::state::AppState;
 use crate::tokens::{decode, encode, text_of};
+
+/// The answer of `/tokenize`, which may have millions of tokens.
+#[derive(Serialize)]
+struct Tokens {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
 
 /// `{prompt}` or `{messages, tools}` to tokens.
 pub(crate) async fn tokenize(
@@ -27,12 +37,12 @@ pub(crate) async fn tokenize(
         let texts = fields
             .bool("return_token_strs", false)?
             .then(|| tokens.iter().map(|&token| text_of(token, false)).collect::<Vec<_>>());
-        Ok(json_body(&json!({
-            "count": tokens.len(),
-            "max_model_len": app.config.context,
-            "tokens": tokens,
-            "token_strs": texts,
-        })))
+        Ok(json_body(&Tokens {
+            count: tokens.len(),
+            max_model_len: app.config.context,
+            tokens,
+            token_strs: texts,
+        }))
     })
     .await
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Result, json_of};
 use crate::tenant::Tenant;
 
 pub(crate) use event_log::EventLog;
@@ -65,10 +65,10 @@ pub(crate) fn is_response(id: &str) -> bool {
 pub(crate) type JsonText = Arc<str>;
 
 pub(crate) fn text_of(values: &[Value]) -> JsonText {
-    Value::from(values).to_string().into()
+    json_of(&values).into()
 }
 
-fn values_of(text: &str) -> Vec<Value> {
+pub(crate) fn values_of(text: &str) -> Vec<Value> {
     // This server wrote the text, so it can be read.
     serde_json::from_str(text).unwrap_or_default()
 }

@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{Client, Connection, FromRedisValue, RedisError, RedisResult, Script};
 use serde_json::Value;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Change, Content, Entry, JsonText, StoreLimits, find_items, item_ids};
 use crate::error::{ApiError, Result};
+use crate::extract::in_place;
 use crate::tenant::{Tenant, new_salt};
 
 /// How long a connection may take to open, and a command to be answered.
@@ -152,16 +152,6 @@ fn keys(tenant: Tenant, id: &str) -> Keys {
     }
 }
 
-/// Runs what blocks, so that other tasks go on where it is called on a thread of theirs.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current() {
-        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
-            tokio::task::block_in_place(work)
-        }
-        _ => work(),
-    }
-}
-
 fn unavailable(why: &RedisError) -> ApiError {
     tracing::error!(%why, "the store cannot be reached");
     ApiError {
@@ -218,7 +208,7 @@ impl RedisStore {
 
     /// Has `work` use a connection. One that was idle may be broken, so then a new one is tried.
     fn run<T>(&self, work: impl Fn(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
-        blocking(|| {
+        in_place(|| {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             if let Some(mut connection) = idle {
                 match work(&mut connection) {

@@ -86,6 +86,7 @@ impl RequestOptions<'_> {
         prompt.extend_from_slice(&prefill);
         options.truncate(&mut prompt);
         options.clamp_max_tokens(prompt.len(), self.config, self.param)?;
+        options.check_prompt_report(prompt.len())?;
         if must_call || answer.is_some() {
             let all = options.params.max_tokens.unwrap_or(self.config.context);
             reasoning_bound = reasoning_bound.or(Some(all - answer_tokens(all)));
