@@ -7,7 +7,6 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use serde_json::{Map, Value};
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::bodies::HeldBody;
 use crate::error::{ApiError, Result};
@@ -89,16 +88,6 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
         let name = Path::<String>::from_request_parts(parts, state).await;
         let unreadable = |_| ApiError::bad("", "the path is not valid UTF-8");
         name.map(|Path(name)| PathName(name)).map_err(unreadable)
-    }
-}
-
-/// Does what takes long where nothing can be awaited, so that other tasks go on if it is called on a thread of theirs.
-pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current() {
-        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
-            tokio::task::block_in_place(work)
-        }
-        _ => work(),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Turns of large bodies. Reading one, tokenizing above all, takes a core for up to seconds, and there are few threads for it: so
-//! large bodies wait for each other, apart from those of middling size, and small ones never wait for either.
+//! large bodies wait for each other, apart from those of middling size, and small ones never wait for either. What takes long on
+//! a thread that serves is done by [`in_place`].
+
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::tenant::Tenant;
 use crate::tenant_slots::{TenantSlot, TenantSlots};
@@ -39,6 +42,16 @@ impl ReadingTurns {
         let slots = if bytes < LARGE_BYTES { &self.middling } else { &self.large };
         // Nobody closes them.
         slots.acquire(tenant).await.ok()
+    }
+}
+
+/// Does what takes long where nothing can be awaited, so that other tasks go on if it is called on a thread of theirs.
+pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(work)
+        }
+        _ => work(),
     }
 }
 

@@ -23,7 +23,7 @@ const OUTLIER: f64 = 4.0;
 
 /// How many others a reported token counts as until it is known what it takes.
 const UNKNOWN_COST: usize = 64;
-const MOST_COST: usize = 4096;
+const MAX_COST: usize = 4096;
 
 /// Contexts are told apart by their length: up to this many tokens, up to twice as many, and so on. A token of a prompt reads all
 /// keys before it, so one in the middle of a long prompt takes many times as long as one at its beginning.
@@ -83,7 +83,7 @@ impl PromptPace {
         }
         let known = self.report.zip(self.token_seconds(context));
         let cost = known.map(|(report, token)| ((token + report) / token).ceil() as usize);
-        cost.map_or(UNKNOWN_COST, |cost| cost.min(MOST_COST))
+        cost.map_or(UNKNOWN_COST, |cost| cost.min(MAX_COST))
     }
 
     /// Records how long a step took.
@@ -217,7 +217,7 @@ mod tests {
         (0..50).for_each(|_| pace.measure(&both, 0.011_1));
         assert_eq!((pace.reported_cost(0), pace.most_tokens(0)), (81, 60));
         pace.report = Some(1e9);
-        assert_eq!(pace.reported_cost(0), MOST_COST);
+        assert_eq!(pace.reported_cost(0), MAX_COST);
     }
 
     #[test]

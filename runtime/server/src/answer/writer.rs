@@ -11,13 +11,14 @@ use serde_json::Value;
 
 use super::choice::{Choice, Ending};
 use crate::error::{Result, json_text};
-use crate::extract::{aside, in_place};
+use crate::extract::aside;
 use crate::generation::{GeneratedToken, Generation, GenerationEvent};
 use crate::ids::unix_seconds;
 use crate::logprobs::PromptLogprobs;
 use crate::metrics::Metrics;
 use crate::options::generation::GenerationOptions;
 use crate::options::stream::StreamOptions;
+use crate::reading::in_place;
 use crate::sse::{self, Flow, StreamWriter};
 use crate::usage::Usage;
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{Change, Content, Entry, JsonText, StoreLimits, find_items, item_ids};
 use crate::error::{ApiError, Result};
-use crate::extract::in_place;
+use crate::reading::in_place;
 use crate::tenant::{Tenant, new_salt};
 
 /// How long a connection may take to open, and a command to be answered.

@@ -229,7 +229,7 @@ fn a_prompt_takes_a_bounded_part_of_a_step_in_which_others_generate() {
 }
 
 #[test]
-fn a_prompt_that_is_reported_takes_small_steps_even_alone() {
+fn a_reported_prompt_takes_few_tokens_in_each_step_even_alone() {
     let limits = Limits { max_sequences: 2, max_step_tokens: 256, pages: 40 };
     let prompt = prompt(600, 1);
     for (prompt_time, most) in [(None, 256), (Some(Duration::from_secs(1)), 4)] {
